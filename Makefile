@@ -1,0 +1,67 @@
+# Two commands do all on a fresh machine: `make demo` and `make test`.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint build preflight down reset
+
+# Where rustup puts cargo, in a shell that was open before rustup came.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CARGO_TARGET_DIR ?= target
+FANOUT := $(CARGO_TARGET_DIR)/release/fanout
+
+step = @printf '\n\033[1m%s\033[0m\n'
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: preflight build ## set up what is missing, build, run it all on made-up events, show the three sinks
+	$(step) 'Start Postgres, Kafka, Connect with Debezium, Redis, ClickHouse, the external system and the pipeline'
+	$(FANOUT) up --ports auto
+	$(step) 'Write 8 pieces of content and 500 events into Postgres'
+	$(FANOUT) seed --events 500 --content 8
+	$(step) 'Wait until all of it has arrived, and hold every store against Postgres and the log'
+	$(FANOUT) verify --timeout 120s
+	$(step) 'Follow one more event through every hop'
+	$(FANOUT) smoke
+	$(step) 'Redis: the ten with the most events of the last ten minutes'
+	$(FANOUT) leaderboard
+	$(step) 'ClickHouse: the latest enriched rows'
+	$(FANOUT) peek clickhouse -n 5
+	$(step) 'The external system: the latest calls it took'
+	$(FANOUT) peek http -n 3
+	$(step) 'Where it stands'
+	$(FANOUT) status
+	$(step) 'It is left running. Try next'
+	@printf '  %s\n' \
+		'$(FANOUT) seed --rate 50          a live load, until Ctrl-C' \
+		'$(FANOUT) leaderboard --watch     the board as it moves, in another terminal' \
+		'$(FANOUT) peek kafka -n 3         what Debezium writes into the log' \
+		'$(FANOUT) doctor                  what the machine and the servers lack' \
+		'$(FANOUT) env                     where the servers are' \
+		'$(FANOUT) logs -f                 what they say'
+	$(step) 'Stop it'
+	@printf '  %s\n' \
+		'make down                                keeps the data' \
+		'make reset                               removes it too'
+
+test: lint ## the same set-up, then every check and test, on real servers
+	cargo test --locked --no-fail-fast
+
+bench: preflight ## measure the pipeline on recorded events
+	cargo bench --locked
+
+lint: ## formatting and clippy, warnings are errors
+	@stack/native/preflight.sh lint
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+build: preflight ## the binary, optimised
+	cargo build --release --locked
+
+preflight: ## set up what is missing, or say how
+	@stack/native/preflight.sh
+
+down: ## stop the demo, keep its data
+	$(FANOUT) down
+
+reset: ## stop the demo and remove its data
+	$(FANOUT) reset --yes
