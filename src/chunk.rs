@@ -1,0 +1,153 @@
+//! Records of one partition, copied out of the consumer into one block of
+//! memory: one allocation for many records, and a batch that can be decoded
+//! again when a write has to be repeated.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::event::Record;
+
+/// Consecutive records of one partition.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    topic: Arc<str>,
+    partition: i32,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+/// Where one record lies in the block.
+#[derive(Debug, Clone)]
+struct Entry {
+    offset: i64,
+    timestamp_ms: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+}
+
+impl Chunk {
+    /// A chunk without records.
+    pub fn new(topic: Arc<str>, partition: i32) -> Self {
+        Self {
+            topic,
+            partition,
+            bytes: Vec::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Copies a record to the end. Its topic and partition are the chunk's.
+    pub fn push(
+        &mut self,
+        offset: i64,
+        timestamp_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) {
+        let key = key.map(|key| self.copy(key));
+        let value = value.map(|value| self.copy(value));
+        self.entries.push(Entry {
+            offset,
+            timestamp_ms,
+            key,
+            value,
+        });
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Source topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Source partition.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// The offset after the last record's; none where there is no record.
+    pub fn next_offset(&self) -> Option<i64> {
+        self.entries.last().map(|entry| entry.offset + 1)
+    }
+
+    /// The record at `index`, if there are so many.
+    pub fn get(&self, index: usize) -> Option<Record<'_>> {
+        self.entries.get(index).map(|entry| self.record(entry))
+    }
+
+    /// All records, in the log's order.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        self.entries.iter().map(|entry| self.record(entry))
+    }
+
+    fn record(&self, entry: &Entry) -> Record<'_> {
+        let slice = |range: &Range<usize>| self.bytes.get(range.clone()).unwrap_or_default();
+        Record {
+            topic: &self.topic,
+            partition: self.partition,
+            offset: entry.offset,
+            timestamp_ms: entry.timestamp_ms,
+            key: entry.key.as_ref().map(slice),
+            value: entry.value.as_ref().map(slice),
+        }
+    }
+
+    /// Forgets the first `count` records.
+    pub fn drop_front(&mut self, count: usize) {
+        self.entries.drain(..count.min(self.entries.len()));
+    }
+
+    /// Forgets all records and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_out_as_they_went_in() {
+        let mut chunk = Chunk::new(Arc::from("t"), 2);
+        chunk.push(5, 70, Some(b"k"), Some(b"value"));
+        chunk.push(9, 71, None, Some(b""));
+        chunk.push(10, 72, Some(b"k"), None);
+        let seen: Vec<_> = chunk
+            .records()
+            .map(|record| (record.offset, record.timestamp_ms, record.key, record.value))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (5, 70, Some(&b"k"[..]), Some(&b"value"[..])),
+                (9, 71, None, Some(&b""[..])),
+                (10, 72, Some(&b"k"[..]), None),
+            ]
+        );
+        assert_eq!(chunk.next_offset(), Some(11));
+        chunk.drop_front(2);
+        assert_eq!(chunk.len(), 1);
+        assert_eq!(chunk.get(0).map(|record| record.offset), Some(10));
+    }
+}

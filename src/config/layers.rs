@@ -1,0 +1,430 @@
+//! Lays the configuration's layers over each other and remembers, value by
+//! value, which one won.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value as Json};
+
+use super::Settings;
+use crate::{
+    failure::{Failure, Kind},
+    project::Project,
+};
+
+/// Prefix of the environment variables that set a value.
+const ENV_PREFIX: &str = "FANOUT_";
+
+/// The sinks there are.
+pub const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
+
+/// Variables of that prefix that are no settings: global flags and folders.
+const ENV_FLAGS: [&str; 8] = [
+    "PROJECT", "RUNTIME", "CONFIG", "OUTPUT", "COLOR", "HOME", "CACHE", "LOG",
+];
+
+/// What a configuration is made of, lowest layer first.
+#[derive(Debug, Default)]
+pub struct Layers {
+    pub project: Project,
+    /// Dotted key → value: the endpoints the project's services were given.
+    pub recorded: BTreeMap<String, String>,
+    /// Path and text of `fanout.yaml`, where there is one.
+    pub file: Option<(PathBuf, String)>,
+    /// The environment. Variables without the prefix are not looked at.
+    pub env: BTreeMap<String, String>,
+    /// Dotted key → (flag, value).
+    pub flags: BTreeMap<String, (String, String)>,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    /// Recorded when the project's services were started.
+    Project,
+    File(PathBuf),
+    Env(String),
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::Project => formatter.write_str("project"),
+            Self::File(path) => write!(formatter, "file {}", path.display()),
+            Self::Env(name) => write!(formatter, "env {name}"),
+            Self::Flag(name) => write!(formatter, "flag {name}"),
+        }
+    }
+}
+
+/// One effective value, for showing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Value {
+    /// Dotted key: `board.window_seconds`.
+    pub key: String,
+    /// As JSON, with passwords still in it: mask before showing.
+    pub value: Json,
+    pub origin: Origin,
+}
+
+/// Settings with the origin of each.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub settings: Settings,
+    /// Ordered by key.
+    pub values: Vec<Value>,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{} is no valid configuration: {reason}", path.display())]
+    File { path: PathBuf, reason: String },
+    #[error("environment variable {name} names no setting")]
+    UnknownVariable { name: String },
+    #[error("{origin} sets {key} to `{value}`, which is no {expected}")]
+    BadValue {
+        origin: String,
+        key: String,
+        value: String,
+        expected: &'static str,
+    },
+    #[error("file {} named by {name} cannot be read", path.display())]
+    SecretFile {
+        name: String,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the configuration does not fit together: {0}")]
+    Settings(#[from] serde_json::Error),
+    #[error("{key} is {problem}")]
+    Rule { key: String, problem: String },
+}
+
+impl Failure for ConfigError {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "config_file",
+            Self::UnknownVariable { .. } => "config_unknown_variable",
+            Self::SecretFile { .. } => "config_secret_file",
+            Self::BadValue { .. } | Self::Settings(_) | Self::Rule { .. } => "config_value",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("fanout config show".to_owned())
+    }
+}
+
+/// A setting's value and where it came from, while layers are being laid.
+type Laid = BTreeMap<String, (Json, Origin)>;
+
+/// Lays all layers.
+///
+/// # Errors
+/// When the file is no YAML, names an unknown key (with line and column), a
+/// variable names no setting, or a value is of the wrong type or out of range.
+pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
+    let mut laid = Laid::new();
+    let defaults = serde_json::to_value(Settings::for_project(&layers.project))?;
+    for_each_value(defaults, |key, value| {
+        laid.insert(key, (value, Origin::Default));
+    });
+    for (key, text) in &layers.recorded {
+        set_text(&mut laid, key, text, &Origin::Project)?;
+    }
+    if let Some((path, text)) = &layers.file {
+        lay_file(&mut laid, path, text)?;
+    }
+    for (name, text) in &layers.env {
+        lay_variable(&mut laid, name, text)?;
+    }
+    for (key, (flag, text)) in &layers.flags {
+        set_text(&mut laid, key, text, &Origin::Flag(flag.clone()))?;
+    }
+    assemble(laid)
+}
+
+/// Turns the flat layers back into typed settings and checks them.
+fn assemble(laid: Laid) -> Result<Config, ConfigError> {
+    let mut tree = Map::new();
+    for (key, (value, _)) in &laid {
+        place(&mut tree, key, value.clone());
+    }
+    let settings: Settings = serde_json::from_value(Json::Object(tree))?;
+    check(&settings)?;
+    let values = laid
+        .into_iter()
+        .map(|(key, (value, origin))| Value { key, value, origin })
+        .collect();
+    Ok(Config { settings, values })
+}
+
+/// The file's own keys over what is laid. The whole document is read as
+/// settings first, so a wrong key or type is told with its line and column.
+fn lay_file(laid: &mut Laid, path: &Path, text: &str) -> Result<(), ConfigError> {
+    let refuse = |error: serde_saphyr::Error| ConfigError::File {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    serde_saphyr::from_str::<Option<Settings>>(text).map_err(refuse)?;
+    let document: Json = serde_saphyr::from_str(text).map_err(refuse)?;
+    for_each_value(document, |key, value| {
+        laid.insert(key, (value, Origin::File(path.to_owned())));
+    });
+    Ok(())
+}
+
+fn lay_variable(laid: &mut Laid, name: &str, text: &str) -> Result<(), ConfigError> {
+    let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
+        return Ok(());
+    };
+    if ENV_FLAGS.contains(&rest) {
+        return Ok(());
+    }
+    if let Some(key) = key_of_variable(laid, rest) {
+        return set_text(laid, &key, text, &Origin::Env(name.to_owned()));
+    }
+    let file_key = rest
+        .strip_suffix("_FILE")
+        .and_then(|rest| key_of_variable(laid, rest));
+    let Some(key) = file_key else {
+        return Err(ConfigError::UnknownVariable {
+            name: name.to_owned(),
+        });
+    };
+    let path = PathBuf::from(text);
+    let content = std::fs::read_to_string(&path).map_err(|source| ConfigError::SecretFile {
+        name: name.to_owned(),
+        path,
+        source,
+    })?;
+    set_text(
+        laid,
+        &key,
+        content.trim_end(),
+        &Origin::Env(name.to_owned()),
+    )
+}
+
+/// `POSTGRES_URL` → `postgres.url`, among the keys there are.
+fn key_of_variable(laid: &Laid, rest: &str) -> Option<String> {
+    laid.keys()
+        .find(|key| key.replace('.', "_").eq_ignore_ascii_case(rest))
+        .cloned()
+}
+
+/// Sets a key from text, reading it as the type that the key has.
+fn set_text(laid: &mut Laid, key: &str, text: &str, origin: &Origin) -> Result<(), ConfigError> {
+    let bad = |expected| ConfigError::BadValue {
+        origin: origin.to_string(),
+        key: key.to_owned(),
+        value: text.to_owned(),
+        expected,
+    };
+    let value = match laid.get(key).map(|(value, _)| value) {
+        Some(Json::Number(_)) => Json::from(
+            text.trim()
+                .parse::<u64>()
+                .map_err(|_| bad("whole number"))?,
+        ),
+        Some(Json::Bool(_)) => Json::from(
+            text.trim()
+                .parse::<bool>()
+                .map_err(|_| bad("`true` or `false`"))?,
+        ),
+        Some(Json::Array(_)) => text.split(',').map(str::trim).collect(),
+        _ => Json::from(text),
+    };
+    laid.insert(key.to_owned(), (value, origin.clone()));
+    Ok(())
+}
+
+/// Calls `visit` with each `section.name` and its value. Deeper levels are the
+/// user's own words (a service, the connector's properties) and stay whole.
+fn for_each_value(document: Json, mut visit: impl FnMut(String, Json)) {
+    let Json::Object(sections) = document else {
+        return;
+    };
+    for (section, content) in sections {
+        let Json::Object(fields) = content else {
+            continue;
+        };
+        for (name, value) in fields {
+            visit(format!("{section}.{name}"), value);
+        }
+    }
+}
+
+/// The reverse of [`for_each_value`].
+fn place(tree: &mut Map<String, Json>, key: &str, value: Json) {
+    let Some((section, name)) = key.split_once('.') else {
+        return;
+    };
+    let fields = tree
+        .entry(section)
+        .or_insert_with(|| Json::Object(Map::new()));
+    if let Json::Object(fields) = fields {
+        fields.insert(name.to_owned(), value);
+    }
+}
+
+/// What the types cannot say.
+fn check(settings: &Settings) -> Result<(), ConfigError> {
+    let rule = |key: &str, problem: String| {
+        Err(ConfigError::Rule {
+            key: key.to_owned(),
+            problem,
+        })
+    };
+    for sink in &settings.pipeline.sinks {
+        if !SINKS.contains(&sink.as_str()) {
+            return rule(
+                "pipeline.sinks",
+                format!("`{sink}`, which is none of {}", SINKS.join(", ")),
+            );
+        }
+    }
+    let positive = [
+        ("board.window_seconds", settings.board.window_seconds),
+        (
+            "board.publish_interval_ms",
+            settings.board.publish_interval_ms,
+        ),
+        (
+            "board.replace_interval_seconds",
+            settings.board.replace_interval_seconds,
+        ),
+        ("board.lease_ms", settings.board.lease_ms),
+        (
+            "clickhouse.batch_rows",
+            settings.clickhouse.batch_rows as u64,
+        ),
+        (
+            "clickhouse.batch_bytes",
+            settings.clickhouse.batch_bytes as u64,
+        ),
+        (
+            "external.max_in_flight",
+            settings.external.max_in_flight as u64,
+        ),
+        ("pipeline.retry_base_ms", settings.pipeline.retry_base_ms),
+        ("pipeline.retry_max_ms", settings.pipeline.retry_max_ms),
+    ];
+    match positive.iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => rule(key, "0, and has to be at least 1".to_owned()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(file: &str, env: &[(&str, &str)]) -> Layers {
+        Layers {
+            file: Some((PathBuf::from("fanout.yaml"), file.to_owned())),
+            env: env
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Layers::default()
+        }
+    }
+
+    fn origin<'a>(config: &'a Config, key: &str) -> &'a Origin {
+        let value = config.values.iter().find(|value| value.key == key);
+        &value.expect("the key is there").origin
+    }
+
+    #[test]
+    fn nothing_given_is_the_defaults() {
+        let config = load(&Layers::default()).expect("defaults are valid");
+        assert_eq!(config.settings, Settings::default());
+    }
+
+    #[test]
+    fn each_layer_wins_over_the_one_below() {
+        let mut layers = layers(
+            "board:\n  window_seconds: 60\n  skew_seconds: 1\n",
+            &[("FANOUT_BOARD_WINDOW_SECONDS", "70")],
+        );
+        let config = load(&layers).expect("valid");
+        assert_eq!(config.settings.board.window_seconds, 70);
+        assert_eq!(config.settings.board.skew_seconds, 1);
+        assert_eq!(
+            origin(&config, "board.window_seconds"),
+            &Origin::Env("FANOUT_BOARD_WINDOW_SECONDS".to_owned())
+        );
+        layers.flags.insert(
+            "board.window_seconds".to_owned(),
+            ("--window".to_owned(), "80".to_owned()),
+        );
+        let config = load(&layers).expect("valid");
+        assert_eq!(config.settings.board.window_seconds, 80);
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line_and_column() {
+        let error = load(&layers("board:\n  windw_seconds: 60\n", &[])).expect_err("refused");
+        let text = error.to_string();
+        assert!(text.contains("windw_seconds"), "{text}");
+        assert!(text.contains("line 2"), "{text}");
+    }
+
+    #[test]
+    fn a_variable_that_names_a_folder_is_no_setting() {
+        let folders = [("FANOUT_HOME", "/x"), ("FANOUT_CACHE", "/y")];
+        assert!(load(&layers("", &folders)).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_variable_is_refused() {
+        let error = load(&layers("", &[("FANOUT_BORD_KEY", "x")])).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "environment variable FANOUT_BORD_KEY names no setting"
+        );
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "redis://:pw@127.0.0.1:1\n").expect("written");
+        let path = file.path().to_str().expect("utf-8");
+        let config = load(&layers("", &[("FANOUT_REDIS_URL_FILE", path)])).expect("valid");
+        assert_eq!(config.settings.redis.url, "redis://:pw@127.0.0.1:1");
+    }
+
+    #[test]
+    fn the_connectors_own_properties_keep_their_dots() {
+        let text = "connector:\n  properties:\n    poll.interval.ms: \"50\"\n";
+        let config = load(&layers(text, &[])).expect("valid");
+        assert_eq!(
+            config.settings.connector.properties["poll.interval.ms"],
+            "50"
+        );
+    }
+
+    #[test]
+    fn a_list_may_come_from_the_environment() {
+        let config = load(&layers("", &[("FANOUT_PIPELINE_SINKS", "redis, http")]));
+        assert_eq!(
+            config.expect("valid").settings.pipeline.sinks,
+            ["redis", "http"]
+        );
+        let error = load(&layers("", &[("FANOUT_PIPELINE_SINKS", "s3")])).expect_err("refused");
+        assert!(error.to_string().contains("none of"), "{error}");
+    }
+}

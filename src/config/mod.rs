@@ -1,0 +1,15 @@
+//! Configuration: defaults < the project's recorded ports < `fanout.yaml` <
+//! environment (`FANOUT_…`) < flags. Each value knows the layer it came from.
+//!
+//! The caller hands over the file's text and the environment in [`Layers`], so
+//! the same inputs always give the same settings; only what a `FANOUT_…_FILE`
+//! variable names is read here.
+
+mod layers;
+mod settings;
+
+pub use layers::{Config, ConfigError, Layers, Origin, SINKS, Value, load};
+pub use settings::{
+    Board, ClickHouse, Compression, Connect, Connector, External, Http, Kafka, Pipeline, Postgres,
+    Redis, Runtime, Score, Service, Settings,
+};

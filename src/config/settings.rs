@@ -1,0 +1,359 @@
+//! Every setting there is, with its unit in its name and its default here.
+//!
+//! How the layers are laid over each other is [`super::load`]'s business.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::project::Project;
+
+/// The settings of one project.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub postgres: Postgres,
+    pub kafka: Kafka,
+    pub connect: Connect,
+    pub connector: Connector,
+    pub clickhouse: ClickHouse,
+    pub redis: Redis,
+    pub external: External,
+    pub pipeline: Pipeline,
+    pub board: Board,
+    pub http: Http,
+    /// Per service, by name, what differs from its definition.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// The source database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Postgres {
+    /// `postgres://user:password@host:port/database`.
+    pub url: String,
+    /// How Kafka Connect reaches the same server, as `host:port`, where that
+    /// differs from `url` (it does between containers).
+    pub connect_address: Option<String>,
+}
+
+/// The log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// `host:port`, several joined by commas.
+    pub brokers: String,
+    /// First part of the topics' names: `<prefix>.public.content`.
+    pub topic_prefix: String,
+    /// First part of the consumer groups' names: `<prefix>-clickhouse`.
+    pub group_prefix: String,
+    /// Topic of dead letters.
+    pub dead_letter_topic: String,
+    /// Replicas of each topic that fanout or the connector creates.
+    pub replication_factor: u16,
+    /// Prefetched and not yet taken, per consumer.
+    pub prefetch_kbytes: u32,
+    /// A worker silent for so long loses its partitions.
+    pub session_timeout_ms: u32,
+}
+
+/// Kafka Connect.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connect {
+    /// REST endpoint.
+    pub url: String,
+    /// How often a failed task is restarted in an hour before it is left alone.
+    pub task_restarts_per_hour: u32,
+}
+
+/// The Debezium connector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connector {
+    pub name: String,
+    /// Replication slot.
+    pub slot: String,
+    pub publication: String,
+    /// Settings of Debezium's own, laid over fanout's.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// The analytical store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClickHouse {
+    /// `http://user:password@host:port`.
+    pub url: String,
+    pub database: String,
+    /// A batch is sent when it holds so many rows …
+    pub batch_rows: usize,
+    /// … or so many bytes of records …
+    pub batch_bytes: usize,
+    /// … or when its first record has waited so long.
+    pub batch_ms: u64,
+    pub request_timeout_ms: u64,
+    /// Compress inserts: worth it across a network, not on one machine.
+    pub compression: Compression,
+}
+
+/// How inserts are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    None,
+    Lz4,
+}
+
+/// The board's store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redis {
+    /// `redis://[user:password@]host:port[/db]`.
+    pub url: String,
+    pub request_timeout_ms: u64,
+}
+
+/// The external system that is told of every insert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct External {
+    /// Base of its URLs.
+    pub url: String,
+    /// Where inserts are posted, below `url`.
+    pub events_path: String,
+    /// What answers when it is alive, below `url`.
+    pub ping_path: String,
+    pub max_in_flight: usize,
+    pub request_timeout_ms: u64,
+    /// Also send rows that only a snapshot has shown.
+    pub include_snapshots: bool,
+    /// Rejections in a row, without a success, that halt the sink.
+    pub max_rejects_in_a_row: u32,
+    /// How often 409 and 425 are tried again.
+    pub max_conflict_retries: u32,
+    /// The longest `Retry-After` that is obeyed.
+    pub max_retry_after_seconds: u64,
+}
+
+/// What all sinks share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pipeline {
+    /// Which sinks `run` drives: any of `redis`, `clickhouse`, `http`.
+    pub sinks: Vec<String>,
+    /// First wait after a failure; it doubles with each further one.
+    pub retry_base_ms: u64,
+    /// The longest wait between two tries.
+    pub retry_max_ms: u64,
+    /// How long SIGTERM waits for what is in flight.
+    pub shutdown_timeout_ms: u64,
+}
+
+/// The leaderboard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Board {
+    /// Redis key of the sorted set.
+    pub key: String,
+    pub window_seconds: u64,
+    /// An event further ahead of its record than this is not on the board.
+    pub skew_seconds: u64,
+    pub score: Score,
+    /// A change is published within this.
+    pub publish_interval_ms: u64,
+    /// The whole board is written this often, whatever Redis says it holds.
+    pub replace_interval_seconds: u64,
+    /// A worker silent for so long loses the board.
+    pub lease_ms: u64,
+}
+
+/// What a member's score counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Score {
+    /// Distinct events.
+    Events,
+    /// Seconds of engagement: `floor(Σ max(duration_ms, 0) / 1000)`.
+    Seconds,
+}
+
+/// `run`'s own HTTP endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where `run` is found, and where it listens.
+    pub url: String,
+}
+
+/// What the operator wants different for one service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    /// `docker`, `native`, or `external` (never started, stopped or wiped).
+    pub runtime: Option<Runtime>,
+    /// Ports by their name in the service's definition.
+    pub ports: BTreeMap<String, u16>,
+    /// Image for the docker runtime.
+    pub image: Option<String>,
+    /// Environment laid over the definition's.
+    pub env: BTreeMap<String, String>,
+}
+
+/// How a service is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// A container, through the Docker API.
+    Docker,
+    /// The real server as a process of this machine.
+    Native,
+    /// Somebody else's server: probed, and otherwise left alone.
+    External,
+}
+
+impl Runtime {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Native => "native",
+            Self::External => "external",
+        }
+    }
+}
+
+impl Settings {
+    /// The defaults of a project: those of the default one, under its names.
+    #[must_use]
+    pub fn for_project(project: &Project) -> Self {
+        let mut settings = Self::default();
+        settings.kafka.topic_prefix = project.topic_prefix();
+        project
+            .as_str()
+            .clone_into(&mut settings.kafka.group_prefix);
+        settings.kafka.dead_letter_topic = project.dead_letter_topic();
+        settings.connector.name = project.connector();
+        settings.connector.slot = project.slot();
+        settings.connector.publication = project.publication();
+        settings.clickhouse.database = project.clickhouse_database();
+        settings.board.key = project.board_key();
+        settings
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            url: "postgres://app:app@127.0.0.1:5432/app".to_owned(),
+            connect_address: None,
+        }
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            brokers: "127.0.0.1:19092".to_owned(),
+            topic_prefix: "cdc".to_owned(),
+            group_prefix: "fanout".to_owned(),
+            dead_letter_topic: "fanout.dlq".to_owned(),
+            replication_factor: 1,
+            prefetch_kbytes: 32 * 1024,
+            session_timeout_ms: 6_000,
+        }
+    }
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:8083".to_owned(),
+            task_restarts_per_hour: 5,
+        }
+    }
+}
+
+impl Default for Connector {
+    fn default() -> Self {
+        Self {
+            name: "pg-engagement-cdc".to_owned(),
+            slot: "dbz_slot".to_owned(),
+            publication: "dbz_pub".to_owned(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for ClickHouse {
+    fn default() -> Self {
+        Self {
+            url: "http://app:app@127.0.0.1:8123".to_owned(),
+            database: "analytics".to_owned(),
+            batch_rows: 50_000,
+            batch_bytes: 64 * 1024 * 1024,
+            batch_ms: 500,
+            request_timeout_ms: 60_000,
+            compression: Compression::None,
+        }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".to_owned(),
+            request_timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:8081".to_owned(),
+            events_path: "/events".to_owned(),
+            ping_path: "/ping".to_owned(),
+            max_in_flight: 64,
+            request_timeout_ms: 10_000,
+            include_snapshots: false,
+            max_rejects_in_a_row: 20,
+            max_conflict_retries: 5,
+            max_retry_after_seconds: 60,
+        }
+    }
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            sinks: ["redis", "clickhouse", "http"].map(str::to_owned).to_vec(),
+            retry_base_ms: 100,
+            retry_max_ms: 10_000,
+            shutdown_timeout_ms: 8_000,
+        }
+    }
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            key: "top10m".to_owned(),
+            window_seconds: 600,
+            skew_seconds: 300,
+            score: Score::Events,
+            publish_interval_ms: 100,
+            replace_interval_seconds: 30,
+            lease_ms: 5_000,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:9464".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Makes text from outside harmless to show on a terminal: nothing in it can
+//! move the cursor, hide, or turn the reading direction.
+//!
+//! Only for showing. What is stored stays as it came.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use unicode_width::UnicodeWidthChar;
+
+/// Columns a piece of a value may take in an error.
+const EXCERPT_WIDTH: usize = 48;
+
+/// The text with every character that does not show as itself written as
+/// `\u{…}`: controls (line feed and tab too), bidirectional marks, invisible
+/// characters, line and paragraph separators. Borrowed where there is none.
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    let Some(first) = text.find(is_hidden) else {
+        return Cow::Borrowed(text);
+    };
+    let mut shown = String::with_capacity(text.len() + 16);
+    let (plain, rest) = text.split_at(first);
+    shown.push_str(plain);
+    for character in rest.chars() {
+        if is_hidden(character) {
+            // Writing into a string cannot fail.
+            let _ = write!(shown, "{}", character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// The text cut to at most `max_width` terminal columns, its last column an
+/// ellipsis where something was cut.
+#[must_use]
+pub fn ellipsis(text: &str, max_width: usize) -> Cow<'_, str> {
+    // Combining marks take no column; they are bounded too.
+    let max_chars = max_width.saturating_mul(4);
+    let (mut width, mut kept) = (0_usize, 0);
+    for (count, (at, character)) in text.char_indices().enumerate() {
+        width += character.width().unwrap_or(0);
+        if width > max_width || count >= max_chars {
+            return Cow::Owned(cut(text, kept));
+        }
+        if width < max_width {
+            kept = at + character.len_utf8();
+        }
+    }
+    Cow::Borrowed(text)
+}
+
+fn cut(text: &str, end: usize) -> String {
+    let mut shown = text.get(..end).unwrap_or_default().to_owned();
+    shown.push('…');
+    shown
+}
+
+/// A short, escaped piece of a value for an error, whatever its length.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
+    let end = text
+        .char_indices()
+        .nth(EXCERPT_WIDTH * 2)
+        .map_or(text.len(), |(at, _)| at);
+    let start = text.get(..end).unwrap_or_default();
+    ellipsis(&escape(start), EXCERPT_WIDTH).into_owned()
+}
+
+fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hidden_characters_become_visible() {
+        for (text, shown) in [
+            ("plain é 😀 中", "plain é 😀 中"),
+            ("\u{1b}[31mred", "\\u{1b}[31mred"),
+            ("a\0b\nc\td", "a\\u{0}b\\u{a}c\\u{9}d"),
+            ("\u{7f}\u{9b}", "\\u{7f}\\u{9b}"),
+            ("\u{202e}evil\u{2066}", "\\u{202e}evil\\u{2066}"),
+            ("zero\u{200b}width\u{feff}", "zero\\u{200b}width\\u{feff}"),
+            ("line\u{2028}two\u{2029}", "line\\u{2028}two\\u{2029}"),
+        ] {
+            assert_eq!(escape(text), shown);
+        }
+    }
+
+    #[test]
+    fn text_is_cut_at_a_character_and_fits() {
+        for (text, width, shown) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "ab…"),
+            ("", 0, ""),
+            ("a", 0, "…"),
+            ("中文字", 4, "中…"),
+            ("中文字", 5, "中文…"),
+            ("日本", 4, "日本"),
+        ] {
+            assert_eq!(ellipsis(text, width), shown, "{text} in {width}");
+        }
+    }
+
+    #[test]
+    fn an_excerpt_of_a_megabyte_is_short() {
+        let shown = excerpt(&"\u{1b}\u{301}".repeat(500_000));
+        assert!(shown.len() < 1_000, "{shown}");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_hidden_is_left(text in any::<String>()) {
+            prop_assert!(!escape(&text).contains(is_hidden));
+            prop_assert!(!excerpt(&text).contains(is_hidden));
+        }
+
+        #[test]
+        fn nothing_is_wider_than_asked(text in any::<String>(), width in 1_usize..40) {
+            let shown = ellipsis(&text, width);
+            let wide: usize = shown.chars().filter_map(UnicodeWidthChar::width).sum();
+            prop_assert!(wide <= width);
+        }
+    }
+}

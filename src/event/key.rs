@@ -1,0 +1,77 @@
+//! The `id` in a record's key: `{"id": …}`, bare or as the `payload` beside
+//! its `schema`.
+
+use serde::de::{IgnoredAny, MapAccess};
+use serde_json::value::RawValue;
+
+use super::cell::{Cell, NameIn, Part, ReadObject};
+use super::document;
+use super::reject::{Reject, RejectCode};
+use crate::escape::excerpt;
+
+const MEMBERS: [&str; 3] = ["id", "payload", "schema"];
+
+/// Reads the key's `id`, whatever its type.
+pub(super) fn id(key: Option<&[u8]>) -> Result<Cell<'_>, Reject> {
+    let key = key.ok_or_else(|| Reject::new(RejectCode::MissingKey, "key is null"))?;
+    let text = simdutf8::basic::from_utf8(key).map_err(|_| bad("key is not UTF-8"))?;
+    let outer = read(text)?;
+    let found = match outer.payload.filter(|_| matches!(outer.id, Cell::Missing)) {
+        Some(payload) => read(payload.get())?,
+        None => outer,
+    };
+    if found.twice {
+        return Err(bad(format!("key has id twice: {}", excerpt(text))));
+    }
+    match found.id {
+        Cell::Missing => Err(bad(format!("key has no id: {}", excerpt(text)))),
+        cell => Ok(cell),
+    }
+}
+
+/// The rejection of a key that is there but of no use.
+pub(super) fn bad(detail: impl Into<String>) -> Reject {
+    Reject::new(RejectCode::BadKey, detail)
+}
+
+fn read(text: &str) -> Result<Key<'_>, Reject> {
+    match document::read(text, ReadKey) {
+        Ok(Part::Object(key)) => Ok(key),
+        Ok(_) => Err(bad(format!("key is not an object: {}", excerpt(text)))),
+        Err(error) => Err(bad(format!("key is not JSON: {error}: {}", excerpt(text)))),
+    }
+}
+
+#[derive(Default)]
+struct Key<'a> {
+    id: Cell<'a>,
+    payload: Option<&'a RawValue>,
+    twice: bool,
+}
+
+struct ReadKey;
+
+impl<'de> ReadObject<'de> for ReadKey {
+    type Value = Key<'de>;
+
+    fn read<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut key = Key::default();
+        while let Some(found) = map.next_key_seed(NameIn {
+            names: &MEMBERS,
+            expected: 0,
+        })? {
+            match found {
+                Some(0) => {
+                    key.twice |= !matches!(key.id, Cell::Missing);
+                    key.id = map.next_value()?;
+                }
+                Some(1) => {
+                    key.twice |= key.payload.is_some();
+                    key.payload = Some(map.next_value()?);
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(key)
+    }
+}

@@ -1,0 +1,128 @@
+//! Whatever the bytes, decoding neither panics nor invents.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        Just(json!("__debezium_unavailable_value")),
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        let name = prop_oneof![
+            4 => proptest::sample::select(&[
+                "before", "after", "source", "op", "ts_ms", "schema", "payload", "id",
+                "event_ts", "device", "raw_payload", "fields", "field", "name", "table",
+            ][..]).prop_map(str::to_owned),
+            1 => any::<String>(),
+        ];
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::vec((name, inner), 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn check(key: Option<&[u8]>, value: Option<&[u8]>) {
+    let record = Record {
+        key,
+        value,
+        ..record(None, None)
+    };
+    if let Err(reject) = facts().decode(&record) {
+        assert!(reject.detail.chars().count() < 300, "{}", reject.detail);
+        assert!(
+            !reject.detail.contains(char::is_control),
+            "{}",
+            reject.detail
+        );
+    }
+    let _ = contents().decode(&record);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_bytes_are_survived(
+        key in proptest::option::of(any::<Vec<u8>>()),
+        value in proptest::option::of(any::<Vec<u8>>()),
+    ) {
+        check(key.as_deref(), value.as_deref());
+    }
+
+    #[test]
+    fn any_json_is_survived(key in any_json(), value in any_json()) {
+        check(Some(key.to_string().as_bytes()), Some(value.to_string().as_bytes()));
+    }
+
+    #[test]
+    fn any_value_in_any_place_is_survived(
+        value in any_json(),
+        place in proptest::sample::select(&[
+            "/before", "/after", "/source", "/op", "/ts_ms", "/source/table", "/source/snapshot",
+            "/after/id", "/after/content_id", "/after/event_type", "/after/event_ts",
+            "/after/duration_ms", "/after/device", "/after/raw_payload",
+        ][..]),
+        op in proptest::sample::select(&["c", "u", "r", "d", "t", "m"][..]),
+    ) {
+        let mut record = insert();
+        record["op"] = json!(op);
+        *record.pointer_mut(place).unwrap() = value;
+        check(Some(b"{\"id\":1}"), Some(record.to_string().as_bytes()));
+        let wrapped = json!({"schema": record["after"], "payload": record});
+        check(Some(b"{\"id\":1}"), Some(wrapped.to_string().as_bytes()));
+    }
+
+    #[test]
+    fn a_damaged_record_is_survived(
+        cut in 0..600_usize,
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = insert().to_string().into_bytes();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        check(Some(b"{\"id\":1}"), Some(&bytes));
+        let end = cut.min(bytes.len());
+        check(Some(b"{\"id\":1}"), Some(&bytes[..end]));
+        check(Some(&bytes[..end]), Some(insert().to_string().as_bytes()));
+    }
+
+    #[test]
+    fn a_row_comes_back_as_it_was(
+        id: i64, duration: Option<i32>, device: Option<String>, payload: Option<String>,
+        event_ts in crate::timestamp::STORABLE, wrapped: bool, content: Option<u128>,
+    ) {
+        let mut value = insert();
+        let content_id = content.map(Uuid::from_u128);
+        value["after"] = json!({
+            "id": id, "content_id": content_id, "user_id": null, "event_type": "click",
+            "event_ts": crate::timestamp::Rfc3339(event_ts).to_string(),
+            "duration_ms": duration, "device": device, "raw_payload": payload,
+        });
+        if wrapped {
+            value = json!({"schema": {}, "payload": value});
+        }
+        let (key, text) = (json!({"id": id}).to_string(), value.to_string());
+        let change = facts().decode(&record(Some(&key), Some(&text)));
+        let row = Engagement {
+            id, content_id, user_id: None, event_type: Some("click".into()), event_ts,
+            duration_ms: duration,
+            device: device.as_deref().map(Into::into),
+            raw_payload: payload.as_deref().map(Into::into),
+        };
+        let unavailable = [&device, &payload]
+            .into_iter()
+            .any(|text| text.as_deref() == Some("__debezium_unavailable_value"));
+        let expected = Change::Upsert { origin: Origin::Insert, row, extra_fields: false, lsn: None };
+        prop_assert!(unavailable || change == Ok(expected));
+    }
+}

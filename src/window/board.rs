@@ -1,0 +1,115 @@
+//! The score of each content that has events, and which scores differ from
+//! what was last drained.
+
+use hashbrown::{HashMap, HashSet};
+use uuid::Uuid;
+
+use super::Score;
+
+/// What a content's events add up to.
+#[derive(Debug, Default)]
+struct Tally {
+    events: u64,
+    duration_ms: u64,
+    /// The score last drained; `None` where the content was not on the board.
+    published: Option<i64>,
+    /// Whether the content is in `touched`.
+    touched: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Board {
+    score: Score,
+    /// The contents on the board, and those that left and whose leaving was
+    /// not drained yet.
+    tallies: HashMap<Uuid, Tally>,
+    touched: HashSet<Uuid>,
+    cardinality: usize,
+}
+
+impl Board {
+    pub(super) fn new(score: Score) -> Self {
+        Self {
+            score,
+            tallies: HashMap::new(),
+            touched: HashSet::new(),
+            cardinality: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, content: Uuid, duration_ms: u32) {
+        let tally = self.tallies.entry(content).or_default();
+        self.cardinality += usize::from(tally.events == 0);
+        tally.events += 1;
+        tally.duration_ms += u64::from(duration_ms);
+        touch(&mut self.touched, content, tally);
+    }
+
+    /// Takes back one [`Board::add`].
+    pub(super) fn remove(&mut self, content: Uuid, duration_ms: u32) {
+        let Some(tally) = self.tallies.get_mut(&content) else {
+            return;
+        };
+        tally.events = tally.events.saturating_sub(1);
+        tally.duration_ms = tally.duration_ms.saturating_sub(u64::from(duration_ms));
+        if tally.events > 0 || tally.published.is_some() {
+            self.cardinality -= usize::from(tally.events == 0);
+            touch(&mut self.touched, content, tally);
+            return;
+        }
+        // Came and left unseen: there is nothing to tell, nor to keep.
+        self.cardinality -= 1;
+        self.tallies.remove(&content);
+        self.touched.remove(&content);
+    }
+
+    pub(super) fn changed(&mut self) -> Vec<(Uuid, Option<i64>)> {
+        let mut changed = Vec::new();
+        for content in self.touched.drain() {
+            let Some(tally) = self.tallies.get_mut(&content) else {
+                continue;
+            };
+            tally.touched = false;
+            let score = self.score.of(tally);
+            if tally.published != score {
+                tally.published = score;
+                changed.push((content, score));
+            }
+            if score.is_none() {
+                self.tallies.remove(&content);
+            }
+        }
+        changed
+    }
+
+    pub(super) fn scores(&self) -> impl Iterator<Item = (Uuid, i64)> + '_ {
+        self.tallies
+            .iter()
+            .filter_map(|(content, tally)| Some((*content, self.score.of(tally)?)))
+    }
+
+    pub(super) fn cardinality(&self) -> usize {
+        self.cardinality
+    }
+}
+
+fn touch(touched: &mut HashSet<Uuid>, content: Uuid, tally: &mut Tally) {
+    if !tally.touched {
+        tally.touched = true;
+        touched.insert(content);
+    }
+}
+
+impl Score {
+    /// The score; `None` where there are no events.
+    fn of(self, tally: &Tally) -> Option<i64> {
+        if tally.events == 0 {
+            return None;
+        }
+        let score = match self {
+            Self::Events => tally.events,
+            Self::Seconds => tally.duration_ms / 1_000,
+        };
+        i64::try_from(score).ok()
+    }
+}
