@@ -1,0 +1,97 @@
+//! ClickHouse over HTTP, by the clickhouse crate.
+
+mod query;
+mod store;
+
+pub use clickhouse::insert::Insert;
+pub use query::{MAX_TEXT, OriginRow, Query, Rows, TextRow, Title};
+pub use store::{CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow};
+
+/// Where a ClickHouse is and how to log in: from `http://user:password@host:port`.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Without credentials.
+    pub url: String,
+    pub user: String,
+    pub password: crate::secret::Secret,
+}
+
+/// Why a ClickHouse URL cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("`{url}` is no ClickHouse URL: {reason}")]
+pub struct InvalidUrl {
+    url: String,
+    reason: String,
+}
+
+/// Errors of the client crate.
+pub use clickhouse::error::Error as ClickHouseError;
+
+impl std::str::FromStr for Endpoint {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = |reason: String| InvalidUrl {
+            url: text.to_owned(),
+            reason,
+        };
+        let mut url = url::Url::parse(text).map_err(|error| invalid(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(invalid("its scheme has to be http or https".to_owned()));
+        }
+        let user = url.username().to_owned();
+        let password = crate::secret::Secret::new(url.password().unwrap_or_default());
+        let cannot = |()| invalid("it has no host".to_owned());
+        url.set_username("").map_err(cannot)?;
+        url.set_password(None).map_err(cannot)?;
+        Ok(Self {
+            url: url.as_str().trim_end_matches('/').to_owned(),
+            user,
+            password,
+        })
+    }
+}
+
+impl Endpoint {
+    /// A client without a database of its own.
+    #[must_use]
+    pub fn client(&self) -> clickhouse::Client {
+        let client = clickhouse::Client::default()
+            .with_url(&self.url)
+            .with_compression(clickhouse::Compression::None);
+        if self.user.is_empty() {
+            return client;
+        }
+        client
+            .with_user(&self.user)
+            .with_password(self.password.reveal())
+    }
+}
+
+/// A real query: proves the engine and the credentials.
+///
+/// # Errors
+/// When nothing listens, the credentials are wrong, or the query fails.
+pub async fn ping(endpoint: &Endpoint) -> Result<(), ClickHouseError> {
+    endpoint.client().query("SELECT 1").execute().await
+}
+
+/// Executes one statement as it stands.
+///
+/// # Errors
+/// When the server does not take it.
+pub async fn execute(endpoint: &Endpoint, statement: &str) -> Result<(), ClickHouseError> {
+    // The crate takes `?` for a place to bind a value.
+    let statement = statement.replace('?', "??");
+    endpoint.client().query(&statement).execute().await
+}
+
+/// The tables and views of a database, none where there is no such database.
+///
+/// # Errors
+/// As [`ping`].
+pub async fn tables(endpoint: &Endpoint, database: &str) -> Result<Vec<String>, ClickHouseError> {
+    let query = "SELECT name FROM system.tables WHERE database = ?";
+    let query = endpoint.client().query(query).bind(database);
+    query.fetch_all::<String>().await
+}

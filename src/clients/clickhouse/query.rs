@@ -1,0 +1,241 @@
+//! What operators ask ClickHouse: rows of the view as text, in order and a
+//! piece at a time; where rows came from; titles.
+
+use std::collections::HashMap;
+
+use clickhouse::{Client, Row, query::RowCursor};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{CONTENT, ClickHouseError, Endpoint, FACTS};
+
+/// The view.
+const VIEW: &str = "engagement_enriched";
+
+/// Texts longer than this many bytes are compared by their MD5.
+pub const MAX_TEXT: usize = 1024;
+
+/// A row of the view: every column but `processed_at`, as text. Decimals have
+/// all their digits, times are UTC to the microsecond, a text longer than
+/// [`MAX_TEXT`] is `md5:` and its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+pub struct TextRow {
+    pub event_id: i64,
+    pub content_id: Option<String>,
+    pub user_id: Option<String>,
+    pub event_type: Option<String>,
+    pub event_ts: Option<String>,
+    pub duration_ms: Option<String>,
+    pub engagement_seconds: Option<String>,
+    pub engagement_pct: Option<String>,
+    pub device: Option<String>,
+    pub raw_payload: Option<String>,
+    pub content_type: Option<String>,
+    pub length_seconds: Option<String>,
+}
+
+/// Which record a stored row is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
+pub struct OriginRow {
+    pub event_id: i64,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct IdRow {
+    id: i64,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct TitleRow {
+    id: String,
+    title: String,
+    content_type: Option<String>,
+}
+
+/// What a piece of content is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Title {
+    pub title: String,
+    pub content_type: Option<String>,
+}
+
+/// Reads fanout's database.
+#[derive(Clone)]
+pub struct Query {
+    client: Client,
+}
+
+impl std::fmt::Debug for Query {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Query").finish_non_exhaustive()
+    }
+}
+
+/// A stream of rows.
+pub struct Rows<T>(RowCursor<T>);
+
+impl<T> std::fmt::Debug for Rows<T> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Rows").finish_non_exhaustive()
+    }
+}
+
+impl Rows<TextRow> {
+    /// The next row; none at the end.
+    pub async fn next(&mut self) -> Result<Option<TextRow>, ClickHouseError> {
+        self.0.next().await
+    }
+}
+
+impl Rows<OriginRow> {
+    /// The next row; none at the end.
+    pub async fn next(&mut self) -> Result<Option<OriginRow>, ClickHouseError> {
+        self.0.next().await
+    }
+}
+
+impl Query {
+    /// Nothing is sent before the first question.
+    #[must_use]
+    pub fn new(endpoint: &Endpoint, database: &str) -> Self {
+        Self {
+            client: endpoint.client().with_database(database),
+        }
+    }
+
+    /// The rows of the view from one id to another, both included, by id.
+    ///
+    /// # Errors
+    /// When the server does not take the query.
+    pub fn rows(&self, first: i64, last: i64) -> Result<Rows<TextRow>, ClickHouseError> {
+        let sql = format!(
+            "{} WHERE event_id BETWEEN ? AND ? ORDER BY event_id",
+            select()
+        );
+        let cursor = self.client.query(&sql).bind(first).bind(last).fetch()?;
+        Ok(Rows(cursor))
+    }
+
+    /// The rows of the view with these ids, by id.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn rows_of(&self, ids: &[i64]) -> Result<Vec<TextRow>, ClickHouseError> {
+        let sql = format!("{} WHERE event_id IN ? ORDER BY event_id", select());
+        self.client.query(&sql).bind(ids).fetch_all().await
+    }
+
+    /// From which record each row of a partition is, deleted ones too.
+    ///
+    /// # Errors
+    /// When the server does not take the query.
+    pub fn origins(&self, partition: i32) -> Result<Rows<OriginRow>, ClickHouseError> {
+        let sql = format!(
+            "SELECT event_id, argMax(_partition, _version) AS partition, \
+             argMax(_offset, _version) AS offset FROM {FACTS} WHERE _partition = ? GROUP BY event_id"
+        );
+        Ok(Rows(self.client.query(&sql).bind(partition).fetch()?))
+    }
+
+    /// From which record each of these rows is, deleted ones too.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn origins_of(&self, ids: &[i64]) -> Result<Vec<OriginRow>, ClickHouseError> {
+        let sql = format!(
+            "SELECT event_id, argMax(_partition, _version) AS partition, \
+             argMax(_offset, _version) AS offset FROM {FACTS} WHERE event_id IN ? GROUP BY event_id"
+        );
+        self.client.query(&sql).bind(ids).fetch_all().await
+    }
+
+    /// Events of a time, after the first and up to the last microsecond, that
+    /// lie further ahead of their record than `skew_us`.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn ahead_of_their_record(
+        &self,
+        after_us: i64,
+        until_us: i64,
+        skew_us: i64,
+    ) -> Result<Vec<i64>, ClickHouseError> {
+        let sql = format!(
+            "SELECT event_id AS id FROM {FACTS} FINAL WHERE _deleted = 0 \
+             AND toUnixTimestamp64Micro(event_ts) > ? AND toUnixTimestamp64Micro(event_ts) <= ? \
+             AND toUnixTimestamp64Micro(event_ts) > toUnixTimestamp64Milli(_record_ts) * 1000 + ?"
+        );
+        let query = self.client.query(&sql);
+        let query = query.bind(after_us).bind(until_us).bind(skew_us);
+        let rows: Vec<IdRow> = query.fetch_all().await?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
+    /// What these pieces of content are called.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn titles(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Title>, ClickHouseError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let texts: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+        let sql = format!(
+            "SELECT toString(id) AS id, title, CAST(content_type, 'Nullable(String)') AS content_type \
+             FROM {CONTENT} FINAL WHERE _deleted = 0 AND toString({CONTENT}.id) IN ?"
+        );
+        let rows: Vec<TitleRow> = self.client.query(&sql).bind(texts).fetch_all().await?;
+        let titles = rows.into_iter().filter_map(|row| {
+            let title = Title {
+                title: row.title,
+                content_type: row.content_type,
+            };
+            Some((Uuid::parse_str(&row.id).ok()?, title))
+        });
+        Ok(titles.collect())
+    }
+
+    /// The answer to a question as lines of JSON, one a row.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn json_lines(&self, sql: &str) -> Result<Vec<String>, ClickHouseError> {
+        // The crate takes `?` for a place to bind a value.
+        let sql = sql.replace('?', "??");
+        let mut cursor = self.client.query(&sql).fetch_bytes("JSONEachRow")?;
+        let bytes = cursor.collect().await?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+/// The view's columns as [`TextRow`] has them.
+fn select() -> String {
+    let text = |column: &str| {
+        format!(
+            "CAST(if(length({VIEW}.{column}) > {MAX_TEXT}, \
+             concat('md5:', lower(hex(MD5(assumeNotNull({VIEW}.{column}))))), {VIEW}.{column}), \
+             'Nullable(String)') AS {column}"
+        )
+    };
+    let shown = |column: &str| format!("CAST({VIEW}.{column}, 'Nullable(String)') AS {column}");
+    let decimal = |column: &str, digits: u8| {
+        format!("CAST(toDecimalString({VIEW}.{column}, {digits}), 'Nullable(String)') AS {column}")
+    };
+    let columns = [
+        shown("content_id"),
+        shown("user_id"),
+        shown("event_type"),
+        format!("CAST(toString({VIEW}.event_ts), 'Nullable(String)') AS event_ts"),
+        shown("duration_ms"),
+        decimal("engagement_seconds", 3),
+        decimal("engagement_pct", 2),
+        text("device"),
+        text("raw_payload"),
+        shown("content_type"),
+        shown("length_seconds"),
+    ];
+    format!("SELECT event_id, {} FROM {VIEW}", columns.join(", "))
+}

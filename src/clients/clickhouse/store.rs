@@ -1,0 +1,311 @@
+//! The tables fanout writes in ClickHouse, as typed rows and statements.
+
+use std::{fmt::Write as _, time::Duration};
+
+use clickhouse::{Client, Row, insert::Insert};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{ClickHouseError, Endpoint};
+
+/// Storage of the enriched rows.
+pub const FACTS: &str = "engagement_enriched_storage";
+/// Copy of the catalogue.
+pub const CONTENT: &str = "content";
+/// The lives of the source's topics.
+pub const TOPICS: &str = "fanout_topics";
+
+/// One row of the storage, in the table's order. Times are in the column's own
+/// unit: microseconds for `event_ts`, milliseconds else. Decimals are their
+/// mantissas.
+#[derive(Debug, Clone, Row, Serialize, Deserialize)]
+pub struct FactRow<'a> {
+    pub event_id: i64,
+    #[serde(with = "clickhouse::serde::uuid::option")]
+    pub content_id: Option<Uuid>,
+    #[serde(with = "clickhouse::serde::uuid::option")]
+    pub user_id: Option<Uuid>,
+    pub event_type: Option<&'a str>,
+    pub event_ts: i64,
+    pub duration_ms: Option<i32>,
+    pub engagement_seconds: Option<i64>,
+    pub engagement_pct: Option<i64>,
+    pub device: Option<&'a str>,
+    pub raw_payload: Option<&'a str>,
+    pub content_type: Option<&'a str>,
+    pub length_seconds: Option<i32>,
+    pub processed_at: i64,
+    pub _version: u128,
+    pub _deleted: u8,
+    pub _partition: i32,
+    pub _offset: i64,
+    pub _content_offset: u64,
+    pub _record_ts: i64,
+}
+
+/// One row of the catalogue's copy.
+#[derive(Debug, Clone, Row, Serialize, Deserialize)]
+pub struct ContentRow<'a> {
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub id: Uuid,
+    pub slug: &'a str,
+    pub title: &'a str,
+    pub content_type: Option<&'a str>,
+    pub length_seconds: Option<i32>,
+    pub publish_ts: i64,
+    pub processed_at: i64,
+    pub _version: u64,
+    pub _deleted: u8,
+}
+
+/// One life of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct TopicRow {
+    pub topic: String,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub topic_id: Uuid,
+    pub partitions: i32,
+    pub generation: u16,
+    pub first_seen: i64,
+    pub format: u16,
+}
+
+/// What rows of one content should be enriched with now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrichment {
+    pub content_id: Uuid,
+    pub content_type: Option<String>,
+    pub length_seconds: Option<i32>,
+    /// The low half of the rows' new version.
+    pub content_offset: u64,
+}
+
+/// A table's engine and columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// With its arguments.
+    pub engine: String,
+    pub sorting_key: String,
+    /// Name and type, in order.
+    pub columns: Vec<(String, String)>,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct EngineRow {
+    engine: String,
+    sorting_key: String,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct ColumnRow {
+    name: String,
+    kind: String,
+}
+
+/// fanout's database in one ClickHouse.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+    database: String,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Store")
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Nothing is sent before the first statement. `lz4` compresses inserts.
+    pub fn new(endpoint: &Endpoint, database: &str, lz4: bool, timeout: Duration) -> Self {
+        let compression = if lz4 {
+            clickhouse::Compression::Lz4
+        } else {
+            clickhouse::Compression::None
+        };
+        let client = endpoint
+            .client()
+            .with_database(database)
+            .with_compression(compression)
+            // Rows are of the shape that `shape` has found.
+            .with_validation(false)
+            .with_setting("async_insert", "0")
+            .with_setting("insert_deduplicate", "0")
+            // What merges do anyway; doing it at the insert costs a third more.
+            .with_setting("optimize_on_insert", "0");
+        Self {
+            client,
+            database: database.to_owned(),
+            timeout,
+        }
+    }
+
+    /// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must
+    /// not hang its callers.
+    async fn bounded<T>(
+        &self,
+        answer: impl Future<Output = Result<T, ClickHouseError>>,
+    ) -> Result<T, ClickHouseError> {
+        tokio::time::timeout(self.timeout, answer)
+            .await
+            .unwrap_or(Err(ClickHouseError::TimedOut))
+    }
+
+    /// Begins an insert of rows. Nothing is stored before [`Insert::end`].
+    pub async fn insert<R: Row>(&self, table: &str) -> Result<Insert<R>, ClickHouseError> {
+        let insert = self.bounded(self.client.insert::<R>(table)).await?;
+        Ok(insert.with_timeouts(Some(self.timeout), Some(self.timeout)))
+    }
+
+    /// The shape of a table; none where there is no such table.
+    pub async fn shape(&self, table: &str) -> Result<Option<Shape>, ClickHouseError> {
+        let engine = self
+            .client
+            .query(
+                "SELECT engine_full AS engine, sorting_key FROM system.tables \
+                 WHERE database = ? AND name = ?",
+            )
+            .bind(&self.database)
+            .bind(table)
+            .fetch_optional::<EngineRow>();
+        let engine = self.bounded(engine).await?;
+        let Some(EngineRow {
+            engine,
+            sorting_key,
+        }) = engine
+        else {
+            return Ok(None);
+        };
+        let columns = self
+            .client
+            .query(
+                "SELECT name, type AS kind FROM system.columns \
+                 WHERE database = ? AND table = ? ORDER BY position",
+            )
+            .bind(&self.database)
+            .bind(table)
+            .fetch_all::<ColumnRow>();
+        let columns = self.bounded(columns).await?;
+        Ok(Some(Shape {
+            engine,
+            sorting_key,
+            columns: columns
+                .into_iter()
+                .map(|row| (row.name, row.kind))
+                .collect(),
+        }))
+    }
+
+    /// The lives of a topic, oldest first.
+    pub async fn lives(&self, topic: &str) -> Result<Vec<TopicRow>, ClickHouseError> {
+        let lives = self
+            .client
+            .query("SELECT ?fields FROM fanout_topics FINAL WHERE topic = ? ORDER BY generation")
+            .bind(topic)
+            .fetch_all::<TopicRow>();
+        self.bounded(lives).await
+    }
+
+    /// Records a life of a topic.
+    pub async fn record_life(&self, life: &TopicRow) -> Result<(), ClickHouseError> {
+        let mut insert = self.insert::<TopicRow>(TOPICS).await?;
+        insert.write(life).await?;
+        insert.end().await
+    }
+
+    /// Whether the storage holds any row.
+    pub async fn has_facts(&self) -> Result<bool, ClickHouseError> {
+        let found = self
+            .client
+            .query(&format!("SELECT 1 FROM {FACTS} LIMIT 1"))
+            .fetch_optional::<u8>();
+        Ok(self.bounded(found).await?.is_some())
+    }
+
+    /// Writes the stored rows of `partition` again whose content is newer than
+    /// they know. Ids are looked up by the index on `content_id` first, so the
+    /// cost follows the rows concerned.
+    pub async fn reenrich(
+        &self,
+        partition: i32,
+        enrichments: &[Enrichment],
+    ) -> Result<(), ClickHouseError> {
+        if enrichments.is_empty() {
+            return Ok(());
+        }
+        let written = self
+            .client
+            .query_raw(&reenrich_statement(partition, enrichments))
+            .with_setting("max_query_size", "16777216")
+            .execute();
+        self.bounded(written).await
+    }
+}
+
+/// The statement of [`Store::reenrich`]. Every value in it is a number, a UUID
+/// or an escaped string.
+fn reenrich_statement(partition: i32, enrichments: &[Enrichment]) -> String {
+    let mut ids = String::new();
+    let mut values = String::new();
+    for one in enrichments {
+        let separator = if ids.is_empty() { "" } else { ", " };
+        let kind = one
+            .content_type
+            .as_deref()
+            .map_or("NULL".to_owned(), quoted);
+        let length = one
+            .length_seconds
+            .map_or("NULL".to_owned(), |s| s.to_string());
+        // Writing to a string cannot fail.
+        let _ = write!(ids, "{separator}'{}'", one.content_id);
+        let _ = write!(
+            values,
+            "{separator}('{}', {kind}, {length}, {})",
+            one.content_id, one.content_offset
+        );
+    }
+    format!(
+        "INSERT INTO {FACTS} \
+         SELECT s.event_id, s.content_id, s.user_id, s.event_type, s.event_ts, s.duration_ms, \
+         s.engagement_seconds, \
+         if(c.length > 0, toDecimal64(toInt64(sign(s.duration_ms)) * \
+         intDiv(abs(toInt64(s.duration_ms)) + 5 * c.divisor, 10 * c.divisor), 0) \
+         * toDecimal64('0.01', 2), NULL) AS engagement_pct, \
+         s.device, s.raw_payload, c.kind, c.length, now64(3, 'UTC'), \
+         bitOr(bitShiftLeft(bitShiftRight(s._version, 64), 64), toUInt128(c.offset)), \
+         s._deleted, s._partition, s._offset, c.offset, s._record_ts \
+         FROM (SELECT * FROM {FACTS} FINAL WHERE event_id IN \
+         (SELECT event_id FROM {FACTS} WHERE content_id IN ({ids}))) AS s \
+         INNER JOIN (SELECT *, toInt64(if(length > 0, length, 1)) AS divisor FROM values('content UUID, kind Nullable(String), \
+         length Nullable(Int32), offset UInt64', {values})) AS c ON s.content_id = c.content \
+         WHERE s._partition = {partition} AND s._deleted = 0 AND s._content_offset < c.offset"
+    )
+}
+
+/// A string literal of ClickHouse's.
+fn quoted(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len() + 2);
+    literal.push('\'');
+    for character in text.chars() {
+        if matches!(character, '\'' | '\\') {
+            literal.push('\\');
+        }
+        literal.push(character);
+    }
+    literal.push('\'');
+    literal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_cannot_be_left() {
+        assert_eq!(quoted(r"a'b\c"), r"'a\'b\\c'");
+    }
+}

@@ -1,0 +1,124 @@
+//! `DescribeTopics`, which rdkafka has no safe face for: a topic's id tells one
+//! life of the topic from the next, and nothing else does.
+//!
+//! The only unsafe code of the crate. Each pointer comes from librdkafka, is
+//! checked for null, and is used before the event that owns it is destroyed.
+#![expect(unsafe_code, reason = "rdkafka offers no safe DescribeTopics")]
+
+use std::{ffi::CString, fmt, ptr, time::Duration};
+
+use rdkafka::{
+    client::{Client, ClientContext},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use rdkafka_sys as sys;
+use uuid::Uuid;
+
+/// One life of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicIdentity {
+    /// Given by the cluster when the topic was created.
+    pub id: Uuid,
+    pub partitions: i32,
+}
+
+impl fmt::Display for TopicIdentity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.id, self.partitions)
+    }
+}
+
+/// Owns a pointer of librdkafka's and gives it back.
+struct Owned<T> {
+    pointer: *mut T,
+    destroy: unsafe extern "C" fn(*mut T),
+}
+
+impl<T> Owned<T> {
+    fn new(pointer: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, KafkaError> {
+        if pointer.is_null() {
+            return Err(KafkaError::AdminOpCreation(
+                "librdkafka gave no memory for DescribeTopics".to_owned(),
+            ));
+        }
+        Ok(Self { pointer, destroy })
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is librdkafka's, not null, and given back once.
+        unsafe { (self.destroy)(self.pointer) }
+    }
+}
+
+/// Asks the cluster. Blocking.
+pub(super) fn identity<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<TopicIdentity>, KafkaError> {
+    let name = CString::new(topic).map_err(KafkaError::Nul)?;
+    let mut names = [name.as_ptr()];
+    // SAFETY: `names` outlives the collection, which copies the strings.
+    let collection = Owned::new(
+        unsafe { sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()) },
+        sys::rd_kafka_TopicCollection_destroy,
+    )?;
+    let handle = client.native_ptr();
+    // SAFETY: the handle lives as long as `client`.
+    let queue = Owned::new(
+        unsafe { sys::rd_kafka_queue_new(handle) },
+        sys::rd_kafka_queue_destroy,
+    )?;
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: all pointers are live; default options are asked for by null.
+    unsafe {
+        sys::rd_kafka_DescribeTopics(handle, collection.pointer, ptr::null(), queue.pointer);
+    }
+    // SAFETY: the queue is live.
+    let event = unsafe { sys::rd_kafka_queue_poll(queue.pointer, millis) };
+    if event.is_null() {
+        return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
+    }
+    let event = Owned::new(event, sys::rd_kafka_event_destroy)?;
+    read(&event)
+}
+
+/// Reads the one topic that was asked for.
+fn read(event: &Owned<sys::rd_kafka_event_t>) -> Result<Option<TopicIdentity>, KafkaError> {
+    // SAFETY: the event is live, and all it owns is read before it is dropped.
+    unsafe {
+        let error = sys::rd_kafka_event_error(event.pointer);
+        if error != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(KafkaError::AdminOp(error.into()));
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event.pointer);
+        if result.is_null() {
+            return Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage));
+        }
+        let mut count = 0;
+        let topics = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if topics.is_null() || count == 0 {
+            return Ok(None);
+        }
+        let topic = *topics;
+        let code = sys::rd_kafka_error_code(sys::rd_kafka_TopicDescription_error(topic));
+        match RDKafkaErrorCode::from(code) {
+            RDKafkaErrorCode::NoError => {}
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                return Ok(None);
+            }
+            other => return Err(KafkaError::AdminOp(other)),
+        }
+        let mut partitions = 0;
+        sys::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+        let id = sys::rd_kafka_TopicDescription_topic_id(topic);
+        let high = sys::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned();
+        let low = sys::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned();
+        Ok(Some(TopicIdentity {
+            id: Uuid::from_u64_pair(high, low),
+            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+        }))
+    }
+}

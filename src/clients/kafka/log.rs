@@ -1,0 +1,178 @@
+//! Questions about the log that need no group: partitions, ends, offsets at a
+//! time, a group's commits.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use super::{ConsumerSettings, TopicIdentity, consumer_config, describe};
+
+/// How long one question may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// First offset and end of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The oldest offset retained.
+    pub start: i64,
+    /// The last stable offset.
+    pub end: i64,
+}
+
+/// A connection for asking. Cheap to clone; all methods leave the executor's
+/// threads alone.
+#[derive(Clone)]
+pub struct Log {
+    consumer: Arc<BaseConsumer>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Nothing is sent before the first question. `group` is whose commits are
+    /// asked for; the connection does not join it.
+    pub fn new(settings: &ConsumerSettings, group: &str) -> Result<Self, KafkaError> {
+        let consumer = consumer_config(settings, group).create()?;
+        Ok(Self {
+            consumer: Arc::new(consumer),
+        })
+    }
+
+    /// Runs a blocking question on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, KafkaError> {
+        let consumer = Arc::clone(&self.consumer);
+        let answer = tokio::task::spawn_blocking(move || question(&consumer)).await;
+        // A panic inside librdkafka's wrapper, or the runtime going down.
+        answer.unwrap_or(Err(KafkaError::Canceled))
+    }
+
+    /// Number of partitions; none where there is no such topic.
+    pub async fn partitions(&self, topic: &str) -> Result<Option<i32>, KafkaError> {
+        let topic = topic.to_owned();
+        self.ask(move |consumer| {
+            let metadata = consumer.fetch_metadata(Some(&topic), TIMEOUT)?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let count = found
+                .filter(|found| found.error().is_none())
+                .map_or(0, |found| found.partitions().len());
+            Ok((count > 0).then(|| i32::try_from(count).unwrap_or(i32::MAX)))
+        })
+        .await
+    }
+
+    /// First offset and last stable offset of each partition, by number.
+    pub async fn bounds(&self, topic: &str) -> Result<Vec<Bounds>, KafkaError> {
+        let partitions = self.partitions(topic).await?.ok_or_else(unknown_topic)?;
+        let topic = topic.to_owned();
+        self.ask(move |consumer| {
+            (0..partitions)
+                .map(|partition| {
+                    let (start, end) = consumer.fetch_watermarks(&topic, partition, TIMEOUT)?;
+                    Ok(Bounds { start, end })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// The last stable offset of each partition, by number.
+    pub async fn ends(&self, topic: &str) -> Result<Vec<i64>, KafkaError> {
+        let bounds = self.bounds(topic).await?;
+        Ok(bounds.into_iter().map(|bounds| bounds.end).collect())
+    }
+
+    /// The first offset in each partition whose record is not older than
+    /// `time_ms`, or the partition's end.
+    pub async fn offsets_at(&self, topic: &str, time_ms: i64) -> Result<Vec<i64>, KafkaError> {
+        let ends = self.ends(topic).await?;
+        let topic = topic.to_owned();
+        self.ask(move |consumer| {
+            let mut times = TopicPartitionList::with_capacity(ends.len());
+            for partition in (0..).take(ends.len()) {
+                times.add_partition_offset(&topic, partition, Offset::Offset(time_ms))?;
+            }
+            let found = consumer.offsets_for_times(times, TIMEOUT)?;
+            let at = |(partition, end): (i32, &i64)| {
+                let element = found.find_partition(&topic, partition);
+                match element.map(|element| element.offset()) {
+                    Some(Offset::Offset(offset)) => offset,
+                    _ => *end,
+                }
+            };
+            Ok((0..).zip(&ends).map(at).collect())
+        })
+        .await
+    }
+
+    /// What the group has committed for each of `partitions` partitions.
+    pub async fn committed(
+        &self,
+        topic: &str,
+        partitions: usize,
+    ) -> Result<Vec<Option<i64>>, KafkaError> {
+        let topic = topic.to_owned();
+        self.ask(move |consumer| {
+            let mut list = TopicPartitionList::with_capacity(partitions);
+            for partition in (0..).take(partitions) {
+                list.add_partition(&topic, partition);
+            }
+            let committed = consumer.committed_offsets(list, TIMEOUT)?;
+            let at = |partition| match committed.find_partition(&topic, partition)?.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            Ok((0..).take(partitions).map(at).collect())
+        })
+        .await
+    }
+
+    /// What the group has committed, with the commits' metadata, by partition.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn commits(
+        &self,
+        topic: &str,
+        partitions: usize,
+    ) -> Result<Vec<Option<(i64, String)>>, KafkaError> {
+        let topic = topic.to_owned();
+        self.ask(move |consumer| {
+            let mut list = TopicPartitionList::with_capacity(partitions);
+            for partition in (0..).take(partitions) {
+                list.add_partition(&topic, partition);
+            }
+            let committed = consumer.committed_offsets(list, TIMEOUT)?;
+            let at = |partition| {
+                let element = committed.find_partition(&topic, partition)?;
+                match element.offset() {
+                    Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                    _ => None,
+                }
+            };
+            Ok((0..).take(partitions).map(at).collect())
+        })
+        .await
+    }
+
+    /// Which life of the topic this is; none where there is no such topic.
+    pub async fn identity(&self, topic: &str) -> Result<Option<TopicIdentity>, KafkaError> {
+        let topic = topic.to_owned();
+        self.ask(move |consumer| describe::identity(consumer.client(), &topic, TIMEOUT))
+            .await
+    }
+}
+
+fn unknown_topic() -> KafkaError {
+    KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)
+}

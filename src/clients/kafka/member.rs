@@ -1,0 +1,261 @@
+//! Membership of a consumer group: which partitions are this process's, and
+//! from where.
+
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::KafkaError,
+    types::RDKafkaRespErr,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{ConsumerSettings, Partition, consumer_config, partition::serve};
+
+/// How long a revoked partition may take to drain before it is let go as it is.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long one try to read the group's commits may take.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tries to read the group's commits before the assignment is given up. Within
+/// `max.poll.interval.ms`.
+const COMMITTED_TRIES: u32 = 20;
+
+/// A partition that has become this process's.
+#[derive(Debug)]
+pub struct Claim {
+    pub partition: Partition,
+    /// What the group had committed; none where it had not.
+    pub committed: Option<i64>,
+    /// The metadata of that commit.
+    pub metadata: String,
+}
+
+/// What the group decided, in order.
+#[derive(Debug)]
+pub enum Rebalance {
+    /// These are now this process's.
+    Assigned(Vec<Claim>),
+    /// These no longer are. Drained and committed, they are let go when `done`
+    /// is dropped; where `lost`, somebody else has them already.
+    Revoked {
+        partitions: Vec<i32>,
+        lost: bool,
+        done: Done,
+    },
+    /// The group or the broker has something to say; the membership goes on.
+    Fault(KafkaError),
+}
+
+/// Dropped when a revoked partition has been let go.
+#[derive(Debug)]
+pub struct Done(#[expect(dead_code, reason = "its drop is the message")] mpsc::Sender<()>);
+
+/// Answers the group's rebalances. For readers without a group it has nothing
+/// to do.
+pub struct MemberContext {
+    topic: Arc<str>,
+    events: Option<UnboundedSender<Rebalance>>,
+    consumer: OnceLock<Weak<BaseConsumer<Self>>>,
+    leaving: AtomicBool,
+}
+
+impl ClientContext for MemberContext {
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, reason);
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let answered = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, list)
+        } else {
+            self.revoke(consumer, list)
+        };
+        if let Err(error) = answered {
+            self.send(Rebalance::Fault(error));
+        }
+    }
+}
+
+impl MemberContext {
+    pub(super) fn new(topic: Arc<str>, events: Option<UnboundedSender<Rebalance>>) -> Self {
+        Self {
+            topic,
+            events,
+            consumer: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets the context split queues off the consumer it belongs to.
+    pub(super) fn bind(&self, consumer: &Arc<BaseConsumer<Self>>) {
+        // Set once, right after creation.
+        let _ = self.consumer.set(Arc::downgrade(consumer));
+    }
+
+    fn send(&self, event: Rebalance) {
+        if let Some(events) = &self.events {
+            // The receiver is gone only while everything shuts down.
+            let _ = events.send(event);
+        }
+    }
+
+    /// Begins each partition where the group left it, and at the log's start
+    /// where it never was: never at the end, which would skip records.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        let Some(shared) = self.consumer.get().and_then(Weak::upgrade) else {
+            return Ok(());
+        };
+        if self.leaving.load(Ordering::Acquire) {
+            return consumer.incremental_assign(list);
+        }
+        let committed = committed(consumer, list)?;
+        let mut begin = TopicPartitionList::with_capacity(committed.count());
+        let mut claims = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
+            let offset = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            let start = offset.map_or(Offset::Beginning, Offset::Offset);
+            begin.add_partition_offset(element.topic(), element.partition(), start)?;
+            claims.push(Claim {
+                partition: Partition::split(&shared, &self.topic, element.partition())?,
+                committed: offset,
+                metadata: element.metadata().to_owned(),
+            });
+        }
+        consumer.incremental_assign(&begin)?;
+        self.send(Rebalance::Assigned(claims));
+        Ok(())
+    }
+
+    /// Lets partitions go once their owners have drained and committed them.
+    fn revoke(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        let lost = consumer.assignment_lost();
+        let (done, drained) = mpsc::channel();
+        let partitions = list
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
+        self.send(Rebalance::Revoked {
+            partitions,
+            lost,
+            done: Done(done),
+        });
+        // An error is the good case: all senders are dropped.
+        let _ = drained.recv_timeout(DRAIN_TIMEOUT);
+        consumer.incremental_unassign(list)
+    }
+}
+
+/// The group's commits for these partitions, asked for until they are known.
+fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match consumer.committed_offsets(list.clone(), COMMITTED_TIMEOUT) {
+            Ok(committed) => return Ok(committed),
+            Err(error) if tries == COMMITTED_TRIES => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the group's commits cannot be read, trying again");
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        }
+    }
+}
+
+/// A member of a group, until dropped. A thread of its own serves it, so that a
+/// slow sink never costs the membership.
+#[derive(Debug)]
+pub struct Membership {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Membership {
+    /// Joins `group` for `topic`. What the group decides arrives at `events`.
+    pub fn join(
+        settings: &ConsumerSettings,
+        group: &str,
+        topic: &str,
+        events: UnboundedSender<Rebalance>,
+    ) -> Result<Self, KafkaError> {
+        let context = MemberContext::new(Arc::from(topic), Some(events.clone()));
+        let consumer: Arc<BaseConsumer<MemberContext>> =
+            Arc::new(consumer_config(settings, group).create_with_context(context)?);
+        consumer.context().bind(&consumer);
+        consumer.subscribe(&[topic])?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name(format!("kafka {group}"))
+            .spawn(move || {
+                serve(
+                    &consumer,
+                    || stopped.load(Ordering::Acquire),
+                    |error| {
+                        let _ = events.send(Rebalance::Fault(error));
+                    },
+                );
+                consumer.context().leaving.store(true, Ordering::Release);
+            })
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Leaves the group. Blocking, as long as the partitions' owners take to
+    /// drain them.
+    pub fn leave(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // It ends by itself; a panic in it has been reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,77 @@
+//! The producer of dead letters: acknowledged by all replicas before the
+//! record's offset may move.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig,
+    error::KafkaError,
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+    util::Timeout,
+};
+
+/// One record to be produced.
+#[derive(Debug, Clone, Copy)]
+pub struct Letter<'a> {
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    pub headers: &'a [(&'a str, String)],
+}
+
+/// Produces to one topic.
+#[derive(Clone)]
+pub struct Producer {
+    inner: FutureProducer,
+    topic: String,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Producer")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// Nothing is sent before the first letter.
+    pub fn new(brokers: &str, topic: &str) -> Result<Self, KafkaError> {
+        let inner = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("client.id", "fanout")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", "20000")
+            .set("message.max.bytes", (64 * 1024 * 1024).to_string())
+            .set("linger.ms", "5")
+            .set("log_level", "3")
+            .create()?;
+        Ok(Self {
+            inner,
+            topic: topic.to_owned(),
+        })
+    }
+
+    /// Sends one letter and waits until all replicas have it.
+    pub async fn send(&self, letter: Letter<'_>) -> Result<(), KafkaError> {
+        let headers = letter.headers.iter().fold(
+            OwnedHeaders::new_with_capacity(letter.headers.len()),
+            |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            },
+        );
+        let mut record: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(&self.topic).headers(headers);
+        record.key = letter.key;
+        record.payload = letter.value;
+        self.inner
+            .send(record, Timeout::After(Duration::from_secs(20)))
+            .await
+            .map(|_| ())
+            .map_err(|(error, _)| error)
+    }
+}

@@ -1,0 +1,66 @@
+//! A reader of whole topics by its own assignment, outside any group's
+//! rebalancing: the catalogue, and the board's one active worker.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+};
+
+use super::{
+    ConsumerSettings, Partition, consumer_config, member::MemberContext, partition::serve,
+};
+
+/// Reads each partition of a topic, until dropped.
+#[derive(Debug)]
+pub struct Reader {
+    stop: Arc<AtomicBool>,
+}
+
+impl Reader {
+    /// Reads `topic` from the given offset of each partition, by number; none
+    /// is the partition's start. Commits go to `group`, which has no members.
+    pub fn assign(
+        settings: &ConsumerSettings,
+        group: &str,
+        topic: &str,
+        starts: &[Option<i64>],
+    ) -> Result<(Self, Vec<Partition>), KafkaError> {
+        let topic: Arc<str> = Arc::from(topic);
+        let context = MemberContext::new(Arc::clone(&topic), None);
+        let consumer: Arc<BaseConsumer<MemberContext>> =
+            Arc::new(consumer_config(settings, group).create_with_context(context)?);
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        let mut partitions = Vec::with_capacity(starts.len());
+        for (number, start) in (0..).zip(starts) {
+            let offset = start.map_or(Offset::Beginning, Offset::Offset);
+            list.add_partition_offset(&topic, number, offset)?;
+            partitions.push(Partition::split(&consumer, &topic, number)?);
+        }
+        consumer.assign(&list)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        std::thread::Builder::new()
+            .name(format!("kafka {topic}"))
+            .spawn(move || {
+                serve(
+                    &consumer,
+                    || stopped.load(Ordering::Acquire),
+                    |error| tracing::debug!(%error, "a reader's consumer"),
+                );
+            })
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok((Self { stop }, partitions))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,8 @@
+//! One module for each server's client crate, and the only ones that name it:
+//! what the rest of the library knows of a server is what these offer.
+
+pub mod clickhouse;
+pub mod kafka;
+pub mod postgres;
+pub mod redis;
+pub mod web;

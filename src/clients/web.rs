@@ -1,0 +1,226 @@
+//! Plain HTTP, by reqwest: probes, Kafka Connect's REST, the external system.
+
+use std::time::Duration;
+
+pub use reqwest::Method;
+use serde_json::Value as Json;
+
+/// The most of an answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Why a request did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    #[error("{0}")]
+    Request(#[from] reqwest::Error),
+    #[error("`{url}` is no URL: {reason}")]
+    Url { url: String, reason: String },
+    #[error("GET {url} answered {status}")]
+    Status { url: String, status: u16 },
+    #[error("GET {url} answered {got:?} where {expected:?} was expected")]
+    Body {
+        url: String,
+        expected: String,
+        got: String,
+    },
+    #[error("{url} answered with more than {} MiB", MAX_ANSWER >> 20)]
+    TooLong { url: String },
+}
+
+impl WebError {
+    /// Nothing listens there (yet), or it does not answer in time: the same
+    /// request may do later.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Request(error)
+            if error.is_connect() || error.is_timeout() || error.is_request())
+    }
+}
+
+/// A client that keeps its connections.
+#[derive(Debug, Clone)]
+pub struct Web(reqwest::Client);
+
+/// What a server said, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Answer {
+    /// 2xx.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as JSON, null where it is none.
+    #[must_use]
+    pub fn json(&self) -> Json {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+impl Web {
+    /// A client whose every request ends within `timeout`.
+    ///
+    /// # Errors
+    /// When the system's TLS cannot be set up.
+    pub fn new(timeout: Duration) -> Result<Self, WebError> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(timeout)
+            .build()?;
+        Ok(Self(client))
+    }
+
+    /// Sends a request, with a JSON body where there is one.
+    ///
+    /// # Errors
+    /// When no answer comes; an answer of any status is none.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<&Json>,
+    ) -> Result<Answer, WebError> {
+        let mut request = self.0.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(WebError::TooLong {
+                    url: url.to_owned(),
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+}
+
+/// GETs `url`; the answer has to be 2xx and, where `expected` says so, this
+/// very text (surrounding blanks aside).
+///
+/// # Errors
+/// When nothing answers within `timeout`, or the answer is another.
+pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Result<(), WebError> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(timeout)
+        .build()?;
+    let response = client.get(url).send().await?;
+    if !response.status().is_success() {
+        return Err(WebError::Status {
+            url: url.to_owned(),
+            status: response.status().as_u16(),
+        });
+    }
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    let got = response.text().await?;
+    if got.trim() == expected {
+        return Ok(());
+    }
+    Err(WebError::Body {
+        url: url.to_owned(),
+        expected: expected.to_owned(),
+        got: got.chars().take(80).collect(),
+    })
+}
+
+/// Replies are read up to this; the rest of a longer one is thrown away.
+const MAX_REPLY: usize = 64 * 1024;
+
+/// What was answered to a POST.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    /// The header of that name, as sent.
+    pub retry_after: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    /// The beginning of the reply, on one line and safe to show.
+    pub fn excerpt(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        let line: String = text.chars().take(200).collect();
+        crate::escape::escape(line.trim()).into_owned()
+    }
+}
+
+/// Posts JSON documents to one URL. Redirects are not followed.
+#[derive(Debug)]
+pub struct Poster {
+    client: reqwest::Client,
+    url: reqwest::Url,
+}
+
+impl Poster {
+    /// # Errors
+    /// When `url` is none.
+    pub fn new(url: &str, timeout: Duration, connections: usize) -> Result<Self, WebError> {
+        let parsed = reqwest::Url::parse(url).map_err(|error| WebError::Url {
+            url: url.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let client = reqwest::Client::builder()
+            .timeout(timeout)
+            .connect_timeout(timeout.min(Duration::from_secs(5)))
+            .pool_max_idle_per_host(connections)
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            .user_agent(concat!("fanout/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            client,
+            url: parsed,
+        })
+    }
+
+    /// Where it posts to.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// Posts a document under a key.
+    ///
+    /// # Errors
+    /// When no whole reply arrives in time.
+    pub async fn post(&self, key: &str, body: bytes::Bytes) -> Result<Reply, WebError> {
+        let mut response = self
+            .client
+            .post(self.url.clone())
+            .header("Content-Type", "application/json")
+            .header("Idempotency-Key", key)
+            .body(body)
+            .send()
+            .await?;
+        let status = response.status().as_u16();
+        let header = response.headers().get("Retry-After");
+        let retry_after = header.and_then(|value| value.to_str().ok().map(str::to_owned));
+        let mut reply = Vec::new();
+        while reply.len() < MAX_REPLY {
+            match response.chunk().await? {
+                Some(chunk) => reply.extend_from_slice(&chunk),
+                None => break,
+            }
+        }
+        reply.truncate(MAX_REPLY);
+        Ok(Reply {
+            status,
+            retry_after,
+            body: reply,
+        })
+    }
+}
