@@ -1,0 +1,16 @@
+-- The facts. All but the key and the time may be NULL.
+CREATE TABLE IF NOT EXISTS public.engagement_events (
+    id          bigserial   PRIMARY KEY,
+    content_id  uuid        REFERENCES public.content (id),
+    user_id     uuid,
+    event_type  text        CHECK (event_type IN ('play', 'pause', 'finish', 'click')),
+    event_ts    timestamptz NOT NULL,
+    duration_ms int,
+    device      text,
+    raw_payload jsonb
+);
+
+-- The board's window and a backfill from the database select by time,
+CREATE INDEX IF NOT EXISTS engagement_events_event_ts_idx ON public.engagement_events (event_ts);
+-- and the deletion of a content row looks for its events.
+CREATE INDEX IF NOT EXISTS engagement_events_content_id_idx ON public.engagement_events (content_id);

@@ -1,0 +1,118 @@
+//! Reading and changing the place that a setting names: a URL, or the
+//! `host:port` of a broker.
+
+use url::Url;
+
+/// Host and port of an endpoint; of several brokers, the first one's.
+#[must_use]
+pub fn host_and_port(endpoint: &str) -> Option<(String, u16)> {
+    if endpoint.contains("://") {
+        let url = Url::parse(endpoint).ok()?;
+        let default = match url.scheme() {
+            "postgres" | "postgresql" => Some(5432),
+            "redis" => Some(6379),
+            _ => None,
+        };
+        let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+        return Some((host, url.port_or_known_default().or(default)?));
+    }
+    let first = endpoint.split(',').next()?.trim();
+    let (host, port) = first.rsplit_once(':')?;
+    Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+}
+
+/// The same endpoint on another port.
+#[must_use]
+pub fn with_port(endpoint: &str, port: u16) -> Option<String> {
+    if !endpoint.contains("://") {
+        let (host, _) = host_and_port(endpoint)?;
+        return Some(format!("{host}:{port}"));
+    }
+    let mut url = Url::parse(endpoint).ok()?;
+    url.set_port(Some(port)).ok()?;
+    let text = url.to_string();
+    // The parser adds a slash that nobody wrote.
+    if endpoint.ends_with('/') {
+        return Some(text);
+    }
+    Some(text.trim_end_matches('/').to_owned())
+}
+
+/// Whether a host is this machine by its loopback.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// User, password and path of a URL, decoded, without the path's first slash.
+#[must_use]
+pub fn credentials(endpoint: &str) -> (String, String, String) {
+    let Ok(url) = Url::parse(endpoint) else {
+        return <_>::default();
+    };
+    (
+        decoded(url.username()),
+        decoded(url.password().unwrap_or_default()),
+        decoded(url.path().trim_start_matches('/')),
+    )
+}
+
+/// `%40` → `@`.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = (*first == b'%')
+            .then(|| after.get(..2))
+            .flatten()
+            .and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_has_a_host_and_a_port() {
+        let of = |text| host_and_port(text).expect("an endpoint");
+        assert_eq!(
+            of("postgres://app:app@127.0.0.1:5433/app"),
+            ("127.0.0.1".to_owned(), 5433)
+        );
+        assert_eq!(of("postgres://app@db/app"), ("db".to_owned(), 5432));
+        assert_eq!(of("http://[::1]"), ("::1".to_owned(), 80));
+        assert_eq!(of("a:1,b:2"), ("a".to_owned(), 1));
+        assert_eq!(host_and_port("nothing"), None);
+    }
+
+    #[test]
+    fn the_port_changes_and_nothing_else() {
+        let moved = |text| with_port(text, 9).expect("an endpoint");
+        assert_eq!(
+            moved("postgres://app:app@127.0.0.1:5432/app"),
+            "postgres://app:app@127.0.0.1:9/app"
+        );
+        assert_eq!(moved("http://127.0.0.1:9464"), "http://127.0.0.1:9");
+        assert_eq!(
+            moved("redis://:pw@127.0.0.1:6379"),
+            "redis://:pw@127.0.0.1:9"
+        );
+        assert_eq!(moved("127.0.0.1:19092"), "127.0.0.1:9");
+    }
+
+    #[test]
+    fn credentials_are_decoded() {
+        let (user, password, path) = credentials("postgres://a%40b:p%2Fw%@h:1/db");
+        assert_eq!(
+            (user.as_str(), password.as_str(), path.as_str()),
+            ("a@b", "p/w%", "db")
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! The servers: what they are, how they are run, and what is known of the
+//! ones that run. What has to be in them (tables, the connector) is the
+//! operations' business.
+
+pub mod blueprint;
+pub mod definition;
+pub mod endpoint;
+mod home;
+mod lock;
+pub mod logs;
+pub mod native;
+pub mod ports;
+pub mod preflight;
+pub mod probe;
+pub mod proc;
+pub mod resolve;
+pub mod runner;
+mod site;
+mod state;
+
+pub use home::{Home, ProjectDir, cache_from_env};
+pub use lock::{Lock, LockError};
+pub use resolve::{PortMode, Service};
+pub use site::Site;
+pub use state::{ServiceState, State, StateError, recorded_settings};

@@ -1,0 +1,410 @@
+//! What is downloaded once for all projects of a user: made in a folder beside
+//! its place and renamed when whole, so that a killed install leaves nothing
+//! that looks like one.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::Child,
+    time::sleep,
+};
+
+use super::{
+    launch::Launch,
+    process::{self, Outlives, ProcessError},
+    programs::{self, Missing},
+    recipe,
+};
+use crate::{
+    failure::{Failure, Kind},
+    plan::Fingerprint,
+    progress::{Event, Progress, Unit},
+    stack::{
+        Site,
+        definition::{self, DefinitionError, Install, Program, Source},
+        lock::Lock,
+    },
+};
+
+/// An install that neither says nor writes anything for so long has stalled.
+const STALL: Duration = Duration::from_mins(3);
+
+/// How often it is looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How many of its last lines a failed install shows.
+const SHOWN_LINES: usize = 15;
+
+/// Why an install is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    #[error("{name} is not installed, and --pull never forbids to")]
+    Forbidden { name: String },
+    #[error(
+        "{name} could not be installed: {command} ended with {status}{}",
+        super::process::lines(output)
+    )]
+    Failed {
+        name: String,
+        command: String,
+        status: String,
+        output: Vec<String>,
+    },
+    #[error("{name} could not be installed: {command} did nothing for {} s{}", STALL.as_secs(), super::process::lines(output))]
+    Stalled {
+        name: String,
+        command: String,
+        output: Vec<String>,
+    },
+    #[error("{} cannot be used", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+impl Failure for InstallError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stalled { .. } => Kind::NotReady,
+            Self::Forbidden { .. } | Self::Failed { .. } | Self::File { .. } => Kind::Environment,
+            Self::Definition(error) => error.kind(),
+            Self::Process(error) => error.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Forbidden { .. } => "install_forbidden",
+            Self::Failed { .. } => "install_failed",
+            Self::Stalled { .. } => "install_stalled",
+            Self::File { .. } => "cache_unreachable",
+            Self::Definition(error) => error.code(),
+            Self::Process(error) => error.code(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Forbidden { .. } => Some("fanout up --pull missing".to_owned()),
+            Self::Failed { .. } | Self::Stalled { .. } => Some(
+                "check that the package registry (or its mirror) is reachable, then: fanout up"
+                    .to_owned(),
+            ),
+            Self::File { .. } => {
+                Some("name a folder of your own: FANOUT_CACHE=<folder> fanout up".to_owned())
+            }
+            Self::Definition(_) | Self::Process(_) => None,
+        }
+    }
+}
+
+/// Whether `install` is there, whole.
+#[must_use]
+pub fn is_there(site: &Site, install: &Install) -> bool {
+    site.install_folder(install).is_dir()
+}
+
+/// What the machine lacks to install it.
+#[must_use]
+pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
+    let program = |debian: &str| Program {
+        debian: debian.to_owned(),
+        also_in: Vec::new(),
+        beside: None,
+        at_least: None,
+    };
+    let needed = match install.from {
+        Source::Maven { .. } => ("mvn", program("maven")),
+        Source::Python { .. } => ("python3", program("python3 python3-venv")),
+    };
+    let needed = BTreeMap::from([(needed.0.to_owned(), needed.1)]);
+    let wanted_by = format!("installing {name}");
+    let mut found = programs::find(&needed, &wanted_by);
+    if let Some(python) = found.paths.get("python3")
+        && !makes_environments(python)
+    {
+        found.missing.push(Missing {
+            program: "python3".to_owned(),
+            problem: "cannot make virtual environments".to_owned(),
+            wanted_by,
+            debian: "python3-venv".to_owned(),
+        });
+    }
+    found.missing
+}
+
+/// Debian ships Python without the modules for that.
+fn makes_environments(python: &Path) -> bool {
+    std::process::Command::new(python)
+        .args(["-c", "import venv, ensurepip"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Installs, unless it is there. Waits where another fanout installs the same.
+///
+/// # Errors
+/// When a command fails or stalls, with its last lines.
+pub async fn ensure(
+    site: &Site,
+    name: &str,
+    install: &Install,
+    progress: &dyn Progress,
+) -> Result<(), InstallError> {
+    let place = site.install_folder(install);
+    let lock_path = place.with_file_name(format!("{}.lock", install.folder));
+    let _lock = take_turn(&lock_path, name, progress).await?;
+    if is_there(site, install) {
+        return Ok(());
+    }
+    let partial = place.with_file_name(format!("{}.partial", install.folder));
+    let on_partial = |source| InstallError::File {
+        path: partial.clone(),
+        source,
+    };
+    process::end_holders(&partial.with_extension("tether"), name).await?;
+    match fs::remove_dir_all(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(on_partial(error)),
+        _ => {}
+    }
+    fs::create_dir_all(&partial).map_err(on_partial)?;
+    progress.report(Event::Doing {
+        task: name,
+        what: "installing",
+    });
+    for command in commands(install, &partial)? {
+        watch(site, name, command, &partial, progress).await?;
+    }
+    fs::rename(&partial, &place).map_err(|source| InstallError::File {
+        path: place,
+        source,
+    })?;
+    progress.report(Event::Done {
+        task: name,
+        what: "installed",
+    });
+    Ok(())
+}
+
+async fn take_turn(path: &Path, name: &str, progress: &dyn Progress) -> Result<Lock, InstallError> {
+    let mut told = false;
+    loop {
+        let tried = Lock::try_at(path).map_err(|source| InstallError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        let holder = match tried {
+            Ok(lock) => return Ok(lock),
+            Err(holder) => holder,
+        };
+        if !told {
+            let what = format!("waiting for {holder}, which installs it");
+            progress.report(Event::Doing {
+                task: name,
+                what: &what,
+            });
+            told = true;
+        }
+        sleep(TICK).await;
+    }
+}
+
+/// The commands that make the install in `partial`.
+fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, InstallError> {
+    let on_file = |path: &Path| {
+        let path = path.to_owned();
+        |source| InstallError::File { path, source }
+    };
+    let place = partial.display();
+    let words = |line: &[&str]| -> Vec<String> { line.iter().map(ToString::to_string).collect() };
+    match &install.from {
+        Source::Maven { pom, into } => {
+            let file = partial.join("pom.xml");
+            fs::write(&file, definition::asset(pom)?).map_err(on_file(&file))?;
+            let (file, output) = (file.display().to_string(), partial.join(into));
+            let output = format!("-DoutputDirectory={}", output.display());
+            let goal = "dependency:copy-dependencies";
+            let plain = "-Dstyle.color=never";
+            Ok(vec![words(&[
+                "mvn", "-B", plain, "-f", &file, goal, &output,
+            ])])
+        }
+        Source::Python { requirements } => {
+            let file = partial.join("requirements.txt");
+            fs::write(&file, definition::asset(requirements)?).map_err(on_file(&file))?;
+            let python = format!("{place}/bin/python3");
+            let mut pip = words(&[&python, "-m", "pip", "install", "--no-deps", "--no-input"]);
+            pip.extend(words(&[
+                "--progress-bar=off",
+                "--disable-pip-version-check",
+            ]));
+            pip.extend(words(&["-r", &file.display().to_string()]));
+            Ok(vec![
+                words(&["python3", "-m", "venv", &place.to_string()]),
+                pip,
+            ])
+        }
+    }
+}
+
+/// Runs a command to its end, telling how much it has written. It holds the
+/// install's tether, so what a killed `up` left of it is found.
+async fn watch(
+    site: &Site,
+    name: &str,
+    command: Vec<String>,
+    partial: &Path,
+    progress: &dyn Progress,
+) -> Result<(), InstallError> {
+    let program = command.first().cloned().unwrap_or_default();
+    let failed = |status: String, output: Vec<String>| InstallError::Failed {
+        name: name.to_owned(),
+        command: program.clone(),
+        status,
+        output,
+    };
+    let launch = Launch {
+        record: None,
+        tether: partial.with_extension("tether"),
+        command,
+        env: environment(),
+        folder: partial.to_owned(),
+        input: String::new(),
+        account: None,
+        fingerprint: Fingerprint::new(),
+    };
+    let outputs = (Stdio::piped(), Stdio::piped());
+    let mut child = process::spawn(&site.fanout, &launch, outputs, Outlives::Nobody)
+        .await
+        .map_err(|error| failed(error.to_string(), Vec::new()))?;
+    let said = Said::default();
+    said.follow(child.stdout.take());
+    said.follow(child.stderr.take());
+    match outlast(&mut child, name, &said, progress).await {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => {
+            // The last lines may still be on their way.
+            sleep(TICK).await;
+            Err(failed(status.to_string(), said.last_lines()))
+        }
+        None => Err(InstallError::Stalled {
+            name: name.to_owned(),
+            command: program,
+            output: said.last_lines(),
+        }),
+    }
+}
+
+/// fanout's own environment. Java asks the system's list of users for the home
+/// folder, which not every user is on; others ask HOME.
+fn environment() -> BTreeMap<String, String> {
+    let mut env = recipe::inherited(false);
+    let listed = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let listed = listed.ok().flatten().map(|user| user.dir);
+    if let Some(home) = env.get("HOME").cloned()
+        && listed.is_none_or(|listed| listed != Path::new(&home))
+    {
+        let options = env.entry("MAVEN_OPTS".to_owned()).or_default();
+        *options = format!("-Duser.home={home} {options}");
+    }
+    env
+}
+
+/// Waits for the child's end; none when it stalls.
+async fn outlast(
+    child: &mut Child,
+    name: &str,
+    said: &Said,
+    progress: &dyn Progress,
+) -> Option<std::process::ExitStatus> {
+    let pid = child.id();
+    let mut seen = (0, 0);
+    let mut last_change = Instant::now();
+    loop {
+        tokio::select! {
+            status = child.wait() => return status.ok(),
+            () = sleep(TICK) => {}
+        }
+        let now = (
+            pid.and_then(written_bytes).unwrap_or_default(),
+            said.count(),
+        );
+        if now.0 != seen.0 {
+            progress.report(Event::Advanced {
+                task: name,
+                done: now.0,
+                total: None,
+                unit: Unit::Bytes,
+            });
+        }
+        if now != seen {
+            seen = now;
+            last_change = Instant::now();
+        }
+        if last_change.elapsed() > STALL {
+            let _ = child.start_kill();
+            return None;
+        }
+    }
+}
+
+/// Bytes that a process has written so far: a download ends up in a file.
+fn written_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("wchar: "))?
+        .parse()
+        .ok()
+}
+
+/// The last lines that a command has said, and how many there were.
+#[derive(Debug, Clone, Default)]
+struct Said(Arc<Mutex<(VecDeque<String>, u64)>>);
+
+impl Said {
+    fn follow<R: AsyncRead + Unpin + Send + 'static>(&self, stream: Option<R>) {
+        let Some(stream) = stream else { return };
+        let said = self.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                said.add(line);
+            }
+        });
+    }
+
+    fn add(&self, line: String) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.1 += 1;
+        said.0.push_back(line);
+        if said.0.len() > SHOWN_LINES {
+            said.0.pop_front();
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn last_lines(&self) -> Vec<String> {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.0.iter().cloned().collect()
+    }
+}

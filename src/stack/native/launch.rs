@@ -1,0 +1,195 @@
+//! The last steps of a process before it becomes a server, taken by the
+//! process itself: so that it is on record before it is a server, and no
+//! moment's kill of `up` can leave one that nobody knows of.
+//!
+//! `up` starts fanout's own binary with the hidden command `launch` and writes
+//! a [`Launch`] to its stdin. It leaves the terminal's session, locks the
+//! service's *tether* (whoever holds it open belongs to the service), writes
+//! the record, and executes the server, which keeps pid and tether. Commands
+//! that only prepare something go the same way, without a record.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use serde::{Deserialize, Serialize};
+
+use super::account::Account;
+use crate::{
+    failure::{Failure, Kind},
+    plan::Fingerprint,
+    stack::{proc::Identity, state::write_atomically},
+};
+
+/// Format of [`Record`].
+pub const RECORD_FORMAT: u32 = 1;
+
+/// How long what an earlier life of the service left behind may hold the tether.
+const TETHER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// All that the process has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Where to put the process on record, for one that is to stay.
+    pub record: Option<PathBuf>,
+    pub tether: PathBuf,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Working folder.
+    pub folder: PathBuf,
+    /// What it reads from stdin; a few lines at most.
+    pub input: String,
+    /// Whose rights to drop to.
+    pub account: Option<Account>,
+    pub fingerprint: Fingerprint,
+}
+
+/// What is known of a service's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub format: u32,
+    pub process: Identity,
+    /// Milliseconds since the epoch.
+    pub started_ms: i64,
+    /// What it was started with.
+    pub fingerprint: Fingerprint,
+}
+
+/// Why the process did not become the server.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("stdin holds no launch")]
+    Malformed(#[from] serde_json::Error),
+    #[error("{} is held by another process of the service", path.display())]
+    Tethered { path: PathBuf },
+    #[error("the launch has no command")]
+    NoCommand,
+    #[error("{what} failed")]
+    System {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Failure for LaunchError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Malformed(_) | Self::NoCommand => Kind::Usage,
+            Self::Tethered { .. } => Kind::Refused,
+            Self::System { .. } => Kind::Environment,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::NoCommand => "launch_malformed",
+            Self::Tethered { .. } => "launch_tethered",
+            Self::System { .. } => "launch_failed",
+        }
+    }
+}
+
+fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> LaunchError {
+    let what = what.into();
+    |error| LaunchError::System {
+        what,
+        source: error.into(),
+    }
+}
+
+/// Reads a [`Launch`] from stdin and becomes that server: returns only when it
+/// cannot.
+///
+/// # Errors
+/// Always, then.
+pub fn become_service() -> LaunchError {
+    match steps() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn steps() -> Result<std::convert::Infallible, LaunchError> {
+    let launch: Launch = serde_json::from_reader(io::stdin().lock())?;
+    let (program, arguments) = launch.command.split_first().ok_or(LaunchError::NoCommand)?;
+    // Fails only for one that leads a session already.
+    let _ = nix::unistd::setsid();
+    feed(&launch.input).map_err(system("changing stdin"))?;
+    let tether = hold(&launch.tether)?;
+    if let Some(path) = &launch.record {
+        record(path, &launch.fingerprint)?;
+    }
+    // From here on the tether goes wherever the process and its children go.
+    fcntl(&tether, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("keeping the tether"))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(&launch.env)
+        .current_dir(&launch.folder);
+    if let Some(account) = &launch.account {
+        // This also clears the supplementary groups.
+        command.uid(account.uid).gid(account.gid);
+    }
+    Err(system(format!("executing {program}"))(command.exec()))
+}
+
+/// Puts the text in place of stdin.
+fn feed(input: &str) -> io::Result<()> {
+    let (reader, mut writer) = io::pipe()?;
+    // As long as a pipe holds it, nobody has to read meanwhile.
+    writer.write_all(input.as_bytes())?;
+    nix::unistd::dup2_stdin(&reader)?;
+    Ok(())
+}
+
+/// Locks the tether, so that a service never runs twice.
+fn hold(path: &Path) -> Result<File, LaunchError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(system(format!("opening {}", path.display())))?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < TETHER_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(LaunchError::Tethered {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(system(format!("locking {}", path.display()))(error));
+            }
+        }
+    }
+}
+
+fn record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchError> {
+    let process = Identity::of(std::process::id().cast_signed())
+        .ok_or_else(|| system("reading /proc")(io::Error::from(io::ErrorKind::NotFound)))?;
+    let record = Record {
+        format: RECORD_FORMAT,
+        process,
+        started_ms: jiff::Timestamp::now().as_millisecond(),
+        fingerprint: fingerprint.clone(),
+    };
+    let text = serde_json::to_vec(&record)?;
+    write_atomically(path, &text).map_err(system(format!("writing {}", path.display())))
+}

@@ -1,0 +1,12 @@
+//! Services as processes of this machine: the programs they need, what is
+//! installed for them, how they are started so that they are found again, and
+//! how they are stopped.
+
+pub mod account;
+pub mod install;
+pub mod launch;
+pub mod prepare;
+pub mod process;
+pub mod programs;
+pub mod recipe;
+mod values;

@@ -1,0 +1,281 @@
+//! Programs of the machine: where they are, whether they are new enough, and
+//! what to say, all at once, of those that are not there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{
+    failure::{Failure, Kind},
+    stack::definition::Program,
+};
+
+/// A program that is not there, or not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    pub program: String,
+    /// What is wrong: `is not there`.
+    pub problem: String,
+    /// Whom it is for.
+    pub wanted_by: String,
+    pub debian: String,
+}
+
+/// All that is missing, told at once.
+#[derive(Debug, thiserror::Error)]
+#[error("this machine lacks what the stack runs on: {}", listing(.0))]
+pub struct ProgramsError(pub Vec<Missing>);
+
+/// `java is not there (for kafka, connect); …`
+fn listing(missing: &[Missing]) -> String {
+    let mut wanted_by: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for one in missing {
+        let for_whom = wanted_by.entry((&one.program, &one.problem)).or_default();
+        if !for_whom.contains(&one.wanted_by.as_str()) {
+            for_whom.push(&one.wanted_by);
+        }
+    }
+    let lines: Vec<String> = wanted_by
+        .into_iter()
+        .map(|((program, problem), whom)| format!("{program} {problem} (for {})", whom.join(", ")))
+        .collect();
+    lines.join("; ")
+}
+
+impl Failure for ProgramsError {
+    fn kind(&self) -> Kind {
+        Kind::Environment
+    }
+
+    fn code(&self) -> &'static str {
+        "programs_missing"
+    }
+
+    fn hint(&self) -> Option<String> {
+        let packages: BTreeSet<&str> = self
+            .0
+            .iter()
+            .flat_map(|one| one.debian.split(' '))
+            .collect();
+        let packages: Vec<&str> = packages.into_iter().collect();
+        Some(format!("on Debian: apt-get install {}", packages.join(" ")))
+    }
+}
+
+/// The programs found, and what is wrong with the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    pub paths: BTreeMap<String, PathBuf>,
+    pub missing: Vec<Missing>,
+}
+
+/// Looks for all of `programs` on PATH and in their own places.
+#[must_use]
+pub fn find(programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
+    let path = env::var_os("PATH").unwrap_or_default();
+    find_on(&path, programs, wanted_by)
+}
+
+fn find_on(path: &OsStr, programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
+    let mut found = Found::default();
+    for (name, program) in programs {
+        match locate(path, name, program, programs) {
+            Some(place) => {
+                found.paths.insert(name.clone(), place);
+            }
+            None => found.missing.push(Missing {
+                program: name.clone(),
+                problem: "is not there".to_owned(),
+                wanted_by: wanted_by.to_owned(),
+                debian: program.debian.clone(),
+            }),
+        }
+    }
+    found
+}
+
+fn locate(
+    path: &OsStr,
+    name: &str,
+    program: &Program,
+    programs: &BTreeMap<String, Program>,
+) -> Option<PathBuf> {
+    if let Some((other, beside)) = program
+        .beside
+        .as_ref()
+        .and_then(|other| programs.get_key_value(other))
+    {
+        // PATH often has links; the program's own folder is where its kin are.
+        let other = locate(path, other, beside, programs)?.canonicalize().ok()?;
+        return Some(other.with_file_name(name)).filter(|place| is_executable(place));
+    }
+    env::split_paths(path)
+        .chain(program.also_in.iter().flat_map(|pattern| matching(pattern)))
+        .map(|folder| folder.join(name))
+        .find(|place| is_executable(place))
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// The folders that `pattern` means, where one part of the path may hold `*`,
+/// those with the highest number first.
+fn matching(pattern: &str) -> Vec<PathBuf> {
+    let parts: Vec<&str> = pattern.split('/').collect();
+    let Some(index) = parts.iter().position(|part| part.contains('*')) else {
+        return vec![PathBuf::from(pattern)];
+    };
+    let (parent, rest) = (parts[..index].join("/"), parts[index + 1..].join("/"));
+    let (before, after) = parts[index].split_once('*').unwrap_or_default();
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let mut folders: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let star = name.strip_prefix(before)?.strip_suffix(after)?;
+            Some((
+                first_number(star).unwrap_or_default(),
+                entry.path().join(&rest),
+            ))
+        })
+        .collect();
+    folders.sort_by(|one, other| other.cmp(one));
+    folders.into_iter().map(|(_, path)| path).collect()
+}
+
+/// What of `programs` is older than it may be.
+#[must_use]
+pub fn too_old(
+    programs: &BTreeMap<String, Program>,
+    paths: &BTreeMap<String, PathBuf>,
+    wanted_by: &str,
+) -> Vec<Missing> {
+    let check = |(name, path): (&String, &PathBuf)| {
+        let program = programs.get(name)?;
+        let least = program.at_least?;
+        let version = version(path);
+        if version.is_some_and(|version| version >= least) {
+            return None;
+        }
+        let problem = match version {
+            Some(version) => format!("is of version {version} and has to be {least} or newer"),
+            None => format!("does not say its version, which has to be {least} or newer"),
+        };
+        Some(Missing {
+            program: name.clone(),
+            problem,
+            wanted_by: wanted_by.to_owned(),
+            debian: program.debian.clone(),
+        })
+    };
+    paths.iter().filter_map(check).collect()
+}
+
+/// The major version that a program says it has.
+fn version(path: &Path) -> Option<u32> {
+    let output = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    first_number(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn first_number(text: &str) -> Option<u32> {
+    let digits = text.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+    let end = digits
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(also_in: &[String], beside: Option<&str>) -> Program {
+        Program {
+            debian: "package".to_owned(),
+            also_in: also_in.to_vec(),
+            beside: beside.map(str::to_owned),
+            at_least: None,
+        }
+    }
+
+    fn make(path: &Path) {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, "#!/bin/sh\necho \"thing (The Thing) 9.2\"\n").expect("written");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("changed");
+    }
+
+    #[test]
+    fn the_newest_version_is_found_where_it_is_not_on_the_path() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for version in ["9", "15", "14"] {
+            make(&folder.path().join(version).join("bin/server"));
+            make(&folder.path().join(version).join("bin/tool"));
+        }
+        let pattern = format!("{}/*/bin", folder.path().display());
+        let programs = BTreeMap::from([
+            ("server".to_owned(), program(&[pattern], None)),
+            ("tool".to_owned(), program(&[], Some("server"))),
+        ]);
+        let found = find_on(OsStr::new(""), &programs, "service");
+        assert_eq!(found.missing, []);
+        let of_15 = |name| folder.path().join("15/bin").join(name);
+        assert_eq!(found.paths["server"], of_15("server"));
+        assert_eq!(
+            found.paths["tool"],
+            of_15("tool").canonicalize().expect("there")
+        );
+    }
+
+    #[test]
+    fn all_that_is_missing_is_told_at_once_with_its_packages() {
+        let missing = |program: &str, wanted_by: &str, debian: &str| Missing {
+            program: program.to_owned(),
+            problem: "is not there".to_owned(),
+            wanted_by: wanted_by.to_owned(),
+            debian: debian.to_owned(),
+        };
+        let error = ProgramsError(vec![
+            missing("java", "kafka", "openjdk-17-jre-headless"),
+            missing("java", "connect", "openjdk-17-jre-headless"),
+            missing("redis-server", "redis", "redis-server"),
+        ]);
+        assert_eq!(
+            error.to_string(),
+            "this machine lacks what the stack runs on: java is not there (for kafka, connect); \
+             redis-server is not there (for redis)"
+        );
+        assert_eq!(
+            error.hint().as_deref(),
+            Some("on Debian: apt-get install openjdk-17-jre-headless redis-server")
+        );
+    }
+
+    #[test]
+    fn a_program_may_be_too_old() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("thing");
+        make(&path);
+        let old = |at_least| {
+            let mut thing = program(&[], None);
+            thing.at_least = Some(at_least);
+            let paths = BTreeMap::from([("thing".to_owned(), path.clone())]);
+            too_old(&BTreeMap::from([("thing".to_owned(), thing)]), &paths, "x")
+        };
+        assert_eq!(old(9), []);
+        assert_eq!(
+            old(10)[0].problem,
+            "is of version 9 and has to be 10 or newer"
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! Ports of this machine: whether one is free, who holds one that is not, and
+//! which to take instead.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::{Ipv4Addr, TcpListener},
+};
+
+use serde::Serialize;
+
+use super::proc;
+use crate::failure::{Failure, Kind};
+
+/// Where `--ports auto` looks: above the well-known servers' ports and below
+/// the ones that outgoing connections are given.
+const FIRST_AUTO: u16 = 20_000;
+const AUTO_PORTS: u16 = 12_000;
+
+/// `LISTEN` in `/proc/net/tcp`.
+const LISTENING: &str = "0A";
+
+/// A port that a service needs and cannot have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    pub port: u16,
+    pub service: String,
+    /// None where the kernel does not let us see.
+    pub holder: Option<Holder>,
+}
+
+/// A port that a service takes instead of its usual one, which is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    pub service: String,
+    pub usual: u16,
+    pub port: u16,
+    /// None where the kernel does not let us see.
+    pub holder: Option<Holder>,
+}
+
+/// The process on a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    pub pid: i32,
+    pub command: String,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, service, .. } = self;
+        let holder = whom(self.holder.as_ref());
+        write!(
+            formatter,
+            "port {port} is needed by {service} and held by {holder}"
+        )
+    }
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            service,
+            usual,
+            port,
+            holder,
+        } = self;
+        let holder = whom(holder.as_ref());
+        write!(
+            formatter,
+            "port {usual} is held by {holder}: {service} takes {port}"
+        )
+    }
+}
+
+fn whom(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { pid, command }) => format!("pid {pid} ({command})"),
+        None => "a process that this user cannot see".to_owned(),
+    }
+}
+
+/// Why services cannot have their ports.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    #[error("{}", listing(.0))]
+    Taken(Vec<Taken>),
+    #[error("port {port} is given to both {first} and {second}")]
+    GivenTwice {
+        port: u16,
+        first: String,
+        second: String,
+    },
+    #[error("no port from {FIRST_AUTO} to {} is free", FIRST_AUTO + AUTO_PORTS - 1)]
+    NoneFree,
+}
+
+fn listing(taken: &[Taken]) -> String {
+    let lines: Vec<String> = taken.iter().map(Taken::to_string).collect();
+    lines.join("; ")
+}
+
+impl Failure for PortsError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Taken(_) | Self::NoneFree => Kind::Environment,
+            Self::GivenTwice { .. } => Kind::Usage,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Taken(_) => "port_taken",
+            Self::GivenTwice { .. } => "port_given_twice",
+            Self::NoneFree => "no_free_port",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Taken(_) => Some("fanout up --ports auto".to_owned()),
+            Self::GivenTwice { .. } => Some("fanout config show".to_owned()),
+            Self::NoneFree => None,
+        }
+    }
+}
+
+/// Whether a server could listen there now.
+#[must_use]
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// The process on `port`; a listening one before one that merely uses it.
+#[must_use]
+pub fn holder(port: u16) -> Option<Holder> {
+    let sockets: Vec<Socket> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|text| text.lines().filter_map(socket).collect::<Vec<_>>())
+        .filter(|socket| socket.port == port)
+        .collect();
+    let listening = sockets.iter().find(|socket| socket.listening);
+    let inode = listening.or(sockets.first())?.inode;
+    let link = format!("socket:[{inode}]");
+    let pid = proc::all()
+        .find(|pid| proc::has_open(*pid, |target| target.to_str() == Some(link.as_str())))?;
+    Some(Holder {
+        pid,
+        command: proc::command(pid).unwrap_or_default(),
+    })
+}
+
+struct Socket {
+    port: u16,
+    listening: bool,
+    inode: u64,
+}
+
+/// One line of `/proc/net/tcp`.
+fn socket(line: &str) -> Option<Socket> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (_, port) = fields.get(1)?.rsplit_once(':')?;
+    Some(Socket {
+        port: u16::from_str_radix(port, 16).ok()?,
+        listening: *fields.get(3)? == LISTENING,
+        inode: fields.get(9)?.parse().ok()?,
+    })
+}
+
+/// A free port that is not among `avoided`: `preferred` itself, else one that
+/// `seed` picks, so that the same project tends to the same ports.
+///
+/// # Errors
+/// When none is left.
+pub fn choose(preferred: u16, avoided: &BTreeSet<u16>, seed: &str) -> Result<u16, PortsError> {
+    let mut hasher = DefaultHasher::new();
+    (seed, preferred).hash(&mut hasher);
+    let start = u16::try_from(hasher.finish() % u64::from(AUTO_PORTS)).unwrap_or_default();
+    std::iter::once(preferred)
+        .chain((0..AUTO_PORTS).map(|step| FIRST_AUTO + (start + step) % AUTO_PORTS))
+        .find(|port| !avoided.contains(port) && is_free(*port))
+        .ok_or(PortsError::NoneFree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> (TcpListener, u16) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        (listener, port)
+    }
+
+    #[test]
+    fn a_held_port_names_its_holder() {
+        let (_listener, port) = listener();
+        assert!(!is_free(port));
+        let holder = holder(port).expect("this process");
+        assert_eq!(holder.pid, std::process::id().cast_signed());
+        let taken = Taken {
+            port,
+            service: "clickhouse".to_owned(),
+            holder: Some(Holder {
+                pid: 4806,
+                command: "sshd".to_owned(),
+            }),
+        };
+        assert_eq!(
+            PortsError::Taken(vec![taken]).to_string(),
+            format!("port {port} is needed by clickhouse and held by pid 4806 (sshd)")
+        );
+    }
+
+    #[test]
+    fn a_moved_port_names_who_holds_the_usual_one() {
+        let moved = Moved {
+            service: "postgres".to_owned(),
+            usual: 5432,
+            port: 21099,
+            holder: None,
+        };
+        assert_eq!(
+            moved.to_string(),
+            "port 5432 is held by a process that this user cannot see: postgres takes 21099"
+        );
+    }
+
+    #[test]
+    fn the_preferred_port_is_taken_only_where_it_is_free_and_not_avoided() {
+        let (held, port) = listener();
+        let other = choose(port, &BTreeSet::new(), "seed").expect("a free port");
+        assert_ne!(other, port);
+        drop(held);
+        assert_eq!(choose(port, &BTreeSet::new(), "seed").expect("free"), port);
+        assert_ne!(
+            choose(port, &BTreeSet::from([port]), "seed").expect("free"),
+            port
+        );
+    }
+
+    #[test]
+    fn a_line_of_the_kernel_is_read() {
+        let line = "   0: 0100007F:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 41218 1 0000 100 0 0 10 0";
+        let socket = socket(line).expect("a socket");
+        assert_eq!(
+            (socket.port, socket.listening, socket.inode),
+            (5432, true, 41218)
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! From what services are to what they shall be here: each one's runtime,
+//! ports and endpoint, out of the definitions, the configuration and what the
+//! project recorded. Whether a port is free is asked here; nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as Json;
+
+use super::{
+    definition::{Definition, MAIN_PORT},
+    endpoint,
+    ports::{self, PortsError},
+    state::State,
+};
+use crate::{
+    config::{Config, Origin, Runtime, Settings},
+    failure::{Failure, Kind},
+};
+
+/// A service as it shall be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    pub definition: Definition,
+    pub runtime: Runtime,
+    /// None for one that is external.
+    pub ports: BTreeMap<String, u16>,
+    /// Value of its endpoint's setting.
+    pub endpoint: String,
+}
+
+/// How ports are given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PortMode {
+    /// The configured ones, taken or not.
+    #[default]
+    Fixed,
+    /// Free ones, where none is configured.
+    Auto,
+}
+
+/// What is known besides the definitions.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    pub config: &'a Config,
+    pub state: Option<&'a State>,
+    /// How services that say nothing else are run.
+    pub runtime: Runtime,
+    pub mode: PortMode,
+    /// Services that run now: their recorded ports are theirs.
+    pub running: &'a BTreeSet<String>,
+    /// Ports that other projects recorded.
+    pub avoided: &'a BTreeSet<u16>,
+    /// Makes a project tend to the same free ports.
+    pub seed: &'a str,
+}
+
+/// Why services cannot be as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    #[error("services.{name} names no service; there are {}", known.join(", "))]
+    UnknownService { name: String, known: Vec<String> },
+    #[error("services.{service}.ports.{name} names no port of {service}")]
+    UnknownPort { service: String, name: String },
+    #[error("{key} is `{value}`, which has no host and port")]
+    Endpoint { key: String, value: String },
+    #[error("{key} is on {host}, and {service} is run on this machine")]
+    Elsewhere {
+        key: String,
+        host: String,
+        service: String,
+    },
+    #[error("services.{service}.ports.main is {configured}, and {key} says {said}")]
+    TwoPorts {
+        service: String,
+        configured: u16,
+        key: String,
+        said: u16,
+    },
+    #[error("{service} is to run in a container, and this version runs native processes only")]
+    Docker { service: String },
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    #[error("the settings do not take the endpoints")]
+    Settings(#[from] serde_json::Error),
+}
+
+impl Failure for ResolveError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Docker { .. } => Kind::Environment,
+            Self::Ports(error) => error.kind(),
+            _ => Kind::Usage,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownService { .. } => "unknown_service",
+            Self::UnknownPort { .. } => "unknown_port",
+            Self::Endpoint { .. } | Self::Elsewhere { .. } | Self::TwoPorts { .. } => "endpoint",
+            Self::Docker { .. } => "runtime_unavailable",
+            Self::Ports(error) => error.code(),
+            Self::Settings(_) => "config_value",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Elsewhere { service, .. } => {
+                format!("in fanout.yaml: services: {{{service}: {{runtime: external}}}}")
+            }
+            Self::Docker { .. } => "fanout up --runtime native".to_owned(),
+            Self::Ports(error) => return error.hint(),
+            _ => "fanout config show".to_owned(),
+        })
+    }
+}
+
+/// Whether the user said it, rather than fanout.
+fn is_explicit(origin: &Origin) -> bool {
+    !matches!(origin, Origin::Default | Origin::Project)
+}
+
+/// Resolves each of `definitions`.
+///
+/// # Errors
+/// When the configuration contradicts itself or the definitions, or no port is
+/// free under [`PortMode::Auto`].
+pub fn resolve(
+    definitions: &[Definition],
+    known: &Known<'_>,
+) -> Result<Vec<Service>, ResolveError> {
+    let mut given: BTreeMap<u16, String> = BTreeMap::new();
+    let mut services = Vec::with_capacity(definitions.len());
+    for definition in definitions {
+        services.push(service(definition, known, &mut given)?);
+    }
+    Ok(services)
+}
+
+/// Checks that `fanout.yaml` speaks of services that there are.
+///
+/// # Errors
+/// Names the first that there is not.
+pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<(), ResolveError> {
+    for (name, wishes) in &settings.services {
+        let Some(definition) = definitions.iter().find(|one| one.name == *name) else {
+            return Err(ResolveError::UnknownService {
+                name: name.clone(),
+                known: definitions.iter().map(|one| one.name.clone()).collect(),
+            });
+        };
+        let mut ports = wishes.ports.keys();
+        if let Some(port) = ports.find(|port| !definition.ports.contains_key(*port)) {
+            return Err(ResolveError::UnknownPort {
+                service: name.clone(),
+                name: port.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn service(
+    definition: &Definition,
+    known: &Known<'_>,
+    given: &mut BTreeMap<u16, String>,
+) -> Result<Service, ResolveError> {
+    let name = &definition.name;
+    let wishes = known.config.settings.services.get(name);
+    let runtime = wishes
+        .and_then(|wishes| wishes.runtime)
+        .unwrap_or(known.runtime);
+    let (value, said) = said_place(definition, known.config)?;
+    let (ports, endpoint) = match runtime {
+        Runtime::External => (BTreeMap::new(), value),
+        Runtime::Docker => {
+            return Err(ResolveError::Docker {
+                service: name.clone(),
+            });
+        }
+        Runtime::Native => {
+            let said = said
+                .map(|place| on_this_machine(definition, place))
+                .transpose()?;
+            let ports = own_ports(definition, said, known, given)?;
+            let main = ports.get(MAIN_PORT).copied().unwrap_or_default();
+            let endpoint = endpoint::with_port(&value, main).unwrap_or(value);
+            (ports, endpoint)
+        }
+    };
+    Ok(Service {
+        definition: definition.clone(),
+        runtime,
+        ports,
+        endpoint,
+    })
+}
+
+/// The port of a place that the user set, for a server that runs here.
+fn on_this_machine(
+    definition: &Definition,
+    (host, port): (String, u16),
+) -> Result<u16, ResolveError> {
+    if endpoint::is_loopback(&host) {
+        return Ok(port);
+    }
+    Err(ResolveError::Elsewhere {
+        key: definition.endpoint.clone(),
+        host,
+        service: definition.name.clone(),
+    })
+}
+
+/// Every port of a service that runs here; `said` is what its endpoint's
+/// setting says of the main one.
+fn own_ports(
+    definition: &Definition,
+    said: Option<u16>,
+    known: &Known<'_>,
+    given: &mut BTreeMap<u16, String>,
+) -> Result<BTreeMap<String, u16>, ResolveError> {
+    let name = &definition.name;
+    let wishes = known.config.settings.services.get(name);
+    let mut ports = BTreeMap::new();
+    for (port_name, default) in &definition.ports {
+        let mut wish = wishes
+            .and_then(|wishes| wishes.ports.get(port_name))
+            .copied();
+        if let (MAIN_PORT, Some(said)) = (port_name.as_str(), said) {
+            wish = Some(agreed(definition, wish, said)?);
+        }
+        let port = match wish {
+            Some(port) => port,
+            None => own_choice(name, port_name, *default, known, given)?,
+        };
+        give(given, port, name)?;
+        ports.insert(port_name.clone(), port);
+    }
+    Ok(ports)
+}
+
+/// The endpoint's value and, where the user set it, its host and port.
+fn said_place(
+    definition: &Definition,
+    config: &Config,
+) -> Result<(String, Option<(String, u16)>), ResolveError> {
+    let key = &definition.endpoint;
+    let found = config.values.iter().find(|value| value.key == *key);
+    let value = found
+        .and_then(|value| value.value.as_str())
+        .unwrap_or_default();
+    let place = endpoint::host_and_port(value).ok_or_else(|| ResolveError::Endpoint {
+        key: key.clone(),
+        value: crate::secret::MASK.to_owned(),
+    })?;
+    let explicit = found.is_some_and(|value| is_explicit(&value.origin));
+    Ok((value.to_owned(), explicit.then_some(place)))
+}
+
+fn agreed(definition: &Definition, wish: Option<u16>, said: u16) -> Result<u16, ResolveError> {
+    match wish {
+        Some(configured) if configured != said => Err(ResolveError::TwoPorts {
+            service: definition.name.clone(),
+            configured,
+            key: definition.endpoint.clone(),
+            said,
+        }),
+        _ => Ok(said),
+    }
+}
+
+/// A port that nobody configured.
+fn own_choice(
+    service: &str,
+    name: &str,
+    default: u16,
+    known: &Known<'_>,
+    given: &BTreeMap<u16, String>,
+) -> Result<u16, PortsError> {
+    let recorded = known
+        .state
+        .and_then(|state| state.services.get(service)?.ports.get(name).copied());
+    match (known.mode, recorded) {
+        (_, Some(port)) if known.running.contains(service) => Ok(port),
+        (PortMode::Fixed, recorded) => Ok(recorded.unwrap_or(default)),
+        (PortMode::Auto, recorded) => {
+            let avoided: BTreeSet<u16> =
+                known.avoided.iter().chain(given.keys()).copied().collect();
+            if let Some(port) = recorded.filter(|port| ports::is_free(*port)) {
+                return Ok(port);
+            }
+            ports::choose(default, &avoided, known.seed)
+        }
+    }
+}
+
+fn give(given: &mut BTreeMap<u16, String>, port: u16, service: &str) -> Result<(), PortsError> {
+    match given.insert(port, service.to_owned()) {
+        Some(first) => Err(PortsError::GivenTwice {
+            port,
+            first,
+            second: service.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The settings with every service where it shall be.
+///
+/// # Errors
+/// When an endpoint's key is no setting.
+pub fn settings_with(
+    settings: &Settings,
+    endpoints: &BTreeMap<String, String>,
+) -> Result<Settings, ResolveError> {
+    let mut tree = serde_json::to_value(settings)?;
+    for (key, value) in endpoints {
+        let pointer = format!("/{}", key.replace('.', "/"));
+        if let Some(place) = tree.pointer_mut(&pointer) {
+            *place = Json::from(value.clone());
+        }
+    }
+    Ok(serde_json::from_value(tree)?)
+}

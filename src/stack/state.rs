@@ -1,0 +1,220 @@
+//! What `up` decided and every other command has to know: the project's
+//! runtime, each service's ports, and the endpoints as settings. Which process
+//! a service is now is not here but with the process itself.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::home::{Home, ProjectDir};
+use crate::{
+    config::Runtime,
+    failure::{Failure, Kind},
+    project::Project,
+};
+
+/// Format of the state file that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// A project as it was last brought up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    format: u32,
+    /// The project's name.
+    pub project: String,
+    /// The runtime of services that say nothing else.
+    pub runtime: Runtime,
+    #[serde(default)]
+    pub services: BTreeMap<String, ServiceState>,
+    /// The endpoints as settings: dotted key → value, with passwords.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// One service of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceState {
+    pub runtime: Runtime,
+    /// The way it is run, where it is run by fanout.
+    pub variant: Option<String>,
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("{} cannot be read", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} cannot be written", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is no state of a project: {reason}", path.display())]
+    Malformed { path: PathBuf, reason: String },
+    #[error("{} has format {found}, and this program knows format {FORMAT}", path.display())]
+    Format { path: PathBuf, found: u32 },
+}
+
+impl Failure for StateError {
+    fn kind(&self) -> Kind {
+        Kind::Environment
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } | Self::Write { .. } => "state_unreachable",
+            Self::Malformed { .. } => "state_malformed",
+            Self::Format { .. } => "state_format",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { .. } | Self::Write { .. } => {
+                Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
+            }
+            Self::Malformed { .. } => Some("fanout reset".to_owned()),
+            Self::Format { .. } => Some("use the fanout that brought the project up".to_owned()),
+        }
+    }
+}
+
+/// Only the number, to tell another format before reading it as this one.
+#[derive(Deserialize)]
+struct Formatted {
+    format: u32,
+}
+
+impl State {
+    /// A project of which nothing is there.
+    #[must_use]
+    pub fn new(project: &Project, runtime: Runtime) -> Self {
+        Self {
+            format: FORMAT,
+            project: project.to_string(),
+            runtime,
+            services: BTreeMap::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    /// The state in `dir`, none where the project was never brought up.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or understood.
+    pub fn load(dir: &ProjectDir) -> Result<Option<Self>, StateError> {
+        let path = dir.state();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Read { path, source }),
+        };
+        let malformed = |error: serde_json::Error| StateError::Malformed {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        let formatted: Formatted = serde_json::from_str(&text).map_err(malformed)?;
+        if formatted.format != FORMAT {
+            return Err(StateError::Format {
+                path,
+                found: formatted.format,
+            });
+        }
+        serde_json::from_str(&text).map(Some).map_err(malformed)
+    }
+
+    /// Writes the state whole or not at all. Only its owner may read it: the
+    /// endpoints have passwords in them.
+    ///
+    /// # Errors
+    /// When the folder takes no file.
+    pub fn save(&self, dir: &ProjectDir) -> Result<(), StateError> {
+        let path = dir.state();
+        let text = serde_json::to_string_pretty(self).map_err(|error| StateError::Malformed {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        write_atomically(&path, text.as_bytes())
+            .map_err(|source| StateError::Write { path, source })
+    }
+}
+
+/// Writes a file of the owner's alone beside `path`, then renames it there.
+///
+/// # Errors
+/// When the folder takes no file.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
+}
+
+/// The endpoints that the project's services were given, as settings.
+///
+/// # Errors
+/// When the state is there and cannot be read.
+pub fn recorded_settings(
+    home: &Home,
+    project: &Project,
+) -> Result<BTreeMap<String, String>, StateError> {
+    let state = State::load(&home.project(project))?;
+    Ok(state.map(|state| state.settings).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, ProjectDir) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let dir = Home::at(folder.path()).project(&Project::default());
+        fs::create_dir_all(dir.path()).expect("made");
+        (folder, dir)
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let (_folder, dir) = place();
+        assert_eq!(State::load(&dir).expect("readable"), None);
+        let mut state = State::new(&Project::default(), Runtime::Native);
+        state
+            .settings
+            .insert("redis.url".to_owned(), "redis://127.0.0.1:1".to_owned());
+        state.save(&dir).expect("written");
+        assert_eq!(State::load(&dir).expect("readable"), Some(state));
+    }
+
+    #[test]
+    fn another_format_is_refused_before_it_is_read() {
+        let (_folder, dir) = place();
+        fs::write(dir.state(), r#"{"format": 2, "future": true}"#).expect("written");
+        let error = State::load(&dir).expect_err("refused");
+        assert_eq!(error.code(), "state_format");
+    }
+
+    #[test]
+    fn the_settings_of_a_project_never_brought_up_are_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let recorded = recorded_settings(&Home::at(folder.path()), &Project::default());
+        assert!(recorded.expect("readable").is_empty());
+    }
+}
