@@ -1,0 +1,245 @@
+//! The catalogue: the latest of each content that enrichment needs, in memory,
+//! kept at the end of its topic. Pure bookkeeping; what feeds it is
+//! [`super::follower`].
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use hashbrown::HashMap;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// What is known of one content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub content_type: Option<Arc<str>>,
+    pub length_seconds: Option<i32>,
+    /// Where its type or length last changed, as far as the log still tells.
+    pub offset: i64,
+}
+
+/// A change of one content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentUpdate {
+    pub id: Uuid,
+    pub partition: i32,
+    pub offset: i64,
+    /// Type and length; none where the content was deleted.
+    pub fields: Option<(Option<Arc<str>>, Option<i32>)>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<Uuid, Known>,
+    /// The last change that matters of each content, by where it is.
+    changes: BTreeMap<(i32, i64), Uuid>,
+    /// Interned content types: there are few.
+    types: HashMap<Arc<str>, ()>,
+}
+
+/// Next offset of each content partition, by number.
+pub type Reached = Vec<i64>;
+
+/// The catalogue, shared by all partitions of the facts.
+#[derive(Debug)]
+pub struct Catalogue {
+    inner: RwLock<Inner>,
+    reached: watch::Sender<Reached>,
+    /// How many changes that matter there have been.
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        Self {
+            inner: RwLock::default(),
+            reached: watch::channel(Reached::new()).0,
+            changed: watch::channel(0).0,
+        }
+    }
+}
+
+impl Catalogue {
+    /// What is known of a content. A deleted one is known, with nothing.
+    pub fn get(&self, id: &Uuid) -> Option<Known> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.entries.get(id).cloned()
+    }
+
+    /// Forgets everything, for reading another life of the topic, or the same
+    /// from its start.
+    pub fn restart(&self, partitions: usize) {
+        *self.inner.write().unwrap_or_else(PoisonError::into_inner) = Inner::default();
+        self.reached.send_replace(vec![0; partitions]);
+    }
+
+    /// Takes changes in the log's order, then says how far the partition is.
+    pub fn apply(&self, updates: &[ContentUpdate], partition: i32, next: i64) {
+        let mut matter = 0;
+        {
+            let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+            for update in updates {
+                matter += u64::from(inner.apply(update));
+            }
+        }
+        self.reached.send_modify(|reached| {
+            if let Some(at) = usize::try_from(partition)
+                .ok()
+                .and_then(|p| reached.get_mut(p))
+            {
+                *at = next.max(*at);
+            }
+        });
+        if matter > 0 {
+            self.changed.send_modify(|count| *count += matter);
+        }
+    }
+
+    /// How far it is.
+    pub fn reached(&self) -> Reached {
+        self.reached.borrow().clone()
+    }
+
+    /// Waits until it has reached these ends.
+    pub async fn wait_for(&self, ends: &[i64]) {
+        let mut reached = self.reached.subscribe();
+        let all = |reached: &Reached| {
+            reached.len() >= ends.len() && reached.iter().zip(ends).all(|(at, end)| at >= end)
+        };
+        // The sender lives as long as `self`.
+        let _ = reached.wait_for(all).await;
+    }
+
+    /// Counts changes that matter, for waiting on the next one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The contents whose type or length changed in `from..to`, by partition.
+    pub fn changed_between(&self, from: &[i64], to: &[i64]) -> Vec<(Uuid, Known)> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for (partition, (to, index)) in (0..).zip(to.iter().zip(0_usize..)) {
+            let from = from.get(index).copied().unwrap_or(0);
+            if from >= *to {
+                continue;
+            }
+            for id in inner
+                .changes
+                .range((partition, from)..(partition, *to))
+                .map(|(_, id)| id)
+            {
+                if let Some(known) = inner.entries.get(id) {
+                    found.push((*id, known.clone()));
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Inner {
+    /// Returns whether the change matters to enrichment.
+    fn apply(&mut self, update: &ContentUpdate) -> bool {
+        let (content_type, length_seconds) = update.fields.clone().unwrap_or((None, None));
+        let content_type = content_type.map(|text| self.intern(text));
+        if let Some(known) = self.entries.get(&update.id) {
+            let same = known.content_type == content_type && known.length_seconds == length_seconds;
+            if same || known.offset >= update.offset {
+                return false;
+            }
+            self.changes.remove(&(update.partition, known.offset));
+        }
+        self.changes
+            .insert((update.partition, update.offset), update.id);
+        self.entries.insert(
+            update.id,
+            Known {
+                content_type,
+                length_seconds,
+                offset: update.offset,
+            },
+        );
+        true
+    }
+
+    fn intern(&mut self, text: Arc<str>) -> Arc<str> {
+        if let Some((known, ())) = self.types.get_key_value(&text) {
+            return Arc::clone(known);
+        }
+        self.types.insert(Arc::clone(&text), ());
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(id: u128, offset: i64, fields: Option<(&str, i32)>) -> ContentUpdate {
+        ContentUpdate {
+            id: Uuid::from_u128(id),
+            partition: 0,
+            offset,
+            fields: fields.map(|(kind, length)| (Some(Arc::from(kind)), Some(length))),
+        }
+    }
+
+    fn changed(catalogue: &Catalogue, from: i64, to: i64) -> Vec<u128> {
+        catalogue
+            .changed_between(&[from], &[to])
+            .into_iter()
+            .map(|(id, _)| id.as_u128())
+            .collect()
+    }
+
+    #[test]
+    fn only_changes_of_type_or_length_matter() {
+        let catalogue = Catalogue::default();
+        catalogue.restart(1);
+        catalogue.apply(&[update(1, 0, Some(("video", 10)))], 0, 1);
+        catalogue.apply(&[update(1, 1, Some(("video", 10)))], 0, 2);
+        assert_eq!(changed(&catalogue, 0, 2), [1]);
+        assert_eq!(changed(&catalogue, 1, 2), [0_u128; 0]);
+        catalogue.apply(&[update(1, 2, Some(("video", 11)))], 0, 3);
+        assert_eq!(changed(&catalogue, 1, 3), [1]);
+        assert_eq!(
+            catalogue.get(&Uuid::from_u128(1)).map(|known| known.offset),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn a_deleted_content_is_known_with_nothing() {
+        let catalogue = Catalogue::default();
+        catalogue.restart(1);
+        catalogue.apply(
+            &[update(1, 0, Some(("video", 10))), update(1, 4, None)],
+            0,
+            5,
+        );
+        let known = catalogue.get(&Uuid::from_u128(1)).expect("known");
+        assert_eq!(
+            (known.content_type, known.length_seconds, known.offset),
+            (None, None, 4)
+        );
+        assert_eq!(changed(&catalogue, 1, 5), [1]);
+        assert_eq!(catalogue.get(&Uuid::from_u128(2)), None);
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_all_partitions_are_there() {
+        let catalogue = Catalogue::default();
+        catalogue.restart(2);
+        catalogue.apply(&[], 0, 7);
+        let late = tokio::time::timeout(
+            std::time::Duration::from_millis(20),
+            catalogue.wait_for(&[7, 1]),
+        );
+        assert!(late.await.is_err());
+        catalogue.apply(&[], 1, 1);
+        catalogue.wait_for(&[7, 1]).await;
+    }
+}

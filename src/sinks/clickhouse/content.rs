@@ -1,0 +1,158 @@
+//! The copy of the catalogue in ClickHouse, for titles and for whoever joins
+//! there. Its rows are versioned by their place in the log like the facts'.
+
+use std::sync::Arc;
+
+use super::{Common, clickhouse};
+use crate::{
+    chunk::Chunk,
+    clients::clickhouse::{CONTENT, ContentRow},
+    clock::now_ms,
+    event::{Change, Content, Record},
+    sinks::{Delivery, Fault, PartitionSink, Rejected, Sink},
+    version::Position,
+};
+
+/// The sink of `content`.
+#[derive(Debug)]
+pub struct ContentMirror {
+    common: Arc<Common>,
+}
+
+impl ContentMirror {
+    pub fn new(common: Arc<Common>) -> Self {
+        Self { common }
+    }
+}
+
+impl Sink for ContentMirror {
+    type Partition = ContentPartition;
+
+    async fn open(&self) -> Result<(), Fault> {
+        self.common.open().await
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.common.generations.check(&self.common.log).await
+    }
+
+    async fn claim(
+        &self,
+        _partition: i32,
+        _committed: Option<i64>,
+        _metadata: &str,
+    ) -> Result<ContentPartition, Fault> {
+        Ok(ContentPartition {
+            generation: self.common.generations.current()?.content,
+            common: Arc::clone(&self.common),
+        })
+    }
+}
+
+/// One partition of it.
+#[derive(Debug)]
+pub struct ContentPartition {
+    common: Arc<Common>,
+    generation: u16,
+}
+
+impl PartitionSink for ContentPartition {
+    async fn deliver(&mut self, batch: &Chunk, _attempt: u32) -> Result<Delivery, Fault> {
+        let mut delivery = Delivery {
+            taken: batch.len(),
+            ..Delivery::default()
+        };
+        let mut insert = None;
+        let store = &self.common.store;
+        for (index, record) in batch.records().enumerate() {
+            let change = self.common.content.decode(&record);
+            let row = match &change {
+                Ok(Change::Upsert { row, .. }) => self.upsert(&record, row)?,
+                Ok(Change::Delete { id }) => self.delete(&record, *id)?,
+                Ok(Change::Ignored(why)) => {
+                    delivery.ignore(why.code());
+                    continue;
+                }
+                Ok(Change::Truncate { .. }) => {
+                    delivery.ignore("truncate");
+                    continue;
+                }
+                Err(reject) => {
+                    delivery.rejected.push(Rejected {
+                        index,
+                        code: reject.code.as_str(),
+                        detail: reject.detail.clone(),
+                    });
+                    continue;
+                }
+            };
+            let insert = match &mut insert {
+                Some(insert) => insert,
+                none => none.insert(
+                    store
+                        .insert::<ContentRow<'static>>(CONTENT)
+                        .await
+                        .map_err(clickhouse)?,
+                ),
+            };
+            insert.write(&row).await.map_err(clickhouse)?;
+            delivery.applied += 1;
+        }
+        if let Some(insert) = insert {
+            insert.end().await.map_err(clickhouse)?;
+        }
+        Ok(delivery)
+    }
+
+    async fn settle(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn owed(&mut self) {
+        std::future::pending::<()>().await;
+    }
+
+    fn metadata(&self) -> String {
+        String::new()
+    }
+}
+
+impl ContentPartition {
+    fn upsert<'r>(
+        &self,
+        record: &Record<'_>,
+        row: &'r Content<'_>,
+    ) -> Result<ContentRow<'r>, Fault> {
+        Ok(ContentRow {
+            id: row.id,
+            slug: &row.slug,
+            title: &row.title,
+            content_type: row.content_type.as_deref(),
+            length_seconds: row.length_seconds,
+            publish_ts: row.publish_ts,
+            processed_at: now_ms(),
+            _version: self.version(record)?,
+            _deleted: 0,
+        })
+    }
+
+    fn delete(&self, record: &Record<'_>, id: uuid::Uuid) -> Result<ContentRow<'static>, Fault> {
+        Ok(ContentRow {
+            id,
+            slug: "",
+            title: "",
+            content_type: None,
+            length_seconds: None,
+            publish_ts: 0,
+            processed_at: now_ms(),
+            _version: self.version(record)?,
+            _deleted: 1,
+        })
+    }
+
+    fn version(&self, record: &Record<'_>) -> Result<u64, Fault> {
+        Position::new(self.generation, record.offset)
+            .map(Position::get)
+            .map_err(|error| Fault::halt("position", error.to_string(), "report this as a bug"))
+    }
+}

@@ -1,0 +1,379 @@
+//! The enriched rows: decode, enrich, version, insert; then re-enrich what is
+//! stored and has come to know less than the catalogue.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    Common,
+    catalogue::{Known, Reached},
+    clickhouse,
+    generations::Current,
+};
+use crate::{
+    chunk::Chunk,
+    clients::clickhouse::{Enrichment, FACTS, FactRow, Insert},
+    clock::now_ms,
+    enrichment::{engagement_pct, engagement_seconds},
+    event::{Change, Engagement, FactChange, Record},
+    sinks::{Delivery, Fault, PartitionSink, Rejected, Sink},
+    version::{Position, Version},
+};
+
+/// Contents re-enriched by one statement.
+const REENRICH_CHUNK: usize = 500;
+
+/// Changes of content that arrive together are re-enriched together.
+const COALESCE: Duration = Duration::from_millis(200);
+
+/// Records decoded before other tasks get their turn.
+const SLICE: usize = 256;
+
+/// Format of the commits' metadata.
+const METADATA_FORMAT: u16 = 1;
+
+/// The sink of the enriched table.
+#[derive(Debug)]
+pub struct Facts {
+    common: Arc<Common>,
+}
+
+impl Facts {
+    pub fn new(common: Arc<Common>) -> Self {
+        Self { common }
+    }
+}
+
+/// What a commit says besides its offset: how far all rows of the partition
+/// are enriched. What the catalogue has beyond that is owed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Metadata {
+    /// Format: 1.
+    f: u16,
+    /// Generation of the content topic.
+    g: u16,
+    /// Next offset of each content partition.
+    c: Reached,
+}
+
+impl Sink for Facts {
+    type Partition = FactsPartition;
+
+    async fn open(&self) -> Result<(), Fault> {
+        self.common.open().await?;
+        self.common.load_catalogue().await
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.common.generations.check(&self.common.log).await
+    }
+
+    async fn claim(
+        &self,
+        partition: i32,
+        committed: Option<i64>,
+        metadata: &str,
+    ) -> Result<FactsPartition, Fault> {
+        let generations = self.common.generations.current()?;
+        self.check_start(partition, committed).await?;
+        let known: Option<Metadata> = serde_json::from_str(metadata).ok();
+        let enriched = known
+            .filter(|known| known.f == METADATA_FORMAT && known.g == generations.content)
+            .map_or_else(Reached::new, |known| known.c);
+        let changes = self.common.catalogue.changes();
+        Ok(FactsPartition {
+            common: Arc::clone(&self.common),
+            partition,
+            generations,
+            enriched,
+            changes,
+        })
+    }
+}
+
+impl Facts {
+    /// The log has to begin where the table ends: what was deleted between the
+    /// two is gone, and reading on would hide that.
+    async fn check_start(&self, partition: i32, committed: Option<i64>) -> Result<(), Fault> {
+        let topic = self.common.facts.source().topic();
+        let bounds = self.common.log.bounds(&topic).await.map_err(super::kafka)?;
+        let index = usize::try_from(partition).unwrap_or_default();
+        let start = bounds.get(index).map_or(0, |bounds| bounds.start);
+        let next = committed.unwrap_or(0);
+        if start <= next {
+            return Ok(());
+        }
+        Err(Fault::halt(
+            "retention_passed",
+            format!(
+                "partition {partition} of {topic} begins at offset {start}, and offset {next} is \
+                 next: what lies between was deleted before it was read"
+            ),
+            "rebuild from the source: fanout reset, then fanout up",
+        ))
+    }
+}
+
+/// One partition of it.
+#[derive(Debug)]
+pub struct FactsPartition {
+    common: Arc<Common>,
+    partition: i32,
+    generations: Current,
+    /// Up to where the stored rows know the catalogue.
+    enriched: Reached,
+    changes: watch::Receiver<u64>,
+}
+
+impl PartitionSink for FactsPartition {
+    async fn deliver(&mut self, batch: &Chunk, _attempt: u32) -> Result<Delivery, Fault> {
+        let mut writer = Writer {
+            common: &self.common,
+            generations: self.generations,
+            partition: self.partition,
+            processed_at: now_ms(),
+            caught_up: false,
+            insert: None,
+            delivery: Delivery::default(),
+        };
+        for (index, record) in batch.records().enumerate() {
+            match self.common.facts.decode(&record) {
+                Ok(Change::Truncate { .. }) => {
+                    writer.delivery.halt = Some(truncated(&record));
+                    break;
+                }
+                Ok(change) => writer.take(&record, &change).await?,
+                Err(reject) => writer.delivery.rejected.push(Rejected {
+                    index,
+                    code: reject.code.as_str(),
+                    detail: reject.detail,
+                }),
+            }
+            writer.delivery.taken = index + 1;
+            if index % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        writer.finish().await
+    }
+
+    async fn settle(&mut self) -> Result<(), Fault> {
+        self.changes.mark_unchanged();
+        // Read first: a change after this is found the next time.
+        let reached = self.common.catalogue.reached();
+        let owed = self
+            .common
+            .catalogue
+            .changed_between(&self.enriched, &reached);
+        let enrichments: Vec<Enrichment> = owed
+            .into_iter()
+            .map(|(content_id, known)| {
+                Ok(Enrichment {
+                    content_id,
+                    content_offset: self.position(&known)?.get(),
+                    content_type: known.content_type.as_deref().map(str::to_owned),
+                    length_seconds: known.length_seconds,
+                })
+            })
+            .collect::<Result<_, Fault>>()?;
+        for chunk in enrichments.chunks(REENRICH_CHUNK) {
+            let done = self.common.store.reenrich(self.partition, chunk).await;
+            done.map_err(clickhouse)?;
+        }
+        self.enriched = reached;
+        Ok(())
+    }
+
+    async fn owed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            // The catalogue lives as long as the sink; without it nothing is.
+            std::future::pending::<()>().await;
+        }
+        // Undone if this future is dropped before its end.
+        self.changes.mark_changed();
+        tokio::time::sleep(COALESCE).await;
+    }
+
+    fn metadata(&self) -> String {
+        let metadata = Metadata {
+            f: METADATA_FORMAT,
+            g: self.generations.content,
+            c: self.enriched.clone(),
+        };
+        // Three numbers always serialise.
+        serde_json::to_string(&metadata).unwrap_or_default()
+    }
+}
+
+impl FactsPartition {
+    fn position(&self, known: &Known) -> Result<Position, Fault> {
+        position(self.generations.content, known.offset)
+    }
+}
+
+/// Writes one batch.
+struct Writer<'a> {
+    common: &'a Common,
+    generations: Current,
+    partition: i32,
+    processed_at: i64,
+    /// The catalogue was brought to its end after this batch was fetched.
+    caught_up: bool,
+    insert: Option<Insert<FactRow<'static>>>,
+    delivery: Delivery,
+}
+
+impl Writer<'_> {
+    async fn take(&mut self, record: &Record<'_>, change: &FactChange<'_>) -> Result<(), Fault> {
+        match change {
+            Change::Upsert {
+                row, extra_fields, ..
+            } => {
+                self.delivery.extra_fields += u64::from(*extra_fields);
+                let known = self.look_up(row).await?;
+                let row = self.upsert(record, row, known.as_ref())?;
+                self.write(&row).await?;
+                self.delivery.applied += 1;
+            }
+            Change::Delete { id } => {
+                let row = self.delete(record, *id)?;
+                self.write(&row).await?;
+                self.delivery.applied += 1;
+            }
+            Change::Ignored(why) => self.delivery.ignore(why.code()),
+            // The caller stops before it.
+            Change::Truncate { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The content of an event. That it is unknown counts only once the
+    /// catalogue has reached the end that the topic had after this batch was
+    /// fetched.
+    async fn look_up(&mut self, row: &Engagement<'_>) -> Result<Option<Known>, Fault> {
+        let Some(id) = &row.content_id else {
+            return Ok(None);
+        };
+        let known = self.common.catalogue.get(id);
+        if known.is_some() || self.caught_up {
+            return Ok(known);
+        }
+        self.common.catch_up().await?;
+        self.caught_up = true;
+        Ok(self.common.catalogue.get(id))
+    }
+
+    fn upsert<'r>(
+        &self,
+        record: &Record<'_>,
+        row: &'r Engagement<'_>,
+        known: Option<&'r Known>,
+    ) -> Result<FactRow<'r>, Fault> {
+        let length_seconds = known.and_then(|known| known.length_seconds);
+        let content = known
+            .map(|known| position(self.generations.content, known.offset))
+            .transpose()?;
+        let fact = position(self.generations.facts, record.offset)?;
+        Ok(FactRow {
+            event_id: row.id,
+            content_id: row.content_id,
+            user_id: row.user_id,
+            event_type: row.event_type.as_deref(),
+            event_ts: row.event_ts,
+            duration_ms: row.duration_ms,
+            engagement_seconds: engagement_seconds(row.duration_ms),
+            engagement_pct: engagement_pct(row.duration_ms, length_seconds),
+            device: row.device.as_deref(),
+            raw_payload: row.raw_payload.as_deref(),
+            content_type: known.and_then(|known| known.content_type.as_deref()),
+            length_seconds,
+            processed_at: self.processed_at,
+            _version: Version::new(fact, content).get(),
+            _deleted: 0,
+            _partition: self.partition,
+            _offset: record.offset,
+            _content_offset: content.map_or(0, Position::get),
+            _record_ts: record.timestamp_ms,
+        })
+    }
+
+    fn delete(&self, record: &Record<'_>, id: i64) -> Result<FactRow<'static>, Fault> {
+        let fact = position(self.generations.facts, record.offset)?;
+        Ok(FactRow {
+            event_id: id,
+            content_id: None,
+            user_id: None,
+            event_type: None,
+            event_ts: 0,
+            duration_ms: None,
+            engagement_seconds: None,
+            engagement_pct: None,
+            device: None,
+            raw_payload: None,
+            content_type: None,
+            length_seconds: None,
+            processed_at: self.processed_at,
+            _version: Version::new(fact, None).get(),
+            _deleted: 1,
+            _partition: self.partition,
+            _offset: record.offset,
+            _content_offset: 0,
+            _record_ts: record.timestamp_ms,
+        })
+    }
+
+    async fn write(&mut self, row: &FactRow<'_>) -> Result<(), Fault> {
+        let insert = match &mut self.insert {
+            Some(insert) => insert,
+            none => {
+                let begun = self.common.store.insert(FACTS).await.map_err(clickhouse)?;
+                none.insert(begun)
+            }
+        };
+        insert.write(row).await.map_err(clickhouse)
+    }
+
+    /// Returns when ClickHouse has acknowledged the batch.
+    async fn finish(self) -> Result<Delivery, Fault> {
+        if let Some(insert) = self.insert {
+            insert.end().await.map_err(clickhouse)?;
+        }
+        Ok(self.delivery)
+    }
+}
+
+/// A place in the log; one beyond 2^48 has never been.
+fn position(generation: u16, offset: i64) -> Result<Position, Fault> {
+    Position::new(generation, offset)
+        .map_err(|error| Fault::halt("position", error.to_string(), "report this as a bug"))
+}
+
+fn truncated(record: &Record<'_>) -> crate::sinks::Halt {
+    crate::sinks::Halt {
+        code: "truncated".to_owned(),
+        reason: format!(
+            "{} was truncated at {}/{}: which rows are gone is not in the log",
+            record.topic, record.partition, record.offset
+        ),
+        remedy: "rebuild from the source: fanout reset, then fanout up".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metadata_of_a_commit_keeps_its_form() {
+        let metadata = Metadata {
+            f: 1,
+            g: 2,
+            c: vec![7, 9],
+        };
+        let text = serde_json::to_string(&metadata).expect("three numbers");
+        assert_eq!(text, r#"{"f":1,"g":2,"c":[7,9]}"#);
+        assert_eq!(serde_json::from_str::<Metadata>(&text).ok(), Some(metadata));
+    }
+}

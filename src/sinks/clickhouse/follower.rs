@@ -1,0 +1,106 @@
+//! Keeps the catalogue at the end of the content topic: reads it from its
+//! start, then on. What it cannot decode it skips; the mirror of the same
+//! topic dead-letters that.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
+
+use super::catalogue::{Catalogue, ContentUpdate};
+use crate::{
+    chunk::Chunk,
+    clients::kafka::{ConsumerSettings, KafkaError, Limits, Partition, Reader, Taken},
+    event::{Change, ContentDecoder},
+};
+
+/// Records taken at once.
+const LIMITS: Limits = Limits {
+    records: 4096,
+    bytes: 8 * 1024 * 1024,
+};
+
+/// Follows until dropped.
+#[derive(Debug)]
+pub struct Follower {
+    _reader: Reader,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Begins at the topic's start. `partitions` is how many it has.
+    pub fn start(
+        settings: &ConsumerSettings,
+        group: &str,
+        decoder: &ContentDecoder,
+        partitions: usize,
+        catalogue: &Arc<Catalogue>,
+    ) -> Result<Self, KafkaError> {
+        catalogue.restart(partitions);
+        let topic = decoder.source().topic();
+        let (reader, parts) = Reader::assign(settings, group, &topic, &vec![None; partitions])?;
+        let tasks = parts
+            .into_iter()
+            .map(|part| tokio::spawn(follow(part, decoder.clone(), Arc::clone(catalogue))))
+            .collect();
+        Ok(Self {
+            _reader: reader,
+            tasks,
+        })
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn follow(mut partition: Partition, decoder: ContentDecoder, catalogue: Arc<Catalogue>) {
+    let number = partition.number();
+    let mut chunk = Chunk::new(Arc::clone(partition.topic()), number);
+    loop {
+        let taken = match partition.take(&mut chunk, LIMITS) {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(%error, "the catalogue cannot be read on");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let updates: Vec<ContentUpdate> = chunk
+            .records()
+            .filter_map(|record| {
+                let fields = match decoder.decode(&record) {
+                    Ok(Change::Upsert { row, .. }) => {
+                        let content_type = row.content_type.as_deref().map(Arc::from);
+                        (row.id, Some((content_type, row.length_seconds)))
+                    }
+                    Ok(Change::Delete { id }) => (id, None),
+                    Ok(Change::Truncate { .. } | Change::Ignored(_)) | Err(_) => return None,
+                };
+                Some(ContentUpdate {
+                    id: fields.0,
+                    partition: number,
+                    offset: record.offset,
+                    fields: fields.1,
+                })
+            })
+            .collect();
+        // At the end the position is past markers, as the ends are.
+        let next = match taken {
+            Taken::End => partition.position().ok().flatten(),
+            Taken::Full | Taken::Drained => chunk.next_offset(),
+        };
+        if let Some(next) = next.max(chunk.next_offset()) {
+            catalogue.apply(&updates, number, next);
+        }
+        chunk.clear();
+        if taken == Taken::Drained || taken == Taken::End {
+            partition.arrived().await;
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+}

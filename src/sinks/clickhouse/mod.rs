@@ -1,0 +1,139 @@
+//! ClickHouse: the enriched table, by versioned rows that are harmless to
+//! repeat, and the catalogue that enriches them.
+//!
+//! [`Facts`] writes `engagement_enriched_storage`, [`ContentMirror`] writes
+//! `content`. Correctness comes from `_version` alone: a row's place in the
+//! log, so that replays, repeated batches and other workers' late writes lose
+//! against what is newer.
+
+pub mod catalogue;
+mod classify;
+mod content;
+mod facts;
+mod follower;
+mod generations;
+mod schema;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+pub use content::ContentMirror;
+pub use facts::Facts;
+
+use self::{
+    catalogue::Catalogue, classify::classify, follower::Follower, generations::Generations,
+};
+use super::Fault;
+use crate::{
+    clients::{
+        clickhouse::{Endpoint, InvalidUrl, Store},
+        kafka::{ConsumerSettings, Log},
+    },
+    config,
+    event::{ContentDecoder, FactDecoder, SourceTable},
+};
+
+/// What the partitions of both tables share.
+#[derive(Debug)]
+pub struct Common {
+    store: Store,
+    log: Log,
+    consumer: ConsumerSettings,
+    catalogue_group: String,
+    facts: FactDecoder,
+    content: ContentDecoder,
+    catalogue: Arc<Catalogue>,
+    follower: Mutex<Option<Follower>>,
+    generations: Generations,
+}
+
+impl Common {
+    /// # Errors
+    /// When the configured URL is none.
+    pub fn new(
+        settings: &config::ClickHouse,
+        facts: &SourceTable,
+        content: &SourceTable,
+        log: Log,
+        consumer: &ConsumerSettings,
+        group_prefix: &str,
+    ) -> Result<Self, InvalidUrl> {
+        let endpoint: Endpoint = settings.url.parse()?;
+        let store = Store::new(
+            &endpoint,
+            &settings.database,
+            settings.compression == config::Compression::Lz4,
+            Duration::from_millis(settings.request_timeout_ms),
+        );
+        Ok(Self {
+            store,
+            log,
+            consumer: consumer.clone(),
+            // A name of its own for each process: it joins nothing and commits
+            // nothing.
+            catalogue_group: format!("{group_prefix}-catalogue-{}", Uuid::new_v4()),
+            facts: FactDecoder::new(facts.clone()),
+            content: ContentDecoder::new(content.clone()),
+            catalogue: Arc::default(),
+            follower: Mutex::default(),
+            generations: Generations::new(facts.topic(), content.topic()),
+        })
+    }
+
+    /// Checks the tables and which lives the topics are in.
+    async fn open(&self) -> Result<(), Fault> {
+        schema::check(&self.store).await?;
+        self.generations.open(&self.store, &self.log).await
+    }
+
+    /// Starts following the content topic, once, and waits until the catalogue
+    /// has its end.
+    async fn load_catalogue(&self) -> Result<(), Fault> {
+        let topic = self.content.source().topic();
+        let ends = self.log.ends(&topic).await.map_err(kafka)?;
+        {
+            let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+            if follower.is_none() {
+                let started = Follower::start(
+                    &self.consumer,
+                    &self.catalogue_group,
+                    &self.content,
+                    ends.len(),
+                    &self.catalogue,
+                );
+                *follower = Some(started.map_err(kafka)?);
+            }
+        }
+        self.wait_for_catalogue(&ends).await
+    }
+
+    /// Waits until the catalogue has reached the topic's end as it is now: a
+    /// content that is unknown after that was unknown when its event was
+    /// fetched.
+    async fn catch_up(&self) -> Result<(), Fault> {
+        let topic = self.content.source().topic();
+        let ends = self.log.ends(&topic).await.map_err(kafka)?;
+        self.wait_for_catalogue(&ends).await
+    }
+
+    async fn wait_for_catalogue(&self, ends: &[i64]) -> Result<(), Fault> {
+        const TIMEOUT: Duration = Duration::from_secs(30);
+        tokio::time::timeout(TIMEOUT, self.catalogue.wait_for(ends))
+            .await
+            .map_err(|_| Fault::retry("the catalogue does not reach the end of its topic"))
+    }
+}
+
+/// A fault of the log's, seen from a sink: the broker is away.
+fn kafka(error: crate::clients::kafka::KafkaError) -> Fault {
+    Fault::retry(format!("kafka: {error}"))
+}
+
+/// A fault of ClickHouse's.
+fn clickhouse(error: crate::clients::clickhouse::ClickHouseError) -> Fault {
+    classify(&error)
+}

@@ -1,0 +1,330 @@
+//! The external system: one POST for each insert, under a key and with a body
+//! that stay the same however often it is sent.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink};
+use crate::{
+    chunk::Chunk,
+    clients::web::{Poster, Reply, WebError},
+    config,
+    event::{Change, FactDecoder, Origin, SourceTable, idempotency},
+    retry::retry_after,
+};
+
+/// What all partitions share.
+#[derive(Debug)]
+struct Common {
+    poster: Poster,
+    decoder: FactDecoder,
+    table: String,
+    settings: config::External,
+    /// Requests in flight, over all partitions.
+    permits: Semaphore,
+    /// Rejections since the last success.
+    rejects_in_a_row: AtomicU32,
+}
+
+/// The sink.
+#[derive(Debug)]
+pub struct Http {
+    common: Arc<Common>,
+}
+
+impl Http {
+    /// # Errors
+    /// When the URL or the client's settings cannot be used.
+    pub fn new(settings: &config::External, facts: &SourceTable) -> Result<Self, WebError> {
+        let url = format!(
+            "{}{}",
+            settings.url.trim_end_matches('/'),
+            settings.events_path
+        );
+        let timeout = Duration::from_millis(settings.request_timeout_ms);
+        Ok(Self {
+            common: Arc::new(Common {
+                poster: Poster::new(&url, timeout, settings.max_in_flight)?,
+                decoder: FactDecoder::new(facts.clone()),
+                table: facts.qualified(),
+                settings: settings.clone(),
+                permits: Semaphore::new(settings.max_in_flight),
+                rejects_in_a_row: AtomicU32::new(0),
+            }),
+        })
+    }
+}
+
+impl Sink for Http {
+    type Partition = HttpPartition;
+
+    async fn open(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn claim(
+        &self,
+        _partition: i32,
+        _committed: Option<i64>,
+        _metadata: &str,
+    ) -> Result<HttpPartition, Fault> {
+        Ok(HttpPartition {
+            common: Arc::clone(&self.common),
+            pending: Vec::new(),
+            delivery: Delivery::default(),
+        })
+    }
+}
+
+/// One request that is not yet answered for good.
+#[derive(Debug)]
+struct Request {
+    /// Its record's place in the batch.
+    index: usize,
+    key: Uuid,
+    body: Bytes,
+    /// Times that 409 or 425 was answered.
+    conflicts: u32,
+}
+
+/// One partition of it.
+#[derive(Debug)]
+pub struct HttpPartition {
+    common: Arc<Common>,
+    /// Of the batch in hand: what has still to be accepted.
+    pending: Vec<Request>,
+    /// Of the batch in hand: what has been decided.
+    delivery: Delivery,
+}
+
+impl PartitionSink for HttpPartition {
+    async fn deliver(&mut self, batch: &Chunk, attempt: u32) -> Result<Delivery, Fault> {
+        if attempt == 0 {
+            self.encode(batch);
+        }
+        let common = &self.common;
+        let requests = std::mem::take(&mut self.pending);
+        let answered: Vec<(Request, Verdict)> = stream::iter(requests)
+            .map(|request| async move {
+                let verdict = common.post(&request).await;
+                (request, verdict)
+            })
+            .buffer_unordered(common.settings.max_in_flight)
+            .collect()
+            .await;
+        self.decide(answered)?;
+        Ok(std::mem::take(&mut self.delivery))
+    }
+
+    async fn settle(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn owed(&mut self) {
+        std::future::pending::<()>().await;
+    }
+
+    fn metadata(&self) -> String {
+        String::new()
+    }
+}
+
+impl HttpPartition {
+    /// Turns a batch into requests.
+    fn encode(&mut self, batch: &Chunk) {
+        self.pending.clear();
+        self.delivery = Delivery {
+            taken: batch.len(),
+            ..Delivery::default()
+        };
+        for (index, record) in batch.records().enumerate() {
+            let change = match self.common.decoder.decode(&record) {
+                Ok(change) => change,
+                Err(reject) => {
+                    self.delivery.rejected.push(Rejected {
+                        index,
+                        code: reject.code.as_str(),
+                        detail: reject.detail,
+                    });
+                    continue;
+                }
+            };
+            let Change::Upsert {
+                origin,
+                row,
+                extra_fields,
+                ..
+            } = change
+            else {
+                self.delivery.ignore(match change {
+                    Change::Delete { .. } => "delete",
+                    Change::Ignored(why) => why.code(),
+                    _ => "truncate",
+                });
+                continue;
+            };
+            let wanted = match origin {
+                Origin::Insert => true,
+                Origin::Snapshot | Origin::IncrementalSnapshot => {
+                    self.common.settings.include_snapshots
+                }
+                Origin::Update => false,
+            };
+            if !wanted {
+                self.delivery.ignore(origin.code());
+                continue;
+            }
+            self.delivery.extra_fields += u64::from(extra_fields);
+            let body = idempotency::body(&row);
+            self.pending.push(Request {
+                index,
+                key: idempotency::idempotency_key(&self.common.table, &body),
+                body: body.into(),
+                conflicts: 0,
+            });
+        }
+    }
+
+    /// Sorts the answers; what has to be sent again stays pending.
+    fn decide(&mut self, answered: Vec<(Request, Verdict)>) -> Result<(), Fault> {
+        let mut fault: Option<Fault> = None;
+        for (mut request, verdict) in answered {
+            match verdict {
+                Verdict::Accepted => self.delivery.applied += 1,
+                Verdict::Rejected(code, detail) => self.delivery.rejected.push(Rejected {
+                    index: request.index,
+                    code,
+                    detail,
+                }),
+                Verdict::Conflict(detail) => {
+                    request.conflicts += 1;
+                    if request.conflicts > self.common.settings.max_conflict_retries {
+                        self.delivery.rejected.push(Rejected {
+                            index: request.index,
+                            code: "http_conflict",
+                            detail,
+                        });
+                    } else {
+                        self.pending.push(request);
+                        fault = Some(worse(fault, Fault::retry(detail)));
+                    }
+                }
+                Verdict::Fault(found) => {
+                    self.pending.push(request);
+                    fault = Some(worse(fault, found));
+                }
+            }
+        }
+        // Dead letters keep the log's order.
+        self.delivery
+            .rejected
+            .sort_by_key(|rejected| rejected.index);
+        fault.map_or(Ok(()), Err)
+    }
+}
+
+/// The fault that decides: a halt before a retry, a longer wait before a
+/// shorter one.
+fn worse(one: Option<Fault>, other: Fault) -> Fault {
+    match (one, other) {
+        (Some(Fault::Halt(halt)), _) | (_, Fault::Halt(halt)) => Fault::Halt(halt),
+        (Some(Fault::Retry { reason, after: one }), Fault::Retry { after: other, .. }) => {
+            Fault::Retry {
+                reason,
+                after: one.max(other),
+            }
+        }
+        (None, other) => other,
+    }
+}
+
+/// What an answer means for its request.
+#[derive(Debug)]
+enum Verdict {
+    Accepted,
+    /// This record, never: code and detail.
+    Rejected(&'static str, String),
+    /// 409 or 425: again, a bounded number of times.
+    Conflict(String),
+    /// Not this record's fault.
+    Fault(Fault),
+}
+
+impl Common {
+    async fn post(&self, request: &Request) -> Verdict {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        let key = request.key.to_string();
+        let verdict = match self.poster.post(&key, request.body.clone()).await {
+            Ok(answer) => self.classify(&answer),
+            Err(error) => Verdict::Fault(Fault::retry(format!(
+                "external: {}",
+                crate::failure::chain(&error)
+            ))),
+        };
+        match verdict {
+            Verdict::Accepted => self.rejects_in_a_row.store(0, Ordering::Relaxed),
+            Verdict::Rejected(..) => {
+                let row = self.rejects_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+                if row >= self.settings.max_rejects_in_a_row {
+                    return Verdict::Fault(self.too_many_rejects(row, &verdict));
+                }
+            }
+            Verdict::Conflict(_) | Verdict::Fault(_) => {}
+        }
+        verdict
+    }
+
+    fn classify(&self, answer: &Reply) -> Verdict {
+        let detail = format!("external answered {}: {}", answer.status, answer.excerpt());
+        let cap = Duration::from_secs(self.settings.max_retry_after_seconds);
+        let after = answer
+            .retry_after
+            .as_deref()
+            .and_then(|header| retry_after(header, SystemTime::now(), cap));
+        match answer.status {
+            200..=299 => Verdict::Accepted,
+            409 | 425 => Verdict::Conflict(detail),
+            300..=399 | 401 | 403 | 404 | 405 | 501 => Verdict::Fault(Fault::halt(
+                "http_refused",
+                detail,
+                format!(
+                    "check external.url and external.events_path ({})",
+                    self.poster.url()
+                ),
+            )),
+            408 | 429 | 500..=599 => Verdict::Fault(Fault::Retry {
+                reason: detail,
+                after,
+            }),
+            _ => Verdict::Rejected("http_rejected", detail),
+        }
+    }
+
+    /// So many in a row are the system's fault, or the URL's, not the records'.
+    fn too_many_rejects(&self, row: u32, verdict: &Verdict) -> Fault {
+        let last = match verdict {
+            Verdict::Rejected(_, detail) => detail.as_str(),
+            _ => "",
+        };
+        Fault::Halt(Halt {
+            code: "http_rejects_in_a_row".to_owned(),
+            reason: format!("{row} requests in a row were rejected; the last: {last}"),
+            remedy: format!("check what answers at {}", self.poster.url()),
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! Where changes end. Each sink turns records into writes of its own kind and
+//! says what became of each record; when to try again, what to dead-letter and
+//! what to commit is decided once, in the pipeline.
+//!
+//! Every sink keeps one order: settings, encode, deliver, classify.
+
+pub mod board;
+pub mod clickhouse;
+pub mod http;
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::Chunk;
+
+/// Counts by reason. The reasons are few and fixed.
+pub type Tally = BTreeMap<&'static str, u64>;
+
+/// A record this sink cannot take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its place in the batch.
+    pub index: usize,
+    /// Stable `snake_case` name of the reason.
+    pub code: &'static str,
+    /// One line for people.
+    pub detail: String,
+}
+
+/// What became of a batch that was acknowledged.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// So many records from the front are done; the rest waits behind `halt`.
+    pub taken: usize,
+    pub applied: u64,
+    pub ignored: Tally,
+    pub rejected: Vec<Rejected>,
+    /// Applied records that had columns the program does not know.
+    pub extra_fields: u64,
+    /// The record after those taken stops the sink.
+    pub halt: Option<Halt>,
+}
+
+impl Delivery {
+    /// Counts a record without effect.
+    pub fn ignore(&mut self, reason: &'static str) {
+        *self.ignored.entry(reason).or_default() += 1;
+    }
+}
+
+/// Why a sink has stopped, and what mends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// Stable `snake_case` name of the cause.
+    pub code: String,
+    pub reason: String,
+    /// The next command to type, or what to change.
+    pub remedy: String,
+}
+
+/// Why a batch was not acknowledged.
+#[derive(Debug)]
+pub enum Fault {
+    /// Transient: the same batch, again, later.
+    Retry {
+        reason: String,
+        /// What the store asked for, if it did.
+        after: Option<Duration>,
+    },
+    /// No use in trying: an operator has to mend something.
+    Halt(Halt),
+}
+
+impl Fault {
+    /// A transient fault without a wish of its own.
+    pub fn retry(reason: impl ToString) -> Self {
+        Self::Retry {
+            reason: reason.to_string(),
+            after: None,
+        }
+    }
+
+    /// A halt with its remedy.
+    pub fn halt(code: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Halt(Halt {
+            code: code.to_owned(),
+            reason: reason.into(),
+            remedy: remedy.into(),
+        })
+    }
+}
+
+/// A sink whose partitions are spread over workers by a consumer group.
+pub trait Sink: Send + Sync + 'static {
+    /// What holds one partition.
+    type Partition: PartitionSink;
+
+    /// Checks the store and loads what is needed before the first record.
+    fn open(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Takes a partition over. `metadata` is what its last commit carried.
+    fn claim(
+        &self,
+        partition: i32,
+        committed: Option<i64>,
+        metadata: &str,
+    ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
+
+    /// Whether the log is still the one that was opened. Asked now and then.
+    fn check(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// One partition of a [`Sink`]. Its batches come one after the other.
+pub trait PartitionSink: Send + Sync + 'static {
+    /// Writes a batch and returns when the store has acknowledged it. After a
+    /// fault the same batch comes again, with `attempt` one higher.
+    fn deliver(
+        &mut self,
+        batch: &Chunk,
+        attempt: u32,
+    ) -> impl Future<Output = Result<Delivery, Fault>> + Send;
+
+    /// Does what is owed besides the batch, before it is committed.
+    fn settle(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Resolves when [`Self::settle`] has something to do though no record
+    /// came.
+    fn owed(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// What the next commit should carry.
+    fn metadata(&self) -> String;
+}
