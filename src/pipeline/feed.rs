@@ -1,0 +1,131 @@
+//! What runs beside the board while a term lasts: a reader for each partition,
+//! the commits, and the look at the log's ends.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Interval, MissedTickBehavior, interval, sleep},
+};
+
+use super::stats::SinkStats;
+use crate::{
+    chunk::Chunk,
+    clients::kafka::{Committer, KafkaError, Limits, Log, Partition, Taken},
+    event::FactDecoder,
+    sinks::board::{BoardChange, Decoded, decode},
+};
+
+/// Records decoded at once.
+const LIMITS: Limits = Limits {
+    records: 2048,
+    bytes: 4 * 1024 * 1024,
+};
+
+/// Offsets are committed at most this often.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a partition's task sends to the board.
+pub(super) struct Fed {
+    pub partition: i32,
+    pub decoded: Vec<Decoded>,
+    /// The records as they were; only where one of them is rejected.
+    pub chunk: Option<Chunk>,
+    /// Everything before this has been sent.
+    pub next: Option<i64>,
+    pub at_end: bool,
+}
+
+/// Reads and decodes one partition, until the board's end is closed.
+pub(super) async fn read(
+    mut partition: Partition,
+    decoder: FactDecoder,
+    feed: mpsc::Sender<Result<Fed, KafkaError>>,
+) {
+    let mut chunk = Chunk::new(Arc::clone(partition.topic()), partition.number());
+    loop {
+        let taken = match partition.take(&mut chunk, LIMITS) {
+            Ok(taken) => taken,
+            Err(error) => {
+                // The receiver may be gone already.
+                let _ = feed.send(Err(error)).await;
+                return;
+            }
+        };
+        let at_end = taken == Taken::End;
+        if !chunk.is_empty() || at_end {
+            let decoded = decode(&decoder, &chunk);
+            let rejects = |decoded: &Decoded| matches!(decoded.change, BoardChange::Rejected(_));
+            let position = at_end
+                .then(|| partition.position().ok().flatten())
+                .flatten();
+            let fed = Fed {
+                partition: partition.number(),
+                next: position.max(chunk.next_offset()),
+                chunk: decoded.iter().any(rejects).then(|| chunk.clone()),
+                decoded,
+                at_end,
+            };
+            chunk.clear();
+            if feed.send(Ok(fed)).await.is_err() {
+                return;
+            }
+        }
+        if taken != Taken::Full {
+            tokio::select! {
+                () = partition.arrived() => {}
+                () = feed.closed() => return,
+            }
+        }
+    }
+}
+
+/// Commits what is done, now and then, and once more at the end.
+pub(super) async fn commit(
+    committers: Vec<Committer>,
+    mut progress: watch::Receiver<Vec<i64>>,
+    stats: Arc<SinkStats>,
+) {
+    let mut committed: Vec<i64> = vec![-1; committers.len()];
+    loop {
+        let goes_on = progress.changed().await.is_ok();
+        let next = progress.borrow_and_update().clone();
+        for ((number, committer), (next, committed)) in
+            (0..).zip(&committers).zip(next.iter().zip(&mut committed))
+        {
+            if next == committed {
+                continue;
+            }
+            match committer.commit(*next, "").await {
+                Ok(()) => {
+                    *committed = *next;
+                    stats.committed(number, *next);
+                }
+                Err(error) => tracing::warn!(sink = "redis", %error, "not committed"),
+            }
+        }
+        if !goes_on {
+            return;
+        }
+        sleep(COMMIT_INTERVAL).await;
+    }
+}
+
+/// Reads the ends, for the lag.
+pub(super) async fn watch_ends(log: Log, topic: String, stats: Arc<SinkStats>) {
+    let mut tick = ticks(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        match log.ends(&topic).await {
+            Ok(ends) => stats.set_ends(&ends),
+            Err(error) => tracing::debug!(sink = "redis", %error, "no ends"),
+        }
+    }
+}
+
+/// Ticks that are not made up for when they were missed.
+pub(super) fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,341 @@
+//! The worker of one sink whose partitions a consumer group spreads: opens the
+//! sink, joins the group, and runs one loop for each partition that it is
+//! given, until told to stop.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+
+use super::{
+    Shared,
+    dead_letter::DeadLetters,
+    partition::{Batching, Ending, Loop},
+    patience::Patience,
+    stats::{Phase, SinkStats, WHOLE_SINK},
+};
+use crate::{
+    clients::kafka::{Claim, Log, Membership, Rebalance, TopicIdentity},
+    sinks::{Fault, Sink},
+};
+
+/// A halted sink looks again this often.
+const HALT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Ends are read, and the sink's checks made, this often.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The sink's checks are made at each so many looks at the ends.
+const CHECK_EVERY: u32 = 3;
+
+/// One sink's worker.
+pub(super) struct GroupWorker<S> {
+    pub(super) name: &'static str,
+    pub(super) topic: String,
+    pub(super) log: Log,
+    pub(super) shared: Shared,
+    pub(super) sink: Arc<S>,
+    pub(super) stats: Arc<SinkStats>,
+    pub(super) batching: Batching,
+}
+
+/// A partition's loop and how to end it.
+struct Running {
+    ending: Ending,
+    task: JoinHandle<()>,
+}
+
+impl<S: Sink> GroupWorker<S> {
+    /// Runs until told to stop.
+    pub(super) async fn run(self) {
+        let Some(generation) = self.wait_for_topic().await else {
+            return;
+        };
+        if !self.open().await {
+            return;
+        }
+        let letters = DeadLetters::new(self.shared.producer.clone(), self.name, generation);
+        let mut attempt = 0;
+        while !self.shared.stop.is_cancelled() {
+            let (sender, events) = mpsc::unbounded_channel();
+            let group = self.shared.group(self.name);
+            let joined = Membership::join(&self.shared.consumer, &group, &self.topic, sender);
+            match joined {
+                Ok(membership) => self.serve(membership, events, &letters).await,
+                Err(error) => {
+                    self.stats.failed(WHOLE_SINK, &format!("kafka: {error}"));
+                    self.pause(self.shared.patience.delay(attempt)).await;
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// Waits until the topic exists; none when told to stop before.
+    async fn wait_for_topic(&self) -> Option<TopicIdentity> {
+        let mut attempt = 0;
+        loop {
+            let what = match self.log.identity(&self.topic).await {
+                Ok(Some(identity)) => return Some(identity),
+                Ok(None) => format!("waiting for topic {}", self.topic),
+                Err(error) => format!("waiting for kafka: {error}"),
+            };
+            self.stats.set_phase(Phase::Starting(what));
+            if !self.pause(self.shared.patience.delay(attempt)).await {
+                return None;
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Opens the sink, as often as it takes; false when told to stop before.
+    async fn open(&self) -> bool {
+        self.stats
+            .set_phase(Phase::Starting("opening the store".to_owned()));
+        let mut attempt = 0;
+        loop {
+            let opened = tokio::select! {
+                opened = self.sink.open() => opened,
+                () = self.shared.stop.cancelled() => return false,
+            };
+            let wait = match opened {
+                Ok(()) => {
+                    self.stats.unhalt(WHOLE_SINK);
+                    self.stats.recovered(WHOLE_SINK);
+                    return true;
+                }
+                Err(fault) => self.note(fault, attempt),
+            };
+            if !self.pause(wait).await {
+                return false;
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Tells of a fault of the whole sink; returns how long to wait.
+    fn note(&self, fault: Fault, attempt: u32) -> Duration {
+        match fault {
+            Fault::Retry { reason, after } => {
+                tracing::warn!(sink = self.name, reason, "trying again");
+                self.stats.unhalt(WHOLE_SINK);
+                self.stats.failed(WHOLE_SINK, &reason);
+                after.unwrap_or_else(|| self.shared.patience.delay(attempt))
+            }
+            Fault::Halt(halt) => {
+                tracing::error!(
+                    sink = self.name,
+                    code = halt.code,
+                    reason = halt.reason,
+                    remedy = halt.remedy,
+                    "halted"
+                );
+                self.stats.halt(WHOLE_SINK, halt);
+                HALT_INTERVAL
+            }
+        }
+    }
+
+    /// Waits; false when told to stop meanwhile.
+    async fn pause(&self, wait: Duration) -> bool {
+        tokio::select! {
+            () = sleep(wait) => true,
+            () = self.shared.stop.cancelled() => false,
+        }
+    }
+
+    /// Answers the group until told to stop, then drains and leaves it.
+    async fn serve(
+        &self,
+        membership: Membership,
+        mut events: mpsc::UnboundedReceiver<Rebalance>,
+        letters: &DeadLetters,
+    ) {
+        let mut running: HashMap<i32, Running> = HashMap::new();
+        self.stats.set_phase(Phase::Starting(format!(
+            "joining {}",
+            self.shared.group(self.name)
+        )));
+        let mut looks = 0;
+        let mut watch = tokio::time::interval(WATCH_INTERVAL);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.rebalance(event, &mut running, letters).await,
+                    None => break,
+                },
+                _ = watch.tick() => {
+                    self.watch(looks % CHECK_EVERY == 0).await;
+                    looks += 1;
+                }
+                () = self.shared.stop.cancelled() => break,
+            }
+        }
+        end(running.drain().map(|(_, running)| running).collect(), false).await;
+        // The revocation that leaving causes has nobody left to wait for.
+        drop(events);
+        let left = tokio::task::spawn_blocking(|| membership.leave()).await;
+        if let Err(error) = left {
+            tracing::debug!(%error, "the group was not left orderly");
+        }
+    }
+
+    async fn rebalance(
+        &self,
+        event: Rebalance,
+        running: &mut HashMap<i32, Running>,
+        letters: &DeadLetters,
+    ) {
+        match event {
+            Rebalance::Assigned(claims) => {
+                self.stats.set_phase(Phase::Running);
+                for claim in claims {
+                    let number = claim.partition.number();
+                    running.insert(number, self.start(claim, letters.clone()));
+                }
+            }
+            Rebalance::Revoked {
+                partitions,
+                lost,
+                done,
+            } => {
+                let ended = partitions
+                    .iter()
+                    .filter_map(|number| running.remove(number))
+                    .collect();
+                end(ended, lost).await;
+                drop(done);
+            }
+            Rebalance::Fault(error) => tracing::debug!(sink = self.name, %error, "kafka"),
+        }
+    }
+
+    /// Starts a partition's loop.
+    fn start(&self, claim: Claim, letters: DeadLetters) -> Running {
+        let ending = Ending {
+            stop: self.shared.stop.child_token(),
+            ..Ending::default()
+        };
+        let hold = Hold {
+            sink: Arc::clone(&self.sink),
+            stats: Arc::clone(&self.stats),
+            patience: self.shared.patience,
+            batching: self.batching,
+            letters,
+            ending: ending.clone(),
+        };
+        Running {
+            ending,
+            task: tokio::spawn(hold.run(claim)),
+        }
+    }
+
+    /// Reads the ends, for the lag, and now and then has the sink look whether
+    /// the log is still the same.
+    async fn watch(&self, check: bool) {
+        match self.log.ends(&self.topic).await {
+            Ok(ends) => self.stats.set_ends(&ends),
+            Err(error) => tracing::debug!(sink = self.name, %error, "no ends"),
+        }
+        if check {
+            match self.sink.check().await {
+                Ok(()) => self.stats.unhalt(WHOLE_SINK),
+                Err(Fault::Halt(halt)) => self.stats.halt(WHOLE_SINK, halt),
+                Err(Fault::Retry { reason, .. }) => {
+                    tracing::debug!(sink = self.name, reason, "not checked");
+                }
+            }
+        }
+    }
+}
+
+/// Ends loops and waits until they have drained. Where the partitions are
+/// lost, they commit nothing more.
+async fn end(running: Vec<Running>, lost: bool) {
+    for one in &running {
+        one.ending.lost.store(lost, Ordering::Release);
+        one.ending.stop.cancel();
+    }
+    for one in running {
+        if let Err(error) = one.task.await {
+            tracing::error!(%error, "a partition's loop failed");
+        }
+    }
+}
+
+/// What it takes to hold a partition.
+struct Hold<S> {
+    sink: Arc<S>,
+    stats: Arc<SinkStats>,
+    patience: Patience,
+    batching: Batching,
+    letters: DeadLetters,
+    ending: Ending,
+}
+
+impl<S: Sink> Hold<S> {
+    /// Has the sink take the partition over, then runs its loop.
+    async fn run(self, claim: Claim) {
+        let number = claim.partition.number();
+        self.stats.claimed(number, claim.committed);
+        let Some(sink) = self.claim(&claim).await else {
+            self.stats.released(number);
+            return;
+        };
+        tracing::info!(
+            sink = self.stats.name(),
+            partition = number,
+            committed = claim.committed,
+            "partition assigned"
+        );
+        Loop {
+            committer: claim.partition.committer(),
+            partition: claim.partition,
+            sink,
+            batching: self.batching,
+            stats: self.stats,
+            letters: self.letters,
+            patience: self.patience,
+            ending: self.ending,
+            committed: claim.committed,
+        }
+        .run()
+        .await;
+    }
+
+    /// As often as it takes; none when told to stop before.
+    async fn claim(&self, claim: &Claim) -> Option<S::Partition> {
+        let number = claim.partition.number();
+        let mut attempt = 0;
+        loop {
+            let wait = match self
+                .sink
+                .claim(number, claim.committed, &claim.metadata)
+                .await
+            {
+                Ok(sink) => {
+                    self.stats.unhalt(number);
+                    self.stats.recovered(number);
+                    return Some(sink);
+                }
+                Err(Fault::Retry { reason, after }) => {
+                    self.stats.failed(number, &reason);
+                    after.unwrap_or_else(|| self.patience.delay(attempt))
+                }
+                Err(Fault::Halt(halt)) => {
+                    tracing::error!(code = halt.code, reason = halt.reason, "halted");
+                    self.stats.halt(number, halt);
+                    HALT_INTERVAL
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.ending.stop.cancelled() => return None,
+            }
+            attempt += 1;
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The streaming pipeline behind `fanout run`: one worker for each sink, with
+//! its own consumer group, its own lag and its own troubles. The log between
+//! them is the buffer, so no sink can hold another back.
+//!
+//! ```text
+//! Partition (records) → PartitionSink (decode, write) → dead letters → commit
+//! ```
+//!
+//! What flows back is one number for each partition: how far it is done.
+
+mod board;
+mod dead_letter;
+mod feed;
+mod group;
+mod metrics;
+mod partition;
+mod patience;
+pub mod server;
+pub mod stats;
+pub mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    group::GroupWorker,
+    partition::Batching,
+    patience::Patience,
+    stats::{Phase, SinkStats},
+    status::Status,
+};
+use crate::{
+    clients::kafka::{
+        ConsumerSettings, KafkaError, Limits, Log, Producer, TopicSpec, ensure_topics,
+    },
+    clock::now_ms,
+    config::Settings,
+    event::SourceTable,
+    failure::{Failure, Kind},
+    sinks::{self, Sink},
+};
+
+/// Records that a batch for the external system holds at most: what a crash
+/// may send again.
+const HTTP_BATCH: usize = 512;
+
+/// The largest record a topic takes, in bytes: an update of a row with a
+/// payload of 10 MB carries it twice, escaped.
+const LARGEST_RECORD: u32 = 64 * 1024 * 1024;
+
+/// Why the pipeline does not start. Once it has started, trouble is told in
+/// its status instead.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error("a kafka client cannot be made for {brokers}")]
+    Kafka {
+        brokers: String,
+        #[source]
+        source: KafkaError,
+    },
+    #[error("the {sink} sink cannot be set up: {reason}")]
+    Sink { sink: &'static str, reason: String },
+}
+
+impl Failure for PipelineError {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Kafka { .. } => "pipeline_kafka",
+            Self::Sink { .. } => "pipeline_sink",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("fanout config show".to_owned())
+    }
+}
+
+/// The source's tables and where their changes are.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub facts: SourceTable,
+    pub content: SourceTable,
+}
+
+impl Source {
+    /// The tables of design, under the connector's prefix.
+    pub fn new(topic_prefix: &str) -> Self {
+        let table = |table: &str| SourceTable {
+            prefix: topic_prefix.to_owned(),
+            schema: "public".to_owned(),
+            table: table.to_owned(),
+        };
+        Self {
+            facts: table("engagement_events"),
+            content: table("content"),
+        }
+    }
+}
+
+/// What all workers of the process share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) consumer: ConsumerSettings,
+    pub(crate) source: Source,
+    pub(crate) group_prefix: String,
+    pub(crate) producer: Producer,
+    pub(crate) patience: Patience,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// The consumer group of a sink.
+    pub(crate) fn group(&self, sink: &str) -> String {
+        format!("{}-{sink}", self.group_prefix)
+    }
+}
+
+/// A running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    project: String,
+    started_ms: i64,
+    stats: Vec<Arc<SinkStats>>,
+    workers: JoinSet<()>,
+    stop: CancellationToken,
+    shutdown_timeout: Duration,
+}
+
+impl Pipeline {
+    /// Starts the workers of `sinks`. They wait for servers that are not there
+    /// yet.
+    ///
+    /// # Errors
+    /// When a setting can never work, whatever the servers do.
+    pub fn start(
+        project: &str,
+        settings: &Settings,
+        sinks: &[String],
+        stop: CancellationToken,
+    ) -> Result<Self, PipelineError> {
+        let shared = shared(settings, stop.clone())?;
+        let mut pipeline = Self {
+            project: project.to_owned(),
+            started_ms: now_ms(),
+            stats: Vec::new(),
+            workers: JoinSet::new(),
+            stop,
+            shutdown_timeout: Duration::from_millis(settings.pipeline.shutdown_timeout_ms),
+        };
+        pipeline.workers.spawn(create_topics(
+            shared.clone(),
+            settings.kafka.dead_letter_topic.clone(),
+            settings.kafka.replication_factor,
+        ));
+        for sink in sinks {
+            match sink.as_str() {
+                "clickhouse" => pipeline.start_clickhouse(&shared, settings)?,
+                "http" => pipeline.start_http(&shared, settings)?,
+                _ => pipeline.start_board(&shared, settings)?,
+            }
+        }
+        Ok(pipeline)
+    }
+
+    fn start_clickhouse(
+        &mut self,
+        shared: &Shared,
+        settings: &Settings,
+    ) -> Result<(), PipelineError> {
+        let setup = |reason: String| PipelineError::Sink {
+            sink: "clickhouse",
+            reason,
+        };
+        let log = shared_log(shared, "clickhouse")?;
+        let common = sinks::clickhouse::Common::new(
+            &settings.clickhouse,
+            &shared.source.facts,
+            &shared.source.content,
+            log,
+            &shared.consumer,
+            &shared.group_prefix,
+        )
+        .map_err(|error| setup(error.to_string()))?;
+        let common = Arc::new(common);
+        let batching = Batching {
+            limits: Limits {
+                records: settings.clickhouse.batch_rows,
+                bytes: settings.clickhouse.batch_bytes,
+            },
+            linger: Duration::from_millis(settings.clickhouse.batch_ms),
+        };
+        let facts = sinks::clickhouse::Facts::new(Arc::clone(&common));
+        let topic = shared.source.facts.topic();
+        self.spawn_group(shared, "clickhouse", topic, facts, batching)?;
+        let mirror = sinks::clickhouse::ContentMirror::new(common);
+        let topic = shared.source.content.topic();
+        self.spawn_group(shared, "content", topic, mirror, batching)
+    }
+
+    fn start_http(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
+        let sink =
+            sinks::http::Http::new(&settings.external, &shared.source.facts).map_err(|error| {
+                PipelineError::Sink {
+                    sink: "http",
+                    reason: error.to_string(),
+                }
+            })?;
+        let batching = Batching {
+            limits: Limits {
+                records: HTTP_BATCH,
+                bytes: 64 * 1024 * 1024,
+            },
+            linger: Duration::ZERO,
+        };
+        self.spawn_group(shared, "http", shared.source.facts.topic(), sink, batching)
+    }
+
+    fn start_board(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
+        let stats = Arc::new(SinkStats::new("redis", shared.source.facts.topic()));
+        self.stats.push(Arc::clone(&stats));
+        let log = shared_log(shared, "redis")?;
+        let worker =
+            board::BoardWorker::new(shared.clone(), settings, log, stats).map_err(|reason| {
+                PipelineError::Sink {
+                    sink: "redis",
+                    reason,
+                }
+            })?;
+        self.workers.spawn(worker.run());
+        Ok(())
+    }
+
+    fn spawn_group<S: Sink>(
+        &mut self,
+        shared: &Shared,
+        name: &'static str,
+        topic: String,
+        sink: S,
+        batching: Batching,
+    ) -> Result<(), PipelineError> {
+        let stats = Arc::new(SinkStats::new(name, topic.clone()));
+        self.stats.push(Arc::clone(&stats));
+        let worker = GroupWorker {
+            name,
+            topic,
+            log: shared_log(shared, name)?,
+            shared: shared.clone(),
+            sink: Arc::new(sink),
+            stats,
+            batching,
+        };
+        self.workers.spawn(worker.run());
+        Ok(())
+    }
+
+    /// What it says of itself, for others to read while it runs.
+    pub fn reporter(&self) -> Reporter {
+        Reporter {
+            project: self.project.clone(),
+            started_ms: self.started_ms,
+            stats: self.stats.clone(),
+        }
+    }
+
+    /// Waits until the token given to [`Self::start`] is cancelled and every
+    /// worker has finished what it had in hand, or the shutdown's time is over.
+    /// Returns whether all had finished.
+    pub async fn finish(mut self) -> bool {
+        self.stop.cancelled().await;
+        let drained = async { while self.workers.join_next().await.is_some() {} };
+        let in_time = tokio::time::timeout(self.shutdown_timeout, drained)
+            .await
+            .is_ok();
+        for stats in &self.stats {
+            stats.set_phase(Phase::Stopped);
+        }
+        in_time
+    }
+}
+
+/// Reads the statistics of a running pipeline.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    project: String,
+    started_ms: i64,
+    stats: Vec<Arc<SinkStats>>,
+}
+
+impl Reporter {
+    /// A snapshot.
+    pub fn status(&self) -> Status {
+        Status {
+            format: 1,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            project: self.project.clone(),
+            pid: std::process::id(),
+            started_ms: self.started_ms,
+            sinks: self.stats.iter().map(|stats| stats.status()).collect(),
+        }
+    }
+}
+
+fn shared(settings: &Settings, stop: CancellationToken) -> Result<Shared, PipelineError> {
+    let brokers = settings.kafka.brokers.clone();
+    let producer =
+        Producer::new(&brokers, &settings.kafka.dead_letter_topic).map_err(|source| {
+            PipelineError::Kafka {
+                brokers: brokers.clone(),
+                source,
+            }
+        })?;
+    Ok(Shared {
+        consumer: ConsumerSettings {
+            brokers,
+            prefetch_kbytes: settings.kafka.prefetch_kbytes,
+            session_timeout_ms: settings.kafka.session_timeout_ms,
+        },
+        source: Source::new(&settings.kafka.topic_prefix),
+        group_prefix: settings.kafka.group_prefix.clone(),
+        producer,
+        patience: Patience::new(&settings.pipeline),
+        stop,
+    })
+}
+
+fn shared_log(shared: &Shared, sink: &str) -> Result<Log, PipelineError> {
+    Log::new(&shared.consumer, &shared.group(sink)).map_err(|source| PipelineError::Kafka {
+        brokers: shared.consumer.brokers.clone(),
+        source,
+    })
+}
+
+/// The topics the pipeline stands on, as the connector would create them.
+pub fn topics(source: &Source, dead_letters: &str) -> Vec<TopicSpec> {
+    let append_time = ("message.timestamp.type", "LogAppendTime".to_owned());
+    let large = ("max.message.bytes", LARGEST_RECORD.to_string());
+    vec![
+        TopicSpec {
+            name: source.facts.topic(),
+            partitions: 3,
+            config: vec![append_time.clone(), large.clone()],
+        },
+        TopicSpec {
+            name: source.content.topic(),
+            partitions: 1,
+            config: vec![
+                append_time,
+                large.clone(),
+                ("cleanup.policy", "compact".to_owned()),
+            ],
+        },
+        TopicSpec {
+            name: dead_letters.to_owned(),
+            partitions: 1,
+            config: vec![large, ("retention.ms", "-1".to_owned())],
+        },
+    ]
+}
+
+/// Creates what is missing, as often as it takes.
+async fn create_topics(shared: Shared, dead_letters: String, replication: u16) {
+    let topics = topics(&shared.source, &dead_letters);
+    let mut attempt = 0;
+    while let Err(error) = ensure_topics(&shared.consumer.brokers, replication, &topics).await {
+        tracing::warn!(%error, "topics cannot be created yet");
+        tokio::select! {
+            () = tokio::time::sleep(shared.patience.delay(attempt)) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        attempt += 1;
+    }
+}

@@ -1,0 +1,349 @@
+//! One partition of one sink, in one sequential loop: gather, deliver,
+//! dead-letter, settle, commit. Because each step waits for the one before, a
+//! crash between any two repeats work and loses none.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    dead_letter::DeadLetters,
+    patience::Patience,
+    stats::{Done, SinkStats},
+    status::Halt,
+};
+use crate::{
+    chunk::Chunk,
+    clients::kafka::{Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range},
+    sinks::{Delivery, Fault, PartitionSink},
+};
+
+/// A halted partition looks again this often.
+const HALT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When a batch is full.
+#[derive(Debug, Clone, Copy)]
+pub struct Batching {
+    pub limits: Limits,
+    /// How long the first record may wait for others.
+    pub linger: Duration,
+}
+
+/// How the loop is told to end.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// Finish what is in hand, commit it, and return.
+    pub stop: CancellationToken,
+    /// Somebody else owns the partition: commit nothing more.
+    pub lost: Arc<AtomicBool>,
+}
+
+/// What the loop needs.
+pub struct Loop<S> {
+    pub partition: Partition,
+    pub committer: Committer,
+    pub sink: S,
+    pub batching: Batching,
+    pub stats: Arc<SinkStats>,
+    pub letters: DeadLetters,
+    pub patience: Patience,
+    pub ending: Ending,
+    /// What the group has committed.
+    pub committed: Option<i64>,
+}
+
+/// Why the loop ended before it was told to.
+#[derive(Debug)]
+enum Abandoned {
+    /// Told to stop while the store did not take the batch.
+    Stopped,
+    /// The partition is no longer this worker's.
+    Fenced,
+    /// The consumer itself is in trouble, worth a new start.
+    Consumer(KafkaError),
+}
+
+impl<S: PartitionSink> Loop<S> {
+    /// Runs until told to stop, or until the partition is lost.
+    pub async fn run(mut self) {
+        let number = self.partition.number();
+        self.stats.claimed(number, self.committed);
+        let mut batch = Chunk::new(Arc::clone(self.partition.topic()), number);
+        loop {
+            let step = match self.gather(&mut batch).await {
+                Ok(at_end) => self.finish(&mut batch, at_end).await,
+                Err(error) => Err(Abandoned::Consumer(error)),
+            };
+            match step {
+                Ok(()) if !self.ending.stop.is_cancelled() => {}
+                Ok(()) | Err(Abandoned::Stopped) => break,
+                Err(Abandoned::Fenced) => {
+                    tracing::info!(sink = self.stats.name(), number, "partition lost");
+                    break;
+                }
+                Err(Abandoned::Consumer(error)) => self.broken(&error).await,
+            }
+        }
+        self.stats.released(number);
+    }
+
+    /// Fills the batch; returns whether the end of the partition was reached
+    /// with its last record.
+    async fn gather(&mut self, batch: &mut Chunk) -> Result<bool, KafkaError> {
+        let mut deadline: Option<Instant> = None;
+        let mut at_end = false;
+        loop {
+            let before = batch.len();
+            let taken = self.partition.take(batch, self.batching.limits)?;
+            if batch.len() > before {
+                at_end = false;
+            }
+            match taken {
+                Taken::Full => return Ok(false),
+                Taken::End => at_end = true,
+                Taken::Drained => {}
+            }
+            if self.ending.stop.is_cancelled() {
+                return Ok(at_end);
+            }
+            if taken == Taken::End && batch.is_empty() {
+                return Ok(true);
+            }
+            if !batch.is_empty() {
+                let limit = *deadline.get_or_insert_with(|| Instant::now() + self.batching.linger);
+                if Instant::now() >= limit {
+                    return Ok(at_end);
+                }
+            }
+            let limit = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                () = self.partition.arrived() => {}
+                () = self.sink.owed(), if batch.is_empty() => return Ok(at_end),
+                () = self.ending.stop.cancelled() => {}
+                () = sleep_until(limit) => {}
+            }
+        }
+    }
+
+    /// Everything after gathering.
+    async fn finish(&mut self, batch: &mut Chunk, at_end: bool) -> Result<(), Abandoned> {
+        while !batch.is_empty() {
+            let next = self.deliver(batch).await?;
+            self.settle().await?;
+            let next = if batch.is_empty() && at_end {
+                self.position().max(next)
+            } else {
+                next
+            };
+            self.commit(next).await?;
+        }
+        // Records are done; what else is owed or past the last record remains.
+        let metadata_before = self.sink.metadata();
+        self.settle().await?;
+        let position = if at_end { self.position() } else { -1 };
+        let owed = self.sink.metadata() != metadata_before;
+        let next = position.max(self.committed.unwrap_or(-1));
+        if next >= 0 && (owed || self.committed != Some(next)) {
+            self.commit(next).await?;
+        }
+        Ok(())
+    }
+
+    /// The consumer's position, or -1 where it has none yet.
+    fn position(&self) -> i64 {
+        self.partition.position().ok().flatten().unwrap_or(-1)
+    }
+
+    /// Delivers the batch, or the front of it before a record that halts, and
+    /// dead-letters what was rejected. Returns the offset after what is done.
+    async fn deliver(&mut self, batch: &mut Chunk) -> Result<i64, Abandoned> {
+        let number = self.partition.number();
+        let mut attempt = 0;
+        loop {
+            self.wait_for_the_others().await?;
+            match self.sink.deliver(batch, attempt).await {
+                Ok(delivery) => {
+                    self.stats.wrote(number);
+                    if let Some(halt) = delivery.halt.clone()
+                        && delivery.taken == 0
+                    {
+                        self.halt(halt).await?;
+                        continue;
+                    }
+                    self.stats.unhalt(number);
+                    return self.acknowledged(batch, delivery).await;
+                }
+                Err(fault) => self.endure(fault, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The store has it: dead letters, then the count.
+    async fn acknowledged(
+        &mut self,
+        batch: &mut Chunk,
+        delivery: Delivery,
+    ) -> Result<i64, Abandoned> {
+        let mut attempt = 0;
+        let mut sent = 0;
+        while let Some(rejected) = delivery.rejected.get(sent) {
+            let Some(record) = batch.get(rejected.index) else {
+                sent += 1;
+                continue;
+            };
+            match self.letters.send(&record, rejected).await {
+                Ok(()) => {
+                    sent += 1;
+                    attempt = 0;
+                }
+                Err(error) => {
+                    let reason = format!("dead letters are not acknowledged: {error}");
+                    self.endure(Fault::retry(reason), attempt).await?;
+                    attempt += 1;
+                }
+            }
+        }
+        self.stats.recovered(self.partition.number());
+        self.stats.add(&Done {
+            applied: delivery.applied,
+            ignored: delivery.ignored,
+            extra_fields: delivery.extra_fields,
+            dead_letters: delivery
+                .rejected
+                .iter()
+                .map(|rejected| rejected.code)
+                .collect(),
+        });
+        let last = delivery
+            .taken
+            .checked_sub(1)
+            .and_then(|last| batch.get(last));
+        let next = last.map_or(-1, |record| record.offset + 1);
+        if delivery.taken >= batch.len() {
+            batch.clear();
+        } else {
+            batch.drop_front(delivery.taken);
+        }
+        Ok(next)
+    }
+
+    async fn settle(&mut self) -> Result<(), Abandoned> {
+        let mut attempt = 0;
+        loop {
+            self.wait_for_the_others().await?;
+            match self.sink.settle().await {
+                Ok(()) => {
+                    self.stats.unhalt(self.partition.number());
+                    self.stats.recovered(self.partition.number());
+                    return Ok(());
+                }
+                Err(fault) => self.endure(fault, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn commit(&mut self, next: i64) -> Result<(), Abandoned> {
+        let metadata = self.sink.metadata();
+        let mut attempt = 0;
+        loop {
+            if self.ending.lost.load(Ordering::Acquire) {
+                return Err(Abandoned::Fenced);
+            }
+            match self.committer.commit(next, &metadata).await {
+                Ok(()) => break,
+                Err(error) if is_fenced(&error) => return Err(Abandoned::Fenced),
+                Err(error) => {
+                    let reason = format!("offset {next} is not committed: {error}");
+                    self.endure(Fault::retry(reason), attempt).await?;
+                }
+            }
+            attempt += 1;
+        }
+        let number = self.partition.number();
+        self.committed = Some(next);
+        self.stats.recovered(number);
+        self.stats.committed(number, next);
+        Ok(())
+    }
+
+    /// A halt of one partition is a halt of the sink: the others hold still.
+    async fn wait_for_the_others(&self) -> Result<(), Abandoned> {
+        while self.stats.halted_by_another(self.partition.number()) {
+            tokio::select! {
+                () = sleep(Duration::from_millis(500)) => {}
+                () = self.ending.stop.cancelled() => return Err(Abandoned::Stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits as the fault demands, unless told to stop.
+    async fn endure(&mut self, fault: Fault, attempt: u32) -> Result<(), Abandoned> {
+        match fault {
+            Fault::Retry { reason, after } => {
+                let number = self.partition.number();
+                let wait = after.unwrap_or_else(|| self.patience.delay(attempt));
+                tracing::warn!(
+                    sink = self.stats.name(),
+                    partition = number,
+                    attempt,
+                    wait_ms = wait.as_millis(),
+                    reason,
+                    "trying again"
+                );
+                self.stats.failed(number, &reason);
+                self.pause(wait).await
+            }
+            Fault::Halt(halt) => self.halt(halt).await,
+        }
+    }
+
+    async fn halt(&mut self, halt: Halt) -> Result<(), Abandoned> {
+        tracing::error!(
+            sink = self.stats.name(),
+            partition = self.partition.number(),
+            code = halt.code,
+            reason = halt.reason,
+            remedy = halt.remedy,
+            "halted"
+        );
+        self.stats.halt(self.partition.number(), halt);
+        self.pause(HALT_INTERVAL).await
+    }
+
+    async fn pause(&self, wait: Duration) -> Result<(), Abandoned> {
+        tokio::select! {
+            () = sleep(wait) => Ok(()),
+            () = self.ending.stop.cancelled() => Err(Abandoned::Stopped),
+        }
+    }
+
+    /// What the broker says of this partition: history that is gone halts the
+    /// sink, the rest mends itself.
+    async fn broken(&mut self, error: &KafkaError) {
+        let number = self.partition.number();
+        let fault = if is_out_of_range(error) {
+            Fault::halt(
+                "retention_passed",
+                format!(
+                    "partition {number} no longer has offset {}: it was deleted before it was read",
+                    self.committed.unwrap_or(0)
+                ),
+                "rebuild from the source: fanout reset, then fanout up",
+            )
+        } else {
+            Fault::retry(format!("kafka: {error}"))
+        };
+        // Told to stop or not, the loop looks at that next.
+        let _ = self.endure(fault, 0).await;
+    }
+}

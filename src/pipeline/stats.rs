@@ -1,0 +1,315 @@
+//! What a sink has done and is doing, counted once, for `/status` and
+//! `/metrics` alike. Updated once a batch, never once a record.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::status::{Halt, PartitionStatus, SinkState, SinkStatus};
+use crate::{clock::now_ms, sinks::Tally};
+
+/// The rate is over this long.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// What a sink does as a whole, when no partition is in trouble.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// With what it is busy.
+    Starting(String),
+    Standby,
+    Running,
+    Stopped,
+}
+
+/// Numbers of one sink.
+#[derive(Debug)]
+pub struct SinkStats {
+    name: &'static str,
+    topic: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    applied: u64,
+    ignored: BTreeMap<String, u64>,
+    dead_letters: BTreeMap<String, u64>,
+    extra_fields: u64,
+    retries: u64,
+    last_write_ms: Option<i64>,
+    /// By partition; -1 is the sink as a whole.
+    halts: BTreeMap<i32, Halt>,
+    /// By partition: what the last try failed with.
+    failing: BTreeMap<i32, String>,
+    progress: BTreeMap<i32, Progress>,
+    meter: VecDeque<(Instant, u64)>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Progress {
+    committed: Option<i64>,
+    end: Option<i64>,
+}
+
+/// What a batch adds.
+#[derive(Debug, Default)]
+pub struct Done<'a> {
+    pub applied: u64,
+    pub ignored: Tally,
+    pub extra_fields: u64,
+    pub dead_letters: Vec<&'a str>,
+}
+
+/// The partition number that stands for the whole sink.
+pub const WHOLE_SINK: i32 = -1;
+
+impl SinkStats {
+    pub fn new(name: &'static str, topic: impl Into<String>) -> Self {
+        Self {
+            name,
+            topic: topic.into(),
+            inner: Mutex::new(Inner {
+                phase: Phase::Starting("connecting".to_owned()),
+                applied: 0,
+                ignored: BTreeMap::new(),
+                dead_letters: BTreeMap::new(),
+                extra_fields: 0,
+                retries: 0,
+                last_write_ms: None,
+                halts: BTreeMap::new(),
+                failing: BTreeMap::new(),
+                progress: BTreeMap::new(),
+                meter: VecDeque::new(),
+            }),
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        self.lock().phase = phase;
+    }
+
+    /// Adds what a committed batch did.
+    pub fn add(&self, done: &Done<'_>) {
+        let mut inner = self.lock();
+        inner.applied += done.applied;
+        inner.extra_fields += done.extra_fields;
+        for (reason, count) in &done.ignored {
+            *inner.ignored.entry((*reason).to_owned()).or_default() += count;
+        }
+        for code in &done.dead_letters {
+            *inner.dead_letters.entry((*code).to_owned()).or_default() += 1;
+        }
+        let total = inner.total();
+        inner.meter.push_back((Instant::now(), total));
+    }
+
+    /// The store acknowledged a write.
+    pub fn wrote(&self, partition: i32) {
+        let mut inner = self.lock();
+        inner.last_write_ms = Some(now_ms());
+        inner.failing.remove(&partition);
+    }
+
+    /// A try failed; the next one follows.
+    pub fn failed(&self, partition: i32, reason: &str) {
+        let mut inner = self.lock();
+        inner.retries += 1;
+        inner.failing.insert(partition, reason.to_owned());
+    }
+
+    /// The trouble is over, without a write.
+    pub fn recovered(&self, partition: i32) {
+        self.lock().failing.remove(&partition);
+    }
+
+    pub fn halt(&self, partition: i32, halt: Halt) {
+        self.lock().halts.insert(partition, halt);
+    }
+
+    pub fn unhalt(&self, partition: i32) {
+        self.lock().halts.remove(&partition);
+    }
+
+    /// Whether anything but `partition` itself keeps the sink halted.
+    pub fn halted_by_another(&self, partition: i32) -> bool {
+        self.lock().halts.keys().any(|other| *other != partition)
+    }
+
+    pub fn committed(&self, partition: i32, next: i64) {
+        self.lock().progress.entry(partition).or_default().committed = Some(next);
+    }
+
+    /// A partition is this worker's from now on.
+    pub fn claimed(&self, partition: i32, committed: Option<i64>) {
+        self.lock().progress.insert(
+            partition,
+            Progress {
+                committed,
+                end: None,
+            },
+        );
+    }
+
+    /// A partition is no longer this worker's.
+    pub fn released(&self, partition: i32) {
+        let mut inner = self.lock();
+        inner.progress.remove(&partition);
+        inner.failing.remove(&partition);
+        inner.halts.remove(&partition);
+    }
+
+    /// Ends of the partitions, by number, freshly read.
+    pub fn set_ends(&self, ends: &[i64]) {
+        let mut inner = self.lock();
+        for (partition, end) in (0..).zip(ends) {
+            if let Some(progress) = inner.progress.get_mut(&partition) {
+                progress.end = Some(*end);
+            }
+        }
+    }
+
+    /// A snapshot.
+    pub fn status(&self) -> SinkStatus {
+        let mut inner = self.lock();
+        let (state, detail) = inner.state();
+        SinkStatus {
+            name: self.name.to_owned(),
+            state,
+            detail,
+            lag: inner.lag(),
+            rate_per_second: inner.rate(),
+            last_write_ms: inner.last_write_ms,
+            applied: inner.applied,
+            ignored: inner.ignored.clone(),
+            dead_letters: inner.dead_letters.clone(),
+            extra_fields: inner.extra_fields,
+            retries: inner.retries,
+            halt: inner.halts.values().next().cloned(),
+            partitions: inner
+                .progress
+                .iter()
+                .map(|(partition, progress)| PartitionStatus {
+                    topic: self.topic.clone(),
+                    partition: *partition,
+                    committed: progress.committed,
+                    end: progress.end,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn total(&self) -> u64 {
+        let dead: u64 = self.dead_letters.values().sum();
+        let ignored: u64 = self.ignored.values().sum();
+        self.applied + ignored + dead
+    }
+
+    fn state(&self) -> (SinkState, Option<String>) {
+        if self.phase == Phase::Stopped {
+            return (SinkState::Stopped, None);
+        }
+        if let Some(halt) = self.halts.values().next() {
+            return (SinkState::Halted, Some(halt.reason.clone()));
+        }
+        if let Some(reason) = self.failing.values().next() {
+            return (SinkState::Retrying, Some(reason.clone()));
+        }
+        match &self.phase {
+            Phase::Starting(what) => (SinkState::Starting, Some(what.clone())),
+            Phase::Standby => (SinkState::Standby, Some("another worker has it".to_owned())),
+            Phase::Running => (SinkState::Running, None),
+            Phase::Stopped => (SinkState::Stopped, None),
+        }
+    }
+
+    /// Unknown as long as any partition's end or commit is.
+    fn lag(&self) -> Option<u64> {
+        if self.progress.is_empty() {
+            return None;
+        }
+        self.progress.values().try_fold(0, |sum: u64, progress| {
+            let behind = progress.end? - progress.committed.unwrap_or(0);
+            Some(sum + u64::try_from(behind).unwrap_or(0))
+        })
+    }
+
+    fn rate(&mut self) -> f64 {
+        let now = Instant::now();
+        while self
+            .meter
+            .get(1)
+            .is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW)
+        {
+            self.meter.pop_front();
+        }
+        let Some((since, before)) = self.meter.front() else {
+            return 0.0;
+        };
+        let seconds = now
+            .duration_since(*since)
+            .max(Duration::from_secs(1))
+            .as_secs_f64();
+        let done = self.total().saturating_sub(*before);
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = done as f64 / seconds;
+        (rate * 10.0).round() / 10.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halt(reason: &str) -> Halt {
+        Halt {
+            code: "code".to_owned(),
+            reason: reason.to_owned(),
+            remedy: "remedy".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_worst_trouble_is_the_state() {
+        let stats = SinkStats::new("clickhouse", "t");
+        stats.set_phase(Phase::Running);
+        assert_eq!(stats.status().state, SinkState::Running);
+        stats.failed(1, "refused");
+        assert_eq!(stats.status().state, SinkState::Retrying);
+        stats.halt(0, halt("schema"));
+        assert_eq!(stats.status().state, SinkState::Halted);
+        assert!(stats.halted_by_another(1));
+        assert!(!stats.halted_by_another(0));
+        stats.unhalt(0);
+        stats.wrote(1);
+        assert_eq!(stats.status().state, SinkState::Running);
+    }
+
+    #[test]
+    fn the_lag_is_unknown_until_each_end_is_known() {
+        let stats = SinkStats::new("http", "t");
+        assert_eq!(stats.status().lag, None);
+        stats.claimed(0, None);
+        stats.claimed(1, Some(5));
+        stats.set_ends(&[3]);
+        assert_eq!(stats.status().lag, None);
+        stats.set_ends(&[3, 9]);
+        assert_eq!(stats.status().lag, Some(7));
+        stats.committed(1, 9);
+        assert_eq!(stats.status().lag, Some(3));
+        stats.released(0);
+        assert_eq!(stats.status().lag, Some(0));
+    }
+}
