@@ -1,0 +1,169 @@
+//! What the connector's configuration should be: the template of `connect/`
+//! filled from the settings, and what differs from what Connect has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ConnectorError;
+use crate::{
+    assets,
+    clients::postgres,
+    config::Settings,
+    template::{self, Values},
+};
+
+/// A connector's configuration, as Connect keeps it: texts only.
+pub type Properties = BTreeMap<String, String>;
+
+/// Where the template is among the embedded files.
+const TEMPLATE: &str = "connect/pg-engagement-cdc.json";
+
+/// The property that holds the database's password, or says where it is.
+const PASSWORD: &str = "database.password";
+
+/// What the template's placeholders stand for under these settings. The
+/// password stands there itself; a stack that keeps it in a file for Connect
+/// overrides `postgres.password` by `${file:…}`.
+///
+/// # Errors
+/// When the Postgres URL or `connect_address` cannot be read.
+pub fn placeholders(settings: &Settings) -> Result<Values, ConnectorError> {
+    let address = postgres::address(&settings.postgres.url).map_err(ConnectorError::PostgresUrl)?;
+    let (host, port) = match &settings.postgres.connect_address {
+        Some(text) => match text.rsplit_once(':') {
+            Some((host, port)) => (host.to_owned(), port.to_owned()),
+            None => (text.clone(), address.port.to_string()),
+        },
+        None => (address.host, address.port.to_string()),
+    };
+    let values = [
+        ("postgres.host", host),
+        ("postgres.port", port),
+        ("postgres.user", address.user),
+        ("postgres.password", address.password.reveal().to_owned()),
+        ("postgres.database", address.database),
+        ("topic_prefix", settings.kafka.topic_prefix.clone()),
+        ("slot", settings.connector.slot.clone()),
+        ("publication", settings.connector.publication.clone()),
+        (
+            "replication_factor",
+            settings.kafka.replication_factor.to_string(),
+        ),
+    ];
+    Ok(values
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect())
+}
+
+/// The whole configuration: the template's, then the operator's own
+/// properties, under the connector's name.
+///
+/// # Errors
+/// When the settings cannot fill the template.
+pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties, ConnectorError> {
+    let mut values = placeholders(settings)?;
+    values.extend(overrides.clone());
+    let text = assets::text(TEMPLATE).unwrap_or_default();
+    let template: Properties = serde_json::from_str(text)?;
+    let mut properties = Properties::new();
+    for (name, value) in template {
+        // Filled value by value, so that a quote in a password stays one.
+        properties.insert(name, template::render(&value, &values)?.text);
+    }
+    properties.extend(settings.connector.properties.clone());
+    properties.insert("name".to_owned(), settings.connector.name.clone());
+    Ok(properties)
+}
+
+/// A password that Connect reads from a file of its own stays there: only who
+/// started Connect knows the file, and the reference says more than a text
+/// that REST would show to everyone.
+pub fn keep_reference(desired: &mut Properties, current: &Properties, overrides: &Values) {
+    let reference = current
+        .get(PASSWORD)
+        .filter(|value| value.starts_with("${"));
+    if let Some(reference) = reference
+        && !overrides.contains_key("postgres.password")
+    {
+        desired.insert(PASSWORD.to_owned(), reference.clone());
+    }
+}
+
+/// The names of the properties that are not the same on both sides.
+#[must_use]
+pub fn changed(current: &Properties, desired: &Properties) -> Vec<String> {
+    let names: BTreeSet<&String> = current.keys().chain(desired.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| current.get(*name) != desired.get(*name))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties_of(pairs: &[(&str, &str)]) -> Properties {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_template_is_filled_from_the_settings() {
+        let mut settings = Settings::default();
+        settings.postgres.url = "postgres://me:p%22w@db:5499/shop".to_owned();
+        settings
+            .connector
+            .properties
+            .insert("poll.interval.ms".to_owned(), "77".to_owned());
+        let made = properties(&settings, &Values::new()).expect("a filled template");
+        for (name, value) in [
+            ("name", "pg-engagement-cdc"),
+            ("database.hostname", "db"),
+            ("database.port", "5499"),
+            ("database.user", "me"),
+            ("database.password", "p\"w"),
+            ("database.dbname", "shop"),
+            ("slot.name", "dbz_slot"),
+            ("poll.interval.ms", "77"),
+            ("topic.creation.content.include", "cdc\\.public\\.content"),
+        ] {
+            assert_eq!(made.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        let text = format!("{made:?}");
+        assert!(!text.contains("{{"), "{text}");
+    }
+
+    #[test]
+    fn connect_may_know_the_database_under_another_address() {
+        let mut settings = Settings::default();
+        settings.postgres.connect_address = Some("postgres:5432".to_owned());
+        let made = properties(&settings, &Values::new()).expect("a filled template");
+        assert_eq!(made["database.hostname"], "postgres");
+    }
+
+    #[test]
+    fn only_what_differs_is_named() {
+        let current = properties_of(&[("a", "1"), ("b", "2"), ("gone", "x")]);
+        let desired = properties_of(&[("a", "1"), ("b", "3"), ("new", "y")]);
+        assert_eq!(changed(&current, &desired), ["b", "gone", "new"]);
+        assert!(changed(&current, &current).is_empty());
+    }
+
+    #[test]
+    fn a_password_kept_by_reference_stays_one() {
+        let reference = "${file:/secrets:postgres_password}";
+        let current = properties_of(&[(PASSWORD, reference)]);
+        let mut desired = properties_of(&[(PASSWORD, "app")]);
+        keep_reference(&mut desired, &current, &Values::new());
+        assert_eq!(desired[PASSWORD], reference);
+
+        let overrides = properties_of(&[("postgres.password", "other")]);
+        let mut desired = properties_of(&[(PASSWORD, "other")]);
+        keep_reference(&mut desired, &current, &overrides);
+        assert_eq!(desired[PASSWORD], "other");
+    }
+}

@@ -1,0 +1,99 @@
+//! What can go wrong between fanout and Kafka Connect.
+
+use super::{State, status};
+use crate::{
+    clients::{postgres::PostgresError, web::WebError},
+    config::Settings,
+    failure::{Failure, Kind},
+    template::TemplateError,
+};
+
+/// Why the connector is not as it was asked to be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    #[error("the postgres url cannot be read")]
+    PostgresUrl(#[source] PostgresError),
+    #[error("the connector's template cannot be filled")]
+    Template(#[from] TemplateError),
+    #[error("a document of kafka connect cannot be read")]
+    Document(#[from] serde_json::Error),
+    #[error("kafka connect does not answer")]
+    Web(#[from] WebError),
+    #[error("kafka connect at {url} is not ready: {reason}")]
+    ConnectNotReady { url: String, reason: String },
+    #[error("kafka connect refuses with {status}: {message}")]
+    Refused { status: u16, message: String },
+    #[error("there is no connector {name}")]
+    Missing { name: String },
+    #[error("connector {name} does not run yet: {state}")]
+    NotReady { name: String, state: String },
+    #[error("connector {name} is {state}")]
+    Paused { name: String, state: State },
+    #[error("connector {name} has failed: {cause}")]
+    Failed { name: String, cause: String },
+    #[error(
+        "connector {name} has failed: replication slot {slot} no longer has the position that kafka connect remembers"
+    )]
+    SlotLost { name: String, slot: String },
+}
+
+impl ConnectorError {
+    /// The failure of a task, by its root cause.
+    pub(super) fn failed(settings: &Settings, cause: String) -> Self {
+        let name = settings.connector.name.clone();
+        if status::says_slot_is_lost(&cause) {
+            let slot = settings.connector.slot.clone();
+            return Self::SlotLost { name, slot };
+        }
+        Self::Failed { name, cause }
+    }
+}
+
+impl Failure for ConnectorError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::PostgresUrl(_) | Self::Template(_) => Kind::Usage,
+            Self::ConnectNotReady { .. } | Self::NotReady { .. } => Kind::NotReady,
+            Self::Web(error) if error.is_unreachable() => Kind::NotReady,
+            Self::Web(_)
+            | Self::Document(_)
+            | Self::Refused { .. }
+            | Self::Missing { .. }
+            | Self::Paused { .. }
+            | Self::Failed { .. }
+            | Self::SlotLost { .. } => Kind::Failed,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::PostgresUrl(_) => "postgres_url",
+            Self::Template(_) => "connector_template",
+            Self::Document(_) => "connect_document",
+            Self::Web(_) | Self::ConnectNotReady { .. } => "connect_not_ready",
+            Self::Refused { .. } => "connect_refused",
+            Self::Missing { .. } => "connector_missing",
+            Self::NotReady { .. } => "connector_not_ready",
+            Self::Paused { .. } => "connector_paused",
+            Self::Failed { .. } => "connector_failed",
+            Self::SlotLost { .. } => "slot_lost",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::PostgresUrl(_) | Self::Template(_) => "fanout config show",
+            Self::Document(_) => return None,
+            Self::Web(_) | Self::ConnectNotReady { .. } => "fanout up connect",
+            Self::Refused { .. } | Self::Failed { .. } => "fanout logs connect --tail 50",
+            Self::Missing { .. } => "fanout connector apply",
+            Self::NotReady { .. } => "fanout connector status",
+            Self::Paused { .. } => "fanout connector resume",
+            Self::SlotLost { .. } => {
+                "fanout connector apply --forget-offsets, and then \
+                 fanout backfill --from earliest --source database --prune"
+            }
+        };
+        Some(hint.to_owned())
+    }
+}

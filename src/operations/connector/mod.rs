@@ -1,0 +1,352 @@
+//! The connector's life: applied until it runs, looked at, restarted, paused,
+//! resumed, deleted.
+
+mod desired;
+mod error;
+pub mod keeper;
+mod rest;
+mod status;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+pub use desired::{Properties, changed, placeholders, properties};
+pub use error::ConnectorError;
+pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
+
+use self::rest::Rest;
+use crate::{config::Settings, operations::steps::Steps, progress::Progress, template::Values};
+
+/// The name under which progress is reported.
+const TASK: &str = "connector";
+
+/// Between two looks at the status.
+const POLL: Duration = Duration::from_millis(200);
+
+/// A task that runs has to do so on so many looks in a row: one that fails at
+/// once shows as running for a moment.
+const STEADY_LOOKS: u32 = 2;
+
+/// Connect shows a failure of before a restart for a moment after it.
+const STALE_FAILURE: Duration = Duration::from_secs(3);
+
+/// What `apply` found to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Applied {
+    Created,
+    /// With the names of the properties that were not as they should be.
+    Updated {
+        changed: Vec<String>,
+    },
+    Unchanged,
+}
+
+/// Makes the connector what the settings say, and waits until it and all of
+/// its tasks run. Again: changes nothing. `overrides` lays over
+/// [`placeholders`]. A failed task is restarted once before its failure counts.
+///
+/// # Errors
+/// When Connect is not ready or the tasks do not run within `timeout`, Connect
+/// refuses the configuration, a task fails (with its root cause), or the
+/// connector was paused.
+pub async fn apply(
+    settings: &Settings,
+    overrides: &Values,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<Applied, ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    let steps = Steps::new(progress, TASK);
+    let mut desired = properties(settings, overrides)?;
+    steps.doing("waiting for kafka connect");
+    rest.ready(deadline).await?;
+    let applied = match rest.config().await? {
+        None => Applied::Created,
+        Some(current) => {
+            desired::keep_reference(&mut desired, &current, overrides);
+            match changed(&current, &desired) {
+                changed if changed.is_empty() => Applied::Unchanged,
+                changed => Applied::Updated { changed },
+            }
+        }
+    };
+    if applied != Applied::Unchanged {
+        steps.doing("configuring");
+        rest.put_config(&desired, deadline).await?;
+    }
+    until_running(settings, &rest, deadline, &steps).await?;
+    Ok(applied)
+}
+
+/// What `apply` would do, without doing it.
+///
+/// # Errors
+/// When Connect does not answer within `timeout`.
+pub async fn plan(
+    settings: &Settings,
+    overrides: &Values,
+    timeout: Duration,
+) -> Result<Applied, ConnectorError> {
+    let rest = Rest::new(settings)?;
+    rest.ready(Instant::now() + timeout).await?;
+    let mut desired = properties(settings, overrides)?;
+    let Some(current) = rest.config().await? else {
+        return Ok(Applied::Created);
+    };
+    desired::keep_reference(&mut desired, &current, overrides);
+    let changed = changed(&current, &desired);
+    Ok(if changed.is_empty() {
+        Applied::Unchanged
+    } else {
+        Applied::Updated { changed }
+    })
+}
+
+/// What Connect says of the connector; none where it has no such connector.
+///
+/// # Errors
+/// When Connect does not answer.
+pub async fn status(settings: &Settings) -> Result<Option<ConnectorStatus>, ConnectorError> {
+    Rest::new(settings)?.status().await
+}
+
+/// Restarts the connector and all of its tasks and waits until they run.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn restart(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<ConnectorStatus, ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    let steps = Steps::new(progress, TASK);
+    rest.ready(deadline).await?;
+    rest.restart(false, deadline).await?;
+    // The old tasks still show as running until Connect has stopped them.
+    sleep(POLL).await;
+    until_running(settings, &rest, deadline, &steps).await
+}
+
+/// Restarts only what has failed; says whether there was anything. Does not
+/// wait. For a pipeline that watches over its connector.
+///
+/// # Errors
+/// When Connect does not answer or has no such connector.
+pub async fn restart_failed(settings: &Settings) -> Result<bool, ConnectorError> {
+    let rest = Rest::new(settings)?;
+    let failed = match rest.status().await? {
+        Some(status) => status.failure().is_some(),
+        None => return Err(missing(&rest)),
+    };
+    if failed {
+        rest.restart(true, Instant::now() + Duration::from_secs(10))
+            .await?;
+    }
+    Ok(failed)
+}
+
+/// Pauses the connector and waits until it and its tasks say so. It keeps its
+/// slot, so Postgres keeps its log.
+///
+/// # Errors
+/// When there is no such connector, or it takes longer than `timeout`.
+pub async fn pause(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<ConnectorStatus, ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    let steps = Steps::new(progress, TASK);
+    rest.ready(deadline).await?;
+    rest.put("pause", deadline).await?;
+    until(&rest, deadline, &steps, |status| {
+        let tasks = &status.tasks;
+        status.state == State::Paused && tasks.iter().all(|task| task.state == State::Paused)
+    })
+    .await
+}
+
+/// Resumes a paused or stopped connector and waits until it runs.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn resume(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<ConnectorStatus, ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    let steps = Steps::new(progress, TASK);
+    rest.ready(deadline).await?;
+    rest.put("resume", deadline).await?;
+    until_not_paused(&rest, deadline, &steps).await?;
+    until_running(settings, &rest, deadline, &steps).await
+}
+
+/// Removes the connector; says whether there was one. Slot, publication,
+/// topics and the position that Connect keeps stay.
+///
+/// # Errors
+/// When Connect is not ready within `timeout` or refuses.
+pub async fn delete(settings: &Settings, timeout: Duration) -> Result<bool, ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    rest.ready(deadline).await?;
+    match rest.delete(deadline).await {
+        Ok(()) => Ok(true),
+        Err(ConnectorError::Missing { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes Connect forget the connector's position, so that it begins again with
+/// a snapshot on a slot of its own: the mend for a slot that is gone. What was
+/// deleted in between is in no snapshot; a reconcile finds it.
+///
+/// # Errors
+/// When there is no such connector, Connect refuses, or it takes longer than
+/// `timeout`.
+pub async fn forget_offsets(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<(), ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    let steps = Steps::new(progress, TASK);
+    rest.ready(deadline).await?;
+    rest.put("stop", deadline).await?;
+    until(&rest, deadline, &steps, |status| {
+        status.state == State::Stopped && status.tasks.is_empty()
+    })
+    .await?;
+    rest.delete_offsets(deadline).await?;
+    rest.put("resume", deadline).await?;
+    until_not_paused(&rest, deadline, &steps).await?;
+    Ok(())
+}
+
+/// Removes the connector and the position that Connect keeps for it; says
+/// whether there was one.
+///
+/// # Errors
+/// When Connect is not ready, refuses, or takes longer than `timeout`.
+pub async fn erase(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<bool, ConnectorError> {
+    let deadline = Instant::now() + timeout;
+    let rest = Rest::new(settings)?;
+    let steps = Steps::new(progress, TASK);
+    rest.ready(deadline).await?;
+    if rest.config().await?.is_none() {
+        return Ok(false);
+    }
+    rest.put("stop", deadline).await?;
+    until(&rest, deadline, &steps, |status| {
+        status.state == State::Stopped && status.tasks.is_empty()
+    })
+    .await?;
+    rest.delete_offsets(deadline).await?;
+    rest.delete(deadline).await?;
+    Ok(true)
+}
+
+/// Waits until all run. A failure is given one restart; then it is told.
+async fn until_running(
+    settings: &Settings,
+    rest: &Rest,
+    deadline: Instant,
+    steps: &Steps<'_>,
+) -> Result<ConnectorStatus, ConnectorError> {
+    let mut steady = 0;
+    let mut restarted: Option<Instant> = None;
+    loop {
+        let status = rest.status().await?;
+        if let Some(status) = &status {
+            steps.doing(&status.summary());
+            if matches!(status.state, State::Paused | State::Stopped) {
+                return Err(ConnectorError::Paused {
+                    name: status.name.clone(),
+                    state: status.state,
+                });
+            }
+            if let Some(cause) = status.failure() {
+                match restarted {
+                    None => {
+                        rest.restart(true, deadline).await?;
+                        restarted = Some(Instant::now());
+                    }
+                    Some(at) if at.elapsed() > STALE_FAILURE => {
+                        return Err(ConnectorError::failed(settings, cause));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        match status {
+            Some(status) if status.is_running() => {
+                steady += 1;
+                if steady >= STEADY_LOOKS {
+                    return Ok(status);
+                }
+            }
+            other if Instant::now() >= deadline => return Err(not_running(rest, other)),
+            _ => steady = 0,
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn until_not_paused(
+    rest: &Rest,
+    deadline: Instant,
+    steps: &Steps<'_>,
+) -> Result<ConnectorStatus, ConnectorError> {
+    let moving = |status: &ConnectorStatus| !matches!(status.state, State::Paused | State::Stopped);
+    until(rest, deadline, steps, moving).await
+}
+
+async fn until(
+    rest: &Rest,
+    deadline: Instant,
+    steps: &Steps<'_>,
+    reached: impl Fn(&ConnectorStatus) -> bool,
+) -> Result<ConnectorStatus, ConnectorError> {
+    loop {
+        let status = rest.status().await?.ok_or_else(|| missing(rest))?;
+        steps.doing(&status.summary());
+        if reached(&status) {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            return Err(not_running(rest, Some(status)));
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn missing(rest: &Rest) -> ConnectorError {
+    ConnectorError::Missing {
+        name: rest.name().to_owned(),
+    }
+}
+
+fn not_running(rest: &Rest, status: Option<ConnectorStatus>) -> ConnectorError {
+    ConnectorError::NotReady {
+        name: rest.name().to_owned(),
+        state: status.map_or_else(
+            || "unknown to connect".to_owned(),
+            |status| status.summary(),
+        ),
+    }
+}

@@ -1,0 +1,213 @@
+//! Kafka Connect's REST, as far as one connector needs it.
+//!
+//! Knows which answers mean "not yet": nothing listens, 404 before Connect has
+//! read its own topics, 409 while it rebalances.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use tokio::time::{Instant, sleep};
+
+use super::{ConnectorError, ConnectorStatus, Properties};
+use crate::{
+    clients::web::{Answer, Method, Web},
+    config::Settings,
+};
+
+/// Connect answers a forwarded request within 90 s; nobody waits that long.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Between two tries of a request that has to wait.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// One connector of one Connect.
+#[derive(Debug, Clone)]
+pub struct Rest {
+    web: Web,
+    base: String,
+    name: String,
+}
+
+impl Rest {
+    /// The connector that the settings name.
+    ///
+    /// # Errors
+    /// When the system's TLS cannot be set up.
+    pub fn new(settings: &Settings) -> Result<Self, ConnectorError> {
+        Ok(Self {
+            web: Web::new(REQUEST_TIMEOUT)?,
+            base: settings.connect.url.trim_end_matches('/').to_owned(),
+            name: settings.connector.name.clone(),
+        })
+    }
+
+    /// The connector's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until Connect has read its own topics.
+    ///
+    /// # Errors
+    /// When it has not by the deadline.
+    pub async fn ready(&self, deadline: Instant) -> Result<(), ConnectorError> {
+        let url = format!("{}/connectors", self.base);
+        self.insist(deadline, &[404], || (Method::GET, url.clone(), None))
+            .await?;
+        Ok(())
+    }
+
+    /// The configuration Connect has, if it has one.
+    ///
+    /// # Errors
+    /// When Connect does not answer or refuses.
+    pub async fn config(&self) -> Result<Option<Properties>, ConnectorError> {
+        match self.get("/config").await? {
+            Some(answer) => Ok(Some(serde_json::from_str(&answer.body)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// What Connect says of the connector, if it knows it.
+    ///
+    /// # Errors
+    /// When Connect does not answer or refuses.
+    pub async fn status(&self) -> Result<Option<ConnectorStatus>, ConnectorError> {
+        match self.get("/status").await? {
+            Some(answer) => Ok(Some(ConnectorStatus::read(&answer.body)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Creates or changes the connector.
+    ///
+    /// # Errors
+    /// When Connect finds the configuration wrong, with its words.
+    pub async fn put_config(
+        &self,
+        properties: &Properties,
+        deadline: Instant,
+    ) -> Result<(), ConnectorError> {
+        let body = json!(properties);
+        self.change(Method::PUT, "/config", Some(&body), deadline)
+            .await
+    }
+
+    /// Restarts the connector and its tasks, or only what has failed of them.
+    ///
+    /// # Errors
+    /// When there is no such connector or Connect refuses.
+    pub async fn restart(
+        &self,
+        only_failed: bool,
+        deadline: Instant,
+    ) -> Result<(), ConnectorError> {
+        let path = format!("/restart?includeTasks=true&onlyFailed={only_failed}");
+        self.change(Method::POST, &path, None, deadline).await
+    }
+
+    /// `pause`, `resume` or `stop`.
+    ///
+    /// # Errors
+    /// When there is no such connector or Connect refuses.
+    pub async fn put(&self, verb: &str, deadline: Instant) -> Result<(), ConnectorError> {
+        self.change(Method::PUT, &format!("/{verb}"), None, deadline)
+            .await
+    }
+
+    /// Forgets the connector's position. It has to be stopped.
+    ///
+    /// # Errors
+    /// When there is no such connector or Connect refuses.
+    pub async fn delete_offsets(&self, deadline: Instant) -> Result<(), ConnectorError> {
+        self.change(Method::DELETE, "/offsets", None, deadline)
+            .await
+    }
+
+    /// Removes the connector; its position stays with Connect.
+    ///
+    /// # Errors
+    /// When there is no such connector or Connect refuses.
+    pub async fn delete(&self, deadline: Instant) -> Result<(), ConnectorError> {
+        self.change(Method::DELETE, "", None, deadline).await
+    }
+
+    async fn get(&self, path: &str) -> Result<Option<Answer>, ConnectorError> {
+        let answer = self.web.send(Method::GET, &self.url(path), None).await?;
+        match answer.status {
+            404 => Ok(None),
+            200..300 => Ok(Some(answer)),
+            _ => Err(self.refused(&answer)),
+        }
+    }
+
+    async fn change(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Json>,
+        deadline: Instant,
+    ) -> Result<(), ConnectorError> {
+        let url = self.url(path);
+        self.insist(deadline, &[], || {
+            (method.clone(), url.clone(), body.cloned())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Sends a request again until Connect takes it or refuses it for good.
+    async fn insist(
+        &self,
+        deadline: Instant,
+        not_yet: &[u16],
+        request: impl Fn() -> (Method, String, Option<Json>),
+    ) -> Result<Answer, ConnectorError> {
+        loop {
+            let (method, url, body) = request();
+            let reason = match self.web.send(method, &url, body.as_ref()).await {
+                Ok(answer) if answer.is_success() => return Ok(answer),
+                Ok(answer)
+                    if matches!(answer.status, 409 | 503) || not_yet.contains(&answer.status) =>
+                {
+                    format!("it answers {}: {}", answer.status, message(&answer))
+                }
+                Ok(answer) => return Err(self.refused(&answer)),
+                Err(error) if error.is_unreachable() => crate::failure::chain(&error),
+                Err(error) => return Err(error.into()),
+            };
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(ConnectorError::ConnectNotReady {
+                    url: self.base.clone(),
+                    reason,
+                });
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/connectors/{}{path}", self.base, self.name)
+    }
+
+    fn refused(&self, answer: &Answer) -> ConnectorError {
+        if answer.status == 404 {
+            return ConnectorError::Missing {
+                name: self.name.clone(),
+            };
+        }
+        ConnectorError::Refused {
+            status: answer.status,
+            message: message(answer),
+        }
+    }
+}
+
+/// What Connect says, without the document around it.
+fn message(answer: &Answer) -> String {
+    match answer.json().get("message").and_then(Json::as_str) {
+        Some(text) => text.replace('\n', " "),
+        None => answer.body.chars().take(200).collect(),
+    }
+}

@@ -1,0 +1,130 @@
+//! What the machine and the servers have to offer, looked at before something
+//! fails for the want of it: each precondition with its fix.
+
+mod bundle;
+mod machine;
+mod source;
+
+use serde::Serialize;
+
+pub use bundle::{Bundle, bundle};
+
+use super::steps::Steps;
+use crate::{config::Config, progress::Progress, stack::Site};
+
+/// How a precondition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Pass,
+    /// It works, and may not for long.
+    Warn,
+    /// Something will not work.
+    Fail,
+}
+
+/// One precondition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at: `java`, `port 8123`, `replica identity`.
+    pub name: String,
+    pub level: Level,
+    /// What was found.
+    pub evidence: String,
+    /// What mends it, where it is not passed.
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    /// It is as it should be.
+    #[must_use]
+    pub fn pass(name: impl Into<String>, evidence: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            level: Level::Pass,
+            evidence: evidence.into(),
+            fix: None,
+        }
+    }
+
+    /// It will do for now.
+    #[must_use]
+    pub fn warn(
+        name: impl Into<String>,
+        evidence: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            level: Level::Warn,
+            fix: Some(fix.into()),
+            ..Self::pass(name, evidence)
+        }
+    }
+
+    /// It will not do.
+    #[must_use]
+    pub fn fail(name: impl Into<String>, evidence: impl Into<String>, fix: Option<String>) -> Self {
+        Self {
+            level: Level::Fail,
+            fix,
+            ..Self::pass(name, evidence)
+        }
+    }
+}
+
+/// A configuration that cannot be used, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigProblem {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// Looks at everything. Nothing is changed, and a thing that cannot be looked
+/// at is a finding of its own.
+pub async fn examine(
+    site: &Site,
+    config: Result<&Config, &ConfigProblem>,
+    progress: &dyn Progress,
+) -> Vec<Finding> {
+    let steps = Steps::new(progress, "doctor");
+    let config = match config {
+        Ok(config) => config,
+        Err(problem) => {
+            return vec![Finding::fail(
+                "configuration",
+                problem.message.clone(),
+                problem.hint.clone(),
+            )];
+        }
+    };
+    let evidence = format!("{} values, all valid", config.values.len());
+    let mut findings = vec![Finding::pass("configuration", evidence)];
+    steps.doing("looking at the machine");
+    findings.extend(machine::examine(site, config));
+    steps.doing("looking at postgres");
+    findings.extend(source::examine(&config.settings).await);
+    steps.done("examined");
+    findings
+}
+
+/// The gravest level among the findings.
+#[must_use]
+pub fn gravest(findings: &[Finding]) -> Level {
+    let levels = findings.iter().map(|finding| finding.level);
+    levels.max().unwrap_or(Level::Pass)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_counts() {
+        let pass = Finding::pass("a", "b");
+        let warn = Finding::warn("a", "b", "c");
+        let fail = Finding::fail("a", "b", None);
+        assert_eq!(gravest(&[]), Level::Pass);
+        assert_eq!(gravest(&[pass.clone(), warn.clone()]), Level::Warn);
+        assert_eq!(gravest(&[fail, pass, warn]), Level::Fail);
+    }
+}

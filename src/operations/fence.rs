@@ -1,0 +1,353 @@
+//! Caught up, as a fence and not as lag 0: a mark is written into the source's
+//! log, and everything before it has to have come through: past the slot, into
+//! the topics, and through each group.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    clients::{
+        kafka::{ConsumerSettings, KafkaError, Log},
+        postgres::{self, PostgresError},
+    },
+    config::Settings,
+    failure::{Failure, Kind},
+    operations::steps::Steps,
+    progress::Progress,
+};
+
+/// The prefix of fanout's logical messages; the connector lets only these in.
+const PREFIX: &str = "fanout";
+
+/// The connector confirms a transaction when the one after it comes; at rest
+/// that would be its next heartbeat, seconds later. So there is another mark
+/// behind the fence, and again, after twice the time.
+const FIRST_NUDGE: Duration = Duration::from_millis(50);
+const LAST_NUDGE: Duration = Duration::from_secs(2);
+
+/// Between two looks at the slot or at the commits.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Where the log stood when everything before the fence was in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fence {
+    /// Position of the mark in Postgres' log.
+    pub lsn: String,
+    /// Per partition of the events' topic, one past its last record.
+    pub events: Vec<i64>,
+    /// The same of the content topic.
+    pub content: Vec<i64>,
+}
+
+/// How far a group is on one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Behind {
+    pub partition: usize,
+    pub committed: Option<i64>,
+    pub end: i64,
+}
+
+/// Why it is not caught up.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    #[error("postgres does not take the fence")]
+    Postgres(#[from] PostgresError),
+    #[error("kafka does not tell how far the log is")]
+    Kafka(#[from] KafkaError),
+    #[error("topic {topic} does not exist")]
+    NoTopic { topic: String },
+    #[error("replication slot {slot} does not exist")]
+    NoSlot { slot: String },
+    #[error("replication slot {slot} is {bytes} bytes behind after {}s{}", waited.as_secs(),
+        if *.active { "" } else { ", and nobody reads it" })]
+    SlotBehind {
+        slot: String,
+        bytes: i64,
+        active: bool,
+        waited: Duration,
+    },
+    #[error("group {group} is behind after {}s: {}", waited.as_secs(), list(partitions))]
+    GroupBehind {
+        group: String,
+        partitions: Vec<Behind>,
+        waited: Duration,
+    },
+}
+
+fn list(partitions: &[Behind]) -> String {
+    let one = |behind: &Behind| {
+        let committed = match behind.committed {
+            Some(offset) => offset.to_string(),
+            None => "nothing".to_owned(),
+        };
+        format!(
+            "partition {} has {committed} of {} committed",
+            behind.partition, behind.end
+        )
+    };
+    let texts: Vec<String> = partitions.iter().map(one).collect();
+    texts.join(", ")
+}
+
+impl Failure for FenceError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Postgres(_) | Self::Kafka(_) => Kind::Environment,
+            Self::NoTopic { .. } | Self::NoSlot { .. } => Kind::Failed,
+            Self::SlotBehind { .. } | Self::GroupBehind { .. } => Kind::NotReady,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Kafka(_) => "kafka",
+            Self::NoTopic { .. } => "no_topic",
+            Self::NoSlot { .. } => "no_slot",
+            Self::SlotBehind { .. } => "slot_behind",
+            Self::GroupBehind { .. } => "group_behind",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            match self {
+                Self::Postgres(_) | Self::Kafka(_) => "fanout status",
+                Self::NoTopic { .. } | Self::NoSlot { .. } => "fanout connector apply",
+                Self::SlotBehind { .. } => "fanout connector status",
+                Self::GroupBehind { .. } => {
+                    "fanout status: is `fanout run` up, and no sink halted?"
+                }
+            }
+            .to_owned(),
+        )
+    }
+}
+
+/// The name of the events' topic.
+#[must_use]
+pub fn events_topic(settings: &Settings) -> String {
+    format!("{}.public.engagement_events", settings.kafka.topic_prefix)
+}
+
+/// The name of the content topic.
+#[must_use]
+pub fn content_topic(settings: &Settings) -> String {
+    format!("{}.public.content", settings.kafka.topic_prefix)
+}
+
+/// The group of a sink: `fanout-clickhouse`.
+#[must_use]
+pub fn group(settings: &Settings, sink: &str) -> String {
+    format!("{}-{sink}", settings.kafka.group_prefix)
+}
+
+/// How the readers of operations reach Kafka.
+#[must_use]
+pub fn consumer(settings: &Settings) -> ConsumerSettings {
+    ConsumerSettings {
+        brokers: settings.kafka.brokers.clone(),
+        prefetch_kbytes: settings.kafka.prefetch_kbytes,
+        session_timeout_ms: settings.kafka.session_timeout_ms,
+    }
+}
+
+/// Waits until all that Postgres had committed before this call is in the
+/// topics and committed by each of `groups`.
+///
+/// # Errors
+/// When a server does not answer, or `timeout` passes first: then the error
+/// names what is behind, and by how much.
+pub async fn wait(
+    settings: &Settings,
+    groups: &[String],
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<Fence, FenceError> {
+    let steps = Steps::new(progress, "fence");
+    let deadline = Instant::now() + timeout;
+    let fence = into_log(settings, timeout, &steps).await?;
+    let topic = events_topic(settings);
+    for group in groups {
+        let log = Log::new(&consumer(settings), group)?;
+        loop {
+            let commits = log.commits(&topic, fence.events.len()).await?;
+            let partitions = behind(&fence, &commits);
+            if partitions.is_empty() {
+                break;
+            }
+            steps.doing(&format!("waiting for group {group}"));
+            if Instant::now() >= deadline {
+                return Err(FenceError::GroupBehind {
+                    group: group.clone(),
+                    partitions,
+                    waited: timeout,
+                });
+            }
+            sleep(POLL).await;
+        }
+    }
+    steps.done("caught up");
+    Ok(fence)
+}
+
+/// The first half: waits until all that Postgres had committed is in the
+/// topics, and tells their ends.
+async fn into_log(
+    settings: &Settings,
+    timeout: Duration,
+    steps: &Steps<'_>,
+) -> Result<Fence, FenceError> {
+    let lsn = past_slot(settings, timeout, steps).await?;
+    let log = Log::new(&consumer(settings), &group(settings, "fence"))?;
+    let events = ends(&log, events_topic(settings)).await?;
+    let content = ends(&log, content_topic(settings)).await?;
+    Ok(Fence {
+        lsn,
+        events,
+        content,
+    })
+}
+
+async fn ends(log: &Log, topic: String) -> Result<Vec<i64>, FenceError> {
+    match log.partitions(&topic).await? {
+        Some(_) => Ok(log.ends(&topic).await?),
+        None => Err(FenceError::NoTopic { topic }),
+    }
+}
+
+/// Writes the mark and waits until the connector has confirmed it: it confirms
+/// what Kafka has committed.
+async fn past_slot(
+    settings: &Settings,
+    timeout: Duration,
+    steps: &Steps<'_>,
+) -> Result<String, FenceError> {
+    let slot = &settings.connector.slot;
+    let client = postgres::connect(&settings.postgres.url).await?;
+    let mark = "SELECT pg_logical_emit_message(true, $1, $2)::text";
+    let mark = client.prepare(mark).await?;
+    let row = client.query_one(&mark, &[&PREFIX, &"fence"]).await?;
+    let lsn: String = row.try_get(0)?;
+    let started = Instant::now();
+    let (mut nudge, mut nudged) = (FIRST_NUDGE, started);
+    let look = "SELECT pg_wal_lsn_diff($2::text::pg_lsn, confirmed_flush_lsn)::bigint, active
+                FROM pg_replication_slots WHERE slot_name = $1";
+    let statement = client.prepare(look).await?;
+    loop {
+        let Some(row) = client.query_opt(&statement, &[slot, &lsn]).await? else {
+            return Err(FenceError::NoSlot { slot: slot.clone() });
+        };
+        // Null until the connector has confirmed anything at all.
+        let bytes: i64 = row.try_get::<_, Option<i64>>(0)?.unwrap_or(i64::MAX);
+        if bytes <= 0 {
+            return Ok(lsn);
+        }
+        steps.doing("waiting for the connector");
+        if started.elapsed() >= timeout {
+            return Err(FenceError::SlotBehind {
+                slot: slot.clone(),
+                bytes,
+                active: row.try_get(1)?,
+                waited: timeout,
+            });
+        }
+        sleep(POLL).await;
+        if nudged.elapsed() >= nudge {
+            client.query_one(&mark, &[&PREFIX, &"nudge"]).await?;
+            nudged = Instant::now();
+            nudge = (nudge * 2).min(LAST_NUDGE);
+        }
+    }
+}
+
+/// The partitions whose commit is short of their end. A partition that never
+/// had a record needs no commit.
+fn behind(fence: &Fence, commits: &[Option<(i64, String)>]) -> Vec<Behind> {
+    let short = |(partition, end): (usize, &i64)| {
+        let commit = commits.get(partition).and_then(Option::as_ref);
+        let committed = commit.map(|(offset, _)| *offset);
+        let enriched = commit.is_none_or(|(_, metadata)| is_enriched(metadata, &fence.content));
+        (committed.unwrap_or(0) < *end || !enriched).then_some(Behind {
+            partition,
+            committed,
+            end: *end,
+        })
+    };
+    fence.events.iter().enumerate().filter_map(short).collect()
+}
+
+/// Commits of the ClickHouse sink also say how far the content is that all
+/// rows of the partition are enriched with; those of other sinks say nothing.
+#[derive(Debug, Deserialize)]
+struct Enriched {
+    /// Next offset of each content partition.
+    c: Vec<i64>,
+}
+
+fn is_enriched(metadata: &str, content: &[i64]) -> bool {
+    let Ok(enriched) = serde_json::from_str::<Enriched>(metadata) else {
+        return true;
+    };
+    let reached = |partition: usize| enriched.c.get(partition).copied().unwrap_or(0);
+    let mut ends = content.iter().enumerate();
+    ends.all(|(partition, end)| reached(partition) >= *end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence() -> Fence {
+        Fence {
+            lsn: "0/1".to_owned(),
+            events: vec![0, 5, 7, 9],
+            content: vec![3],
+        }
+    }
+
+    fn commit(offset: i64, metadata: &str) -> (i64, String) {
+        (offset, metadata.to_owned())
+    }
+
+    fn partitions(commits: &[Option<(i64, String)>]) -> Vec<usize> {
+        let short = behind(&fence(), commits);
+        short.iter().map(|behind| behind.partition).collect()
+    }
+
+    #[test]
+    fn an_empty_partition_needs_no_commit() {
+        let commits = [None, Some(commit(5, "")), Some(commit(6, "")), None];
+        assert_eq!(partitions(&commits), [2, 3]);
+    }
+
+    #[test]
+    fn rows_not_enriched_with_the_latest_content_are_behind() {
+        let commits = [
+            None,
+            Some(commit(5, r#"{"f":1,"g":1,"c":[3]}"#)),
+            Some(commit(7, r#"{"f":1,"g":1,"c":[2]}"#)),
+            Some(commit(9, r#"{"f":1,"g":1,"c":[]}"#)),
+        ];
+        assert_eq!(partitions(&commits), [2, 3]);
+    }
+
+    #[test]
+    fn the_error_says_who_is_behind_and_where() {
+        let error = FenceError::GroupBehind {
+            group: "fanout-redis".to_owned(),
+            partitions: behind(
+                &fence(),
+                &[None, Some(commit(5, "")), Some(commit(6, "")), None],
+            ),
+            waited: Duration::from_secs(3),
+        };
+        assert_eq!(
+            error.to_string(),
+            "group fanout-redis is behind after 3s: partition 2 has 6 of 7 committed, \
+             partition 3 has nothing of 9 committed"
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! `logs`: what the services say, of all of them in one format and one order.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+};
+
+use serde::Serialize;
+
+use crate::{
+    failure::{Failure, Kind},
+    stack::{
+        Site,
+        definition::{self, DefinitionError},
+        logs::Reader,
+    },
+    timestamp::Rfc3339,
+};
+
+/// Which lines are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Empty means all.
+    pub services: Vec<String>,
+    /// Microseconds since the epoch. A line that bears no time is shown.
+    pub since_us: Option<i64>,
+    /// Of each service, the last so many.
+    pub tail: Option<usize>,
+}
+
+/// One line of one service, as it was written: escape it before showing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    pub service: String,
+    /// RFC 3339; none where nothing tells.
+    pub time: Option<String>,
+    pub line: String,
+    #[serde(skip)]
+    time_us: Option<i64>,
+}
+
+/// Why there are no lines.
+#[derive(Debug, thiserror::Error)]
+pub enum LogsError {
+    #[error("{name} is no service; there are {}", known.join(", "))]
+    UnknownService { name: String, known: Vec<String> },
+    #[error("the log of {service} cannot be read")]
+    Read {
+        service: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+}
+
+impl Failure for LogsError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownService { .. } => Kind::Usage,
+            Self::Read { .. } => Kind::Environment,
+            Self::Definition(error) => error.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownService { .. } => "unknown_service",
+            Self::Read { .. } => "log_unreadable",
+            Self::Definition(error) => error.code(),
+        }
+    }
+}
+
+/// The logs of some services, read together.
+#[derive(Debug)]
+pub struct Logs {
+    readers: BTreeMap<String, Reader>,
+}
+
+impl Logs {
+    /// The logs of the services that `selection` names.
+    ///
+    /// # Errors
+    /// When one of them is no service.
+    pub fn open(site: &Site, selection: &Selection) -> Result<Self, LogsError> {
+        let known: Vec<String> = definition::services()?
+            .into_iter()
+            .map(|one| one.name)
+            .collect();
+        let unknown = selection.services.iter().find(|name| !known.contains(name));
+        if let Some(name) = unknown {
+            return Err(LogsError::UnknownService {
+                name: name.clone(),
+                known,
+            });
+        }
+        let wanted =
+            |name: &String| selection.services.is_empty() || selection.services.contains(name);
+        let reader = |name: String| {
+            let path = site.dir().log(&name);
+            (name, Reader::new(path))
+        };
+        Ok(Self {
+            readers: known.into_iter().filter(wanted).map(reader).collect(),
+        })
+    }
+
+    /// What was written so far and is wanted, the lines of all services in the
+    /// order of their times.
+    ///
+    /// # Errors
+    /// When a log is there and cannot be read.
+    pub fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, LogsError> {
+        let mut all = Vec::new();
+        for (service, reader) in &mut self.readers {
+            let lines = reader.more().map_err(unreadable(service))?;
+            let recent = lines.into_iter().filter(|line| {
+                let since = selection.since_us;
+                since.is_none_or(|since| line.time_us.is_none_or(|time| time >= since))
+            });
+            let mut last: VecDeque<_> = recent.collect();
+            let count = selection.tail.unwrap_or(last.len());
+            all.extend(
+                last.drain(last.len().saturating_sub(count)..)
+                    .map(|line| Line::of(service, line)),
+            );
+        }
+        all.sort_by_key(|line| line.time_us);
+        Ok(all)
+    }
+
+    /// What was written since the last call.
+    ///
+    /// # Errors
+    /// As [`Self::so_far`].
+    pub fn more(&mut self) -> Result<Vec<Line>, LogsError> {
+        self.so_far(&Selection::default())
+    }
+
+    /// Lines whose end is not written yet, for a last look.
+    pub fn rest(&mut self) -> Vec<Line> {
+        let readers = self.readers.iter_mut();
+        readers
+            .filter_map(|(service, reader)| Some(Line::of(service, reader.rest()?)))
+            .collect()
+    }
+
+    /// Columns that the longest name takes.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.readers
+            .keys()
+            .map(String::len)
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+impl Line {
+    fn of(service: &str, line: crate::stack::logs::Line) -> Self {
+        Self {
+            service: service.to_owned(),
+            time: line.time_us.map(|time| Rfc3339(time).to_string()),
+            line: line.text,
+            time_us: line.time_us,
+        }
+    }
+}
+
+fn unreadable(service: &str) -> impl FnOnce(io::Error) -> LogsError {
+    let service = service.to_owned();
+    |source| LogsError::Read { service, source }
+}

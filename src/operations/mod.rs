@@ -1,0 +1,23 @@
+//! What an operator asks for: one module a verb, each a function over the
+//! settings that reports through a progress and returns what it did.
+
+pub mod connector;
+pub mod dlq;
+pub mod doctor;
+pub mod down;
+pub mod eligible;
+pub mod env;
+pub mod fence;
+pub mod leaderboard;
+pub mod logs;
+pub mod objects;
+pub mod peek;
+pub mod reset;
+pub mod run;
+pub mod seed;
+pub mod smoke;
+pub mod status;
+mod steps;
+pub mod stub;
+pub mod up;
+pub mod verify;

@@ -1,0 +1,393 @@
+//! The latest of what is really there, unprocessed: records of the log, rows
+//! of the view, members of the board, calls of the external system.
+
+use std::{fmt, time::Duration};
+
+use serde_json::{Value as Json, json};
+
+use super::fence::{consumer, events_topic, group};
+use crate::{
+    clients::{
+        clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query},
+        kafka::{Bounds, KafkaError, Log, Scan, Seen, Stretch},
+        redis::{BoardKeys, BoardReader, RedisError},
+        web::{Method, Web, WebError},
+    },
+    config::Settings,
+    failure::{Failure, Kind},
+    timestamp::{MICROS_PER_MILLI, Rfc3339},
+};
+
+/// A transaction ends with a marker that is no record: to find so many records
+/// twice as many offsets are read, and a few more.
+const MARKERS: i64 = 16;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Kafka,
+    ClickHouse,
+    Redis,
+    Http,
+}
+
+/// One thing that is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Where and when, in few words.
+    pub head: String,
+    /// The thing as it is; nothing of it is safe to show.
+    pub body: String,
+    pub document: Json,
+}
+
+/// Why it cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum PeekError {
+    #[error("kafka does not give its records")]
+    Kafka(#[from] KafkaError),
+    #[error("there is no topic {topic}")]
+    NoTopic { topic: String },
+    #[error("clickhouse does not give its rows")]
+    ClickHouse(#[from] ClickHouseError),
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    #[error("redis does not give the board")]
+    Redis(#[from] RedisError),
+    #[error("the external system does not answer")]
+    Web(#[from] WebError),
+    #[error("the external system does not list its calls: it answers {status}")]
+    NoList { status: u16 },
+}
+
+impl Failure for PeekError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Url(_) => Kind::Usage,
+            Self::NoTopic { .. } | Self::NoList { .. } => Kind::Failed,
+            _ => Kind::Environment,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => "kafka",
+            Self::NoTopic { .. } => "no_topic",
+            Self::ClickHouse(_) => "clickhouse",
+            Self::Url(_) => "clickhouse_url",
+            Self::Redis(_) => "redis",
+            Self::Web(_) => "external",
+            Self::NoList { .. } => "external_no_list",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoTopic { .. } => "fanout connector apply",
+            Self::Url(_) => "fanout config show",
+            Self::NoList { .. } => return None,
+            _ => "fanout status",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kafka => "kafka",
+            Self::ClickHouse => "clickhouse",
+            Self::Redis => "redis",
+            Self::Http => "http",
+        })
+    }
+}
+
+/// The same look with common tools, under the variables of `fanout env`.
+#[must_use]
+pub fn equivalent(settings: &Settings, place: Place, topic: Option<&str>, count: usize) -> String {
+    match place {
+        Place::Kafka => {
+            let events = events_topic(settings);
+            let topic = topic.unwrap_or(&events);
+            format!(
+                "kcat -b \"$FANOUT_KAFKA_BROKERS\" -C -t {topic} -o -{count} -e -X isolation.level=read_committed"
+            )
+        }
+        Place::ClickHouse => {
+            let sql = rows_sql(settings, count, None);
+            format!("curl -s \"$FANOUT_CLICKHOUSE_URL\" --data-binary '{sql} FORMAT JSONEachRow'")
+        }
+        Place::Redis => {
+            let (key, last) = (&settings.board.key, count.saturating_sub(1));
+            format!("redis-cli -u \"$FANOUT_REDIS_URL\" ZREVRANGE {key} 0 {last} WITHSCORES")
+        }
+        Place::Http => {
+            let path = &settings.external.events_path;
+            format!("curl -s \"$FANOUT_EXTERNAL_URL{path}?limit={count}\"")
+        }
+    }
+}
+
+/// Looks once, and then again for what is new.
+#[derive(Debug)]
+pub struct Peek {
+    settings: Settings,
+    looker: Looker,
+}
+
+/// What each place has to remember between two looks.
+#[derive(Debug)]
+enum Looker {
+    Kafka {
+        topic: String,
+        log: Log,
+        ends: Vec<i64>,
+    },
+    ClickHouse {
+        query: Query,
+        /// `processed_at` of the latest row shown.
+        latest: Option<String>,
+    },
+    Redis {
+        reader: BoardReader,
+        seq: Option<u64>,
+    },
+    Http {
+        web: Web,
+        seq: Option<u64>,
+    },
+}
+
+impl Peek {
+    /// Connects. `topic` is another than the events'.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn start(
+        settings: &Settings,
+        place: Place,
+        topic: Option<String>,
+    ) -> Result<Self, PeekError> {
+        let looker = match place {
+            Place::Kafka => Looker::Kafka {
+                topic: topic.unwrap_or_else(|| events_topic(settings)),
+                log: Log::new(&consumer(settings), &group(settings, "peek"))?,
+                ends: Vec::new(),
+            },
+            Place::ClickHouse => {
+                let endpoint: Endpoint = settings.clickhouse.url.parse()?;
+                Looker::ClickHouse {
+                    query: Query::new(&endpoint, &settings.clickhouse.database),
+                    latest: None,
+                }
+            }
+            Place::Redis => {
+                let keys = BoardKeys::new(&settings.board.key);
+                let url = &settings.redis.url;
+                Looker::Redis {
+                    reader: BoardReader::connect(url, keys, TIMEOUT).await?,
+                    seq: None,
+                }
+            }
+            Place::Http => Looker::Http {
+                web: Web::new(TIMEOUT)?,
+                seq: None,
+            },
+        };
+        Ok(Self {
+            settings: settings.clone(),
+            looker,
+        })
+    }
+
+    /// At the first look the latest `count`, oldest first; then what is new.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn look(&mut self, count: usize) -> Result<Vec<Item>, PeekError> {
+        match &mut self.looker {
+            Looker::Kafka { topic, log, ends } => {
+                records(&self.settings, topic, log, ends, count).await
+            }
+            Looker::ClickHouse { query, latest } => {
+                rows(&self.settings, query, latest, count).await
+            }
+            Looker::Redis { reader, seq } => members(reader, seq, count).await,
+            Looker::Http { web, seq } => calls(&self.settings, web, seq, count).await,
+        }
+    }
+}
+
+async fn records(
+    settings: &Settings,
+    topic: &str,
+    log: &Log,
+    ends: &mut Vec<i64>,
+    count: usize,
+) -> Result<Vec<Item>, PeekError> {
+    if log.partitions(topic).await?.is_none() {
+        let topic = topic.to_owned();
+        return Err(PeekError::NoTopic { topic });
+    }
+    let bounds = log.bounds(topic).await?;
+    let first = ends.is_empty();
+    let back = i64::try_from(count).unwrap_or(i64::MAX / 4) * 2 + MARKERS;
+    let stretch = |(place, bounds): (usize, &Bounds)| Stretch {
+        partition: i32::try_from(place).unwrap_or(i32::MAX),
+        from: match ends.get(place) {
+            Some(end) => *end,
+            None => bounds.start.max(bounds.end.saturating_sub(back)),
+        },
+        until: Some(bounds.end),
+    };
+    let stretches: Vec<Stretch> = bounds.iter().enumerate().map(stretch).collect();
+    *ends = bounds.iter().map(|bounds| bounds.end).collect();
+    let reader = group(settings, "peek");
+    let mut scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
+    let mut seen = Vec::new();
+    while let Some(record) = scan.next().await? {
+        seen.push(record);
+    }
+    seen.sort_by_key(|record| (record.timestamp_ms, record.partition, record.offset));
+    let from = if first {
+        seen.len().saturating_sub(count)
+    } else {
+        0
+    };
+    Ok(seen
+        .split_off(from)
+        .iter()
+        .map(|seen| record(topic, seen))
+        .collect())
+}
+
+fn record(topic: &str, seen: &Seen) -> Item {
+    let text = |bytes: &Option<Vec<u8>>| {
+        let text = bytes.as_deref().map(String::from_utf8_lossy);
+        text.map(std::borrow::Cow::into_owned)
+    };
+    let (key, value) = (text(&seen.key), text(&seen.value));
+    let time = Rfc3339(seen.timestamp_ms * MICROS_PER_MILLI).to_string();
+    let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "null".to_owned());
+    Item {
+        head: format!("{topic}/{}@{} {time}", seen.partition, seen.offset),
+        body: format!("{} {}", shown(&key), shown(&value)),
+        document: json!({
+            "topic": topic,
+            "partition": seen.partition,
+            "offset": seen.offset,
+            "time": time,
+            "key": key,
+            "value": value,
+        }),
+    }
+}
+
+fn rows_sql(settings: &Settings, count: usize, after: Option<&str>) -> String {
+    let database = &settings.clickhouse.database;
+    // What the server gave comes back to it: only its digits and signs.
+    let condition = after.map(|after| format!(" WHERE processed_at > '{after}'"));
+    format!(
+        "SELECT * FROM {database}.engagement_enriched{} \
+         ORDER BY processed_at DESC, event_id DESC LIMIT {count}",
+        condition.unwrap_or_default()
+    )
+}
+
+async fn rows(
+    settings: &Settings,
+    query: &Query,
+    latest: &mut Option<String>,
+    count: usize,
+) -> Result<Vec<Item>, PeekError> {
+    let sql = rows_sql(settings, count, latest.as_deref());
+    let mut items = Vec::new();
+    for line in query.json_lines(&sql).await?.into_iter().rev() {
+        let document: Json = serde_json::from_str(&line).unwrap_or_default();
+        let processed_at = document["processed_at"].as_str().unwrap_or_default();
+        let is_time = |byte: u8| byte.is_ascii_digit() || b"-:. ".contains(&byte);
+        if !processed_at.is_empty() && processed_at.bytes().all(is_time) {
+            *latest = Some(processed_at.to_owned());
+        }
+        items.push(Item {
+            head: processed_at.to_owned(),
+            body: line,
+            document,
+        });
+    }
+    Ok(items)
+}
+
+async fn members(
+    reader: &mut BoardReader,
+    seq: &mut Option<u64>,
+    count: usize,
+) -> Result<Vec<Item>, PeekError> {
+    let view = reader.read(Some(count)).await?;
+    let now = view.meta.map(|meta| meta.seq);
+    if seq.is_some() && *seq == now {
+        return Ok(Vec::new());
+    }
+    *seq = now;
+    let member = |(member, score): (String, i64)| Item {
+        head: score.to_string(),
+        document: json!({ "member": member, "score": score }),
+        body: member,
+    };
+    Ok(view.members.into_iter().map(member).collect())
+}
+
+async fn calls(
+    settings: &Settings,
+    web: &Web,
+    seq: &mut Option<u64>,
+    count: usize,
+) -> Result<Vec<Item>, PeekError> {
+    let base = settings.external.url.trim_end_matches('/');
+    let path = &settings.external.events_path;
+    let after = seq.map(|seq| format!("&after={seq}"));
+    let url = format!("{base}{path}?limit={count}{}", after.unwrap_or_default());
+    let answer = web.send(Method::GET, &url, None).await?;
+    let mut document = answer.json();
+    let Some(Json::Array(events)) = document.get_mut("events").map(Json::take) else {
+        let status = answer.status;
+        return Err(PeekError::NoList { status });
+    };
+    let mut items: Vec<Item> = events.into_iter().map(call).collect();
+    if seq.is_none() {
+        items.reverse();
+    }
+    let last = items.last().and_then(|item| item.document["seq"].as_u64());
+    *seq = last.or(*seq).or(Some(0));
+    Ok(items)
+}
+
+fn call(document: Json) -> Item {
+    let received = document["received_us"].as_i64().unwrap_or_default();
+    let key = document["key"].as_str().unwrap_or_default();
+    Item {
+        head: Rfc3339(received).to_string(),
+        body: format!("{key} {}", document["body"]),
+        document,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_equivalents_name_no_secret() {
+        let mut settings = Settings::default();
+        settings.clickhouse.url = "http://app:geheim@127.0.0.1:1".to_owned();
+        for place in [Place::Kafka, Place::ClickHouse, Place::Redis, Place::Http] {
+            let command = equivalent(&settings, place, None, 5);
+            assert!(!command.contains("geheim"), "{command}");
+        }
+        let command = equivalent(&settings, Place::Kafka, Some("x"), 5);
+        assert!(command.contains("-t x -o -5"), "{command}");
+    }
+}

@@ -1,0 +1,286 @@
+//! What is fanout's own in servers that are not: found by name, listed, and
+//! removed. The source tables are the operator's and stay.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::{task::spawn_blocking, time::sleep};
+
+use crate::{
+    clients::{clickhouse, kafka, postgres, redis},
+    config::Settings,
+    failure::{Failure, Kind},
+    operations::connector::{self, ConnectorError},
+    progress::{Event, Progress},
+    stack::Site,
+};
+
+/// Tables in Postgres that fanout made for Debezium.
+const HELPER_TABLES: [&str; 2] = ["debezium_signal", "debezium_heartbeat"];
+
+/// What fanout has in ClickHouse, what depends on others first.
+const CLICKHOUSE_OBJECTS: [(&str, &str); 4] = [
+    ("VIEW", "engagement_enriched"),
+    ("TABLE", "engagement_enriched_storage"),
+    ("TABLE", "content"),
+    ("TABLE", "fanout_topics"),
+];
+
+/// How long a slot may still be read from after its reader was told to stop.
+const SLOT_TRIES: u32 = 40;
+const SLOT_PAUSE: Duration = Duration::from_millis(250);
+
+/// One thing of fanout's in a server that is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Owned {
+    /// The server.
+    pub service: &'static str,
+    /// `topic`, `slot`, `key` …
+    pub kind: &'static str,
+    pub name: String,
+}
+
+/// Why something of fanout's is left in a server that is not.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalError {
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    #[error("postgres, which is external, does not do it")]
+    Postgres(#[from] postgres::PostgresError),
+    #[error("kafka, which is external, does not do it")]
+    Kafka(#[from] kafka::KafkaError),
+    #[error("redis, which is external, does not do it")]
+    Redis(#[from] redis::RedisError),
+    #[error("clickhouse, which is external, does not do it")]
+    ClickHouse(#[from] clickhouse::ClickHouseError),
+    #[error(transparent)]
+    Url(#[from] clickhouse::InvalidUrl),
+    #[error("slot {name} is still being read from")]
+    SlotBusy { name: String },
+    #[error("a task of this program was lost")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Failure for ExternalError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Connector(error) => error.kind(),
+            Self::Url(_) => Kind::Usage,
+            Self::Task(_) => Kind::Failed,
+            _ => Kind::NotReady,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Connector(error) => error.code(),
+            Self::SlotBusy { .. } => "slot_busy",
+            _ => "external_not_removed",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connector(error) => error.hint(),
+            _ => Some("make sure that the server answers, then: fanout reset".to_owned()),
+        }
+    }
+}
+
+/// Asks each external server what of fanout's it holds.
+pub(super) async fn owned(
+    site: &Site,
+    settings: &Settings,
+    external: &[String],
+) -> Result<Vec<Owned>, ExternalError> {
+    let mut owned = Vec::new();
+    for service in external {
+        owned.extend(match service.as_str() {
+            "connect" => in_connect(settings).await?,
+            "postgres" => in_postgres(settings).await?,
+            "kafka" => in_kafka(site, settings).await?,
+            "redis" => in_redis(settings).await?,
+            "clickhouse" => in_clickhouse(settings).await?,
+            _ => Vec::new(),
+        });
+    }
+    Ok(owned)
+}
+
+fn own(service: &'static str, kind: &'static str, name: impl Into<String>) -> Owned {
+    Owned {
+        service,
+        kind,
+        name: name.into(),
+    }
+}
+
+async fn in_connect(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+    let found = connector::status(settings).await?;
+    Ok(found
+        .into_iter()
+        .map(|status| own("connect", "connector", status.name))
+        .collect())
+}
+
+async fn in_postgres(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+    let client = postgres::connect(&settings.postgres.url).await?;
+    let mut owned = Vec::new();
+    let queries = [
+        (
+            "slot",
+            "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1",
+            &settings.connector.slot,
+        ),
+        (
+            "publication",
+            "SELECT 1 FROM pg_publication WHERE pubname = $1",
+            &settings.connector.publication,
+        ),
+    ];
+    for (kind, query, name) in queries {
+        if client.query_opt(query, &[name]).await?.is_some() {
+            owned.push(own("postgres", kind, name));
+        }
+    }
+    for table in HELPER_TABLES {
+        let query = "SELECT 1 WHERE to_regclass('public.' || $1::text) IS NOT NULL";
+        if client.query_opt(query, &[&table]).await?.is_some() {
+            owned.push(own("postgres", "table", table));
+        }
+    }
+    Ok(owned)
+}
+
+async fn in_kafka(site: &Site, settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+    let brokers = settings.kafka.brokers.clone();
+    let listed = spawn_blocking(move || kafka::list_topics_and_groups(&brokers)).await?;
+    let (topics, groups) = listed?;
+    let prefix = &settings.kafka.topic_prefix;
+    let project = &site.project;
+    let ours = |topic: &String| {
+        topic
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.starts_with('.'))
+            || *topic == format!("__debezium-heartbeat.{prefix}")
+            || *topic == settings.kafka.dead_letter_topic
+            || ["configs", "offsets", "status"]
+                .iter()
+                .any(|inner| *topic == format!("{project}-connect-{inner}"))
+    };
+    let group = |sink: &str| format!("{}-{sink}", settings.kafka.group_prefix);
+    let of_sinks: Vec<String> = crate::config::SINKS
+        .iter()
+        .map(|sink| group(sink))
+        .collect();
+    let topics = topics
+        .into_iter()
+        .filter(ours)
+        .map(|name| own("kafka", "topic", name));
+    let groups = groups
+        .into_iter()
+        .filter(|name| of_sinks.contains(name))
+        .map(|name| own("kafka", "group", name));
+    Ok(topics.chain(groups).collect())
+}
+
+async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+    let keys = redis::BoardKeys::new(&settings.board.key);
+    let keys = [keys.board, keys.meta, keys.lease];
+    let existing = redis::existing(&settings.redis.url, &keys).await?;
+    let existing = existing.into_iter();
+    Ok(existing.map(|key| own("redis", "key", key)).collect())
+}
+
+async fn in_clickhouse(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+    let database = &settings.clickhouse.database;
+    let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+    let there = clickhouse::tables(&endpoint, database).await?;
+    let ours = CLICKHOUSE_OBJECTS.into_iter();
+    Ok(ours
+        .filter(|(_, name)| there.iter().any(|table| table == name))
+        .map(|(kind, name)| own("clickhouse", kind, format!("{database}.{name}")))
+        .collect())
+}
+
+/// Removes the connector while Connect, and what it runs on, is still there.
+pub(super) async fn remove_connector(
+    settings: &Settings,
+    owned: &[Owned],
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<(), ExternalError> {
+    if owned.iter().any(|one| one.kind == "connector") {
+        connector::erase(settings, timeout, progress).await?;
+    }
+    Ok(())
+}
+
+/// Removes the rest, once no process of fanout's uses it any more.
+pub(super) async fn remove(
+    settings: &Settings,
+    owned: &[Owned],
+    progress: &dyn Progress,
+) -> Result<(), ExternalError> {
+    let names = |kind: &str| -> Vec<String> {
+        let of_kind = owned.iter().filter(|one| one.kind == kind);
+        of_kind.map(|one| one.name.clone()).collect()
+    };
+    for one in owned.iter().filter(|one| one.kind != "connector") {
+        let what = format!("removing {} {}", one.kind.to_lowercase(), one.name);
+        progress.report(Event::Doing {
+            task: one.service,
+            what: &what,
+        });
+        match one.service {
+            "postgres" => drop_in_postgres(settings, one).await?,
+            "clickhouse" => {
+                let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+                let statement = format!("DROP {} IF EXISTS {}", one.kind, one.name);
+                clickhouse::execute(&endpoint, &statement).await?;
+            }
+            _ => {}
+        }
+    }
+    let brokers = &settings.kafka.brokers;
+    kafka::delete_groups(brokers, &names("group")).await?;
+    kafka::delete_topics(brokers, &names("topic")).await?;
+    let keys = names("key");
+    if !keys.is_empty() {
+        redis::delete(&settings.redis.url, &keys).await?;
+    }
+    Ok(())
+}
+
+async fn drop_in_postgres(settings: &Settings, one: &Owned) -> Result<(), ExternalError> {
+    let client = postgres::connect(&settings.postgres.url).await?;
+    let name = one.name.replace('"', "\"\"");
+    match one.kind {
+        "publication" => {
+            let statement = format!("DROP PUBLICATION IF EXISTS \"{name}\"");
+            client.batch_execute(&statement).await?;
+        }
+        "table" => {
+            let statement = format!("DROP TABLE IF EXISTS public.\"{name}\"");
+            client.batch_execute(&statement).await?;
+        }
+        _ => return drop_slot(&client, &one.name).await,
+    }
+    Ok(())
+}
+
+async fn drop_slot(client: &postgres::Client, name: &str) -> Result<(), ExternalError> {
+    const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+         WHERE slot_name = $1 AND NOT active";
+    const LEFT: &str = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1";
+    for _ in 0..SLOT_TRIES {
+        client.query(DROP, &[&name]).await?;
+        if client.query_opt(LEFT, &[&name]).await?.is_none() {
+            return Ok(());
+        }
+        sleep(SLOT_PAUSE).await;
+    }
+    Err(ExternalError::SlotBusy {
+        name: name.to_owned(),
+    })
+}

@@ -1,0 +1,238 @@
+//! `reset`: removes all that a project owns, after saying what that is. Killed
+//! midway, it is run again and goes on.
+
+mod external;
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+pub use external::{ExternalError, Owned};
+
+use super::down::{self, DownError};
+use crate::{
+    config::{Config, Runtime, Settings},
+    failure::{Failure, Kind},
+    progress::{Event, Progress},
+    stack::{
+        Lock, LockError, Site, State, StateError,
+        blueprint::{self, BlueprintError},
+        native::process,
+    },
+};
+
+/// Name of the task under which progress is told.
+const TASK: &str = "reset";
+
+/// All that the project owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inventory {
+    /// Services whose processes are stopped.
+    pub running: Vec<String>,
+    /// The project's folder, where there is one.
+    pub folder: Option<PathBuf>,
+    pub folder_bytes: u64,
+    /// What of fanout's own is in servers that are not its own.
+    pub external: Vec<Owned>,
+}
+
+/// Why something is left.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    #[error("reset removes all of project {project}, and nobody has said yes")]
+    NotConfirmed { project: String },
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Blueprint(#[from] BlueprintError),
+    #[error(transparent)]
+    Down(#[from] DownError),
+    #[error(transparent)]
+    External(#[from] ExternalError),
+    #[error("{} cannot be removed", path.display())]
+    Remove {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ResetError {
+    fn inner(&self) -> Option<&dyn Failure> {
+        Some(match self {
+            Self::NotConfirmed { .. } | Self::Remove { .. } => return None,
+            Self::Lock(error) => error,
+            Self::State(error) => error,
+            Self::Blueprint(error) => error,
+            Self::Down(error) => error,
+            Self::External(error) => error,
+        })
+    }
+}
+
+impl Failure for ResetError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotConfirmed { .. } => Kind::Refused,
+            _ => self.inner().map_or(Kind::Environment, Failure::kind),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotConfirmed { .. } => "not_confirmed",
+            _ => self.inner().map_or("folder_not_removed", Failure::code),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotConfirmed { project } => {
+                Some(format!("fanout --project {project} reset --yes"))
+            }
+            _ => self.inner().and_then(Failure::hint),
+        }
+    }
+}
+
+impl Inventory {
+    /// Whether there is nothing to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.folder.is_none() && self.external.is_empty()
+    }
+}
+
+/// A `reset` that knows what it will remove and holds the project for it.
+#[derive(Debug)]
+pub struct Reset {
+    site: Site,
+    settings: Settings,
+    inventory: Inventory,
+    _lock: Option<Lock>,
+}
+
+/// Holds the project, where there is one, and lists all that it owns.
+///
+/// # Errors
+/// When another process changes the project, or an external server does not
+/// answer.
+pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
+    let dir = site.dir();
+    // A lock would make the folder of a project that never was.
+    let exists = dir.path().exists();
+    let lock = exists.then(|| Lock::project(&dir)).transpose()?;
+    Ok(Reset {
+        inventory: inventory(&site, config).await?,
+        settings: config.settings.clone(),
+        site,
+        _lock: lock,
+    })
+}
+
+/// Lists all that the project owns. External servers are asked.
+///
+/// # Errors
+/// When an external server does not answer.
+pub async fn inventory(site: &Site, config: &Config) -> Result<Inventory, ResetError> {
+    let dir = site.dir();
+    let running = blueprint::definitions()?
+        .into_iter()
+        .rev()
+        .map(|one| one.name)
+        .filter(|name| process::running(&dir, name).is_some());
+    let folder = dir.path().exists().then(|| dir.path().to_owned());
+    Ok(Inventory {
+        running: running.collect(),
+        folder_bytes: folder.as_deref().map(size).unwrap_or_default(),
+        folder,
+        external: external::owned(site, &config.settings, &external_services(site, config)?)
+            .await?,
+    })
+}
+
+/// The services that are not fanout's: by configuration, or as recorded.
+fn external_services(site: &Site, config: &Config) -> Result<Vec<String>, ResetError> {
+    let recorded = match State::load(&site.dir()) {
+        // A state that nobody can read is one more thing to remove.
+        Err(StateError::Malformed { .. }) => None,
+        other => other?,
+    };
+    let is_external = |name: &str| {
+        let wished = config
+            .settings
+            .services
+            .get(name)
+            .and_then(|one| one.runtime);
+        let known = recorded.as_ref().and_then(|state| state.services.get(name));
+        wished.or(known.map(|known| known.runtime)) == Some(Runtime::External)
+    };
+    Ok(blueprint::definitions()?
+        .into_iter()
+        .map(|one| one.name)
+        .filter(|name| is_external(name))
+        .collect())
+}
+
+/// Bytes below a folder, as far as they can be seen.
+fn size(folder: &std::path::Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+impl Reset {
+    /// What it will remove.
+    #[must_use]
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Removes all of it: first what asks servers of ours to be up, then the
+    /// processes, then the rest.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub async fn apply(
+        &self,
+        timeout: Duration,
+        progress: &dyn Progress,
+    ) -> Result<(), ResetError> {
+        let (settings, external) = (&self.settings, &self.inventory.external);
+        external::remove_connector(settings, external, timeout, progress).await?;
+        let mut stopped = down::Report::new(&self.site);
+        down::stop_all(&self.site, timeout, &mut stopped, progress).await?;
+        external::remove(settings, external, progress).await?;
+        progress.report(Event::Doing {
+            task: TASK,
+            what: "removing files",
+        });
+        // The state goes last: until then another `reset` knows all of this.
+        let dir = self.site.dir();
+        for folder in ["data", "conf", "logs", "run"] {
+            remove(dir.path().join(folder))?;
+        }
+        remove(dir.path().to_owned())?;
+        progress.report(Event::Done {
+            task: TASK,
+            what: "removed",
+        });
+        Ok(())
+    }
+}
+
+fn remove(path: PathBuf) -> Result<(), ResetError> {
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ResetError::Remove { path, source })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,197 @@
+//! `run`: the pipeline in the foreground, with its own HTTP beside it, until
+//! told to stop or until nothing is left to do.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connector::keeper,
+    fence::{self, Fence, FenceError},
+};
+use crate::{
+    config::Settings,
+    failure::{Failure, Kind},
+    pipeline::{Pipeline, PipelineError, Reporter, server, status::Status},
+    progress::Progress,
+    project::Project,
+};
+
+/// How often `--until-idle` looks again while it is not.
+const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What is asked of it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which sinks: any of `redis`, `clickhouse`, `http`.
+    pub sinks: Vec<String>,
+    /// Where to serve `/healthz`, `/metrics` and `/status`.
+    pub listen: SocketAddr,
+    /// Take another port where that one is taken.
+    pub any_port: bool,
+    /// End when every sink has done all that was in the source at the start.
+    pub until_idle: bool,
+}
+
+/// What it did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub url: String,
+    /// Everything in hand was finished and committed before the end.
+    pub drained: bool,
+    /// What it was caught up with; only for `until_idle`.
+    pub fence: Option<Fence>,
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+/// Why it ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    #[error("address {address} cannot be listened on")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+}
+
+impl Failure for RunError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Pipeline(error) => error.kind(),
+            Self::Listen { .. } => Kind::Environment,
+            Self::Fence(error) => error.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Pipeline(error) => error.code(),
+            Self::Listen { .. } => "port_taken",
+            Self::Fence(error) => error.code(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Pipeline(error) => error.hint(),
+            Self::Listen { .. } => Some("fanout run --http-addr 127.0.0.1:0".to_owned()),
+            Self::Fence(error) => error.hint(),
+        }
+    }
+}
+
+/// A pipeline that has started, with its HTTP.
+#[derive(Debug)]
+pub struct Run {
+    pipeline: Pipeline,
+    reporter: Reporter,
+    url: String,
+    stop: CancellationToken,
+    settings: Settings,
+    options: Options,
+}
+
+impl Run {
+    /// Binds the address and starts the workers.
+    pub async fn start(
+        project: &Project,
+        settings: &Settings,
+        options: Options,
+        stop: CancellationToken,
+    ) -> Result<Self, RunError> {
+        let listener = listen(&options).await?;
+        let address = listener.local_addr().map_err(|source| RunError::Listen {
+            address: options.listen,
+            source,
+        })?;
+        let pipeline = Pipeline::start(project.as_str(), settings, &options.sinks, stop.clone())?;
+        let reporter = pipeline.reporter();
+        tokio::spawn(serve(listener, reporter.clone(), stop.clone()));
+        tokio::spawn(keeper::keep(settings.clone(), stop.clone()));
+        Ok(Self {
+            pipeline,
+            reporter,
+            url: format!("http://{address}"),
+            stop,
+            settings: settings.clone(),
+            options,
+        })
+    }
+
+    /// Where it serves its own HTTP.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Reads its status while it runs.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
+    }
+
+    /// Runs until told to stop or, where that was asked for, until idle.
+    pub async fn finish(self, progress: &dyn Progress) -> Result<Report, RunError> {
+        let mut fence = None;
+        if self.options.until_idle {
+            tokio::select! {
+                idle = self.idle(progress) => fence = Some(idle),
+                () = self.stop.cancelled() => {}
+            }
+            self.stop.cancel();
+        }
+        let drained = self.pipeline.finish().await;
+        Ok(Report {
+            url: self.url,
+            drained,
+            fence: fence.transpose()?,
+            status: self.reporter.status(),
+        })
+    }
+
+    /// Waits until every sink has done all that was in the source when this
+    /// was called. A sink that is behind is waited for; what cannot be asked
+    /// at all is an error.
+    async fn idle(&self, progress: &dyn Progress) -> Result<Fence, FenceError> {
+        let groups: Vec<String> = self
+            .options
+            .sinks
+            .iter()
+            .map(|sink| fence::group(&self.settings, sink))
+            .collect();
+        loop {
+            match fence::wait(&self.settings, &groups, IDLE_INTERVAL, progress).await {
+                Err(error) if error.kind() == Kind::NotReady => {}
+                ended => return ended,
+            }
+        }
+    }
+}
+
+async fn listen(options: &Options) -> Result<TcpListener, RunError> {
+    let refuse = |source| RunError::Listen {
+        address: options.listen,
+        source,
+    };
+    match TcpListener::bind(options.listen).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && options.any_port => {
+            let any = SocketAddr::new(options.listen.ip(), 0);
+            TcpListener::bind(any).await.map_err(refuse)
+        }
+        bound => bound.map_err(refuse),
+    }
+}
+
+async fn serve(listener: TcpListener, reporter: Reporter, stop: CancellationToken) {
+    if let Err(error) = server::serve(listener, reporter, stop).await {
+        tracing::error!(%error, "the pipeline's own http ended");
+    }
+}

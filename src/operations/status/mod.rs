@@ -1,0 +1,113 @@
+//! `status`: what is there, from Postgres to the sinks, and where it is stuck.
+//! Looks and changes nothing; what cannot be asked is part of the answer.
+
+mod services;
+mod slot;
+mod stuck;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use services::{ServiceState, ServiceStatus};
+pub use slot::SlotStatus;
+pub use stuck::Stuck;
+
+use super::connector::{self, ConnectorStatus};
+use crate::{
+    clients::web::{Method, Web},
+    config::{Config, Runtime},
+    failure::chain,
+    pipeline::status::{SinkStatus, Status},
+    stack::{Site, State, blueprint::BlueprintError},
+};
+
+/// How long one server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Everything, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub project: String,
+    /// None where the project was never brought up.
+    pub runtime: Option<Runtime>,
+    pub services: Vec<ServiceStatus>,
+    /// None where there is no connector or nobody to ask.
+    pub connector: Option<ConnectorStatus>,
+    pub connector_problem: Option<String>,
+    pub slot: Option<SlotStatus>,
+    pub slot_problem: Option<String>,
+    /// Where the pipeline serves its own status, whoever started it.
+    pub pipeline_url: String,
+    pub pipeline_problem: Option<String>,
+    pub sinks: Vec<SinkStatus>,
+    /// The first thing on the way that does not work.
+    pub stuck: Option<Stuck>,
+}
+
+/// Looks at everything once.
+///
+/// # Errors
+/// When the project's state or the definitions cannot be read; a server that
+/// is down is no error.
+pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintError> {
+    let settings = &config.settings;
+    let state = State::load(&site.dir())?;
+    let (services, connector, slot, pipeline) = tokio::join!(
+        services::all(site, config, state.as_ref()),
+        connector_status(settings),
+        slot::status(settings),
+        pipeline(&settings.http.url),
+    );
+    let (connector, connector_problem) = split(connector);
+    let (slot, slot_problem) = split(slot);
+    let (pipeline, pipeline_problem) = split(pipeline);
+    let mut report = Report {
+        project: site.project.to_string(),
+        runtime: state.map(|state| state.runtime),
+        services: services?,
+        connector: connector.flatten(),
+        connector_problem,
+        slot: slot.flatten(),
+        slot_problem,
+        pipeline_url: settings.http.url.clone(),
+        pipeline_problem,
+        sinks: pipeline.map(|status| status.sinks).unwrap_or_default(),
+        stuck: None,
+    };
+    report.stuck = stuck::find(&report);
+    Ok(report)
+}
+
+fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
+    match outcome {
+        Ok(value) => (Some(value), None),
+        Err(problem) => (None, Some(problem)),
+    }
+}
+
+async fn connector_status(
+    settings: &crate::config::Settings,
+) -> Result<Option<ConnectorStatus>, String> {
+    match tokio::time::timeout(PATIENCE, connector::status(settings)).await {
+        Ok(answer) => answer.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// What the pipeline at `url` says of itself.
+///
+/// # Errors
+/// What went wrong, as one line.
+pub async fn pipeline(url: &str) -> Result<Status, String> {
+    let url = format!("{}/status", url.trim_end_matches('/'));
+    let answer = async {
+        let web = Web::new(PATIENCE)?;
+        web.send(Method::GET, &url, None).await
+    };
+    let answer = answer.await.map_err(|error| chain(&error))?;
+    if !answer.is_success() {
+        return Err(format!("GET {url} answered {}", answer.status));
+    }
+    serde_json::from_str(&answer.body).map_err(|error| format!("GET {url} is no status: {error}"))
+}

@@ -1,0 +1,47 @@
+//! The connector's replication slot: how far behind it holds Postgres's log.
+
+use serde::Serialize;
+
+use crate::{clients::postgres, config::Settings, failure::chain};
+
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SlotStatus {
+    pub name: String,
+    /// Whether somebody reads from it.
+    pub active: bool,
+    /// Bytes of log written since the position that the reader confirmed.
+    pub lag_bytes: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`: whether Postgres still
+    /// has the log that it needs.
+    pub wal_status: Option<String>,
+}
+
+const QUERY: &str = "
+    SELECT active, wal_status,
+           pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint
+    FROM pg_replication_slots WHERE slot_name = $1";
+
+/// The slot; none where there is none of that name.
+pub(super) async fn status(settings: &Settings) -> Result<Option<SlotStatus>, String> {
+    let name = settings.connector.slot.clone();
+    let asked = async {
+        let client = postgres::connect(&settings.postgres.url).await?;
+        client.query_opt(QUERY, &[&name]).await
+    };
+    let row = match tokio::time::timeout(super::PATIENCE, asked).await {
+        Ok(row) => row.map_err(|error| chain(&error))?,
+        Err(_) => return Err(format!("no answer within {} s", super::PATIENCE.as_secs())),
+    };
+    let read = |row: postgres::Row| {
+        Ok(SlotStatus {
+            name: name.clone(),
+            active: row.try_get(0)?,
+            wal_status: row.try_get(1)?,
+            lag_bytes: row.try_get(2)?,
+        })
+    };
+    row.map(read)
+        .transpose()
+        .map_err(|error: postgres::PostgresError| chain(&error))
+}

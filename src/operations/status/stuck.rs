@@ -1,0 +1,301 @@
+//! Where the way from Postgres to the sinks is broken first, and what mends
+//! it: a pure function of what was seen.
+
+use serde::Serialize;
+
+use super::{Report, ServiceState, ServiceStatus};
+use crate::pipeline::status::{SinkState, SinkStatus};
+
+/// The first thing on the way that does not work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stuck {
+    /// A service, `connector`, `slot`, or a sink.
+    pub at: String,
+    pub why: String,
+    /// The next command to type.
+    pub remedy: String,
+}
+
+fn stuck(at: &str, why: impl Into<String>, remedy: impl Into<String>) -> Stuck {
+    Stuck {
+        at: at.to_owned(),
+        why: why.into(),
+        remedy: remedy.into(),
+    }
+}
+
+/// Looks along the way: servers, connector, slot, pipeline, sinks.
+pub(super) fn find(report: &Report) -> Option<Stuck> {
+    if report
+        .services
+        .iter()
+        .all(|one| one.state == ServiceState::Absent)
+    {
+        return Some(stuck(
+            "stack",
+            "the project was never brought up",
+            "fanout up",
+        ));
+    }
+    servers(report)
+        .or_else(|| connector(report))
+        .or_else(|| slot(report))
+        .or_else(|| pipeline(report))
+        .or_else(|| report.sinks.iter().find_map(sink))
+}
+
+/// The servers in the order in which an event meets them.
+const THE_WAY: [&str; 6] = [
+    "postgres",
+    "kafka",
+    "connect",
+    "redis",
+    "clickhouse",
+    "stub",
+];
+
+/// The pipeline's own service is looked at by what it serves: it may as well
+/// be run by hand.
+fn servers(report: &Report) -> Option<Stuck> {
+    let broken =
+        |one: &&ServiceStatus| !matches!(one.state, ServiceState::Ready | ServiceState::Absent);
+    let of_name = |name: &&str| report.services.iter().find(|one| one.name == **name);
+    let service = THE_WAY.iter().filter_map(of_name).find(broken)?;
+    let name = &service.name;
+    let problem = service.problem.clone().unwrap_or_default();
+    let (why, remedy) = match service.state {
+        ServiceState::Died => ("its process has ended".to_owned(), "fanout up".to_owned()),
+        ServiceState::Stopped => ("it is stopped".to_owned(), "fanout up".to_owned()),
+        ServiceState::Unreachable => (
+            format!(
+                "it is external, at {}, and does not answer: {problem}",
+                service.url
+            ),
+            "fanout config show".to_owned(),
+        ),
+        _ => (
+            format!("it does not answer: {problem}"),
+            format!("fanout logs {name}"),
+        ),
+    };
+    Some(stuck(name, why, remedy))
+}
+
+fn connector(report: &Report) -> Option<Stuck> {
+    if let Some(problem) = &report.connector_problem {
+        return Some(stuck("connector", problem, "fanout logs connect"));
+    }
+    let Some(connector) = &report.connector else {
+        return Some(stuck(
+            "connector",
+            "it is not registered",
+            "fanout connector apply",
+        ));
+    };
+    if let Some(cause) = connector.failure() {
+        return Some(stuck("connector", cause, "fanout connector restart"));
+    }
+    if connector.is_running() {
+        return None;
+    }
+    let remedy = match connector.state {
+        super::connector::State::Paused | super::connector::State::Stopped => {
+            "fanout connector resume"
+        }
+        _ => "fanout connector status",
+    };
+    Some(stuck("connector", connector.summary(), remedy))
+}
+
+fn slot(report: &Report) -> Option<Stuck> {
+    if let Some(problem) = &report.slot_problem {
+        return Some(stuck("slot", problem, "fanout logs postgres"));
+    }
+    let Some(slot) = &report.slot else {
+        let remedy = "fanout connector apply --forget-offsets";
+        return Some(stuck("slot", "there is none", remedy));
+    };
+    if slot.wal_status.as_deref() == Some("lost") {
+        let why = "postgres no longer has the log that it needs";
+        return Some(stuck(
+            "slot",
+            why,
+            "fanout connector apply --forget-offsets",
+        ));
+    }
+    let idle = || stuck("slot", "nobody reads from it", "fanout connector restart");
+    (!slot.active).then(idle)
+}
+
+fn pipeline(report: &Report) -> Option<Stuck> {
+    let problem = report.pipeline_problem.as_ref()?;
+    let died = report
+        .services
+        .iter()
+        .any(|one| one.name == "pipeline" && one.state == ServiceState::Died);
+    if died {
+        return Some(stuck("pipeline", "its process has ended", "fanout up"));
+    }
+    Some(stuck(
+        "pipeline",
+        format!("it does not answer: {problem}"),
+        "fanout up",
+    ))
+}
+
+fn sink(sink: &SinkStatus) -> Option<Stuck> {
+    let at = format!("sink {}", sink.name);
+    if let Some(halt) = &sink.halt {
+        return Some(stuck(
+            &at,
+            format!("halted: {}", halt.reason),
+            halt.remedy.clone(),
+        ));
+    }
+    let detail = sink.detail.clone().unwrap_or_default();
+    match sink.state {
+        SinkState::Retrying => Some(stuck(
+            &at,
+            format!("retrying: {detail}"),
+            "fanout logs pipeline",
+        )),
+        SinkState::Stopped => Some(stuck(&at, "stopped", "fanout up")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Runtime,
+        operations::{
+            connector::{ConnectorStatus, State, TaskStatus},
+            status::SlotStatus,
+        },
+        pipeline::status::Halt,
+    };
+
+    fn service(name: &str, state: ServiceState) -> ServiceStatus {
+        ServiceStatus {
+            name: name.to_owned(),
+            runtime: Runtime::Native,
+            state,
+            since_ms: None,
+            url: String::new(),
+            pid: None,
+            container: None,
+            problem: None,
+        }
+    }
+
+    fn sink(name: &str, state: SinkState) -> SinkStatus {
+        SinkStatus {
+            name: name.to_owned(),
+            state,
+            detail: Some("busy".to_owned()),
+            lag: Some(0),
+            rate_per_second: 0.0,
+            last_write_ms: None,
+            applied: 0,
+            ignored: <_>::default(),
+            dead_letters: <_>::default(),
+            extra_fields: 0,
+            retries: 0,
+            halt: None,
+            partitions: Vec::new(),
+        }
+    }
+
+    /// Everything works.
+    fn well() -> Report {
+        let task = TaskStatus {
+            id: 0,
+            state: State::Running,
+            worker: None,
+            cause: None,
+        };
+        Report {
+            project: "fanout".to_owned(),
+            runtime: Some(Runtime::Native),
+            services: ["clickhouse", "kafka", "postgres", "pipeline"]
+                .map(|name| service(name, ServiceState::Ready))
+                .into(),
+            connector: Some(ConnectorStatus {
+                name: "cdc".to_owned(),
+                state: State::Running,
+                worker: None,
+                cause: None,
+                tasks: vec![task],
+            }),
+            connector_problem: None,
+            slot: Some(SlotStatus {
+                name: "dbz_slot".to_owned(),
+                active: true,
+                lag_bytes: Some(0),
+                wal_status: Some("reserved".to_owned()),
+            }),
+            slot_problem: None,
+            pipeline_url: String::new(),
+            pipeline_problem: None,
+            sinks: vec![sink("redis", SinkState::Running)],
+            stuck: None,
+        }
+    }
+
+    fn at(report: &Report) -> String {
+        find(report).map(|stuck| stuck.at).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_works_is_not_stuck() {
+        assert_eq!(find(&well()), None);
+    }
+
+    #[test]
+    fn the_first_break_on_the_way_is_named() {
+        let mut report = well();
+        report.services[0].state = ServiceState::Died;
+        report.services[1].state = ServiceState::Unready;
+        report.connector = None;
+        assert_eq!(at(&report), "kafka");
+        report.services[1].state = ServiceState::Ready;
+        assert_eq!(at(&report), "clickhouse");
+        report.services[0].state = ServiceState::Ready;
+        assert_eq!(at(&report), "connector");
+    }
+
+    #[test]
+    fn a_slot_that_lost_its_log_names_the_one_way_back() {
+        let mut report = well();
+        if let Some(slot) = &mut report.slot {
+            slot.wal_status = Some("lost".to_owned());
+        }
+        let stuck = find(&report).expect("stuck");
+        assert_eq!(stuck.remedy, "fanout connector apply --forget-offsets");
+    }
+
+    #[test]
+    fn a_halted_sink_gives_its_own_remedy() {
+        let mut report = well();
+        let mut halted = sink("clickhouse", SinkState::Halted);
+        halted.halt = Some(Halt {
+            code: "wrong_schema".to_owned(),
+            reason: "no such column".to_owned(),
+            remedy: "fanout reset".to_owned(),
+        });
+        report.sinks.push(halted);
+        let stuck = find(&report).expect("stuck");
+        assert_eq!(stuck.at, "sink clickhouse");
+        assert_eq!(stuck.remedy, "fanout reset");
+    }
+
+    #[test]
+    fn a_pipeline_run_by_hand_is_as_good_as_a_service() {
+        let mut report = well();
+        report.services[3].state = ServiceState::Absent;
+        assert_eq!(find(&report), None);
+        report.pipeline_problem = Some("refused".to_owned());
+        assert_eq!(at(&report), "pipeline");
+    }
+}

@@ -1,0 +1,224 @@
+//! The stub's requests and answers.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Query, State as Shared},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::{json, value::RawValue};
+
+use super::{
+    Faults, SYSTEM, State,
+    journal::{Accepted, Journal, MAX_KEY, Piece, Posted, Stored},
+};
+use crate::clock::now_us;
+
+/// The largest event that is taken, in bytes.
+const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// How many events are listed at most, and unless said.
+const MAX_LIMIT: usize = 1_000;
+const LIMIT: usize = 100;
+
+/// A list ends early when its events have so many bytes.
+const MAX_LIST: u64 = 8 * 1024 * 1024;
+
+pub(super) fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/ping", get(async || "Ok."))
+        .route("/events", post(accept).get(list))
+        .route("/faults", get(faults).put(order))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}
+
+async fn accept(Shared(state): Shared<Arc<State>>, headers: HeaderMap, body: Bytes) -> Response {
+    let (delay, failure, retry_after) = {
+        let faults = state.faults.read().unwrap_or_else(PoisonError::into_inner);
+        let failure = faults.failure(rand::random());
+        (faults.delay(), failure, faults.retry_after_seconds)
+    };
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    if let Some(status) = failure {
+        return fail(status, retry_after);
+    }
+    let key = headers.get("idempotency-key").map(|key| key.to_str());
+    let Some(Ok(key)) = key.filter(|key| {
+        key.as_ref()
+            .is_ok_and(|key| (1..=MAX_KEY).contains(&key.len()))
+    }) else {
+        let why = "an Idempotency-Key of 1 to 255 visible characters is missing";
+        return refuse(StatusCode::BAD_REQUEST, why);
+    };
+    if serde_json::from_slice::<IgnoredAny>(&body).is_err() || std::str::from_utf8(&body).is_err() {
+        return refuse(StatusCode::BAD_REQUEST, "the body is no JSON document");
+    }
+    let posted = Posted::new(key, &body, now_us());
+    // One write into the page cache: shorter than a trip to another thread.
+    let accepted = journal(&state).accept(&posted);
+    match accepted {
+        Ok(Accepted::New) => answer(StatusCode::CREATED, r#"{"status":"accepted"}"#),
+        Ok(Accepted::Duplicate) => answer(StatusCode::OK, r#"{"status":"duplicate"}"#),
+        Ok(Accepted::Conflict) => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "this Idempotency-Key came before with another body",
+        ),
+        Err(error) => {
+            let why = format!("the event cannot be kept: {error}");
+            refuse(StatusCode::INSUFFICIENT_STORAGE, &why)
+        }
+    }
+}
+
+/// What to list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    limit: Option<usize>,
+    /// Oldest first, behind this place in the order of acceptance.
+    after: Option<u64>,
+    /// Only the event of this key.
+    key: Option<String>,
+    /// Without bodies a list is shorter.
+    #[serde(default = "yes")]
+    bodies: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    system: &'static str,
+    format: u16,
+    total: u64,
+    /// Where the next list begins: `after` this. Null at the end.
+    next: Option<u64>,
+    events: Vec<Listed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    seq: u64,
+    key: String,
+    received_us: i64,
+    sha256: String,
+    body: Option<Box<RawValue>>,
+}
+
+async fn list(Shared(state): Shared<Arc<State>>, Query(asked): Query<Asked>) -> Response {
+    let limit = asked.limit.unwrap_or(LIMIT).min(MAX_LIMIT);
+    let (total, pieces) = {
+        let journal = journal(&state);
+        let pieces = match (&asked.key, asked.after) {
+            (Some(key), _) => journal.of_key(key).into_iter().collect(),
+            (None, Some(after)) => journal.after(after, limit),
+            (None, None) => journal.latest(limit),
+        };
+        (journal.len(), pieces)
+    };
+    let ascending = asked.after.is_some();
+    let read = tokio::task::spawn_blocking(move || read(&pieces, asked.bodies)).await;
+    match read {
+        Ok(Ok(events)) => {
+            let last = events.last().map(|event| event.seq);
+            let next = last.filter(|last| ascending && *last < total);
+            Json(List {
+                system: SYSTEM,
+                format: 1,
+                total,
+                next,
+                events,
+            })
+            .into_response()
+        }
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// Reads the events, at least one, until they are too many bytes for a list.
+fn read(pieces: &[Piece], bodies: bool) -> std::io::Result<Vec<Listed>> {
+    let mut size = 0;
+    let mut events = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        size += piece.size();
+        if bodies && size > MAX_LIST && !events.is_empty() {
+            break;
+        }
+        events.push(listed(piece.read()?, bodies)?);
+    }
+    Ok(events)
+}
+
+fn listed(stored: Stored, bodies: bool) -> std::io::Result<Listed> {
+    let body = bodies.then(|| RawValue::from_string(stored.body));
+    Ok(Listed {
+        seq: stored.seq,
+        key: stored.key,
+        received_us: stored.received_us,
+        sha256: stored.sha256,
+        body: body.transpose()?,
+    })
+}
+
+async fn faults(Shared(state): Shared<Arc<State>>) -> Json<Faults> {
+    let faults = state.faults.read().unwrap_or_else(PoisonError::into_inner);
+    Json(faults.clone())
+}
+
+/// Orders faults, by a JSON body or by the query; what is not named is off.
+async fn order(
+    Shared(state): Shared<Arc<State>>,
+    Query(query): Query<Faults>,
+    body: Bytes,
+) -> Response {
+    let ordered = if body.is_empty() {
+        Ok(query)
+    } else {
+        serde_json::from_slice::<Faults>(&body)
+    };
+    let faults = match ordered {
+        Ok(faults) => faults,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    if let Err(why) = faults.check() {
+        return refuse(StatusCode::BAD_REQUEST, why);
+    }
+    let mut current = state.faults.write().unwrap_or_else(PoisonError::into_inner);
+    current.clone_from(&faults);
+    Json(faults).into_response()
+}
+
+fn fail(status: u16, retry_after: Option<u64>) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = refuse(status, "failed to order");
+    if let Some(seconds) = retry_after {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn answer(status: StatusCode, body: &'static str) -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (status, json, body).into_response()
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({ "error": why }))).into_response()
+}
+
+fn journal(state: &State) -> MutexGuard<'_, Journal> {
+    state.journal.lock().unwrap_or_else(PoisonError::into_inner)
+}

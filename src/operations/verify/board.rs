@@ -1,0 +1,251 @@
+//! The board against the events of its window, as Postgres has them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::{
+    Context, VerifyError,
+    findings::{Check, Difference, Findings},
+    letters::Letters,
+    source::Source,
+};
+use crate::{
+    clients::redis::{BoardKeys, BoardReader, BoardView, Meta},
+    clock::now_us,
+    config::Score,
+    operations::eligible::{self, Moment, Sum},
+};
+
+/// Between two looks at a board that is not there yet.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A difference has to be seen so often in a row.
+const ROUNDS: u32 = 3;
+
+/// A board that is asked for one of after the fence has to come within this,
+/// whatever is left of the time.
+const AT_LEAST: Duration = Duration::from_secs(2);
+
+type Sums = HashMap<Uuid, Sum>;
+
+/// Compares the board with the source.
+pub(super) async fn check(
+    context: &Context<'_>,
+    letters: &Letters,
+) -> Result<Findings, VerifyError> {
+    let keys = BoardKeys::new(&context.settings.board.key);
+    let timeout = Duration::from_millis(context.settings.redis.request_timeout_ms);
+    let mut reader = BoardReader::connect(&context.settings.redis.url, keys, timeout).await?;
+    let mut round = 1;
+    loop {
+        let before = Source::snapshot(&context.settings.postgres.url).await?;
+        context.fence().await?;
+        context.steps.doing("waiting for a fresh board");
+        let (view, meta) = fresh(&mut reader, now_us(), context.deadline).await?;
+        let findings = compare(context, &before, letters, &view, meta).await?;
+        if findings.differences == 0 || round == ROUNDS {
+            return Ok(findings);
+        }
+        round += 1;
+        sleep(PAUSE).await;
+    }
+}
+
+/// A complete board as of a moment not before `since_us`. One that nobody
+/// publishes any more is taken as it stands: the fence has shown that there is
+/// nothing more to publish.
+async fn fresh(
+    reader: &mut BoardReader,
+    since_us: i64,
+    deadline: Instant,
+) -> Result<(BoardView, Meta), VerifyError> {
+    let deadline = deadline.max(Instant::now() + AT_LEAST);
+    loop {
+        let view = reader.read(None).await?;
+        let reason = match view.meta {
+            Some(meta) if meta.complete && (meta.as_of_us >= since_us || view.lease.is_none()) => {
+                return Ok((view, meta));
+            }
+            Some(meta) if !meta.complete => "its worker is still warming up",
+            Some(_) => "it is older than the fence",
+            None => "it has never been published",
+        };
+        if Instant::now() >= deadline {
+            return Err(VerifyError::BoardNotReady { reason });
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn compare(
+    context: &Context<'_>,
+    before: &Source,
+    letters: &Letters,
+    view: &BoardView,
+    meta: Meta,
+) -> Result<Findings, VerifyError> {
+    let board = &context.settings.board;
+    let mut findings = Findings::new(Check::Board);
+    if meta.window_seconds != board.window_seconds {
+        let (expected, found) = (board.window_seconds, meta.window_seconds);
+        findings.differs(property("window_seconds", expected, found));
+    }
+    if view.cardinality != view.members.len() as u64 {
+        findings.differs(property(
+            "members",
+            view.members.len() as u64,
+            view.cardinality,
+        ));
+    }
+    if view.lease.is_none() {
+        findings.note("no worker publishes the board: it was judged as it stands");
+    }
+    let moment = Moment {
+        as_of_us: meta.as_of_us,
+        window_seconds: board.window_seconds,
+    };
+    let rejected = letters.events("redis");
+    let mut without = eligible::ahead(&context.query, board, moment).await?;
+    without.extend(&rejected);
+    let after = Source::snapshot(&context.settings.postgres.url).await?;
+    let least = eligible::sums(before.client(), moment, &without).await?;
+    let most = eligible::sums(after.client(), moment, &without).await?;
+    if !rejected.is_empty() {
+        let note = format!("{} events are dead letters and not judged", rejected.len());
+        findings.note(note);
+    }
+    judge(&least, &most, &view.members, board.score, &mut findings);
+    Ok(findings)
+}
+
+fn property(what: &str, expected: u64, found: u64) -> Difference {
+    let (expected, found) = (Some(expected.to_string()), Some(found.to_string()));
+    Difference::of(Check::Board, &"board", what, expected, found)
+}
+
+/// Each member's score has to be the one of its events. Where Postgres says
+/// another thing after the board was read than before, it may be either or
+/// between.
+fn judge(
+    before: &Sums,
+    after: &Sums,
+    members: &[(String, i64)],
+    by: Score,
+    findings: &mut Findings,
+) {
+    let mut board: HashMap<Uuid, i64> = HashMap::new();
+    for (member, score) in members {
+        match Uuid::parse_str(member) {
+            Ok(id) => {
+                board.insert(id, *score);
+            }
+            Err(_) => findings.differs(Difference::extra(Check::Board, member, score)),
+        }
+    }
+    let contents: BTreeSet<Uuid> = board
+        .keys()
+        .chain(before.keys())
+        .chain(after.keys())
+        .copied()
+        .collect();
+    let score = |sums: &Sums, id| sums.get(id).map(|sum| sum.score(by));
+    for id in &contents {
+        findings.compared += 1;
+        let (before, after) = (score(before, id), score(after, id));
+        let found = board.get(id).copied();
+        if (before.min(after)..=before.max(after)).contains(&found) {
+            continue;
+        }
+        findings.differs(match (after, found) {
+            (Some(expected), None) => Difference::missing(Check::Board, id, &expected),
+            (None, Some(found)) => Difference::extra(Check::Board, id, &found),
+            (expected, found) => {
+                let text = |score: Option<i64>| score.map(|score| score.to_string());
+                Difference::of(Check::Board, id, "score", text(expected), text(found))
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::findings::Kind, *};
+
+    const A: Uuid = Uuid::from_u128(1);
+    const B: Uuid = Uuid::from_u128(2);
+
+    fn sums(of: &[(Uuid, i64)]) -> Sums {
+        let sum = |(id, events): &(Uuid, i64)| {
+            let sum = Sum {
+                events: *events,
+                duration_ms: events * 1_500,
+            };
+            (*id, sum)
+        };
+        of.iter().map(sum).collect()
+    }
+
+    fn judged(before: &Sums, after: &Sums, board: &[(Uuid, i64)]) -> Vec<(Kind, String)> {
+        let members: Vec<_> = board
+            .iter()
+            .map(|(id, score)| (id.to_string(), *score))
+            .collect();
+        let mut findings = Findings::new(Check::Board);
+        judge(before, after, &members, Score::Events, &mut findings);
+        let short = |difference: Difference| (difference.kind, difference.id);
+        findings.shown.into_iter().map(short).collect()
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_noticed() {
+        let quiet = sums(&[(A, 3)]);
+        assert!(judged(&quiet, &quiet, &[(A, 3)]).is_empty());
+        assert_eq!(judged(&quiet, &quiet, &[(A, 2)])[0].0, Kind::Differs);
+        assert_eq!(judged(&quiet, &quiet, &[])[0].0, Kind::Missing);
+        let extra = judged(&quiet, &quiet, &[(A, 3), (B, 0)]);
+        assert_eq!(extra, [(Kind::Extra, B.to_string())]);
+    }
+
+    #[test]
+    fn a_member_that_is_no_content_is_extra() {
+        let mut findings = Findings::new(Check::Board);
+        let none = Sums::new();
+        judge(
+            &none,
+            &none,
+            &[("x".to_owned(), 1)],
+            Score::Events,
+            &mut findings,
+        );
+        assert_eq!(findings.shown[0].kind, Kind::Extra);
+    }
+
+    #[test]
+    fn what_moves_may_be_anywhere_between() {
+        let (before, after) = (sums(&[(A, 3)]), sums(&[(A, 5), (B, 1)]));
+        for score in 3..=5 {
+            assert!(judged(&before, &after, &[(A, score)]).is_empty());
+            assert!(judged(&before, &after, &[(A, score), (B, 1)]).is_empty());
+        }
+        assert_eq!(judged(&before, &after, &[(A, 2)])[0].0, Kind::Differs);
+        assert_eq!(judged(&before, &after, &[(A, 6)])[0].0, Kind::Differs);
+        assert_eq!(
+            judged(&before, &after, &[(A, 3), (B, 2)])[0].0,
+            Kind::Differs
+        );
+    }
+
+    #[test]
+    fn seconds_are_judged_by_the_sum() {
+        let quiet = sums(&[(A, 3)]);
+        let mut findings = Findings::new(Check::Board);
+        let members = [(A.to_string(), 4)];
+        judge(&quiet, &quiet, &members, Score::Seconds, &mut findings);
+        assert_eq!(findings.differences, 0);
+    }
+}

@@ -1,0 +1,74 @@
+//! What can keep a verification from being made. A difference is no error.
+
+use crate::{
+    clients::{
+        clickhouse::{ClickHouseError, InvalidUrl},
+        kafka::KafkaError,
+        postgres::PostgresError,
+        redis::RedisError,
+        web::WebError,
+    },
+    failure::{Failure, Kind},
+    operations::fence::FenceError,
+};
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error("it is not caught up")]
+    Fence(#[from] FenceError),
+    #[error("postgres does not answer")]
+    Postgres(#[from] PostgresError),
+    #[error("clickhouse does not answer")]
+    ClickHouse(#[from] ClickHouseError),
+    #[error(transparent)]
+    ClickHouseUrl(#[from] InvalidUrl),
+    #[error("redis does not answer")]
+    Redis(#[from] RedisError),
+    #[error("kafka does not answer")]
+    Kafka(#[from] KafkaError),
+    #[error("the external system does not answer")]
+    Web(#[from] WebError),
+    #[error("the stub's list of events cannot be read")]
+    StubDocument,
+    #[error("the board cannot be judged: {reason}")]
+    BoardNotReady { reason: &'static str },
+}
+
+impl Failure for VerifyError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Fence(error) => error.kind(),
+            Self::ClickHouseUrl(_) => Kind::Usage,
+            Self::Postgres(_)
+            | Self::ClickHouse(_)
+            | Self::Redis(_)
+            | Self::Kafka(_)
+            | Self::Web(_) => Kind::Environment,
+            Self::StubDocument => Kind::Failed,
+            Self::BoardNotReady { .. } => Kind::NotReady,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Fence(error) => error.code(),
+            Self::Postgres(_) => "postgres",
+            Self::ClickHouse(_) => "clickhouse",
+            Self::ClickHouseUrl(_) => "clickhouse_url",
+            Self::Redis(_) => "redis",
+            Self::Kafka(_) => "kafka",
+            Self::Web(_) => "external",
+            Self::StubDocument => "stub_document",
+            Self::BoardNotReady { .. } => "board_not_ready",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Fence(error) => error.hint(),
+            Self::ClickHouseUrl(_) => Some("fanout config show".to_owned()),
+            _ => Some("fanout status".to_owned()),
+        }
+    }
+}

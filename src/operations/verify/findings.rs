@@ -1,0 +1,173 @@
+//! What a check found: how many differences, and the first of them in full.
+
+use std::fmt::Display;
+
+use serde::Serialize;
+
+/// Differences kept in full; the rest is counted.
+pub const MAX_SHOWN: usize = 20;
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Rows of the view against the join in Postgres.
+    Rows,
+    /// The board against the events of its window.
+    Board,
+    /// Calls of the external system against the inserts in the log.
+    External,
+    /// Each record of the log against what became of it.
+    Records,
+}
+
+/// How two sides differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It should be there.
+    Missing,
+    /// It should not be there.
+    Extra,
+    /// It is there, and not the same.
+    Differs,
+}
+
+/// One difference with both sides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    pub check: Check,
+    pub kind: Kind,
+    /// Event, content, idempotency key or record.
+    pub id: String,
+    /// Column or property, where one alone differs.
+    pub what: Option<String>,
+    pub expected: Option<String>,
+    pub found: Option<String>,
+}
+
+/// The result of one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    pub check: Check,
+    /// Rows, members, keys or records compared.
+    pub compared: u64,
+    pub differences: u64,
+    /// Differences that a dead letter explains.
+    pub excused: u64,
+    /// The first of the differences.
+    pub shown: Vec<Difference>,
+    /// The first of the excused, by id.
+    pub excused_ids: Vec<String>,
+    /// What could not be judged, and why.
+    pub notes: Vec<String>,
+}
+
+impl Findings {
+    /// Nothing compared yet.
+    #[must_use]
+    pub fn new(check: Check) -> Self {
+        Self {
+            check,
+            compared: 0,
+            differences: 0,
+            excused: 0,
+            shown: Vec::new(),
+            excused_ids: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// A check that was not made, and why.
+    #[must_use]
+    pub fn skipped(check: Check, why: impl Into<String>) -> Self {
+        let mut findings = Self::new(check);
+        findings.note(why);
+        findings
+    }
+
+    /// Something was found to differ.
+    pub fn differs(&mut self, difference: Difference) {
+        self.differences += 1;
+        if self.shown.len() < MAX_SHOWN {
+            self.shown.push(difference);
+        }
+    }
+
+    /// A difference that a dead letter explains.
+    pub fn excuse(&mut self, id: &dyn Display) {
+        self.excused += 1;
+        if self.excused_ids.len() < MAX_SHOWN {
+            self.excused_ids.push(id.to_string());
+        }
+    }
+
+    /// Something an operator should know.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+}
+
+impl Difference {
+    /// It should be there and is not.
+    #[must_use]
+    pub fn missing(check: Check, id: &dyn Display, expected: &dyn Display) -> Self {
+        Self {
+            check,
+            kind: Kind::Missing,
+            id: id.to_string(),
+            what: None,
+            expected: Some(expected.to_string()),
+            found: None,
+        }
+    }
+
+    /// It is there and should not be.
+    #[must_use]
+    pub fn extra(check: Check, id: &dyn Display, found: &dyn Display) -> Self {
+        Self {
+            check,
+            kind: Kind::Extra,
+            id: id.to_string(),
+            what: None,
+            expected: None,
+            found: Some(found.to_string()),
+        }
+    }
+
+    /// One property of it is another.
+    #[must_use]
+    pub fn of(
+        check: Check,
+        id: &dyn Display,
+        what: &str,
+        expected: Option<String>,
+        found: Option<String>,
+    ) -> Self {
+        Self {
+            check,
+            kind: Kind::Differs,
+            id: id.to_string(),
+            what: Some(what.to_owned()),
+            expected,
+            found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_differences_are_kept() {
+        let mut findings = Findings::new(Check::Rows);
+        for id in 0..100 {
+            findings.differs(Difference::missing(Check::Rows, &id, &"a row"));
+            findings.excuse(&id);
+        }
+        assert_eq!((findings.differences, findings.excused), (100, 100));
+        assert_eq!(findings.shown.len(), MAX_SHOWN);
+        assert_eq!(findings.excused_ids.len(), MAX_SHOWN);
+    }
+}

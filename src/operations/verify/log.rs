@@ -1,0 +1,266 @@
+//! One pass over the log, a partition at a time: every record has become
+//! something, and every insert was told to the external system.
+
+use std::fmt::Write as _;
+
+use super::{
+    Context, VerifyError,
+    findings::{Check, Difference, Findings},
+    ledger::{Call, Calls, Entry, Latest, Ledger, Received, digest},
+    letters::Letters,
+};
+use crate::{
+    clients::kafka::{Bounds, Log, Scan, Stretch},
+    event::{FactDecoder, SourceTable},
+    operations::fence::{Fence, consumer, events_topic, group},
+    progress::Unit,
+};
+
+/// Body shown of a call that is missing, in characters.
+const EXCERPT: usize = 300;
+
+/// Walks the log up to its end, and judges what lies before the fence.
+pub(super) struct Walk<'a> {
+    pub context: &'a Context<'a>,
+    pub fence: &'a Fence,
+    pub letters: &'a Letters,
+    /// What the external system has had; none where it cannot be asked.
+    pub calls: Option<Calls>,
+    pub records: Findings,
+    pub external: Findings,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        context: &'a Context<'a>,
+        fence: &'a Fence,
+        letters: &'a Letters,
+        calls: Option<Calls>,
+    ) -> Self {
+        let external = if calls.is_some() {
+            Findings::new(Check::External)
+        } else {
+            let why = "the external system is not fanout's stub and cannot be asked";
+            Findings::skipped(Check::External, why)
+        };
+        Self {
+            context,
+            fence,
+            letters,
+            calls,
+            records: Findings::new(Check::Records),
+            external,
+        }
+    }
+
+    /// Does all of it.
+    pub(super) async fn run(mut self) -> Result<(Findings, Findings), VerifyError> {
+        let settings = self.context.settings;
+        let topic = events_topic(settings);
+        let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
+        // Read after the calls were listed: what they are of is in it.
+        let bounds = log.bounds(&topic).await?;
+        for (partition, bounds) in (0..).zip(&bounds) {
+            let ledger = self.partition(&topic, partition, *bounds).await?;
+            if self.context.has("clickhouse") {
+                self.rows(partition, ledger.latest).await?;
+            }
+        }
+        self.commits(&topic, &bounds).await?;
+        self.unknown_calls(&bounds);
+        Ok((self.records, self.external))
+    }
+
+    fn end(&self, partition: i32) -> i64 {
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        self.fence.events.get(place).copied().unwrap_or(0)
+    }
+
+    /// Adds up one partition; what lies behind the fence only counts as known.
+    async fn partition(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        bounds: Bounds,
+    ) -> Result<Ledger, VerifyError> {
+        let settings = self.context.settings;
+        let decoder = FactDecoder::new(SourceTable {
+            prefix: settings.kafka.topic_prefix.clone(),
+            schema: "public".to_owned(),
+            table: "engagement_events".to_owned(),
+        });
+        let snapshots = settings.external.include_snapshots;
+        let stretch = Stretch {
+            partition,
+            from: bounds.start,
+            until: Some(bounds.end),
+        };
+        let reader = group(settings, "verify");
+        let mut scan = Scan::start(&consumer(settings), &reader, topic, &[stretch])?;
+        let (mut ledger, mut later) = (Ledger::default(), Ledger::default());
+        let end = self.end(partition);
+        while let Some(seen) = scan.next().await? {
+            let judged = seen.offset < end;
+            let into = if judged { &mut ledger } else { &mut later };
+            let entry = into.add(&decoder, &seen.record(topic), snapshots);
+            self.records.compared += u64::from(judged);
+            self.entry(entry, partition, seen.offset, judged);
+            if self.records.compared.is_multiple_of(10_000) {
+                let steps = &self.context.steps;
+                steps.advanced(self.records.compared, None, Unit::Records);
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn entry(&mut self, entry: Entry, partition: i32, offset: i64, judged: bool) {
+        match entry {
+            Entry::Taken(Some(call)) => self.call(&call, partition, offset, judged),
+            Entry::Rejected if judged => {
+                for sink in ["clickhouse", "http"] {
+                    self.rejected(sink, partition, offset);
+                }
+            }
+            Entry::Truncate if judged => {
+                let note = format!("truncated at {partition}@{offset}");
+                self.records.note(note);
+            }
+            Entry::Taken(None) | Entry::Rejected | Entry::Truncate => {}
+        }
+    }
+
+    /// Each insert has to have been told, under its key and with its body.
+    fn call(&mut self, call: &Call, partition: i32, offset: i64, judged: bool) {
+        let Some(calls) = &mut self.calls else { return };
+        let received = calls.received(call);
+        if !judged || !call.required {
+            return;
+        }
+        self.external.compared += 1;
+        match received {
+            Received::Yes => {}
+            _ if self.letters.has("http", partition, offset) => self.external.excuse(&call.key),
+            Received::No => {
+                let body = String::from_utf8_lossy(&call.body);
+                let body: String = body.chars().take(EXCERPT).collect();
+                let what = format!("{partition}@{offset} {body}");
+                let missing = Difference::missing(Check::External, &call.key, &what);
+                self.external.differs(missing);
+            }
+            Received::Otherwise(sha) => {
+                let text = |sha: &[u8]| Some(format!("sha256 {}", hex(sha)));
+                let (expected, found) = (text(&digest(&call.body)), text(&sha));
+                let check = Check::External;
+                let differs = Difference::of(check, &call.key, "body", expected, found);
+                self.external.differs(differs);
+            }
+        }
+    }
+
+    /// A record that nobody understands has to be among the dead letters.
+    fn rejected(&mut self, sink: &str, partition: i32, offset: i64) {
+        if !self.context.has(sink) {
+            return;
+        }
+        let id = format!("{partition}@{offset}");
+        if self.letters.has(sink, partition, offset) {
+            self.records.excuse(&id);
+        } else {
+            let what = format!("a dead letter of {sink}");
+            self.records
+                .differs(Difference::missing(Check::Records, &id, &what));
+        }
+    }
+
+    /// Each event's row has to stand at its latest change, or later.
+    async fn rows(
+        &mut self,
+        partition: i32,
+        mut latest: std::collections::HashMap<i64, Latest>,
+    ) -> Result<(), VerifyError> {
+        let mut origins = self.context.query.origins(partition)?;
+        while let Some(origin) = origins.next().await? {
+            let Some(change) = latest.remove(&origin.event_id) else {
+                continue;
+            };
+            if origin.offset < change.offset {
+                self.behind(partition, origin.event_id, change, Some(origin.offset));
+            }
+        }
+        for (id, change) in latest {
+            // A delete of a row that was never stored leaves nothing to store.
+            if !change.deleted {
+                self.behind(partition, id, change, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn behind(&mut self, partition: i32, event: i64, change: Latest, found: Option<i64>) {
+        if self.letters.has("clickhouse", partition, change.offset) {
+            self.records.excuse(&event);
+            return;
+        }
+        let position = |offset: i64| format!("{partition}@{offset}");
+        self.records.differs(Difference::of(
+            Check::Records,
+            &format!("event {event}"),
+            "latest record applied",
+            Some(position(change.offset)),
+            found.map(position),
+        ));
+    }
+
+    /// Nobody can have done more than there is.
+    async fn commits(&mut self, topic: &str, bounds: &[Bounds]) -> Result<(), VerifyError> {
+        let settings = self.context.settings;
+        for group in &self.context.groups {
+            let log = Log::new(&consumer(settings), group)?;
+            let commits = log.commits(topic, bounds.len()).await?;
+            let ends = log.ends(topic).await?;
+            for (partition, (commit, end)) in commits.iter().zip(ends).enumerate() {
+                if let Some((offset, _)) = commit
+                    && *offset > end
+                {
+                    self.records.differs(Difference::of(
+                        Check::Records,
+                        &format!("{group} {partition}"),
+                        "committed",
+                        Some(format!("at most {end}")),
+                        Some(offset.to_string()),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the external system has had and the log does not know.
+    fn unknown_calls(&mut self, bounds: &[Bounds]) {
+        let Some(calls) = &self.calls else { return };
+        let unknown: Vec<String> = calls.unknown().collect();
+        if unknown.is_empty() {
+            return;
+        }
+        if bounds.iter().any(|bounds| bounds.start > 0) {
+            let count = unknown.len();
+            self.external.note(format!(
+                "{count} keys are not judged: the log no longer begins at its start"
+            ));
+            return;
+        }
+        for key in unknown {
+            self.external
+                .differs(Difference::extra(Check::External, &key, &"a call"));
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

@@ -1,0 +1,147 @@
+//! Whether the promises hold, on live servers: the view against the join, the
+//! board against its window, the external calls against the inserts, and every
+//! record of the log against what became of it.
+//!
+//! Everything is judged behind a fence, so a difference is one of fanout's and
+//! not of a record still under way.
+
+mod board;
+mod compare;
+mod error;
+mod external;
+mod findings;
+mod ledger;
+mod letters;
+mod log;
+mod rows;
+mod source;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+pub use error::VerifyError;
+pub use findings::{Check, Difference, Findings, Kind, MAX_SHOWN};
+
+use self::{letters::Letters, log::Walk, source::Source};
+use super::{
+    fence::{self, Fence, consumer, events_topic, group},
+    steps::Steps,
+};
+use crate::{
+    clients::{clickhouse, kafka::Log},
+    config::Settings,
+    failure::chain,
+    progress::{Progress, Silent},
+};
+
+/// A fence gets at least so long, whatever is left of the time.
+const AT_LEAST: Duration = Duration::from_secs(5);
+
+/// What was verified, and up to where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub fence: Fence,
+    pub checks: Vec<Findings>,
+}
+
+impl Report {
+    /// Whether everything agrees.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.checks.iter().all(|findings| findings.differences == 0)
+    }
+}
+
+/// What all checks share.
+struct Context<'a> {
+    settings: &'a Settings,
+    query: clickhouse::Query,
+    groups: Vec<String>,
+    deadline: Instant,
+    steps: Steps<'a>,
+}
+
+impl Context<'_> {
+    /// Whether the pipeline drives this sink.
+    fn has(&self, sink: &str) -> bool {
+        self.settings.pipeline.sinks.iter().any(|name| name == sink)
+    }
+
+    /// Another fence, within what is left of the time.
+    async fn fence(&self) -> Result<Fence, VerifyError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let timeout = left.max(AT_LEAST);
+        Ok(fence::wait(self.settings, &self.groups, timeout, &Silent).await?)
+    }
+}
+
+/// Checks everything that the configured sinks promise. `timeout` bounds the
+/// waiting until they are caught up, not the comparing.
+///
+/// # Errors
+/// When a server does not answer, the sinks do not catch up in time, or the
+/// board is not complete in time. A difference is no error.
+pub async fn verify(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<Report, VerifyError> {
+    let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+    let sinks = &settings.pipeline.sinks;
+    let context = Context {
+        settings,
+        query: clickhouse::Query::new(&endpoint, &settings.clickhouse.database),
+        groups: sinks.iter().map(|sink| group(settings, sink)).collect(),
+        deadline: Instant::now() + timeout,
+        steps: Steps::new(progress, "verify"),
+    };
+    let source = Source::snapshot(&settings.postgres.url).await?;
+    let fence = fence::wait(settings, &context.groups, timeout, progress).await?;
+    let letters = letters(settings).await?;
+    let mut checks = Vec::new();
+    if context.has("clickhouse") {
+        context.steps.doing("comparing rows");
+        checks.push(rows::check(&context, &source, &letters).await?);
+    }
+    drop(source);
+    let mut unjudged = None;
+    if context.has("redis") {
+        match board::check(&context, &letters).await {
+            Ok(findings) => checks.push(findings),
+            Err(error) => {
+                checks.push(Findings::skipped(Check::Board, chain(&error)));
+                unjudged = Some(error);
+            }
+        }
+    }
+    context.steps.doing("reading the log");
+    let calls = if context.has("http") {
+        external::calls(settings).await?
+    } else {
+        None
+    };
+    let walk = Walk::new(&context, &fence, &letters, calls);
+    let (records, external) = walk.run().await?;
+    if context.has("http") {
+        checks.push(external);
+    }
+    checks.push(records);
+    context.steps.done("compared");
+    let report = Report { fence, checks };
+    match unjudged {
+        // A difference says more than a board that cannot be judged.
+        Some(error) if report.holds() => Err(error),
+        _ => Ok(report),
+    }
+}
+
+/// The dead letters of the topic as it is now.
+async fn letters(settings: &Settings) -> Result<Letters, VerifyError> {
+    let topic = events_topic(settings);
+    let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
+    let identity = log.identity(&topic).await?;
+    let generation = identity.map(|identity| identity.to_string());
+    Ok(Letters::read(settings, &topic, generation.as_deref()).await?)
+}
