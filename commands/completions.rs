@@ -1,0 +1,44 @@
+//! `fanout completions` and `fanout man`: what the command line says of itself.
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use crate::{
+    cli::Cli,
+    context::Context,
+    exit::{Outcome, Verdict},
+};
+
+/// For which shell.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    shell: Shell,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> Outcome {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "fanout", &mut script);
+        conclude(context, "completions", "script", &script)
+    }
+}
+
+/// The manual page in roff, one section for each command.
+pub fn man(context: &Context) -> Outcome {
+    let mut page = Vec::new();
+    let mut command = Cli::command();
+    command.build();
+    // Writing into a vector does not fail.
+    let _ = clap_mangen::Man::new(command.clone()).render(&mut page);
+    for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        let _ = clap_mangen::Man::new(one.clone()).render(&mut page);
+    }
+    conclude(context, "man", "page", &page)
+}
+
+fn conclude(context: &Context, command: &str, name: &str, bytes: &[u8]) -> Outcome {
+    let text = String::from_utf8_lossy(bytes);
+    let report = serde_json::json!({ name: text });
+    let printer = context.printer();
+    printer.conclude(command, Verdict::Done, &report, || text.to_string())
+}

@@ -1,0 +1,167 @@
+//! What a command is given: the flags, the printer, the configuration, and
+//! the signal to stop.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use fanout::{
+    config::{Config, Layers, load},
+    failure::{Failure, Kind},
+    project::Project,
+    stack::{Home, Site, StateError, cache_from_env, recorded_settings},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{cli::Global, exit::CommandError, printer::Printer};
+
+/// The configuration read when no file is named.
+const DEFAULT_FILE: &str = "fanout.yaml";
+
+/// The surroundings of one command.
+#[derive(Debug)]
+pub struct Context {
+    global: Global,
+    printer: Printer,
+    stop: CancellationToken,
+}
+
+/// Errors of the surroundings themselves.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    #[error("{} cannot be read", path.display())]
+    ConfigFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("this program's own file cannot be found")]
+    Program(#[source] std::io::Error),
+    #[error("the asynchronous runtime does not start")]
+    Runtime(#[source] std::io::Error),
+    #[error("interrupted by {}", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
+    Interrupted(i32),
+}
+
+impl Failure for ContextError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::ConfigFile { .. } => Kind::Usage,
+            Self::Program(_) | Self::Runtime(_) => Kind::Environment,
+            Self::Interrupted(signal) => Kind::Interrupted(*signal),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::ConfigFile { .. } => "config_file",
+            Self::Program(_) => "program",
+            Self::Runtime(_) => "runtime",
+            Self::Interrupted(_) => "interrupted",
+        }
+    }
+}
+
+impl Context {
+    pub fn new(global: &Global) -> Self {
+        Self {
+            global: global.clone(),
+            printer: Printer::new(global),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub fn global(&self) -> &Global {
+        &self.global
+    }
+
+    pub fn project(&self) -> &Project {
+        &self.global.project
+    }
+
+    pub fn printer(&self) -> &Printer {
+        &self.printer
+    }
+
+    /// The project on this machine.
+    pub fn site(&self) -> Result<Site, ContextError> {
+        Ok(Site {
+            project: self.project().clone(),
+            home: self.home(),
+            cache: cache_from_env(),
+            fanout: std::env::current_exe().map_err(ContextError::Program)?,
+            config_file: self.config_path(),
+        })
+    }
+
+    /// Where fanout keeps this user's projects.
+    #[expect(
+        clippy::unused_self,
+        reason = "part of the surroundings, like the rest"
+    )]
+    pub fn home(&self) -> Home {
+        Home::from_env()
+    }
+
+    /// Cancelled by the first SIGINT or SIGTERM.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// The effective configuration.
+    pub fn config(&self) -> Result<Config, CommandError> {
+        self.config_with_flags(BTreeMap::new())
+    }
+
+    /// The effective configuration, also of a project whose state nobody can
+    /// read: it is to be removed.
+    pub fn config_for_reset(&self) -> Result<Config, CommandError> {
+        let recorded = match recorded_settings(&self.home(), self.project()) {
+            Err(StateError::Malformed { .. }) => BTreeMap::new(),
+            other => other?,
+        };
+        self.layered(recorded, BTreeMap::new())
+    }
+
+    /// The effective configuration under flags of the command's own: dotted
+    /// key → (flag, value).
+    pub fn config_with_flags(
+        &self,
+        flags: BTreeMap<String, (String, String)>,
+    ) -> Result<Config, CommandError> {
+        self.layered(recorded_settings(&self.home(), self.project())?, flags)
+    }
+
+    fn layered(
+        &self,
+        recorded: BTreeMap<String, String>,
+        flags: BTreeMap<String, (String, String)>,
+    ) -> Result<Config, CommandError> {
+        let layers = Layers {
+            project: self.project().clone(),
+            recorded,
+            file: self.config_file()?,
+            env: std::env::vars().collect(),
+            flags,
+        };
+        Ok(load(&layers)?)
+    }
+
+    /// The configuration file, where there is one, whatever folder a process
+    /// that reads it is in.
+    fn config_path(&self) -> Option<PathBuf> {
+        let named = self.global.config.clone();
+        let path = named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        path.canonicalize().ok()
+    }
+
+    fn config_file(&self) -> Result<Option<(PathBuf, String)>, ContextError> {
+        let (path, named) = match &self.global.config {
+            Some(path) => (path.clone(), true),
+            None => (PathBuf::from(DEFAULT_FILE), false),
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some((path, text))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(None),
+            Err(source) => Err(ContextError::ConfigFile { path, source }),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `fanout doctor`: what is missing, each with its fix.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use fanout::{
+    escape::escape,
+    failure::{Failure, Kind},
+    operations::doctor::{self, ConfigProblem, Finding, Level},
+};
+use serde_json::json;
+
+use crate::{
+    context::Context,
+    exit::{Outcome, Verdict},
+    table::{render, table},
+};
+
+/// How strictly to judge, and whom to tell.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Warnings count as failures
+    #[arg(long)]
+    strict: bool,
+    /// Write all that somebody else needs to see, without secrets, as JSON
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+}
+
+/// The bundle cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be written", path.display())]
+struct BundleError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+impl Failure for BundleError {
+    fn kind(&self) -> Kind {
+        Kind::Environment
+    }
+
+    fn code(&self) -> &'static str {
+        "bundle_file"
+    }
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let site = context.site()?;
+        let config = context.config().map_err(|error| ConfigProblem {
+            message: error.message(),
+            hint: error.hint(),
+        });
+        let printer = context.printer();
+        let progress = printer.progress();
+        let findings = doctor::examine(&site, config.as_ref(), &*progress).await;
+        drop(progress);
+        if let Some(path) = &self.bundle {
+            let bundle = doctor::bundle(&site, config.as_ref(), findings.clone()).await;
+            let write = || std::fs::write(path, serde_json::to_vec_pretty(&bundle)?);
+            write().map_err(|source| BundleError {
+                path: path.clone(),
+                source,
+            })?;
+            printer.note(&format!("wrote {}", path.display()));
+        }
+        let limit = if self.strict {
+            Level::Pass
+        } else {
+            Level::Warn
+        };
+        let verdict = if doctor::gravest(&findings) > limit {
+            Verdict::CheckFalse
+        } else {
+            Verdict::Done
+        };
+        let report = json!({ "findings": findings, "bundle": self.bundle });
+        printer.conclude("doctor", verdict, &report, || show(&findings))
+    }
+}
+
+fn show(findings: &[Finding]) -> String {
+    let mut all = table(["", "WHAT", "FOUND"]);
+    for finding in findings {
+        let level = match finding.level {
+            Level::Pass => "pass",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        };
+        all.add_row([
+            level.to_owned(),
+            escape(&finding.name).into_owned(),
+            escape(&finding.evidence).into_owned(),
+        ]);
+    }
+    let mut text = render(&all);
+    for finding in findings {
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("\n{}: {}", escape(&finding.name), escape(fix)));
+        }
+    }
+    text
+}

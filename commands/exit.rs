@@ -1,0 +1,90 @@
+//! From an error to what is printed and to the exit code: the only place that
+//! knows the codes.
+
+use std::process::ExitCode;
+
+use fanout::failure::{Failure, Kind, chain};
+use serde_json::{Value as Json, json};
+
+use crate::printer::Printer;
+
+/// What a command returns: whether all it checked holds.
+pub type Outcome = Result<Verdict, CommandError>;
+
+/// The end of a command that did its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, and true.
+    Done,
+    /// Done, and something that was checked is false.
+    CheckFalse,
+}
+
+/// Any error of the library, boxed with what it can say of itself.
+#[derive(Debug)]
+pub struct CommandError(Box<dyn Failure>);
+
+impl<E: Failure> From<E> for CommandError {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl CommandError {
+    /// The error and its causes on one line.
+    pub fn message(&self) -> String {
+        chain(&*self.0)
+    }
+
+    /// What mends it.
+    pub fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn to_json(&self) -> Json {
+        let cause = self.0.source().map(chain);
+        json!({
+            "code": self.0.code(),
+            "message": self.0.to_string(),
+            "cause": cause,
+            "hint": self.0.hint(),
+        })
+    }
+}
+
+/// A broken pipe on stdout: the reader has seen enough.
+pub const BROKEN_PIPE: u8 = 0;
+
+/// The exit code of each kind of failure.
+pub fn code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Failed => 1,
+        Kind::Usage => 2,
+        Kind::Environment => 3,
+        Kind::NotReady => 4,
+        Kind::CheckFalse => 5,
+        Kind::Refused => 6,
+        Kind::Interrupted(signal) => 128 + u8::try_from(signal).unwrap_or(2),
+    }
+}
+
+/// Prints the error, if any, and gives the exit code.
+pub fn finish(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(Verdict::Done) => ExitCode::SUCCESS,
+        Ok(Verdict::CheckFalse) => ExitCode::from(code(Kind::CheckFalse)),
+        Err(error) => {
+            if !printer.failure(command, &error.to_json()) {
+                printer.error(&chain(&*error.0), error.0.hint().as_deref());
+            }
+            ExitCode::from(code(error.0.kind()))
+        }
+    }
+}
+
+/// What clap has to say: help and version to stdout with 0, mistakes with 2.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    // Printing help to a closed pipe is no failure.
+    let _ = error.print();
+    ExitCode::from(u8::from(error.use_stderr()) * code(Kind::Usage))
+}

@@ -1,0 +1,153 @@
+//! `fanout leaderboard`: the board as it is, once or again and again, and the
+//! events behind a score.
+
+use std::time::Duration;
+
+use clap::Args;
+use fanout::{
+    escape::{ellipsis, escape},
+    instant::Age,
+    operations::leaderboard::{self, Explanation, Leaderboard, Watch},
+    timestamp::Rfc3339,
+};
+use uuid::Uuid;
+
+use crate::{
+    arguments::duration,
+    context::Context,
+    exit::{Outcome, Verdict},
+    table::{render, table},
+};
+
+/// The widest a title is shown.
+const TITLE_WIDTH: usize = 40;
+
+/// Clears the terminal before the next look.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// What to show of the board.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// How many lines
+    #[arg(long, short = 'n', default_value_t = 10)]
+    limit: usize,
+    /// Look again and again [default interval: 1s]
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
+        value_parser = duration)]
+    watch: Option<Duration>,
+    /// List the events that make this content's score
+    #[arg(long, value_name = "CONTENT_ID", conflicts_with = "watch")]
+    explain: Option<Uuid>,
+}
+
+impl Arguments {
+    pub fn goes_on(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    pub async fn run(self, context: &Context) -> Outcome {
+        let settings = context.config()?.settings;
+        let printer = context.printer();
+        if let Some(content) = self.explain {
+            let explanation = leaderboard::explain(&settings, content).await?;
+            return printer.conclude("leaderboard", Verdict::Done, &explanation, || {
+                explain(&explanation)
+            });
+        }
+        let mut watch = Watch::start(&settings).await?;
+        let Some(interval) = self.watch else {
+            let board = watch.look(self.limit).await?;
+            return printer.conclude("leaderboard", Verdict::Done, &board, || show(&board));
+        };
+        loop {
+            let board = watch.look(self.limit).await?;
+            if printer.is_json() {
+                printer.document("leaderboard", true, &board);
+            } else {
+                let clear = if printer.colors() { CLEAR } else { "" };
+                printer.data(&format!("{clear}{}\n", show(&board)));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = context.stop().cancelled() => return Ok(Verdict::Done),
+            }
+        }
+    }
+}
+
+fn show(board: &Leaderboard) -> String {
+    let mut text = String::new();
+    if !board.rows.is_empty() {
+        let mut table = table(["#", "TITLE", "TYPE", "SCORE", "CHANGE", "CONTENT"]);
+        let shown = |text: &Option<String>| {
+            let text = text.as_deref().unwrap_or("-");
+            ellipsis(&escape(text), TITLE_WIDTH).into_owned()
+        };
+        for entry in &board.rows {
+            let change = entry.change.filter(|change| *change != 0);
+            table.add_row([
+                entry.rank.to_string(),
+                shown(&entry.title),
+                shown(&entry.content_type),
+                entry.score.to_string(),
+                change.map_or_else(|| "-".to_owned(), |change| format!("{change:+}")),
+                escape(&entry.content_id).into_owned(),
+            ]);
+        }
+        text.push_str(&render(&table));
+        text.push_str("\n\n");
+    }
+    if let (Some(meta), Some(age_ms)) = (board.meta, board.age_ms) {
+        let age = Age(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)));
+        text.push_str(&format!(
+            "{} of {} shown, the last {} s as of {}, {age} old",
+            board.rows.len(),
+            board.members,
+            meta.window_seconds,
+            Rfc3339(meta.as_of_us),
+        ));
+    }
+    if let Some(remark) = board.remark {
+        let hint = remark.hint().map(|hint| format!("\nhint: {hint}"));
+        let line = format!("\n{}{}", remark.text(), hint.unwrap_or_default());
+        text.push_str(&line);
+    }
+    text.trim_start().to_owned()
+}
+
+fn explain(explanation: &Explanation) -> String {
+    let title = explanation.title.as_deref().unwrap_or("-");
+    let board = explanation.board;
+    let mut text = format!(
+        "{}: {} on the board, {} by its {} events of the last {} s as of {}\n\n",
+        ellipsis(&escape(title), TITLE_WIDTH),
+        board.map_or_else(|| "not".to_owned(), |score| score.to_string()),
+        explanation.source,
+        explanation.total,
+        explanation.window_seconds,
+        Rfc3339(explanation.as_of_us),
+    );
+    let mut table = table(["EVENT", "TIME", "TYPE", "DURATION MS", "DEVICE", ""]);
+    for event in &explanation.events {
+        let or_dash = |text: &Option<String>| {
+            let text = text.as_deref().unwrap_or("-");
+            ellipsis(&escape(text), 20).into_owned()
+        };
+        let duration = event.duration_ms.map(|duration| duration.to_string());
+        let ahead = if event.ahead {
+            "not counted: ahead of its record"
+        } else {
+            ""
+        };
+        table.add_row([
+            event.id.to_string(),
+            event.event_ts.clone(),
+            or_dash(&event.event_type),
+            or_dash(&duration),
+            or_dash(&event.device),
+            ahead.to_owned(),
+        ]);
+    }
+    text.push_str(&render(&table));
+    text
+}

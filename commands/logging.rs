@@ -1,0 +1,62 @@
+//! Log lines of the commands that go on: to stderr, above the bars where there
+//! are any, as JSON where stdout is.
+
+use std::{io, sync::Arc};
+
+use fanout::progress::{Event, Progress};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::printer::Printer;
+
+/// Variable that says what is logged, in `tracing`'s own words.
+const FILTER: &str = "FANOUT_LOG";
+
+/// Starts logging; the first call counts.
+pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
+    let default = match printer.verbosity() {
+        0 => "info",
+        1 => "fanout=debug,info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(printer.stderr_colors())
+        .with_target(false);
+    let started = if printer.is_json() {
+        builder.json().with_writer(io::stderr).try_init()
+    } else if printer.bars() {
+        builder.with_writer(Notes(Arc::clone(progress))).try_init()
+    } else {
+        builder.with_writer(io::stderr).try_init()
+    };
+    if let Err(error) = started {
+        printer.note(&format!("no log lines: {error}"));
+    }
+}
+
+/// Writes each line as a note of the progress, so that bars stay below.
+#[derive(Clone)]
+struct Notes(Arc<dyn Progress>);
+
+impl<'a> MakeWriter<'a> for Notes {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl io::Write for Notes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.report(Event::Note {
+            text: text.trim_end(),
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

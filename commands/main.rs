@@ -1,0 +1,57 @@
+//! `fanout`, the binary: parses the command line, calls into the library and
+//! decides what is shown. Each command has a file of its own.
+
+mod arguments;
+mod cli;
+mod completions;
+mod config;
+mod connector;
+mod context;
+mod dlq;
+mod doctor;
+mod down;
+mod env;
+mod exit;
+mod leaderboard;
+mod logging;
+mod logs;
+mod peek;
+mod printer;
+mod progress;
+mod reset;
+mod run;
+mod seed;
+mod signals;
+mod smoke;
+mod status;
+mod stub;
+mod table;
+mod up;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    cli::Cli,
+    context::{Context, ContextError},
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    let context = Context::new(&cli.global);
+    let name = cli.command.name();
+    let work = async {
+        let goes_on = cli.command.goes_on();
+        signals::interrupts(context.stop(), goes_on, cli.command.run(&context)).await
+    };
+    let outcome = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => Err(ContextError::Runtime(error).into()),
+    };
+    exit::finish(context.printer(), name, outcome)
+}

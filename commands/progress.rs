@@ -1,0 +1,154 @@
+//! The two faces of progress: bars on a terminal, one plain line a step
+//! elsewhere.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use fanout::progress::{Event, Progress, Unit};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+
+/// Off a terminal an amount is told this often.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// One bar or spinner for each task.
+#[derive(Debug)]
+pub struct Bars {
+    all: MultiProgress,
+    tasks: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    pub fn new() -> Self {
+        Self {
+            all: MultiProgress::new(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    fn bar(&self, task: &str) -> ProgressBar {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = tasks.get(task) {
+            return bar.clone();
+        }
+        let bar = self.all.add(ProgressBar::no_length());
+        bar.set_style(style("{spinner} {prefix:<12} {msg}"));
+        bar.set_prefix(task.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        tasks.insert(task.to_owned(), bar.clone());
+        bar
+    }
+
+    fn end(&self, task: &str, mark: &str, what: &str) {
+        let bar = self.bar(task);
+        bar.set_style(style(&format!("{mark} {{prefix:<12}} {{msg}}")));
+        bar.finish_with_message(what.to_owned());
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.remove(task);
+    }
+}
+
+/// The template is a constant of this file; were it wrong, the default shows.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+impl Progress for Bars {
+    fn report(&self, event: Event<'_>) {
+        match event {
+            Event::Doing { task, what } => self.bar(task).set_message(what.to_owned()),
+            Event::Advanced {
+                task,
+                done,
+                total,
+                unit,
+            } => {
+                let bar = self.bar(task);
+                if let Some(total) = total
+                    && bar.length() != Some(total)
+                {
+                    bar.set_length(total);
+                    bar.set_style(style(match unit {
+                        Unit::Bytes => {
+                            "{prefix:<12} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+                        }
+                        _ => "{prefix:<12} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}",
+                    }));
+                }
+                bar.set_position(done);
+                if total.is_none() {
+                    bar.set_message(amount(done, None, unit));
+                }
+            }
+            Event::Done { task, what } => self.end(task, "✔", what),
+            Event::Failed { task, what } => self.end(task, "✘", what),
+            Event::Note { text } => {
+                // Where the terminal went away there is nobody to tell.
+                let _ = self.all.println(text);
+            }
+        }
+    }
+}
+
+/// One line for each step, and for an amount now and then.
+#[derive(Debug, Default)]
+pub struct Lines {
+    told: Mutex<HashMap<String, Instant>>,
+}
+
+impl Lines {
+    /// Whether it is time to tell this task's amount again.
+    fn due(&self, task: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match told.get(task) {
+            Some(last) if now.duration_since(*last) < LINE_INTERVAL => false,
+            _ => {
+                told.insert(task.to_owned(), now);
+                true
+            }
+        }
+    }
+}
+
+impl Progress for Lines {
+    fn report(&self, event: Event<'_>) {
+        match event {
+            Event::Doing { task, what }
+            | Event::Done { task, what }
+            | Event::Failed { task, what } => eprintln!("{task}: {what}"),
+            Event::Advanced {
+                task,
+                done,
+                total,
+                unit,
+            } => {
+                if total == Some(done) || self.due(task) {
+                    eprintln!("{task}: {}", amount(done, total, unit));
+                }
+            }
+            Event::Note { text } => eprintln!("{text}"),
+        }
+    }
+}
+
+/// `12.3 MiB of 54.0 MiB`, `1200 of 5000 rows`, `1200 rows`.
+fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
+    let mut text = String::new();
+    let (show, name): (fn(u64) -> String, &str) = match unit {
+        Unit::Bytes => (|bytes| HumanBytes(bytes).to_string(), ""),
+        Unit::Records => (|count| count.to_string(), " records"),
+        Unit::Rows => (|count| count.to_string(), " rows"),
+        Unit::Events => (|count| count.to_string(), " events"),
+    };
+    text.push_str(&show(done));
+    if let Some(total) = total {
+        // Writing to a string cannot fail.
+        let _ = write!(text, " of {}", show(total));
+    }
+    text.push_str(name);
+    text
+}

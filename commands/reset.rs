@@ -1,0 +1,113 @@
+//! `fanout reset`: lists what the project owns, asks, and removes it.
+
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
+
+use clap::Args;
+use fanout::operations::reset::{self, Inventory, Reset, ResetError};
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use crate::{
+    arguments::duration,
+    context::Context,
+    exit::{Outcome, Verdict},
+};
+
+/// How sure the operator is.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Remove without asking
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be removed and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How long each service may take to stop before it is killed
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    dry_run: bool,
+    removed: Inventory,
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let config = context.config_for_reset()?;
+        let site = context.site()?;
+        let removed = if self.dry_run {
+            reset::inventory(&site, &config).await?
+        } else {
+            let reset = reset::prepare(site, &config).await?;
+            self.remove(context, &reset).await?;
+            reset.inventory().clone()
+        };
+        let report = Report {
+            dry_run: self.dry_run,
+            removed,
+        };
+        let printer = context.printer();
+        printer.conclude("reset", Verdict::Done, &report, || {
+            match (report.removed.is_empty(), report.dry_run) {
+                (true, _) => "nothing to remove".to_owned(),
+                (false, true) => listing(&report.removed),
+                (false, false) => format!("removed project {}", context.project()),
+            }
+        })
+    }
+}
+
+impl Arguments {
+    async fn remove(&self, context: &Context, reset: &Reset) -> Result<(), ResetError> {
+        if reset.inventory().is_empty() {
+            return Ok(());
+        }
+        let printer = context.printer();
+        if !self.yes {
+            printer.note(&listing(reset.inventory()));
+            confirm(context)?;
+        }
+        reset.apply(self.timeout, &*printer.progress()).await
+    }
+}
+
+/// Asks for the project's name, where there is somebody to ask.
+fn confirm(context: &Context) -> Result<(), ResetError> {
+    let project = context.project().as_str();
+    let refused = || ResetError::NotConfirmed {
+        project: project.to_owned(),
+    };
+    let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !asks || context.global().no_input || context.printer().is_json() {
+        return Err(refused());
+    }
+    context
+        .printer()
+        .ask(&format!("type {project} to remove all of this: "));
+    let mut answer = String::new();
+    match io::stdin().read_line(&mut answer) {
+        Ok(_) if answer.trim() == project => Ok(()),
+        _ => Err(refused()),
+    }
+}
+
+fn listing(inventory: &Inventory) -> String {
+    let mut lines = Vec::new();
+    for service in &inventory.running {
+        lines.push(format!("process   {service}"));
+    }
+    if let Some(folder) = &inventory.folder {
+        let size = HumanBytes(inventory.folder_bytes);
+        lines.push(format!("folder    {} ({size})", folder.display()));
+    }
+    for owned in &inventory.external {
+        let kind = owned.kind.to_lowercase();
+        lines.push(format!("{kind:<9} {} in {}", owned.name, owned.service));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,137 @@
+//! `fanout run`: the pipeline in the foreground.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use clap::Args;
+use fanout::{
+    operations::run::{Options, Report, Run},
+    pipeline::{
+        Reporter,
+        status::{SinkState, SinkStatus},
+    },
+    progress::{Event, Progress},
+};
+
+use crate::{
+    context::Context,
+    exit::{Outcome, Verdict},
+    logging,
+};
+
+/// The port where none is configured.
+const DEFAULT_PORT: u16 = 9464;
+
+/// What to run and for how long.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Which sinks to drive [default: redis,clickhouse,http]
+    #[arg(long, value_delimiter = ',', value_name = "SINK")]
+    sinks: Vec<String>,
+    /// End when everything that is in the source now has arrived
+    #[arg(long)]
+    until_idle: bool,
+    /// Where to serve /healthz, /metrics and /status [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS")]
+    http_addr: Option<SocketAddr>,
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let mut flags = BTreeMap::new();
+        if !self.sinks.is_empty() {
+            let sinks = ("--sinks".to_owned(), self.sinks.join(","));
+            flags.insert("pipeline.sinks".to_owned(), sinks);
+        }
+        let settings = context.config_with_flags(flags)?.settings;
+        let printer = context.printer();
+        let progress = printer.progress();
+        logging::start(printer, &progress);
+        let configured = configured_address(&settings.http.url);
+        let run = Run::start(
+            context.project(),
+            &settings,
+            Options {
+                sinks: settings.pipeline.sinks.clone(),
+                listen: self.http_addr.unwrap_or(configured),
+                any_port: self.http_addr.is_none(),
+                until_idle: self.until_idle,
+            },
+            context.stop().clone(),
+        )
+        .await?;
+        printer.note(&format!(
+            "serving {0}/healthz, /metrics and /status",
+            run.url()
+        ));
+        if printer.bars() {
+            tokio::spawn(show(run.reporter(), progress.clone()));
+        }
+        let report = run.finish(&*progress).await?;
+        printer.conclude("run", Verdict::Done, &report, || summary(&report))
+    }
+}
+
+/// The address in the configured URL, else the default one.
+fn configured_address(url: &str) -> SocketAddr {
+    let port = url::Url::parse(url).ok().and_then(|url| url.port());
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(DEFAULT_PORT)))
+}
+
+/// A line for each sink, kept up to date.
+async fn show(reporter: Reporter, progress: std::sync::Arc<dyn Progress>) {
+    loop {
+        for sink in &reporter.status().sinks {
+            progress.report(Event::Doing {
+                task: &sink.name,
+                what: &line(sink),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn line(sink: &SinkStatus) -> String {
+    let state = match sink.state {
+        SinkState::Starting => "starting",
+        SinkState::Running => "running",
+        SinkState::Standby => "standby",
+        SinkState::Retrying => "retrying",
+        SinkState::Halted => "HALTED",
+        SinkState::Stopped => "stopped",
+    };
+    let lag = sink.lag.map_or("-".to_owned(), |lag| lag.to_string());
+    let mut line = format!(
+        "{state:<8} lag {lag}, {}/s, {} applied",
+        sink.rate_per_second, sink.applied
+    );
+    if let Some(detail) = &sink.detail {
+        line.push_str(": ");
+        line.push_str(&fanout::escape::escape(detail));
+    }
+    line
+}
+
+fn summary(report: &Report) -> String {
+    let mut lines: Vec<String> = report
+        .status
+        .sinks
+        .iter()
+        .map(|sink| {
+            let ignored: u64 = sink.ignored.values().sum();
+            let dead: u64 = sink.dead_letters.values().sum();
+            format!(
+                "{}: {} applied, {ignored} ignored, {dead} dead-lettered",
+                sink.name, sink.applied
+            )
+        })
+        .collect();
+    if !report.drained {
+        lines
+            .push("what was in hand could not be finished in time and will be repeated".to_owned());
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,110 @@
+//! `fanout smoke`: one marked event, followed through every hop.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use fanout::{
+    escape::escape,
+    failure::{Failure, Kind},
+    operations::smoke::{self, Options, Outcome as HopOutcome, Report},
+};
+use serde_json::json;
+
+use crate::{
+    arguments::duration,
+    context::Context,
+    exit::{Outcome, Verdict},
+    table::{render, table},
+};
+
+/// How long to wait, how fast it has to be, and who wants to know.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// How long to wait for all hops
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    /// From the commit in Postgres to the board
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    latency_budget: Duration,
+    /// Write a JUnit report, too
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+/// The report cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be written", path.display())]
+struct JunitError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+impl Failure for JunitError {
+    fn kind(&self) -> Kind {
+        Kind::Environment
+    }
+
+    fn code(&self) -> &'static str {
+        "junit_file"
+    }
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let settings = context.config()?.settings;
+        let printer = context.printer();
+        let progress = printer.progress();
+        let options = Options {
+            timeout: self.timeout,
+            latency_budget: self.latency_budget,
+        };
+        let report = smoke::smoke(&settings, options, &*progress).await?;
+        drop(progress);
+        if let Some(path) = self.junit {
+            let written = std::fs::write(&path, smoke::junit(&report));
+            written.map_err(|source| JunitError { path, source })?;
+        }
+        let broken = report.broken();
+        let verdict = match broken {
+            Some(_) => Verdict::CheckFalse,
+            None => Verdict::Done,
+        };
+        let document = json!({
+            "event_id": report.event_id,
+            "content_id": report.content_id,
+            "latency_budget_ms": report.latency_budget_ms,
+            "hops": report.hops,
+            "broken": broken.map(|hop| hop.place.name()),
+        });
+        printer.conclude("smoke", verdict, &document, || show(&report))
+    }
+}
+
+fn show(report: &Report) -> String {
+    let mut hops = table(["HOP", "", "MS", "EVIDENCE"]);
+    for hop in &report.hops {
+        let word = match hop.outcome {
+            HopOutcome::Ok => "ok",
+            HopOutcome::Broken => "BROKEN",
+            HopOutcome::Skipped => "skipped",
+        };
+        hops.add_row([
+            hop.place.name().to_owned(),
+            word.to_owned(),
+            hop.millis
+                .map_or_else(|| "-".to_owned(), |millis| format!("{millis:.0}")),
+            escape(&hop.evidence).into_owned(),
+        ]);
+    }
+    let mut text = format!("event {}\n{}", report.event_id, render(&hops));
+    if let Some(hop) = report.broken() {
+        let first = format!("\n\nfirst broken hop: {}", hop.place.name());
+        text.push_str(&first);
+        if let Some(hint) = &hop.hint {
+            text.push_str("\nhint: ");
+            text.push_str(&escape(hint));
+        }
+    }
+    text
+}

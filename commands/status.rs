@@ -1,0 +1,175 @@
+//! `fanout status`: services, connector, slot, sinks, and where it is stuck.
+
+use std::time::Duration;
+
+use clap::Args;
+use fanout::{
+    escape::escape,
+    instant::Age,
+    operations::status::{Report, ServiceStatus, status},
+    pipeline::status::SinkStatus,
+};
+
+use crate::{
+    context::Context,
+    exit::{Outcome, Verdict},
+    table::{render, table},
+};
+
+/// Between two looks of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Clears the terminal and goes to its upper left corner.
+const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
+
+/// What to show.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Show it again every two seconds, until interrupted
+    #[arg(short, long)]
+    watch: bool,
+    /// End with 5 where anything does not work
+    #[arg(long, conflicts_with = "watch")]
+    check: bool,
+}
+
+impl Arguments {
+    /// Whether it runs until it is stopped.
+    pub fn goes_on(&self) -> bool {
+        self.watch
+    }
+
+    pub async fn run(self, context: &Context) -> Outcome {
+        if self.watch {
+            return watch(context).await;
+        }
+        let report = look(context).await?;
+        let verdict = match (self.check, &report.stuck) {
+            (true, Some(_)) => Verdict::CheckFalse,
+            _ => Verdict::Done,
+        };
+        let printer = context.printer();
+        printer.conclude("status", verdict, &report, || page(&report))
+    }
+}
+
+async fn look(context: &Context) -> Result<Report, crate::exit::CommandError> {
+    // Anew at every look: ports may have changed since.
+    let config = context.config()?;
+    Ok(status(&context.site()?, &config).await?)
+}
+
+async fn watch(context: &Context) -> Outcome {
+    let printer = context.printer();
+    loop {
+        let report = tokio::select! {
+            report = look(context) => report?,
+            () = context.stop().cancelled() => return Ok(Verdict::Done),
+        };
+        if printer.is_json() {
+            printer.document("status", report.stuck.is_none(), &report);
+        } else if printer.colors() {
+            printer.data(&format!("{CLEAR}{}", page(&report)));
+        } else {
+            printer.data(&format!("{}\n", page(&report)));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            () = context.stop().cancelled() => return Ok(Verdict::Done),
+        }
+    }
+}
+
+fn page(report: &Report) -> String {
+    let mut parts = vec![services(&report.services), source(report)];
+    if !report.sinks.is_empty() {
+        parts.push(sinks(&report.sinks));
+    }
+    if let Some(stuck) = &report.stuck {
+        let why = escape(&stuck.why);
+        parts.push(format!(
+            "stuck at {}: {why}\n\nhint: {}",
+            stuck.at, stuck.remedy
+        ));
+    }
+    parts.join("\n\n")
+}
+
+fn services(services: &[ServiceStatus]) -> String {
+    let mut table = table(["SERVICE", "STATE", "RUNTIME", "FOR", "PID", "URL"]);
+    for service in services {
+        let pid = service.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        table.add_row([
+            service.name.as_str(),
+            service.state.name(),
+            service.runtime.name(),
+            &service.since_ms.map_or("-".to_owned(), age),
+            &pid,
+            &service.url,
+        ]);
+    }
+    render(&table)
+}
+
+/// The connector and its slot, a line each.
+fn source(report: &Report) -> String {
+    let unknown = |problem: &Option<String>, none: &str| match problem {
+        Some(problem) => format!("unknown: {}", escape(problem)),
+        None => none.to_owned(),
+    };
+    let connector = match &report.connector {
+        Some(connector) => format!("{}: {}", connector.name, connector.summary()),
+        None => unknown(&report.connector_problem, "not registered"),
+    };
+    let slot = match &report.slot {
+        Some(slot) => {
+            let reader = if slot.active {
+                "active"
+            } else {
+                "not read from"
+            };
+            let lag = slot
+                .lag_bytes
+                .map_or("unknown".to_owned(), |bytes| bytes.to_string());
+            format!("{}: {reader}, {lag} bytes behind", slot.name)
+        }
+        None => unknown(&report.slot_problem, "none"),
+    };
+    format!("connector  {connector}\nslot       {slot}")
+}
+
+fn sinks(sinks: &[SinkStatus]) -> String {
+    let mut table = table([
+        "SINK",
+        "STATE",
+        "LAG",
+        "RATE",
+        "LAST WRITE",
+        "APPLIED",
+        "RETRIES",
+        "DEAD LETTERS",
+    ]);
+    for sink in sinks {
+        let dead: u64 = sink.dead_letters.values().sum();
+        let state = serde_json::to_value(sink.state).unwrap_or_default();
+        table.add_row([
+            sink.name.clone(),
+            state.as_str().unwrap_or_default().to_owned(),
+            sink.lag.map_or("-".to_owned(), |lag| lag.to_string()),
+            format!("{:.0}/s", sink.rate_per_second),
+            sink.last_write_ms
+                .map_or("-".to_owned(), |ms| format!("{} ago", age(ms))),
+            sink.applied.to_string(),
+            sink.retries.to_string(),
+            dead.to_string(),
+        ]);
+    }
+    render(&table)
+}
+
+/// How long ago a moment is, in milliseconds since the epoch.
+fn age(since_ms: i64) -> String {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let millis = u64::try_from(now - since_ms).unwrap_or_default();
+    Age(Duration::from_millis(millis)).to_string()
+}

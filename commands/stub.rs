@@ -1,0 +1,90 @@
+//! `fanout stub`: the external system, in the foreground.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use fanout::operations::stub::{Faults, Options, Stub};
+use serde::Serialize;
+
+use crate::{
+    arguments::duration,
+    context::Context,
+    exit::{Outcome, Verdict},
+};
+
+/// Where it listens and how it misbehaves.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Folder that keeps what was accepted [default: the project's]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Part of the events to fail, from 0 to 1
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    fail_rate: Option<f64>,
+    /// Status to fail with [default: 503]; without a rate all fail
+    #[arg(long, value_parser = clap::value_parser!(u16).range(200..600))]
+    status: Option<u16>,
+    /// Wait so long before each answer to an event
+    #[arg(long, default_value = "0", value_parser = duration)]
+    delay: Duration,
+}
+
+#[derive(Debug, Serialize)]
+struct Listening {
+    url: String,
+    data: PathBuf,
+    /// Events accepted by earlier runs.
+    known: u64,
+    faults: Faults,
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let own = || {
+            let project = context.home().project(context.project());
+            project.all_data().join("stub")
+        };
+        let data = self.data.unwrap_or_else(own);
+        let faults = Faults {
+            fail_rate: self.fail_rate,
+            status: self.status,
+            retry_after_seconds: None,
+            delay_ms: u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX),
+        };
+        let stub = Stub::bind(Options {
+            listen: self.listen,
+            data: data.clone(),
+            faults: faults.clone(),
+        })
+        .await?;
+        let listening = Listening {
+            url: format!("http://{}", stub.address()),
+            data,
+            known: stub.known(),
+            faults,
+        };
+        let printer = context.printer();
+        if stub.torn() > 0 {
+            let torn = stub.torn();
+            printer.note(&format!("cut off {torn} bytes of a half-written event"));
+        }
+        let url = &listening.url;
+        let known = listening.known;
+        printer.note(&format!("listening on {url}, {known} events known"));
+        if printer.is_json() {
+            printer.document("stub", true, &listening);
+        }
+        stub.serve(context.stop().clone()).await?;
+        Ok(Verdict::Done)
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}

@@ -1,0 +1,195 @@
+//! `fanout up`: the plan, a line for each service, and where everything is.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use fanout::{
+    escape::escape,
+    operations::up::{self, Endpoint, Pull, Report, Request, Up},
+    plan::{Plan, Recreate, Step},
+    stack::{PortMode, blueprint::Wishes, ports::Moved},
+};
+use serde::Serialize;
+
+use crate::{
+    arguments::duration,
+    context::Context,
+    exit::{Outcome, Verdict},
+    table::{render, table},
+};
+
+/// The service that `--no-run` leaves out.
+const PIPELINE: &str = "pipeline";
+
+/// What to bring up, and how.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Only these services and what they need
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+    /// How long a service may take from its start until it serves
+    #[arg(long, default_value = "180s", value_parser = duration)]
+    timeout: Duration,
+    /// Take the configured ports, or free ones where those are taken
+    #[arg(long, value_enum, default_value_t)]
+    ports: Ports,
+    /// Download what is not there; versions are pinned, so natively `always` is the same
+    #[arg(long, value_enum, default_value_t)]
+    pull: PullChoice,
+    /// Replace running services that differ from their definition
+    #[arg(long, value_enum, default_value_t)]
+    recreate: RecreateChoice,
+    /// Leave the pipeline out: to run `fanout run` by hand
+    #[arg(long)]
+    no_run: bool,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Ports {
+    #[default]
+    Fixed,
+    Auto,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum PullChoice {
+    #[default]
+    Missing,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum RecreateChoice {
+    #[default]
+    Auto,
+    Never,
+    Force,
+}
+
+#[derive(Debug, Serialize)]
+struct Planned<'a> {
+    dry_run: bool,
+    /// What would be downloaded first.
+    downloads: Vec<&'a str>,
+    /// Ports other than the usual ones.
+    moved: &'a [Moved],
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let config = context.config()?;
+        let site = context.site()?;
+        let request = self.request(context);
+        let printer = context.printer();
+        if self.dry_run {
+            let up = up::dry_run(site, &config, request)?;
+            return conclude(context, &up, &up.moved(), &up.report(false), true);
+        }
+        let up = up::prepare(site, &config, request)?;
+        let moved = up.moved();
+        if !up.plan().is_empty() {
+            printer.note(&listing(&up, &moved));
+        }
+        let report = up.apply(&*printer.progress()).await?;
+        conclude(context, &up, &moved, &report, false)
+    }
+
+    fn request(&self, context: &Context) -> Request {
+        let without = self.no_run.then(|| PIPELINE.to_owned());
+        Request {
+            wishes: Wishes {
+                services: self.services.clone(),
+                without: without.into_iter().collect(),
+                runtime: context.global().runtime.explicit(),
+                ports: match self.ports {
+                    Ports::Fixed => PortMode::Fixed,
+                    Ports::Auto => PortMode::Auto,
+                },
+                recreate: match self.recreate {
+                    RecreateChoice::Auto => Recreate::Auto,
+                    RecreateChoice::Never => Recreate::Never,
+                    RecreateChoice::Force => Recreate::Force,
+                },
+            },
+            timeout: self.timeout,
+            pull: match self.pull {
+                PullChoice::Missing | PullChoice::Always => Pull::Missing,
+                PullChoice::Never => Pull::Never,
+            },
+        }
+    }
+}
+
+fn conclude(
+    context: &Context,
+    up: &Up,
+    moved: &[Moved],
+    report: &Report,
+    dry_run: bool,
+) -> Outcome {
+    let planned = Planned {
+        dry_run,
+        downloads: up.downloads(),
+        moved,
+        report,
+    };
+    context
+        .printer()
+        .conclude("up", Verdict::Done, &planned, || {
+            if dry_run {
+                listing(up, moved)
+            } else if report.changed {
+                endpoints(&report.services)
+            } else {
+                format!("nothing to do\n\n{}", endpoints(&report.services))
+            }
+        })
+}
+
+/// The plan, with what is downloaded for it and which ports it takes instead.
+fn listing(up: &Up, moved: &[Moved]) -> String {
+    let mut text = steps(up.plan());
+    let downloads = up.downloads();
+    if !downloads.is_empty() {
+        text.push_str("\nto be installed first: ");
+        text.push_str(&downloads.join(", "));
+    }
+    for one in moved {
+        text.push('\n');
+        text.push_str(&escape(&one.to_string()));
+    }
+    text
+}
+
+fn steps(plan: &Plan) -> String {
+    let mut table = table(["SERVICE", "RUNTIME", "ACTION"]);
+    for Step {
+        service,
+        runtime,
+        action,
+    } in &plan.steps
+    {
+        let because = action.because().join(", ");
+        let action = if because.is_empty() {
+            action.name().to_owned()
+        } else {
+            format!("{}: {because}", action.name())
+        };
+        table.add_row([service.as_str(), runtime.name(), &action]);
+    }
+    render(&table)
+}
+
+fn endpoints(services: &[Endpoint]) -> String {
+    let mut table = table(["SERVICE", "URL", "WHAT IT IS"]);
+    for service in services {
+        table.add_row([&service.name, &service.url, &service.about]);
+    }
+    render(&table)
+}

@@ -1,0 +1,137 @@
+//! `fanout verify`: whether every store holds what the source says.
+
+use std::{fmt::Write as _, time::Duration};
+
+use clap::Args;
+use fanout::{
+    escape::{ellipsis, escape},
+    operations::verify::{self, Check, Difference, Findings, Kind, Report},
+};
+use serde_json::json;
+
+use crate::{
+    arguments::duration,
+    context::Context,
+    exit::{Outcome, Verdict},
+    table::{render, table},
+};
+
+/// The widest a side of a difference is shown.
+const SIDE_WIDTH: usize = 60;
+
+/// How long to wait.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// How long to wait until every sink has caught up
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    timeout: Duration,
+}
+
+impl Arguments {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let settings = context.config()?.settings;
+        let printer = context.printer();
+        let progress = printer.progress();
+        let report = verify::verify(&settings, self.timeout, &*progress).await?;
+        drop(progress);
+        let verdict = if report.holds() {
+            Verdict::Done
+        } else {
+            Verdict::CheckFalse
+        };
+        let document = json!({
+            "fence": report.fence,
+            "checks": report.checks,
+            "differences": report.checks.iter().map(|findings| findings.differences).sum::<u64>(),
+        });
+        printer.conclude("verify", verdict, &document, || show(&report))
+    }
+}
+
+fn show(report: &Report) -> String {
+    let mut checks = table(["CHECK", "COMPARED", "DIFFERENCES", "EXCUSED", ""]);
+    for findings in &report.checks {
+        let word = if findings.differences == 0 {
+            "ok"
+        } else {
+            "FAILED"
+        };
+        checks.add_row([
+            name(findings.check),
+            &findings.compared.to_string(),
+            &findings.differences.to_string(),
+            &findings.excused.to_string(),
+            word,
+        ]);
+    }
+    let mut text = render(&checks);
+    for findings in &report.checks {
+        remarks(findings, &mut text);
+    }
+    if !report.holds() {
+        let mut differences = table(["CHECK", "ID", "WHAT", "EXPECTED", "FOUND"]);
+        for difference in report.checks.iter().flat_map(|findings| &findings.shown) {
+            differences.add_row(row(difference));
+        }
+        text.push_str("\n\n");
+        text.push_str(&render(&differences));
+        for findings in &report.checks {
+            let hidden = findings.differences - findings.shown.len() as u64;
+            if hidden > 0 {
+                // Writing into a string cannot fail.
+                let _ = write!(text, "\nand {hidden} more of {}", name(findings.check));
+            }
+        }
+    }
+    text
+}
+
+/// Notes and what dead letters excuse.
+fn remarks(findings: &Findings, text: &mut String) {
+    for note in &findings.notes {
+        let _ = write!(text, "\nnote: {}: {}", name(findings.check), escape(note));
+    }
+    if findings.excused > 0 {
+        let ids = findings.excused_ids.join(", ");
+        let more = if findings.excused > findings.excused_ids.len() as u64 {
+            ", …"
+        } else {
+            ""
+        };
+        let _ = write!(
+            text,
+            "\nnote: {}: excused by dead letters: {}{more}",
+            name(findings.check),
+            escape(&ids)
+        );
+    }
+}
+
+fn name(check: Check) -> &'static str {
+    match check {
+        Check::Rows => "clickhouse rows",
+        Check::Board => "redis board",
+        Check::External => "external calls",
+        Check::Records => "log records",
+    }
+}
+
+fn row(difference: &Difference) -> [String; 5] {
+    let side = |text: &Option<String>| match text {
+        Some(text) => ellipsis(&escape(text), SIDE_WIDTH).into_owned(),
+        None => "-".to_owned(),
+    };
+    let what = match (difference.kind, &difference.what) {
+        (Kind::Missing, _) => "missing",
+        (Kind::Extra, _) => "extra",
+        (Kind::Differs, Some(what)) => what,
+        (Kind::Differs, None) => "differs",
+    };
+    [
+        name(difference.check).to_owned(),
+        escape(&difference.id).into_owned(),
+        escape(what).into_owned(),
+        side(&difference.expected),
+        side(&difference.found),
+    ]
+}
