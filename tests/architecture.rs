@@ -1,0 +1,579 @@
+//! Holds the shape that `src/lib.rs` draws: imports point down only, the bottom
+//! is pure, a client crate is named in one place, the library never prints. It
+//! reads the sources as tokens, so it sees paths wherever they stand: in `use`,
+//! in a signature, in a macro, in a test; and none in comments and strings.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+// --- the rules ---------------------------------------------------------------
+
+/// How high a module of the library stands. What is not named here is the
+/// bottom, and so held to the strictest rules.
+fn height(module: &str) -> u8 {
+    match module {
+        "operations" => 5,
+        "pipeline" => 4,
+        "sinks" | "stack" => 3,
+        "clients" | "clock" => 2,
+        _ => BOTTOM,
+    }
+}
+
+const BOTTOM: u8 = 1;
+
+/// Client crates, and the one folder or file under `src/clients` for each.
+const CLIENTS: [(&str, &str); 7] = [
+    ("bollard", "docker"),
+    ("clickhouse", "clickhouse"),
+    ("rdkafka", "kafka"),
+    ("rdkafka_sys", "kafka"),
+    ("redis", "redis"),
+    ("reqwest", "web"),
+    ("tokio_postgres", "postgres"),
+];
+
+/// What the bottom does without, the client crates aside.
+const IMPURE: [&[&str]; 9] = [
+    &["tokio"],
+    &["tokio_util"],
+    &["axum"],
+    &["hyper"],
+    &["std", "net"],
+    &["Instant", "now"],
+    &["SystemTime", "now"],
+    &["Timestamp", "now"],
+    &["Zoned", "now"],
+];
+
+/// Crates that draw on a terminal.
+const DISPLAY: [&str; 2] = ["indicatif", "comfy_table"];
+
+/// The one module where `unsafe` pays for itself.
+const UNSAFE: &str = "src/clients/kafka/describe.rs";
+
+const MAX_LINES: usize = 500;
+
+/// Of `commands/main.rs`, its list of modules aside.
+const MAX_MAIN_LINES: usize = 45;
+
+/// The library's modules import what stands below them, the bottom's also each
+/// other.
+fn imports_point_down(source: &Source) -> Vec<Violation> {
+    let Some(module) = source.top_module() else {
+        return Vec::new();
+    };
+    let allowed = |other: &str| {
+        other == module
+            || height(other) < height(module)
+            || height(other) == BOTTOM && height(module) == BOTTOM
+    };
+    source.violations(|name| {
+        let other = name.library_module()?;
+        (!allowed(other)).then(|| format!("{module} imports {other}"))
+    })
+}
+
+fn the_bottom_is_pure(source: &Source) -> Vec<Violation> {
+    if source.top_module().is_none_or(|it| height(it) != BOTTOM) {
+        return Vec::new();
+    }
+    source.violations(|name| {
+        let client = CLIENTS.iter().any(|(client, _)| source.names(name, client));
+        let impure = IMPURE.iter().any(|path| name.holds(path));
+        (client || impure).then(|| format!("the bottom uses {name}"))
+    })
+}
+
+fn a_client_crate_is_named_in_one_place(source: &Source) -> Vec<Violation> {
+    source.violations(|name| {
+        let (client, home) = CLIENTS
+            .iter()
+            .find(|(client, _)| source.names(name, client))?;
+        let at_home = source
+            .module
+            .starts_with(&["clients".into(), (*home).into()]);
+        (!at_home).then(|| format!("{client} is named outside of clients::{home}"))
+    })
+}
+
+fn only_commands_draw(source: &Source) -> Vec<Violation> {
+    source.violations(|name| {
+        let drawn = DISPLAY.iter().any(|it| source.names(name, it));
+        (source.is_library() && drawn).then(|| format!("the library uses {name}"))
+    })
+}
+
+fn the_library_never_prints(source: &Source) -> Vec<Violation> {
+    const PRINTS: [&str; 5] = ["print!", "println!", "eprint!", "eprintln!", "dbg!"];
+    source.violations(|name| {
+        let word = name.segments.last()?;
+        (source.is_library() && PRINTS.contains(&word.as_str())).then(|| format!("{word} prints"))
+    })
+}
+
+fn unsafe_stands_in_one_module(source: &Source) -> Vec<Violation> {
+    source.violations(|name| {
+        let is_unsafe = name.segments == ["unsafe"] && source.path != Path::new(UNSAFE);
+        is_unsafe.then(|| "unsafe".to_owned())
+    })
+}
+
+fn a_module_says_what_it_owns(source: &Source) -> Vec<Violation> {
+    if source.text.starts_with("//! ") {
+        return Vec::new();
+    }
+    vec![source.violation(1, "does not open with //!".to_owned())]
+}
+
+fn files_are_small(source: &Source) -> Vec<Violation> {
+    let is_main = source.path == Path::new("commands/main.rs");
+    let is_list = |line: &&str| line.starts_with("mod ") && line.ends_with(';');
+    let (lines, most) = if is_main {
+        let lines = source.text.lines().filter(|line| !is_list(line)).count();
+        (lines, MAX_MAIN_LINES)
+    } else {
+        (source.text.lines().count(), MAX_LINES)
+    };
+    if lines <= most {
+        return Vec::new();
+    }
+    vec![source.violation(lines, format!("{lines} lines, at most {most}"))]
+}
+
+fn nothing_is_left_for_later(source: &Source) -> Vec<Violation> {
+    let notes = ["TODO", "FIXME", "todo!", "unimplemented!"];
+    let lines = source.text.lines().zip(1..);
+    lines
+        .filter_map(|(line, number)| {
+            let note = notes.iter().find(|note| line.contains(*note))?;
+            Some(source.violation(number, (*note).to_owned()))
+        })
+        .collect()
+}
+
+/// Every rule, under the name that a violation is reported with.
+const RULES: [(&str, fn(&Source) -> Vec<Violation>); 9] = [
+    ("imports point down", imports_point_down),
+    ("the bottom is pure", the_bottom_is_pure),
+    (
+        "a client crate is named in one place",
+        a_client_crate_is_named_in_one_place,
+    ),
+    ("only commands draw", only_commands_draw),
+    ("the library never prints", the_library_never_prints),
+    ("unsafe stands in one module", unsafe_stands_in_one_module),
+    ("a module says what it owns", a_module_says_what_it_owns),
+    ("files are small", files_are_small),
+    ("nothing is left for later", nothing_is_left_for_later),
+];
+
+#[test]
+fn every_source_keeps_every_rule() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources: Vec<Source> = ["src", "commands"]
+        .iter()
+        .flat_map(|folder| files(&root.join(folder)))
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("a source can be read");
+            Source::new(path.strip_prefix(root).expect("below the root"), text)
+        })
+        .collect();
+    assert!(sources.len() > 100, "the sources are somewhere else");
+    let broken: Vec<String> = RULES
+        .iter()
+        .flat_map(|(rule, check)| {
+            let violations = sources.iter().flat_map(check);
+            violations.map(move |violation| format!("{rule}: {violation}"))
+        })
+        .collect();
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+// --- a source, read ----------------------------------------------------------
+
+struct Source {
+    /// From the root of the package: `src/sinks/mod.rs`.
+    path: PathBuf,
+    /// In the library: `["sinks"]`. Empty for `src/lib.rs` and in the binary.
+    module: Vec<String>,
+    text: String,
+    names: Vec<Name>,
+}
+
+/// A path in the code, its `super` and `self` resolved. A macro's call ends in
+/// `!`. Of a nested `use` each leaf is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Name {
+    segments: Vec<String>,
+    line: usize,
+    /// Begins with `::`.
+    absolute: bool,
+}
+
+struct Violation {
+    path: PathBuf,
+    line: usize,
+    what: String,
+}
+
+impl Source {
+    fn new(path: &Path, text: String) -> Self {
+        let module: Vec<String> = match path.strip_prefix("src") {
+            Ok(below) => below
+                .with_extension("")
+                .iter()
+                .map(|part| part.to_string_lossy().into_owned())
+                .filter(|part| part != "mod" && part != "lib")
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        let tokens = TokenStream::from_str(&text)
+            .unwrap_or_else(|error| panic!("{} is no Rust: {error}", path.display()));
+        let mut names = Vec::new();
+        read(tokens, &module, &[], &mut names);
+        Self {
+            path: path.to_owned(),
+            module,
+            text,
+            names,
+        }
+    }
+
+    fn is_library(&self) -> bool {
+        self.path.starts_with("src")
+    }
+
+    fn top_module(&self) -> Option<&str> {
+        self.module.first().map(String::as_str)
+    }
+
+    /// Whether `name` means the crate `name_of_crate`, and not something of
+    /// that name which the file imports or declares.
+    fn names(&self, name: &Name, name_of_crate: &str) -> bool {
+        let is_first = |name: &Name| name.segments.first().is_some_and(|it| it == name_of_crate);
+        let brings = |other: &Name| {
+            let last = other.segments.last().is_some_and(|it| it == name_of_crate);
+            last && other.segments.len() > 1 && !is_first(other)
+        };
+        is_first(name)
+            && (name.absolute || name.segments.len() > 1 && !self.names.iter().any(brings))
+    }
+
+    fn violations(&self, wrong: impl Fn(&Name) -> Option<String>) -> Vec<Violation> {
+        let wrongs = self
+            .names
+            .iter()
+            .filter_map(|name| wrong(name).map(|what| self.violation(name.line, what)));
+        wrongs.collect()
+    }
+
+    fn violation(&self, line: usize, what: String) -> Violation {
+        Violation {
+            path: self.path.clone(),
+            line,
+            what,
+        }
+    }
+}
+
+impl Name {
+    /// The library's module that the path leads into: `crate::<module>`.
+    fn library_module(&self) -> Option<&str> {
+        match self.segments.as_slice() {
+            [first, module, ..] if first == "crate" => Some(module),
+            _ => None,
+        }
+    }
+
+    fn holds(&self, path: &[&str]) -> bool {
+        self.segments
+            .windows(path.len())
+            .any(|window| window == path)
+            && (path.len() > 1 || self.segments.len() > 1 && self.segments[0] == path[0])
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.segments.join("::"))
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path.display(), self.line, self.what)
+    }
+}
+
+/// Collects the names in `tokens`, which stand in `module`; in the braces of a
+/// `use` they go on from `before`.
+fn read(tokens: TokenStream, module: &[String], before: &[String], names: &mut Vec<Name>) {
+    let trees: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut at = 0;
+    while let Some(tree) = trees.get(at) {
+        at += 1;
+        match tree {
+            TokenTree::Group(group) => read(group.stream(), module, &[], names),
+            TokenTree::Ident(word) if word == "mod" && before.is_empty() => {
+                at += read_module(&trees[at..], module, names);
+            }
+            TokenTree::Ident(word) if word == "as" && !before.is_empty() => at += 1,
+            TokenTree::Ident(_) => at = read_name(&trees, at - 1, module, before, names),
+            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+        }
+    }
+}
+
+/// Reads `name { … }` or `name;` after `mod`; gives how much it took.
+fn read_module(trees: &[TokenTree], module: &[String], names: &mut Vec<Name>) -> usize {
+    let Some(TokenTree::Ident(word)) = trees.first() else {
+        return 0;
+    };
+    let mut inner = module.to_vec();
+    inner.push(word.to_string());
+    names.push(name(&["self", &word.to_string()], word, module));
+    match trees.get(1) {
+        Some(TokenTree::Group(group)) => {
+            read(group.stream(), &inner, &[], names);
+            2
+        }
+        _ => 1,
+    }
+}
+
+fn name(segments: &[&str], word: &proc_macro2::Ident, module: &[String]) -> Name {
+    let segments: Vec<String> = segments.iter().map(|it| (*it).to_owned()).collect();
+    Name {
+        segments: resolved(&segments, module),
+        line: word.span().start().line,
+        absolute: false,
+    }
+}
+
+/// Reads the path that begins with the word at `start`; gives where it ends.
+fn read_name(
+    trees: &[TokenTree],
+    start: usize,
+    module: &[String],
+    before: &[String],
+    names: &mut Vec<Name>,
+) -> usize {
+    let mut segments = before.to_vec();
+    let mut at = start;
+    let line = trees[start].span().start().line;
+    let absolute = start >= 2 && is_colons(&trees[start - 2..]) && before.is_empty();
+    while let Some(TokenTree::Ident(word)) = trees.get(at) {
+        segments.push(word.to_string());
+        at += 1;
+        if !trees.get(at..).is_some_and(is_colons) {
+            break;
+        }
+        at += 2;
+    }
+    match trees.get(at) {
+        Some(TokenTree::Group(group))
+            if group.delimiter() == Delimiter::Brace
+                && at > start + 1
+                && is_colons(&trees[at - 2..]) =>
+        {
+            read(group.stream(), module, &segments, names);
+            return at + 1;
+        }
+        Some(TokenTree::Punct(mark)) if mark.as_char() == '!' => {
+            if let Some(last) = segments.last_mut() {
+                last.push('!');
+            }
+        }
+        _ => {}
+    }
+    if segments.last().is_some_and(|it| it == "self") && segments.len() > 1 {
+        segments.pop();
+    }
+    names.push(Name {
+        segments: resolved(&segments, module),
+        line,
+        absolute,
+    });
+    at
+}
+
+fn is_colons(trees: &[TokenTree]) -> bool {
+    let is_colon =
+        |tree: &TokenTree| matches!(tree, TokenTree::Punct(mark) if mark.as_char() == ':');
+    matches!(trees, [first, second, ..] if is_colon(first) && is_colon(second))
+}
+
+/// `super::super::x` and `self::x` as `crate::…`.
+fn resolved(segments: &[String], module: &[String]) -> Vec<String> {
+    let relative = segments
+        .iter()
+        .take_while(|it| *it == "super" || *it == "self")
+        .count();
+    if relative == 0 || relative == segments.len() {
+        return segments.to_vec();
+    }
+    let ups = segments[..relative]
+        .iter()
+        .filter(|it| *it == "super")
+        .count();
+    let kept = &module[..module.len().saturating_sub(ups)];
+    let mut whole = vec!["crate".to_owned()];
+    whole.extend_from_slice(kept);
+    whole.extend_from_slice(&segments[relative..]);
+    whole
+}
+
+/// The Rust files below `folder`, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder can be read");
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry can be read").path())
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+// --- the rules on made-up sources --------------------------------------------
+
+/// What the rules find in one made-up source: `line: what`.
+fn found(path: &str, text: &str) -> Vec<String> {
+    let source = Source::new(Path::new(path), format!("//! About.\n{text}"));
+    let all = RULES.iter().flat_map(|(_, check)| check(&source));
+    all.map(|it| format!("{}: {}", it.line, it.what)).collect()
+}
+
+#[test]
+fn an_import_of_what_stands_above_or_beside_is_found() {
+    let text = "use crate::{\n    event::Record,\n    pipeline::{self, stats::now},\n};";
+    assert_eq!(
+        found("src/sinks/http.rs", text),
+        ["4: sinks imports pipeline"; 2]
+    );
+    assert_eq!(
+        found("src/stack/ports.rs", "use crate::sinks::Fault;"),
+        ["2: stack imports sinks"]
+    );
+    assert_eq!(
+        found("src/clock.rs", "use crate::clients::web::Web;"),
+        ["2: clock imports clients"]
+    );
+    assert!(found("src/pipeline/mod.rs", text).is_empty());
+    assert!(found("src/plan.rs", "use crate::project::Project;").is_empty());
+    assert!(found("src/lib.rs", "pub use crate::operations::up;").is_empty());
+}
+
+#[test]
+fn an_upward_path_is_found_wherever_it_stands() {
+    let upward = ["2: sinks imports operations"];
+    for text in [
+        "fn f() -> crate::operations::Up { todo() }",
+        "fn f() { assert_eq!(crate::operations::f(), 1); }",
+        "use super::super::operations::Up;",
+        "mod tests { use super::super::super::operations::Up; }",
+        "impl From<crate::operations::Up> for Down {}",
+        "pub use crate::operations as above;",
+    ] {
+        assert_eq!(found("src/sinks/http.rs", text), upward, "{text}");
+    }
+    for text in [
+        "// crate::operations::Up",
+        "const PATH: &str = \"crate::operations::Up\";",
+        "use super::Fault;",
+        "mod tests { use super::super::Fault; }",
+        "pub(crate) fn operations() {}",
+    ] {
+        assert_eq!(found("src/sinks/http.rs", text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn an_impure_bottom_is_found() {
+    let impure = |text: &str| found("src/window/mod.rs", text);
+    assert_eq!(
+        impure("use tokio::time::sleep;"),
+        ["2: the bottom uses tokio::time::sleep"]
+    );
+    assert_eq!(
+        impure("fn f() { jiff::Timestamp::now(); }"),
+        ["2: the bottom uses jiff::Timestamp::now"]
+    );
+    assert_eq!(
+        impure("use std::net::TcpStream;"),
+        ["2: the bottom uses std::net::TcpStream"]
+    );
+    assert_eq!(impure("use std::time::SystemTime;"), [""; 0]);
+    assert_eq!(impure("#[tokio::test]\nasync fn f() {}").len(), 1);
+    assert_eq!(found("src/stack/run.rs", "use tokio::spawn;"), [""; 0]);
+}
+
+#[test]
+fn a_client_crate_out_of_place_is_found() {
+    let outside = ["2: redis is named outside of clients::redis"];
+    for path in ["src/sinks/board.rs", "src/clients/web.rs", "commands/up.rs"] {
+        assert_eq!(found(path, "use redis::Client;"), outside, "{path}");
+        assert_eq!(found(path, "fn f(_: ::redis::Client) {}"), outside);
+    }
+    let of_ours = "use crate::clients::redis;\nfn f() { redis::ping() }";
+    assert_eq!(found("src/sinks/board.rs", of_ours), [""; 0]);
+    let at_home = "use redis::Client;";
+    assert_eq!(found("src/clients/redis/mod.rs", at_home), [""; 0]);
+    assert_eq!(
+        found("src/sinks/mod.rs", "mod clickhouse;\nuse clickhouse::Sink;"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_library_that_shows_something_is_found() {
+    let text = "fn f() { eprintln!(\"x\"); indicatif::ProgressBar::new(1); }";
+    assert_eq!(
+        found("src/operations/up.rs", text),
+        [
+            "2: the library uses indicatif::ProgressBar::new",
+            "2: eprintln! prints"
+        ]
+    );
+    assert_eq!(found("commands/up.rs", text), [""; 0]);
+}
+
+#[test]
+fn unsafe_out_of_place_is_found() {
+    let text = "fn f() { unsafe { g() } }";
+    assert_eq!(found("src/clients/kafka/mod.rs", text), ["2: unsafe"]);
+    assert_eq!(found(UNSAFE, text), [""; 0]);
+    assert_eq!(found("src/plan.rs", "#![deny(unsafe_code)]"), [""; 0]);
+}
+
+#[test]
+fn a_source_without_its_opening_or_too_long_or_unfinished_is_found() {
+    let all = |path: &str, text: &str| {
+        let source = Source::new(Path::new(path), text.to_owned());
+        let all = RULES.iter().flat_map(|(_, check)| check(&source));
+        all.map(|it| it.what).collect::<Vec<String>>()
+    };
+    assert_eq!(all("src/plan.rs", "use a;"), ["does not open with //!"]);
+    let long = format!("//! About.\n{}", "const _: () = ();\n".repeat(500));
+    assert_eq!(all("src/plan.rs", &long), ["501 lines, at most 500"]);
+    let main = format!("//! About.\nmod up;\n{}", "const _: () = ();\n".repeat(45));
+    assert_eq!(all("commands/main.rs", &main), ["46 lines, at most 45"]);
+    assert_eq!(all("src/plan.rs", "//! About.\n// TODO: more"), ["TODO"]);
+}

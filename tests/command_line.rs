@@ -1,0 +1,354 @@
+//! The commands around the stack, as a shell sees them: exit codes, streams
+//! and documents, as far as no server has to run for it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failing test shows the evidence"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    io::Read as _,
+    net::TcpListener,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use support::Fanout;
+
+/// A port that this process holds.
+fn held() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    (listener, port)
+}
+
+/// Redis alone, on this port: the one service with nothing to install.
+fn redis_on(port: u16) -> String {
+    format!("services: {{redis: {{ports: {{main: {port}}}}}}}\n")
+}
+
+#[test]
+fn the_plan_of_a_new_project_creates_every_service_in_order_and_changes_nothing() {
+    let fanout = Fanout::new();
+    let ended = fanout.run(&["up", "--dry-run"]).with(0);
+    let services: Vec<&str> = ended
+        .stdout
+        .lines()
+        .filter(|line| line.ends_with("native   create"))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let place = |name| services.iter().position(|service| *service == name);
+    assert_eq!(services.len(), 7, "{ended:#?}");
+    assert!(place("kafka") < place("connect"));
+    assert_eq!(services.last(), Some(&"pipeline"));
+    assert!(!fanout.home().exists());
+}
+
+#[test]
+fn a_part_of_the_stack_comes_with_what_it_needs() {
+    let plan = |arguments: &[&str]| {
+        let document = Fanout::new().run(arguments).with(0).json();
+        let steps = document["plan"].as_array().expect("steps").clone();
+        let names = steps
+            .iter()
+            .map(|step| step["service"].as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let connect = plan(&["up", "connect", "--dry-run", "--output", "json"]);
+    assert_eq!(connect, ["kafka", "postgres", "connect"]);
+    let all = plan(&["up", "--no-run", "--dry-run", "--output", "json"]);
+    assert!(!all.contains(&"pipeline".to_owned()));
+}
+
+#[test]
+fn an_unknown_service_is_a_mistake() {
+    let ended = Fanout::new().run(&["up", "kafak"]).with(2);
+    ended.says("error: kafak is no service; there are clickhouse, kafka");
+    Fanout::new()
+        .run(&["logs", "kafak"])
+        .with(2)
+        .says("kafak is no service");
+    let fanout = Fanout::new().config("services: {kafak: {runtime: external}}\n");
+    fanout
+        .run(&["up", "--dry-run"])
+        .with(2)
+        .says("services.kafak names no service");
+}
+
+#[test]
+fn a_held_port_is_named_with_its_holder_before_anything_changes() {
+    let (_listener, port) = held();
+    let fanout = Fanout::new().config(&redis_on(port));
+    let ended = fanout.run(&["up", "redis"]).with(3);
+    let holder = fs::read_to_string("/proc/self/comm").expect("a name");
+    let expected = format!(
+        "error: port {port} is needed by redis and held by pid {} ({})\n\nhint: fanout up --ports auto\n",
+        std::process::id(),
+        holder.trim()
+    );
+    assert_eq!(ended.stderr, expected);
+    assert_eq!(ended.stdout, "");
+    assert!(!fanout.home().join("fanout/state.json").exists());
+}
+
+#[test]
+fn a_port_given_twice_is_a_mistake() {
+    let fanout = Fanout::new()
+        .config("services: {redis: {ports: {main: 7001}}, stub: {ports: {main: 7001}}}\n");
+    let ended = fanout.run(&["up", "redis", "stub", "--dry-run"]).with(2);
+    ended.says("port 7001 is given to both redis and stub");
+}
+
+#[test]
+fn a_server_elsewhere_has_to_be_external() {
+    let fanout = Fanout::new().env("FANOUT_REDIS_URL", "redis://cache.example:6379");
+    let ended = fanout.run(&["up", "redis", "--dry-run"]).with(2);
+    ended
+        .says("redis.url is on cache.example, and redis is run on this machine")
+        .says("hint: in fanout.yaml: services: {redis: {runtime: external}}");
+}
+
+#[test]
+fn all_that_is_missing_is_told_at_once() {
+    let fanout = Fanout::new().env("PATH", "/nonexistent");
+    let ended = fanout.run(&["up"]).with(3);
+    let ended = ["java", "mvn", "python3", "redis-server"]
+        .iter()
+        .fold(ended, |ended, program| {
+            ended.says(&format!("{program} is not there"))
+        });
+    ended
+        .says("hint: on Debian: apt-get install")
+        .says("openjdk-17-jre-headless");
+    assert!(!fanout.home().join("fanout/state.json").exists());
+}
+
+#[test]
+fn containers_are_not_there_yet_and_it_says_so() {
+    let ended = Fanout::new().run(&["--runtime", "docker", "up"]).with(3);
+    ended
+        .says("is to run in a container, and this version runs native processes only")
+        .says("hint: fanout up --runtime native");
+}
+
+#[test]
+fn an_external_service_that_does_not_answer_is_told() {
+    let (listener, port) = held();
+    drop(listener);
+    let fanout = Fanout::new()
+        .config("services: {redis: {runtime: external}}\n")
+        .env("FANOUT_REDIS_URL", &format!("redis://127.0.0.1:{port}"));
+    let begun = Instant::now();
+    let ended = fanout.run(&["up", "redis", "--timeout", "1s"]).with(4);
+    ended
+        .says("redis is external, at redis://127.0.0.1")
+        .says("Connection refused");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn what_does_not_run_cannot_be_stopped_and_that_is_fine() {
+    let fanout = Fanout::new();
+    let ended = fanout.run(&["down"]).with(0);
+    assert_eq!(ended.stdout, "nothing is running\n");
+    let ended = fanout.run(&["reset"]).with(0);
+    assert_eq!(ended.stdout, "nothing to remove\n");
+    assert!(!fanout.home().exists());
+}
+
+#[test]
+fn reset_wants_a_yes_where_there_is_nobody_to_ask() {
+    let fanout = Fanout::new();
+    let file = fanout.home().join("fanout/data/redis/dump");
+    fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+    fs::write(&file, "kept").expect("written");
+    let ended = fanout.run(&["reset"]).with(6);
+    let ended = ended.says("hint: fanout --project fanout reset --yes");
+    ended.says(&fanout.home().join("fanout").display().to_string());
+    fanout.run(&["reset", "--dry-run"]).with(0).says("folder");
+    assert!(file.exists());
+    let document = fanout
+        .run(&["reset", "--yes", "--output", "json"])
+        .with(0)
+        .json();
+    assert_eq!(document["schema"], "fanout.reset/v1");
+    let folder = fanout.home().join("fanout").display().to_string();
+    assert_eq!(document["removed"]["folder"], folder);
+    assert_eq!(document["removed"]["external"], serde_json::json!([]));
+    assert!(!fanout.home().join("fanout").exists());
+}
+
+#[test]
+fn reset_removes_a_project_whose_state_nobody_can_read() {
+    let fanout = Fanout::new();
+    fs::create_dir_all(fanout.home().join("fanout")).expect("made");
+    fs::write(fanout.home().join("fanout/state.json"), "{").expect("written");
+    fanout
+        .run(&["env"])
+        .with(3)
+        .says("is no state of a project")
+        .says("hint: fanout reset");
+    fanout.run(&["reset", "--yes"]).with(0);
+    fanout.run(&["env"]).with(0);
+}
+
+#[test]
+fn only_one_command_changes_a_project_at_a_time() {
+    let (listener, port) = held();
+    drop(listener);
+    let fanout = Fanout::new()
+        .config("services: {redis: {runtime: external}}\n")
+        .env("FANOUT_REDIS_URL", &format!("redis://127.0.0.1:{port}"));
+    // Waits for a Redis that never comes, and holds the project meanwhile.
+    let mut first = fanout
+        .command(&["up", "redis"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let state = fanout.home().join("fanout/state.json");
+    let begun = Instant::now();
+    while !state.exists() && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let held = format!("project fanout is being changed by pid {}", first.id());
+    for command in [&["up", "redis"][..], &["down"], &["reset", "--yes"]] {
+        fanout.run(command).with(6).says(&held);
+    }
+    fanout.run(&["--project", "other", "down"]).with(0);
+    first.kill().expect("killed");
+    first.wait().expect("waited for");
+    fanout.run(&["down"]).with(0);
+}
+
+#[test]
+fn a_project_keeps_its_runtime() {
+    let fanout = Fanout::new();
+    fs::create_dir_all(fanout.home().join("fanout")).expect("made");
+    let state = r#"{"format": 1, "project": "fanout", "runtime": "native"}"#;
+    fs::write(fanout.home().join("fanout/state.json"), state).expect("written");
+    let ended = fanout.run(&["--runtime", "docker", "up"]).with(6);
+    ended.says("project fanout was created with the native runtime, which it keeps");
+}
+
+#[test]
+fn status_of_nothing_says_what_to_do_and_fails_only_when_asked() {
+    let (listener, port) = held();
+    drop(listener);
+    let nowhere = format!("127.0.0.1:{port}");
+    let fanout = Fanout::new()
+        .env("FANOUT_CONNECT_URL", &format!("http://{nowhere}"))
+        .env("FANOUT_HTTP_URL", &format!("http://{nowhere}"))
+        .env(
+            "FANOUT_POSTGRES_URL",
+            &format!("postgres://app:app@{nowhere}/app"),
+        );
+    fanout.run(&["status"]).with(0).says("hint: fanout up");
+    let ended = fanout
+        .run(&["status", "--check", "--output", "json"])
+        .with(5);
+    let document = ended.json();
+    assert_eq!(document["schema"], "fanout.status/v1");
+    assert_eq!(document["ok"], false);
+    assert_eq!(document["stuck"]["remedy"], "fanout up");
+    let services = document["services"].as_array().expect("services");
+    assert_eq!(services.len(), 7);
+    for key in [
+        "name",
+        "runtime",
+        "state",
+        "url",
+        "pid",
+        "container",
+        "since_ms",
+        "problem",
+    ] {
+        assert!(
+            services[0].get(key).is_some(),
+            "{key} is left out of {document}"
+        );
+    }
+}
+
+#[test]
+fn env_is_read_by_a_shell_and_masks_passwords() {
+    let fanout = Fanout::new();
+    let ended = fanout.run(&["env"]).with(0);
+    assert!(
+        ended
+            .stdout
+            .contains("FANOUT_CLICKHOUSE_URL='http://app:****@127.0.0.1:8123'")
+    );
+    assert!(!ended.stdout.contains("app:app"));
+    let lines = fanout.run(&["env", "--show-secrets"]).with(0).stdout;
+    let script = format!("{lines}\nprintf %s \"$FANOUT_POSTGRES_URL\"");
+    let shell = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output();
+    let url = shell.expect("a shell").stdout;
+    assert_eq!(url, b"postgres://app:app@127.0.0.1:5432/app");
+}
+
+#[test]
+fn a_log_is_shown_under_its_service_and_harmless() {
+    let fanout = Fanout::new();
+    let logs = fanout.home().join("fanout/logs");
+    fs::create_dir_all(&logs).expect("made");
+    let redis = "7:M 24 Nov 2026 00:00:02.000 * second\n";
+    let kafka = "2026-11-24T00:00:01.000Z INFO first\n2026-11-24T00:00:03.000Z \x1b[31mthird\n";
+    fs::write(logs.join("redis.log"), redis).expect("written");
+    fs::write(logs.join("kafka.log"), kafka).expect("written");
+    let ended = fanout.run(&["logs"]).with(0);
+    assert_eq!(
+        ended.stdout,
+        "kafka      | 2026-11-24T00:00:01.000Z INFO first\n\
+         redis      | 7:M 24 Nov 2026 00:00:02.000 * second\n\
+         kafka      | 2026-11-24T00:00:03.000Z \\u{1b}[31mthird\n"
+    );
+    let tail = fanout.run(&["logs", "kafka", "--tail", "1"]).with(0);
+    assert_eq!(tail.stdout.lines().count(), 1);
+    let since = fanout
+        .run(&["logs", "--since", "2026-11-24T00:00:02Z"])
+        .with(0);
+    assert_eq!(since.stdout.lines().count(), 2);
+}
+
+#[test]
+fn a_followed_log_goes_on_until_it_is_interrupted() {
+    let fanout = Fanout::new();
+    let logs = fanout.home().join("fanout/logs");
+    fs::create_dir_all(&logs).expect("made");
+    let mut follow = fanout
+        .command(&["logs", "redis", "-f"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    fs::write(logs.join("redis.log"), "1:M hello\n").expect("written");
+    let mut stdout = follow.stdout.take().expect("piped");
+    let mut line = vec![0; "redis | 1:M hello\n".len()];
+    stdout.read_exact(&mut line).expect("a line");
+    assert_eq!(line, b"redis | 1:M hello\n");
+    let pid = follow.id().to_string();
+    let signal = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(signal.expect("kill runs").success());
+    assert_eq!(follow.wait().expect("ended").code(), Some(0));
+}
+
+#[test]
+fn a_failure_is_one_document_too() {
+    let document = Fanout::new()
+        .run(&["up", "kafak", "--output", "json"])
+        .with(2)
+        .json();
+    assert_eq!(document["schema"], "fanout.up/v1");
+    assert_eq!(document["ok"], false);
+    assert_eq!(document["error"]["code"], "unknown_service");
+    assert!(document["error"]["hint"].is_null());
+}
