@@ -1,0 +1,91 @@
+//! What an operator does with a stack, and what happens to one.
+
+use crate::{
+    Test,
+    support::{Stack, eventually},
+};
+
+/// The tests, in their order.
+pub const TESTS: &[Test] = &[
+    (
+        "other_ports_are_found_where_the_default_ones_are_held",
+        other_ports,
+    ),
+    (
+        "fixed_ports_are_refused_and_their_holder_is_named",
+        fixed_ports,
+    ),
+    ("a_second_up_has_nothing_to_do", second_up),
+    ("the_connector_applied_again_is_unchanged", connector_again),
+    ("a_smoke_test_is_green", smoke),
+    ("a_killed_service_is_noticed_and_mended", killed_services),
+];
+
+fn other_ports(stack: &Stack) {
+    let held = [("POSTGRES", "127.0.0.1:5432"), ("REDIS", "127.0.0.1:6379")];
+    for (service, address) in held {
+        let url = stack.stores.url(&format!("FANOUT_{service}_URL"));
+        assert!(
+            !url.contains(address),
+            "{url}\n{}",
+            stack.first_up.evidence()
+        );
+    }
+    let answer: String = stack.stores.redis(&["PING"]);
+    assert_eq!(answer, "PONG");
+    assert_eq!(stack.stores.postgres_text("SELECT 'there'"), "there");
+}
+
+fn fixed_ports(stack: &Stack) {
+    let other = [
+        "--project",
+        "other",
+        "--runtime",
+        "native",
+        "up",
+        "--ports",
+        "fixed",
+    ];
+    let refused = stack.fanout.run(&other).ends_with(3);
+    let refused = refused.says("port 5432 is needed by postgres and held by");
+    refused.says("hint: fanout up --ports auto");
+    assert!(!stack.fanout.home().join("other/state.json").exists());
+}
+
+fn second_up(stack: &Stack) {
+    let before = stack.pid("pipeline");
+    stack.fanout.run(&["up"]).ends_with(0).says("nothing to do");
+    assert_eq!(stack.pid("pipeline"), before);
+}
+
+fn connector_again(stack: &Stack) {
+    let applied = stack.fanout.run(&["connector", "apply"]);
+    applied.ends_with(0).says("unchanged");
+    let status = stack.fanout.run(&["connector", "status"]);
+    status.ends_with(0).says("running");
+}
+
+fn smoke(stack: &Stack) {
+    stack
+        .fanout
+        .run(&["smoke", "--timeout", "60s"])
+        .ends_with(0);
+}
+
+fn killed_services(stack: &Stack) {
+    for service in ["redis", "clickhouse", "postgres"] {
+        stack.is_well();
+        let before = stack.pid(service);
+        stack.kill(service);
+        eventually(&format!("{service} is missed"), || {
+            let ended = stack.fanout.run(&["status", "--check"]);
+            let named = ended.stdout.contains(&format!("stuck at {service}"));
+            (ended.code == Some(5) && named)
+                .then_some(())
+                .ok_or(ended.evidence())
+        });
+        stack.mend();
+        assert_ne!(stack.pid(service), before, "{service}");
+    }
+    stack.verifies();
+}

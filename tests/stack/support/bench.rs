@@ -1,0 +1,107 @@
+//! A project of its own on the stack's servers: topics, tables and a board that
+//! no connector writes to.
+
+use std::fs;
+
+use fanout::{config::Settings, operations::objects};
+use serde_json::Value as Json;
+
+use super::{Fanout, Producer, Record, Stack, Stub, Worker, Written, eventually, wait_for};
+
+/// The project.
+pub struct Bench<'a> {
+    stack: &'a Stack,
+    fanout: Fanout,
+    settings: Settings,
+    stub: Stub,
+    producer: Producer,
+}
+
+impl<'a> Bench<'a> {
+    /// Makes its tables and starts its external system.
+    pub fn new(stack: &'a Stack, project: &str) -> Self {
+        let name = project.parse().expect("a name");
+        let mut settings = Settings::for_project(&name);
+        let clickhouse = stack.stores.url("FANOUT_CLICKHOUSE_URL");
+        clickhouse.clone_into(&mut settings.clickhouse.url);
+        wait_for(objects::clickhouse(&settings)).expect("the tables");
+        let data = stack.fanout.home().join(format!("stub-of-{project}"));
+        fs::create_dir(&data).expect("a folder");
+        let stub = Stub::start(stack, &data);
+        let mut fanout = stack.fanout.with("FANOUT_PROJECT", project);
+        for (variable, url) in stack.stores.urls() {
+            fanout = fanout.with(variable, url);
+        }
+        Self {
+            fanout: fanout.with("FANOUT_EXTERNAL_URL", &stub.url),
+            stack,
+            settings,
+            stub,
+            producer: Producer::new(stack),
+        }
+    }
+
+    pub fn stack(&self) -> &Stack {
+        self.stack
+    }
+
+    pub fn fanout(&self) -> &Fanout {
+        &self.fanout
+    }
+
+    /// First part of its topics' names.
+    pub fn prefix(&self) -> &str {
+        &self.settings.kafka.topic_prefix
+    }
+
+    pub fn events_topic(&self) -> String {
+        format!("{}.public.engagement_events", self.prefix())
+    }
+
+    /// Starts its pipeline and waits until every sink is past its start, so
+    /// that the topics are there.
+    pub fn run(&self, arguments: &[&str]) -> Worker {
+        let worker = Worker::start(self.stack, &self.fanout, arguments);
+        eventually("every sink runs", || {
+            let status = worker.status();
+            let sinks = status["sinks"].as_array().expect("sinks");
+            let run = sinks.iter().all(|sink| sink["state"] == "running");
+            run.then_some(())
+                .ok_or_else(|| format!("{status:#}\n{}", worker.said()))
+        });
+        worker
+    }
+
+    /// The command line of a board of seconds over the same topics.
+    pub fn seconds(&self) -> Worker {
+        let fanout = self
+            .fanout
+            .with("FANOUT_KAFKA_GROUP_PREFIX", "seconds")
+            .with("FANOUT_KAFKA_DEAD_LETTER_TOPIC", "seconds.dlq")
+            .with("FANOUT_BOARD_KEY", "seconds")
+            .with("FANOUT_BOARD_SCORE", "seconds");
+        Worker::start(self.stack, &fanout, &["--sinks", "redis"])
+    }
+
+    /// Writes into a partition of the events' topic.
+    pub fn event(&self, partition: i32, record: &Record) -> Written {
+        self.producer.write(&self.events_topic(), partition, record)
+    }
+
+    /// Writes into the content topic.
+    pub fn content(&self, record: &Record) {
+        let topic = format!("{}.public.content", self.prefix());
+        self.producer.write(&topic, 0, record);
+    }
+
+    /// The rows of its view.
+    pub fn rows(&self, condition: &str) -> Vec<Json> {
+        let database = &self.settings.clickhouse.database;
+        self.stack.stores.rows(database, condition)
+    }
+
+    /// What its external system has accepted.
+    pub fn accepted(&self) -> Vec<Json> {
+        self.stack.stores.accepted(&self.stub.url)
+    }
+}

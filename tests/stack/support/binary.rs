@@ -1,0 +1,120 @@
+//! The binary as an operator calls it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value as Json;
+
+/// The binary under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_fanout");
+
+/// How the binary is called: where its projects are, and its environment.
+#[derive(Debug, Clone)]
+pub struct Fanout {
+    home: PathBuf,
+    environment: BTreeMap<String, String>,
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    line: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Fanout {
+    pub fn at(home: &Path) -> Self {
+        Self {
+            home: home.to_owned(),
+            environment: BTreeMap::new(),
+        }
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The same with one more variable.
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut other = self.clone();
+        other.environment.insert(name.to_owned(), value.to_owned());
+        other
+    }
+
+    /// A call that has not begun; nothing of this process's own settings
+    /// reaches it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        for (name, _) in std::env::vars() {
+            if name.starts_with("FANOUT_") && name != "FANOUT_CACHE" {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(arguments)
+            .env("FANOUT_HOME", &self.home)
+            .envs(&self.environment)
+            .current_dir(&self.home)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Calls it and waits for its end.
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        let begun = std::time::Instant::now();
+        let output = self.command(arguments).output().expect("the binary starts");
+        eprintln!("TIME {arguments:?} {:?}", begun.elapsed());
+        Ended {
+            line: format!("fanout {}", arguments.join(" ")),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Calls it for its JSON document, which has to come with this code.
+    pub fn document(&self, code: i32, arguments: &[&str]) -> Json {
+        let mut all = vec!["--output", "json"];
+        all.extend(arguments);
+        self.run(&all).ends_with(code).document()
+    }
+}
+
+impl Ended {
+    /// The call itself, where it ended with this code.
+    #[track_caller]
+    pub fn ends_with(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.evidence());
+        self
+    }
+
+    /// The call itself, where it says this, wherever it says it.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let said = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(said, "`{text}` is not in\n{}", self.evidence());
+        self
+    }
+
+    /// What is on stdout, as JSON.
+    #[track_caller]
+    pub fn document(&self) -> Json {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("no document: {error}\n{}", self.evidence()))
+    }
+
+    pub fn evidence(&self) -> String {
+        let Self {
+            line,
+            code,
+            stdout,
+            stderr,
+        } = self;
+        format!("$ {line}\n{stdout}{stderr}ended with {code:?}")
+    }
+}

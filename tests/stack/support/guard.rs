@@ -1,0 +1,75 @@
+//! Cleans up behind the tests, however their process ends: a process of its
+//! own that waits for the end of its input.
+
+use std::{
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use super::binary::{Fanout, PROGRAM};
+
+/// Reads pids to the end of its input, kills those that still are the binary,
+/// resets the project, and removes its home.
+const SCRIPT: &str = r#"
+pids=
+while read -r pid; do pids="$pids $pid"; done
+for pid in $pids; do
+    [ "$(readlink "/proc/$pid/exe")" = "$0" ] && kill -9 "$pid"
+done
+"$0" --quiet reset --yes
+rm -rf "$1"
+"#;
+
+/// Cleans up when dropped, or when this process is gone.
+#[derive(Debug)]
+pub struct Guard {
+    input: Mutex<Option<ChildStdin>>,
+    child: Child,
+}
+
+impl Guard {
+    pub fn new(fanout: &Fanout, home: &Path) -> Self {
+        // The environment is what the binary is called with everywhere.
+        let surroundings = fanout.command(&[]);
+        let mut command = Command::new("sh");
+        for (name, value) in surroundings.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut child = command
+            .args(["-c", SCRIPT, PROGRAM])
+            .arg(home)
+            // Ctrl-C is for the tests.
+            .process_group(0)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        Self {
+            input: Mutex::new(child.stdin.take()),
+            child,
+        }
+    }
+
+    /// Kills this process too, should it outlive the tests.
+    pub fn watch(&self, pid: u32) {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = input.as_mut().expect("open until dropped");
+        writeln!(input, "{pid}").expect("the guard reads");
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let input = self.input.get_mut().unwrap_or_else(PoisonError::into_inner);
+        drop(input.take());
+        // A failed reset has said so on stderr.
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,100 @@
+//! The log, written to and read directly.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+    producer::{FutureProducer, FutureRecord},
+    util::Timeout,
+};
+
+use super::{Stack, wait_for};
+
+/// A record's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// Where a record came to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Written {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// How long one question to the broker may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Writes records as the connector would.
+pub struct Producer(FutureProducer);
+
+impl Producer {
+    pub fn new(stack: &Stack) -> Self {
+        let producer = ClientConfig::new()
+            .set(
+                "bootstrap.servers",
+                stack.stores.url("FANOUT_KAFKA_BROKERS"),
+            )
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", (64 * 1024 * 1024).to_string())
+            .create();
+        Self(producer.expect("a producer"))
+    }
+
+    /// Appends one record to one partition and waits until it is there.
+    pub fn write(&self, topic: &str, partition: i32, record: &Record) -> Written {
+        let mut message: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(topic).partition(partition);
+        message.key = record.key.as_deref();
+        message.payload = record.value.as_deref();
+        let delivered = wait_for(self.0.send(message, Timeout::After(PATIENCE)));
+        let delivered = delivered.unwrap_or_else(|(error, _)| panic!("{topic}: {error}"));
+        Written {
+            partition: delivered.partition,
+            offset: delivered.offset,
+        }
+    }
+}
+
+/// All that stands in a topic now, partition by partition.
+pub fn records(stack: &Stack, topic: &str) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set(
+            "bootstrap.servers",
+            stack.stores.url("FANOUT_KAFKA_BROKERS"),
+        )
+        .set("group.id", "fanout-tests")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+    let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+    let partitions = metadata.topics()[0].partitions();
+    let mut from_the_start = TopicPartitionList::new();
+    for partition in partitions {
+        from_the_start
+            .add_partition_offset(topic, partition.id(), Offset::Beginning)
+            .expect("a partition");
+    }
+    consumer.assign(&from_the_start).expect("an assignment");
+    let mut records = Vec::new();
+    let mut unread = partitions.len();
+    while unread > 0 {
+        match consumer.poll(PATIENCE) {
+            Some(Ok(message)) => records.push(Record {
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+            }),
+            Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
+            Some(Err(error)) => panic!("{topic}: {error}"),
+            None => panic!("{topic}: its end did not come"),
+        }
+    }
+    records
+}

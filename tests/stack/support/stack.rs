@@ -1,0 +1,138 @@
+//! The stack under test: a project in a home of its own.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value as Json;
+
+use super::{Ended, Fanout, Stores, eventually, guard::Guard, tail};
+
+/// The default ports that something else holds while the stack is up.
+pub const HELD_PORTS: [u16; 2] = [5432, 6379];
+
+/// A stack that is up.
+#[derive(Debug)]
+pub struct Stack {
+    pub fanout: Fanout,
+    pub stores: Stores,
+    /// The `up` that brought it here.
+    pub first_up: Ended,
+    pub guard: Guard,
+    _held: Vec<TcpListener>,
+}
+
+/// The one stack of this process, brought up by the first test that wants it.
+#[derive(Debug, Clone, Default)]
+pub struct Shared(Arc<OnceLock<Result<Stack, String>>>);
+
+impl Shared {
+    /// The stack; one that did not come up is not tried again.
+    pub fn stack(&self) -> &Stack {
+        let stack = self.0.get_or_init(Stack::up);
+        stack
+            .as_ref()
+            .unwrap_or_else(|evidence| panic!("{evidence}"))
+    }
+}
+
+impl Stack {
+    fn up() -> Result<Self, String> {
+        let held = HELD_PORTS.iter().filter_map(|port| {
+            // Where it is taken already, others hold it.
+            TcpListener::bind(("127.0.0.1", *port)).ok()
+        });
+        let held = held.collect();
+        let home = home();
+        let fanout = Fanout::at(&home);
+        let guard = Guard::new(&fanout, &home);
+        let first_up = fanout.run(&["--runtime", "native", "up", "--ports", "auto"]);
+        if first_up.code != Some(0) {
+            return Err(first_up.evidence());
+        }
+        Ok(Self {
+            stores: Stores::of(&fanout),
+            fanout,
+            first_up,
+            guard,
+            _held: held,
+        })
+    }
+
+    /// What `status` says.
+    pub fn status(&self) -> Json {
+        self.fanout.document(0, &["status"])
+    }
+
+    /// The pid of a service that runs.
+    pub fn pid(&self, service: &str) -> Pid {
+        let status = self.status();
+        let services = status["services"].as_array().expect("services");
+        let pid = services
+            .iter()
+            .find(|found| found["name"] == service)
+            .and_then(|found| found["pid"].as_i64());
+        let pid = pid.unwrap_or_else(|| panic!("{service} does not run: {status:#}"));
+        Pid::from_raw(i32::try_from(pid).expect("a pid"))
+    }
+
+    /// Kills a service the hard way.
+    pub fn kill(&self, service: &str) {
+        kill(self.pid(service), Signal::SIGKILL).expect("it was there");
+    }
+
+    /// Brings the stack back to what it should be, and sees that it is.
+    pub fn mend(&self) {
+        self.fanout.run(&["up"]).ends_with(0);
+        self.is_well();
+    }
+
+    /// Waits until `status` finds nothing wrong.
+    pub fn is_well(&self) {
+        eventually("everything works", || {
+            let ended = self.fanout.run(&["status", "--check"]);
+            match ended.code {
+                Some(0) => Ok(()),
+                _ => Err(ended.evidence()),
+            }
+        });
+    }
+
+    /// `verify`, which has to find every store as it should be.
+    pub fn verifies(&self) {
+        self.fanout.run(&["verify"]).ends_with(0);
+    }
+
+    /// A file of the project.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.fanout.home().join("fanout").join(path)
+    }
+
+    /// What an operator would look at first.
+    pub fn evidence(&self) -> String {
+        let log = fs::read_to_string(self.file("logs/pipeline.log")).unwrap_or_default();
+        format!(
+            "{}\n--- pipeline.log\n{}",
+            self.fanout.run(&["status"]).evidence(),
+            tail(&log, 30)
+        )
+    }
+}
+
+/// A folder that the user Postgres runs as can go through.
+fn home() -> PathBuf {
+    let folder = tempfile::Builder::new()
+        .prefix("fanout-test-")
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir_in("/tmp")
+        .expect("a folder");
+    folder.keep()
+}

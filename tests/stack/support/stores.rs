@@ -1,0 +1,138 @@
+//! The stores, asked directly: what fanout says of itself is no evidence.
+
+use std::collections::BTreeMap;
+
+use fanout::clients::{clickhouse::Endpoint, postgres};
+use redis::{FromRedisValue, ToRedisArgs};
+use serde_json::Value as Json;
+
+use super::{Fanout, wait_for};
+
+/// Where the stack's servers are.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    urls: BTreeMap<String, String>,
+}
+
+/// The columns of the view, as text where a number would lose digits.
+const COLUMNS: &str = "event_id, toString(content_id) AS content_id, toString(user_id) AS user_id, \
+     event_type, toString(event_ts) AS event_ts, duration_ms, \
+     toString(engagement_seconds) AS engagement_seconds, \
+     toString(engagement_pct) AS engagement_pct, device, raw_payload, content_type, length_seconds";
+
+impl Stores {
+    /// As `fanout env` says.
+    pub fn of(fanout: &Fanout) -> Self {
+        let document = fanout.document(0, &["env", "--show-secrets"]);
+        let variables = document["variables"].as_array().expect("variables");
+        let urls = variables.iter().map(|variable| {
+            let text = |key: &str| variable[key].as_str().expect("a text").to_owned();
+            (text("name"), text("value"))
+        });
+        Self {
+            urls: urls.collect(),
+        }
+    }
+
+    /// All of them, as variables.
+    pub fn urls(&self) -> &BTreeMap<String, String> {
+        &self.urls
+    }
+
+    pub fn url(&self, variable: &str) -> &str {
+        &self.urls[variable]
+    }
+
+    /// Executes statements in the source, together one transaction.
+    pub fn postgres(&self, statements: &str) {
+        wait_for(async {
+            let client = postgres::connect(self.url("FANOUT_POSTGRES_URL"))
+                .await
+                .expect("postgres");
+            let done = client.batch_execute(statements).await;
+            done.unwrap_or_else(|error| panic!("{error:?}\n{statements}"));
+        });
+    }
+
+    /// The first column of the first row, as text.
+    pub fn postgres_text(&self, question: &str) -> String {
+        wait_for(async {
+            let client = postgres::connect(self.url("FANOUT_POSTGRES_URL"))
+                .await
+                .expect("postgres");
+            let row = client.query_one(question, &[]).await;
+            let row = row.unwrap_or_else(|error| panic!("{error:?}\n{question}"));
+            row.get::<_, String>(0)
+        })
+    }
+
+    /// Executes one statement in ClickHouse.
+    pub fn clickhouse(&self, statement: &str) -> String {
+        wait_for(async {
+            let url = self.url("FANOUT_CLICKHOUSE_URL");
+            let endpoint: Endpoint = url.parse().expect("a url");
+            let request = reqwest::Client::new()
+                .post(&endpoint.url)
+                .basic_auth(&endpoint.user, Some(endpoint.password.reveal()))
+                .body(statement.to_owned());
+            let answer = request.send().await.expect("clickhouse");
+            let good = answer.status().is_success();
+            let text = answer.text().await.expect("text");
+            assert!(good, "{text}\n{statement}");
+            text
+        })
+    }
+
+    /// The rows of a database's view that meet a condition, by id.
+    pub fn rows(&self, database: &str, condition: &str) -> Vec<Json> {
+        let text = self.clickhouse(&format!(
+            "SELECT {COLUMNS} FROM {database}.engagement_enriched WHERE {condition} \
+             ORDER BY event_id FORMAT JSONEachRow"
+        ));
+        let row = |line| serde_json::from_str(line).expect("a row");
+        text.lines().map(row).collect()
+    }
+
+    /// One row of the project's view.
+    pub fn row(&self, id: i64) -> Option<Json> {
+        self.rows("analytics", &format!("event_id = {id}")).pop()
+    }
+
+    /// One Redis command.
+    pub fn redis<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
+        let client = redis::Client::open(self.url("FANOUT_REDIS_URL")).expect("a url");
+        let mut connection = client.get_connection().expect("redis");
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        command.query(&mut connection).expect("an answer")
+    }
+
+    /// A board's scores, where its worker says that they are complete.
+    pub fn board(&self, key: &str) -> Result<BTreeMap<String, i64>, String> {
+        let meta = format!("{{{key}}}:meta");
+        let complete: Option<String> = self.redis(&["HGET", &meta, "complete"]);
+        let scores: BTreeMap<String, i64> = self.redis(&["ZRANGE", key, "0", "-1", "WITHSCORES"]);
+        match complete.as_deref() {
+            Some("1") => Ok(scores),
+            _ => Err(format!(
+                "the board is not complete: {complete:?} {scores:?}"
+            )),
+        }
+    }
+
+    /// What the stub at `url` has accepted, oldest first.
+    pub fn accepted(&self, url: &str) -> Vec<Json> {
+        let mut accepted = Vec::new();
+        let mut after = Json::from(0);
+        while !after.is_null() {
+            let page: Json = wait_for(async {
+                let url = format!("{url}/events?limit=1000&after={after}");
+                let answer = reqwest::get(url).await.expect("the stub");
+                answer.json().await.expect("a page")
+            });
+            accepted.extend(page["events"].as_array().expect("events").iter().cloned());
+            after = page["next"].clone();
+        }
+        accepted
+    }
+}

@@ -1,0 +1,178 @@
+//! Processes of the binary that a test runs beside the stack: a pipeline of
+//! another project on the same servers, a stub of its own.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, ChildStderr, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value as Json;
+
+use super::{Fanout, Stack, eventually, tail, wait_for};
+
+/// A process with what it says on stderr; killed when dropped.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    said: Arc<Mutex<String>>,
+}
+
+impl Process {
+    fn start(stack: &Stack, fanout: &Fanout, arguments: &[&str]) -> Self {
+        let mut child = fanout
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        stack.guard.watch(child.id());
+        let said = Arc::default();
+        let stderr = child.stderr.take().expect("a pipe");
+        thread::spawn({
+            let said = Arc::clone(&said);
+            move || listen(stderr, &said)
+        });
+        Self { child, said }
+    }
+
+    fn said(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.clone()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it runs");
+    }
+
+    /// How it ended, and its stdout.
+    fn wait(&mut self) -> (ExitStatus, String) {
+        let status = eventually("it ends", || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}\n{}", tail(&self.said(), 30))),
+        });
+        let mut stdout = String::new();
+        let pipe = self.child.stdout.as_mut().expect("a pipe");
+        pipe.read_to_string(&mut stdout).expect("text");
+        (status, stdout)
+    }
+}
+
+fn listen(stderr: ChildStderr, said: &Mutex<String>) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.push_str(&line);
+        said.push('\n');
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has gone already where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A `fanout run`.
+#[derive(Debug)]
+pub struct Worker {
+    process: Process,
+    url: String,
+}
+
+impl Worker {
+    /// Starts it and waits until it serves its own HTTP.
+    pub fn start(stack: &Stack, fanout: &Fanout, arguments: &[&str]) -> Self {
+        let mut all = vec!["--output", "json", "run", "--http-addr", "127.0.0.1:0"];
+        all.extend(arguments);
+        let process = Process::start(stack, fanout, &all);
+        let url = eventually("the pipeline serves", || {
+            let said = process.said();
+            let address = said
+                .split_once("serving ")
+                .and_then(|(_, rest)| rest.split_once("/healthz"));
+            address.map(|(url, _)| url.to_owned()).ok_or(said)
+        });
+        Self { process, url }
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> Json {
+        wait_for(async {
+            let answer = reqwest::get(format!("{}/status", self.url)).await;
+            let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
+            answer.json().await.expect("a status")
+        })
+    }
+
+    /// What it says of one sink.
+    pub fn sink(&self, name: &str) -> Json {
+        let status = self.status();
+        let sinks = status["sinks"].as_array().expect("sinks");
+        let sink = sinks.iter().find(|sink| sink["name"] == name);
+        sink.unwrap_or_else(|| panic!("no sink {name}: {status:#}"))
+            .clone()
+    }
+
+    /// The end of its log.
+    pub fn said(&self) -> String {
+        tail(&self.process.said(), 30)
+    }
+
+    /// Asks it to stop and waits; its last document.
+    pub fn stop(mut self) -> Json {
+        self.process.signal(Signal::SIGTERM);
+        let (status, stdout) = self.process.wait();
+        let said = self.process.said();
+        assert_eq!(status.code(), Some(0), "{stdout}\n{}", tail(&said, 30));
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}\n{stdout}"))
+    }
+}
+
+/// A `fanout stub`.
+#[derive(Debug)]
+pub struct Stub {
+    _process: Process,
+    pub url: String,
+}
+
+impl Stub {
+    /// Starts one that keeps what it accepts in `data`.
+    pub fn start(stack: &Stack, data: &Path) -> Self {
+        let data = data.to_str().expect("a path in UTF-8");
+        let arguments = [
+            "--output",
+            "json",
+            "stub",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            data,
+        ];
+        let mut process = Process::start(stack, &stack.fanout, &arguments);
+        let stdout = process.child.stdout.take().expect("a pipe");
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody listens after the first line.
+                let _ = sender.send(line);
+            }
+        });
+        let line = lines
+            .recv()
+            .unwrap_or_else(|_| panic!("{}", process.said()));
+        let listening: Json = serde_json::from_str(&line).expect("json");
+        Self {
+            url: listening["url"].as_str().expect("a url").to_owned(),
+            _process: process,
+        }
+    }
+}
