@@ -1,0 +1,334 @@
+//! `make bench`: replays real Debezium records into each sink, each beside the
+//! bare reading rate of librdkafka on the same topic in the same run.
+//!
+//! The stack is a real one, started for the run and removed after it. Rates
+//! differ from machine to machine; the ratios are what is worth comparing.
+//!
+//! `BENCH_EVENTS` sets how many events there are (default 300,000),
+//! `BENCH_ONLY` picks measurements by name.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::print_stdout,
+    reason = "a benchmark reports and gives up"
+)]
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use fanout::{
+    config::{Config, Layers, Settings, load},
+    event::{FactDecoder, Record, SourceTable},
+    operations::{fence, objects},
+    pipeline::Pipeline,
+    progress::Silent,
+    project::Project,
+    stack::{Home, recorded_settings},
+};
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Each measurement is made so often; the best counts, the others are shown.
+const RUNS: usize = 3;
+
+fn main() {
+    // `cargo test --benches` and the like only want to know that it builds.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let stack = Stack::up();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(measure_all(&stack));
+}
+
+/// A stack of its own, removed when dropped.
+struct Stack {
+    home: PathBuf,
+}
+
+impl Stack {
+    fn up() -> Self {
+        let home = std::env::temp_dir().join(format!("fanout-bench-{}", std::process::id()));
+        let stack = Self { home };
+        stack.fanout(&["up", "--ports", "auto", "--no-run"]);
+        stack
+    }
+
+    fn fanout(&self, arguments: &[&str]) {
+        let status = Command::new(env!("CARGO_BIN_EXE_fanout"))
+            .args(arguments)
+            .env("FANOUT_HOME", &self.home)
+            .status()
+            .expect("fanout starts");
+        assert!(status.success(), "fanout {arguments:?}: {status}");
+    }
+
+    fn settings(&self) -> Settings {
+        let project = Project::default();
+        let recorded = recorded_settings(&Home::at(&self.home), &project).expect("a state");
+        let layers = Layers {
+            project,
+            recorded,
+            ..Layers::default()
+        };
+        let Config { settings, .. } = load(&layers).expect("valid settings");
+        settings
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.fanout(&["reset", "--yes", "--quiet"]);
+        // The home is a temporary folder; what is left of it hurts nobody.
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+fn wanted(name: &str) -> bool {
+    std::env::var("BENCH_ONLY").map_or(true, |only| only.split(',').any(|one| one == name))
+}
+
+async fn measure_all(stack: &Stack) {
+    let settings = stack.settings();
+    let events = std::env::var("BENCH_EVENTS").unwrap_or_else(|_| "300000".to_owned());
+    stack.fanout(&["seed", "--content", "200", "--events", &events]);
+    let fence = fence::wait(&settings, &[], Duration::from_secs(600), &Silent)
+        .await
+        .expect("all is in the log");
+    let topic = fence::events_topic(&settings);
+    let ends = fence.events;
+
+    let bare = best("bare read", 1.0, || bare_read(&settings, &topic, &ends)).rate;
+    if wanted("decode") {
+        let records = collect(&settings, &topic, &ends);
+        best("decode, one thread", bare, || decode(&records));
+    }
+    for (name, sinks) in [
+        ("clickhouse", "clickhouse"),
+        ("redis", "redis"),
+        ("http", "http"),
+    ] {
+        if wanted(name) {
+            sink(&settings, name, sinks, &ends, bare).await;
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    records: usize,
+    bytes: usize,
+    elapsed: Duration,
+    rate: f64,
+}
+
+impl Measured {
+    fn new(records: usize, bytes: usize, elapsed: Duration) -> Self {
+        Self {
+            records,
+            bytes,
+            elapsed,
+            rate: records as f64 / elapsed.as_secs_f64(),
+        }
+    }
+}
+
+fn best(name: &str, bare: f64, mut run: impl FnMut() -> Measured) -> Measured {
+    let runs: Vec<Measured> = (0..RUNS).map(|_| run()).collect();
+    report(name, bare, &runs)
+}
+
+/// Prints a line: the best run, its ratio to the bare rate, and all runs.
+fn report(name: &str, bare: f64, runs: &[Measured]) -> Measured {
+    let best = runs
+        .iter()
+        .copied()
+        .max_by(|one, other| one.rate.total_cmp(&other.rate))
+        .expect("at least one run");
+    let ratio = if bare > 1.0 {
+        format!("{:.2} of bare", best.rate / bare)
+    } else {
+        "1.00".to_owned()
+    };
+    let rates: Vec<String> = runs.iter().map(|run| format!("{:.0}", run.rate)).collect();
+    println!(
+        "{name:<20} {:>9.0} records/s  {ratio:<14} {} records, {} bytes each, {:.2} s; runs: {}",
+        best.rate,
+        best.records,
+        best.bytes / best.records.max(1),
+        best.elapsed.as_secs_f64(),
+        rates.join(", ")
+    );
+    best
+}
+
+fn consumer(settings: &Settings, topic: &str, partitions: usize) -> BaseConsumer {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &settings.kafka.brokers)
+        .set("group.id", "fanout-bench-bare")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set(
+            "queued.max.messages.kbytes",
+            settings.kafka.prefetch_kbytes.to_string(),
+        )
+        .set("queued.min.messages", "100000")
+        .set("fetch.message.max.bytes", (4 * 1024 * 1024).to_string())
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    for partition in (0..).take(partitions) {
+        list.add_partition_offset(topic, partition, Offset::Beginning)
+            .expect("an offset");
+    }
+    consumer.assign(&list).expect("assigned");
+    consumer
+}
+
+/// Calls `take` with each record of the topic.
+fn read(settings: &Settings, topic: &str, ends: &[i64], mut take: impl FnMut(&Record<'_>)) {
+    let consumer = consumer(settings, topic, ends.len());
+    let mut at_end = vec![false; ends.len()];
+    while !at_end.iter().all(|end| *end) {
+        match consumer
+            .poll(Duration::from_secs(10))
+            .expect("records arrive")
+        {
+            Ok(message) => take(&Record {
+                topic: message.topic(),
+                partition: message.partition(),
+                offset: message.offset(),
+                timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+                key: message.key(),
+                value: message.payload(),
+            }),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                at_end[usize::try_from(partition).expect("a partition")] = true;
+            }
+            Err(error) => panic!("reading failed: {error}"),
+        }
+    }
+}
+
+fn bare_read(settings: &Settings, topic: &str, ends: &[i64]) -> Measured {
+    let started = Instant::now();
+    let (mut records, mut bytes) = (0, 0);
+    read(settings, topic, ends, |record| {
+        records += 1;
+        bytes += record.value.map_or(0, <[u8]>::len);
+    });
+    Measured::new(records, bytes, started.elapsed())
+}
+
+/// A record on its own.
+struct Kept {
+    offset: i64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+fn collect(settings: &Settings, topic: &str, ends: &[i64]) -> Vec<Kept> {
+    let mut kept = Vec::new();
+    read(settings, topic, ends, |record| {
+        kept.push(Kept {
+            offset: record.offset,
+            key: record.key.unwrap_or_default().to_vec(),
+            value: record.value.unwrap_or_default().to_vec(),
+        });
+    });
+    kept
+}
+
+fn decode(records: &[Kept]) -> Measured {
+    let decoder = FactDecoder::new(SourceTable {
+        prefix: "cdc".to_owned(),
+        schema: "public".to_owned(),
+        table: "engagement_events".to_owned(),
+    });
+    let started = Instant::now();
+    let mut bytes = 0;
+    for kept in records {
+        let change = decoder.decode(&Record {
+            topic: "cdc.public.engagement_events",
+            partition: 0,
+            offset: kept.offset,
+            timestamp_ms: 0,
+            key: Some(&kept.key),
+            value: Some(&kept.value),
+        });
+        bytes += kept.value.len();
+        std::hint::black_box(change.expect("a real record decodes"));
+    }
+    Measured::new(records.len(), bytes, started.elapsed())
+}
+
+/// Replays the whole topic into one sink, under fresh names each time.
+async fn sink(settings: &Settings, name: &str, sink: &str, ends: &[i64], bare: f64) {
+    let mut runs = Vec::new();
+    for run in 0..RUNS {
+        let mut settings = settings.clone();
+        settings.kafka.group_prefix = format!("bench{run}");
+        settings.clickhouse.database = format!("bench{run}");
+        settings.board.key = format!("bench{run}");
+        if sink == "clickhouse" {
+            objects::clickhouse(&settings).await.expect("tables");
+        }
+        runs.push(replay(&settings, sink, ends).await);
+    }
+    report(name, bare, &runs);
+}
+
+async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
+    let stop = CancellationToken::new();
+    let started = Instant::now();
+    let pipeline = Pipeline::start("bench", settings, &[sink.to_owned()], stop.clone())
+        .expect("the pipeline starts");
+    let reporter = pipeline.reporter();
+    let mut first: Option<Instant> = None;
+    loop {
+        let status = reporter.status();
+        let sink = status
+            .sinks
+            .iter()
+            .find(|status| status.name == sink)
+            .expect("the sink is there");
+        assert!(sink.halt.is_none(), "halted: {:?}", sink.halt);
+        let committed: BTreeMap<i32, i64> = sink
+            .partitions
+            .iter()
+            .filter_map(|partition| Some((partition.partition, partition.committed?)))
+            .collect();
+        if first.is_none() && !sink.partitions.is_empty() {
+            first = Some(Instant::now());
+        }
+        let done = (0..).zip(ends).all(|(partition, end)| {
+            committed
+                .get(&partition)
+                .is_some_and(|committed| committed >= end)
+        });
+        if done {
+            let records = usize::try_from(sink.applied).expect("a count");
+            // From the first assignment: joining a group is not throughput.
+            let elapsed = first.unwrap_or(started).elapsed();
+            stop.cancel();
+            pipeline.finish().await;
+            return Measured::new(records, 0, elapsed);
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(600),
+            "not done: {status:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
