@@ -39,9 +39,8 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// The board is published this often though nothing changed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A halted or standing-by worker looks again this often.
+/// A worker that stands by looks again this often.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(1000);
-const HALT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A board whose partitions were all at their ends this long ago is complete.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(1);
@@ -94,7 +93,7 @@ impl BoardWorker {
                     TermEnd::LeaseLost | TermEnd::Truncated => Duration::ZERO,
                     TermEnd::Trouble(fault) => {
                         self.board.release_lease().await;
-                        self.note(fault, attempt)
+                        self.endure(fault, attempt)
                     }
                 },
                 Ok(false) => {
@@ -103,7 +102,7 @@ impl BoardWorker {
                     attempt = 0;
                     STANDBY_INTERVAL
                 }
-                Err(fault) => self.note(fault, attempt),
+                Err(fault) => self.endure(fault, attempt),
             };
             attempt += 1;
             tokio::select! {
@@ -114,26 +113,9 @@ impl BoardWorker {
         self.board.release_lease().await;
     }
 
-    fn note(&self, fault: Fault, attempt: u32) -> Duration {
-        match fault {
-            Fault::Retry { reason, after } => {
-                tracing::warn!(sink = "redis", reason, "trying again");
-                self.stats.unhalt(WHOLE_SINK);
-                self.stats.failed(WHOLE_SINK, &reason);
-                after.unwrap_or_else(|| self.shared.patience.delay(attempt))
-            }
-            Fault::Halt(halt) => {
-                tracing::error!(
-                    sink = "redis",
-                    code = halt.code,
-                    reason = halt.reason,
-                    remedy = halt.remedy,
-                    "halted"
-                );
-                self.stats.halt(WHOLE_SINK, halt);
-                HALT_INTERVAL
-            }
-        }
+    fn endure(&self, fault: Fault, attempt: u32) -> Duration {
+        let patience = self.shared.patience;
+        patience.endure(&self.stats, WHOLE_SINK, fault, attempt)
     }
 
     /// One term as the board's holder.

@@ -14,16 +14,13 @@ use super::{
     Shared,
     dead_letter::DeadLetters,
     partition::{Batching, Ending, Loop},
-    patience::Patience,
+    patience::{Patience, halt_for},
     stats::{Phase, SinkStats, WHOLE_SINK},
 };
 use crate::{
     clients::kafka::{Claim, Log, Membership, Rebalance, TopicIdentity},
     sinks::{Fault, Sink},
 };
-
-/// A halted sink looks again this often.
-const HALT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Ends are read, and the sink's checks made, this often.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -107,35 +104,15 @@ impl<S: Sink> GroupWorker<S> {
                     self.stats.recovered(WHOLE_SINK);
                     return true;
                 }
-                Err(fault) => self.note(fault, attempt),
+                Err(fault) => self
+                    .shared
+                    .patience
+                    .endure(&self.stats, WHOLE_SINK, fault, attempt),
             };
             if !self.pause(wait).await {
                 return false;
             }
             attempt += 1;
-        }
-    }
-
-    /// Tells of a fault of the whole sink; returns how long to wait.
-    fn note(&self, fault: Fault, attempt: u32) -> Duration {
-        match fault {
-            Fault::Retry { reason, after } => {
-                tracing::warn!(sink = self.name, reason, "trying again");
-                self.stats.unhalt(WHOLE_SINK);
-                self.stats.failed(WHOLE_SINK, &reason);
-                after.unwrap_or_else(|| self.shared.patience.delay(attempt))
-            }
-            Fault::Halt(halt) => {
-                tracing::error!(
-                    sink = self.name,
-                    code = halt.code,
-                    reason = halt.reason,
-                    remedy = halt.remedy,
-                    "halted"
-                );
-                self.stats.halt(WHOLE_SINK, halt);
-                HALT_INTERVAL
-            }
         }
     }
 
@@ -243,7 +220,7 @@ impl<S: Sink> GroupWorker<S> {
         if check {
             match self.sink.check().await {
                 Ok(()) => self.stats.unhalt(WHOLE_SINK),
-                Err(Fault::Halt(halt)) => self.stats.halt(WHOLE_SINK, halt),
+                Err(Fault::Halt(halt)) => halt_for(&self.stats, WHOLE_SINK, halt),
                 Err(Fault::Retry { reason, .. }) => {
                     tracing::debug!(sink = self.name, reason, "not checked");
                 }
@@ -321,15 +298,7 @@ impl<S: Sink> Hold<S> {
                     self.stats.recovered(number);
                     return Some(sink);
                 }
-                Err(Fault::Retry { reason, after }) => {
-                    self.stats.failed(number, &reason);
-                    after.unwrap_or_else(|| self.patience.delay(attempt))
-                }
-                Err(Fault::Halt(halt)) => {
-                    tracing::error!(code = halt.code, reason = halt.reason, "halted");
-                    self.stats.halt(number, halt);
-                    HALT_INTERVAL
-                }
+                Err(fault) => self.patience.endure(&self.stats, number, fault, attempt),
             };
             tokio::select! {
                 () = sleep(wait) => {}

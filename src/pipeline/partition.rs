@@ -17,16 +17,12 @@ use super::{
     dead_letter::DeadLetters,
     patience::Patience,
     stats::{Done, SinkStats},
-    status::Halt,
 };
 use crate::{
     chunk::Chunk,
     clients::kafka::{Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range},
     sinks::{Delivery, Fault, PartitionSink},
 };
-
-/// A halted partition looks again this often.
-const HALT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
@@ -174,7 +170,7 @@ impl<S: PartitionSink> Loop<S> {
                     if let Some(halt) = delivery.halt.clone()
                         && delivery.taken == 0
                     {
-                        self.halt(halt).await?;
+                        self.endure(Fault::Halt(halt), 0).await?;
                         continue;
                     }
                     self.stats.unhalt(number);
@@ -287,40 +283,9 @@ impl<S: PartitionSink> Loop<S> {
     }
 
     /// Waits as the fault demands, unless told to stop.
-    async fn endure(&mut self, fault: Fault, attempt: u32) -> Result<(), Abandoned> {
-        match fault {
-            Fault::Retry { reason, after } => {
-                let number = self.partition.number();
-                let wait = after.unwrap_or_else(|| self.patience.delay(attempt));
-                tracing::warn!(
-                    sink = self.stats.name(),
-                    partition = number,
-                    attempt,
-                    wait_ms = wait.as_millis(),
-                    reason,
-                    "trying again"
-                );
-                self.stats.failed(number, &reason);
-                self.pause(wait).await
-            }
-            Fault::Halt(halt) => self.halt(halt).await,
-        }
-    }
-
-    async fn halt(&mut self, halt: Halt) -> Result<(), Abandoned> {
-        tracing::error!(
-            sink = self.stats.name(),
-            partition = self.partition.number(),
-            code = halt.code,
-            reason = halt.reason,
-            remedy = halt.remedy,
-            "halted"
-        );
-        self.stats.halt(self.partition.number(), halt);
-        self.pause(HALT_INTERVAL).await
-    }
-
-    async fn pause(&self, wait: Duration) -> Result<(), Abandoned> {
+    async fn endure(&self, fault: Fault, attempt: u32) -> Result<(), Abandoned> {
+        let number = self.partition.number();
+        let wait = self.patience.endure(&self.stats, number, fault, attempt);
         tokio::select! {
             () = sleep(wait) => Ok(()),
             () = self.ending.stop.cancelled() => Err(Abandoned::Stopped),

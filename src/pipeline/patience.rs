@@ -1,9 +1,17 @@
-//! How long to wait between tries: the pure backoff with this process's
-//! randomness and settings.
+//! How long to wait between tries, and telling of why: the pure backoff with
+//! this process's randomness and settings.
 
 use std::time::Duration;
 
-use crate::{config, retry::Backoff};
+use super::stats::{SinkStats, WHOLE_SINK};
+use crate::{
+    config,
+    retry::Backoff,
+    sinks::{Fault, Halt},
+};
+
+/// What is halted looks again this often.
+const HALT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The retry policy, the same for every sink.
 #[derive(Debug, Clone, Copy)]
@@ -21,4 +29,55 @@ impl Patience {
     pub fn delay(&self, attempt: u32) -> Duration {
         self.0.delay(attempt, rand::random())
     }
+
+    /// Tells of a fault of one partition, or of the whole sink, in the log and
+    /// in the status; returns how long to wait.
+    pub fn endure(
+        &self,
+        stats: &SinkStats,
+        partition: i32,
+        fault: Fault,
+        attempt: u32,
+    ) -> Duration {
+        match fault {
+            Fault::Retry { reason, after } => {
+                let wait = after.unwrap_or_else(|| self.delay(attempt));
+                let wait_ms = wait.as_millis();
+                tracing::warn!(
+                    sink = stats.name(),
+                    partition = number(partition),
+                    attempt,
+                    wait_ms,
+                    reason,
+                    "trying again"
+                );
+                stats.unhalt(partition);
+                stats.failed(partition, &reason);
+                wait
+            }
+            Fault::Halt(halt) => {
+                halt_for(stats, partition, halt);
+                HALT_INTERVAL
+            }
+        }
+    }
+}
+
+/// Halts one partition, or the whole sink. In the log it is told once.
+pub(super) fn halt_for(stats: &SinkStats, partition: i32, halt: Halt) {
+    if stats.halt(partition, halt.clone()) {
+        tracing::error!(
+            sink = stats.name(),
+            partition = number(partition),
+            code = halt.code,
+            reason = halt.reason,
+            remedy = halt.remedy,
+            "halted"
+        );
+    }
+}
+
+/// The partition, where it is one.
+fn number(partition: i32) -> Option<i32> {
+    (partition != WHOLE_SINK).then_some(partition)
 }

@@ -133,8 +133,10 @@ impl SinkStats {
         self.lock().failing.remove(&partition);
     }
 
-    pub fn halt(&self, partition: i32, halt: Halt) {
-        self.lock().halts.insert(partition, halt);
+    /// Returns whether that is news.
+    pub fn halt(&self, partition: i32, halt: Halt) -> bool {
+        let before = self.lock().halts.insert(partition, halt.clone());
+        before != Some(halt)
     }
 
     pub fn unhalt(&self, partition: i32) {
