@@ -8,6 +8,11 @@ use crate::{
     template::TemplateError,
 };
 
+/// What mends a slot that is gone: a snapshot of what there is. It does not
+/// tell of rows that were deleted meanwhile.
+pub const SLOT_LOST_REMEDY: &str = "fanout connector apply --forget-offsets, and then fanout verify: \
+     rows that were deleted meanwhile stay until fanout reset and fanout up";
+
 /// Why the connector is not as it was asked to be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
@@ -89,10 +94,7 @@ impl Failure for ConnectorError {
             Self::Missing { .. } => "fanout connector apply",
             Self::NotReady { .. } => "fanout connector status",
             Self::Paused { .. } => "fanout connector resume",
-            Self::SlotLost { .. } => {
-                "fanout connector apply --forget-offsets, and then \
-                 fanout backfill --from earliest --source database --prune"
-            }
+            Self::SlotLost { .. } => SLOT_LOST_REMEDY,
         };
         Some(hint.to_owned())
     }

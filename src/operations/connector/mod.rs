@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 pub use desired::{Properties, changed, placeholders, properties};
-pub use error::ConnectorError;
+pub use error::{ConnectorError, SLOT_LOST_REMEDY};
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
 use self::rest::Rest;
@@ -223,15 +223,24 @@ pub async fn forget_offsets(
     let rest = Rest::new(settings)?;
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
-    rest.put("stop", deadline).await?;
-    until(&rest, deadline, &steps, |status| {
-        status.state == State::Stopped && status.tasks.is_empty()
-    })
-    .await?;
-    rest.delete_offsets(deadline).await?;
+    stop_and_forget(&rest, deadline, &steps).await?;
     rest.put("resume", deadline).await?;
     until_not_paused(&rest, deadline, &steps).await?;
     Ok(())
+}
+
+/// Only a stopped connector's position can be deleted.
+async fn stop_and_forget(
+    rest: &Rest,
+    deadline: Instant,
+    steps: &Steps<'_>,
+) -> Result<(), ConnectorError> {
+    rest.put("stop", deadline).await?;
+    until(rest, deadline, steps, |status| {
+        status.state == State::Stopped && status.tasks.is_empty()
+    })
+    .await?;
+    rest.delete_offsets(deadline).await
 }
 
 /// Removes the connector and the position that Connect keeps for it; says
@@ -251,12 +260,7 @@ pub async fn erase(
     if rest.config().await?.is_none() {
         return Ok(false);
     }
-    rest.put("stop", deadline).await?;
-    until(&rest, deadline, &steps, |status| {
-        status.state == State::Stopped && status.tasks.is_empty()
-    })
-    .await?;
-    rest.delete_offsets(deadline).await?;
+    stop_and_forget(&rest, deadline, &steps).await?;
     rest.delete(deadline).await?;
     Ok(true)
 }

@@ -9,6 +9,7 @@ use crate::{
     clients::postgres::{self, Client, PostgresError},
     config::Settings,
     failure::chain,
+    operations::connector::SLOT_LOST_REMEDY,
 };
 
 /// A server that is down need not be waited for.
@@ -105,9 +106,8 @@ async fn slot(client: &Client, settings: &Settings) -> Result<Option<Finding>, P
     let name = format!("postgres: slot {slot}");
     Ok(Some(match (status.as_deref(), active) {
         (Some("lost"), _) => {
-            let fix = "fanout connector apply --forget-offsets, and then \
-                       fanout backfill --from earliest --source database --prune";
-            Finding::fail(name, "has lost its log", Some(fix.to_owned()))
+            let fix = SLOT_LOST_REMEDY.to_owned();
+            Finding::fail(name, "has lost its log", Some(fix))
         }
         (_, true) => Finding::pass(name, "read"),
         (_, false) => {

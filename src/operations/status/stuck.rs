@@ -4,7 +4,10 @@
 use serde::Serialize;
 
 use super::{Report, ServiceState, ServiceStatus};
-use crate::pipeline::status::{SinkState, SinkStatus};
+use crate::{
+    operations::connector::SLOT_LOST_REMEDY,
+    pipeline::status::{SinkState, SinkStatus},
+};
 
 /// The first thing on the way that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -112,16 +115,11 @@ fn slot(report: &Report) -> Option<Stuck> {
         return Some(stuck("slot", problem, "fanout logs postgres"));
     }
     let Some(slot) = &report.slot else {
-        let remedy = "fanout connector apply --forget-offsets";
-        return Some(stuck("slot", "there is none", remedy));
+        return Some(stuck("slot", "there is none", SLOT_LOST_REMEDY));
     };
     if slot.wal_status.as_deref() == Some("lost") {
         let why = "postgres no longer has the log that it needs";
-        return Some(stuck(
-            "slot",
-            why,
-            "fanout connector apply --forget-offsets",
-        ));
+        return Some(stuck("slot", why, SLOT_LOST_REMEDY));
     }
     let idle = || stuck("slot", "nobody reads from it", "fanout connector restart");
     (!slot.active).then(idle)
@@ -272,7 +270,7 @@ mod tests {
             slot.wal_status = Some("lost".to_owned());
         }
         let stuck = find(&report).expect("stuck");
-        assert_eq!(stuck.remedy, "fanout connector apply --forget-offsets");
+        assert_eq!(stuck.remedy, SLOT_LOST_REMEDY);
     }
 
     #[test]
