@@ -121,20 +121,9 @@ impl Log {
         topic: &str,
         partitions: usize,
     ) -> Result<Vec<Option<i64>>, KafkaError> {
-        let topic = topic.to_owned();
-        self.ask(move |consumer| {
-            let mut list = TopicPartitionList::with_capacity(partitions);
-            for partition in (0..).take(partitions) {
-                list.add_partition(&topic, partition);
-            }
-            let committed = consumer.committed_offsets(list, TIMEOUT)?;
-            let at = |partition| match committed.find_partition(&topic, partition)?.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            };
-            Ok((0..).take(partitions).map(at).collect())
-        })
-        .await
+        let commits = self.commits(topic, partitions).await?;
+        let offset = |commit: Option<(i64, String)>| commit.map(|(offset, _)| offset);
+        Ok(commits.into_iter().map(offset).collect())
     }
 
     /// What the group has committed, with the commits' metadata, by partition.
