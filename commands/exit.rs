@@ -3,10 +3,14 @@
 
 use std::process::ExitCode;
 
+use clap::{CommandFactory as _, FromArgMatches as _};
 use fanout::failure::{Failure, Kind, chain};
 use serde_json::{Value as Json, json};
 
-use crate::printer::Printer;
+use crate::{
+    cli::{Cli, Global},
+    printer::Printer,
+};
 
 /// What a command returns: whether all it checked holds.
 pub type Outcome = Result<Verdict, CommandError>;
@@ -84,7 +88,38 @@ pub fn finish(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
 
 /// What clap has to say: help and version to stdout with 0, mistakes with 2.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    // Printing help to a closed pipe is no failure.
-    let _ = error.print();
-    ExitCode::from(u8::from(error.use_stderr()) * code(Kind::Usage))
+    if !error.use_stderr() {
+        // Printing help to a closed pipe is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let (global, command) = understood();
+    let (schema, hint) = match &command {
+        Some(command) => (command.as_str(), format!("fanout {command} --help")),
+        None => ("usage", "fanout --help".to_owned()),
+    };
+    let said = error.render().to_string();
+    let message = said.lines().next().unwrap_or_default();
+    let document = json!({
+        "code": "usage",
+        "message": message.strip_prefix("error: ").unwrap_or(message),
+        "cause": null,
+        "hint": hint,
+    });
+    let is_json = global.is_some_and(|global| Printer::new(&global).failure(schema, &document));
+    if !is_json {
+        let _ = error.print();
+    }
+    ExitCode::from(code(Kind::Usage))
+}
+
+/// What can be read of a command line with a mistake in it: the global flags,
+/// and the command.
+fn understood() -> (Option<Global>, Option<String>) {
+    let lenient = Cli::command().ignore_errors(true);
+    let Ok(matches) = lenient.try_get_matches() else {
+        return (None, None);
+    };
+    let command = matches.subcommand_name().map(str::to_owned);
+    (Global::from_arg_matches(&matches).ok(), command)
 }

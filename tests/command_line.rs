@@ -352,3 +352,28 @@ fn a_failure_is_one_document_too() {
     assert_eq!(document["error"]["code"], "unknown_service");
     assert!(document["error"]["hint"].is_null());
 }
+
+#[test]
+fn a_mistake_on_the_command_line_is_one_document_too() {
+    let mistakes: [(&[&str], &str, &str); 4] = [
+        (&["--output", "json", "up", "--ports", "no"], "up", "'no'"),
+        (&["up", "--ports=no", "--output=json"], "up", "'no'"),
+        (&["--output", "json", "upp"], "usage", "'upp'"),
+        (
+            &["--output", "json", "seed", "--events"],
+            "seed",
+            "'--events <EVENTS>'",
+        ),
+    ];
+    for (arguments, command, named) in mistakes {
+        let document = Fanout::new().run(arguments).with(2).json();
+        assert_eq!(document["schema"], format!("fanout.{command}/v1"));
+        assert_eq!(document["ok"], false);
+        assert_eq!(document["error"]["code"], "usage");
+        let message = document["error"]["message"].as_str().expect("a message");
+        assert!(message.contains(named), "{document}");
+    }
+    let ended = Fanout::new().run(&["up", "--ports", "no"]).with(2);
+    assert_eq!(ended.stdout, "");
+    ended.says("error: invalid value 'no'");
+}
