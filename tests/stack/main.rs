@@ -11,6 +11,7 @@
 )]
 
 mod cases;
+mod commands;
 mod end_to_end;
 mod operating;
 mod support;
@@ -36,8 +37,9 @@ fn main() -> ExitCode {
     };
     let shared = Shared::default();
     // What leaves the stack as it found it comes before what does not.
-    let groups: [(&str, &[Test]); 5] = [
+    let groups: [(&str, &[Test]); 6] = [
         ("operating", operating::TESTS),
+        ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),

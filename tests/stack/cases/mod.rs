@@ -316,4 +316,9 @@ fn letters_are(bench: &Bench<'_>, placed: &[Placed]) {
         assert_eq!(expected, found);
     }
     assert_eq!(expected.len(), found.len(), "{document:#}");
+    if let Some(letter) = letters.first() {
+        let id = letter["id"].as_str().expect("an id");
+        let shown = bench.fanout().document(0, &["dlq", "show", id]);
+        assert_eq!(&shown["letter"], letter);
+    }
 }

@@ -24,7 +24,7 @@ pub use event::{Event, content};
 pub use log::{Producer, Record, Written, records};
 pub use stack::{Shared, Stack};
 pub use stores::Stores;
-pub use worker::{Stub, Worker};
+pub use worker::{Going, Stub, Worker};
 
 /// How long anything may take on a busy machine before a test gives up. Never
 /// a measure: what is waited for ends the waiting.

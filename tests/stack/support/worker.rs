@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStderr, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
+    time::Instant,
 };
 
 use nix::{
@@ -15,7 +16,7 @@ use nix::{
 };
 use serde_json::Value as Json;
 
-use super::{Fanout, Stack, eventually, tail, wait_for};
+use super::{Fanout, PATIENCE, Stack, eventually, tail, wait_for};
 
 /// A process with what it says on stderr; killed when dropped.
 #[derive(Debug)]
@@ -52,16 +53,12 @@ impl Process {
         kill(Pid::from_raw(pid), signal).expect("it runs");
     }
 
-    /// How it ended, and its stdout.
-    fn wait(&mut self) -> (ExitStatus, String) {
-        let status = eventually("it ends", || match self.child.try_wait() {
+    /// How it ended.
+    fn wait(&mut self) -> ExitStatus {
+        eventually("it ends", || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}\n{}", tail(&self.said(), 30))),
-        });
-        let mut stdout = String::new();
-        let pipe = self.child.stdout.as_mut().expect("a pipe");
-        pipe.read_to_string(&mut stdout).expect("text");
-        (status, stdout)
+        })
     }
 }
 
@@ -130,17 +127,68 @@ impl Worker {
     /// Asks it to stop and waits; its last document.
     pub fn stop(mut self) -> Json {
         self.process.signal(Signal::SIGTERM);
-        let (status, stdout) = self.process.wait();
+        let status = self.process.wait();
+        let mut stdout = String::new();
+        let pipe = self.process.child.stdout.as_mut().expect("a pipe");
+        pipe.read_to_string(&mut stdout).expect("text");
         let said = self.process.said();
         assert_eq!(status.code(), Some(0), "{stdout}\n{}", tail(&said, 30));
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}\n{stdout}"))
     }
 }
 
+/// A command that prints one document a line until it is told to stop.
+#[derive(Debug)]
+pub struct Going {
+    process: Process,
+    documents: mpsc::Receiver<Json>,
+}
+
+impl Going {
+    pub fn start(stack: &Stack, arguments: &[&str]) -> Self {
+        let mut all = vec!["--output", "json"];
+        all.extend(arguments);
+        let mut process = Process::start(stack, &stack.fanout, &all);
+        let stdout = process.child.stdout.take().expect("a pipe");
+        let (sender, documents) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let document = serde_json::from_str(&line).expect("a document a line");
+                // Nobody listens after the test.
+                let _ = sender.send(document);
+            }
+        });
+        Self { process, documents }
+    }
+
+    /// Reads on to the first document with what is wanted in it.
+    pub fn next<T>(&self, what: &str, find: impl Fn(&Json) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = Json::Null;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.documents.recv_timeout(left) {
+                Ok(document) => last = document,
+                Err(error) => panic!("{what}: {error}\n{last:#}\n{}", self.process.said()),
+            }
+            if let Some(found) = find(&last) {
+                return found;
+            }
+        }
+    }
+
+    /// Asks it to stop, as Ctrl-C does; it has to end with 0.
+    pub fn stop(mut self) {
+        self.process.signal(Signal::SIGINT);
+        let status = self.process.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.process.said());
+    }
+}
+
 /// A `fanout stub`.
 #[derive(Debug)]
 pub struct Stub {
-    _process: Process,
+    _going: Going,
     pub url: String,
 }
 
@@ -148,31 +196,11 @@ impl Stub {
     /// Starts one that keeps what it accepts in `data`.
     pub fn start(stack: &Stack, data: &Path) -> Self {
         let data = data.to_str().expect("a path in UTF-8");
-        let arguments = [
-            "--output",
-            "json",
-            "stub",
-            "--listen",
-            "127.0.0.1:0",
-            "--data",
-            data,
-        ];
-        let mut process = Process::start(stack, &stack.fanout, &arguments);
-        let stdout = process.child.stdout.take().expect("a pipe");
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Nobody listens after the first line.
-                let _ = sender.send(line);
-            }
-        });
-        let line = lines
-            .recv()
-            .unwrap_or_else(|_| panic!("{}", process.said()));
-        let listening: Json = serde_json::from_str(&line).expect("json");
+        let going = Going::start(stack, &["stub", "--listen", "127.0.0.1:0", "--data", data]);
+        let url = |document: &Json| document["url"].as_str().map(str::to_owned);
         Self {
-            url: listening["url"].as_str().expect("a url").to_owned(),
-            _process: process,
+            url: going.next("where it listens", url),
+            _going: going,
         }
     }
 }
