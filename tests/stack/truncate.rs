@@ -52,9 +52,7 @@ fn a_truncate(stack: &Stack) {
     after.scores(after.content, Some(1));
     before.scores(before.content, None);
     eventually("the external system is told", || {
-        let accepted = stack
-            .stores
-            .accepted(stack.stores.url("FANOUT_EXTERNAL_URL"));
+        let accepted = stack.stores.accepted();
         let told = accepted.iter().any(|call| call["body"]["id"] == after.id);
         told.then_some(())
             .ok_or_else(|| format!("not among {} calls", accepted.len()))

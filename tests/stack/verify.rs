@@ -106,13 +106,13 @@ pub const TESTS: &[Test] = &[
         );
     }),
     ("a_missing_call", |stack| {
-        tampered_calls(stack, "missing", None)
+        tampered_calls(stack, "missing", None);
     }),
     ("a_call_with_another_body", |stack| {
-        tampered_calls(stack, "differs", Some("body"))
+        tampered_calls(stack, "differs", Some("body"));
     }),
     ("an_extra_call", |stack| {
-        tampered_calls(stack, "extra", None)
+        tampered_calls(stack, "extra", None);
     }),
 ];
 
@@ -202,9 +202,7 @@ fn event(stack: &Stack) {
 
 /// The call that was made of the event.
 fn call(stack: &Stack) -> Option<Json> {
-    let accepted = stack
-        .stores
-        .accepted(stack.stores.url("FANOUT_EXTERNAL_URL"));
+    let accepted = stack.stores.accepted();
     accepted.into_iter().find(|call| call["body"]["id"] == ID)
 }
 

@@ -6,7 +6,9 @@ use std::fs;
 use fanout::{config::Settings, operations::objects};
 use serde_json::Value as Json;
 
-use super::{Fanout, Producer, Record, Stack, Stub, Worker, Written, eventually, wait_for};
+use super::{
+    Fanout, Producer, Record, Stack, Stub, Worker, Written, accepted_by, eventually, wait_for,
+};
 
 /// The project.
 pub struct Bench<'a> {
@@ -102,6 +104,6 @@ impl<'a> Bench<'a> {
 
     /// What its external system has accepted.
     pub fn accepted(&self) -> Vec<Json> {
-        self.stack.stores.accepted(&self.stub.url)
+        accepted_by(&self.stub.url)
     }
 }

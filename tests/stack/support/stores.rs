@@ -120,19 +120,24 @@ impl Stores {
         }
     }
 
-    /// What the stub at `url` has accepted, oldest first.
-    pub fn accepted(&self, url: &str) -> Vec<Json> {
-        let mut accepted = Vec::new();
-        let mut after = Json::from(0);
-        while !after.is_null() {
-            let page: Json = wait_for(async {
-                let url = format!("{url}/events?limit=1000&after={after}");
-                let answer = reqwest::get(url).await.expect("the stub");
-                answer.json().await.expect("a page")
-            });
-            accepted.extend(page["events"].as_array().expect("events").iter().cloned());
-            after = page["next"].clone();
-        }
-        accepted
+    /// What the external system has accepted, oldest first.
+    pub fn accepted(&self) -> Vec<Json> {
+        accepted_by(self.url("FANOUT_EXTERNAL_URL"))
     }
+}
+
+/// What the stub at `url` has accepted, oldest first.
+pub fn accepted_by(url: &str) -> Vec<Json> {
+    let mut accepted = Vec::new();
+    let mut after = Json::from(0);
+    while !after.is_null() {
+        let page: Json = wait_for(async {
+            let url = format!("{url}/events?limit=1000&after={after}");
+            let answer = reqwest::get(url).await.expect("the stub");
+            answer.json().await.expect("a page")
+        });
+        accepted.extend(page["events"].as_array().expect("events").iter().cloned());
+        after = page["next"].clone();
+    }
+    accepted
 }
