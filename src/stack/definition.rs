@@ -84,6 +84,11 @@ pub struct Way {
     pub user: User,
     #[serde(default)]
     pub stop: StopSignal,
+    /// A file in its data by which the server says that it runs. It is removed
+    /// before a start: a pid in it may be a zombie's, or another process's by
+    /// now, and the server would take that for itself.
+    #[serde(default)]
+    pub pid_file: Option<String>,
 }
 
 /// A program that has to be on the machine.

@@ -134,6 +134,11 @@ pub async fn prepare(
 ) -> Result<(), PrepareError> {
     let conf = site.dir().conf(service);
     if recipe.data.exists() {
+        // Nothing of the service holds its tether any more.
+        if let Some(name) = &recipe.way.pid_file {
+            let path = recipe.data.join(name);
+            remove_file(&path).map_err(file_error(&path))?;
+        }
         return write_files(&conf, &recipe.files, account);
     }
     let new = recipe.data.with_extension("new");
@@ -243,6 +248,14 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), PrepareError> {
 pub fn remove(path: &Path) -> Result<(), PrepareError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
