@@ -1,14 +1,14 @@
 //! From an error to what is printed and to the exit code: the only place that
 //! knows the codes.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use fanout::failure::{Failure, Kind, chain};
 use serde_json::{Value as Json, json};
 
 use crate::{
-    cli::{Cli, Global},
+    cli::{Cli, Global, Output},
     printer::Printer,
 };
 
@@ -106,11 +106,24 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         "cause": null,
         "hint": hint,
     });
-    let is_json = global.is_some_and(|global| Printer::new(&global).failure(schema, &document));
+    let is_json = global.is_some_and(|mut global| {
+        if json_is_asked_for() {
+            global.output = Output::Json;
+        }
+        Printer::new(&global).failure(schema, &document)
+    });
     if !is_json {
         let _ = error.print();
     }
     ExitCode::from(code(Kind::Usage))
+}
+
+/// Whether the command line says so anywhere: behind a mistake clap reads
+/// nothing.
+fn json_is_asked_for() -> bool {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let apart = |pair: &[OsString]| pair[0] == "--output" && pair[1] == "json";
+    arguments.windows(2).any(apart) || arguments.iter().any(|argument| argument == "--output=json")
 }
 
 /// What can be read of a command line with a mistake in it: the global flags,

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use super::*;
 
 const CONTENT_ID: &str = "11111111-1111-4111-8111-111111111111";
+/// Where [`insert`] is in Postgres' log.
+const LSN: i64 = 27_051_296;
 /// 2026-11-23T10:00:00.123456Z
 const EVENT_TS: i64 = 1_795_428_000_123_456;
 
@@ -58,7 +60,7 @@ fn insert() -> Value {
             "version": "3.6.3.Final", "connector": "postgresql", "name": "cdc",
             "ts_ms": 1_795_428_000_123_i64, "snapshot": "false", "db": "app",
             "sequence": "[null,\"27051296\"]", "schema": "public",
-            "table": "engagement_events", "txId": 751, "lsn": 27_051_296, "xmin": null
+            "table": "engagement_events", "txId": 751, "lsn": LSN, "xmin": null
         },
         "transaction": null,
         "op": "c",

@@ -122,7 +122,9 @@ proptest! {
         let unavailable = [&device, &payload]
             .into_iter()
             .any(|text| text.as_deref() == Some("__debezium_unavailable_value"));
-        let expected = Change::Upsert { origin: Origin::Insert, row, extra_fields: false, lsn: None };
+        let expected = Change::Upsert {
+            origin: Origin::Insert, row, extra_fields: false, lsn: Some(LSN),
+        };
         prop_assert!(unavailable || change == Ok(expected));
     }
 }

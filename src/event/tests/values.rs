@@ -387,7 +387,7 @@ fn content_is_read_with_its_own_columns() {
         origin: Origin::Insert,
         row,
         extra_fields: false,
-        lsn: None,
+        lsn: Some(LSN),
     };
     assert_eq!(change, Ok(expected));
     for (column, wrong, code) in [

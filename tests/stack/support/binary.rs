@@ -66,9 +66,7 @@ impl Fanout {
 
     /// Calls it and waits for its end.
     pub fn run(&self, arguments: &[&str]) -> Ended {
-        let begun = std::time::Instant::now();
         let output = self.command(arguments).output().expect("the binary starts");
-        eprintln!("TIME {arguments:?} {:?}", begun.elapsed());
         Ended {
             line: format!("fanout {}", arguments.join(" ")),
             code: output.status.code(),

@@ -47,10 +47,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) ->
     let begun = Instant::now();
     loop {
         match look() {
-            Ok(found) => {
-                eprintln!("TIME {what}: {:?}", begun.elapsed());
-                return found;
-            }
+            Ok(found) => return found,
             Err(instead) if begun.elapsed() > PATIENCE => {
                 panic!("{what}: not within {} s\n{instead}", PATIENCE.as_secs())
             }
