@@ -147,7 +147,7 @@ pub struct Reply {
     pub status: u16,
     /// The header of that name, as sent.
     pub retry_after: Option<String>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {

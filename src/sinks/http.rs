@@ -328,3 +328,85 @@ impl Common {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common() -> Arc<Common> {
+        let facts = SourceTable {
+            prefix: "cdc".to_owned(),
+            schema: "public".to_owned(),
+            table: "engagement_events".to_owned(),
+        };
+        let settings = config::Settings::default().external;
+        Http::new(&settings, &facts)
+            .expect("the default url")
+            .common
+    }
+
+    fn classify(common: &Common, status: u16, retry_after: Option<&str>) -> Verdict {
+        common.classify(&Reply {
+            status,
+            retry_after: retry_after.map(str::to_owned),
+            body: b"because".to_vec(),
+        })
+    }
+
+    #[test]
+    fn each_status_means_one_thing() {
+        let common = common();
+        for status in 200..600 {
+            let verdict = classify(&common, status, None);
+            let found = match &verdict {
+                Verdict::Accepted => "accepted",
+                Verdict::Conflict(_) => "conflict",
+                Verdict::Rejected("http_rejected", _) => "rejected",
+                Verdict::Fault(Fault::Retry { after: None, .. }) => "retry",
+                Verdict::Fault(Fault::Halt(halt)) if halt.code == "http_refused" => "halt",
+                _ => "?",
+            };
+            let expected = match status {
+                200..=299 => "accepted",
+                409 | 425 => "conflict",
+                300..=399 | 401 | 403 | 404 | 405 | 501 => "halt",
+                408 | 429 | 500.. => "retry",
+                _ => "rejected",
+            };
+            assert_eq!(found, expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_obeyed_up_to_the_cap() {
+        let common = common();
+        let cap = Duration::from_secs(common.settings.max_retry_after_seconds);
+        for (header, expected) in [
+            ("7", Some(Duration::from_secs(7))),
+            ("100000", Some(cap)),
+            ("Fri, 31 Dec 2100 23:59:59 GMT", Some(cap)),
+            ("soon", None),
+        ] {
+            let verdict = classify(&common, 429, Some(header));
+            let Verdict::Fault(Fault::Retry { after, .. }) = verdict else {
+                panic!("{header}: {verdict:?}");
+            };
+            assert_eq!(after, expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn a_halt_goes_before_a_retry_and_a_longer_wait_before_a_shorter() {
+        let wait = |seconds| Fault::Retry {
+            reason: "busy".to_owned(),
+            after: Some(Duration::from_secs(seconds)),
+        };
+        let halt = || Fault::halt("http_refused", "no", "mend it");
+        assert!(matches!(worse(Some(wait(9)), halt()), Fault::Halt(_)));
+        assert!(matches!(worse(Some(halt()), wait(9)), Fault::Halt(_)));
+        let Fault::Retry { after, .. } = worse(Some(wait(9)), wait(2)) else {
+            panic!("no halt");
+        };
+        assert_eq!(after, Some(Duration::from_secs(9)));
+    }
+}

@@ -146,6 +146,7 @@ fn watched_board(stack: &Stack) {
 }
 
 fn metrics(stack: &Stack) {
+    Event::insert(stack);
     let url = stack.stores.url("FANOUT_HTTP_URL");
     let get = |path: &str| {
         wait_for(async {
@@ -158,16 +159,17 @@ fn metrics(stack: &Stack) {
     };
     assert_eq!(get("/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(get("/nowhere").0, 404);
-    let (status, text) = get("/metrics");
-    assert_eq!(status, 200);
-    assert!(text.ends_with("# EOF\n"), "{text}");
     for sink in ["redis", "clickhouse", "http"] {
         let applied = format!("fanout_sink_records_total{{sink=\"{sink}\",outcome=\"applied\"");
-        let lines = text.lines().filter(|line| line.starts_with(&applied));
-        let counts: Vec<u64> = lines
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
-            .collect();
-        assert!(counts.iter().sum::<u64>() > 0, "{applied} in\n{text}");
+        eventually(&format!("{sink} counts what it applied"), || {
+            let (status, text) = get("/metrics");
+            assert_eq!(status, 200);
+            assert!(text.ends_with("# EOF\n"), "{text}");
+            let lines = text.lines().filter(|line| line.starts_with(&applied));
+            let counts = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+            let sum: u64 = counts.sum();
+            (sum > 0).then_some(()).ok_or(text)
+        });
     }
 }
 
@@ -186,7 +188,6 @@ fn until_idle(stack: &Stack) {
     let report = fanout.document(0, &arguments);
     assert_eq!(report["drained"], true, "{report:#}");
     assert!(report["fence"].is_object(), "{report:#}");
-    assert_eq!(report["sinks"][0]["lag"], 0, "{report:#}");
     let ids = |accepted: Vec<Json>| -> BTreeSet<i64> {
         let ids = accepted
             .iter()
@@ -204,8 +205,8 @@ fn broken_hop(stack: &Stack) {
     stack.kill("stub");
     let folder = tempfile::tempdir().expect("a folder");
     let junit = folder.path().join("smoke.xml");
-    let arguments = ["smoke", "--timeout", "10s", "--junit"];
-    let mut arguments = arguments.to_vec();
+    let patience = ["--timeout", "30s", "--latency-budget", "30s"];
+    let mut arguments = [&["smoke"], &patience[..], &["--junit"]].concat();
     arguments.push(junit.to_str().expect("a path in UTF-8"));
     let ended = stack.fanout.run(&arguments).ends_with(5);
     let ended = ended.says("first broken hop: http");

@@ -3,7 +3,7 @@
 
 use std::iter;
 
-use fanout::enrichment::engagement_pct;
+use fanout::{clients::clickhouse::percent, enrichment::engagement_pct};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
@@ -162,12 +162,17 @@ fn percentages(stack: &Stack) {
     let edges = edges
         .iter()
         .flat_map(|duration| edges.map(|length| (*duration, length)));
-    // Short lengths make the halves that rounding is about.
+    // Short lengths make the halves that rounding is about; every fourth pair
+    // is any two numbers.
     let any = iter::repeat_with(|| {
-        (
-            random.random_range(-100_000..100_000),
-            random.random_range(-2..64),
-        )
+        if random.random_ratio(1, 4) {
+            (random.random(), random.random())
+        } else {
+            (
+                random.random_range(-100_000..100_000),
+                random.random_range(-2..64),
+            )
+        }
     });
     let (durations, lengths): (Vec<i32>, Vec<i32>) = edges.chain(any).take(PAIRS).unzip();
     let expected: Vec<Option<i64>> = wait_for(async {
@@ -187,10 +192,41 @@ fn percentages(stack: &Stack) {
         rows.iter().map(|row| row.get(0)).collect()
     });
     assert_eq!(expected.len(), PAIRS);
-    for ((duration, length), expected) in durations.into_iter().zip(lengths).zip(expected) {
+    let stored = percentages_of_clickhouse(stack, &durations, &lengths);
+    assert_eq!(stored.len(), PAIRS);
+    let pairs = durations.into_iter().zip(lengths);
+    for ((pair, expected), stored) in pairs.zip(expected).zip(stored) {
+        let (duration, length) = pair;
         let found = engagement_pct(Some(duration), Some(length));
         assert_eq!(found, expected, "{duration} ms of {length} s");
+        assert_eq!(stored, expected, "{duration} ms of {length} s, re-enriched");
     }
+}
+
+/// The same by the expression that re-enriches stored rows, in hundredths.
+fn percentages_of_clickhouse(
+    stack: &Stack,
+    durations: &[i32],
+    lengths: &[i32],
+) -> Vec<Option<i64>> {
+    // What one statement holds by default.
+    const CHUNK: usize = 5_000;
+    let percent = percent("duration", "length");
+    let mut found = Vec::new();
+    for (durations, lengths) in durations.chunks(CHUNK).zip(lengths.chunks(CHUNK)) {
+        let text = stack.stores.clickhouse(&format!(
+            "SELECT toInt64(({percent}) * 100) FROM
+                 (SELECT CAST(pair.1 AS Int32) AS duration, CAST(pair.2 AS Nullable(Int32)) AS length, place
+                  FROM (SELECT arrayZip({durations:?}, {lengths:?}) AS pairs)
+                  ARRAY JOIN pairs AS pair, arrayEnumerate(pairs) AS place)
+             ORDER BY place FORMAT TSV"
+        ));
+        found.extend(text.lines().map(|line| match line {
+            "\\N" => None,
+            number => Some(number.parse().unwrap_or_else(|_| panic!("{number}"))),
+        }));
+    }
+    found
 }
 
 /// A `fanout seed` under way; killed when dropped.

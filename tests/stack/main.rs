@@ -13,7 +13,9 @@
 mod cases;
 mod commands;
 mod end_to_end;
+mod external;
 mod operating;
+mod reset;
 mod support;
 mod truncate;
 mod verify;
@@ -37,13 +39,15 @@ fn main() -> ExitCode {
     };
     let shared = Shared::default();
     // What leaves the stack as it found it comes before what does not.
-    let groups: [(&str, &[Test]); 6] = [
+    let groups: [(&str, &[Test]); 8] = [
         ("operating", operating::TESTS),
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
+        ("external", external::TESTS),
         ("truncate", truncate::TESTS),
+        ("reset", reset::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, tests)| {
         let shared = shared.clone();

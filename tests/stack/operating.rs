@@ -1,8 +1,10 @@
 //! What an operator does with a stack, and what happens to one.
 
+use serde_json::Value as Json;
+
 use crate::{
     Test,
-    support::{Stack, eventually},
+    support::{Event, Stack, eventually},
 };
 
 /// The tests, in their order.
@@ -19,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("the_connector_applied_again_is_unchanged", connector_again),
     ("a_smoke_test_is_green", smoke),
     ("a_killed_service_is_noticed_and_mended", killed_services),
+    ("a_stack_that_is_taken_down_keeps_its_data", down_and_up),
 ];
 
 fn other_ports(stack: &Stack) {
@@ -37,6 +40,7 @@ fn other_ports(stack: &Stack) {
 }
 
 fn fixed_ports(stack: &Stack) {
+    stack.hold_ports();
     let other = [
         "--project",
         "other",
@@ -66,14 +70,15 @@ fn connector_again(stack: &Stack) {
 }
 
 fn smoke(stack: &Stack) {
-    stack
-        .fanout
-        .run(&["smoke", "--timeout", "60s"])
-        .ends_with(0);
+    // How fast it is is not for a test to say.
+    let patient = ["smoke", "--timeout", "120s", "--latency-budget", "120s"];
+    stack.fanout.run(&patient).ends_with(0);
 }
 
 fn killed_services(stack: &Stack) {
-    for service in ["redis", "clickhouse", "postgres"] {
+    let event = Event::insert(stack);
+    event.scores(event.content, Some(1));
+    for service in ["redis", "clickhouse", "postgres", "kafka", "connect"] {
         stack.is_well();
         let before = stack.pid(service);
         stack.kill(service);
@@ -87,5 +92,24 @@ fn killed_services(stack: &Stack) {
         stack.mend();
         assert_ne!(stack.pid(service), before, "{service}");
     }
+    stack.verifies();
+}
+
+fn down_and_up(stack: &Stack) {
+    let event = Event::insert(stack);
+    event.becomes("device", &Json::from("ios"));
+    let processes = stack.processes();
+    let down = stack.fanout.run(&["down"]).ends_with(0);
+    let data = stack.file("data");
+    let down = down.says(&data.display().to_string());
+    let left: Vec<_> = processes.iter().filter(|one| one.is_alive()).collect();
+    assert!(left.is_empty(), "{left:?}\n{}", down.evidence());
+    stack.fanout.run(&["down"]).ends_with(0);
+    let status = stack.fanout.run(&["status", "--check"]);
+    status.ends_with(5).says("fanout up");
+
+    stack.mend();
+    event.becomes("device", &Json::from("ios"));
+    event.scores(event.content, Some(1));
     stack.verifies();
 }

@@ -5,7 +5,9 @@ mod store;
 
 pub use clickhouse::insert::Insert;
 pub use query::{MAX_TEXT, OriginRow, Query, Rows, TextRow, Title};
-pub use store::{CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow};
+pub use store::{
+    CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,
+};
 
 /// Where a ClickHouse is and how to log in: from `http://user:password@host:port`.
 #[derive(Debug, Clone)]

@@ -268,21 +268,32 @@ fn reenrich_statement(partition: i32, enrichments: &[Enrichment]) -> String {
             one.content_id, one.content_offset
         );
     }
+    let percent = percent("s.duration_ms", "c.length");
     format!(
         "INSERT INTO {FACTS} \
          SELECT s.event_id, s.content_id, s.user_id, s.event_type, s.event_ts, s.duration_ms, \
          s.engagement_seconds, \
-         if(c.length > 0, toDecimal64(toInt64(sign(s.duration_ms)) * \
-         intDiv(abs(toInt64(s.duration_ms)) + 5 * c.divisor, 10 * c.divisor), 0) \
-         * toDecimal64('0.01', 2), NULL) AS engagement_pct, \
+         {percent} AS engagement_pct, \
          s.device, s.raw_payload, c.kind, c.length, now64(3, 'UTC'), \
          bitOr(bitShiftLeft(bitShiftRight(s._version, 64), 64), toUInt128(c.offset)), \
          s._deleted, s._partition, s._offset, c.offset, s._record_ts \
          FROM (SELECT * FROM {FACTS} FINAL WHERE event_id IN \
          (SELECT event_id FROM {FACTS} WHERE content_id IN ({ids}))) AS s \
-         INNER JOIN (SELECT *, toInt64(if(length > 0, length, 1)) AS divisor FROM values('content UUID, kind Nullable(String), \
+         INNER JOIN (SELECT * FROM values('content UUID, kind Nullable(String), \
          length Nullable(Int32), offset UInt64', {values})) AS c ON s.content_id = c.content \
          WHERE s._partition = {partition} AND s._deleted = 0 AND s._content_offset < c.offset"
+    )
+}
+
+/// `engagement_pct` of two columns, as [`crate::enrichment::engagement_pct`]
+/// makes it: in integers, halves away from zero.
+#[must_use]
+pub fn percent(duration_ms: &str, length_seconds: &str) -> String {
+    let divisor = format!("toInt64(if({length_seconds} > 0, {length_seconds}, 1))");
+    format!(
+        "if({length_seconds} > 0, toDecimal64(toInt64(sign({duration_ms})) * \
+         intDiv(abs(toInt64({duration_ms})) + 5 * {divisor}, 10 * {divisor}), 0) \
+         * toDecimal64('0.01', 2), NULL)"
     )
 }
 

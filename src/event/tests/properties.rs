@@ -29,13 +29,37 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A record never passes for another kind than its `op` says.
+fn is_of_its_op(record: &Record<'_>, change: &Result<FactChange<'_>, Reject>) {
+    let value: Value = serde_json::from_slice(record.value.unwrap_or_default()).unwrap_or_default();
+    let op = value.get("op").or_else(|| value.pointer("/payload/op"));
+    let expected = match change {
+        Ok(Change::Upsert { .. }) => &["c", "u", "r"][..],
+        Ok(Change::Delete { .. }) => &["d"],
+        Ok(Change::Truncate { .. }) => &["t"],
+        Ok(Change::Ignored(Ignored::Message)) => &["m"],
+        Ok(Change::Ignored(Ignored::Tombstone)) => {
+            assert_eq!(record.value, None);
+            return;
+        }
+        Ok(Change::Ignored(Ignored::Heartbeat)) | Err(_) => return,
+    };
+    let op = op.and_then(Value::as_str);
+    assert!(
+        op.is_some_and(|op| expected.contains(&op)),
+        "{op:?}: {change:?}"
+    );
+}
+
 fn check(key: Option<&[u8]>, value: Option<&[u8]>) {
     let record = Record {
         key,
         value,
         ..record(None, None)
     };
-    if let Err(reject) = facts().decode(&record) {
+    let change = facts().decode(&record);
+    is_of_its_op(&record, &change);
+    if let Err(reject) = change {
         assert!(reject.detail.chars().count() < 300, "{}", reject.detail);
         assert!(
             !reject.detail.contains(char::is_control),

@@ -5,7 +5,7 @@
 //! The pipeline here is of a project of its own on the stack's servers, so
 //! nothing of this is in the source.
 
-mod case;
+pub mod case;
 mod envelopes;
 mod events;
 mod rows;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use self::case::{Case, Fate, GOOD, SINKS, Sent, Subject, content};
 use crate::{
     Test,
-    support::{Bench, Stack, Written, eventually, same},
+    support::{Bench, Record, Stack, Written, eventually, records, same},
 };
 
 /// The tests, in their order.
@@ -62,6 +62,7 @@ fn each_record(stack: &Stack) {
     scores_are(&bench, "top10m:cases", &cases, |events, _| events);
     calls_are(&bench, &cases);
     letters_are(&bench, &placed);
+    shown_is_harmless(&bench);
 
     // The seconds of the same events.
     let seconds = bench.seconds();
@@ -113,8 +114,14 @@ fn told_to_stop(stack: &Stack) {
             .then_some(())
             .ok_or_else(|| worker.said())
     });
+    // Slow enough that there is something in flight, whatever the machine.
+    bench.faults("delay_ms=300");
     write(&bench, second);
+    let http = worker.sink("http");
+    let calls: usize = events.iter().map(|event| event.calls.len()).sum();
+    assert_ne!(http["applied"], calls, "{http:#}");
     let report = worker.stop();
+    bench.faults("");
     assert_eq!(report["drained"], true, "{report:#}");
     let _worker = bench.run(&[]);
     rows_are(
@@ -316,9 +323,37 @@ fn letters_are(bench: &Bench<'_>, placed: &[Placed]) {
         assert_eq!(expected, found);
     }
     assert_eq!(expected.len(), found.len(), "{document:#}");
+    let mut expected: Vec<Record> = placed
+        .iter()
+        .flat_map(|(sent, _)| SINKS.map(|sink| (sent, sink)))
+        .filter(|(sent, sink)| matches!(sent.fate(sink), Fate::Dead(_)))
+        .map(|(sent, _)| sent.record.clone())
+        .collect();
+    let mut found = records(bench.stack(), &bench.letters_topic());
+    expected.sort();
+    found.sort();
+    assert!(expected == found, "a dead letter has other bytes");
     if let Some(letter) = letters.first() {
         let id = letter["id"].as_str().expect("an id");
         let shown = bench.fanout().document(0, &["dlq", "show", id]);
         assert_eq!(&shown["letter"], letter);
+    }
+}
+
+/// What came from outside does nothing to a terminal.
+fn shown_is_harmless(bench: &Bench<'_>) {
+    for arguments in [
+        &["peek", "clickhouse", "-n", "1000"][..],
+        &["peek", "http", "-n", "1000"],
+        &["peek", "kafka", "-n", "1000"],
+        &["dlq", "ls", "--limit", "1000"],
+    ] {
+        let shown = bench.fanout().run(arguments).ends_with(0).stdout;
+        assert!(!shown.is_empty(), "{arguments:?}");
+        let acts = |character: &char| {
+            (character.is_control() && *character != '\n')
+                || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
+        };
+        assert_eq!(shown.chars().find(acts), None, "{arguments:?}");
     }
 }

@@ -60,6 +60,10 @@ impl<'a> Bench<'a> {
         format!("{}.public.engagement_events", self.prefix())
     }
 
+    pub fn letters_topic(&self) -> String {
+        self.settings.kafka.dead_letter_topic.clone()
+    }
+
     /// Starts its pipeline and waits until every sink is past its start, so
     /// that the topics are there.
     pub fn run(&self, arguments: &[&str]) -> Worker {
@@ -100,6 +104,14 @@ impl<'a> Bench<'a> {
     pub fn rows(&self, condition: &str) -> Vec<Json> {
         let database = &self.settings.clickhouse.database;
         self.stack.stores.rows(database, condition)
+    }
+
+    /// Orders failures of its external system, in place of those before:
+    /// `status=503&retry_after_seconds=1`, or nothing for none.
+    pub fn faults(&self, query: &str) {
+        let url = format!("{}/faults?{query}", self.stub.url);
+        let answer = wait_for(reqwest::Client::new().put(url).send());
+        assert_eq!(answer.expect("the stub").status(), 200, "{query}");
     }
 
     /// What its external system has accepted.

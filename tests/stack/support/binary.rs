@@ -4,9 +4,19 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value as Json;
+
+/// A call that takes longer hangs: the first `up` of a machine downloads.
+const LONGEST_RUN: Duration = Duration::from_secs(900);
 
 /// The binary under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_fanout");
@@ -64,11 +74,28 @@ impl Fanout {
         command
     }
 
-    /// Calls it and waits for its end.
+    /// Calls it and waits for its end. One that never ends is killed and fails
+    /// the test.
     pub fn run(&self, arguments: &[&str]) -> Ended {
-        let output = self.command(arguments).output().expect("the binary starts");
+        let line = format!("fanout {}", arguments.join(" "));
+        let child = self
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(child.wait_with_output()));
+        let output = ended.recv_timeout(LONGEST_RUN).unwrap_or_else(|_| {
+            // What it had to say comes with its end.
+            let _ = kill(pid, Signal::SIGKILL);
+            let said = ended.recv_timeout(LONGEST_RUN);
+            panic!("{line}: it does not end\n{said:?}")
+        });
+        let output = output.expect("an end");
         Ended {
-            line: format!("fanout {}", arguments.join(" ")),
+            line,
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

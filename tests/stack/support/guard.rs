@@ -12,14 +12,17 @@ use std::{
 use super::binary::{Fanout, PROGRAM};
 
 /// Reads pids to the end of its input, kills those that still are the binary,
-/// resets the project, and removes its home.
+/// resets every project of the home, and removes it.
 const SCRIPT: &str = r#"
 pids=
 while read -r pid; do pids="$pids $pid"; done
 for pid in $pids; do
     [ "$(readlink "/proc/$pid/exe")" = "$0" ] && kill -9 "$pid"
 done
-"$0" --quiet reset --yes
+for state in "$1"/*/state.json; do
+    project=$(basename "$(dirname "$state")")
+    [ -e "$state" ] && "$0" --quiet --project "$project" reset --yes
+done
 rm -rf "$1"
 "#;
 

@@ -1,11 +1,12 @@
 //! The log, written to and read directly.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
+    metadata::MetadataPartition,
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
 };
@@ -84,14 +85,16 @@ pub fn records(stack: &Stack, topic: &str) -> Vec<Record> {
     }
     consumer.assign(&from_the_start).expect("an assignment");
     let mut records = Vec::new();
-    let mut unread = partitions.len();
-    while unread > 0 {
+    let mut unread: BTreeSet<i32> = partitions.iter().map(MetadataPartition::id).collect();
+    while !unread.is_empty() {
         match consumer.poll(PATIENCE) {
             Some(Ok(message)) => records.push(Record {
                 key: message.key().map(<[u8]>::to_vec),
                 value: message.payload().map(<[u8]>::to_vec),
             }),
-            Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                unread.remove(&partition);
+            }
             Some(Err(error)) => panic!("{topic}: {error}"),
             None => panic!("{topic}: its end did not come"),
         }

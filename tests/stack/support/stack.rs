@@ -5,9 +5,10 @@ use std::{
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+use fanout::stack::proc::Identity;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -27,7 +28,9 @@ pub struct Stack {
     /// The `up` that brought it here.
     pub first_up: Ended,
     pub guard: Guard,
-    _held: Vec<TcpListener>,
+    /// The default ports that something else holds, as far as nobody held them
+    /// before.
+    held: Mutex<Vec<TcpListener>>,
 }
 
 /// The one stack of this process, brought up by the first test that wants it.
@@ -46,11 +49,8 @@ impl Shared {
 
 impl Stack {
     fn up() -> Result<Self, String> {
-        let held = HELD_PORTS.iter().filter_map(|port| {
-            // Where it is taken already, others hold it.
-            TcpListener::bind(("127.0.0.1", *port)).ok()
-        });
-        let held = held.collect();
+        let held = Mutex::default();
+        hold_ports(&held);
         let home = home();
         let fanout = Fanout::at(&home);
         let guard = Guard::new(&fanout, &home);
@@ -63,8 +63,13 @@ impl Stack {
             fanout,
             first_up,
             guard,
-            _held: held,
+            held,
         })
+    }
+
+    /// Holds the default ports, also where somebody else held them before.
+    pub fn hold_ports(&self) {
+        hold_ports(&self.held);
     }
 
     /// What `status` says.
@@ -89,6 +94,17 @@ impl Stack {
         kill(self.pid(service), Signal::SIGKILL).expect("it was there");
     }
 
+    /// The processes of all services, each of which has to run.
+    pub fn processes(&self) -> Vec<Identity> {
+        let status = self.status();
+        let services = status["services"].as_array().expect("services");
+        let names = services
+            .iter()
+            .map(|service| service["name"].as_str().expect("a name"));
+        let pids = names.map(|name| self.pid(name).as_raw());
+        pids.filter_map(Identity::of).collect()
+    }
+
     /// Brings the stack back to what it should be, and sees that it is.
     pub fn mend(&self) {
         self.fanout.run(&["up"]).ends_with(0);
@@ -106,9 +122,19 @@ impl Stack {
         });
     }
 
-    /// `verify`, which has to find every store as it should be.
+    /// `verify`, which has to judge everything and to find every store as it
+    /// should be, without an excuse.
     pub fn verifies(&self) {
-        self.fanout.run(&["verify"]).ends_with(0);
+        let report = self.fanout.document(0, &["verify"]);
+        let checks = report["checks"].as_array().expect("checks");
+        let names: Vec<&Json> = checks.iter().map(|check| &check["check"]).collect();
+        assert_eq!(names, ["rows", "board", "external", "records"]);
+        for check in checks {
+            let clean = check["differences"] == 0 && check["excused"] == 0;
+            let judged = check["notes"] == serde_json::json!([]);
+            assert!(clean && judged, "{report:#}");
+            assert_ne!(check["compared"], 0, "{report:#}");
+        }
     }
 
     /// A file of the project.
@@ -124,6 +150,14 @@ impl Stack {
             self.fanout.run(&["status"]).evidence(),
             tail(&log, 30)
         )
+    }
+}
+
+fn hold_ports(held: &Mutex<Vec<TcpListener>>) {
+    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+    for port in HELD_PORTS {
+        // Where it is taken already, it is held.
+        held.extend(TcpListener::bind(("127.0.0.1", port)).ok());
     }
 }
 
