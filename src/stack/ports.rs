@@ -135,27 +135,45 @@ pub fn is_free(port: u16) -> bool {
 /// The process on `port`; a listening one before one that merely uses it.
 #[must_use]
 pub fn holder(port: u16) -> Option<Holder> {
-    let sockets: Vec<Socket> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|text| text.lines().filter_map(socket).collect::<Vec<_>>())
-        .filter(|socket| socket.port == port)
-        .collect();
+    let sockets = sockets(port);
     let listening = sockets.iter().find(|socket| socket.listening);
-    let inode = listening.or(sockets.first())?.inode;
-    let link = format!("socket:[{inode}]");
-    let pid = proc::all()
-        .find(|pid| proc::has_open(*pid, |target| target.to_str() == Some(link.as_str())))?;
+    let socket = listening.or(sockets.first())?;
+    let pid = proc::all().find(|pid| socket.is_of(*pid))?;
     Some(Holder {
         pid,
         command: proc::command(pid).unwrap_or_default(),
     })
 }
 
+/// Whether one of these processes listens on `port`.
+#[must_use]
+pub fn is_listened_on_by(port: u16, pids: &[i32]) -> bool {
+    let sockets = sockets(port);
+    let mut listening = sockets.iter().filter(|socket| socket.listening);
+    listening.any(|socket| pids.iter().any(|pid| socket.is_of(*pid)))
+}
+
 struct Socket {
     port: u16,
     listening: bool,
     inode: u64,
+}
+
+impl Socket {
+    fn is_of(&self, pid: i32) -> bool {
+        let link = format!("socket:[{}]", self.inode);
+        proc::has_open(pid, |target| target.to_str() == Some(link.as_str()))
+    }
+}
+
+/// All sockets of this machine on a port.
+fn sockets(port: u16) -> Vec<Socket> {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|text| text.lines().filter_map(socket).collect::<Vec<_>>())
+        .filter(|socket| socket.port == port)
+        .collect()
 }
 
 /// One line of `/proc/net/tcp`.
@@ -199,7 +217,10 @@ mod tests {
         let (_listener, port) = listener();
         assert!(!is_free(port));
         let holder = holder(port).expect("this process");
-        assert_eq!(holder.pid, std::process::id().cast_signed());
+        let own = std::process::id().cast_signed();
+        assert_eq!(holder.pid, own);
+        assert!(is_listened_on_by(port, &[own]));
+        assert!(!is_listened_on_by(port, &[1]));
         let taken = Taken {
             port,
             service: "clickhouse".to_owned(),

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     Site,
+    definition::MAIN_PORT,
     logs::last_lines,
     native::{
         account::AccountError,
@@ -14,8 +15,9 @@ use super::{
         process::{self, Ended, ProcessError, Started, lines},
         recipe::Recipe,
     },
+    ports,
     probe::probe,
-    proc::Identity,
+    proc::{self, Identity},
     resolve::Service,
 };
 use crate::{
@@ -232,8 +234,9 @@ async fn wait(
     let mut last_told = String::new();
     loop {
         let answer = match probe(&service.definition.ready, &service.endpoint).await {
-            // Somebody else's server may answer while ours has died.
-            Ok(()) if life.ended().is_none() => return Ok(()),
+            // Somebody else's server may answer while ours is on its way to
+            // find its port taken.
+            Ok(()) if life.ended().is_none() && is_its_own(site, service) => return Ok(()),
             Ok(()) => "another server answers in its place".to_owned(),
             Err(answer) => answer,
         };
@@ -258,6 +261,13 @@ async fn wait(
         }
         sleep(TICK).await;
     }
+}
+
+/// Whether what listens on the service's port is of the service.
+fn is_its_own(site: &Site, service: &Service) -> bool {
+    let own = || proc::holders_of(&site.dir().tether(&service.definition.name));
+    let listens = |port: &u16| ports::is_listened_on_by(*port, &own());
+    service.ports.get(MAIN_PORT).is_none_or(listens)
 }
 
 fn not_in_time(
