@@ -1,17 +1,12 @@
 //! What can go wrong between fanout and Kafka Connect.
 
-use super::{State, status};
+use super::{State, remedy};
 use crate::{
     clients::{postgres::PostgresError, web::WebError},
     config::Settings,
     failure::{Failure, Kind},
     template::TemplateError,
 };
-
-/// What mends a slot that is gone: a snapshot of what there is. It does not
-/// tell of rows that were deleted meanwhile.
-pub const SLOT_LOST_REMEDY: &str = "fanout connector apply --forget-offsets, and then fanout verify: \
-     rows that were deleted meanwhile stay until fanout reset and fanout up";
 
 /// Why the connector is not as it was asked to be.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +41,7 @@ impl ConnectorError {
     /// The failure of a task, by its root cause.
     pub(super) fn failed(settings: &Settings, cause: String) -> Self {
         let name = settings.connector.name.clone();
-        if status::says_slot_is_lost(&cause) {
+        if remedy::says_slot_is_lost(&cause) {
             let slot = settings.connector.slot.clone();
             return Self::SlotLost { name, slot };
         }
@@ -90,11 +85,14 @@ impl Failure for ConnectorError {
             Self::PostgresUrl(_) | Self::Template(_) => "fanout config show",
             Self::Document(_) => return None,
             Self::Web(_) | Self::ConnectNotReady { .. } => "fanout up connect",
+            Self::Failed { cause, .. } if remedy::says_record_is_too_large(cause) => {
+                remedy::TOO_LARGE
+            }
             Self::Refused { .. } | Self::Failed { .. } => "fanout logs connect --tail 50",
             Self::Missing { .. } => "fanout connector apply",
             Self::NotReady { .. } => "fanout connector status",
             Self::Paused { .. } => "fanout connector resume",
-            Self::SlotLost { .. } => SLOT_LOST_REMEDY,
+            Self::SlotLost { .. } => remedy::SLOT_LOST,
         };
         Some(hint.to_owned())
     }

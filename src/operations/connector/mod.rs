@@ -4,6 +4,7 @@
 mod desired;
 mod error;
 pub mod keeper;
+mod remedy;
 mod rest;
 mod status;
 
@@ -13,7 +14,8 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 pub use desired::{Properties, changed, placeholders, properties};
-pub use error::{ConnectorError, SLOT_LOST_REMEDY};
+pub use error::ConnectorError;
+pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
 use self::rest::Rest;

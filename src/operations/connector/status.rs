@@ -174,13 +174,6 @@ fn is_class(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'$' | b'_'))
 }
 
-/// Whether a failure says that the replication slot has gone while Connect
-/// still knows a position in it.
-#[must_use]
-pub fn says_slot_is_lost(cause: &str) -> bool {
-    cause.contains("no longer available on the server")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,13 +224,5 @@ mod tests {
         assert_eq!(half.failure().as_deref(), Some("why"));
         assert_eq!(half.summary(), "running; task 0 running; task 1 failed");
         assert_eq!(status("SOMETHING_NEW", "").state, State::Unknown);
-    }
-
-    #[test]
-    fn a_lost_slot_is_recognised() {
-        let cause = "The connector is trying to read change stream starting at PostgresOffsetContext \
-            [...], but this is no longer available on the server. Reconfigure the connector to use a snapshot when needed";
-        assert!(says_slot_is_lost(cause));
-        assert!(!says_slot_is_lost("FATAL: database \"x\" does not exist"));
     }
 }

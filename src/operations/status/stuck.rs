@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Report, ServiceState, ServiceStatus};
 use crate::{
-    operations::connector::SLOT_LOST_REMEDY,
+    operations::connector::{SLOT_LOST_REMEDY, remedy_of},
     pipeline::status::{SinkState, SinkStatus},
 };
 
@@ -96,7 +96,8 @@ fn connector(report: &Report) -> Option<Stuck> {
         ));
     };
     if let Some(cause) = connector.failure() {
-        return Some(stuck("connector", cause, "fanout connector restart"));
+        let remedy = remedy_of(&cause);
+        return Some(stuck("connector", cause, remedy));
     }
     if connector.is_running() {
         return None;
