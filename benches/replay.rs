@@ -16,8 +16,9 @@
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead as _, BufReader},
     path::PathBuf,
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -58,18 +59,31 @@ struct Stack {
 impl Stack {
     fn up() -> Self {
         let home = std::env::temp_dir().join(format!("fanout-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&home).expect("a folder");
         let stack = Self { home };
         stack.fanout(&["up", "--ports", "auto", "--no-run"]);
         stack
     }
 
     fn fanout(&self, arguments: &[&str]) {
-        let status = Command::new(env!("CARGO_BIN_EXE_fanout"))
+        let status = self.command(arguments).status().expect("fanout starts");
+        assert!(status.success(), "fanout {arguments:?}: {status}");
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
+        // The settings of whoever calls are not the benchmark's.
+        for (name, _) in std::env::vars_os() {
+            let ours = name.to_string_lossy().starts_with("FANOUT_");
+            if ours && name != "FANOUT_CACHE" {
+                command.env_remove(name);
+            }
+        }
+        command
             .args(arguments)
             .env("FANOUT_HOME", &self.home)
-            .status()
-            .expect("fanout starts");
-        assert!(status.success(), "fanout {arguments:?}: {status}");
+            .current_dir(&self.home);
+        command
     }
 
     fn settings(&self) -> Settings {
@@ -93,6 +107,46 @@ impl Drop for Stack {
     }
 }
 
+/// An external system that has seen nothing yet; ends when dropped.
+struct External {
+    url: String,
+    process: Child,
+}
+
+impl External {
+    fn start(stack: &Stack, run: usize) -> Self {
+        let data = format!("external-{run}");
+        let arguments = [
+            "--output",
+            "json",
+            "stub",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            &data,
+        ];
+        let mut command = stack.command(&arguments);
+        let mut process = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("fanout starts");
+        let mut line = String::new();
+        let stdout = process.stdout.as_mut().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let listening: serde_json::Value = serde_json::from_str(&line).expect("a document");
+        let url = listening["url"].as_str().expect("a url").to_owned();
+        Self { url, process }
+    }
+}
+
+impl Drop for External {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn wanted(name: &str) -> bool {
     std::env::var("BENCH_ONLY").map_or(true, |only| only.split(',').any(|one| one == name))
 }
@@ -107,10 +161,12 @@ async fn measure_all(stack: &Stack) {
     let topic = fence::events_topic(&settings);
     let ends = fence.events;
 
-    let bare = best("bare read", 1.0, || bare_read(&settings, &topic, &ends)).rate;
+    let bare = best("bare read", 1.0, || bare_read(&settings, &topic, &ends));
+    let records = bare.records;
+    let bare = bare.rate;
     if wanted("decode") {
-        let records = collect(&settings, &topic, &ends);
-        best("decode, one thread", bare, || decode(&records));
+        let kept = collect(&settings, &topic, &ends);
+        best("decode, one thread", bare, || decode(&kept));
     }
     for (name, sinks) in [
         ("clickhouse", "clickhouse"),
@@ -118,7 +174,7 @@ async fn measure_all(stack: &Stack) {
         ("http", "http"),
     ] {
         if wanted(name) {
-            sink(&settings, name, sinks, &ends, bare).await;
+            sink(stack, &settings, name, sinks, &ends, (records, bare)).await;
         }
     }
 }
@@ -161,11 +217,14 @@ fn report(name: &str, bare: f64, runs: &[Measured]) -> Measured {
         "1.00".to_owned()
     };
     let rates: Vec<String> = runs.iter().map(|run| format!("{:.0}", run.rate)).collect();
+    let each = match best.bytes / best.records.max(1) {
+        0 => String::new(),
+        bytes => format!(" of {bytes} bytes"),
+    };
     println!(
-        "{name:<20} {:>9.0} records/s  {ratio:<14} {} records, {} bytes each, {:.2} s; runs: {}",
+        "{name:<20} {:>9.0} records/s  {ratio:<14} {} records{each}, {:.2} s; runs: {}",
         best.rate,
         best.records,
-        best.bytes / best.records.max(1),
         best.elapsed.as_secs_f64(),
         rates.join(", ")
     );
@@ -274,7 +333,14 @@ fn decode(records: &[Kept]) -> Measured {
 }
 
 /// Replays the whole topic into one sink, under fresh names each time.
-async fn sink(settings: &Settings, name: &str, sink: &str, ends: &[i64], bare: f64) {
+async fn sink(
+    stack: &Stack,
+    settings: &Settings,
+    name: &str,
+    sink: &str,
+    ends: &[i64],
+    (records, bare): (usize, f64),
+) {
     let mut runs = Vec::new();
     for run in 0..RUNS {
         let mut settings = settings.clone();
@@ -284,7 +350,21 @@ async fn sink(settings: &Settings, name: &str, sink: &str, ends: &[i64], bare: f
         if sink == "clickhouse" {
             objects::clickhouse(&settings).await.expect("tables");
         }
-        runs.push(replay(&settings, sink, ends).await);
+        // A system that has seen the keys before has less to do.
+        let external = if sink == "http" {
+            let external = External::start(stack, run);
+            settings.external.url.clone_from(&external.url);
+            Some(external)
+        } else {
+            None
+        };
+        let measured = replay(&settings, sink, ends).await;
+        assert_eq!(
+            measured.records, records,
+            "{sink}: not every record was applied"
+        );
+        runs.push(measured);
+        drop(external);
     }
     report(name, bare, &runs);
 }
