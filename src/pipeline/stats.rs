@@ -42,7 +42,7 @@ struct Inner {
     last_write_ms: Option<i64>,
     /// By partition; -1 is the sink as a whole.
     halts: BTreeMap<i32, Halt>,
-    /// By partition: what the last try failed with.
+    /// By partition, the whole sink or the log: what the last try failed with.
     failing: BTreeMap<i32, String>,
     progress: BTreeMap<i32, Progress>,
     meter: VecDeque<(Instant, u64)>,
@@ -65,6 +65,9 @@ pub struct Done<'a> {
 
 /// The partition number that stands for the whole sink.
 pub const WHOLE_SINK: i32 = -1;
+
+/// The one that stands for the log itself.
+const LOG: i32 = -2;
 
 impl SinkStats {
     pub fn new(name: &'static str, topic: impl Into<String>) -> Self {
@@ -143,9 +146,15 @@ impl SinkStats {
         self.lock().halts.remove(&partition);
     }
 
-    /// Whether anything but `partition` itself keeps the sink halted.
-    pub fn halted_by_another(&self, partition: i32) -> bool {
-        self.lock().halts.keys().any(|other| *other != partition)
+    /// Whether another than `partition` keeps the sink halted and is the one to
+    /// look again: of several, the first.
+    pub fn waits_for_another(&self, partition: i32) -> bool {
+        let inner = self.lock();
+        inner
+            .halts
+            .keys()
+            .next()
+            .is_some_and(|first| *first != partition)
     }
 
     pub fn committed(&self, partition: i32, next: i64) {
@@ -171,9 +180,20 @@ impl SinkStats {
         inner.halts.remove(&partition);
     }
 
+    /// The log does not say where it ends: how far behind it the sink is, is
+    /// not known.
+    pub fn lost_sight(&self, reason: &str) {
+        let mut inner = self.lock();
+        inner.failing.insert(LOG, reason.to_owned());
+        for progress in inner.progress.values_mut() {
+            progress.end = None;
+        }
+    }
+
     /// Ends of the partitions, by number, freshly read.
     pub fn set_ends(&self, ends: &[i64]) {
         let mut inner = self.lock();
+        inner.failing.remove(&LOG);
         for (partition, end) in (0..).zip(ends) {
             if let Some(progress) = inner.progress.get_mut(&partition) {
                 progress.end = Some(*end);
@@ -292,11 +312,43 @@ mod tests {
         assert_eq!(stats.status().state, SinkState::Retrying);
         stats.halt(0, halt("schema"));
         assert_eq!(stats.status().state, SinkState::Halted);
-        assert!(stats.halted_by_another(1));
-        assert!(!stats.halted_by_another(0));
+        assert!(stats.waits_for_another(1));
+        assert!(!stats.waits_for_another(0));
         stats.unhalt(0);
         stats.wrote(1);
         assert_eq!(stats.status().state, SinkState::Running);
+    }
+
+    #[test]
+    fn of_several_halted_partitions_the_first_looks_again() {
+        let halt = || Halt {
+            code: "x".to_owned(),
+            reason: "y".to_owned(),
+            remedy: "z".to_owned(),
+        };
+        let stats = SinkStats::new("s", "t");
+        assert!(stats.halt(1, halt()) && stats.halt(0, halt()));
+        assert!(!stats.waits_for_another(0) && stats.waits_for_another(1));
+        assert!(stats.waits_for_another(2));
+        stats.unhalt(0);
+        assert!(!stats.waits_for_another(1) && stats.waits_for_another(0));
+        stats.unhalt(1);
+        assert!(!stats.waits_for_another(0));
+    }
+
+    #[test]
+    fn without_the_logs_ends_nothing_is_called_well() {
+        let stats = SinkStats::new("s", "t");
+        stats.set_phase(Phase::Running);
+        stats.claimed(0, Some(3));
+        stats.set_ends(&[3]);
+        assert_eq!(stats.status().lag, Some(0));
+        stats.lost_sight("kafka: away");
+        let status = stats.status();
+        assert_eq!((status.state, status.lag), (SinkState::Retrying, None));
+        stats.set_ends(&[4]);
+        let status = stats.status();
+        assert_eq!((status.state, status.lag), (SinkState::Running, Some(1)));
     }
 
     #[test]
