@@ -28,6 +28,8 @@ impl Table for ContentTable {
     type Row<'a> = Content<'a>;
     type Id = Uuid;
 
+    const TOMBSTONE_DELETES: bool = true;
+
     const COLUMNS: &'static [&'static str] = &[
         "id",
         "slug",

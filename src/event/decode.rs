@@ -51,6 +51,10 @@ pub trait Table {
     /// The columns a row must have, in the table's order, its `id` first.
     const COLUMNS: &'static [&'static str];
 
+    /// Whether a tombstone says that the row is gone: where the topic is
+    /// compacted, it may be all that is left of the delete before it.
+    const TOMBSTONE_DELETES: bool;
+
     /// Reads an `id`, of the row or of the key.
     ///
     /// # Errors
@@ -93,6 +97,9 @@ impl<T: Table> Decoder<T> {
     /// The record is not understood; the reject says why.
     pub fn decode<'a>(&self, record: &Record<'a>) -> Result<Change<T::Row<'a>, T::Id>, Reject> {
         let Some(value) = record.value else {
+            if T::TOMBSTONE_DELETES {
+                return key_id::<T>(record).map(|id| Change::Delete { id });
+            }
             return Ok(Change::Ignored(Ignored::Tombstone));
         };
         if value.is_empty() {

@@ -31,6 +31,8 @@ impl Table for EngagementTable {
     type Row<'a> = Engagement<'a>;
     type Id = i64;
 
+    const TOMBSTONE_DELETES: bool = false;
+
     const COLUMNS: &'static [&'static str] = &[
         "id",
         "content_id",

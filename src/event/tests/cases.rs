@@ -264,3 +264,15 @@ fn the_codes_are_names_and_none_is_used_twice() {
         );
     }
 }
+
+#[test]
+fn a_tombstone_of_content_is_a_delete_whose_record_was_compacted_away() {
+    let key = json!({"id": CONTENT_ID}).to_string();
+    let id = CONTENT_ID.parse().unwrap();
+    assert_eq!(
+        contents().decode(&record(Some(&key), None)),
+        Ok(Change::Delete { id })
+    );
+    let reject = contents().decode(&record(None, None)).unwrap_err();
+    assert_eq!(reject.code, RejectCode::MissingKey);
+}
