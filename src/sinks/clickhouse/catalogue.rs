@@ -47,8 +47,8 @@ pub type Reached = Vec<i64>;
 pub struct Catalogue {
     inner: RwLock<Inner>,
     reached: watch::Sender<Reached>,
-    /// How many changes that matter there have been.
-    changed: watch::Sender<u64>,
+    /// How often it has come further.
+    advanced: watch::Sender<u64>,
 }
 
 impl Default for Catalogue {
@@ -56,7 +56,7 @@ impl Default for Catalogue {
         Self {
             inner: RwLock::default(),
             reached: watch::channel(Reached::new()).0,
-            changed: watch::channel(0).0,
+            advanced: watch::channel(0).0,
         }
     }
 }
@@ -77,23 +77,23 @@ impl Catalogue {
 
     /// Takes changes in the log's order, then says how far the partition is.
     pub fn apply(&self, updates: &[ContentUpdate], partition: i32, next: i64) {
-        let mut matter = 0;
         {
             let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
             for update in updates {
-                matter += u64::from(inner.apply(update));
+                inner.apply(update);
             }
         }
-        self.reached.send_modify(|reached| {
-            if let Some(at) = usize::try_from(partition)
+        let came_further = self.reached.send_if_modified(|reached| {
+            let at = usize::try_from(partition)
                 .ok()
-                .and_then(|p| reached.get_mut(p))
-            {
-                *at = next.max(*at);
-            }
+                .and_then(|partition| reached.get_mut(partition));
+            at.is_some_and(|at| {
+                let before = std::mem::replace(at, next.max(*at));
+                before < *at
+            })
         });
-        if matter > 0 {
-            self.changed.send_modify(|count| *count += matter);
+        if came_further {
+            self.advanced.send_modify(|count| *count += 1);
         }
     }
 
@@ -112,9 +112,10 @@ impl Catalogue {
         let _ = reached.wait_for(all).await;
     }
 
-    /// Counts changes that matter, for waiting on the next one.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Tells when it has come further: also past what no row has to know of,
+    /// so that whoever waits for a commit that says so does not wait for ever.
+    pub fn advances(&self) -> watch::Receiver<u64> {
+        self.advanced.subscribe()
     }
 
     /// The contents whose type or length changed in `from..to`, by partition.
@@ -141,14 +142,14 @@ impl Catalogue {
 }
 
 impl Inner {
-    /// Returns whether the change matters to enrichment.
-    fn apply(&mut self, update: &ContentUpdate) -> bool {
+    /// Keeps what matters to enrichment.
+    fn apply(&mut self, update: &ContentUpdate) {
         let (content_type, length_seconds) = update.fields.clone().unwrap_or((None, None));
         let content_type = content_type.map(|text| self.intern(text));
         if let Some(known) = self.entries.get(&update.id) {
             let same = known.content_type == content_type && known.length_seconds == length_seconds;
             if same || known.offset >= update.offset {
-                return false;
+                return;
             }
             self.changes.remove(&(update.partition, known.offset));
         }
@@ -162,7 +163,6 @@ impl Inner {
                 offset: update.offset,
             },
         );
-        true
     }
 
     fn intern(&mut self, text: Arc<str>) -> Arc<str> {
@@ -227,6 +227,24 @@ mod tests {
         );
         assert_eq!(changed(&catalogue, 1, 5), [1]);
         assert_eq!(catalogue.get(&Uuid::from_u128(2)), None);
+    }
+
+    #[test]
+    fn coming_further_is_told_whether_it_matters_or_not() {
+        let catalogue = Catalogue::default();
+        catalogue.restart(1);
+        let mut advances = catalogue.advances();
+        let mut told = |updates: &[ContentUpdate], next| {
+            catalogue.apply(updates, 0, next);
+            let told = advances.has_changed().expect("it is there");
+            advances.mark_unchanged();
+            told
+        };
+        assert!(told(&[update(1, 0, Some(("video", 10)))], 1));
+        assert!(told(&[update(1, 1, Some(("video", 10)))], 2));
+        // A transaction's marker.
+        assert!(told(&[], 3));
+        assert!(!told(&[], 3));
     }
 
     #[tokio::test]

@@ -82,13 +82,13 @@ impl Sink for Facts {
         let enriched = known
             .filter(|known| known.f == METADATA_FORMAT && known.g == generations.content)
             .map_or_else(Reached::new, |known| known.c);
-        let changes = self.common.catalogue.changes();
+        let advances = self.common.catalogue.advances();
         Ok(FactsPartition {
             common: Arc::clone(&self.common),
             partition,
             generations,
             enriched,
-            changes,
+            advances,
         })
     }
 }
@@ -124,7 +124,7 @@ pub struct FactsPartition {
     generations: Current,
     /// Up to where the stored rows know the catalogue.
     enriched: Reached,
-    changes: watch::Receiver<u64>,
+    advances: watch::Receiver<u64>,
 }
 
 impl PartitionSink for FactsPartition {
@@ -160,7 +160,7 @@ impl PartitionSink for FactsPartition {
     }
 
     async fn settle(&mut self) -> Result<(), Fault> {
-        self.changes.mark_unchanged();
+        self.advances.mark_unchanged();
         // Read first: a change after this is found the next time.
         let reached = self.common.catalogue.reached();
         let owed = self
@@ -187,12 +187,12 @@ impl PartitionSink for FactsPartition {
     }
 
     async fn owed(&mut self) {
-        if self.changes.changed().await.is_err() {
+        if self.advances.changed().await.is_err() {
             // The catalogue lives as long as the sink; without it nothing is.
             std::future::pending::<()>().await;
         }
         // Undone if this future is dropped before its end.
-        self.changes.mark_changed();
+        self.advances.mark_changed();
         tokio::time::sleep(COALESCE).await;
     }
 
