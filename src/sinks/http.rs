@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -86,6 +86,7 @@ impl Sink for Http {
             common: Arc::clone(&self.common),
             pending: Vec::new(),
             delivery: Delivery::default(),
+            halted: false,
         })
     }
 }
@@ -109,6 +110,8 @@ pub struct HttpPartition {
     pending: Vec<Request>,
     /// Of the batch in hand: what has been decided.
     delivery: Delivery,
+    /// The last look found that an operator has to mend something.
+    halted: bool,
 }
 
 impl PartitionSink for HttpPartition {
@@ -116,17 +119,15 @@ impl PartitionSink for HttpPartition {
         if attempt == 0 {
             self.encode(batch);
         }
-        let common = &self.common;
+        if self.halted {
+            // One tells whether it has been mended.
+            let last = self.pending.len().saturating_sub(1);
+            let one = self.pending.split_off(last);
+            self.post(one).await?;
+            self.halted = false;
+        }
         let requests = std::mem::take(&mut self.pending);
-        let answered: Vec<(Request, Verdict)> = stream::iter(requests)
-            .map(|request| async move {
-                let verdict = common.post(&request).await;
-                (request, verdict)
-            })
-            .buffer_unordered(common.settings.max_in_flight)
-            .collect()
-            .await;
-        self.decide(answered)?;
+        self.post(requests).await?;
         Ok(std::mem::take(&mut self.delivery))
     }
 
@@ -199,6 +200,37 @@ impl HttpPartition {
         }
     }
 
+    /// Posts, many at once, and sorts the answers. After a halt nothing more is
+    /// begun.
+    async fn post(&mut self, requests: Vec<Request>) -> Result<(), Fault> {
+        let common = &self.common;
+        let halted = AtomicBool::new(false);
+        let halted = &halted;
+        let answered: Vec<(Request, Option<Verdict>)> = stream::iter(requests)
+            .map(|request| async move {
+                if halted.load(Ordering::Relaxed) {
+                    return (request, None);
+                }
+                let verdict = common.post(&request).await;
+                if matches!(verdict, Verdict::Fault(Fault::Halt(_))) {
+                    halted.store(true, Ordering::Relaxed);
+                }
+                (request, Some(verdict))
+            })
+            .buffer_unordered(common.settings.max_in_flight)
+            .collect()
+            .await;
+        self.halted |= halted.load(Ordering::Relaxed);
+        let mut decided = Vec::with_capacity(answered.len());
+        for (request, verdict) in answered {
+            match verdict {
+                Some(verdict) => decided.push((request, verdict)),
+                None => self.pending.push(request),
+            }
+        }
+        self.decide(decided)
+    }
+
     /// Sorts the answers; what has to be sent again stays pending.
     fn decide(&mut self, answered: Vec<(Request, Verdict)>) -> Result<(), Fault> {
         let mut fault: Option<Fault> = None;
@@ -210,7 +242,7 @@ impl HttpPartition {
                     code,
                     detail,
                 }),
-                Verdict::Conflict(detail) => {
+                Verdict::Conflict(detail, after) => {
                     request.conflicts += 1;
                     if request.conflicts > self.common.settings.max_conflict_retries {
                         self.delivery.rejected.push(Rejected {
@@ -220,7 +252,11 @@ impl HttpPartition {
                         });
                     } else {
                         self.pending.push(request);
-                        fault = Some(worse(fault, Fault::retry(detail)));
+                        let again = Fault::Retry {
+                            reason: detail,
+                            after,
+                        };
+                        fault = Some(worse(fault, again));
                     }
                 }
                 Verdict::Fault(found) => {
@@ -258,8 +294,8 @@ enum Verdict {
     Accepted,
     /// This record, never: code and detail.
     Rejected(&'static str, String),
-    /// 409 or 425: again, a bounded number of times.
-    Conflict(String),
+    /// 409 or 425: again, a bounded number of times, after so long.
+    Conflict(String, Option<Duration>),
     /// Not this record's fault.
     Fault(Fault),
 }
@@ -284,7 +320,7 @@ impl Common {
                     return Verdict::Fault(self.too_many_rejects(row, &verdict));
                 }
             }
-            Verdict::Conflict(_) | Verdict::Fault(_) => {}
+            Verdict::Conflict(..) | Verdict::Fault(_) => {}
         }
         verdict
     }
@@ -298,7 +334,7 @@ impl Common {
             .and_then(|header| retry_after(header, SystemTime::now(), cap));
         match answer.status {
             200..=299 => Verdict::Accepted,
-            409 | 425 => Verdict::Conflict(detail),
+            409 | 425 => Verdict::Conflict(detail, after),
             300..=399 | 401 | 403 | 404 | 405 | 501 => Verdict::Fault(Fault::halt(
                 "http_refused",
                 detail,
@@ -324,7 +360,10 @@ impl Common {
         Fault::Halt(Halt {
             code: "http_rejects_in_a_row".to_owned(),
             reason: format!("{row} requests in a row were rejected; the last: {last}"),
-            remedy: format!("check what answers at {}", self.poster.url()),
+            remedy: format!(
+                "check what answers at {}; where it is right, raise external.max_rejects_in_a_row",
+                self.poster.url()
+            ),
         })
     }
 }
@@ -360,7 +399,7 @@ mod tests {
             let verdict = classify(&common, status, None);
             let found = match &verdict {
                 Verdict::Accepted => "accepted",
-                Verdict::Conflict(_) => "conflict",
+                Verdict::Conflict(..) => "conflict",
                 Verdict::Rejected("http_rejected", _) => "rejected",
                 Verdict::Fault(Fault::Retry { after: None, .. }) => "retry",
                 Verdict::Fault(Fault::Halt(halt)) if halt.code == "http_refused" => "halt",
