@@ -1,17 +1,17 @@
 //! What runs beside the board while a term lasts: a reader for each partition,
-//! the commits, and the look at the log's ends.
+//! the commits, and the looks at the log.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Interval, MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep},
 };
 
 use super::stats::SinkStats;
 use crate::{
     chunk::Chunk,
-    clients::kafka::{Committer, KafkaError, Limits, Log, Partition, Taken},
+    clients::kafka::{Committer, KafkaError, Limits, Log, Partition, Taken, TopicIdentity},
     event::FactDecoder,
     sinks::board::{BoardChange, Decoded, decode},
 };
@@ -25,6 +25,12 @@ const LIMITS: Limits = Limits {
 /// Offsets are committed at most this often.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The log's ends are read this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Whether it still is the same topic is asked at each so many looks.
+const IDENTIFY_EVERY: u32 = 12;
+
 /// What a partition's task sends to the board.
 pub(super) struct Fed {
     pub partition: i32,
@@ -33,7 +39,6 @@ pub(super) struct Fed {
     pub chunk: Option<Chunk>,
     /// Everything before this has been sent.
     pub next: Option<i64>,
-    pub at_end: bool,
 }
 
 /// Reads and decodes one partition, until the board's end is closed.
@@ -64,7 +69,6 @@ pub(super) async fn read(
                 next: position.max(chunk.next_offset()),
                 chunk: decoded.iter().any(rejects).then(|| chunk.clone()),
                 decoded,
-                at_end,
             };
             chunk.clear();
             if feed.send(Ok(fed)).await.is_err() {
@@ -111,14 +115,46 @@ pub(super) async fn commit(
     }
 }
 
-/// Reads the ends, for the lag.
-pub(super) async fn watch_ends(log: Log, topic: String, stats: Arc<SinkStats>) {
-    let mut tick = ticks(Duration::from_secs(1));
-    loop {
-        tick.tick().await;
-        match log.ends(&topic).await {
-            Ok(ends) => stats.set_ends(&ends),
-            Err(error) => tracing::debug!(sink = "redis", %error, "no ends"),
+/// What was seen of the log.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// Where each partition ends, by number: of that moment, or later.
+    Ends(Instant, Vec<i64>),
+    /// It is another topic, or has other partitions, than what is being read.
+    Other,
+}
+
+/// Looks at the log, for the lag and for how old what has been read is, until
+/// dropped or until the log is another.
+pub(super) async fn look(
+    log: Log,
+    topic: String,
+    identity: TopicIdentity,
+    stats: Arc<SinkStats>,
+    looks: mpsc::Sender<Look>,
+) {
+    let mut ticks = ticks(LOOK_INTERVAL);
+    for number in 0_u32.. {
+        ticks.tick().await;
+        let at = Instant::now();
+        let look = match log.ends(&topic).await {
+            Ok(ends) => {
+                stats.set_ends(&ends);
+                Look::Ends(at, ends)
+            }
+            Err(error) => {
+                stats.lost_sight(&format!("kafka: {error}"));
+                continue;
+            }
+        };
+        let is_other = number % IDENTIFY_EVERY == 0
+            && log
+                .identity(&topic)
+                .await
+                .is_ok_and(|now| now != Some(identity));
+        let look = if is_other { Look::Other } else { look };
+        if looks.send(look).await.is_err() || is_other {
+            return;
         }
     }
 }

@@ -9,16 +9,18 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Shared,
     dead_letter::DeadLetters,
+    feed::ticks,
     partition::{Batching, Ending, Loop},
     patience::{Patience, halt_for},
     stats::{Phase, SinkStats, WHOLE_SINK},
 };
 use crate::{
-    clients::kafka::{Claim, Log, Membership, Rebalance, TopicIdentity},
+    clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
     sinks::{Fault, Sink},
 };
 
@@ -60,13 +62,14 @@ impl<S: Sink> GroupWorker<S> {
             let (sender, events) = mpsc::unbounded_channel();
             let group = self.shared.group(self.name);
             let joined = Membership::join(&self.shared.consumer, &group, &self.topic, sender);
-            match joined {
+            let left = match joined {
                 Ok(membership) => self.serve(membership, events, &letters).await,
-                Err(error) => {
-                    self.stats.failed(WHOLE_SINK, &format!("kafka: {error}"));
-                    self.pause(self.shared.patience.delay(attempt)).await;
-                    attempt += 1;
-                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = left {
+                self.stats.failed(WHOLE_SINK, &format!("kafka: {error}"));
+                self.pause(self.shared.patience.delay(attempt)).await;
+                attempt += 1;
             }
         }
     }
@@ -75,7 +78,11 @@ impl<S: Sink> GroupWorker<S> {
     async fn wait_for_topic(&self) -> Option<TopicIdentity> {
         let mut attempt = 0;
         loop {
-            let what = match self.log.identity(&self.topic).await {
+            let identity = tokio::select! {
+                identity = self.log.identity(&self.topic) => identity,
+                () = self.shared.stop.cancelled() => return None,
+            };
+            let what = match identity {
                 Ok(Some(identity)) => return Some(identity),
                 Ok(None) => format!("waiting for topic {}", self.topic),
                 Err(error) => format!("waiting for kafka: {error}"),
@@ -125,29 +132,38 @@ impl<S: Sink> GroupWorker<S> {
     }
 
     /// Answers the group until told to stop, then drains and leaves it.
+    ///
+    /// # Errors
+    /// When it is left because an assignment could not be taken up.
     async fn serve(
         &self,
         membership: Membership,
         mut events: mpsc::UnboundedReceiver<Rebalance>,
         letters: &DeadLetters,
-    ) {
+    ) -> Result<(), KafkaError> {
         let mut running: HashMap<i32, Running> = HashMap::new();
         self.stats.set_phase(Phase::Starting(format!(
             "joining {}",
             self.shared.group(self.name)
         )));
-        let mut looks = 0;
-        let mut watch = tokio::time::interval(WATCH_INTERVAL);
+        // Apart, so that a slow broker holds up neither a rebalance nor the end.
+        let _watch = AbortOnDropHandle::new(tokio::spawn(watch(
+            self.log.clone(),
+            self.topic.clone(),
+            Arc::clone(&self.sink),
+            Arc::clone(&self.stats),
+        )));
+        let mut failed = Ok(());
         loop {
             tokio::select! {
                 event = events.recv() => match event {
+                    Some(Rebalance::Failed(error)) => {
+                        failed = Err(error);
+                        break;
+                    }
                     Some(event) => self.rebalance(event, &mut running, letters).await,
                     None => break,
                 },
-                _ = watch.tick() => {
-                    self.watch(looks % CHECK_EVERY == 0).await;
-                    looks += 1;
-                }
                 () = self.shared.stop.cancelled() => break,
             }
         }
@@ -158,6 +174,7 @@ impl<S: Sink> GroupWorker<S> {
         if let Err(error) = left {
             tracing::debug!(%error, "the group was not left orderly");
         }
+        failed
     }
 
     async fn rebalance(
@@ -169,6 +186,7 @@ impl<S: Sink> GroupWorker<S> {
         match event {
             Rebalance::Assigned(claims) => {
                 self.stats.set_phase(Phase::Running);
+                self.stats.recovered(WHOLE_SINK);
                 for claim in claims {
                     let number = claim.partition.number();
                     running.insert(number, self.start(claim, letters.clone()));
@@ -186,7 +204,9 @@ impl<S: Sink> GroupWorker<S> {
                 end(ended, lost).await;
                 drop(done);
             }
-            Rebalance::Fault(error) => tracing::debug!(sink = self.name, %error, "kafka"),
+            Rebalance::Fault(error) | Rebalance::Failed(error) => {
+                tracing::debug!(sink = self.name, %error, "kafka");
+            }
         }
     }
 
@@ -209,21 +229,26 @@ impl<S: Sink> GroupWorker<S> {
             task: tokio::spawn(hold.run(claim)),
         }
     }
+}
 
-    /// Reads the ends, for the lag, and now and then has the sink look whether
-    /// the log is still the same.
-    async fn watch(&self, check: bool) {
-        match self.log.ends(&self.topic).await {
-            Ok(ends) => self.stats.set_ends(&ends),
-            Err(error) => tracing::debug!(sink = self.name, %error, "no ends"),
+/// Reads the ends, for the lag, and now and then has the sink look whether the
+/// log is still the same.
+async fn watch<S: Sink>(log: Log, topic: String, sink: Arc<S>, stats: Arc<SinkStats>) {
+    let mut ticks = ticks(WATCH_INTERVAL);
+    for look in 0_u32.. {
+        ticks.tick().await;
+        match log.ends(&topic).await {
+            Ok(ends) => stats.set_ends(&ends),
+            Err(error) => stats.lost_sight(&format!("kafka: {error}")),
         }
-        if check {
-            match self.sink.check().await {
-                Ok(()) => self.stats.unhalt(WHOLE_SINK),
-                Err(Fault::Halt(halt)) => halt_for(&self.stats, WHOLE_SINK, halt),
-                Err(Fault::Retry { reason, .. }) => {
-                    tracing::debug!(sink = self.name, reason, "not checked");
-                }
+        if look % CHECK_EVERY != 0 {
+            continue;
+        }
+        match sink.check().await {
+            Ok(()) => stats.unhalt(WHOLE_SINK),
+            Err(Fault::Halt(halt)) => halt_for(&stats, WHOLE_SINK, halt),
+            Err(Fault::Retry { reason, .. }) => {
+                tracing::debug!(sink = stats.name(), reason, "not checked");
             }
         }
     }

@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     dead_letter::DeadLetters,
-    patience::Patience,
+    patience::{Patience, halt_for},
     stats::{Done, SinkStats},
 };
 use crate::{
     chunk::Chunk,
     clients::kafka::{Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range},
-    sinks::{Delivery, Fault, PartitionSink},
+    sinks::{Delivery, Fault, Halt, PartitionSink},
 };
 
 /// When a batch is full.
@@ -72,9 +72,15 @@ impl<S: PartitionSink> Loop<S> {
         let number = self.partition.number();
         self.stats.claimed(number, self.committed);
         let mut batch = Chunk::new(Arc::clone(self.partition.topic()), number);
+        let mut troubled = false;
         loop {
             let step = match self.gather(&mut batch).await {
-                Ok(at_end) => self.finish(&mut batch, at_end).await,
+                Ok(at_end) => {
+                    if std::mem::take(&mut troubled) {
+                        self.stats.recovered(number);
+                    }
+                    self.finish(&mut batch, at_end).await
+                }
                 Err(error) => Err(Abandoned::Consumer(error)),
             };
             match step {
@@ -84,7 +90,16 @@ impl<S: PartitionSink> Loop<S> {
                     tracing::info!(sink = self.stats.name(), number, "partition lost");
                     break;
                 }
-                Err(Abandoned::Consumer(error)) => self.broken(&error).await,
+                Err(Abandoned::Consumer(error)) if is_out_of_range(&error) => {
+                    self.history_is_gone().await;
+                    break;
+                }
+                Err(Abandoned::Consumer(error)) => {
+                    troubled = true;
+                    // Told to stop or not, the loop looks at that next.
+                    let fault = Fault::retry(format!("kafka: {error}"));
+                    let _ = self.endure(fault, 0).await;
+                }
             }
         }
         self.stats.released(number);
@@ -166,7 +181,10 @@ impl<S: PartitionSink> Loop<S> {
             self.wait_for_the_others().await?;
             match self.sink.deliver(batch, attempt).await {
                 Ok(delivery) => {
-                    self.stats.wrote(number);
+                    if delivery.applied > 0 {
+                        self.stats.wrote(number);
+                    }
+                    self.stats.recovered(number);
                     if let Some(halt) = delivery.halt.clone()
                         && delivery.taken == 0
                     {
@@ -188,26 +206,15 @@ impl<S: PartitionSink> Loop<S> {
         batch: &mut Chunk,
         delivery: Delivery,
     ) -> Result<i64, Abandoned> {
+        let number = self.partition.number();
         let mut attempt = 0;
-        let mut sent = 0;
-        while let Some(rejected) = delivery.rejected.get(sent) {
-            let Some(record) = batch.get(rejected.index) else {
-                sent += 1;
-                continue;
-            };
-            match self.letters.send(&record, rejected).await {
-                Ok(()) => {
-                    sent += 1;
-                    attempt = 0;
-                }
-                Err(error) => {
-                    let reason = format!("dead letters are not acknowledged: {error}");
-                    self.endure(Fault::retry(reason), attempt).await?;
-                    attempt += 1;
-                }
-            }
+        let mut unsent = delivery.rejected.clone();
+        while let Err(fault) = self.letters.send_all(batch, &mut unsent).await {
+            self.endure(fault, attempt).await?;
+            attempt += 1;
         }
-        self.stats.recovered(self.partition.number());
+        self.stats.unhalt(number);
+        self.stats.recovered(number);
         self.stats.add(&Done {
             applied: delivery.applied,
             ignored: delivery.ignored,
@@ -273,7 +280,7 @@ impl<S: PartitionSink> Loop<S> {
 
     /// A halt of one partition is a halt of the sink: the others hold still.
     async fn wait_for_the_others(&self) -> Result<(), Abandoned> {
-        while self.stats.halted_by_another(self.partition.number()) {
+        while self.stats.waits_for_another(self.partition.number()) {
             tokio::select! {
                 () = sleep(Duration::from_millis(500)) => {}
                 () = self.ending.stop.cancelled() => return Err(Abandoned::Stopped),
@@ -292,23 +299,19 @@ impl<S: PartitionSink> Loop<S> {
         }
     }
 
-    /// What the broker says of this partition: history that is gone halts the
-    /// sink, the rest mends itself.
-    async fn broken(&mut self, error: &KafkaError) {
+    /// What was next was deleted before it was read. The consumer reads nothing
+    /// more of this partition, so the halt stands until it is claimed again.
+    async fn history_is_gone(&self) {
         let number = self.partition.number();
-        let fault = if is_out_of_range(error) {
-            Fault::halt(
-                "retention_passed",
-                format!(
-                    "partition {number} no longer has offset {}: it was deleted before it was read",
-                    self.committed.unwrap_or(0)
-                ),
-                "rebuild from the source: fanout reset, then fanout up",
-            )
-        } else {
-            Fault::retry(format!("kafka: {error}"))
+        let next = self.committed.unwrap_or(0);
+        let halt = Halt {
+            code: "retention_passed".to_owned(),
+            reason: format!(
+                "partition {number} no longer has offset {next}: it was deleted before it was read"
+            ),
+            remedy: "rebuild from the source: fanout reset, then fanout up".to_owned(),
         };
-        // Told to stop or not, the loop looks at that next.
-        let _ = self.endure(fault, 0).await;
+        halt_for(&self.stats, number, halt);
+        self.ending.stop.cancelled().await;
     }
 }

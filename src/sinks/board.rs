@@ -282,7 +282,7 @@ impl Board {
         };
         [
             ("format", FORMAT.to_string()),
-            ("as_of", moment.as_of_us.to_string()),
+            ("as_of", self.window.as_of_us().to_string()),
             ("seq", self.seq.to_string()),
             ("complete", u8::from(moment.complete).to_string()),
             ("behind_ms", moment.behind.as_millis().to_string()),

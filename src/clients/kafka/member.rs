@@ -54,6 +54,9 @@ pub enum Rebalance {
     },
     /// The group or the broker has something to say; the membership goes on.
     Fault(KafkaError),
+    /// An assignment could not be taken up: only leaving and joining again
+    /// brings another.
+    Failed(KafkaError),
 }
 
 /// Dropped when a revoked partition has been let go.
@@ -86,12 +89,11 @@ impl ConsumerContext for MemberContext {
         event: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
-        let answered = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(consumer, list)
-        } else {
-            self.revoke(consumer, list)
-        };
-        if let Err(error) = answered {
+        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            if let Err(error) = self.assign(consumer, list) {
+                self.send(Rebalance::Failed(error));
+            }
+        } else if let Err(error) = self.revoke(consumer, list) {
             self.send(Rebalance::Fault(error));
         }
     }

@@ -176,18 +176,16 @@ impl Committer {
     }
 }
 
-/// Whether a commit was refused because the partition is no longer ours.
+/// Whether a commit was refused because the partition is no longer ours. While
+/// the group rebalances, a commit is refused too, and may be tried again: what
+/// stays ours is not assigned anew.
 #[must_use]
 pub fn is_fenced(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     error.rdkafka_error_code().is_some_and(|code| {
         matches!(
             code,
-            Code::UnknownMemberId
-                | Code::IllegalGeneration
-                | Code::RebalanceInProgress
-                | Code::AssignmentLost
-                | Code::FencedInstanceId
+            Code::UnknownMemberId | Code::AssignmentLost | Code::FencedInstanceId
         )
     })
 }

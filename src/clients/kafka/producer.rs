@@ -53,6 +53,12 @@ impl Producer {
         })
     }
 
+    /// Where the letters go.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
     /// Sends one letter and waits until all replicas have it.
     pub async fn send(&self, letter: Letter<'_>) -> Result<(), KafkaError> {
         let headers = letter.headers.iter().fold(

@@ -1,0 +1,181 @@
+//! The board's worker: holds the lease, rebuilds the window from the log, then
+//! follows it and publishes. Others that run it at the same time stand by.
+//!
+//! A [`term`] is one rebuild and the following after it.
+
+mod term;
+mod track;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use self::term::Term;
+use super::{
+    Shared,
+    feed::ticks,
+    stats::{Phase, SinkStats, WHOLE_SINK},
+};
+use crate::{
+    clients::kafka::{KafkaError, Log},
+    clock::now_us,
+    config::{self, Settings},
+    event::FactDecoder,
+    sinks::{Fault, board::Board},
+};
+
+/// A worker that stands by looks again this often.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(1000);
+
+/// The worker.
+pub(super) struct BoardWorker {
+    context: Context,
+    board: Board,
+}
+
+/// What a term reads, and tells, with.
+struct Context {
+    shared: Shared,
+    settings: config::Board,
+    log: Log,
+    stats: Arc<SinkStats>,
+    decoder: FactDecoder,
+}
+
+/// Why a term as the board's holder ended.
+enum TermEnd {
+    Stopped,
+    LeaseLost,
+    /// The log has to be read again: a truncate was met, in the light of which
+    /// it reads otherwise, or the topic is another.
+    ReadAgain,
+    Trouble(Fault),
+}
+
+/// A term that has ended.
+struct Ended {
+    how: TermEnd,
+    /// It had come so far that it published.
+    was_warm: bool,
+}
+
+impl From<TermEnd> for Ended {
+    /// Before it had begun.
+    fn from(how: TermEnd) -> Self {
+        Self {
+            how,
+            was_warm: false,
+        }
+    }
+}
+
+impl BoardWorker {
+    pub(super) fn new(
+        shared: Shared,
+        settings: &Settings,
+        log: Log,
+        stats: Arc<SinkStats>,
+    ) -> Result<Self, String> {
+        let board = Board::new(&settings.board, &settings.redis);
+        Ok(Self {
+            board: board.map_err(|error| error.to_string())?,
+            context: Context {
+                decoder: FactDecoder::new(shared.source.facts.clone()),
+                settings: settings.board.clone(),
+                shared,
+                log,
+                stats,
+            },
+        })
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self) {
+        let stop = self.context.shared.stop.clone();
+        let mut attempt = 0;
+        while !stop.is_cancelled() {
+            let wait = match self.board.take_lease().await {
+                Ok(true) => {
+                    let ended = self.term().await;
+                    if ended.was_warm {
+                        attempt = 0;
+                    }
+                    match ended.how {
+                        TermEnd::Stopped => break,
+                        TermEnd::LeaseLost | TermEnd::ReadAgain => Duration::ZERO,
+                        TermEnd::Trouble(fault) => {
+                            self.board.release_lease().await;
+                            self.context.endure(fault, attempt)
+                        }
+                    }
+                }
+                Ok(false) => {
+                    self.context.stats.recovered(WHOLE_SINK);
+                    self.context.stats.set_phase(Phase::Standby);
+                    attempt = 0;
+                    STANDBY_INTERVAL
+                }
+                Err(fault) => self.context.endure(fault, attempt),
+            };
+            attempt += 1;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.board.release_lease().await;
+    }
+
+    /// One term as the board's holder. The lease is kept while the log is
+    /// asked where to begin.
+    async fn term(&mut self) -> Ended {
+        let Self { context, board } = self;
+        context.stats.set_phase(Phase::Starting(
+            "rebuilding the board from the log".to_owned(),
+        ));
+        board.restart(now_us());
+        let begun = {
+            let begin = Term::begin(context);
+            tokio::pin!(begin);
+            let mut renew = ticks(context.renewal());
+            loop {
+                tokio::select! {
+                    begun = &mut begin => break begun,
+                    _ = renew.tick() => if let Err(end) = held(board.renew_lease().await) {
+                        return end.into();
+                    },
+                    () = context.shared.stop.cancelled() => return TermEnd::Stopped.into(),
+                }
+            }
+        };
+        match begun {
+            Ok(term) => term.run(context, board).await,
+            Err(fault) => TermEnd::Trouble(fault).into(),
+        }
+    }
+}
+
+impl Context {
+    fn endure(&self, fault: Fault, attempt: u32) -> Duration {
+        let patience = self.shared.patience;
+        patience.endure(&self.stats, WHOLE_SINK, fault, attempt)
+    }
+
+    /// How often the lease is renewed where no publication does it.
+    fn renewal(&self) -> Duration {
+        Duration::from_millis(self.settings.lease_ms) / 3
+    }
+}
+
+/// The lease is held, or the term ends.
+fn held(outcome: Result<bool, Fault>) -> Result<(), TermEnd> {
+    match outcome {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(TermEnd::LeaseLost),
+        Err(fault) => Err(TermEnd::Trouble(fault)),
+    }
+}
+
+fn kafka(error: KafkaError) -> Fault {
+    Fault::retry(format!("kafka: {error}"))
+}

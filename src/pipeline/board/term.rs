@@ -1,0 +1,349 @@
+//! One term of the board's holder: the log read from where the window begins,
+//! then followed, and what changed published.
+//!
+//! Redis may come and go meanwhile: what is known of the log stays right, so
+//! the term goes on and publishes the whole board when Redis is back, unless
+//! another worker has the lease by then.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Context, Ended, TermEnd, held, kafka, track::Track};
+use crate::{
+    clients::kafka::{KafkaError, Partition, Reader},
+    clock::{now_ms, now_us},
+    pipeline::{
+        dead_letter::DeadLetters,
+        feed::{Fed, Look, commit, look, read, ticks},
+        stats::{Done, Phase, WHOLE_SINK},
+    },
+    sinks::{
+        Fault, Rejected, Tally,
+        board::{Board, BoardChange, Decoded, Moment},
+    },
+    window::Applied,
+};
+
+/// Decoded chunks waiting for the board.
+const QUEUE: usize = 4;
+
+/// Looks at the log waiting for the board.
+const LOOKS: usize = 4;
+
+/// Added to window and skew when looking for where to begin, for the clocks of
+/// broker and worker.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+/// The board is published this often though nothing changed.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A board is complete that held all of the log so long ago: a few looks.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The longest wait until a Redis that was away is tried again: the board has
+/// to be fresh soon after.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The state of one term.
+pub(super) struct Term {
+    _reader: Reader,
+    /// Reading and committing: they end when the term does.
+    tasks: JoinSet<()>,
+    /// Looks at the log, until dropped.
+    _looking: AbortOnDropHandle<()>,
+    looks: mpsc::Receiver<Look>,
+    feed: mpsc::Receiver<Result<Fed, KafkaError>>,
+    /// How far each partition is done, for the committing task.
+    progress: watch::Sender<Vec<i64>>,
+    tracks: Vec<Track>,
+    letters: DeadLetters,
+    dirty: bool,
+    last_publication: Instant,
+    /// Publications that failed in a row, and when the next may be tried.
+    failures: u32,
+    not_before: Instant,
+}
+
+impl Term {
+    /// Reads the log from where the window begins.
+    pub(super) async fn begin(context: &Context) -> Result<Self, Fault> {
+        let topic = context.shared.source.facts.topic();
+        let identity = context.log.identity(&topic).await.map_err(kafka)?;
+        let identity =
+            identity.ok_or_else(|| Fault::retry(format!("waiting for topic {topic}")))?;
+        let (tracks, committed) = tracks(context, &topic).await?;
+        let starts: Vec<_> = tracks.iter().map(|track| Some(track.next)).collect();
+        let group = context.shared.group("redis");
+        let (reader, partitions) =
+            Reader::assign(&context.shared.consumer, &group, &topic, &starts).map_err(kafka)?;
+        let (sender, feed) = mpsc::channel(QUEUE);
+        let (progress, to_commit) = watch::channel(tracks.iter().map(Track::done).collect());
+        let committers = partitions.iter().map(Partition::committer).collect();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(commit(committers, to_commit, Arc::clone(&context.stats)));
+        for (partition, committed) in partitions.into_iter().zip(committed) {
+            context.stats.claimed(partition.number(), committed);
+            tasks.spawn(read(partition, context.decoder.clone(), sender.clone()));
+        }
+        let (seen, looks) = mpsc::channel(LOOKS);
+        let stats = Arc::clone(&context.stats);
+        let looking = look(context.log.clone(), topic, identity, stats, seen);
+        let now = Instant::now();
+        Ok(Self {
+            _reader: reader,
+            tasks,
+            _looking: AbortOnDropHandle::new(tokio::spawn(looking)),
+            looks,
+            feed,
+            progress,
+            tracks,
+            letters: DeadLetters::new(context.shared.producer.clone(), "redis", identity),
+            dirty: true,
+            last_publication: now,
+            failures: 0,
+            not_before: now,
+        })
+    }
+
+    /// Follows the log until told to stop, or until the lease is lost.
+    pub(super) async fn run(mut self, context: &Context, board: &mut Board) -> Ended {
+        let settings = &context.settings;
+        let mut publish = ticks(Duration::from_millis(settings.publish_interval_ms));
+        let mut renew = ticks(context.renewal());
+        let mut replace = ticks(Duration::from_secs(settings.replace_interval_seconds));
+        replace.reset();
+        let mut warm = false;
+        let how = loop {
+            let step = tokio::select! {
+                biased;
+                () = context.shared.stop.cancelled() => break TermEnd::Stopped,
+                _ = publish.tick(), if warm => self.publish(context, board).await,
+                _ = renew.tick(), if !warm => self.renew(context, board).await,
+                _ = replace.tick() => {
+                    board.distrust();
+                    Ok(())
+                }
+                Some(look) = self.looks.recv() => self.looked(look),
+                fed = self.feed.recv() => self.take(fed, context, board).await,
+            };
+            if let Err(end) = step {
+                break end;
+            }
+            if !warm && self.tracks.iter().all(|track| track.next >= track.goal) {
+                warm = true;
+                context.stats.set_phase(Phase::Running);
+            }
+        };
+        if warm && matches!(how, TermEnd::Stopped) {
+            // The last word; without it the board is a moment older.
+            let _ = board.publish(self.moment()).await;
+        }
+        self.end(context).await;
+        Ended {
+            how,
+            was_warm: warm,
+        }
+    }
+
+    /// Ends the term's tasks, the committing one after a last commit.
+    async fn end(mut self, context: &Context) {
+        const LAST_COMMIT: Duration = Duration::from_secs(3);
+        drop(self.progress);
+        self.feed.close();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        // What does not end by itself is ended by dropping the set.
+        let _ = tokio::time::timeout(LAST_COMMIT, ended).await;
+        for partition in (0..).take(self.tracks.len()) {
+            context.stats.released(partition);
+        }
+    }
+
+    /// Keeps the lease until the first publication.
+    async fn renew(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+        match held(board.renew_lease().await) {
+            Err(TermEnd::Trouble(fault)) => self.trouble(context, fault),
+            Err(TermEnd::LeaseLost) => self.take_back(context, board).await,
+            outcome => outcome,
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        let behind = self.tracks.iter().map(Track::behind).max();
+        let behind = behind.unwrap_or_default();
+        Moment {
+            as_of_us: now_us(),
+            behind,
+            complete: behind <= COMPLETE_WITHIN,
+        }
+    }
+
+    /// Publishes where something changed, and now and then where nothing did.
+    async fn publish(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+        let is_due = self.dirty || self.last_publication.elapsed() >= HEARTBEAT;
+        if !is_due || Instant::now() < self.not_before {
+            return Ok(());
+        }
+        match board.publish(self.moment()).await {
+            Ok(true) => {
+                self.dirty = false;
+                self.failures = 0;
+                self.last_publication = Instant::now();
+                context.stats.unhalt(WHOLE_SINK);
+                context.stats.wrote(WHOLE_SINK);
+                Ok(())
+            }
+            Ok(false) => self.take_back(context, board).await,
+            Err(fault) => self.trouble(context, fault),
+        }
+    }
+
+    /// The lease has run out, or Redis has lost it. Where nobody else has it,
+    /// what is known of the log is as right as before.
+    async fn take_back(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+        match board.take_lease().await {
+            Ok(true) => {
+                board.distrust();
+                self.dirty = true;
+                Ok(())
+            }
+            Ok(false) => Err(TermEnd::LeaseLost),
+            Err(fault) => self.trouble(context, fault),
+        }
+    }
+
+    /// Redis is away for a while, or for good.
+    fn trouble(&mut self, context: &Context, fault: Fault) -> Result<(), TermEnd> {
+        if matches!(fault, Fault::Halt(_)) {
+            return Err(TermEnd::Trouble(fault));
+        }
+        let wait = context.endure(fault, self.failures).min(LONGEST_WAIT);
+        self.failures += 1;
+        self.not_before = Instant::now() + wait;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Takes what was seen of the log.
+    fn looked(&mut self, look: Look) -> Result<(), TermEnd> {
+        match look {
+            Look::Ends(at, ends) if ends.len() == self.tracks.len() => {
+                for (track, end) in self.tracks.iter_mut().zip(ends) {
+                    track.looked(at, end);
+                }
+                Ok(())
+            }
+            Look::Ends(..) | Look::Other => {
+                tracing::warn!(sink = "redis", "the topic is another: the board is rebuilt");
+                Err(TermEnd::ReadAgain)
+            }
+        }
+    }
+
+    /// Takes what a partition's task has read.
+    async fn take(
+        &mut self,
+        fed: Option<Result<Fed, KafkaError>>,
+        context: &Context,
+        board: &mut Board,
+    ) -> Result<(), TermEnd> {
+        let fed = match fed {
+            Some(Ok(fed)) => fed,
+            Some(Err(error)) => return Err(TermEnd::Trouble(kafka(error))),
+            None => return Err(TermEnd::Trouble(Fault::retry("kafka: reading ended"))),
+        };
+        let index = usize::try_from(fed.partition).unwrap_or(usize::MAX);
+        let Some(track) = self.tracks.get_mut(index) else {
+            return Ok(());
+        };
+        let mut done = Done::default();
+        let mut rejected = Vec::new();
+        for record in &fed.decoded {
+            let counts = record.offset >= track.counted_to;
+            let found = apply(board, record, counts.then_some(&mut done))?;
+            rejected.extend(found.filter(|_| counts).cloned());
+        }
+        if let Some(chunk) = &fed.chunk {
+            let sent = self.letters.send_all(chunk, &mut rejected).await;
+            sent.map_err(TermEnd::Trouble)?;
+        }
+        self.dirty |= !fed.decoded.is_empty();
+        context.stats.add(&done);
+        track.advanced(fed.next.unwrap_or(track.next));
+        let now = track.done();
+        self.progress.send_modify(|progress| {
+            if let Some(at) = progress.get_mut(index) {
+                *at = now;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Where each partition begins and ends, and what was committed of it.
+async fn tracks(context: &Context, topic: &str) -> Result<(Vec<Track>, Vec<Option<i64>>), Fault> {
+    let settings = &context.settings;
+    let reach = Duration::from_secs(settings.window_seconds + settings.skew_seconds);
+    let reach_ms = i64::try_from((reach + CLOCK_SLACK).as_millis()).unwrap_or(i64::MAX);
+    let since = now_ms().saturating_sub(reach_ms);
+    let now = Instant::now();
+    let log = &context.log;
+    let bounds = log.bounds(topic).await.map_err(kafka)?;
+    let starts = log.offsets_at(topic, since).await.map_err(kafka)?;
+    let committed = log.committed(topic, bounds.len()).await.map_err(kafka)?;
+    let mut tracks = Vec::with_capacity(bounds.len());
+    let mut skipped = 0;
+    for ((bounds, start), committed) in bounds.iter().zip(starts).zip(&committed) {
+        let start = start.clamp(bounds.start, bounds.end.max(bounds.start));
+        let counted_to = committed.unwrap_or(bounds.start);
+        // Not read: older than the window reaches, so without effect.
+        skipped += u64::try_from(start - counted_to).unwrap_or(0);
+        tracks.push(Track::new(counted_to, start, (now, bounds.end)));
+    }
+    if skipped > 0 {
+        context.stats.add(&Done {
+            ignored: Tally::from([("before_window", skipped)]),
+            ..Done::default()
+        });
+    }
+    Ok((tracks, committed))
+}
+
+/// Applies a record, counting it where it has not been counted before. Returns
+/// what has to be dead-lettered.
+fn apply<'r>(
+    board: &mut Board,
+    record: &'r Decoded,
+    done: Option<&mut Done<'r>>,
+) -> Result<Option<&'r Rejected>, TermEnd> {
+    let mut uncounted = Done::default();
+    let done = done.unwrap_or(&mut uncounted);
+    let mut ignore = |reason| *done.ignored.entry(reason).or_default() += 1;
+    match &record.change {
+        BoardChange::Event { .. } if board.is_truncated(record) => ignore("truncated"),
+        BoardChange::Event { id, event } => {
+            match board.apply(*id, *event, record.record_time_us) {
+                Applied::Counted | Applied::Waiting | Applied::Deleted => done.applied += 1,
+                other => ignore(other.code()),
+            }
+            done.extra_fields += u64::from(record.extra_fields);
+        }
+        BoardChange::Truncate => {
+            if board.truncate(record) {
+                return Err(TermEnd::ReadAgain);
+            }
+            done.applied += 1;
+        }
+        BoardChange::Ignored(why) => ignore(why.code()),
+        BoardChange::Rejected(rejected) => {
+            done.dead_letters.push(rejected.code);
+            return Ok(Some(rejected));
+        }
+    }
+    Ok(None)
+}
