@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
         "content_changed_after_its_events_reaches_them",
         changed_content,
     ),
+    ("a_title_changed_holds_nobody_up", changed_title),
     ("a_flushed_board_heals_by_itself", flushed_board),
     (
         "everything_converges_through_a_kill_and_a_flush",
@@ -80,6 +81,18 @@ fn changed_content(stack: &Stack) {
     // 65 s of 8 s are 8.125, a half.
     event.becomes("engagement_pct", &Json::from("8.13"));
     event.becomes("content_type", &Json::Null);
+}
+
+/// No row has to know of it, but the end of the content topic moves.
+fn changed_title(stack: &Stack) {
+    let event = Event::insert(stack);
+    event.scores(event.content, Some(1));
+    stack.verifies();
+    stack.stores.postgres(&format!(
+        "UPDATE content SET title = 'another' WHERE id = '{}'",
+        event.content
+    ));
+    stack.verifies();
 }
 
 fn flushed_board(stack: &Stack) {

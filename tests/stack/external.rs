@@ -66,7 +66,8 @@ impl Trial<'_> {
     /// A wrong URL must not dead-letter a topic.
     fn a_refusal_of_everything_halts_and_recovers(&mut self) {
         self.bench.faults("status=404");
-        self.write(2);
+        // In more than one partition, which must not wait for each other.
+        self.write(6);
         self.halts("a wrong url", "http_refused");
         self.others_are_done();
         self.bench.faults("");
@@ -114,7 +115,8 @@ impl Trial<'_> {
         for number in self.written..self.written + count {
             let subject = Subject::new("cdc-faults", number);
             let insert = Sent::insert(&subject, subject.after());
-            self.bench.event(0, &insert.record);
+            let partition = i32::try_from(number % 3).expect("0 to 2");
+            self.bench.event(partition, &insert.record);
         }
         self.written += count;
     }
