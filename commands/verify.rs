@@ -51,10 +51,14 @@ impl Arguments {
 fn show(report: &Report) -> String {
     let mut checks = table(["CHECK", "COMPARED", "DIFFERENCES", "EXCUSED", ""]);
     for findings in &report.checks {
-        let word = if findings.differences == 0 {
-            "ok"
-        } else {
+        let word = if findings.differences > 0 {
             "FAILED"
+        } else if findings.unjudged > 0 {
+            "NOT JUDGED"
+        } else if findings.skipped {
+            "skipped"
+        } else {
+            "ok"
         };
         checks.add_row([
             name(findings.check),
@@ -68,7 +72,7 @@ fn show(report: &Report) -> String {
     for findings in &report.checks {
         remarks(findings, &mut text);
     }
-    if !report.holds() {
+    if report.checks.iter().any(|findings| findings.differences > 0) {
         let mut differences = table(["CHECK", "ID", "WHAT", "EXPECTED", "FOUND"]);
         for difference in report.checks.iter().flat_map(|findings| &findings.shown) {
             differences.add_row(row(difference));

@@ -50,11 +50,15 @@ pub struct Difference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Findings {
     pub check: Check,
+    /// Whether the check could not be made at all; the notes say why.
+    pub skipped: bool,
     /// Rows, members, keys or records compared.
     pub compared: u64,
     pub differences: u64,
     /// Differences that a dead letter explains.
     pub excused: u64,
+    /// What was compared and could not be judged.
+    pub unjudged: u64,
     /// The first of the differences.
     pub shown: Vec<Difference>,
     /// The first of the excused, by id.
@@ -69,9 +73,11 @@ impl Findings {
     pub fn new(check: Check) -> Self {
         Self {
             check,
+            skipped: false,
             compared: 0,
             differences: 0,
             excused: 0,
+            unjudged: 0,
             shown: Vec::new(),
             excused_ids: Vec::new(),
             notes: Vec::new(),
@@ -82,8 +88,16 @@ impl Findings {
     #[must_use]
     pub fn skipped(check: Check, why: impl Into<String>) -> Self {
         let mut findings = Self::new(check);
+        findings.skipped = true;
         findings.note(why);
         findings
+    }
+
+    /// Whether nothing was found that is not as it should be, or that might
+    /// not be.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.differences == 0 && self.unjudged == 0
     }
 
     /// Something was found to differ.

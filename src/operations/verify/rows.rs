@@ -30,6 +30,9 @@ const QUESTION: usize = 500;
 /// Rounds after which a row that keeps changing is let go.
 const MAX_ROUNDS: u32 = 20;
 
+/// So often a suspect has to differ while Postgres holds still.
+const LOOKS: u32 = 2;
+
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -102,17 +105,62 @@ async fn walk(
     Ok(suspects)
 }
 
+/// What was seen of the suspects, round by round.
+#[derive(Debug, Default)]
+struct Trial {
+    /// How often each differed while Postgres held still.
+    times: HashMap<i64, u32>,
+    confirmed: Vec<Pair>,
+    /// To be looked at again, and whether Postgres held still this time.
+    left: Vec<(Pair, bool)>,
+}
+
+impl Trial {
+    /// Two sides as they were seen between two looks at Postgres.
+    fn look(&mut self, pair: Pair, steady: bool) {
+        if pair.is_same() {
+            return;
+        }
+        let seen = self.times.entry(pair.id()).or_default();
+        *seen += u32::from(steady);
+        if *seen >= LOOKS {
+            self.confirmed.push(pair);
+        } else {
+            self.left.push((pair, steady));
+        }
+    }
+
+    /// Whether this round may be the last, the time being over or not: one look
+    /// alone cannot tell a difference from a record under way.
+    fn may_end(round: u32, over: bool) -> bool {
+        over && round >= LOOKS
+    }
+
+    /// Judges what is left when the time is over: what differs although
+    /// Postgres held still is a difference; the rest nobody can tell.
+    fn end(mut self, findings: &mut Findings) -> Vec<Pair> {
+        let (steady, moving): (Vec<_>, Vec<_>) = self.left.into_iter().partition(|(_, held)| *held);
+        self.confirmed
+            .extend(steady.into_iter().map(|(pair, _)| pair));
+        if !moving.is_empty() {
+            findings.unjudged += moving.len() as u64;
+            let note = format!("{} rows kept changing and were not judged", moving.len());
+            findings.note(note);
+        }
+        self.confirmed
+    }
+}
+
 /// Looks at the suspects again until each agrees or has differed twice.
 async fn settle(
     context: &Context<'_>,
     mut suspects: Vec<i64>,
     findings: &mut Findings,
 ) -> Result<Vec<Pair>, VerifyError> {
-    let mut confirmed = Vec::new();
-    let mut times: HashMap<i64, u32> = HashMap::new();
-    for _ in 0..MAX_ROUNDS {
+    let mut trial = Trial::default();
+    for round in 1..=MAX_ROUNDS {
         if suspects.is_empty() {
-            return Ok(confirmed);
+            break;
         }
         context
             .steps
@@ -121,39 +169,26 @@ async fn settle(
         let before = Source::snapshot(&context.settings.postgres.url).await?;
         context.fence().await?;
         let after = Source::snapshot(&context.settings.postgres.url).await?;
-        let mut left = Vec::new();
+        trial.left.clear();
         for some in suspects.chunks(QUESTION) {
             let (before, after) = (before.rows_of(some).await?, after.rows_of(some).await?);
             let steady = |id: i64| find(&before, id) == find(&after, id);
             let mut merge = Merge::new(before.clone());
             let mut visit = |pair: Pair| {
-                if pair.is_same() {
-                    return;
-                }
-                let id = pair.id();
-                let seen = times.entry(id).or_default();
-                *seen += u32::from(steady(id));
-                if *seen >= 2 {
-                    confirmed.push(pair);
-                } else {
-                    left.push(id);
-                }
+                let held = steady(pair.id());
+                trial.look(pair, held);
             };
             for row in context.query.rows_of(some).await? {
                 merge.found(Row::from(row), &mut visit);
             }
             merge.finish(&mut visit);
         }
-        suspects = left;
-        if Instant::now() >= context.deadline {
+        suspects = trial.left.iter().map(|(pair, _)| pair.id()).collect();
+        if Trial::may_end(round, Instant::now() >= context.deadline) {
             break;
         }
     }
-    if !suspects.is_empty() {
-        let note = format!("{} rows kept changing and were not judged", suspects.len());
-        findings.note(note);
-    }
-    Ok(confirmed)
+    Ok(trial.end(findings))
 }
 
 fn find(rows: &[Row], id: i64) -> Option<&Row> {
@@ -174,5 +209,40 @@ mod tests {
         let rows = [row(1), row(5), row(9)];
         assert_eq!(find(&rows, 5).map(|row| row.id), Some(5));
         assert_eq!(find(&rows, 4), None);
+    }
+
+    fn missing(id: i64) -> Pair {
+        Pair::Missing(Row {
+            id,
+            cells: Default::default(),
+        })
+    }
+
+    #[test]
+    fn the_time_being_over_spares_no_second_look() {
+        assert!(!Trial::may_end(1, true));
+        assert!(Trial::may_end(2, true));
+        assert!(!Trial::may_end(2, false));
+    }
+
+    #[test]
+    fn a_second_look_makes_a_suspect_a_difference() {
+        let mut trial = Trial::default();
+        trial.look(missing(1), true);
+        assert!(trial.confirmed.is_empty());
+        trial.left.clear();
+        trial.look(missing(1), true);
+        assert_eq!(trial.confirmed, [missing(1)]);
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_never_passes() {
+        let mut trial = Trial::default();
+        trial.look(missing(1), true);
+        trial.look(missing(2), false);
+        let mut findings = Findings::new(Check::Rows);
+        assert_eq!(trial.end(&mut findings), [missing(1)]);
+        assert_eq!(findings.unjudged, 1);
+        assert!(!findings.holds());
     }
 }
