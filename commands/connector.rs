@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fanout::{
+    escape::escape,
     operations::connector::{self, Applied, ConnectorError, ConnectorStatus},
     template::Values,
 };
@@ -140,9 +141,12 @@ impl Report {
 
 fn listing(status: &ConnectorStatus) -> String {
     let mut table = table(["NAME", "STATE", "WORKER", "CAUSE"]);
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let or_dash = |text: &Option<String>| {
+        let text = text.as_deref().unwrap_or("-");
+        escape(text).into_owned()
+    };
     table.add_row([
-        status.name.clone(),
+        escape(&status.name).into_owned(),
         status.state.to_string(),
         or_dash(&status.worker),
         or_dash(&status.cause),

@@ -33,6 +33,8 @@ pub enum ContextError {
         #[source]
         source: std::io::Error,
     },
+    #[error("environment variable {name} is no UTF-8")]
+    Variable { name: String },
     #[error("this program's own file cannot be found")]
     Program(#[source] std::io::Error),
     #[error("the asynchronous runtime does not start")]
@@ -44,7 +46,7 @@ pub enum ContextError {
 impl Failure for ContextError {
     fn kind(&self) -> Kind {
         match self {
-            Self::ConfigFile { .. } => Kind::Usage,
+            Self::ConfigFile { .. } | Self::Variable { .. } => Kind::Usage,
             Self::Program(_) | Self::Runtime(_) => Kind::Environment,
             Self::Interrupted(signal) => Kind::Interrupted(*signal),
         }
@@ -53,19 +55,45 @@ impl Failure for ContextError {
     fn code(&self) -> &'static str {
         match self {
             Self::ConfigFile { .. } => "config_file",
+            Self::Variable { .. } => "config_value",
             Self::Program(_) => "program",
             Self::Runtime(_) => "runtime",
             Self::Interrupted(_) => "interrupted",
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::ConfigFile { .. } => {
+                Some("name a file that is there: --config FILE or FANOUT_CONFIG".to_owned())
+            }
+            Self::Variable { name } => Some(format!("unset {name}")),
+            Self::Program(_) | Self::Runtime(_) => Some("fanout doctor".to_owned()),
+            Self::Interrupted(_) => None,
+        }
+    }
+}
+
+/// The environment, as far as it can concern fanout.
+fn variables() -> Result<BTreeMap<String, String>, ContextError> {
+    let own = |name: &String| name.starts_with("FANOUT_");
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| own(name))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(ContextError::Variable { name }),
+        })
+        .collect()
 }
 
 impl Context {
     pub fn new(global: &Global) -> Self {
+        let stop = CancellationToken::new();
         Self {
             global: global.clone(),
-            printer: Printer::new(global),
-            stop: CancellationToken::new(),
+            printer: Printer::new(global, stop.clone()),
+            stop,
         }
     }
 
@@ -139,10 +167,19 @@ impl Context {
             project: self.project().clone(),
             recorded,
             file: self.config_file()?,
-            env: std::env::vars().collect(),
+            env: variables()?,
             flags,
         };
         Ok(load(&layers)?)
+    }
+
+    /// The project's defaults, whatever the file and the environment say.
+    pub fn defaults(&self) -> Result<Config, CommandError> {
+        let project = self.project().clone();
+        Ok(load(&Layers {
+            project,
+            ..Layers::default()
+        })?)
     }
 
     /// The configuration file, where there is one, whatever folder a process

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::{
     context::Context,
     exit::{Outcome, Verdict},
+    printer::Printer,
     table::{render, table},
 };
 
@@ -43,6 +44,10 @@ impl Failure for BundleError {
 
     fn code(&self) -> &'static str {
         "bundle_file"
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("name a file in a folder that can be written to: --bundle FILE".to_owned())
     }
 }
 
@@ -77,11 +82,11 @@ impl Arguments {
             Verdict::Done
         };
         let report = json!({ "findings": findings, "bundle": self.bundle });
-        printer.conclude("doctor", verdict, &report, || show(&findings))
+        printer.conclude("doctor", verdict, &report, || show(&findings, printer))
     }
 }
 
-fn show(findings: &[Finding]) -> String {
+fn show(findings: &[Finding], printer: &Printer) -> String {
     let mut all = table(["", "WHAT", "FOUND"]);
     for finding in findings {
         let level = match finding.level {
@@ -98,7 +103,11 @@ fn show(findings: &[Finding]) -> String {
     let mut text = render(&all);
     for finding in findings {
         if let Some(fix) = &finding.fix {
-            text.push_str(&format!("\n{}: {}", escape(&finding.name), escape(fix)));
+            text.push_str(&format!(
+                "\n{}: {}",
+                escape(&finding.name),
+                escape(&printer.hint(fix))
+            ));
         }
     }
     text

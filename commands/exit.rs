@@ -6,10 +6,11 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use fanout::failure::{Failure, Kind, chain};
 use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{Cli, Global, Output},
-    printer::Printer,
+    printer::{Printer, say},
 };
 
 /// What a command returns: whether all it checked holds.
@@ -56,9 +57,6 @@ impl CommandError {
     }
 }
 
-/// A broken pipe on stdout: the reader has seen enough.
-pub const BROKEN_PIPE: u8 = 0;
-
 /// The exit code of each kind of failure.
 pub fn code(kind: Kind) -> u8 {
     match kind {
@@ -74,6 +72,16 @@ pub fn code(kind: Kind) -> u8 {
 
 /// Prints the error, if any, and gives the exit code.
 pub fn finish(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
+    let ended = end(printer, command, outcome);
+    // A reader that went away has seen enough; a full disk has not.
+    if let Some(error) = printer.lost() {
+        printer.error(&format!("stdout cannot be written: {error}"), None);
+        return ExitCode::from(code(Kind::Environment));
+    }
+    ended
+}
+
+fn end(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::CheckFalse) => ExitCode::from(code(Kind::CheckFalse)),
@@ -90,19 +98,21 @@ pub fn finish(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
 pub fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         // Printing help to a closed pipe is no failure.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return match error.print() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                ExitCode::from(code(Kind::Environment))
+            }
+            _ => ExitCode::SUCCESS,
+        };
     }
     let (global, command) = understood();
     let (schema, hint) = match &command {
         Some(command) => (command.as_str(), format!("fanout {command} --help")),
         None => ("usage", "fanout --help".to_owned()),
     };
-    let said = error.render().to_string();
-    let message = said.lines().next().unwrap_or_default();
     let document = json!({
         "code": "usage",
-        "message": message.strip_prefix("error: ").unwrap_or(message),
+        "message": said(&error.render().to_string()),
         "cause": null,
         "hint": hint,
     });
@@ -110,12 +120,28 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         if json_is_asked_for() {
             global.output = Output::Json;
         }
-        Printer::new(&global).failure(schema, &document)
+        Printer::new(&global, CancellationToken::new()).failure(schema, &document)
     });
     if !is_json {
+        // Where stderr is closed there is nobody to tell.
         let _ = error.print();
+        say(&format!("\nhint: {hint}"));
     }
     ExitCode::from(code(Kind::Usage))
+}
+
+/// What clap says is wrong, on one line: without its usage, with what a first
+/// line that ends in a colon announces.
+fn said(rendered: &str) -> String {
+    let mut lines = rendered.lines();
+    let first = lines.next().unwrap_or_default();
+    let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    if message.ends_with(':') {
+        let named = lines.map(str::trim).take_while(|line| !line.is_empty());
+        message.push(' ');
+        message.push_str(&named.collect::<Vec<_>>().join(", "));
+    }
+    message
 }
 
 /// Whether the command line says so anywhere: behind a mistake clap reads
@@ -135,4 +161,20 @@ fn understood() -> (Option<Global>, Option<String>) {
     };
     let command = matches.subcommand_name().map(str::to_owned);
     (Global::from_arg_matches(&matches).ok(), command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_what_is_missing() {
+        let rendered = "error: the following required arguments were not provided:\n  \
+            <PLACE>\n  --from <TS>\n\nUsage: fanout peek <PLACE>\n";
+        assert_eq!(
+            said(rendered),
+            "the following required arguments were not provided: <PLACE>, --from <TS>"
+        );
+        assert_eq!(said("error: wrong\n\nUsage: x\n"), "wrong");
+    }
 }

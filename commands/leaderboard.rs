@@ -16,6 +16,7 @@ use crate::{
     arguments::duration,
     context::Context,
     exit::{Outcome, Verdict},
+    printer::Printer,
     table::{render, table},
 };
 
@@ -57,7 +58,9 @@ impl Arguments {
         let mut watch = Watch::start(&settings).await?;
         let Some(interval) = self.watch else {
             let board = watch.look(self.limit).await?;
-            return printer.conclude("leaderboard", Verdict::Done, &board, || show(&board));
+            return printer.conclude("leaderboard", Verdict::Done, &board, || {
+                show(&board, printer)
+            });
         };
         loop {
             let board = watch.look(self.limit).await?;
@@ -65,7 +68,7 @@ impl Arguments {
                 printer.document("leaderboard", true, &board);
             } else {
                 let clear = if printer.colors() { CLEAR } else { "" };
-                printer.data(&format!("{clear}{}\n", show(&board)));
+                printer.data(&format!("{clear}{}\n", show(&board, printer)));
             }
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
@@ -75,7 +78,7 @@ impl Arguments {
     }
 }
 
-fn show(board: &Leaderboard) -> String {
+fn show(board: &Leaderboard, printer: &Printer) -> String {
     let mut text = String::new();
     if !board.rows.is_empty() {
         let mut table = table(["#", "TITLE", "TYPE", "SCORE", "CHANGE", "CONTENT"]);
@@ -108,7 +111,9 @@ fn show(board: &Leaderboard) -> String {
         ));
     }
     if let Some(remark) = board.remark {
-        let hint = remark.hint().map(|hint| format!("\nhint: {hint}"));
+        let hint = remark
+            .hint()
+            .map(|hint| format!("\nhint: {}", printer.hint(hint)));
         let line = format!("\n{}{}", remark.text(), hint.unwrap_or_default());
         text.push_str(&line);
     }

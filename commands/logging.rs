@@ -26,7 +26,9 @@ pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
     let started = if printer.is_json() {
         builder.json().with_writer(io::stderr).try_init()
     } else if printer.bars() {
-        builder.with_writer(Notes(Arc::clone(progress))).try_init()
+        // A note is escaped, and would show the colours' codes.
+        let notes = Notes(Arc::clone(progress));
+        builder.with_ansi(false).with_writer(notes).try_init()
     } else {
         builder.with_writer(io::stderr).try_init()
     };

@@ -50,7 +50,12 @@ fn main() -> ExitCode {
         signals::interrupts(context.stop(), goes_on, cli.command.run(&context)).await
     };
     let outcome = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(work),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(work);
+            // A thread that waits for a server would keep the program.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(ContextError::Runtime(error).into()),
     };
     exit::finish(context.printer(), name, outcome)

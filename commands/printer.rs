@@ -3,12 +3,13 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use fanout::progress::Progress;
+use fanout::{escape::escape_lines, progress::Progress, project::Project};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{Color, Global, Output},
@@ -29,11 +30,20 @@ pub struct Printer {
     stdout_colors: bool,
     stderr_colors: bool,
     stderr_terminal: bool,
+    project: Project,
+    /// Why stdout takes no more.
+    closed: OnceLock<io::Error>,
+    /// Cancelled when stdout takes no more: what goes on has nobody to tell.
+    stop: CancellationToken,
 }
 
+/// Fields of documents that hold something to type.
+const HINTS: [&str; 3] = ["hint", "remedy", "fix"];
+
 impl Printer {
-    /// A printer for these flags and this process's streams.
-    pub fn new(global: &Global) -> Self {
+    /// A printer for these flags and this process's streams. `stop` is
+    /// cancelled when stdout takes no more.
+    pub fn new(global: &Global, stop: CancellationToken) -> Self {
         let stderr_terminal = io::stderr().is_terminal();
         let colors = |terminal: bool| match global.color {
             Color::Always => true,
@@ -47,7 +57,21 @@ impl Printer {
             stdout_colors: colors(io::stdout().is_terminal()),
             stderr_colors: colors(stderr_terminal),
             stderr_terminal,
+            project: global.project.clone(),
+            closed: OnceLock::new(),
+            stop,
         }
+    }
+
+    /// A hint as it is typed for this project.
+    pub fn hint(&self, hint: &str) -> String {
+        self.project.address(hint)
+    }
+
+    /// Why stdout took no more, where that was not its reader's wish.
+    pub fn lost(&self) -> Option<&io::Error> {
+        let closed = self.closed.get();
+        closed.filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
     }
 
     /// Whether stdout holds JSON.
@@ -112,7 +136,7 @@ impl Printer {
                 document.insert("error".to_owned(), Json::String(error.to_string()));
             }
         }
-        self.data(&Json::Object(document).to_string());
+        self.object(document);
     }
 
     /// Prints a failure as JSON where that was asked for; says whether it did.
@@ -120,30 +144,65 @@ impl Printer {
         if self.is_json() {
             let mut document = envelope(command, false);
             document.insert("error".to_owned(), error.clone());
-            self.data(&Json::Object(document).to_string());
+            self.object(document);
         }
         self.is_json()
     }
 
-    /// Data, to stdout. A reader that went away ends the program: it has seen
-    /// enough.
-    #[expect(
-        clippy::unused_self,
-        reason = "stdout is reached through a printer only"
-    )]
+    fn object(&self, document: Map<String, Json>) {
+        let mut document = Json::Object(document);
+        self.address(&mut document);
+        self.data(&document.to_string());
+    }
+
+    /// Makes every hint in a document one that is typed for this project.
+    fn address(&self, document: &mut Json) {
+        match document {
+            Json::Object(fields) => {
+                for (name, value) in fields {
+                    match value {
+                        Json::String(text) if HINTS.contains(&name.as_str()) => {
+                            *text = self.hint(text);
+                        }
+                        other => self.address(other),
+                    }
+                }
+            }
+            Json::Array(values) => values.iter_mut().for_each(|value| self.address(value)),
+            _ => {}
+        }
+    }
+
+    /// Data, to stdout. A reader that went away has seen enough: the command
+    /// ends as it would have.
     pub fn data(&self, text: &str) {
+        if self.closed.get().is_some() {
+            return;
+        }
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-        if written.is_err() {
-            std::process::exit(i32::from(crate::exit::BROKEN_PIPE));
+        if let Err(error) = written {
+            // Only the first reason is of use.
+            let _ = self.closed.set(error);
+            self.stop.cancel();
         }
     }
 
     /// Something worth saying that is not data, to stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            say(text);
         }
+    }
+
+    /// What has to be read before something is destroyed, to stderr, however
+    /// little was to be said.
+    #[expect(
+        clippy::unused_self,
+        reason = "stderr is reached through a printer only"
+    )]
+    pub fn warn(&self, text: &str) {
+        say(text);
     }
 
     /// A question, on the line that its answer is typed on.
@@ -164,9 +223,10 @@ impl Printer {
         } else {
             ("", "", "")
         };
-        eprintln!("{red}error:{reset} {message}");
+        say(&format!("{red}error:{reset} {}", escape_lines(message)));
         if let Some(hint) = hint {
-            eprintln!("\n{cyan}hint:{reset} {hint}");
+            let hint = escape_lines(&self.hint(hint));
+            say(&format!("\n{cyan}hint:{reset} {hint}"));
         }
     }
 
@@ -180,6 +240,11 @@ impl Printer {
             Arc::new(Lines::default())
         }
     }
+}
+
+/// A line to stderr. Where that is closed there is nobody to tell.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn envelope(command: &str, ok: bool) -> Map<String, Json> {

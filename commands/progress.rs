@@ -1,5 +1,5 @@
 //! The two faces of progress: bars on a terminal, one plain line a step
-//! elsewhere.
+//! elsewhere. What servers say is in them, so all of it is escaped.
 
 use std::{
     collections::HashMap,
@@ -8,8 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanout::progress::{Event, Progress, Unit};
+use fanout::{
+    escape::escape_lines,
+    progress::{Event, Progress, Unit},
+};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::printer::say;
 
 /// Off a terminal an amount is told this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,7 +50,7 @@ impl Bars {
     fn end(&self, task: &str, mark: &str, what: &str) {
         let bar = self.bar(task);
         bar.set_style(style(&format!("{mark} {{prefix:<12}} {{msg}}")));
-        bar.finish_with_message(what.to_owned());
+        bar.finish_with_message(escape_lines(what));
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.remove(task);
     }
@@ -59,7 +64,7 @@ fn style(template: &str) -> ProgressStyle {
 impl Progress for Bars {
     fn report(&self, event: Event<'_>) {
         match event {
-            Event::Doing { task, what } => self.bar(task).set_message(what.to_owned()),
+            Event::Doing { task, what } => self.bar(task).set_message(escape_lines(what)),
             Event::Advanced {
                 task,
                 done,
@@ -87,7 +92,7 @@ impl Progress for Bars {
             Event::Failed { task, what } => self.end(task, "✘", what),
             Event::Note { text } => {
                 // Where the terminal went away there is nobody to tell.
-                let _ = self.all.println(text);
+                let _ = self.all.println(escape_lines(text));
             }
         }
     }
@@ -119,7 +124,7 @@ impl Progress for Lines {
         match event {
             Event::Doing { task, what }
             | Event::Done { task, what }
-            | Event::Failed { task, what } => eprintln!("{task}: {what}"),
+            | Event::Failed { task, what } => say(&format!("{task}: {}", escape_lines(what))),
             Event::Advanced {
                 task,
                 done,
@@ -127,10 +132,10 @@ impl Progress for Lines {
                 unit,
             } => {
                 if total == Some(done) || self.due(task) {
-                    eprintln!("{task}: {}", amount(done, total, unit));
+                    say(&format!("{task}: {}", amount(done, total, unit)));
                 }
             }
-            Event::Note { text } => eprintln!("{text}"),
+            Event::Note { text } => say(&escape_lines(text)),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     arguments::duration,
     context::Context,
     exit::{Outcome, Verdict},
+    printer::Printer,
     table::{render, table},
 };
 
@@ -48,6 +49,10 @@ impl Failure for JunitError {
     fn code(&self) -> &'static str {
         "junit_file"
     }
+
+    fn hint(&self) -> Option<String> {
+        Some("name a file in a folder that can be written to: --junit FILE".to_owned())
+    }
 }
 
 impl Arguments {
@@ -77,11 +82,11 @@ impl Arguments {
             "hops": report.hops,
             "broken": broken.map(|hop| hop.place.name()),
         });
-        printer.conclude("smoke", verdict, &document, || show(&report))
+        printer.conclude("smoke", verdict, &document, || show(&report, printer))
     }
 }
 
-fn show(report: &Report) -> String {
+fn show(report: &Report, printer: &Printer) -> String {
     let mut hops = table(["HOP", "", "MS", "EVIDENCE"]);
     for hop in &report.hops {
         let word = match hop.outcome {
@@ -103,7 +108,7 @@ fn show(report: &Report) -> String {
         text.push_str(&first);
         if let Some(hint) = &hop.hint {
             text.push_str("\nhint: ");
-            text.push_str(&escape(hint));
+            text.push_str(&escape(&printer.hint(hint)));
         }
     }
     text

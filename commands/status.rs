@@ -7,12 +7,13 @@ use fanout::{
     escape::escape,
     instant::Age,
     operations::status::{Report, ServiceStatus, status},
-    pipeline::status::SinkStatus,
+    pipeline::status::{SinkState, SinkStatus},
 };
 
 use crate::{
     context::Context,
     exit::{Outcome, Verdict},
+    printer::Printer,
     table::{render, table},
 };
 
@@ -49,7 +50,7 @@ impl Arguments {
             _ => Verdict::Done,
         };
         let printer = context.printer();
-        printer.conclude("status", verdict, &report, || page(&report))
+        printer.conclude("status", verdict, &report, || page(&report, printer))
     }
 }
 
@@ -67,11 +68,12 @@ async fn watch(context: &Context) -> Outcome {
             () = context.stop().cancelled() => return Ok(Verdict::Done),
         };
         if printer.is_json() {
-            printer.document("status", report.stuck.is_none(), &report);
+            // As a single look has it: that something is stuck is an answer.
+            printer.document("status", true, &report);
         } else if printer.colors() {
-            printer.data(&format!("{CLEAR}{}", page(&report)));
+            printer.data(&format!("{CLEAR}{}", page(&report, printer)));
         } else {
-            printer.data(&format!("{}\n", page(&report)));
+            printer.data(&format!("{}\n", page(&report, printer)));
         }
         tokio::select! {
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
@@ -80,16 +82,22 @@ async fn watch(context: &Context) -> Outcome {
     }
 }
 
-fn page(report: &Report) -> String {
+fn page(report: &Report, printer: &Printer) -> String {
     let mut parts = vec![services(&report.services), source(report)];
     if !report.sinks.is_empty() {
-        parts.push(sinks(&report.sinks));
+        let troubles = report
+            .sinks
+            .iter()
+            .filter_map(|sink| trouble(sink, printer));
+        let table = std::iter::once(sinks(&report.sinks));
+        parts.push(table.chain(troubles).collect::<Vec<_>>().join("\n"));
     }
     if let Some(stuck) = &report.stuck {
         let why = escape(&stuck.why);
         parts.push(format!(
             "stuck at {}: {why}\n\nhint: {}",
-            stuck.at, stuck.remedy
+            escape(&stuck.at),
+            escape(&printer.hint(&stuck.remedy))
         ));
     }
     parts.join("\n\n")
@@ -165,6 +173,20 @@ fn sinks(sinks: &[SinkStatus]) -> String {
         ]);
     }
     render(&table)
+}
+
+/// Why a sink does not go on, and what mends it.
+fn trouble(sink: &SinkStatus, printer: &Printer) -> Option<String> {
+    let name = &sink.name;
+    if let Some(halt) = &sink.halt {
+        let (reason, remedy) = (escape(&halt.reason), printer.hint(&halt.remedy));
+        return Some(format!("{name} halted: {reason}; {}", escape(&remedy)));
+    }
+    if sink.state != SinkState::Retrying {
+        return None;
+    }
+    let detail = sink.detail.as_deref().unwrap_or("no reason given");
+    Some(format!("{name} is retrying: {}", escape(detail)))
 }
 
 /// How long ago a moment is, in milliseconds since the epoch.

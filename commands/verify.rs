@@ -72,7 +72,11 @@ fn show(report: &Report) -> String {
     for findings in &report.checks {
         remarks(findings, &mut text);
     }
-    if report.checks.iter().any(|findings| findings.differences > 0) {
+    if report
+        .checks
+        .iter()
+        .any(|findings| findings.differences > 0)
+    {
         let mut differences = table(["CHECK", "ID", "WHAT", "EXPECTED", "FOUND"]);
         for difference in report.checks.iter().flat_map(|findings| &findings.shown) {
             differences.add_row(row(difference));

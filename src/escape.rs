@@ -33,6 +33,17 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Like [`escape`], line by line: the line feeds of the text stay, and a tab
+/// becomes blanks.
+#[must_use]
+pub fn escape_lines(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.contains('\t') {
+        true => Cow::Owned(escape(&line.replace('\t', "    ")).into_owned()),
+        false => escape(line),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// The text cut to at most `max_width` terminal columns, its last column an
 /// ellipsis where something was cut.
 #[must_use]
@@ -99,6 +110,11 @@ mod tests {
         ] {
             assert_eq!(escape(text), shown);
         }
+    }
+
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(escape_lines("a\n\tb\x1b[2J\r\n"), "a\n    b\\u{1b}[2J");
     }
 
     #[test]
