@@ -1,7 +1,7 @@
 //! `fanout config`: the effective configuration and where each value is from.
 
 use clap::Subcommand;
-use fanout::{config::Value, secret::masked_url};
+use fanout::{config::Value, secret::masked};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -29,7 +29,15 @@ struct Shown {
 
 impl Command {
     pub fn run(self, context: &Context) -> Outcome {
-        let config = context.config()?;
+        let config = match (context.config(), &self) {
+            // What cannot be read is mended by one who sees what there is.
+            (Err(error), Self::Show) if !context.printer().is_json() => {
+                let values: Vec<Shown> = context.defaults()?.values.iter().map(shown).collect();
+                context.printer().data(&listing(&values));
+                return Err(error);
+            }
+            (config, _) => config?,
+        };
         let values: Vec<Shown> = config.values.iter().map(shown).collect();
         let report = serde_json::json!({ "values": values });
         let printer = context.printer();
@@ -43,10 +51,7 @@ impl Command {
 fn shown(value: &Value) -> Shown {
     Shown {
         key: value.key.clone(),
-        value: match &value.value {
-            Json::String(text) => Json::String(masked_url(text)),
-            other => other.clone(),
-        },
+        value: masked(&value.key, &value.value),
         origin: value.origin.to_string(),
     }
 }

@@ -34,7 +34,7 @@ impl std::str::FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = |reason: String| InvalidUrl {
-            url: text.to_owned(),
+            url: crate::secret::masked_url(text),
             reason,
         };
         let mut url = url::Url::parse(text).map_err(|error| invalid(error.to_string()))?;

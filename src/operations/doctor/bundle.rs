@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     failure::chain,
     operations::status,
-    secret::{MASK, masked_url},
+    secret::{MASK, is_secret, masked},
     stack::{Site, blueprint, logs},
     timestamp::Rfc3339,
 };
@@ -87,28 +87,11 @@ fn system() -> String {
 }
 
 fn values(config: &Config) -> BTreeMap<String, (Json, String)> {
-    let masked = |value: &crate::config::Value| {
-        let shown = (mask(&value.key, &value.value), value.origin.to_string());
+    let shown = |value: &crate::config::Value| {
+        let shown = (masked(&value.key, &value.value), value.origin.to_string());
         (value.key.clone(), shown)
     };
-    config.values.iter().map(masked).collect()
-}
-
-/// Masks passwords in URLs, and what is called like a secret.
-fn mask(key: &str, value: &Json) -> Json {
-    let key = key.to_lowercase();
-    let secret = ["password", "secret", "token"]
-        .iter()
-        .any(|word| key.contains(word));
-    match value {
-        Json::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| (name.clone(), mask(name, value)))
-            .collect(),
-        Json::String(_) if secret => MASK.into(),
-        Json::String(text) => masked_url(text).into(),
-        other => other.clone(),
-    }
+    config.values.iter().map(shown).collect()
 }
 
 /// The passwords there are, to be struck out of logs.
@@ -121,12 +104,42 @@ fn secrets(config: &Config) -> Vec<String> {
     ]
     .iter()
     .filter_map(|text| url::Url::parse(text).ok()?.password().map(str::to_owned))
+    .flat_map(|encoded| [decoded(&encoded), encoded])
     .collect();
+    for value in &config.values {
+        named(&value.key, &value.value, &mut secrets);
+    }
+    if let Ok(url) = url::Url::parse(&settings.postgres.url) {
+        secrets.extend(url.password().map(str::to_owned));
+    }
     if let Ok(address) = postgres::address(&settings.postgres.url) {
         secrets.push(address.password.reveal().to_owned());
     }
     secrets.retain(|secret| secret.len() >= SHORTEST_SECRET);
+    // The longest first, so that none is left in pieces.
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     secrets
+}
+
+/// A password as a server's log has it, not as a URL writes it.
+fn decoded(password: &str) -> String {
+    let pair = format!("p={}", password.replace('+', "%2B"));
+    let mut pairs = url::form_urlencoded::parse(pair.as_bytes());
+    pairs
+        .next()
+        .map(|(_, text)| text.into_owned())
+        .unwrap_or_default()
+}
+
+/// What is called like a secret in a setting, at any depth.
+fn named(name: &str, value: &Json, secrets: &mut Vec<String>) {
+    match value {
+        Json::Object(fields) => fields
+            .iter()
+            .for_each(|(name, value)| named(name, value, secrets)),
+        Json::String(text) if is_secret(name) => secrets.push(text.clone()),
+        _ => {}
+    }
 }
 
 fn tails(site: &Site, secrets: &[String]) -> BTreeMap<String, Vec<String>> {
@@ -153,16 +166,11 @@ mod tests {
 
     #[test]
     fn no_secret_is_handed_on() {
-        let masked = mask("clickhouse.url", &json!("http://app:geheim@h:1"));
-        assert_eq!(masked, json!("http://app:****@h:1"));
-        let masked = mask(
-            "connector.properties",
-            &json!({"database.password": "geheim", "poll.interval.ms": "20"}),
-        );
-        assert_eq!(
-            masked,
-            json!({"database.password": "****", "poll.interval.ms": "20"})
-        );
+        let properties = json!({"database.password": "geheim", "poll.interval.ms": "20"});
+        let mut secrets = Vec::new();
+        named("connector.properties", &properties, &mut secrets);
+        assert_eq!(secrets, ["geheim"]);
+        assert_eq!(decoded("p%40%2Bw+"), "p@+w+");
         let line = strike("login geheim failed".to_owned(), &["geheim".to_owned()]);
         assert_eq!(line, "login **** failed");
     }
