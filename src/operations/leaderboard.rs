@@ -47,7 +47,8 @@ pub struct Entry {
     pub title: Option<String>,
     pub content_type: Option<String>,
     pub score: i64,
-    /// Since the look before; none at the first.
+    /// Since the look before; none at the first, and where that did not reach
+    /// down to it.
     pub change: Option<i64>,
 }
 
@@ -151,7 +152,24 @@ pub struct Watch {
     settings: Settings,
     reader: BoardReader,
     titles: HashMap<String, Title>,
-    before: Option<HashMap<String, i64>>,
+    before: Option<Before>,
+}
+
+/// The members of the look before.
+#[derive(Debug)]
+struct Before {
+    scores: HashMap<String, i64>,
+    /// Whether these were all: else a newcomer may have been below the limit.
+    all: bool,
+}
+
+impl Before {
+    fn change(&self, member: &str, score: i64) -> Option<i64> {
+        match self.scores.get(member) {
+            Some(before) => Some(score - before),
+            None => self.all.then_some(score),
+        }
+    }
 }
 
 impl Watch {
@@ -188,14 +206,16 @@ impl Watch {
         let has_worker = view.lease.is_some();
         let rows = (1..).zip(&view.members).map(|(rank, (member, score))| {
             let title = self.titles.get(member);
-            let before = self.before.as_ref();
             Entry {
                 rank,
                 content_id: member.clone(),
                 title: title.map(|title| title.title.clone()),
                 content_type: title.and_then(|title| title.content_type.clone()),
                 score: *score,
-                change: before.map(|before| score - before.get(member).copied().unwrap_or(0)),
+                change: self
+                    .before
+                    .as_ref()
+                    .and_then(|before| before.change(member, *score)),
             }
         });
         let board = Leaderboard {
@@ -207,7 +227,10 @@ impl Watch {
             has_worker,
             remark: remark(view.meta, has_worker, view.cardinality),
         };
-        self.before = Some(view.members.into_iter().collect());
+        self.before = Some(Before {
+            all: view.members.len() as u64 == view.cardinality,
+            scores: view.members.into_iter().collect(),
+        });
         Ok(board)
     }
 }
@@ -306,6 +329,17 @@ async fn source_titles(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_below_the_limit_has_no_change() {
+        let before = |all| Before {
+            scores: HashMap::from([("a".to_owned(), 3)]),
+            all,
+        };
+        assert_eq!(before(false).change("a", 5), Some(2));
+        assert_eq!(before(false).change("b", 5), None);
+        assert_eq!(before(true).change("b", 5), Some(5));
+    }
 
     #[test]
     fn an_empty_board_says_why() {
