@@ -40,6 +40,8 @@ pub struct Arguments {
 
 #[derive(Debug, Serialize)]
 struct Report {
+    /// The instant that was meant, RFC 3339.
+    since: Option<String>,
     lines: Vec<Line>,
 }
 
@@ -51,10 +53,15 @@ impl Arguments {
 
     pub async fn run(self, context: &Context) -> Outcome {
         let now_us = jiff::Timestamp::now().as_microsecond();
-        let since_us = match self.since.map(|since| since.resolve(now_us)) {
+        let since = self.since.map(|since| since.resolve(now_us));
+        let since_us = match since {
             Some(Resolved::At(time)) => Some(time),
             Some(Resolved::Earliest) | None => None,
         };
+        let printer = context.printer();
+        if let Some(since) = since {
+            printer.note(&format!("since {since}"));
+        }
         let selection = Selection {
             services: self.services,
             since_us,
@@ -67,8 +74,10 @@ impl Arguments {
             return follow(context, logs).await;
         }
         lines.extend(logs.rest());
-        let report = Report { lines };
-        let printer = context.printer();
+        let report = Report {
+            since: since.map(|since| since.to_string()),
+            lines,
+        };
         printer.conclude("logs", Verdict::Done, &report, || {
             let lines: Vec<String> = report
                 .lines

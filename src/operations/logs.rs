@@ -70,6 +70,14 @@ impl Failure for LogsError {
             Self::Definition(error) => error.code(),
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownService { .. } => Some("fanout status".to_owned()),
+            Self::Read { .. } => Some("fanout doctor".to_owned()),
+            Self::Definition(error) => error.hint(),
+        }
+    }
 }
 
 /// The logs of some services, read together.

@@ -125,7 +125,8 @@ impl Reader {
 
 /// The time that a line begins with, in the ways in which the stack's servers
 /// write it: `2026-11-24T00:02:28.469Z`, `2026-11-24 00:02:31.432 UTC`,
-/// `15305:M 24 Nov 2026 00:02:26.581`.
+/// `15305:M 24 Nov 2026 00:02:26.581`,
+/// `2026.11.24 00:02:26.581333 [ 7 ] {} <Information> …`.
 #[must_use]
 pub fn line_time(line: &str) -> Option<i64> {
     let mut words = line.split_ascii_whitespace();
@@ -133,7 +134,11 @@ pub fn line_time(line: &str) -> Option<i64> {
     if let Some(time) = timestamp::parse(first) {
         return Some(time);
     }
-    let (date, format) = if first.ends_with(|letter: char| letter.is_ascii_uppercase()) {
+    // ClickHouse's own, in the server's zone, which is UTC.
+    let dots = |text: &str| text.bytes().filter(|byte| *byte == b'.').count() == 2;
+    let (date, format) = if dots(first) {
+        (format!("{first} {}", words.next()?), "%Y.%m.%d %H:%M:%S%.f")
+    } else if first.ends_with(|letter: char| letter.is_ascii_uppercase()) {
         let date: Vec<&str> = words.take(4).collect();
         (date.join(" "), "%d %b %Y %H:%M:%S%.f")
     } else {
@@ -160,6 +165,7 @@ mod tests {
             "2026-11-24T00:02:26.581Z INFO  Connect: Kafka Connect starting",
             "2026-11-24 00:02:26.581 UTC [15448] LOG:  listening",
             "15305:M 24 Nov 2026 00:02:26.581 * Ready to accept connections",
+            "2026.11.24 00:02:26.581000 [ 7 ] {} <Information> Application: Ready",
         ] {
             assert_eq!(line_time(line), expected, "{line}");
         }
