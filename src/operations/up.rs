@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{Config, Runtime},
     failure::{Failure, Kind},
-    pipeline::status::{Halt, SinkState},
+    pipeline::status::{Halt, SinkState, SinkStatus},
     plan::{Action, Plan, Step},
     progress::{Event, Progress, Silent},
     secret::masked_url,
@@ -336,22 +336,26 @@ impl Up {
         let begun = Instant::now();
         let mut told = String::new();
         loop {
-            let sinks = status::pipeline(url).await.map(|status| status.sinks);
-            let sinks = sinks.unwrap_or_default();
-            let waiting = sinks
-                .iter()
-                .find(|sink| matches!(sink.state, SinkState::Starting | SinkState::Halted));
-            let Some(sink) = waiting else { return Ok(()) };
-            if let Some(halt) = &sink.halt
+            let (what, halt) = match status::pipeline(url).await {
+                Ok(status) => {
+                    let waits = |sink: &SinkStatus| {
+                        matches!(sink.state, SinkState::Starting | SinkState::Halted)
+                    };
+                    let Some(sink) = status.sinks.into_iter().find(waits) else {
+                        return Ok(());
+                    };
+                    let detail = sink.detail.as_deref().unwrap_or("starting");
+                    let what = format!("sink {}: {detail}", sink.name);
+                    (what, sink.halt.map(|halt| (sink.name, halt)))
+                }
+                // What says nothing of its sinks is not past its start.
+                Err(problem) => (problem, None),
+            };
+            if let Some((sink, halt)) = halt
                 && begun.elapsed() >= HALT_PATIENCE
             {
-                return Err(UpError::Halted {
-                    sink: sink.name.clone(),
-                    halt: halt.clone(),
-                });
+                return Err(UpError::Halted { sink, halt });
             }
-            let detail = sink.detail.as_deref().unwrap_or("starting");
-            let what = format!("sink {}: {detail}", sink.name);
             if begun.elapsed() >= self.request.timeout {
                 return Err(UpError::SinkNotReady {
                     what,
