@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fanout::{
+    config::Settings,
     escape::escape,
-    operations::connector::{self, Applied, ConnectorError, ConnectorStatus},
-    template::Values,
+    operations::connector::{self, Applied, ConnectorError, ConnectorStatus, State},
 };
 use serde::Serialize;
 
 use crate::{
     arguments::duration,
+    confirm::confirmed,
     context::Context,
-    exit::{Outcome, Verdict},
+    exit::{CommandError, Outcome, Verdict},
     table::{render, table},
 };
 
@@ -26,37 +27,43 @@ pub enum Command {
     /// Show it and every task; 5 when one does not run
     Status,
     /// Restart it and its tasks and wait until they run
-    Restart(Wait),
+    Restart(Change),
     /// Pause it; its slot stays, and Postgres keeps the log from there
-    Pause(Wait),
+    Pause(Change),
     /// Let it go on
-    Resume(Wait),
+    Resume(Change),
     /// Remove it; slot, topics and its position stay
-    Delete(Wait),
+    Delete(Change),
 }
 
 #[derive(Debug, Args)]
 pub struct Apply {
     #[command(flatten)]
-    wait: Wait,
-    /// Show what would change, and change nothing
-    #[arg(long, conflicts_with = "forget_offsets")]
-    dry_run: bool,
+    change: Change,
     /// Forget the connector's position first, and begin again with a snapshot:
     /// for a slot that is gone
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     forget_offsets: bool,
+    /// Forget it without asking
+    #[arg(long, requires = "forget_offsets")]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Wait {
+pub struct Change {
     /// How long to wait for it
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
+    /// Whether this only says what would be.
+    dry_run: bool,
+    action: &'static str,
     applied: Option<Applied>,
     deleted: Option<bool>,
     connector: Option<ConnectorStatus>,
@@ -68,68 +75,123 @@ impl Command {
         let printer = context.printer();
         let progress = printer.progress();
         let mut report = Report {
+            dry_run: false,
+            action: self.name(),
             applied: None,
             deleted: None,
             connector: None,
         };
         match self {
-            Self::Apply(arguments) => {
-                let timeout = arguments.wait.timeout;
-                let none = Values::new();
-                if arguments.forget_offsets {
-                    connector::forget_offsets(&settings, timeout, &*progress).await?;
-                }
-                report.applied = Some(if arguments.dry_run {
-                    connector::plan(&settings, &none, timeout).await?
-                } else {
-                    connector::apply(&settings, &none, timeout, &*progress).await?
-                });
+            Self::Apply(arguments) => arguments.run(context, &settings, &mut report).await?,
+            Self::Status => report.connector = Some(known(&settings).await?),
+            Self::Restart(change) | Self::Pause(change) | Self::Resume(change)
+                if change.dry_run =>
+            {
+                report.dry_run = true;
+                report.connector = Some(known(&settings).await?);
+            }
+            Self::Delete(change) if change.dry_run => {
+                report.dry_run = true;
                 report.connector = connector::status(&settings).await?;
+                report.deleted = Some(report.connector.is_some());
             }
-            Self::Status => {
-                let found = connector::status(&settings).await?;
-                let missing = || ConnectorError::Missing {
-                    name: settings.connector.name.clone(),
-                };
-                report.connector = Some(found.ok_or_else(missing)?);
-            }
-            Self::Restart(Wait { timeout }) => {
+            Self::Restart(Change { timeout, .. }) => {
                 report.connector = Some(connector::restart(&settings, timeout, &*progress).await?);
             }
-            Self::Pause(Wait { timeout }) => {
+            Self::Pause(Change { timeout, .. }) => {
                 report.connector = Some(connector::pause(&settings, timeout, &*progress).await?);
             }
-            Self::Resume(Wait { timeout }) => {
+            Self::Resume(Change { timeout, .. }) => {
                 report.connector = Some(connector::resume(&settings, timeout, &*progress).await?);
             }
-            Self::Delete(Wait { timeout }) => {
+            Self::Delete(Change { timeout, .. }) => {
                 report.deleted = Some(connector::delete(&settings, timeout).await?);
             }
         }
         drop(progress);
         printer.conclude("connector", report.verdict(), &report, || report.human())
     }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "apply",
+            Self::Status => "status",
+            Self::Restart(_) => "restart",
+            Self::Pause(_) => "pause",
+            Self::Resume(_) => "resume",
+            Self::Delete(_) => "delete",
+        }
+    }
+}
+
+/// The connector, which has to be there.
+async fn known(settings: &Settings) -> Result<ConnectorStatus, ConnectorError> {
+    let missing = || ConnectorError::Missing {
+        name: settings.connector.name.clone(),
+    };
+    connector::status(settings).await?.ok_or_else(missing)
+}
+
+impl Apply {
+    async fn run(
+        &self,
+        context: &Context,
+        settings: &Settings,
+        report: &mut Report,
+    ) -> Result<(), CommandError> {
+        let Change { timeout, dry_run } = self.change;
+        let progress = context.printer().progress();
+        let overrides = connector::overrides(&context.site()?)?;
+        let name = &settings.connector.name;
+        if self.forget_offsets {
+            let what = "forget its position, which nothing brings back";
+            if !self.yes && !confirmed(context, name, what) {
+                let name = name.clone();
+                return Err(ConnectorError::NotConfirmed { name }.into());
+            }
+            connector::forget_offsets(settings, timeout, &*progress).await?;
+        }
+        report.dry_run = dry_run;
+        report.applied = Some(if dry_run {
+            connector::plan(settings, &overrides, timeout).await?
+        } else {
+            connector::apply(settings, &overrides, timeout, &*progress).await?
+        });
+        report.connector = connector::status(settings).await?;
+        Ok(())
+    }
 }
 
 impl Report {
-    /// A connector that was only looked at is judged; a paused one is as its
-    /// operator wants it.
+    /// A paused connector is as its operator wants it; any other has to run.
     fn verdict(&self) -> Verdict {
+        let as_wanted = |status: &ConnectorStatus| {
+            let at_rest = matches!(status.state, State::Paused | State::Stopped);
+            status.is_running() || at_rest && status.failure().is_none()
+        };
         match &self.connector {
-            Some(status) if status.failure().is_some() => Verdict::CheckFalse,
+            Some(status) if !self.dry_run && !as_wanted(status) => Verdict::CheckFalse,
             _ => Verdict::Done,
         }
     }
 
     fn human(&self) -> String {
         if let Some(deleted) = self.deleted {
-            let text = if deleted { "deleted" } else { "there was none" };
+            let text = match (deleted, self.dry_run) {
+                (true, true) => "would delete it",
+                (true, false) => "deleted",
+                (false, _) => "there was none",
+            };
             return text.to_owned();
         }
+        let would = if self.dry_run { "would be " } else { "" };
         let mut text = match &self.applied {
-            Some(Applied::Created) => "created\n".to_owned(),
-            Some(Applied::Updated { changed }) => format!("updated: {}\n", changed.join(", ")),
+            Some(Applied::Created) => format!("{would}created\n"),
+            Some(Applied::Updated { changed }) => {
+                format!("{would}updated: {}\n", changed.join(", "))
+            }
             Some(Applied::Unchanged) => "unchanged\n".to_owned(),
+            None if self.dry_run => format!("would {} it\n", self.action),
             None => String::new(),
         };
         if let Some(status) = &self.connector {

@@ -5,6 +5,7 @@ mod arguments;
 mod cli;
 mod completions;
 mod config;
+mod confirm;
 mod connector;
 mod context;
 mod dlq;

@@ -1,9 +1,6 @@
 //! `fanout reset`: lists what the project owns, asks, and removes it.
 
-use std::{
-    io::{self, IsTerminal as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 use fanout::operations::reset::{self, Inventory, Reset, ResetError};
@@ -12,6 +9,7 @@ use serde::Serialize;
 
 use crate::{
     arguments::duration,
+    confirm::confirmed,
     context::Context,
     exit::{Outcome, Verdict},
 };
@@ -68,8 +66,12 @@ impl Arguments {
             return Ok(());
         }
         let printer = context.printer();
-        if !self.yes {
-            printer.note(&listing(reset.inventory()));
+        let listing = listing(reset.inventory());
+        if self.yes {
+            printer.note(&listing);
+        } else {
+            // Nobody says yes to what they were not shown.
+            printer.warn(&listing);
             confirm(context)?;
         }
         reset.apply(self.timeout, &*printer.progress()).await
@@ -79,21 +81,12 @@ impl Arguments {
 /// Asks for the project's name, where there is somebody to ask.
 fn confirm(context: &Context) -> Result<(), ResetError> {
     let project = context.project().as_str();
-    let refused = || ResetError::NotConfirmed {
+    if confirmed(context, project, "remove all of this") {
+        return Ok(());
+    }
+    Err(ResetError::NotConfirmed {
         project: project.to_owned(),
-    };
-    let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !asks || context.global().no_input || context.printer().is_json() {
-        return Err(refused());
-    }
-    context
-        .printer()
-        .ask(&format!("type {project} to remove all of this: "));
-    let mut answer = String::new();
-    match io::stdin().read_line(&mut answer) {
-        Ok(_) if answer.trim() == project => Ok(()),
-        _ => Err(refused()),
-    }
+    })
 }
 
 fn listing(inventory: &Inventory) -> String {

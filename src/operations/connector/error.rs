@@ -5,6 +5,7 @@ use crate::{
     clients::{postgres::PostgresError, web::WebError},
     config::Settings,
     failure::{Failure, Kind},
+    stack::StateError,
     template::TemplateError,
 };
 
@@ -32,6 +33,12 @@ pub enum ConnectorError {
     #[error("connector {name} has failed: {cause}")]
     Failed { name: String, cause: String },
     #[error(
+        "forgetting the position of connector {name} cannot be undone, and nobody has said yes"
+    )]
+    NotConfirmed { name: String },
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(
         "connector {name} has failed: replication slot {slot} no longer has the position that kafka connect remembers"
     )]
     SlotLost { name: String, slot: String },
@@ -53,6 +60,8 @@ impl Failure for ConnectorError {
     fn kind(&self) -> Kind {
         match self {
             Self::PostgresUrl(_) | Self::Template(_) => Kind::Usage,
+            Self::NotConfirmed { .. } => Kind::Refused,
+            Self::State(error) => error.kind(),
             Self::ConnectNotReady { .. } | Self::NotReady { .. } => Kind::NotReady,
             Self::Web(error) if error.is_unreachable() => Kind::NotReady,
             Self::Web(_)
@@ -77,13 +86,17 @@ impl Failure for ConnectorError {
             Self::Paused { .. } => "connector_paused",
             Self::Failed { .. } => "connector_failed",
             Self::SlotLost { .. } => "slot_lost",
+            Self::NotConfirmed { .. } => "not_confirmed",
+            Self::State(error) => error.code(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::PostgresUrl(_) | Self::Template(_) => "fanout config show",
-            Self::Document(_) => return None,
+            Self::Document(_) => "fanout logs connect --tail 50",
+            Self::NotConfirmed { .. } => "fanout connector apply --forget-offsets --yes",
+            Self::State(error) => return error.hint(),
             Self::Web(_) | Self::ConnectNotReady { .. } => "fanout up connect",
             Self::Failed { cause, .. } if remedy::says_record_is_too_large(cause) => {
                 remedy::TOO_LARGE

@@ -10,7 +10,7 @@ mod status;
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use tokio::time::{Instant, sleep};
 
 pub use desired::{Properties, changed, placeholders, properties};
@@ -19,7 +19,13 @@ pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
 use self::rest::Rest;
-use crate::{config::Settings, operations::steps::Steps, progress::Progress, template::Values};
+use crate::{
+    config::{Runtime, Settings},
+    operations::steps::Steps,
+    progress::Progress,
+    stack::{Site, State as StackState, StateError},
+    template::Values,
+};
 
 /// The name under which progress is reported.
 const TASK: &str = "connector";
@@ -35,8 +41,7 @@ const STEADY_LOOKS: u32 = 2;
 const STALE_FAILURE: Duration = Duration::from_secs(3);
 
 /// What `apply` found to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "action", rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
     Created,
     /// With the names of the properties that were not as they should be.
@@ -44,6 +49,41 @@ pub enum Applied {
         changed: Vec<String>,
     },
     Unchanged,
+}
+
+impl Serialize for Applied {
+    /// `{"action": "updated", "changed": ["slot.name"]}`; null where nothing
+    /// was there to change.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (action, changed) = match self {
+            Self::Created => ("created", None),
+            Self::Updated { changed } => ("updated", Some(changed)),
+            Self::Unchanged => ("unchanged", None),
+        };
+        let mut fields = serializer.serialize_struct("Applied", 2)?;
+        fields.serialize_field("action", action)?;
+        fields.serialize_field("changed", &changed)?;
+        fields.end()
+    }
+}
+
+/// What lies over [`placeholders`] in this project: a Connect of ours reads the
+/// password from a file of its own, so that its REST shows a reference instead.
+///
+/// # Errors
+/// When the project's state is there and cannot be read.
+pub fn overrides(site: &Site) -> Result<Values, StateError> {
+    let dir = site.dir();
+    let state = StackState::load(&dir)?;
+    let connect = state
+        .as_ref()
+        .and_then(|state| state.services.get("connect"));
+    let secrets = dir.conf("connect").join("secrets.properties");
+    if connect.map(|known| known.runtime) != Some(Runtime::Native) || !secrets.exists() {
+        return Ok(Values::new());
+    }
+    let reference = format!("${{file:{}:postgres_password}}", secrets.display());
+    Ok(Values::from([("postgres.password".to_owned(), reference)]))
 }
 
 /// Makes the connector what the settings say, and waits until it and all of
@@ -354,5 +394,24 @@ fn not_running(rest: &Rest, status: Option<ConnectorStatus>) -> ConnectorError {
             || "unknown to connect".to_owned(),
             |status| status.summary(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_applied_has_every_key() {
+        let document = |applied| serde_json::to_string(&applied).expect("a document");
+        assert_eq!(
+            document(Applied::Created),
+            r#"{"action":"created","changed":null}"#
+        );
+        let changed = vec!["slot.name".to_owned()];
+        assert_eq!(
+            document(Applied::Updated { changed }),
+            r#"{"action":"updated","changed":["slot.name"]}"#
+        );
     }
 }
