@@ -39,8 +39,11 @@ pub(super) async fn calls(settings: &Settings) -> Result<Option<Calls>, VerifyEr
     let mut calls = Calls::default();
     let mut after = Some(0);
     while let Some(place) = after {
-        let Some(page) = page(&web, settings, &format!("after={place}")).await? else {
-            return Ok(None);
+        let page = match page(&web, settings, &format!("after={place}")).await? {
+            Some(page) => page,
+            None if place == 0 => return Ok(None),
+            // It was the stub a moment ago: its list is cut short.
+            None => return Err(VerifyError::StubDocument),
         };
         for listed in page.events {
             let sha = sha(&listed.sha256).ok_or(VerifyError::StubDocument)?;

@@ -1,7 +1,7 @@
 //! One pass over the log, a partition at a time: every record has become
 //! something, and every insert was told to the external system.
 
-use std::fmt::Write as _;
+use std::{collections::HashMap, fmt::Write as _};
 
 use super::{
     Context, VerifyError,
@@ -18,6 +18,24 @@ use crate::{
 
 /// Body shown of a call that is missing, in characters.
 const EXCERPT: usize = 300;
+
+/// What one partition's records come to.
+struct Read {
+    partition: i32,
+    /// One past the last record that was read.
+    until: i64,
+    /// Event → its latest change before the fence.
+    judged: HashMap<i64, Latest>,
+    /// Event → its latest change behind the fence.
+    later: HashMap<i64, Latest>,
+}
+
+/// Whether a row stands where its event has no change: at a record that was
+/// read and is another's, or past the end of the log. In between it may have
+/// changed since.
+fn is_ahead(found: i64, read_until: i64, end: i64) -> bool {
+    found < read_until || found >= end
+}
 
 /// Walks the log up to its end, and judges what lies before the fence.
 pub(super) struct Walk<'a> {
@@ -61,9 +79,9 @@ impl<'a> Walk<'a> {
         // Read after the calls were listed: what they are of is in it.
         let bounds = log.bounds(&topic).await?;
         for (partition, bounds) in (0..).zip(&bounds) {
-            let ledger = self.partition(&topic, partition, *bounds).await?;
+            let read = self.partition(&topic, partition, *bounds).await?;
             if self.context.has("clickhouse") {
-                self.rows(partition, ledger.latest).await?;
+                self.rows(&log, &topic, read).await?;
             }
         }
         self.commits(&topic, &bounds).await?;
@@ -82,7 +100,7 @@ impl<'a> Walk<'a> {
         topic: &str,
         partition: i32,
         bounds: Bounds,
-    ) -> Result<Ledger, VerifyError> {
+    ) -> Result<Read, VerifyError> {
         let settings = self.context.settings;
         let decoder = FactDecoder::new(SourceTable {
             prefix: settings.kafka.topic_prefix.clone(),
@@ -110,7 +128,12 @@ impl<'a> Walk<'a> {
                 steps.advanced(self.records.compared, None, Unit::Records);
             }
         }
-        Ok(ledger)
+        Ok(Read {
+            partition,
+            until: bounds.end,
+            judged: ledger.latest,
+            later: later.latest,
+        })
     }
 
     fn entry(&mut self, entry: Entry, partition: i32, offset: i64, judged: bool) {
@@ -172,25 +195,40 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Each event's row has to stand at its latest change, or later.
-    async fn rows(
-        &mut self,
-        partition: i32,
-        mut latest: std::collections::HashMap<i64, Latest>,
-    ) -> Result<(), VerifyError> {
+    /// Each event's row has to stand at its latest change, or at one that came
+    /// later.
+    async fn rows(&mut self, log: &Log, topic: &str, read: Read) -> Result<(), VerifyError> {
+        let partition = read.partition;
+        let mut latest = read.judged;
+        let mut ahead = Vec::new();
         let mut origins = self.context.query.origins(partition)?;
         while let Some(origin) = origins.next().await? {
             let Some(change) = latest.remove(&origin.event_id) else {
                 continue;
             };
+            let known = read.later.get(&origin.event_id).copied().unwrap_or(change);
+            let highest = origin.offset.max(origin.version_offset);
             if origin.offset < change.offset {
                 self.behind(partition, origin.event_id, change, Some(origin.offset));
+            } else if highest > known.offset {
+                ahead.push((origin.event_id, known, highest));
             }
         }
         for (id, change) in latest {
             // A delete of a row that was never stored leaves nothing to store.
             if !change.deleted {
                 self.behind(partition, id, change, None);
+            }
+        }
+        if ahead.is_empty() {
+            return Ok(());
+        }
+        // Read after the rows: whatever they stand at was in the log by now.
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        let end = log.ends(topic).await?.get(place).copied().unwrap_or(0);
+        for (id, known, found) in ahead {
+            if is_ahead(found, read.until, end) {
+                self.behind(partition, id, known, Some(found));
             }
         }
         Ok(())
@@ -263,4 +301,17 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ahead;
+
+    #[test]
+    fn a_row_may_only_stand_where_its_event_changed() {
+        // Read up to 10, and the log has since grown to 15.
+        assert!(is_ahead(9, 10, 15), "another event's record");
+        assert!(!is_ahead(10, 10, 15), "changed since it was read");
+        assert!(is_ahead(15, 10, 15), "past the end");
+    }
 }
