@@ -3,6 +3,11 @@
 mod query;
 mod store;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
 pub use clickhouse::insert::Insert;
 pub use query::{MAX_TEXT, OriginRow, Query, Rows, TextRow, Title};
 pub use store::{
@@ -81,19 +86,44 @@ pub async fn ping(endpoint: &Endpoint) -> Result<(), ClickHouseError> {
 /// Executes one statement as it stands.
 ///
 /// # Errors
-/// When the server does not take it.
-pub async fn execute(endpoint: &Endpoint, statement: &str) -> Result<(), ClickHouseError> {
+/// When the server does not take it, or does not answer within `patience`.
+pub async fn execute(
+    endpoint: &Endpoint,
+    statement: &str,
+    patience: Duration,
+) -> Result<(), ClickHouseError> {
     // The crate takes `?` for a place to bind a value.
     let statement = statement.replace('?', "??");
-    endpoint.client().query(&statement).execute().await
+    bounded(patience, endpoint.client().query(&statement).execute()).await
 }
 
-/// The tables and views of a database, none where there is no such database.
+/// Tables and views of a database with the names of their columns, none where
+/// there is no such database.
 ///
 /// # Errors
-/// As [`ping`].
-pub async fn tables(endpoint: &Endpoint, database: &str) -> Result<Vec<String>, ClickHouseError> {
-    let query = "SELECT name FROM system.tables WHERE database = ?";
+/// As [`ping`], and when no answer comes within `patience`.
+pub async fn columns(
+    endpoint: &Endpoint,
+    database: &str,
+    patience: Duration,
+) -> Result<BTreeMap<String, BTreeSet<String>>, ClickHouseError> {
+    let query = "SELECT table, name FROM system.columns WHERE database = ?";
     let query = endpoint.client().query(query).bind(database);
-    query.fetch_all::<String>().await
+    let rows = bounded(patience, query.fetch_all::<(String, String)>()).await?;
+    let mut tables: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (table, column) in rows {
+        tables.entry(table).or_default().insert(column);
+    }
+    Ok(tables)
+}
+
+/// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must not
+/// hang its callers.
+async fn bounded<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, ClickHouseError>>,
+) -> Result<T, ClickHouseError> {
+    tokio::time::timeout(patience, answer)
+        .await
+        .unwrap_or(Err(ClickHouseError::TimedOut))
 }

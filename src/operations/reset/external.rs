@@ -1,7 +1,7 @@
 //! What is fanout's own in servers that are not: found by name, listed, and
 //! removed. The source tables are the operator's and stay.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 use tokio::{task::spawn_blocking, time::sleep};
@@ -18,13 +18,71 @@ use crate::{
 /// Tables in Postgres that fanout made for Debezium.
 const HELPER_TABLES: [&str; 2] = ["debezium_signal", "debezium_heartbeat"];
 
-/// What fanout has in ClickHouse, what depends on others first.
-const CLICKHOUSE_OBJECTS: [(&str, &str); 4] = [
-    ("VIEW", "engagement_enriched"),
-    ("TABLE", "engagement_enriched_storage"),
-    ("TABLE", "content"),
-    ("TABLE", "fanout_topics"),
+/// What fanout has in ClickHouse, what depends on others first, and columns
+/// that only fanout's own has: `content` may as well be somebody else's.
+const CLICKHOUSE_OBJECTS: [(&str, &str, &[&str]); 4] = [
+    (
+        "VIEW",
+        "engagement_enriched",
+        &[
+            "event_id",
+            "engagement_seconds",
+            "engagement_pct",
+            "processed_at",
+        ],
+    ),
+    (
+        "TABLE",
+        "engagement_enriched_storage",
+        &[
+            "event_id",
+            "_version",
+            "_deleted",
+            "_partition",
+            "_offset",
+            "_content_offset",
+        ],
+    ),
+    (
+        "TABLE",
+        "content",
+        &[
+            "id",
+            "slug",
+            "title",
+            "processed_at",
+            "_version",
+            "_deleted",
+        ],
+    ),
+    (
+        "TABLE",
+        "fanout_topics",
+        &["topic", "topic_id", "partitions", "generation"],
+    ),
 ];
+
+/// Topics that the connector writes to, below its prefix. Another connector
+/// may share the prefix, so no other topic is ours.
+const CONNECTOR_TOPICS: [&str; 5] = [
+    "public.content",
+    "public.engagement_events",
+    "public.debezium_signal",
+    "notifications",
+    "message",
+];
+
+/// Groups that the pipeline commits for: its sinks', and the content mirror's.
+const GROUPS: [&str; 4] = ["redis", "clickhouse", "http", "content"];
+
+/// Whether anybody else's slot or publication may need Debezium's tables.
+const SHARED: &str = "
+    SELECT 1 FROM pg_replication_slots
+    WHERE slot_type = 'logical' AND database = current_database() AND slot_name <> $1
+    UNION ALL
+    SELECT 1 FROM pg_publication_tables
+    WHERE schemaname = 'public' AND tablename = ANY ($3::text[]) AND pubname <> $2
+    LIMIT 1";
 
 /// How long a slot may still be read from after its reader was told to stop.
 const SLOT_TRIES: u32 = 40;
@@ -143,6 +201,15 @@ async fn in_postgres(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
             owned.push(own("postgres", kind, name));
         }
     }
+    let (slot, publication) = (&settings.connector.slot, &settings.connector.publication);
+    let helpers: Vec<&str> = HELPER_TABLES.to_vec();
+    let shared = client
+        .query_opt(SHARED, &[slot, publication, &helpers])
+        .await?;
+    // Another project, or another connector, needs them still.
+    if shared.is_some() {
+        return Ok(owned);
+    }
     for table in HELPER_TABLES {
         let query = "SELECT 1 WHERE to_regclass('public.' || $1::text) IS NOT NULL";
         if client.query_opt(query, &[&table]).await?.is_some() {
@@ -156,32 +223,36 @@ async fn in_kafka(site: &Site, settings: &Settings) -> Result<Vec<Owned>, Extern
     let brokers = settings.kafka.brokers.clone();
     let listed = spawn_blocking(move || kafka::list_topics_and_groups(&brokers)).await?;
     let (topics, groups) = listed?;
-    let prefix = &settings.kafka.topic_prefix;
-    let project = &site.project;
-    let ours = |topic: &String| {
-        topic
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.starts_with('.'))
-            || *topic == format!("__debezium-heartbeat.{prefix}")
-            || *topic == settings.kafka.dead_letter_topic
-            || ["configs", "offsets", "status"]
-                .iter()
-                .any(|inner| *topic == format!("{project}-connect-{inner}"))
-    };
-    let group = |sink: &str| format!("{}-{sink}", settings.kafka.group_prefix);
-    let of_sinks: Vec<String> = crate::config::SINKS
-        .iter()
-        .map(|sink| group(sink))
-        .collect();
+    let (own_topics, own_groups) = (topics_of(site, settings), groups_of(settings));
     let topics = topics
         .into_iter()
-        .filter(ours)
+        .filter(|name| own_topics.contains(name))
         .map(|name| own("kafka", "topic", name));
     let groups = groups
         .into_iter()
-        .filter(|name| of_sinks.contains(name))
+        .filter(|name| own_groups.contains(name))
         .map(|name| own("kafka", "group", name));
     Ok(topics.chain(groups).collect())
+}
+
+/// The names of all topics that the project makes.
+fn topics_of(site: &Site, settings: &Settings) -> BTreeSet<String> {
+    let prefix = &settings.kafka.topic_prefix;
+    let of_connector = CONNECTOR_TOPICS.map(|topic| format!("{prefix}.{topic}"));
+    let of_connect =
+        ["configs", "offsets", "status"].map(|inner| format!("{}-connect-{inner}", site.project));
+    let mut topics = BTreeSet::from([
+        format!("__debezium-heartbeat.{prefix}"),
+        settings.kafka.dead_letter_topic.clone(),
+    ]);
+    topics.extend(of_connector);
+    topics.extend(of_connect);
+    topics
+}
+
+fn groups_of(settings: &Settings) -> BTreeSet<String> {
+    let prefix = &settings.kafka.group_prefix;
+    GROUPS.map(|name| format!("{prefix}-{name}")).into()
 }
 
 async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
@@ -195,12 +266,19 @@ async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
 async fn in_clickhouse(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
     let database = &settings.clickhouse.database;
     let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
-    let there = clickhouse::tables(&endpoint, database).await?;
+    let there = clickhouse::columns(&endpoint, database, patience(settings)).await?;
     let ours = CLICKHOUSE_OBJECTS.into_iter();
     Ok(ours
-        .filter(|(_, name)| there.iter().any(|table| table == name))
-        .map(|(kind, name)| own("clickhouse", kind, format!("{database}.{name}")))
+        .filter(|(_, name, columns)| {
+            let found = there.get(*name);
+            found.is_some_and(|found| columns.iter().all(|column| found.contains(*column)))
+        })
+        .map(|(kind, name, _)| own("clickhouse", kind, format!("{database}.{name}")))
         .collect())
+}
+
+fn patience(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.clickhouse.request_timeout_ms)
 }
 
 /// Removes the connector while Connect, and what it runs on, is still there.
@@ -237,7 +315,7 @@ pub(super) async fn remove(
             "clickhouse" => {
                 let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
                 let statement = format!("DROP {} IF EXISTS {}", one.kind, one.name);
-                clickhouse::execute(&endpoint, &statement).await?;
+                clickhouse::execute(&endpoint, &statement, patience(settings)).await?;
             }
             _ => {}
         }
@@ -283,4 +361,35 @@ async fn drop_slot(client: &postgres::Client, name: &str) -> Result<(), External
     Err(ExternalError::SlotBusy {
         name: name.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::Home;
+
+    #[test]
+    fn only_what_the_project_makes_is_its_own() {
+        let site = Site {
+            project: "fanout".parse().expect("a name"),
+            home: Home::at(std::path::Path::new("/nowhere")),
+            cache: "/nowhere".into(),
+            fanout: "/nowhere".into(),
+            config_file: None,
+        };
+        let topics = topics_of(&site, &Settings::default());
+        for ours in [
+            "cdc.public.engagement_events",
+            "cdc.notifications",
+            "__debezium-heartbeat.cdc",
+            "fanout.dlq",
+            "fanout-connect-offsets",
+        ] {
+            assert!(topics.contains(ours), "{ours} is not in {topics:?}");
+        }
+        for others in ["cdc.public.orders", "cdc.billing.invoices", "cdc"] {
+            assert!(!topics.contains(others), "{others} is somebody else's");
+        }
+        assert!(groups_of(&Settings::default()).contains("fanout-content"));
+    }
 }
