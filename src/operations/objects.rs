@@ -2,6 +2,8 @@
 //! with their publication in Postgres, the tables and views in ClickHouse. All
 //! of it is made where it is not there, and left alone where it is.
 
+use std::time::Duration;
+
 use crate::{
     assets,
     clients::{clickhouse, postgres},
@@ -25,6 +27,8 @@ pub enum ObjectsError {
         #[source]
         source: clickhouse::ClickHouseError,
     },
+    #[error("{server} did not take its tables within {seconds} s")]
+    TooLong { server: &'static str, seconds: u64 },
     #[error(transparent)]
     Url(#[from] clickhouse::InvalidUrl),
     #[error("{file} cannot be filled in")]
@@ -39,6 +43,7 @@ impl Failure for ObjectsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Url(_) => Kind::Usage,
+            Self::TooLong { .. } => Kind::NotReady,
             _ => Kind::Failed,
         }
     }
@@ -49,7 +54,17 @@ impl Failure for ObjectsError {
             Self::ClickHouse { .. } => "clickhouse_objects",
             Self::Url(_) => "clickhouse_url",
             Self::Template { .. } => "sql_template",
+            Self::TooLong { .. } => "objects_not_ready",
         }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Postgres { .. } => "fanout logs postgres".to_owned(),
+            Self::ClickHouse { .. } => "fanout logs clickhouse".to_owned(),
+            Self::TooLong { server, .. } => format!("fanout logs {server}, then fanout up"),
+            Self::Url(_) | Self::Template { .. } => "fanout config show".to_owned(),
+        })
     }
 }
 
@@ -80,34 +95,49 @@ fn statements(
         .collect()
 }
 
-/// Applies `sql/postgres/`.
+/// Applies `sql/postgres/`. A lock that others hold is waited for, as long as
+/// `timeout`.
 ///
 /// # Errors
-/// When Postgres does not take a file.
-pub async fn postgres(settings: &Settings) -> Result<(), ObjectsError> {
+/// When Postgres does not take a file, or not in time.
+pub async fn postgres(settings: &Settings, timeout: Duration) -> Result<(), ObjectsError> {
     let statements = statements("sql/postgres/", settings)?;
     let on = |file| move |source| ObjectsError::Postgres { file, source };
-    let client = postgres::connect(&settings.postgres.url)
-        .await
-        .map_err(on("sql/postgres"))?;
-    for (file, text) in statements {
-        client.batch_execute(&text).await.map_err(on(file))?;
-    }
-    Ok(())
+    let applied = async {
+        let client = postgres::connect(&settings.postgres.url)
+            .await
+            .map_err(on("sql/postgres"))?;
+        for (file, text) in statements {
+            client.batch_execute(&text).await.map_err(on(file))?;
+        }
+        Ok(())
+    };
+    let too_long = || too_long("postgres", timeout);
+    let applied = tokio::time::timeout(timeout, applied).await;
+    applied.unwrap_or_else(|_| Err(too_long()))
 }
 
 /// Applies `sql/clickhouse/`, one statement a file.
 ///
 /// # Errors
-/// When ClickHouse does not take a statement.
-pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
+/// When ClickHouse does not take a statement, or not in time.
+pub async fn clickhouse(settings: &Settings, timeout: Duration) -> Result<(), ObjectsError> {
     let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
     for (file, text) in statements("sql/clickhouse/", settings)? {
-        clickhouse::execute(&endpoint, &text)
-            .await
-            .map_err(|source| ObjectsError::ClickHouse { file, source })?;
+        let applied = clickhouse::execute(&endpoint, &text, timeout).await;
+        applied.map_err(|source| match source {
+            clickhouse::ClickHouseError::TimedOut => too_long("clickhouse", timeout),
+            source => ObjectsError::ClickHouse { file, source },
+        })?;
     }
     Ok(())
+}
+
+fn too_long(server: &'static str, timeout: Duration) -> ObjectsError {
+    ObjectsError::TooLong {
+        server,
+        seconds: timeout.as_secs(),
+    }
 }
 
 #[cfg(test)]

@@ -311,11 +311,11 @@ impl Up {
         match service {
             "postgres" => {
                 doing("making its tables and publication");
-                objects::postgres(settings).await?;
+                objects::postgres(settings, self.request.timeout).await?;
             }
             "clickhouse" => {
                 doing("making its tables");
-                objects::clickhouse(settings).await?;
+                objects::clickhouse(settings, self.request.timeout).await?;
             }
             "connect" => {
                 let timeout = self.request.timeout;

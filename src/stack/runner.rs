@@ -130,7 +130,16 @@ pub async fn start(
         doing("making its data");
     }
     let account = prepare::account(&dir, name, recipe)?;
-    prepare::prepare(site, name, recipe, account.as_ref()).await?;
+    let prepared = prepare::prepare(site, name, recipe, account.as_ref());
+    match tokio::time::timeout(timeout, prepared).await {
+        Ok(prepared) => prepared?,
+        Err(_) => {
+            return Err(RunnerError::Prepare(PrepareError::TooLong {
+                service: name.clone(),
+                seconds: timeout.as_secs(),
+            }));
+        }
+    }
     let launch = Launch {
         record: Some(dir.record(name)),
         tether: dir.tether(name),

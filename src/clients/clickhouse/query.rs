@@ -1,13 +1,13 @@
 //! What operators ask ClickHouse: rows of the view as text, in order and a
 //! piece at a time; where rows came from; titles.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use clickhouse::{Client, Row, query::RowCursor};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CONTENT, ClickHouseError, Endpoint, FACTS};
+use super::{CONTENT, ClickHouseError, Endpoint, FACTS, bounded};
 
 /// The view.
 const VIEW: &str = "engagement_enriched";
@@ -40,7 +40,13 @@ pub struct OriginRow {
     pub event_id: i64,
     pub partition: i32,
     pub offset: i64,
+    /// The offset that its version was made from: the same.
+    pub version_offset: i64,
 }
+
+/// The offset in the upper half of a version.
+const VERSION_OFFSET: &str =
+    "toInt64(bitAnd(bitShiftRight(max(_version), 64), toUInt128(281474976710655)))";
 
 #[derive(Debug, Row, Deserialize)]
 struct IdRow {
@@ -76,6 +82,9 @@ impl std::fmt::Debug for Query {
 /// A stream of rows.
 pub struct Rows<T>(RowCursor<T>);
 
+/// How long the answer to a question, or the next row of one, may take.
+const PATIENCE: Duration = Duration::from_mins(2);
+
 impl<T> std::fmt::Debug for Rows<T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Rows").finish_non_exhaustive()
@@ -85,14 +94,14 @@ impl<T> std::fmt::Debug for Rows<T> {
 impl Rows<TextRow> {
     /// The next row; none at the end.
     pub async fn next(&mut self) -> Result<Option<TextRow>, ClickHouseError> {
-        self.0.next().await
+        bounded(PATIENCE, self.0.next()).await
     }
 }
 
 impl Rows<OriginRow> {
     /// The next row; none at the end.
     pub async fn next(&mut self) -> Result<Option<OriginRow>, ClickHouseError> {
-        self.0.next().await
+        bounded(PATIENCE, self.0.next()).await
     }
 }
 
@@ -124,7 +133,7 @@ impl Query {
     /// When the server does not answer.
     pub async fn rows_of(&self, ids: &[i64]) -> Result<Vec<TextRow>, ClickHouseError> {
         let sql = format!("{} WHERE event_id IN ? ORDER BY event_id", select());
-        self.client.query(&sql).bind(ids).fetch_all().await
+        bounded(PATIENCE, self.client.query(&sql).bind(ids).fetch_all()).await
     }
 
     /// From which record each row of a partition is, deleted ones too.
@@ -134,7 +143,8 @@ impl Query {
     pub fn origins(&self, partition: i32) -> Result<Rows<OriginRow>, ClickHouseError> {
         let sql = format!(
             "SELECT event_id, argMax(_partition, _version) AS partition, \
-             argMax(_offset, _version) AS offset FROM {FACTS} WHERE _partition = ? GROUP BY event_id"
+             argMax(_offset, _version) AS offset, \
+             {VERSION_OFFSET} AS version_offset FROM {FACTS} WHERE _partition = ? GROUP BY event_id"
         );
         Ok(Rows(self.client.query(&sql).bind(partition).fetch()?))
     }
@@ -146,9 +156,10 @@ impl Query {
     pub async fn origins_of(&self, ids: &[i64]) -> Result<Vec<OriginRow>, ClickHouseError> {
         let sql = format!(
             "SELECT event_id, argMax(_partition, _version) AS partition, \
-             argMax(_offset, _version) AS offset FROM {FACTS} WHERE event_id IN ? GROUP BY event_id"
+             argMax(_offset, _version) AS offset, \
+             {VERSION_OFFSET} AS version_offset FROM {FACTS} WHERE event_id IN ? GROUP BY event_id"
         );
-        self.client.query(&sql).bind(ids).fetch_all().await
+        bounded(PATIENCE, self.client.query(&sql).bind(ids).fetch_all()).await
     }
 
     /// Events of a time, after the first and up to the last microsecond, that
@@ -169,7 +180,7 @@ impl Query {
         );
         let query = self.client.query(&sql);
         let query = query.bind(after_us).bind(until_us).bind(skew_us);
-        let rows: Vec<IdRow> = query.fetch_all().await?;
+        let rows: Vec<IdRow> = bounded(PATIENCE, query.fetch_all()).await?;
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
@@ -186,7 +197,8 @@ impl Query {
             "SELECT toString(id) AS id, title, CAST(content_type, 'Nullable(String)') AS content_type \
              FROM {CONTENT} FINAL WHERE _deleted = 0 AND toString({CONTENT}.id) IN ?"
         );
-        let rows: Vec<TitleRow> = self.client.query(&sql).bind(texts).fetch_all().await?;
+        let query = self.client.query(&sql).bind(texts);
+        let rows: Vec<TitleRow> = bounded(PATIENCE, query.fetch_all()).await?;
         let titles = rows.into_iter().filter_map(|row| {
             let title = Title {
                 title: row.title,
@@ -205,7 +217,7 @@ impl Query {
         // The crate takes `?` for a place to bind a value.
         let sql = sql.replace('?', "??");
         let mut cursor = self.client.query(&sql).fetch_bytes("JSONEachRow")?;
-        let bytes = cursor.collect().await?;
+        let bytes = bounded(PATIENCE, cursor.collect()).await?;
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.lines().map(str::to_owned).collect())
     }

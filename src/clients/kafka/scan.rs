@@ -6,13 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers as _},
 };
 use tokio::sync::mpsc;
@@ -26,6 +26,10 @@ const AHEAD: usize = 256;
 
 /// How long a quiet reader waits before it looks whether it is still wanted.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// A scan with an end that nothing comes of for so long has stalled; one without
+/// waits for the broker for ever.
+const STALL: Duration = Duration::from_mins(1);
 
 /// A record with all that the log has of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,15 +155,32 @@ fn read(
     sender: &mpsc::Sender<Result<Seen, KafkaError>>,
     stop: &AtomicBool,
 ) {
+    let mut moved = Instant::now();
     while !open.is_empty() && !stop.load(Ordering::Acquire) {
-        let sent = match consumer.poll(SLICE) {
-            None => Ok(()),
+        let polled = consumer.poll(SLICE);
+        let stalled = moved.elapsed() > STALL && open.iter().all(|stretch| stretch.until.is_some());
+        let sent = match polled {
+            Some(Ok(message)) => {
+                let taken = take(&message, &mut open, sender);
+                // After it was handed over: who takes it may be slow.
+                moved = Instant::now();
+                taken
+            }
             // The end came after it was asked for, so it is past every `until`.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 open.retain(|stretch| stretch.partition != partition || stretch.until.is_none());
+                moved = Instant::now();
                 Ok(())
             }
-            Some(Err(error)) if super::is_transient(&error) && !super::is_out_of_range(&error) => {
+            None if stalled => {
+                open.clear();
+                let error = RDKafkaErrorCode::OperationTimedOut;
+                sender.blocking_send(Err(KafkaError::MessageConsumption(error)))
+            }
+            None => Ok(()),
+            Some(Err(error))
+                if super::is_transient(&error) && !super::is_out_of_range(&error) && !stalled =>
+            {
                 tracing::debug!(%error, "a scan's consumer");
                 Ok(())
             }
@@ -167,7 +188,6 @@ fn read(
                 open.clear();
                 sender.blocking_send(Err(error))
             }
-            Some(Ok(message)) => take(&message, &mut open, sender),
         };
         if sent.is_err() {
             return;

@@ -47,6 +47,8 @@ pub enum PrepareError {
         status: String,
         output: Vec<String>,
     },
+    #[error("the data of {service} was not made within {seconds} s")]
+    TooLong { service: String, seconds: u64 },
     #[error("the definition of {service} cannot be filled in")]
     Template {
         service: String,
@@ -62,6 +64,7 @@ impl Failure for PrepareError {
         match self {
             Self::File { .. } => Kind::Environment,
             Self::Command { .. } | Self::Template { .. } => Kind::Failed,
+            Self::TooLong { .. } => Kind::NotReady,
             Self::Account(error) => error.kind(),
         }
     }
@@ -71,6 +74,7 @@ impl Failure for PrepareError {
             Self::File { .. } => "home_unreachable",
             Self::Command { .. } => "prepare_failed",
             Self::Template { .. } => "stack_definition",
+            Self::TooLong { .. } => "prepare_not_ready",
             Self::Account(error) => error.code(),
         }
     }
@@ -81,7 +85,9 @@ impl Failure for PrepareError {
                 Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
             }
             Self::Account(error) => error.hint(),
-            _ => None,
+            Self::Command { .. } => Some("fanout doctor".to_owned()),
+            Self::TooLong { .. } => Some("fanout up --timeout 10m".to_owned()),
+            Self::Template { .. } => None,
         }
     }
 }
