@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use fanout::{
+    config::Origin,
     operations::run::{Options, Report, Run},
     pipeline::{
         Reporter,
@@ -17,6 +18,7 @@ use fanout::{
 };
 
 use crate::{
+    arguments::duration,
     context::Context,
     exit::{Outcome, Verdict},
     logging,
@@ -34,6 +36,9 @@ pub struct Arguments {
     /// End when everything that is in the source now has arrived
     #[arg(long)]
     until_idle: bool,
+    /// How long that may take [default: as long as it takes]
+    #[arg(long, requires = "until_idle", value_parser = duration)]
+    timeout: Option<Duration>,
     /// Where to serve /healthz, /metrics and /status [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDRESS")]
     http_addr: Option<SocketAddr>,
@@ -46,7 +51,11 @@ impl Arguments {
             let sinks = ("--sinks".to_owned(), self.sinks.join(","));
             flags.insert("pipeline.sinks".to_owned(), sinks);
         }
-        let settings = context.config_with_flags(flags)?.settings;
+        let config = context.config_with_flags(flags)?;
+        let settings = config.settings;
+        let url = config.values.iter().find(|value| value.key == "http.url");
+        let is_asked_for =
+            url.is_some_and(|url| !matches!(url.origin, Origin::Default | Origin::Project));
         let printer = context.printer();
         let progress = printer.progress();
         logging::start(printer, &progress);
@@ -57,8 +66,9 @@ impl Arguments {
             Options {
                 sinks: settings.pipeline.sinks.clone(),
                 listen: self.http_addr.unwrap_or(configured),
-                any_port: self.http_addr.is_none(),
+                any_port: self.http_addr.is_none() && !is_asked_for,
                 until_idle: self.until_idle,
+                timeout: self.timeout,
             },
             context.stop().clone(),
         )

@@ -4,7 +4,10 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,13 +17,23 @@ use super::{
 use crate::{
     config::Settings,
     failure::{Failure, Kind},
-    pipeline::{Pipeline, PipelineError, Reporter, server, status::Status},
+    pipeline::{
+        Pipeline, PipelineError, Reporter, server,
+        status::{Halt, Status},
+    },
     progress::Progress,
     project::Project,
 };
 
 /// How often `--until-idle` looks again while it is not.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A sink that is halted looks again within this; after that nothing will come
+/// of waiting for it.
+const HALT_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Between two looks at the sinks.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What is asked of it.
 #[derive(Debug, Clone)]
@@ -33,6 +46,8 @@ pub struct Options {
     pub any_port: bool,
     /// End when every sink has done all that was in the source at the start.
     pub until_idle: bool,
+    /// How long that may take; for ever without.
+    pub timeout: Option<Duration>,
 }
 
 /// What it did.
@@ -60,6 +75,10 @@ pub enum RunError {
     },
     #[error(transparent)]
     Fence(#[from] FenceError),
+    #[error("sink {sink} halted: {}", halt.reason)]
+    Halted { sink: String, halt: Halt },
+    #[error("it was not idle within {seconds} s")]
+    NotIdle { seconds: u64 },
 }
 
 impl Failure for RunError {
@@ -68,6 +87,8 @@ impl Failure for RunError {
             Self::Pipeline(error) => error.kind(),
             Self::Listen { .. } => Kind::Environment,
             Self::Fence(error) => error.kind(),
+            Self::Halted { .. } => Kind::Failed,
+            Self::NotIdle { .. } => Kind::NotReady,
         }
     }
 
@@ -76,6 +97,8 @@ impl Failure for RunError {
             Self::Pipeline(error) => error.code(),
             Self::Listen { .. } => "port_taken",
             Self::Fence(error) => error.code(),
+            Self::Halted { .. } => "sink_halted",
+            Self::NotIdle { .. } => "not_idle",
         }
     }
 
@@ -84,6 +107,8 @@ impl Failure for RunError {
             Self::Pipeline(error) => error.hint(),
             Self::Listen { .. } => Some("fanout run --http-addr 127.0.0.1:0".to_owned()),
             Self::Fence(error) => error.hint(),
+            Self::Halted { halt, .. } => Some(halt.remedy.clone()),
+            Self::NotIdle { .. } => Some("fanout status".to_owned()),
         }
     }
 }
@@ -143,7 +168,9 @@ impl Run {
         let mut fence = None;
         if self.options.until_idle {
             tokio::select! {
-                idle = self.idle(progress) => fence = Some(idle),
+                idle = self.idle(progress) => fence = Some(idle.map_err(RunError::from)),
+                halted = self.halted() => fence = Some(Err(halted)),
+                late = late(self.options.timeout) => fence = Some(Err(late)),
                 () = self.stop.cancelled() => {}
             }
             self.stop.cancel();
@@ -155,6 +182,26 @@ impl Run {
             fence: fence.transpose()?,
             status: self.reporter.status(),
         })
+    }
+
+    /// Waits until a sink is halted and stays so.
+    async fn halted(&self) -> RunError {
+        let mut since: Option<(Instant, String)> = None;
+        loop {
+            let sinks = self.reporter.status().sinks.into_iter();
+            let mut halted = sinks.filter_map(|sink| Some((sink.name, sink.halt?)));
+            since = match (halted.next(), since) {
+                (None, _) => None,
+                (Some((sink, halt)), Some((at, known)))
+                    if sink == known && at.elapsed() >= HALT_PATIENCE =>
+                {
+                    return RunError::Halted { sink, halt };
+                }
+                (Some((sink, _)), Some((at, known))) if sink == known => Some((at, known)),
+                (Some((sink, _)), _) => Some((Instant::now(), sink)),
+            };
+            sleep(LOOK).await;
+        }
     }
 
     /// Waits until every sink has done all that was in the source when this
@@ -173,6 +220,17 @@ impl Run {
                 ended => return ended,
             }
         }
+    }
+}
+
+/// Ends when the time is over, where it is bounded.
+async fn late(timeout: Option<Duration>) -> RunError {
+    let Some(timeout) = timeout else {
+        return std::future::pending().await;
+    };
+    sleep(timeout).await;
+    RunError::NotIdle {
+        seconds: timeout.as_secs(),
     }
 }
 
