@@ -1,5 +1,7 @@
 //! `fanout config`: the effective configuration and where each value is from.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use fanout::{config::Value, secret::masked};
 use serde::Serialize;
@@ -29,7 +31,11 @@ struct Shown {
 
 impl Command {
     pub fn run(self, context: &Context) -> Outcome {
-        let config = match (context.config(), &self) {
+        let config = match self {
+            Self::Show => context.unchecked(BTreeMap::new()),
+            Self::Check => context.config(),
+        };
+        let config = match (config, &self) {
             // What cannot be read is mended by one who sees what there is.
             (Err(error), Self::Show) if !context.printer().is_json() => {
                 let values: Vec<Shown> = context.defaults()?.values.iter().map(shown).collect();

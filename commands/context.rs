@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use fanout::{
     config::{Config, Layers, load},
     failure::{Failure, Kind},
+    operations::check::check,
     project::Project,
     stack::{Home, Site, StateError, cache_from_env, recorded_settings},
 };
@@ -152,6 +153,17 @@ impl Context {
     /// The effective configuration under flags of the command's own: dotted
     /// key → (flag, value).
     pub fn config_with_flags(
+        &self,
+        flags: BTreeMap<String, (String, String)>,
+    ) -> Result<Config, CommandError> {
+        let config = self.unchecked(flags)?;
+        check(&config.settings)?;
+        Ok(config)
+    }
+
+    /// The effective configuration, to be looked at: what is wrong with it as a
+    /// whole is not asked.
+    pub fn unchecked(
         &self,
         flags: BTreeMap<String, (String, String)>,
     ) -> Result<Config, CommandError> {
