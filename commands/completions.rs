@@ -1,6 +1,6 @@
 //! `fanout completions` and `fanout man`: what the command line says of itself.
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::{
@@ -30,10 +30,16 @@ pub fn man(context: &Context) -> Outcome {
     command.build();
     // Writing into a vector does not fail.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut page);
-    for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
-        let _ = clap_mangen::Man::new(one.clone()).render(&mut page);
-    }
+    sections(&command, &mut page);
     conclude(context, "man", "page", &page)
+}
+
+/// A section for each command below this one, nested ones after their own.
+fn sections(command: &Command, page: &mut Vec<u8>) {
+    for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        let _ = clap_mangen::Man::new(one.clone()).render(page);
+        sections(one, page);
+    }
 }
 
 fn conclude(context: &Context, command: &str, name: &str, bytes: &[u8]) -> Outcome {

@@ -1,5 +1,7 @@
 //! `fanout dlq`: what was rejected, by whom and why.
 
+use std::fmt::Write as _;
+
 use clap::{Args, Subcommand};
 use fanout::{
     escape::{ellipsis, escape},
@@ -65,7 +67,8 @@ impl Command {
     }
 }
 
-/// Bytes that are no text come as what they can be read as.
+/// Bytes that are no text come as what they can be read as, and whole in
+/// hexadecimal besides.
 fn document(letter: &Letter) -> Json {
     let text = |bytes: &Option<Vec<u8>>| {
         let text = bytes.as_deref().map(String::from_utf8_lossy);
@@ -83,7 +86,20 @@ fn document(letter: &Letter) -> Json {
         "time": letter.time,
         "key": text(&letter.key),
         "value": text(&letter.value),
+        "key_hex": hex(letter.key.as_deref()),
+        "value_hex": hex(letter.value.as_deref()),
     })
+}
+
+/// The bytes in hexadecimal, where they are no text.
+fn hex(bytes: Option<&[u8]>) -> Option<String> {
+    let bytes = bytes.filter(|bytes| std::str::from_utf8(bytes).is_err())?;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Some(text)
 }
 
 fn list(listing: &Listing) -> String {
@@ -136,4 +152,16 @@ fn show(letter: &Letter) -> String {
         table.add_row([name.to_owned(), value]);
     }
     render(&table).trim_start().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hex;
+
+    #[test]
+    fn only_bytes_that_are_no_text_come_in_hexadecimal() {
+        assert_eq!(hex(Some(b"\xff\x00a")).as_deref(), Some("ff0061"));
+        assert_eq!(hex(Some("é".as_bytes())), None);
+        assert_eq!(hex(None), None);
+    }
 }

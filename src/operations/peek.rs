@@ -288,12 +288,17 @@ fn record(topic: &str, seen: &Seen) -> Item {
 
 fn rows_sql(settings: &Settings, count: usize, after: Option<&str>) -> String {
     let database = &settings.clickhouse.database;
-    // What the server gave comes back to it: only its digits and signs.
-    let condition = after.map(|after| format!(" WHERE processed_at > '{after}'"));
+    let Some(after) = after else {
+        return format!(
+            "SELECT * FROM {database}.engagement_enriched \
+             ORDER BY processed_at DESC, event_id DESC LIMIT {count}"
+        );
+    };
+    // What the server gave comes back to it: only its digits and signs. The
+    // oldest first, and all of one moment, so that the next look misses none.
     format!(
-        "SELECT * FROM {database}.engagement_enriched{} \
-         ORDER BY processed_at DESC, event_id DESC LIMIT {count}",
-        condition.unwrap_or_default()
+        "SELECT * FROM {database}.engagement_enriched WHERE processed_at > '{after}' \
+         ORDER BY processed_at LIMIT {count} WITH TIES"
     )
 }
 
@@ -304,8 +309,12 @@ async fn rows(
     count: usize,
 ) -> Result<Vec<Item>, PeekError> {
     let sql = rows_sql(settings, count, latest.as_deref());
+    let mut lines = query.json_lines(&sql).await?;
+    if latest.is_none() {
+        lines.reverse();
+    }
     let mut items = Vec::new();
-    for line in query.json_lines(&sql).await?.into_iter().rev() {
+    for line in lines {
         let document: Json = serde_json::from_str(&line).unwrap_or_default();
         let processed_at = document["processed_at"].as_str().unwrap_or_default();
         let is_time = |byte: u8| byte.is_ascii_digit() || b"-:. ".contains(&byte);
