@@ -20,6 +20,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two tries of a request that has to wait.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
+/// Tries of a look while Connect rebalances.
+const BUSY_TRIES: u32 = 40;
+
 /// One connector of one Connect.
 #[derive(Debug, Clone)]
 pub struct Rest {
@@ -134,7 +137,15 @@ impl Rest {
     }
 
     async fn get(&self, path: &str) -> Result<Option<Answer>, ConnectorError> {
-        let answer = self.web.send(Method::GET, &self.url(path), None).await?;
+        let mut answer = self.web.send(Method::GET, &self.url(path), None).await?;
+        for _ in 0..BUSY_TRIES {
+            // It rebalances, and says so to readers too.
+            if !matches!(answer.status, 409 | 503) {
+                break;
+            }
+            sleep(RETRY_PAUSE).await;
+            answer = self.web.send(Method::GET, &self.url(path), None).await?;
+        }
         match answer.status {
             404 => Ok(None),
             200..300 => Ok(Some(answer)),

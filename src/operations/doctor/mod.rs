@@ -9,8 +9,15 @@ use serde::Serialize;
 
 pub use bundle::{Bundle, bundle};
 
-use super::steps::Steps;
-use crate::{config::Config, progress::Progress, stack::Site};
+use super::{
+    status::{self, ServiceStatus},
+    steps::Steps,
+};
+use crate::{
+    config::{Config, Runtime},
+    progress::Progress,
+    stack::Site,
+};
 
 /// How a precondition stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -101,10 +108,31 @@ pub async fn examine(
     let mut findings = vec![Finding::pass("configuration", evidence)];
     steps.doing("looking at the machine");
     findings.extend(machine::examine(site, config));
-    steps.doing("looking at postgres");
+    steps.doing("looking at the servers");
+    findings.extend(externals(site, config).await);
     findings.extend(source::examine(&config.settings).await);
     steps.done("examined");
     findings
+}
+
+/// Servers that are not fanout's have to be there already.
+async fn externals(site: &Site, config: &Config) -> Vec<Finding> {
+    let Ok(report) = status::status(site, config).await else {
+        // That the state cannot be read is found elsewhere.
+        return Vec::new();
+    };
+    let external = |service: &ServiceStatus| service.runtime == Runtime::External;
+    let services = report.services.into_iter().filter(external);
+    services.map(of_external).collect()
+}
+
+fn of_external(service: ServiceStatus) -> Finding {
+    let name = format!("{}: external", service.name);
+    let fix = || Some("make sure that it runs; where it is says: fanout config show".to_owned());
+    match service.problem {
+        None => Finding::pass(name, service.url),
+        Some(problem) => Finding::fail(name, format!("{}: {problem}", service.url), fix()),
+    }
 }
 
 /// The gravest level among the findings.

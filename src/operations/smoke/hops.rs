@@ -72,7 +72,11 @@ enum Look {
 }
 
 impl Follow<'_> {
-    pub async fn kafka(&self, mut topic: Topic) -> Hop {
+    pub async fn kafka(&self, topic: Result<Topic, SmokeError>) -> Hop {
+        let mut topic = match topic {
+            Ok(topic) => topic,
+            Err(error) => return broken(Place::Kafka, chain(&error), Some("fanout up kafka")),
+        };
         let key = format!("{{\"id\":{}}}", self.marked.event_id);
         let found = async {
             while let Some(seen) = topic.scan.next().await? {
