@@ -14,6 +14,7 @@ const FILTER: &str = "FANOUT_LOG";
 /// Starts logging; the first call counts.
 pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
     let default = match printer.verbosity() {
+        _ if printer.is_quiet() => "warn",
         0 => "info",
         1 => "fanout=debug,info",
         _ => "debug",
@@ -32,8 +33,19 @@ pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
     } else {
         builder.with_writer(io::stderr).try_init()
     };
-    if let Err(error) = started {
+    // The first call counts: with `-v` that was before the command.
+    if let Err(error) = started
+        && printer.verbosity() == 0
+    {
         printer.note(&format!("no log lines: {error}"));
+    }
+}
+
+/// With `-v`, what the library says to itself, for a command that would not say
+/// it otherwise.
+pub fn verbose(printer: &Printer) {
+    if printer.verbosity() > 0 {
+        start(printer, &printer.progress());
     }
 }
 

@@ -46,6 +46,9 @@ fn main() -> ExitCode {
     };
     let context = Context::new(&cli.global);
     let name = cli.command.name();
+    if !matches!(cli.command, cli::Command::Run(_)) {
+        logging::verbose(context.printer());
+    }
     let work = async {
         let goes_on = cli.command.goes_on();
         signals::interrupts(context.stop(), goes_on, cli.command.run(&context)).await

@@ -94,6 +94,11 @@ impl Printer {
         self.stderr_terminal && !self.quiet
     }
 
+    /// Whether only what went wrong is to be said.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// How often `-v` was given.
     pub fn verbosity(&self) -> u8 {
         self.verbose

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fanout::operations::seed::{self, Options, Seeded};
+use serde::Serialize;
 
 use crate::{
     arguments::duration,
@@ -34,6 +35,13 @@ pub struct Arguments {
     dry_run: bool,
 }
 
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    dry_run: bool,
+    #[serde(flatten)]
+    seeded: &'a Seeded,
+}
+
 impl Arguments {
     /// Whether it goes on until it is stopped.
     pub fn goes_on(&self) -> bool {
@@ -56,7 +64,16 @@ impl Arguments {
         let options = self.options();
         if self.dry_run {
             let total = options.total();
-            let plan = serde_json::json!({ "content": options.content, "events": total });
+            let plan = serde_json::json!({
+                "dry_run": true,
+                "content": options.content,
+                "content_written": null,
+                "events": total,
+                "first_id": null,
+                "last_id": null,
+                "seconds": null,
+                "rng_seed": options.rng_seed,
+            });
             return printer.conclude("seed", Verdict::Done, &plan, || {
                 let events = total.map_or_else(|| "endless".to_owned(), |total| total.to_string());
                 format!(
@@ -68,7 +85,11 @@ impl Arguments {
         let progress = printer.progress();
         let seeded = seed::seed(&settings, &options, context.stop(), &*progress).await?;
         drop(progress);
-        printer.conclude("seed", Verdict::Done, &seeded, || human(&seeded))
+        let report = Report {
+            dry_run: false,
+            seeded: &seeded,
+        };
+        printer.conclude("seed", Verdict::Done, &report, || human(&seeded))
     }
 }
 

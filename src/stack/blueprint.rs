@@ -103,6 +103,9 @@ impl Failure for BlueprintError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::OtherRuntime { project, .. } => Some(format!("fanout --project {project} reset")),
+            Self::UnknownService { .. } => {
+                Some("fanout up --dry-run, which lists them all".to_owned())
+            }
             _ => self.inner().and_then(Failure::hint),
         }
     }

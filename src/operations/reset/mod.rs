@@ -92,6 +92,9 @@ impl Failure for ResetError {
             Self::NotConfirmed { project } => {
                 Some(format!("fanout --project {project} reset --yes"))
             }
+            Self::Remove { .. } => Some(
+                "see who owns it and what holds it, then as its owner: fanout reset".to_owned(),
+            ),
             _ => self.inner().and_then(Failure::hint),
         }
     }

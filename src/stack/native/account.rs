@@ -59,7 +59,10 @@ impl Failure for AccountError {
         match self {
             Self::NoUser { .. } => Some("useradd --system postgres".to_owned()),
             Self::Closed { .. } => Some("FANOUT_HOME=/var/lib/fanout fanout up".to_owned()),
-            Self::Chown { .. } => None,
+            Self::Chown { .. } => Some(
+                "name a folder on a disk with owners: FANOUT_HOME=/var/lib/fanout fanout up"
+                    .to_owned(),
+            ),
         }
     }
 }
