@@ -350,7 +350,8 @@ fn a_failure_is_one_document_too() {
     assert_eq!(document["schema"], "fanout.up/v1");
     assert_eq!(document["ok"], false);
     assert_eq!(document["error"]["code"], "unknown_service");
-    assert!(document["error"]["hint"].is_null());
+    let hint = "fanout up --dry-run, which lists them all";
+    assert_eq!(document["error"]["hint"], hint);
 }
 
 #[test]
@@ -376,4 +377,161 @@ fn a_mistake_on_the_command_line_is_one_document_too() {
     let ended = Fanout::new().run(&["up", "--ports", "no"]).with(2);
     assert_eq!(ended.stdout, "");
     ended.says("error: invalid value 'no'");
+}
+
+#[test]
+fn a_mistake_names_what_is_missing_and_has_a_hint() {
+    let document = Fanout::new()
+        .run(&["--output", "json", "peek"])
+        .with(2)
+        .json();
+    assert_eq!(
+        document["error"]["message"],
+        "the following required arguments were not provided: <PLACE>"
+    );
+    let ended = Fanout::new().run(&["peek"]).with(2);
+    ended.says("hint: fanout peek --help");
+}
+
+#[test]
+fn every_hint_is_for_its_project() {
+    let blue = |arguments: &[&str]| {
+        let mut all = vec!["--project", "blue"];
+        all.extend(arguments);
+        Fanout::new().run(&all)
+    };
+    blue(&["up", "kafak"])
+        .with(2)
+        .says("hint: fanout --project blue up --dry-run");
+    let document = blue(&["status", "--output", "json"]).with(0).json();
+    assert_eq!(document["stuck"]["remedy"], "fanout --project blue up");
+    blue(&["status"])
+        .with(0)
+        .says("hint: fanout --project blue up");
+}
+
+#[test]
+fn a_closed_stderr_is_no_panic_and_a_closed_stdout_keeps_the_code() {
+    let fanout = Fanout::new();
+    let run = |script: &str| {
+        let path = env!("CARGO_BIN_EXE_fanout");
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", &script.replace("FANOUT", path)]);
+        let home = fanout.home();
+        let output = shell.env("FANOUT_HOME", home).output().expect("a shell");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    assert_eq!(run("FANOUT up kafak 2>&-; echo $?"), "2");
+    assert_eq!(run("FANOUT config show | true; echo ${PIPESTATUS[0]}"), "0");
+    let check = "FANOUT status --check --output json | true; echo ${PIPESTATUS[0]}";
+    assert_eq!(run(check), "5");
+    assert_eq!(
+        run("FANOUT config show 2>/dev/null >/dev/full; echo $?"),
+        "3"
+    );
+    assert_eq!(run("FANOUT --help >/dev/full; echo $?"), "3");
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let fanout = Fanout::new().config(
+        "connector: {properties: {database.password: geheim}}\n\
+         postgres: {url: 'host=127.0.0.1 port=5432 user=app password=geheim dbname=app'}\n",
+    );
+    for arguments in [
+        &["config", "show"][..],
+        &["config", "show", "--output", "json"],
+    ] {
+        let ended = fanout.run(arguments).with(0).says("****");
+        assert!(!ended.stdout.contains("geheim"), "{ended:#?}");
+    }
+    let fanout = Fanout::new().env("FANOUT_CLICKHOUSE_URL", "ftp://app:geheim@127.0.0.1");
+    let ended = fanout.run(&["verify"]).with(2);
+    assert!(!ended.stderr.contains("geheim"), "{ended:#?}");
+}
+
+#[test]
+fn config_show_helps_where_the_configuration_is_wrong() {
+    let fanout = Fanout::new().env("FANOUT_BORD_KEY", "x");
+    let ended = fanout.run(&["config", "show"]).with(2).says("board.key");
+    ended.says("error: environment variable FANOUT_BORD_KEY names no setting");
+}
+
+#[test]
+fn config_check_refuses_what_every_command_would() {
+    for (config, says) in [
+        (
+            "services: {kafak: {runtime: external}}",
+            "services.kafak names no service",
+        ),
+        (
+            "services: {kafka: {ports: {extra: 1}}}",
+            "names no port of kafka",
+        ),
+        ("connect: {url: 'nowhere'}", "connect.url is no URL"),
+        (
+            "postgres: {url: 'postgres://h:port/x'}",
+            "postgres.url cannot be read",
+        ),
+    ] {
+        let fanout = Fanout::new().config(&format!("{config}\n"));
+        fanout.run(&["config", "check"]).with(2).says(says);
+        fanout.run(&["status"]).with(2).says(says);
+        fanout.run(&["config", "show"]).with(0);
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_told_and_others_do_not_matter() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let no_text = std::ffi::OsStr::from_bytes(b"\xff");
+    let with = |name: &str| {
+        let fanout = Fanout::new();
+        let mut command = fanout.command(&["config", "check"]);
+        let output = command.env(name, no_text).output().expect("it runs");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    assert_eq!(with("LS_COLORS").0, Some(0));
+    let (code, stderr) = with("FANOUT_BOARD_KEY");
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("FANOUT_BOARD_KEY is no UTF-8"), "{stderr}");
+}
+
+#[test]
+fn reset_lists_what_it_removes_also_when_it_does_not_ask() {
+    let fanout = Fanout::new();
+    let folder = fanout.home().join("fanout/data");
+    for arguments in [&["reset", "-q"][..], &["reset", "--yes"]] {
+        fs::create_dir_all(&folder).expect("made");
+        let ended = fanout.run(arguments);
+        let listed = format!("folder    {}", fanout.home().join("fanout").display());
+        assert!(ended.stderr.contains(&listed), "{ended:#?}");
+    }
+}
+
+#[test]
+fn forgetting_a_position_wants_a_yes_where_there_is_nobody_to_ask() {
+    let forget = ["connector", "apply", "--forget-offsets"];
+    let ended = Fanout::new().run(&forget).with(6);
+    ended.says("hint: fanout connector apply --forget-offsets --yes");
+}
+
+#[test]
+fn logs_say_which_instant_since_means() {
+    let fanout = Fanout::new();
+    let since = ["logs", "--since", "2026-11-24T01:00:00+01:00"];
+    let ended = fanout.run(&since).with(0);
+    assert_eq!(ended.stderr, "since 2026-11-24T00:00:00.000000Z\n");
+    let json = [&since[..], &["--output", "json"]].concat();
+    let document = fanout.run(&json).with(0).json();
+    assert_eq!(document["since"], "2026-11-24T00:00:00.000000Z");
+}
+
+#[test]
+fn the_manual_page_has_the_nested_commands() {
+    let page = Fanout::new().run(&["man"]).with(0).stdout;
+    assert!(page.contains("forget\\-offsets"), "no connector apply");
 }
