@@ -51,7 +51,9 @@ fn main() -> ExitCode {
     }
     let work = async {
         let goes_on = cli.command.goes_on();
-        signals::interrupts(context.stop(), goes_on, cli.command.run(&context)).await
+        // Each command's own state is in it: on the heap.
+        let command = Box::pin(cli.command.run(&context));
+        signals::interrupts(context.stop(), goes_on, command).await
     };
     let outcome = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {

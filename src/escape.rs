@@ -37,9 +37,12 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 /// becomes blanks.
 #[must_use]
 pub fn escape_lines(text: &str) -> String {
-    let lines = text.lines().map(|line| match line.contains('\t') {
-        true => Cow::Owned(escape(&line.replace('\t', "    ")).into_owned()),
-        false => escape(line),
+    let lines = text.lines().map(|line| {
+        if line.contains('\t') {
+            Cow::Owned(escape(&line.replace('\t', "    ")).into_owned())
+        } else {
+            escape(line)
+        }
     });
     lines.collect::<Vec<_>>().join("\n")
 }

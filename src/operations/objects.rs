@@ -95,49 +95,51 @@ fn statements(
         .collect()
 }
 
-/// Applies `sql/postgres/`. A lock that others hold is waited for, as long as
-/// `timeout`.
+/// Applies `sql/postgres/`.
 ///
 /// # Errors
-/// When Postgres does not take a file, or not in time.
-pub async fn postgres(settings: &Settings, timeout: Duration) -> Result<(), ObjectsError> {
+/// When Postgres does not take a file.
+pub async fn postgres(settings: &Settings) -> Result<(), ObjectsError> {
     let statements = statements("sql/postgres/", settings)?;
     let on = |file| move |source| ObjectsError::Postgres { file, source };
-    let applied = async {
-        let client = postgres::connect(&settings.postgres.url)
-            .await
-            .map_err(on("sql/postgres"))?;
-        for (file, text) in statements {
-            client.batch_execute(&text).await.map_err(on(file))?;
-        }
-        Ok(())
-    };
-    let too_long = || too_long("postgres", timeout);
-    let applied = tokio::time::timeout(timeout, applied).await;
-    applied.unwrap_or_else(|_| Err(too_long()))
+    let client = postgres::connect(&settings.postgres.url)
+        .await
+        .map_err(on("sql/postgres"))?;
+    for (file, text) in statements {
+        client.batch_execute(&text).await.map_err(on(file))?;
+    }
+    Ok(())
 }
 
 /// Applies `sql/clickhouse/`, one statement a file.
 ///
 /// # Errors
-/// When ClickHouse does not take a statement, or not in time.
-pub async fn clickhouse(settings: &Settings, timeout: Duration) -> Result<(), ObjectsError> {
+/// When ClickHouse does not take a statement, or not within its
+/// `request_timeout_ms`.
+pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
     let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+    let patience = Duration::from_millis(settings.clickhouse.request_timeout_ms);
     for (file, text) in statements("sql/clickhouse/", settings)? {
-        let applied = clickhouse::execute(&endpoint, &text, timeout).await;
-        applied.map_err(|source| match source {
-            clickhouse::ClickHouseError::TimedOut => too_long("clickhouse", timeout),
-            source => ObjectsError::ClickHouse { file, source },
-        })?;
+        clickhouse::execute(&endpoint, &text, patience)
+            .await
+            .map_err(|source| ObjectsError::ClickHouse { file, source })?;
     }
     Ok(())
 }
 
-fn too_long(server: &'static str, timeout: Duration) -> ObjectsError {
-    ObjectsError::TooLong {
-        server,
-        seconds: timeout.as_secs(),
-    }
+/// Does `work` on a server within `timeout`: a statement waits for locks that
+/// others hold.
+///
+/// # Errors
+/// As `work`, or when the time is over.
+pub async fn in_time(
+    server: &'static str,
+    timeout: Duration,
+    work: impl Future<Output = Result<(), ObjectsError>>,
+) -> Result<(), ObjectsError> {
+    let seconds = timeout.as_secs();
+    let done = tokio::time::timeout(timeout, work).await;
+    done.unwrap_or(Err(ObjectsError::TooLong { server, seconds }))
 }
 
 #[cfg(test)]

@@ -308,17 +308,17 @@ impl Up {
             });
         };
         let settings = &self.blueprint.settings;
+        let timeout = self.request.timeout;
         match service {
             "postgres" => {
                 doing("making its tables and publication");
-                objects::postgres(settings, self.request.timeout).await?;
+                objects::in_time("postgres", timeout, objects::postgres(settings)).await?;
             }
             "clickhouse" => {
                 doing("making its tables");
-                objects::clickhouse(settings, self.request.timeout).await?;
+                objects::in_time("clickhouse", timeout, objects::clickhouse(settings)).await?;
             }
             "connect" => {
-                let timeout = self.request.timeout;
                 let overrides = self.connector_overrides();
                 let applied = connector::apply(settings, &overrides, timeout, progress).await?;
                 return Ok(applied != Applied::Unchanged);
