@@ -35,12 +35,14 @@ pub async fn interrupts<T>(
 ) -> Result<T, exit::CommandError> {
     tokio::pin!(work);
     tokio::select! {
-        outcome = &mut work => outcome,
+        // In this order: the handlers are there before the work says a word.
+        biased;
         signal = first(stop) => match signal {
             Ok(_) if goes_on => work.await,
             Ok(number) => Err(ContextError::Interrupted(number).into()),
             // Without handlers the system's own way of stopping holds.
             Err(_) => work.await,
         },
+        outcome = &mut work => outcome,
     }
 }

@@ -535,3 +535,25 @@ fn the_manual_page_has_the_nested_commands() {
     let page = Fanout::new().run(&["man"]).with(0).stdout;
     assert!(page.contains("forget\\-offsets"), "no connector apply");
 }
+
+#[test]
+fn a_command_that_waits_for_a_server_ends_at_the_first_signal() {
+    // Takes connections and never answers.
+    let (_listener, port) = held();
+    let fanout = Fanout::new().env("FANOUT_KAFKA_BROKERS", &format!("127.0.0.1:{port}"));
+    let mut peek = fanout
+        .command(&["peek", "kafka"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    std::thread::sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    let kill = std::process::Command::new("kill")
+        .args(["-TERM", &peek.id().to_string()])
+        .status();
+    assert!(kill.expect("kill runs").success());
+    let code = peek.wait().expect("ended").code();
+    assert_eq!(code, Some(143));
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
