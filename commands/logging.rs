@@ -3,7 +3,10 @@
 
 use std::{io, sync::Arc};
 
-use fanout::progress::{Event, Progress};
+use fanout::{
+    progress::{Event, Progress},
+    project::Project,
+};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::printer::Printer;
@@ -24,14 +27,15 @@ pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
         .with_env_filter(filter)
         .with_ansi(printer.stderr_colors())
         .with_target(false);
+    let lines = Addressed(printer.project().clone());
     let started = if printer.is_json() {
-        builder.json().with_writer(io::stderr).try_init()
+        builder.json().with_writer(lines).try_init()
     } else if printer.bars() {
         // A note is escaped, and would show the colours' codes.
-        let notes = Notes(Arc::clone(progress));
+        let notes = Notes(Arc::clone(progress), lines.0);
         builder.with_ansi(false).with_writer(notes).try_init()
     } else {
-        builder.with_writer(io::stderr).try_init()
+        builder.with_writer(lines).try_init()
     };
     // The first call counts: with `-v` that was before the command.
     if let Err(error) = started
@@ -49,9 +53,33 @@ pub fn verbose(printer: &Printer) {
     }
 }
 
+/// Writes each line to stderr, its remedies typed for this project.
+#[derive(Clone)]
+struct Addressed(Project);
+
+impl<'a> MakeWriter<'a> for Addressed {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl io::Write for Addressed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        io::Write::write_all(&mut io::stderr(), self.0.address(&text).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::Write::flush(&mut io::stderr())
+    }
+}
+
 /// Writes each line as a note of the progress, so that bars stay below.
 #[derive(Clone)]
-struct Notes(Arc<dyn Progress>);
+struct Notes(Arc<dyn Progress>, Project);
 
 impl<'a> MakeWriter<'a> for Notes {
     type Writer = Self;
@@ -64,9 +92,8 @@ impl<'a> MakeWriter<'a> for Notes {
 impl io::Write for Notes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        self.0.report(Event::Note {
-            text: text.trim_end(),
-        });
+        let text = self.1.address(text.trim_end());
+        self.0.report(Event::Note { text: &text });
         Ok(bytes.len())
     }
 

@@ -63,6 +63,11 @@ impl Printer {
         }
     }
 
+    /// The project that hints are typed for.
+    pub fn project(&self) -> &Project {
+        &self.project
+    }
+
     /// A hint as it is typed for this project.
     pub fn hint(&self, hint: &str) -> String {
         self.project.address(hint)

@@ -69,7 +69,7 @@ impl Project {
         while let Some(at) = rest.find(PROGRAM) {
             let (before, after) = rest.split_at(at + PROGRAM.len());
             addressed.push_str(before);
-            let begins = at == 0 || rest[..at].ends_with([' ', '`', '(']);
+            let begins = at == 0 || rest[..at].ends_with([' ', '`', '(', '"']);
             let command = after.starts_with(|letter: char| letter.is_ascii_lowercase());
             let flags = after.starts_with("--") && !after.starts_with("--project");
             if begins && (command || flags) {
@@ -164,6 +164,10 @@ mod tests {
                 "run `fanout --project blue run`, then: fanout --project blue verify",
             ),
             ("fanout --project blue reset", "fanout --project blue reset"),
+            (
+                "remedy=\"fanout up\"",
+                "remedy=\"fanout --project blue up\"",
+            ),
             ("cd /opt/fanout && make", "cd /opt/fanout && make"),
         ] {
             assert_eq!(blue.address(hint), addressed);

@@ -95,7 +95,7 @@ impl Web {
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > MAX_ANSWER {
                 return Err(WebError::TooLong {
-                    url: url.to_owned(),
+                    url: crate::secret::masked_url(url),
                 });
             }
             body.extend_from_slice(&chunk);
@@ -120,7 +120,7 @@ pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Resul
     let response = client.get(url).send().await?;
     if !response.status().is_success() {
         return Err(WebError::Status {
-            url: url.to_owned(),
+            url: crate::secret::masked_url(url),
             status: response.status().as_u16(),
         });
     }
@@ -132,7 +132,7 @@ pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Resul
         return Ok(());
     }
     Err(WebError::Body {
-        url: url.to_owned(),
+        url: crate::secret::masked_url(url),
         expected: expected.to_owned(),
         got: got.chars().take(80).collect(),
     })
@@ -171,7 +171,7 @@ impl Poster {
     /// When `url` is none.
     pub fn new(url: &str, timeout: Duration, connections: usize) -> Result<Self, WebError> {
         let parsed = reqwest::Url::parse(url).map_err(|error| WebError::Url {
-            url: url.to_owned(),
+            url: crate::secret::masked_url(url),
             reason: error.to_string(),
         })?;
         let client = reqwest::Client::builder()
