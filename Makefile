@@ -3,12 +3,13 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint build preflight down reset
 
-# Where rustup puts cargo, in a shell that was open before rustup came.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# Where rustup puts cargo, in a shell that was open before rustup came; first,
+# as rustup has it: a system's own rust may be too old.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO_TARGET_DIR ?= target
 FANOUT := $(CARGO_TARGET_DIR)/release/fanout
 
-step = @printf '\n\033[1m%s\033[0m\n'
+step = @say() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$$1"; else printf '\n%s\n' "$$1"; fi; }; say
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -43,6 +44,7 @@ demo: preflight build ## set up what is missing, build, run it all on made-up ev
 		'make down                                keeps the data' \
 		'make reset                               removes it too'
 
+test: set_up_for := test
 test: lint ## the same set-up, then every check and test, on real servers
 	cargo test --locked --no-fail-fast
 
@@ -50,7 +52,7 @@ bench: preflight ## measure the pipeline on recorded events
 	cargo bench --locked
 
 lint: ## formatting and clippy, warnings are errors
-	@stack/native/preflight.sh lint
+	@stack/native/preflight.sh $(or $(set_up_for),lint)
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 

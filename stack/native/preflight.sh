@@ -5,14 +5,16 @@
 #
 #   sh stack/native/preflight.sh           what `make build` and `make demo` need
 #   sh stack/native/preflight.sh lint      rustfmt and clippy as well
+#   sh stack/native/preflight.sh test      and what the tests call themselves
 #
 # fanout itself never calls a system's package manager. Kafka, Connect, Debezium
 # and ClickHouse's engine are no system packages: `fanout up` fetches them into
 # a cache of the user's own.
 
 set -u
-# Where rustup puts cargo, in a shell that was open before rustup came.
-PATH=$PATH:${HOME:-/root}/.cargo/bin
+# Where rustup puts cargo, in a shell that was open before rustup came; first,
+# as rustup has it: a system's own rust may be too old.
+PATH=${HOME:-/root}/.cargo/bin:$PATH
 
 rust_at_least=1.95
 
@@ -140,10 +142,16 @@ look_for_redis() {
         wants redis-server "is of version ${version:-unknown}" "the board's store: 6 or newer" redis-server
 }
 
+look_for_curl() {
+    case " $packages " in *' curl '*) return ;; esac
+    has curl || wants curl 'is not there' 'the tests' curl
+}
+
 look() {
     missing='' packages='' rust_line='' components=''
     look_for_rust
-    [ "$1" != lint ] || look_for_components
+    [ "$1" = run ] || look_for_components
+    [ "$1" != test ] || look_for_curl
     look_for_build_tools
     look_for_java
     has mvn || wants mvn 'is not there' 'fetching kafka, connect and debezium' maven
@@ -183,11 +191,28 @@ quietly() {
     fi
 }
 
+# A machine that has just started updates its lists itself: apt-get does not wait
+# for those. A source that does not answer is no reason to do without the others.
+update_lists() {
+    echo 'preflight: apt-get update'
+    tries=60
+    until LC_ALL=C apt-get update >"$log" 2>&1 </dev/null; do
+        tries=$((tries - 1))
+        if [ "$tries" -gt 0 ] && grep -Eq 'Could not get lock|Unable to lock' "$log"; then
+            [ "$tries" -ne 59 ] || echo 'preflight: another process updates the lists; waiting for it'
+            sleep 5
+            continue
+        fi
+        tail -n 5 "$log"
+        echo 'preflight: that failed; going on with the lists as they are'
+        return
+    done
+}
+
 install_packages() {
     log=$(mktemp "${TMPDIR:-/tmp}/fanout-preflight.XXXXXX") || exit 3
     export DEBIAN_FRONTEND=noninteractive
-    echo "preflight: apt-get update"
-    quietly apt-get update
+    update_lists
     echo "preflight: apt-get install --no-install-recommends $packages"
     # shellcheck disable=SC2086  # a list of words
     quietly apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $packages
@@ -210,7 +235,6 @@ look "$for_what"
 [ -n "$missing" ] || exit 0
 
 printf 'preflight: this machine lacks\n%s' "$missing"
-[ -z "$rust_line" ] || give_up 'rust is yours to install'
 
 if [ -n "$packages" ]; then
     [ "$(id -u)" = 0 ] || give_up 'installing that takes root'
@@ -226,6 +250,7 @@ if [ -n "$components" ]; then
 fi
 
 look "$for_what"
+[ -z "$rust_line" ] || [ -n "$packages" ] || give_up 'rust is yours to install'
 [ -z "$missing" ] || {
     printf 'preflight: what is still missing\n%s' "$missing"
     give_up 'the packages of this system do not do'
