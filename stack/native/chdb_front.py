@@ -8,7 +8,7 @@ of ClickHouse's HTTP interface that clients use, with the same headers, error co
 
 What it does
   - `GET /ping`, `GET /` → `Ok.`; queries by the `query` parameter, the body, both (parameter + data to insert), or a
-    multipart form with `param_<name>` fields; `database`, `default_format`, settings as parameters.
+    multipart form with `param_<name>` fields; `database` and `default_format` also as headers; settings as parameters.
   - User and password by basic auth, by `X-ClickHouse-User` / `X-ClickHouse-Key`, or as parameters.
   - LZ4 both ways, in ClickHouse's own framing (`compress=1`, `decompress=1`). Other encodings of a request are refused
     with ClickHouse's codes; a response to `Accept-Encoding` stays as it is, which HTTP allows and a loopback prefers.
@@ -106,10 +106,15 @@ STREAMABLE = frozenset(
 
 SPACE = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)"
 IS_INSERT = re.compile(rf"^{SPACE}*INSERT\s+INTO\b", re.IGNORECASE | re.DOTALL)
-QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"|'(?:[^'\\]|\\.)*'|\([^()]*\)")
-TAIL_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+PARENTHESES = re.compile(r"\([^()]*\)")
+UNREAD = re.compile(  # comments and quoted texts: no keyword in them is one
+    r"--[^\n]*|\#[ !][^\n]*|/\*.*?\*/|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`(?:[^`\\]|\\.)*`|\$(\w*)\$.*?\$\1\$", re.DOTALL
+)
+# These are for statements of which that is blanked out.
+ANY_FORMAT = re.compile(r"\bFORMAT\s+\w", re.IGNORECASE)
+TAIL_FORMAT = re.compile(r"\bFORMAT\s+([A-Za-z]\w*)(\s+SETTINGS\b[^;]*)?\s*;?\s*$", re.IGNORECASE | re.ASCII)
 TAIL_VALUES = re.compile(r"\bVALUES\s*;?\s*$", re.IGNORECASE)
-INLINE_FORMAT = re.compile(rb"\bFORMAT[ \t\r\n]+(\w+)[ \t]*;?(?:[ \t]*\r?\n|[ \t]+)", re.IGNORECASE)
+INLINE_FORMAT = re.compile(r"\bFORMAT\s+([A-Za-z]\w*)[ \t]*;?(?:[ \t]*\r?\n|[ \t]+)", re.IGNORECASE | re.ASCII)
 EXCEPTION_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)(?: \(version [^)]*\))?\s*$")
 
 log = logging.getLogger("chdb_front")
@@ -161,8 +166,8 @@ class Engine:
             connection = _chdb.connect(self.path)
         try:
             wanted = {"implicit_select": "0", **settings}
-            if read_only:
-                wanted.setdefault("readonly", "2")
+            if read_only and wanted.setdefault("readonly", "2") not in ("1", "2"):
+                raise QueryError(164, "READONLY", "Cannot modify 'readonly' setting in readonly mode.")
             for name in wanted:
                 if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
                     raise QueryError(115, "UNKNOWN_SETTING", f"Unknown setting '{name}'.")
@@ -185,13 +190,20 @@ def quoted(text: str, mark: str = "'") -> str:
 # --- statements ------------------------------------------------------------------------------------------------------
 
 
+def blanked(statement: str) -> str:
+    """The statement with blanks for its comments and quoted texts; every other letter stays where it is."""
+    return UNREAD.sub(lambda found: " " * len(found[0]), statement)
+
+
 def split_insert(statement: str) -> tuple[str, str] | None:
     """`INSERT INTO t (a) FORMAT X` → (`INSERT INTO t (a)`, `X`): an insert whose data follows apart; None otherwise."""
-    if not IS_INSERT.match(statement) or has_source(statement):
+    bare = blanked(statement)
+    if not IS_INSERT.match(statement) or has_source(bare):
         return None
-    if found := TAIL_FORMAT.search(statement):
-        return statement[: found.start()], found[1]
-    if found := TAIL_VALUES.search(statement):
+    if found := TAIL_FORMAT.search(bare):
+        settings = statement[found.start(2) : found.end(2)] if found[2] else ""
+        return statement[: found.start()] + settings, found[1]
+    if found := TAIL_VALUES.search(bare):
         return statement[: found.start()], "Values"
     return None
 
@@ -200,25 +212,29 @@ def split_inline_insert(text: bytes) -> tuple[str, str, int] | None:
     """The same for one text of statement and data: the statement, the format, and where the data begins."""
     if not IS_INSERT.match(text[:4096].decode(errors="replace")):
         return None
-    found = INLINE_FORMAT.search(text)
-    if not found:
+    bare = blanked(text.decode("latin-1"))  # a letter for each byte
+    found = INLINE_FORMAT.search(bare)
+    if not found or has_source(bare[: found.start()]):
         return None
-    head = text[: found.start()].decode(errors="replace")
-    return None if has_source(head) else (head, found[1].decode(), found.end())
+    return text[: found.start()].decode(errors="replace"), found[1], found.end()
 
 
-def has_source(insert: str) -> bool:
-    """Whether an INSERT brings its rows itself, by SELECT or VALUES, once names and parentheses are out of the way."""
-    bare = insert
-    while (less := QUOTED.sub(" ", bare)) != bare:
+def has_source(bare: str) -> bool:
+    """Whether an INSERT brings its rows itself, by SELECT or VALUES, once parentheses are out of the way."""
+    while (less := PARENTHESES.sub(" ", bare)) != bare:
         bare = less
     bare = TAIL_VALUES.sub("", bare)
     return re.search(r"\b(SELECT|WITH|VALUES|FROM\s+INFILE)\b", bare, re.IGNORECASE) is not None
 
 
-def output_format(statement: str, default: str) -> str:
-    found = TAIL_FORMAT.search(statement)
-    return found[1] if found else default
+def output_format(statement: str, default: str) -> tuple[str, bool]:
+    """The format of a result, and whether that is for certain."""
+    if not re.search("FORMAT", statement, re.IGNORECASE):
+        return default, True
+    bare = blanked(statement)
+    if found := TAIL_FORMAT.search(bare):
+        return found[1], True
+    return default, not ANY_FORMAT.search(bare)
 
 
 def rows_header_length(document: bytes) -> int:
@@ -366,7 +382,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error_of(error if isinstance(error, QueryError) else QueryError.of_engine(error))
 
     def authenticate(self) -> None:
-        user, password = self.headers.get("X-ClickHouse-User"), self.headers.get("X-ClickHouse-Key")
+        user, password = self.header("X-ClickHouse-User"), self.header("X-ClickHouse-Key")
         if user is None and password is None:
             scheme, _, credentials = self.headers.get("Authorization", "").partition(" ")
             if scheme.lower() == "basic":
@@ -382,6 +398,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not right:
             reason = "Authentication failed: password is incorrect, or there is no user with such name."
             raise QueryError(516, "AUTHENTICATION_FAILED", f"{user}: {reason}")
+
+    def header(self, name: str) -> str | None:
+        """A header as its client wrote it: bytes of UTF-8, which http.server takes for Latin-1."""
+        value = self.headers.get(name)
+        return None if value is None else value.encode("latin-1", "replace").decode(errors="replace")
+
+    def flag(self, name: str) -> bool:
+        return self.parameters.get(name, "").lower() in ("1", "true")
 
     def execute(self) -> None:
         """Runs the request's statement in a session of its own and sends its result."""
@@ -409,7 +433,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                                  "implies readonly. You should use method POST for modifying queries.")
             settings = {name: value for name, value in parameters.items()
                         if name not in INTERFACE_PARAMETERS and not name.startswith("param_")}
-            with self.server.engine.session(parameters.get("database", ""), settings, read_only) as connection:
+            database = self.header("X-ClickHouse-Database") or parameters.get("database", "")
+            with self.server.engine.session(database, settings, read_only) as connection:
                 if insert:
                     self.insert(connection, *insert, body)
                 else:
@@ -429,14 +454,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if kind["statement_count"] == 0:
             connection.query("SET readonly = 1")  # not understood, so an error follows; meanwhile nothing may change
         values = {name[6:]: value for name, value in self.parameters.items() if name.startswith("param_")}
-        default = self.parameters.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
-        self.format = output_format(statement, default)
-        self.send_result(self.results(connection, statement, default, values))
+        default = self.header("X-ClickHouse-Format") or self.parameters.get("default_format") or "TabSeparated"
+        default = re.sub(r"[^\x21-\x7e]", "", default)  # it becomes a header
+        self.format, certain = output_format(statement, default)
+        streams = certain and self.format in STREAMABLE
+        self.send_result(self.results(connection, statement, default, values, streams))
 
-    def results(self, connection: Any, statement: str, default: str, values: dict[str, str]) -> Iterator[bytes]:
+    def results(
+        self, connection: Any, statement: str, default: str, values: dict[str, str], streams: bool
+    ) -> Iterator[bytes]:
         """The result's bytes: piece by piece where the format allows it, else whole."""
         stream = None
-        if self.format in STREAMABLE:
+        if streams:
             try:
                 stream = connection.send_query(statement, default, params=values)
             except RuntimeError as error:
@@ -465,7 +494,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """The request's body, whole and decompressed, in memory or in a file."""
         if (encoding := self.headers.get("Content-Encoding", "identity").strip().lower()) != "identity":
             raise QueryError(48, "NOT_IMPLEMENTED", f"Unknown compression method '{encoding}', use decompress=1 with LZ4.")
-        chunks = decompress_blocks(self.incoming) if self.parameters.get("decompress") == "1" else self.incoming
+        chunks = decompress_blocks(self.incoming) if self.flag("decompress") else self.incoming
         body = tempfile.SpooledTemporaryFile(BODY_IN_MEMORY, dir=self.server.spool)
         try:
             for chunk in chunks:
@@ -523,7 +552,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send_result(self, pieces: Iterator[bytes]) -> None:
         """Sends a small result whole, with its length; a larger one in chunks, as it comes."""
-        if self.parameters.get("compress") == "1":
+        if self.flag("compress"):
             pieces = compress_blocks(pieces)
         content_type = CONTENT_TYPES.get(self.format, TEXT)
         held: list[bytes] = []
@@ -538,6 +567,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.tag = secrets.token_hex(8)
         self.begin(200, content_type, {"Transfer-Encoding": "chunked", "X-ClickHouse-Exception-Tag": self.tag})
+        if self.command == "HEAD":
+            return  # whatever followed would be taken for the next answer
         for piece in held:
             self.send_chunk(piece)
         held.clear()
