@@ -14,11 +14,15 @@
 //! One folder, so that `reset` removes one folder.
 
 use std::{
-    env,
+    env, fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use crate::project::Project;
+
+/// Root's home by default.
+pub(super) const ROOT_HOME: &str = "/var/lib/fanout";
 
 /// The folder of all projects of this user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +42,7 @@ impl Home {
             return Self(absolute(&path));
         }
         if nix::unistd::geteuid().is_root() {
-            return Self(PathBuf::from("/var/lib/fanout"));
+            return Self(PathBuf::from(ROOT_HOME));
         }
         let state = folder("XDG_STATE_HOME").unwrap_or_else(|| user_home().join(".local/state"));
         Self(absolute(&state.join("fanout")))
@@ -88,6 +92,21 @@ fn user_home() -> PathBuf {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Makes a folder and those above it that are not there. They are open to
+/// pass through, whatever the umask: a server that drops root's rights has its
+/// data below.
+pub(super) fn make_passable(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|one| !one.exists()).collect();
+    for one in missing.into_iter().rev() {
+        match fs::create_dir(one) {
+            Ok(()) => fs::set_permissions(one, fs::Permissions::from_mode(0o755))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl ProjectDir {
@@ -147,5 +166,25 @@ impl ProjectDir {
     #[must_use]
     pub fn tether(&self, service: &str) -> PathBuf {
         self.0.join("run").join(format!("{service}.tether"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_open_and_what_was_there_stays_as_it_was() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let (home, project) = (folder.path().join("a/home"), folder.path().join("a/home/p"));
+        let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
+        let made = make_passable(&project);
+        nix::sys::stat::umask(umask);
+        made.expect("made");
+        assert_eq!([mode(&home), mode(&project)], [0o755, 0o755]);
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o711)).expect("changed");
+        make_passable(&project).expect("there already");
+        assert_eq!(mode(&home), 0o711);
     }
 }

@@ -5,10 +5,14 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use super::home::ProjectDir;
+use super::home::{Home, ProjectDir, make_passable};
 use crate::failure::{Failure, Kind};
+
+/// How long another `up` may take to choose its ports.
+const HOME_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Held for as long as this value lives.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct Lock {
 pub enum LockError {
     #[error("project {project} is being changed by {holder}")]
     Held { project: String, holder: String },
+    #[error("{} is held by {holder}, which chooses its ports", path.display())]
+    HomeHeld { path: PathBuf, holder: String },
     #[error("{} cannot be locked", path.display())]
     File {
         path: PathBuf,
@@ -32,7 +38,7 @@ pub enum LockError {
 impl Failure for LockError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Held { .. } => Kind::Refused,
+            Self::Held { .. } | Self::HomeHeld { .. } => Kind::Refused,
             Self::File { .. } => Kind::Environment,
         }
     }
@@ -40,13 +46,16 @@ impl Failure for LockError {
     fn code(&self) -> &'static str {
         match self {
             Self::Held { .. } => "project_locked",
+            Self::HomeHeld { .. } => "home_locked",
             Self::File { .. } => "lock_unreachable",
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Held { .. } => "wait until it is done, then run the command again".to_owned(),
+            Self::Held { .. } | Self::HomeHeld { .. } => {
+                "wait until it is done, then run the command again".to_owned()
+            }
             Self::File { .. } => {
                 "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
@@ -62,7 +71,7 @@ impl Lock {
     /// be made.
     pub fn project(dir: &ProjectDir) -> Result<Self, LockError> {
         let path = dir.lock();
-        match Self::try_at(&path) {
+        match make_passable(dir.path()).and_then(|()| Self::try_at(&path)) {
             Ok(Ok(lock)) => Ok(lock),
             Ok(Err(holder)) => Err(LockError::Held {
                 project: dir
@@ -74,6 +83,27 @@ impl Lock {
                 holder,
             }),
             Err(source) => Err(LockError::File { path, source }),
+        }
+    }
+
+    /// Locks the home while a project chooses its ports, so that no two choose
+    /// the same. Waits for another.
+    ///
+    /// # Errors
+    /// When another takes too long, which is named, or the file cannot be made.
+    pub async fn home(home: &Home) -> Result<Self, LockError> {
+        // No project has such a name.
+        let path = home.path().join(".ports.lock");
+        let started = Instant::now();
+        loop {
+            match make_passable(home.path()).and_then(|()| Self::try_at(&path)) {
+                Ok(Ok(lock)) => return Ok(lock),
+                Ok(Err(_)) if started.elapsed() < HOME_PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Ok(Err(holder)) => return Err(LockError::HomeHeld { path, holder }),
+                Err(source) => return Err(LockError::File { path, source }),
+            }
         }
     }
 
@@ -147,5 +177,20 @@ mod tests {
         assert_eq!(error.kind(), Kind::Refused);
         drop(first);
         Lock::project(&dir).expect("free again");
+    }
+
+    #[tokio::test]
+    async fn the_home_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let home = Home::at(folder.path());
+        let first = Lock::home(&home).await.expect("free");
+        let second = tokio::spawn({
+            let home = home.clone();
+            async move { Lock::home(&home).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!second.is_finished());
+        drop(first);
+        second.await.expect("no panic").expect("free again");
     }
 }

@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Kind};
+use crate::{
+    failure::{Failure, Kind},
+    stack::home::ROOT_HOME,
+};
 
 /// Users that root's rights are dropped to, the first that exists.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
@@ -58,12 +61,22 @@ impl Failure for AccountError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoUser { .. } => Some("useradd --system postgres".to_owned()),
-            Self::Closed { .. } => Some("FANOUT_HOME=/var/lib/fanout fanout up".to_owned()),
+            Self::Closed { closed, .. } => Some(remedy(closed)),
             Self::Chown { .. } => Some(
                 "name a folder on a disk with owners: FANOUT_HOME=/var/lib/fanout fanout up"
                     .to_owned(),
             ),
         }
+    }
+}
+
+/// Opens root's usual home where that is what is closed, else goes there.
+fn remedy(closed: &Path) -> String {
+    let usual = Path::new(ROOT_HOME);
+    if closed.starts_with(usual) || usual.starts_with(closed) {
+        format!("chmod 755 {}", closed.display())
+    } else {
+        format!("FANOUT_HOME={ROOT_HOME} fanout up")
     }
 }
 
@@ -162,9 +175,25 @@ mod tests {
             .check_reach("postgres", &closed.join("data"))
             .expect_err("closed");
         assert!(error.to_string().ends_with("closed is closed"), "{error}");
+        assert_eq!(
+            error.hint().as_deref(),
+            Some("FANOUT_HOME=/var/lib/fanout fanout up")
+        );
         open(&closed, 0o711);
         stranger
             .check_reach("postgres", &closed.join("data"))
             .expect("open");
+    }
+
+    #[test]
+    fn the_usual_home_is_opened_rather_than_recommended() {
+        let opens = |closed| remedy(Path::new(closed));
+        assert_eq!(opens("/var/lib/fanout"), "chmod 755 /var/lib/fanout");
+        assert_eq!(opens("/var/lib/fanout/p"), "chmod 755 /var/lib/fanout/p");
+        assert_eq!(opens("/var/lib"), "chmod 755 /var/lib");
+        assert_eq!(
+            opens("/var/lib/fan"),
+            "FANOUT_HOME=/var/lib/fanout fanout up"
+        );
     }
 }
