@@ -91,7 +91,7 @@ impl Arguments {
             let up = up::dry_run(site, &config, request)?;
             return conclude(context, &up, &up.moved(), &up.report(false), true);
         }
-        let up = up::prepare(site, &config, request)?;
+        let up = up::prepare(site, &config, request).await?;
         let moved = up.moved();
         if !up.plan().is_empty() {
             printer.note(&listing(&up, &moved));

@@ -23,7 +23,7 @@ use crate::{
     progress::{Event, Progress, Silent},
     secret::masked_url,
     stack::{
-        Lock, LockError, PortMode, Site, StateError,
+        Lock, LockError, Site, StateError,
         blueprint::{self, Blueprint, BlueprintError, Wishes},
         native::{
             install::{self, InstallError},
@@ -171,15 +171,21 @@ pub fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up, UpEr
     })
 }
 
-/// Holds the project, decides what to do and checks that the machine lets us.
+/// Holds the project, decides what to do, checks that the machine lets us, and
+/// records it.
 ///
 /// # Errors
 /// When another process changes the project, the wishes or the configuration
 /// are wrong, a program is missing, or a port is taken.
-pub fn prepare(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
+pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
     let lock = Lock::project(&site.dir())?;
+    // Until the ports are on record, no other project chooses any.
+    let _home = Lock::home(&site.home).await?;
     let blueprint = blueprint::draw(&site, config, &request.wishes)?;
     preflight::check(&site, &blueprint)?;
+    prepare::project_folders(&site.dir())?;
+    // Before the first process: whatever happens now, the others find it.
+    blueprint.state.save(&site.dir())?;
     Ok(Up {
         site,
         request,
@@ -195,21 +201,18 @@ impl Up {
         &self.blueprint.plan
     }
 
-    /// The ports of what will be started that are not the usual ones, because
-    /// those are held.
+    /// The ports of what will be started that are not the usual ones.
     #[must_use]
     pub fn moved(&self) -> Vec<Moved> {
-        if self.request.wishes.ports == PortMode::Fixed {
-            return Vec::new();
-        }
         let ports = self.blueprint.to_start().flat_map(|(service, _)| {
             let usual = service.definition.ports.iter();
             usual.filter_map(|(name, usual)| {
                 let port = *service.ports.get(name)?;
-                (port != *usual && !ports::is_free(*usual)).then(|| Moved {
+                (port != *usual).then(|| Moved {
                     service: service.definition.name.clone(),
                     usual: *usual,
                     port,
+                    held: ports::look(*usual) == ports::Look::Held,
                     holder: ports::holder(*usual),
                 })
             })
@@ -230,9 +233,6 @@ impl Up {
     /// At the first service that cannot be brought up; those that are up stay
     /// so, and another `up` goes on from there.
     pub async fn apply(&self, progress: &dyn Progress) -> Result<Report, UpError> {
-        prepare::project_folders(&self.site.dir())?;
-        // Before the first process: whatever happens now, the others find it.
-        self.blueprint.state.save(&self.site.dir())?;
         self.install(progress).await?;
         let mut changed = !self.plan().is_empty();
         for level in self.levels() {

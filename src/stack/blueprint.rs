@@ -10,10 +10,12 @@ use std::{
 use super::{
     Site, State, StateError,
     definition::{self, Definition, DefinitionError, Install},
+    home::ProjectDir,
     native::{
         install, process,
         recipe::{Kitchen, Recipe, RecipeError, recipe},
     },
+    proc,
     resolve::{self, Known, PortMode, ResolveError, Service},
     state::ServiceState,
 };
@@ -226,7 +228,7 @@ fn select(all: &[Definition], wishes: &Wishes) -> Result<Vec<Definition>, Bluepr
     Ok(all.iter().filter(chosen).cloned().collect())
 }
 
-/// Ports that other projects of this home have recorded, running or not.
+/// Ports of other projects of this home that run, or are just brought up.
 fn ports_of_others(site: &Site) -> BTreeSet<u16> {
     let entries = fs::read_dir(site.home.path())
         .into_iter()
@@ -235,10 +237,19 @@ fn ports_of_others(site: &Site) -> BTreeSet<u16> {
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<Project>().ok())
         .filter(|project| *project != site.project)
-        .filter_map(|project| State::load(&site.home.project(&project)).ok().flatten())
-        .flat_map(|state| state.services.into_values())
+        .map(|project| site.home.project(&project))
+        .filter_map(|dir| Some((State::load(&dir).ok().flatten()?, dir)))
+        .filter(|(state, dir)| is_in_use(state, dir))
+        .flat_map(|(state, _)| state.services.into_values())
         .flat_map(|service| service.ports.into_values())
         .collect()
+}
+
+/// Whether anything of a project runs, or somebody changes it.
+fn is_in_use(state: &State, dir: &ProjectDir) -> bool {
+    let mut services = state.services.keys();
+    services.any(|service| process::running(dir, service).is_some())
+        || !proc::holders_of(&dir.lock()).is_empty()
 }
 
 fn recipes(

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fmt, fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::ErrorKind,
     net::{Ipv4Addr, TcpListener},
 };
 
@@ -26,16 +27,20 @@ const LISTENING: &str = "0A";
 pub struct Taken {
     pub port: u16,
     pub service: String,
+    /// The system keeps it from this user; nobody need hold it.
+    pub forbidden: bool,
     /// None where the kernel does not let us see.
     pub holder: Option<Holder>,
 }
 
-/// A port that a service takes instead of its usual one, which is held.
+/// A port that a service takes instead of its usual one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Moved {
     pub service: String,
     pub usual: u16,
     pub port: u16,
+    /// Whether the usual one is held now.
+    pub held: bool,
     /// None where the kernel does not let us see.
     pub holder: Option<Holder>,
 }
@@ -50,11 +55,11 @@ pub struct Holder {
 impl fmt::Display for Taken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { port, service, .. } = self;
-        let holder = whom(self.holder.as_ref());
-        write!(
-            formatter,
-            "port {port} is needed by {service} and held by {holder}"
-        )
+        write!(formatter, "port {port} is needed by {service} and ")?;
+        if self.forbidden {
+            return formatter.write_str("not open to this user");
+        }
+        write!(formatter, "held by {}", whom(self.holder.as_ref()))
     }
 }
 
@@ -64,8 +69,15 @@ impl fmt::Display for Moved {
             service,
             usual,
             port,
+            held,
             holder,
         } = self;
+        if !held {
+            return write!(
+                formatter,
+                "{service} takes port {port}, not its usual {usual}"
+            );
+        }
         let holder = whom(holder.as_ref());
         write!(
             formatter,
@@ -119,6 +131,10 @@ impl Failure for PortsError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Taken(taken) if taken.iter().any(|one| one.forbidden) => Some(
+                "take ports from 1024 on, or run as a user who may have these: fanout config show"
+                    .to_owned(),
+            ),
             Self::Taken(_) => Some("fanout up --ports auto".to_owned()),
             Self::GivenTwice { .. } => Some("fanout config show".to_owned()),
             Self::NoneFree => None,
@@ -126,10 +142,29 @@ impl Failure for PortsError {
     }
 }
 
+/// What a server would find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    Free,
+    Held,
+    /// Kept from this user, as those below 1024 often are.
+    Forbidden,
+}
+
+/// Looks at a port.
+#[must_use]
+pub fn look(port: u16) -> Look {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Look::Free,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Look::Forbidden,
+        Err(_) => Look::Held,
+    }
+}
+
 /// Whether a server could listen there now.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    look(port) == Look::Free
 }
 
 /// The process on `port`; a listening one before one that merely uses it.
@@ -224,14 +259,24 @@ mod tests {
         let taken = Taken {
             port,
             service: "clickhouse".to_owned(),
+            forbidden: false,
             holder: Some(Holder {
                 pid: 4806,
                 command: "sshd".to_owned(),
             }),
         };
+        let forbidden = Taken {
+            port: 80,
+            service: "stub".to_owned(),
+            forbidden: true,
+            holder: None,
+        };
         assert_eq!(
-            PortsError::Taken(vec![taken]).to_string(),
-            format!("port {port} is needed by clickhouse and held by pid 4806 (sshd)")
+            PortsError::Taken(vec![taken, forbidden]).to_string(),
+            format!(
+                "port {port} is needed by clickhouse and held by pid 4806 (sshd); \
+                 port 80 is needed by stub and not open to this user"
+            )
         );
     }
 
@@ -241,11 +286,20 @@ mod tests {
             service: "postgres".to_owned(),
             usual: 5432,
             port: 21099,
+            held: true,
             holder: None,
         };
         assert_eq!(
             moved.to_string(),
             "port 5432 is held by a process that this user cannot see: postgres takes 21099"
+        );
+        let recorded = Moved {
+            held: false,
+            ..moved
+        };
+        assert_eq!(
+            recorded.to_string(),
+            "postgres takes port 21099, not its usual 5432"
         );
     }
 

@@ -11,7 +11,7 @@ use super::{
         install, prepare,
         programs::{self, Missing, ProgramsError},
     },
-    ports::{self, PortsError, Taken},
+    ports::{self, Look, PortsError, Taken},
     proc,
 };
 use crate::failure::{Failure, Kind};
@@ -103,8 +103,10 @@ fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
         ports.map(move |port| (*port, name.clone()))
     });
     wanted
-        .filter(|(port, _)| !ports::is_free(*port))
-        .map(|(port, service)| Taken {
+        .map(|(port, service)| (ports::look(port), port, service))
+        .filter(|(look, ..)| *look != Look::Free)
+        .map(|(look, port, service)| Taken {
+            forbidden: look == Look::Forbidden,
             holder: ports::holder(port),
             port,
             service,

@@ -48,7 +48,7 @@ pub struct Known<'a> {
     pub mode: PortMode,
     /// Services that run now: their recorded ports are theirs.
     pub running: &'a BTreeSet<String>,
-    /// Ports that other projects recorded.
+    /// Ports of other projects.
     pub avoided: &'a BTreeSet<u16>,
     /// Makes a project tend to the same free ports.
     pub seed: &'a str,
