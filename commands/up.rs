@@ -33,7 +33,7 @@ pub struct Arguments {
     /// Take the configured ports, or free ones where those are taken
     #[arg(long, value_enum, default_value_t)]
     ports: Ports,
-    /// Download what is not there; versions are pinned, so natively `always` is the same
+    /// Download what is not there, or what is there too
     #[arg(long, value_enum, default_value_t)]
     pull: PullChoice,
     /// Replace running services that differ from their definition
@@ -116,10 +116,12 @@ impl Arguments {
                     RecreateChoice::Never => Recreate::Never,
                     RecreateChoice::Force => Recreate::Force,
                 },
+                reinstall: self.pull == PullChoice::Always,
             },
             timeout: self.timeout,
             pull: match self.pull {
-                PullChoice::Missing | PullChoice::Always => Pull::Missing,
+                PullChoice::Missing => Pull::Missing,
+                PullChoice::Always => Pull::Always,
                 PullChoice::Never => Pull::Never,
             },
         }

@@ -46,6 +46,8 @@ pub enum Pull {
     /// What is not there. Versions are pinned, so there is nothing newer.
     #[default]
     Missing,
+    /// What is there too: it may have been damaged.
+    Always,
     /// Nothing.
     Never,
 }
@@ -248,7 +250,8 @@ impl Up {
             if self.request.pull == Pull::Never {
                 return Err(InstallError::Forbidden { name: name.clone() }.into());
             }
-            install::ensure(&self.site, name, described, progress).await?;
+            let anew = self.request.pull == Pull::Always;
+            install::ensure(&self.site, name, described, anew, progress).await?;
         }
         Ok(())
     }

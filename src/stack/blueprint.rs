@@ -36,6 +36,8 @@ pub struct Wishes {
     pub runtime: Option<Runtime>,
     pub ports: PortMode,
     pub recreate: Recreate,
+    /// Make the installs of what is started anew.
+    pub reinstall: bool,
 }
 
 /// What is going to be.
@@ -49,6 +51,8 @@ pub struct Blueprint {
     /// With every service where it shall be.
     pub settings: Settings,
     pub installs: BTreeMap<String, Install>,
+    /// Those that are there are made anew.
+    pub reinstall: bool,
     /// To be recorded before anything changes.
     pub state: State,
 }
@@ -187,6 +191,7 @@ pub fn draw(site: &Site, config: &Config, wishes: &Wishes) -> Result<Blueprint, 
         plan,
         settings,
         installs,
+        reinstall: wishes.reinstall,
         state,
     })
 }
@@ -349,7 +354,8 @@ impl Blueprint {
             })
     }
 
-    /// The installs that are wanted and not there: name and description.
+    /// The installs that are wanted and not there, or to be made anew: name and
+    /// description.
     pub fn missing_installs(&self, site: &Site) -> Vec<(&String, &Install)> {
         let wanted: BTreeSet<&String> = self
             .to_start()
@@ -358,7 +364,7 @@ impl Blueprint {
         wanted
             .into_iter()
             .filter_map(|name| self.installs.get_key_value(name))
-            .filter(|(_, described)| !install::is_there(site, described))
+            .filter(|(_, described)| self.reinstall || !install::is_there(site, described))
             .collect()
     }
 }

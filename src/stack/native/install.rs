@@ -21,7 +21,7 @@ use super::{
     launch::Launch,
     process::{self, Outlives, ProcessError},
     programs::{self, Missing},
-    recipe,
+    python, recipe,
 };
 use crate::{
     failure::{Failure, Kind},
@@ -112,10 +112,14 @@ impl Failure for InstallError {
     }
 }
 
-/// Whether `install` is there, whole.
+/// Whether `install` is there, whole, and works.
 #[must_use]
 pub fn is_there(site: &Site, install: &Install) -> bool {
-    site.install_folder(install).is_dir()
+    let place = site.install_folder(install);
+    match install.from {
+        Source::Maven { .. } => place.is_dir(),
+        Source::Python { .. } => python::works(&place),
+    }
 }
 
 /// What the machine lacks to install it.
@@ -135,7 +139,7 @@ pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
     let wanted_by = format!("installing {name}");
     let mut found = programs::find(&needed, &wanted_by);
     if let Some(python) = found.paths.get("python3")
-        && !makes_environments(python)
+        && !python::makes_environments(python)
     {
         found.missing.push(Missing {
             program: "python3".to_owned(),
@@ -147,18 +151,8 @@ pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
     found.missing
 }
 
-/// Debian ships Python without the modules for that.
-fn makes_environments(python: &Path) -> bool {
-    std::process::Command::new(python)
-        .args(["-c", "import venv, ensurepip"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-/// Installs, unless it is there. Waits where another fanout installs the same.
+/// Installs, unless it is there and not to be made `anew`. Waits where another
+/// fanout installs the same.
 ///
 /// # Errors
 /// When a command fails or stalls, with its last lines.
@@ -166,12 +160,13 @@ pub async fn ensure(
     site: &Site,
     name: &str,
     install: &Install,
+    anew: bool,
     progress: &dyn Progress,
 ) -> Result<(), InstallError> {
     let place = site.install_folder(install);
     let lock_path = place.with_file_name(format!("{}.lock", install.folder));
     let _lock = take_turn(&lock_path, name, progress).await?;
-    if is_there(site, install) {
+    if !anew && is_there(site, install) {
         return Ok(());
     }
     let partial = place.with_file_name(format!("{}.partial", install.folder));
@@ -180,10 +175,7 @@ pub async fn ensure(
         source,
     };
     process::end_holders(&partial.with_extension("tether"), name).await?;
-    match fs::remove_dir_all(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(on_partial(error)),
-        _ => {}
-    }
+    remove(&partial).map_err(on_partial)?;
     fs::create_dir_all(&partial).map_err(on_partial)?;
     progress.report(Event::Doing {
         task: name,
@@ -192,7 +184,7 @@ pub async fn ensure(
     for command in commands(install, &partial)? {
         watch(site, name, command, &partial, progress).await?;
     }
-    fs::rename(&partial, &place).map_err(|source| InstallError::File {
+    exchange(&partial, &place).map_err(|source| InstallError::File {
         path: place,
         source,
     })?;
@@ -201,6 +193,29 @@ pub async fn ensure(
         what: "installed",
     });
     Ok(())
+}
+
+/// Puts what is whole in its place. It is on the disk before it has its name,
+/// and what was there is put aside before it is removed, so that whatever
+/// happens, what is in its place is whole.
+fn exchange(partial: &Path, place: &Path) -> io::Result<()> {
+    nix::unistd::syncfs(fs::File::open(partial)?)?;
+    let old = partial.with_extension("old");
+    remove(&old)?;
+    match fs::rename(place, &old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::rename(partial, place)?;
+    remove(&old)
+}
+
+/// Removes a folder, if it is there.
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn take_turn(path: &Path, name: &str, progress: &dyn Progress) -> Result<Lock, InstallError> {
@@ -383,9 +398,16 @@ impl Said {
         let Some(stream) = stream else { return };
         let said = self.clone();
         tokio::spawn(async move {
-            let mut lines = BufReader::new(stream).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                said.add(line);
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            // Not every tool writes UTF-8, and one whose pipe closes ends.
+            while stream
+                .read_until(b'\n', &mut line)
+                .await
+                .is_ok_and(|read| read > 0)
+            {
+                said.add(String::from_utf8_lossy(&line).trim_end().to_owned());
+                line.clear();
             }
         });
     }

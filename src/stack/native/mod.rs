@@ -8,5 +8,6 @@ pub mod launch;
 pub mod prepare;
 pub mod process;
 pub mod programs;
+pub mod python;
 pub mod recipe;
 mod values;
