@@ -106,6 +106,10 @@ pub struct Program {
     /// Oldest major version that will do.
     #[serde(default)]
     pub at_least: Option<u32>,
+    /// A file in the data with the major version that made it, the only one
+    /// that opens it. Debian's package of that has it behind its name.
+    #[serde(default)]
+    pub made_by: Option<String>,
 }
 
 /// One command of a preparation.

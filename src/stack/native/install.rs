@@ -130,6 +130,7 @@ pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
         also_in: Vec::new(),
         beside: None,
         at_least: None,
+        made_by: None,
     };
     let needed = match install.from {
         Source::Maven { .. } => ("mvn", program("maven")),

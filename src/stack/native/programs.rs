@@ -78,47 +78,82 @@ pub struct Found {
 /// Looks for all of `programs` on PATH and in their own places.
 #[must_use]
 pub fn find(programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
-    let path = env::var_os("PATH").unwrap_or_default();
-    find_on(&path, programs, wanted_by)
+    find_for(Path::new(""), programs, wanted_by)
 }
 
-fn find_on(path: &OsStr, programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
-    let mut found = Found::default();
-    for (name, program) in programs {
-        match locate(path, name, program, programs) {
-            Some(place) => {
-                found.paths.insert(name.clone(), place);
+/// The same where `data` may be there: of programs that open only what their
+/// own version made, that version.
+#[must_use]
+pub fn find_for(data: &Path, programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let search = Search {
+        path: &path,
+        data,
+        programs,
+    };
+    search.all(wanted_by)
+}
+
+struct Search<'a> {
+    path: &'a OsStr,
+    data: &'a Path,
+    programs: &'a BTreeMap<String, Program>,
+}
+
+impl Search<'_> {
+    fn all(&self, wanted_by: &str) -> Found {
+        let mut found = Found::default();
+        for (name, program) in self.programs {
+            match self.locate(name, program) {
+                Some(place) => {
+                    found.paths.insert(name.clone(), place);
+                }
+                None => found.missing.push(self.missing(name, program, wanted_by)),
             }
-            None => found.missing.push(Missing {
-                program: name.clone(),
-                problem: "is not there".to_owned(),
-                wanted_by: wanted_by.to_owned(),
-                debian: program.debian.clone(),
-            }),
+        }
+        found
+    }
+
+    fn locate(&self, name: &str, program: &Program) -> Option<PathBuf> {
+        if let Some((other, beside)) = self.beside(program) {
+            // PATH often has links; the program's own folder is where its kin are.
+            let other = self.locate(other, beside)?.canonicalize().ok()?;
+            return Some(other.with_file_name(name)).filter(|place| is_executable(place));
+        }
+        let made_by = self.made_by(program);
+        let is_right = |place: &Path| made_by.is_none_or(|made_by| version(place) == Some(made_by));
+        env::split_paths(self.path)
+            .chain(program.also_in.iter().flat_map(|pattern| matching(pattern)))
+            .map(|folder| folder.join(name))
+            .find(|place| is_executable(place) && is_right(place))
+    }
+
+    fn beside(&self, program: &Program) -> Option<(&String, &Program)> {
+        self.programs.get_key_value(program.beside.as_ref()?)
+    }
+
+    /// The major version that made the data.
+    fn made_by(&self, program: &Program) -> Option<u32> {
+        let text = fs::read_to_string(self.data.join(program.made_by.as_ref()?)).ok()?;
+        first_number(&text)
+    }
+
+    fn missing(&self, name: &str, program: &Program, wanted_by: &str) -> Missing {
+        let kin = self.beside(program).map_or(program, |(_, kin)| kin);
+        let (problem, debian) = match self.made_by(kin) {
+            Some(version) => (
+                format!("of version {version}, which made its data, is not there"),
+                format!("{}-{version}", program.debian),
+            ),
+            None => ("is not there".to_owned(), program.debian.clone()),
+        };
+        Missing {
+            program: name.to_owned(),
+            problem,
+            wanted_by: wanted_by.to_owned(),
+            debian,
         }
     }
-    found
-}
-
-fn locate(
-    path: &OsStr,
-    name: &str,
-    program: &Program,
-    programs: &BTreeMap<String, Program>,
-) -> Option<PathBuf> {
-    if let Some((other, beside)) = program
-        .beside
-        .as_ref()
-        .and_then(|other| programs.get_key_value(other))
-    {
-        // PATH often has links; the program's own folder is where its kin are.
-        let other = locate(path, other, beside, programs)?.canonicalize().ok()?;
-        return Some(other.with_file_name(name)).filter(|place| is_executable(place));
-    }
-    env::split_paths(path)
-        .chain(program.also_in.iter().flat_map(|pattern| matching(pattern)))
-        .map(|folder| folder.join(name))
-        .find(|place| is_executable(place))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -206,12 +241,18 @@ mod tests {
             also_in: also_in.to_vec(),
             beside: beside.map(str::to_owned),
             at_least: None,
+            made_by: None,
         }
     }
 
     fn make(path: &Path) {
+        make_of_version("9.2", path);
+    }
+
+    fn make_of_version(version: &str, path: &Path) {
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        fs::write(path, "#!/bin/sh\necho \"thing (The Thing) 9.2\"\n").expect("written");
+        let text = format!("#!/bin/sh\necho \"thing (The Thing) {version}\"\n");
+        fs::write(path, text).expect("written");
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("changed");
     }
 
@@ -227,7 +268,12 @@ mod tests {
             ("server".to_owned(), program(&[pattern], None)),
             ("tool".to_owned(), program(&[], Some("server"))),
         ]);
-        let found = find_on(OsStr::new(""), &programs, "service");
+        let search = Search {
+            path: OsStr::new(""),
+            data: Path::new(""),
+            programs: &programs,
+        };
+        let found = search.all("service");
         assert_eq!(found.missing, []);
         let of_15 = |name| folder.path().join("15/bin").join(name);
         assert_eq!(found.paths["server"], of_15("server"));
@@ -235,6 +281,45 @@ mod tests {
             found.paths["tool"],
             of_15("tool").canonicalize().expect("there")
         );
+    }
+
+    #[test]
+    fn data_is_opened_by_the_version_that_made_it_or_by_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for version in ["14", "15"] {
+            for name in ["server", "tool"] {
+                let place = folder.path().join(version).join("bin").join(name);
+                make_of_version(version, &place);
+            }
+        }
+        let mut server = program(&[format!("{}/*/bin", folder.path().display())], None);
+        server.made_by = Some("VERSION".to_owned());
+        let programs = BTreeMap::from([
+            ("server".to_owned(), server),
+            ("tool".to_owned(), program(&[], Some("server"))),
+        ]);
+        let path = folder.path().join("15/bin");
+        let search = Search {
+            path: path.as_os_str(),
+            data: folder.path(),
+            programs: &programs,
+        };
+        fs::write(folder.path().join("VERSION"), "14\n").expect("written");
+        let found = search.all("service");
+        let place = |name| folder.path().join("14/bin").join(name);
+        assert_eq!(found.paths["server"], place("server"));
+        assert_eq!(
+            found.paths["tool"],
+            place("tool").canonicalize().expect("there")
+        );
+        fs::write(folder.path().join("VERSION"), "13\n").expect("written");
+        let missing = search.all("service").missing;
+        assert_eq!(missing.len(), 2);
+        assert_eq!(
+            missing[0].problem,
+            "of version 13, which made its data, is not there"
+        );
+        assert_eq!(missing[0].debian, "package-13");
     }
 
     #[test]

@@ -135,7 +135,8 @@ fn choose_way(
     let candidates: Vec<&Way> = kept.map_or_else(|| ways.iter().collect(), |way| vec![way]);
     let mut last = None;
     for way in &candidates {
-        let mut found = programs::find(&way.programs, name);
+        let data = dir.data(name, &way.variant);
+        let mut found = programs::find_for(&data, &way.programs, name);
         if candidates.len() > 1 {
             // One that is too old is no reason not to go another way.
             let old = programs::too_old(&way.programs, &found.paths, name);
