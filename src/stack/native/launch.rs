@@ -10,7 +10,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
@@ -120,6 +120,7 @@ pub fn become_service() -> LaunchError {
 }
 
 fn steps() -> Result<std::convert::Infallible, LaunchError> {
+    close_inherited();
     let launch: Launch = serde_json::from_reader(io::stdin().lock())?;
     let (program, arguments) = launch.command.split_first().ok_or(LaunchError::NoCommand)?;
     // Fails only for one that leads a session already.
@@ -142,6 +143,33 @@ fn steps() -> Result<std::convert::Infallible, LaunchError> {
         command.uid(account.uid).gid(account.gid);
     }
     Err(system(format!("executing {program}"))(command.exec()))
+}
+
+/// Closes what whoever called `up` left open: a server would hold it, say the
+/// lock of a script or the end of its pipe, for as long as it lives. All that
+/// this program opens itself closes when it executes another.
+fn close_inherited() {
+    let entries = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let open: Vec<i32> = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
+        if info.is_ok_and(|info| is_passed_on(&info)) {
+            // It fails for one that is closed by now.
+            let _ = nix::unistd::close(descriptor);
+        }
+    }
+}
+
+/// Whether `/proc/self/fdinfo` says of an open file that it outlives `exec`.
+fn is_passed_on(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| !OFlag::from_bits_retain(flags).contains(OFlag::O_CLOEXEC))
 }
 
 /// Puts the text in place of stdin.
@@ -192,4 +220,17 @@ fn record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchError> {
     };
     let text = serde_json::to_vec(&record)?;
     write_atomically(path, &text).map_err(system(format!("writing {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_outlives_an_exec_is_told_from_what_does_not() {
+        let info = |flags: &str| format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t15\n");
+        assert!(is_passed_on(&info("0100001")));
+        assert!(!is_passed_on(&info("02100001")));
+        assert!(!is_passed_on(""));
+    }
 }
