@@ -145,7 +145,7 @@ impl Apply {
         let name = &settings.connector.name;
         if self.forget_offsets {
             let what = "forget its position, which nothing brings back";
-            if !self.yes && !confirmed(context, name, what) {
+            if !self.yes && !confirmed(context, name, what).await {
                 let name = name.clone();
                 return Err(ConnectorError::NotConfirmed { name }.into());
             }

@@ -72,16 +72,16 @@ impl Arguments {
         } else {
             // Nobody says yes to what they were not shown.
             printer.warn(&listing);
-            confirm(context)?;
+            confirm(context).await?;
         }
         reset.apply(self.timeout, &*printer.progress()).await
     }
 }
 
 /// Asks for the project's name, where there is somebody to ask.
-fn confirm(context: &Context) -> Result<(), ResetError> {
+async fn confirm(context: &Context) -> Result<(), ResetError> {
     let project = context.project().as_str();
-    if confirmed(context, project, "remove all of this") {
+    if confirmed(context, project, "remove all of this").await {
         return Ok(());
     }
     Err(ResetError::NotConfirmed {
