@@ -13,7 +13,7 @@ use crate::{
         Lock, LockError, Site,
         blueprint::{self, BlueprintError},
         definition::{Definition, StopSignal},
-        native::process::{self, Ended, ProcessError},
+        native::process::{self, Ended, Left, ProcessError},
         runner,
     },
 };
@@ -140,8 +140,10 @@ pub async fn stop_all(
         for (service, ended) in go.iter().zip(join_all(stops).await) {
             match ended? {
                 Ended::WasNot => continue,
-                Ended::InOrder => {}
-                Ended::Killed => report.killed.push(service.name.clone()),
+                Ended::InOrder | Ended::Leftovers(Left::InOrder) => {}
+                Ended::Killed | Ended::Leftovers(Left::Killed) => {
+                    report.killed.push(service.name.clone());
+                }
             }
             report.stopped.push(service.name.clone());
         }

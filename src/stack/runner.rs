@@ -12,7 +12,7 @@ use super::{
         account::AccountError,
         launch::Launch,
         prepare::{self, PrepareError},
-        process::{self, Ended, ProcessError, Started, lines},
+        process::{self, Ended, Left, ProcessError, Started, lines},
         recipe::Recipe,
     },
     ports,
@@ -204,6 +204,11 @@ pub async fn stop(
         Ended::WasNot => return Ok(ended),
         Ended::InOrder => "stopped".to_owned(),
         Ended::Killed => format!("killed: it did not end within {} s", patience.as_secs()),
+        Ended::Leftovers(Left::InOrder) => "ended what an earlier run had left".to_owned(),
+        Ended::Leftovers(Left::Killed) => format!(
+            "killed what an earlier run had left: it did not end within {} s",
+            process::LEFT_PATIENCE.as_secs()
+        ),
     };
     progress.report(Event::Done {
         task: service,

@@ -32,6 +32,9 @@ use crate::{
 /// How often a process is looked at while it is waited for.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long what an earlier life left behind may take to end when asked.
+pub const LEFT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long the kernel takes at most to end what was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,6 +108,17 @@ pub enum Ended {
     /// It was not there.
     WasNot,
     /// As asked.
+    InOrder,
+    /// It had to be killed.
+    Killed,
+    /// It was not there, but something that an earlier life of it had left.
+    Leftovers(Left),
+}
+
+/// How what held a tether ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By itself, or as asked.
     InOrder,
     /// It had to be killed.
     Killed,
@@ -249,8 +263,9 @@ pub async fn stop(
             }
         }
     }
-    if end_holders(&dir.tether(service), service).await? && ended == Ended::WasNot {
-        ended = Ended::Killed;
+    let left = end_holders(&dir.tether(service), service).await?;
+    if let (Ended::WasNot, Some(left)) = (ended, left) {
+        ended = Ended::Leftovers(left);
     }
     let record = dir.record(service);
     match fs::remove_file(&record) {
@@ -262,24 +277,32 @@ pub async fn stop(
     }
 }
 
-/// Ends what still holds a tether; says whether anything did. Children of a
-/// server that ended (Postgres has such) end by themselves soon.
+/// Ends what still holds a tether; says how, where anything did. Children of a
+/// server that ended (Postgres has such) end by themselves soon; what does not
+/// is asked to, then killed.
 ///
 /// # Errors
 /// When something survives being killed.
-pub async fn end_holders(tether: &Path, whose: &str) -> Result<bool, ProcessError> {
+pub async fn end_holders(tether: &Path, whose: &str) -> Result<Option<Left>, ProcessError> {
     let holders = || proc::holders_of(tether);
+    let signal = |signal| {
+        for pid in holders() {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    };
     if !tether.exists() || holders().is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
     if wait_until(Duration::from_secs(2), || holders().is_empty()).await {
-        return Ok(true);
+        return Ok(Some(Left::InOrder));
     }
-    for pid in holders() {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    signal(Signal::SIGTERM);
+    if wait_until(LEFT_PATIENCE, || holders().is_empty()).await {
+        return Ok(Some(Left::InOrder));
     }
+    signal(Signal::SIGKILL);
     if wait_until(KILL_PATIENCE, || holders().is_empty()).await {
-        return Ok(true);
+        return Ok(Some(Left::Killed));
     }
     Err(ProcessError::Immortal {
         service: whose.to_owned(),
@@ -308,5 +331,38 @@ impl From<StopSignal> for Signal {
             StopSignal::Term => Self::SIGTERM,
             StopSignal::Int => Self::SIGINT,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as StdCommand;
+
+    use super::*;
+
+    /// A shell that holds the file, and does `what` when asked to end.
+    fn holder(file: &Path, what: &str) -> std::process::Child {
+        let script = format!("trap '{what}' TERM; echo ready; while :; do sleep 0.05; done");
+        let mut child = StdCommand::new("sh")
+            .args(["-c", &script])
+            .stdin(fs::File::create(file).expect("a file"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut line = String::new();
+        let said = child.stdout.take().expect("piped");
+        io::BufRead::read_line(&mut io::BufReader::new(said), &mut line).expect("ready");
+        child
+    }
+
+    #[tokio::test]
+    async fn what_was_left_behind_is_asked_before_it_is_killed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let tether = folder.path().join("tether");
+        assert_eq!(end_holders(&tether, "x").await.expect("none"), None);
+        let mut polite = holder(&tether, "exit 7");
+        let left = end_holders(&tether, "x").await.expect("ended");
+        assert_eq!(left, Some(Left::InOrder));
+        assert_eq!(polite.wait().expect("ended").code(), Some(7));
     }
 }
