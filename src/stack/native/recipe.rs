@@ -63,6 +63,12 @@ pub enum RecipeError {
     },
     #[error(transparent)]
     Definition(#[from] DefinitionError),
+    #[error("{what}, in {setting}, {why}, which its configuration file does not take")]
+    Credential {
+        setting: String,
+        what: String,
+        why: String,
+    },
     #[error("the settings cannot be read")]
     Settings(#[from] serde_json::Error),
 }
@@ -71,6 +77,7 @@ impl Failure for RecipeError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoWay { .. } => Kind::Environment,
+            Self::Credential { .. } => Kind::Usage,
             _ => Kind::Failed,
         }
     }
@@ -78,7 +85,15 @@ impl Failure for RecipeError {
     fn code(&self) -> &'static str {
         match self {
             Self::NoWay { .. } => "no_native_way",
+            Self::Credential { .. } => "credential",
             _ => "stack_definition",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Credential { .. } => Some("fanout config show".to_owned()),
+            _ => None,
         }
     }
 }
@@ -106,6 +121,7 @@ pub fn recipe(
     let (way, found) = choose_way(service, recorded, kitchen)?;
     let data = kitchen.site.dir().data(name, &way.variant);
     let values = values::of(service, &way, &found.paths, kitchen)?;
+    check_credentials(&way, &values)?;
     let mut recipe = Recipe {
         data: data.clone(),
         command: Vec::new(),
@@ -119,6 +135,21 @@ pub fn recipe(
     };
     recipe.fill(service, kitchen)?;
     Ok(recipe)
+}
+
+/// Refuses what would break the files and commands that it is written into.
+fn check_credentials(way: &Way, values: &Values) -> Result<(), RecipeError> {
+    let files: Result<Vec<&str>, _> = way
+        .files
+        .values()
+        .map(|name| definition::asset(name))
+        .collect();
+    let inputs = way.prepare.iter().map(|step| step.input.as_str());
+    let texts: Vec<&str> = files?.into_iter().chain(inputs).collect();
+    match values::unwritable(&texts, values) {
+        Some((setting, what, why)) => Err(RecipeError::Credential { setting, what, why }),
+        None => Ok(()),
+    }
 }
 
 fn choose_way(

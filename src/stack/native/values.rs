@@ -99,6 +99,39 @@ fn credentials(settings: &Settings) -> Values {
     .into()
 }
 
+/// Credentials that the files of services are made of, the setting each is
+/// part of, and what would end it, or be something else, in one of them.
+const WRITTEN: [(&str, &str, &str); 4] = [
+    ("postgres.password", "postgres.url", "\"\\"),
+    ("postgres.database", "postgres.url", "\"\\"),
+    ("clickhouse.user", "clickhouse.url", NO_NAME),
+    ("redis.password", "redis.url", "\"\\"),
+];
+
+/// In the name of a section of ClickHouse's configuration.
+const NO_NAME: &str = " !\"#$%&'()*+,./:;<=>?@[\\]^`{|}~";
+
+/// The first of the credentials named in `texts` that cannot be written there:
+/// its setting, its name, and why.
+pub(super) fn unwritable(texts: &[&str], values: &Values) -> Option<(String, String, String)> {
+    WRITTEN.iter().find_map(|(name, setting, forbidden)| {
+        let placeholder = format!("{{{{{name}}}}}");
+        let value = values.get(*name)?;
+        if !texts.iter().any(|text| text.contains(&placeholder)) {
+            return None;
+        }
+        let why = if value.starts_with(char::is_whitespace) {
+            "begins with a blank".to_owned()
+        } else if value.contains(char::is_control) {
+            "has a control character".to_owned()
+        } else {
+            let wrong = value.chars().find(|letter| forbidden.contains(*letter))?;
+            format!("has a `{wrong}`")
+        };
+        Some(((*setting).to_owned(), (*name).replace('.', "'s "), why))
+    })
+}
+
 /// 16 random bytes in the form that Kafka's ids have: 22 letters of base64.
 fn unique() -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
@@ -127,4 +160,26 @@ pub(super) fn flat(settings: &Settings) -> Result<Values, serde_json::Error> {
         }
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_that_would_break_a_file_is_refused_where_it_is_written() {
+        let refused = |text, name: &str, value: &str| {
+            let values = Values::from([(name.to_owned(), value.to_owned())]);
+            unwritable(&[text], &values).map(|(_, _, why)| why)
+        };
+        let redis = "requirepass \"{{redis.password}}\"";
+        assert_eq!(refused(redis, "redis.password", "p w#{$'ä="), None);
+        let why = refused(redis, "redis.password", "p\"w");
+        assert_eq!(why.as_deref(), Some("has a `\"`"));
+        let why = refused(redis, "redis.password", "p\nw");
+        assert_eq!(why.as_deref(), Some("has a control character"));
+        assert_eq!(refused("nothing", "redis.password", "p\"w"), None);
+        let why = refused("{{clickhouse.user}}", "clickhouse.user", "a.b");
+        assert_eq!(why.as_deref(), Some("has a `.`"));
+    }
 }
