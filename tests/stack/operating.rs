@@ -1,10 +1,11 @@
 //! What an operator does with a stack, and what happens to one.
 
+use fanout::clients::clickhouse::Endpoint;
 use serde_json::Value as Json;
 
 use crate::{
     Test,
-    support::{Event, Stack, eventually},
+    support::{Event, Stack, eventually, wait_for},
 };
 
 /// The tests, in their order.
@@ -20,6 +21,10 @@ pub const TESTS: &[Test] = &[
     ("a_second_up_has_nothing_to_do", second_up),
     ("the_connector_applied_again_is_unchanged", connector_again),
     ("a_smoke_test_is_green", smoke),
+    (
+        "clickhouse_is_asked_over_http_as_its_clients_do",
+        clickhouse_over_http,
+    ),
     ("a_killed_service_is_noticed_and_mended", killed_services),
     ("a_stack_that_is_taken_down_keeps_its_data", down_and_up),
 ];
@@ -73,6 +78,42 @@ fn smoke(stack: &Stack) {
     // How fast it is is not for a test to say.
     let patient = ["smoke", "--timeout", "120s", "--latency-budget", "120s"];
     stack.fanout.run(&patient).ends_with(0);
+}
+
+/// Where there is no server this is chDB, whose front has to do the same.
+fn clickhouse_over_http(stack: &Stack) {
+    let url = stack.stores.url("FANOUT_CLICKHOUSE_URL");
+    let endpoint: Endpoint = url.parse().expect("a url");
+    let client = reqwest::Client::new();
+    let ask = |method: reqwest::Method, query: &str, header: (&str, &str)| {
+        let parameters = [("query", query), ("database", "default")];
+        let url = url::Url::parse_with_params(&endpoint.url, parameters).expect("a url");
+        let request = client
+            .request(method, url)
+            .basic_auth(&endpoint.user, Some(endpoint.password.reveal()))
+            .header(header.0, header.1);
+        wait_for(async {
+            let answer = request.send().await.expect("an answer");
+            (
+                answer.status().as_u16(),
+                answer.text().await.expect("a text"),
+            )
+        })
+    };
+    let (get, head) = (reqwest::Method::GET, reqwest::Method::HEAD);
+    let database = ("X-ClickHouse-Database", "system");
+    let (_, answer) = ask(get.clone(), "SELECT currentDatabase()", database);
+    assert_eq!(answer, "system\n");
+    let format = ("X-ClickHouse-Format", "CSV");
+    let many = "SELECT number AS n FROM numbers(300000)";
+    let json = format!("{many} FORMAT JSON /* whole */ SETTINGS max_threads = 1");
+    let (_, answer) = ask(get.clone(), &json, format);
+    let document: Json = serde_json::from_str(&answer).expect("one document");
+    assert_eq!(document["rows"], 300_000);
+    assert_eq!(ask(head, many, format), (200, String::new()));
+    assert_eq!(ask(get.clone(), "SELECT 'x'", format).1, "\"x\"\n");
+    let (status, answer) = ask(get, "CREATE DATABASE never", format);
+    assert!(status != 200 && answer.contains("READONLY"), "{answer}");
 }
 
 fn killed_services(stack: &Stack) {
