@@ -8,6 +8,7 @@
 //!                  conf/<service>/  its files, written anew before each start
 //!                  logs/<service>.log
 //!                  run/<service>.…  its process
+//!       .ports.lock                held while a project chooses its ports
 //! <cache>/native/<install>-<version>/
 //! ```
 //!
