@@ -2,6 +2,7 @@
 //! what the rest of the library knows of a server is what these offer.
 
 pub mod clickhouse;
+pub mod docker;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;

@@ -1,0 +1,195 @@
+//! The container engine, by its API. What is asked of it is small: containers,
+//! images, networks and volumes by name, and their labels. Which of them are a
+//! project's, and what is done with them, is the stack's business.
+
+mod containers;
+mod images;
+mod logs;
+mod things;
+
+use std::time::Duration;
+
+use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
+
+pub use containers::{Container, Health, HealthCheck, Life, NewContainer};
+pub use images::{Credentials, PullStep};
+pub use logs::{Follow, LogLine};
+pub use things::Thing;
+
+use crate::failure::chain;
+
+/// The oldest API that has all that is asked: Docker 20.10's.
+const LEAST_API: (u32, u32) = (1, 41);
+
+/// How long one question may take; a stop takes as long as the container does.
+const TIMEOUT_SECONDS: u64 = 180;
+
+/// How long the first question may take.
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+
+/// An engine that has answered.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+    /// Its address: `unix:///var/run/docker.sock`.
+    pub host: String,
+    /// As it calls itself: `Docker 27.3.1`.
+    pub version: String,
+    /// Whether it runs the health checks of containers by itself: Podman
+    /// leaves that to timers that may not be there.
+    pub checks_health: bool,
+    api: (u32, u32),
+}
+
+/// Why the engine did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerError {
+    #[error("`{host}` is no address of an engine that fanout can talk to: {why}")]
+    Address { host: String, why: &'static str },
+    #[error("the engine at {host} speaks API {found}, and fanout needs 1.41 (Docker 20.10)")]
+    TooOld { host: String, found: String },
+    #[error("the engine does not answer: {reason}")]
+    Unreachable { reason: String },
+    #[error("{message}")]
+    Answer { status: u16, message: String },
+    #[error("a file cannot be packed for its container")]
+    Pack(#[from] std::io::Error),
+}
+
+impl DockerError {
+    /// The HTTP status of an answer.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answer { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for DockerError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError {
+                status_code,
+                message,
+            } => Self::Answer {
+                status: status_code,
+                message,
+            },
+            Error::DockerStreamError { error } => Self::Answer {
+                status: 0,
+                message: error,
+            },
+            // Its own words add nothing.
+            Error::HyperLegacyError { err } => Self::Unreachable {
+                reason: chain(&err),
+            },
+            other => Self::Unreachable {
+                reason: chain(&other),
+            },
+        }
+    }
+}
+
+/// `404` is an answer too.
+fn none_if_missing<T>(answer: Result<T, Error>) -> Result<Option<T>, DockerError> {
+    match answer.map_err(DockerError::from) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.status() == Some(404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is done already needs no doing: `304`, `404` and `409` in that sense.
+fn fine_if(done: &[u16], answer: Result<(), Error>) -> Result<(), DockerError> {
+    match answer.map_err(DockerError::from) {
+        Err(error) if error.status().is_some_and(|status| done.contains(&status)) => Ok(()),
+        other => other,
+    }
+}
+
+impl Engine {
+    /// Asks the engine at `host` (`unix://…`, `tcp://…`, `http://…`) for its
+    /// version.
+    ///
+    /// # Errors
+    /// When nothing answers there, or something too old.
+    pub async fn connect(host: &str) -> Result<Self, DockerError> {
+        let docker = open(host)?;
+        let asked = tokio::time::timeout(HELLO_PATIENCE, docker.version());
+        let answer = asked.await.map_err(|_| DockerError::Unreachable {
+            reason: format!("no answer within {} s", HELLO_PATIENCE.as_secs()),
+        })??;
+        let found = answer.api_version.unwrap_or_default();
+        let api = api_version(&found).unwrap_or_default();
+        if api < LEAST_API {
+            return Err(DockerError::TooOld {
+                host: host.to_owned(),
+                found,
+            });
+        }
+        let mut components = answer.components.into_iter().flatten();
+        let is_podman = components.any(|component| component.name.starts_with("Podman"));
+        let name = if is_podman { "Podman" } else { "Docker" };
+        Ok(Self {
+            docker,
+            host: host.to_owned(),
+            version: format!("{name} {}", answer.version.unwrap_or_default()),
+            checks_health: !is_podman,
+            api,
+        })
+    }
+}
+
+fn open(host: &str) -> Result<Docker, DockerError> {
+    let unusable = |why| DockerError::Address {
+        host: host.to_owned(),
+        why,
+    };
+    let opened = match host.split_once("://") {
+        Some(("unix", _)) => Docker::connect_with_unix(host, TIMEOUT_SECONDS, API_DEFAULT_VERSION),
+        Some(("tcp" | "http", _)) => {
+            Docker::connect_with_http(host, TIMEOUT_SECONDS, API_DEFAULT_VERSION)
+        }
+        Some(("ssh", _)) => {
+            return Err(unusable(
+                "it goes through ssh; forward the socket and name that",
+            ));
+        }
+        Some(("https", _)) => return Err(unusable("it wants TLS")),
+        _ => return Err(unusable("it is neither unix:// nor tcp://")),
+    };
+    Ok(opened?)
+}
+
+/// `1.41`.
+fn api_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(api_version("1.9").expect("a version") < LEAST_API);
+        assert!(api_version("1.41").expect("a version") >= LEAST_API);
+        assert!(api_version("1.100").expect("a version") > LEAST_API);
+        assert_eq!(api_version(""), None);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_used_says_why() {
+        for (host, why) in [
+            ("ssh://me@there", "through ssh"),
+            ("https://there:2376", "TLS"),
+            ("there", "neither unix:// nor tcp://"),
+        ] {
+            let error = Engine::connect(host).await.expect_err("no such way");
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}
