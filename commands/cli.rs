@@ -39,6 +39,17 @@ pub struct Global {
         default_value_t
     )]
     pub runtime: RuntimeChoice,
+    /// The container engine: `unix:///run/docker.sock`, `tcp://…` [default: as the docker command finds it]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        conflicts_with = "docker_context"
+    )]
+    pub docker_host: Option<String>,
+    /// The docker command's context that names the container engine
+    #[arg(long, global = true, value_name = "NAME")]
+    pub docker_context: Option<String>,
     /// Configuration file [default: ./fanout.yaml where there is one]
     #[arg(long, global = true, env = "FANOUT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

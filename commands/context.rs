@@ -8,7 +8,7 @@ use fanout::{
     failure::{Failure, Kind},
     operations::check::check,
     project::Project,
-    stack::{Home, Site, StateError, cache_from_env, recorded_settings},
+    stack::{Home, Site, StateError, cache_from_env, docker::daemon::Choice, recorded_settings},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -118,6 +118,10 @@ impl Context {
             cache: cache_from_env(),
             fanout: std::env::current_exe().map_err(ContextError::Program)?,
             config_file: self.config_path(),
+            docker: Choice {
+                host: self.global.docker_host.clone(),
+                context: self.global.docker_context.clone(),
+            },
         })
     }
 

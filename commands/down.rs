@@ -27,7 +27,7 @@ impl Arguments {
         let site = context.site()?;
         let printer = context.printer();
         let report = if self.dry_run {
-            down::dry_run(&site)?
+            down::dry_run(&site).await?
         } else {
             down::down(&site, self.timeout, &*printer.progress()).await?
         };
@@ -37,7 +37,12 @@ impl Arguments {
 
 fn summary(report: &Report) -> String {
     let names = report.stopped.join(", ");
-    let data = report.data.display();
+    let data = if report.volumes.is_empty() {
+        report.data.display().to_string()
+    } else {
+        let volumes = report.volumes.join(", ");
+        format!("{} and the volumes {volumes}", report.data.display())
+    };
     match (report.stopped.is_empty(), report.dry_run) {
         (true, _) => "nothing is running".to_owned(),
         (false, true) => format!("would stop {names}; the data stays in {data}"),

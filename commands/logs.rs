@@ -67,8 +67,8 @@ impl Arguments {
             since_us,
             tail: self.tail.or(self.since.is_none().then_some(DEFAULT_TAIL)),
         };
-        let mut logs = Logs::open(&context.site()?, &selection)?;
-        let mut lines = logs.so_far(&selection)?;
+        let mut logs = Logs::open(&context.site()?, &selection).await?;
+        let mut lines = logs.so_far(&selection).await?;
         if self.follow {
             show(context, &logs, &lines);
             return follow(context, logs).await;

@@ -94,6 +94,14 @@ fn listing(inventory: &Inventory) -> String {
     for service in &inventory.running {
         lines.push(format!("process   {service}"));
     }
+    let engine = [
+        ("container", &inventory.containers),
+        ("volume", &inventory.volumes),
+        ("network", &inventory.networks),
+    ];
+    for (kind, names) in engine {
+        lines.extend(names.iter().map(|name| format!("{kind:<9} {name}")));
+    }
     if let Some(folder) = &inventory.folder {
         let size = HumanBytes(inventory.folder_bytes);
         lines.push(format!("folder    {} ({size})", folder.display()));

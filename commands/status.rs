@@ -104,15 +104,22 @@ fn page(report: &Report, printer: &Printer) -> String {
 }
 
 fn services(services: &[ServiceStatus]) -> String {
-    let mut table = table(["SERVICE", "STATE", "RUNTIME", "FOR", "PID", "URL"]);
+    let some_in_containers = services.iter().any(|one| one.container.is_some());
+    let what = if some_in_containers {
+        "PID, CONTAINER"
+    } else {
+        "PID"
+    };
+    let mut table = table(["SERVICE", "STATE", "RUNTIME", "FOR", what, "URL"]);
     for service in services {
-        let pid = service.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        let pid = service.pid.map(|pid| pid.to_string());
+        let what = pid.or_else(|| service.container.clone());
         table.add_row([
             service.name.as_str(),
             service.state.name(),
             service.runtime.name(),
             &service.since_ms.map_or("-".to_owned(), age),
-            &pid,
+            what.as_deref().unwrap_or("-"),
             &service.url,
         ]);
     }

@@ -73,6 +73,8 @@ enum RecreateChoice {
 #[derive(Debug, Serialize)]
 struct Planned<'a> {
     dry_run: bool,
+    /// Why a new project is run as it is, where nobody has said.
+    because: Option<&'a str>,
     /// What would be downloaded first.
     downloads: Vec<&'a str>,
     /// Ports other than the usual ones.
@@ -88,11 +90,17 @@ impl Arguments {
         let request = self.request(context);
         let printer = context.printer();
         if self.dry_run {
-            let up = up::dry_run(site, &config, request)?;
+            let up = up::dry_run(site, &config, request).await?;
+            if let Some(because) = up.because() {
+                printer.note(because);
+            }
             return conclude(context, &up, &up.moved(), &up.report(false), true);
         }
         let up = up::prepare(site, &config, request).await?;
         let moved = up.moved();
+        if let Some(because) = up.because() {
+            printer.note(because);
+        }
         if !up.plan().is_empty() {
             printer.note(&listing(&up, &moved));
         }
@@ -137,6 +145,7 @@ fn conclude(
 ) -> Outcome {
     let planned = Planned {
         dry_run,
+        because: up.because(),
         downloads: up.downloads(),
         moved,
         report,

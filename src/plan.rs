@@ -30,6 +30,9 @@ pub struct Observed {
     pub exists: bool,
     /// The fingerprint it was started with, where it runs.
     pub running: Option<Fingerprint>,
+    /// The fingerprint it was made with, where it does not run and would be
+    /// started as it is.
+    pub resting: Option<Fingerprint>,
 }
 
 /// Whether a running service that differs from what is wanted is replaced.
@@ -51,7 +54,7 @@ pub enum Action {
     Create,
     /// It is there and does not run.
     Start,
-    /// It runs, and is stopped and started anew.
+    /// It is there, and is stopped, made and started anew.
     Recreate { because: Vec<String> },
     /// It stays as it is.
     Keep,
@@ -163,8 +166,7 @@ fn action(desired: &Desired, observed: Option<&Observed>, recreate: Recreate) ->
         return Action::Create;
     };
     match (&observed.running, recreate) {
-        (None, _) if observed.exists => Action::Start,
-        (None, _) => Action::Create,
+        (None, _) => at_rest(desired, observed),
         (Some(_), Recreate::Never) => Action::Keep,
         (Some(_), Recreate::Force) => Action::Recreate {
             because: vec!["forced".to_owned()],
@@ -177,6 +179,20 @@ fn action(desired: &Desired, observed: Option<&Observed>, recreate: Recreate) ->
                 Action::Recreate { because }
             }
         }
+    }
+}
+
+/// What does not run is started, anew where it would not start as wanted.
+fn at_rest(desired: &Desired, observed: &Observed) -> Action {
+    let because = observed
+        .resting
+        .as_ref()
+        .map(|made| differences(made, &desired.fingerprint))
+        .unwrap_or_default();
+    match observed.exists {
+        _ if !because.is_empty() => Action::Recreate { because },
+        true => Action::Start,
+        false => Action::Create,
     }
 }
 
@@ -286,6 +302,7 @@ mod tests {
         Observed {
             exists: true,
             running: Some(fingerprint(inputs)),
+            resting: None,
         }
     }
 
@@ -294,7 +311,7 @@ mod tests {
         let redis = || service("redis", &[], &[]);
         let resting = Observed {
             exists: true,
-            running: None,
+            ..Observed::default()
         };
         assert_eq!(
             action_of(redis(), Observed::default(), Recreate::Auto),
@@ -334,6 +351,25 @@ mod tests {
             Action::Recreate { because }
         );
         assert_eq!(action_of(redis(), found(), Recreate::Never), Action::Keep);
+    }
+
+    #[test]
+    fn what_rests_and_was_made_otherwise_is_made_anew() {
+        let redis = || service("redis", &[], &[("env.A", "1")]);
+        let made_with = |value| Observed {
+            exists: true,
+            running: None,
+            resting: Some(fingerprint(&[("env.A", value)])),
+        };
+        assert_eq!(
+            action_of(redis(), made_with("1"), Recreate::Auto),
+            Action::Start
+        );
+        let because = vec!["env.A changed".to_owned()];
+        assert_eq!(
+            action_of(redis(), made_with("2"), Recreate::Never),
+            Action::Recreate { because }
+        );
     }
 
     #[test]

@@ -129,11 +129,24 @@ fn all_that_is_missing_is_told_at_once() {
 }
 
 #[test]
-fn containers_are_not_there_yet_and_it_says_so() {
-    let ended = Fanout::new().run(&["--runtime", "docker", "up"]).with(3);
-    ended
-        .says("is to run in a container, and this version runs native processes only")
-        .says("hint: fanout up --runtime native");
+fn an_engine_that_is_named_and_does_not_answer_is_told_with_both_remedies() {
+    let fanout = Fanout::new().env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    for arguments in [["--runtime", "docker", "up"], ["--runtime", "auto", "up"]] {
+        let ended = fanout.run(&arguments).with(3);
+        ended
+            .says("unix:///nowhere/docker.sock (DOCKER_HOST): ")
+            .says("hint: start it (systemctl start docker) or name another (--docker-host")
+            .says("fanout --runtime native up");
+    }
+    let named = [
+        "--docker-host",
+        "ssh://somewhere",
+        "--runtime",
+        "docker",
+        "up",
+    ];
+    fanout.run(&named).with(3).says("it goes through ssh");
+    assert!(!fanout.home().join("fanout/state.json").exists());
 }
 
 #[test]

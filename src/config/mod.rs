@@ -10,6 +10,6 @@ mod settings;
 
 pub use layers::{Config, ConfigError, Layers, Origin, SINKS, Value, load};
 pub use settings::{
-    Board, ClickHouse, Compression, Connect, Connector, External, Http, Kafka, Pipeline, Postgres,
-    Redis, Runtime, Score, Service, Settings,
+    Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Pipeline,
+    Postgres, Redis, Runtime, Score, Service, Settings,
 };

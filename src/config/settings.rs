@@ -22,6 +22,7 @@ pub struct Settings {
     pub pipeline: Pipeline,
     pub board: Board,
     pub http: Http,
+    pub console: Console,
     /// Per service, by name, what differs from its definition.
     pub services: BTreeMap<String, Service>,
 }
@@ -186,6 +187,14 @@ pub struct Http {
     pub url: String,
 }
 
+/// Redpanda Console, which only runs in a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Console {
+    /// The page.
+    pub url: String,
+}
+
 /// What the operator wants different for one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -194,7 +203,8 @@ pub struct Service {
     pub runtime: Option<Runtime>,
     /// Ports by their name in the service's definition.
     pub ports: BTreeMap<String, u16>,
-    /// Image for the docker runtime.
+    /// Image for the docker runtime: a mirror's, another version, or for
+    /// `kafka` one of `apache/kafka`.
     pub image: Option<String>,
     /// Environment laid over the definition's.
     pub env: BTreeMap<String, String>,
@@ -346,6 +356,14 @@ impl Default for Board {
             publish_interval_ms: 100,
             replace_interval_seconds: 30,
             lease_ms: 5_000,
+        }
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:8080".to_owned(),
         }
     }
 }

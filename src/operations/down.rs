@@ -1,5 +1,5 @@
-//! `down`: stops the project's processes, those first that need others, and
-//! keeps what they have stored.
+//! `down`: stops the project's processes and containers, those first that need
+//! others, and keeps what they have stored.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,14 +7,17 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
+    clients::docker::DockerError,
     failure::{Failure, Kind},
     progress::Progress,
     stack::{
-        Lock, LockError, Site,
-        blueprint::{self, BlueprintError},
+        Lock, LockError, Site, State, StateError,
+        blueprint::BlueprintError,
+        choice,
         definition::{Definition, StopSignal},
+        docker::{daemon::DaemonError, owner::Owner, sweep::Sweep},
         native::process::{self, Ended, Left, ProcessError},
-        runner,
+        runner, selection,
     },
 };
 
@@ -29,6 +32,8 @@ pub struct Report {
     pub killed: Vec<String>,
     /// Where what they stored is.
     pub data: PathBuf,
+    /// Where those in containers stored it.
+    pub volumes: Vec<String>,
 }
 
 /// Why something still runs.
@@ -40,30 +45,40 @@ pub enum DownError {
     Blueprint(#[from] BlueprintError),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error("the container engine does not do it")]
+    Docker(#[from] DockerError),
+}
+
+impl DownError {
+    fn inner(&self) -> Option<&dyn Failure> {
+        Some(match self {
+            Self::Lock(error) => error,
+            Self::Blueprint(error) => error,
+            Self::Process(error) => error,
+            Self::State(error) => error,
+            Self::Daemon(error) => error,
+            Self::Docker(_) => return None,
+        })
+    }
 }
 
 impl Failure for DownError {
     fn kind(&self) -> Kind {
-        match self {
-            Self::Lock(error) => error.kind(),
-            Self::Blueprint(error) => error.kind(),
-            Self::Process(error) => error.kind(),
-        }
+        self.inner().map_or(Kind::Environment, Failure::kind)
     }
 
     fn code(&self) -> &'static str {
-        match self {
-            Self::Lock(error) => error.code(),
-            Self::Blueprint(error) => error.code(),
-            Self::Process(error) => error.code(),
-        }
+        self.inner().map_or("docker_failed", Failure::code)
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            Self::Lock(error) => error.hint(),
-            Self::Blueprint(error) => error.hint(),
-            Self::Process(error) => error.hint(),
+        match self.inner() {
+            Some(error) => error.hint(),
+            None => Some("docker info".to_owned()),
         }
     }
 }
@@ -77,6 +92,7 @@ impl Report {
             stopped: Vec::new(),
             killed: Vec::new(),
             data: site.dir().all_data(),
+            volumes: Vec::new(),
         }
     }
 }
@@ -84,26 +100,50 @@ impl Report {
 /// What [`down`] would stop.
 ///
 /// # Errors
-/// When the definitions do not hold together.
-pub fn dry_run(site: &Site) -> Result<Report, DownError> {
+/// When the definitions do not hold together or the engine does not answer.
+pub async fn dry_run(site: &Site) -> Result<Report, DownError> {
     let dir = site.dir();
-    let running = blueprint::definitions()?
-        .into_iter()
-        .rev()
-        .map(|one| one.name)
-        .filter(|name| process::running(&dir, name).is_some());
+    let sweep = sweep(site).await?;
+    let runs = |name: &String| {
+        process::running(&dir, name).is_some()
+            || sweep.as_ref().is_some_and(|sweep| sweep.runs(name))
+    };
+    let all = selection::definitions()?.into_iter().rev();
     Ok(Report {
         dry_run: true,
-        stopped: running.collect(),
+        stopped: all.map(|one| one.name).filter(runs).collect(),
+        volumes: sweep.map(|sweep| sweep.volumes).unwrap_or_default(),
         ..Report::new(site)
     })
+}
+
+/// What the engine has of the project, where it has containers.
+///
+/// # Errors
+/// When the engine does not answer.
+pub async fn sweep(site: &Site) -> Result<Option<Sweep>, DownError> {
+    let recorded = match State::load(&site.dir()) {
+        // A state that nobody can read says nothing of containers.
+        Err(StateError::Malformed { .. }) => None,
+        other => other?,
+    };
+    let engine = match (&recorded, choice::engine_of(site, recorded.as_ref()).await?) {
+        (_, Some(engine)) => engine,
+        (Some(_), None) => return Ok(None),
+        // A folder that is gone, or not readable, may have left something.
+        (None, None) => match choice::engine(site, None).await {
+            Ok(engine) => engine,
+            Err(_) => return Ok(None),
+        },
+    };
+    Ok(Some(Sweep::of(engine, &Owner::of(site)).await?))
 }
 
 /// Stops everything of the project, each service within `timeout`.
 ///
 /// # Errors
-/// When another process changes the project, or a process survives being
-/// killed.
+/// When another process changes the project, a process survives being killed,
+/// or the engine does not answer.
 pub async fn down(
     site: &Site,
     timeout: Duration,
@@ -114,7 +154,9 @@ pub async fn down(
         return Ok(report);
     }
     let _lock = Lock::project(&site.dir())?;
-    stop_all(site, timeout, &mut report, progress).await?;
+    let sweep = sweep(site).await?;
+    stop_all(site, sweep.as_ref(), timeout, &mut report, progress).await?;
+    report.volumes = sweep.map(|sweep| sweep.volumes).unwrap_or_default();
     Ok(report)
 }
 
@@ -124,11 +166,12 @@ pub async fn down(
 /// As [`down`].
 pub async fn stop_all(
     site: &Site,
+    sweep: Option<&Sweep>,
     timeout: Duration,
     report: &mut Report,
     progress: &dyn Progress,
 ) -> Result<(), DownError> {
-    let mut left = blueprint::definitions()?;
+    let mut left = selection::definitions()?;
     while !left.is_empty() {
         // What nobody that is left needs can go.
         let needed = |one: &Definition| left.iter().any(|other| other.needs.contains(&one.name));
@@ -136,7 +179,7 @@ pub async fn stop_all(
             left.iter().cloned().partition(|one| !needed(one));
         let stops = go
             .iter()
-            .map(|one| runner::stop(site, &one.name, stop_signal(one), timeout, progress));
+            .map(|one| stop(site, sweep, one, timeout, progress));
         for (service, ended) in go.iter().zip(join_all(stops).await) {
             match ended? {
                 Ended::WasNot => continue,
@@ -149,7 +192,27 @@ pub async fn stop_all(
         }
         left = stay;
     }
+    if let Some(sweep) = sweep {
+        sweep.finish().await?;
+    }
     Ok(())
+}
+
+/// Stops one service, whatever it runs as.
+async fn stop(
+    site: &Site,
+    sweep: Option<&Sweep>,
+    one: &Definition,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<Ended, DownError> {
+    let ended = runner::stop(site, &one.name, stop_signal(one), timeout, progress).await?;
+    match sweep {
+        Some(sweep) if ended == Ended::WasNot => {
+            Ok(sweep.stop(&one.name, timeout, progress).await?)
+        }
+        _ => Ok(ended),
+    }
 }
 
 /// All ways of one service end by the same signal.

@@ -8,10 +8,13 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    clients::docker::DockerError,
+    config::Runtime,
     failure::{Failure, Kind},
     stack::{
-        Site,
+        self, Site, State, StateError, choice,
         definition::{self, DefinitionError},
+        docker::{self, daemon::DaemonError, owner::Owner},
         logs::Reader,
     },
     timestamp::Rfc3339,
@@ -52,30 +55,46 @@ pub enum LogsError {
     },
     #[error(transparent)]
     Definition(#[from] DefinitionError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error("the container engine does not give the log of {service}")]
+    Docker {
+        service: String,
+        #[source]
+        source: DockerError,
+    },
 }
 
 impl Failure for LogsError {
     fn kind(&self) -> Kind {
         match self {
             Self::UnknownService { .. } => Kind::Usage,
-            Self::Read { .. } => Kind::Environment,
+            Self::Read { .. } | Self::Docker { .. } => Kind::Environment,
             Self::Definition(error) => error.kind(),
+            Self::State(error) => error.kind(),
+            Self::Daemon(error) => error.kind(),
         }
     }
 
     fn code(&self) -> &'static str {
         match self {
             Self::UnknownService { .. } => "unknown_service",
-            Self::Read { .. } => "log_unreadable",
+            Self::Read { .. } | Self::Docker { .. } => "log_unreadable",
             Self::Definition(error) => error.code(),
+            Self::State(error) => error.code(),
+            Self::Daemon(error) => error.code(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownService { .. } => Some("fanout status".to_owned()),
-            Self::Read { .. } => Some("fanout doctor".to_owned()),
+            Self::Read { .. } | Self::Docker { .. } => Some("fanout doctor".to_owned()),
             Self::Definition(error) => error.hint(),
+            Self::State(error) => error.hint(),
+            Self::Daemon(error) => error.hint(),
         }
     }
 }
@@ -83,15 +102,23 @@ impl Failure for LogsError {
 /// The logs of some services, read together.
 #[derive(Debug)]
 pub struct Logs {
-    readers: BTreeMap<String, Reader>,
+    readers: BTreeMap<String, Source>,
+}
+
+/// Where a service's lines are.
+#[derive(Debug)]
+enum Source {
+    File(Reader),
+    Container(docker::logs::Reader),
 }
 
 impl Logs {
     /// The logs of the services that `selection` names.
     ///
     /// # Errors
-    /// When one of them is no service.
-    pub fn open(site: &Site, selection: &Selection) -> Result<Self, LogsError> {
+    /// When one of them is no service, or the project's container engine does
+    /// not answer.
+    pub async fn open(site: &Site, selection: &Selection) -> Result<Self, LogsError> {
         let known: Vec<String> = definition::services()?
             .into_iter()
             .map(|one| one.name)
@@ -103,11 +130,21 @@ impl Logs {
                 known,
             });
         }
+        let state = State::load(&site.dir())?;
+        let engine = choice::engine_of(site, state.as_ref()).await?;
+        let owner = Owner::of(site);
         let wanted =
             |name: &String| selection.services.is_empty() || selection.services.contains(name);
         let reader = |name: String| {
-            let path = site.dir().log(&name);
-            (name, Reader::new(path))
+            let recorded = state.as_ref().and_then(|state| state.services.get(&name));
+            let runtime = recorded.map(|known| known.runtime);
+            let source = match (&engine, runtime) {
+                (Some(engine), Some(Runtime::Docker)) => Source::Container(
+                    docker::logs::Reader::new(engine.clone(), owner.container(&name)),
+                ),
+                _ => Source::File(Reader::new(site.dir().log(&name))),
+            };
+            (name, source)
         };
         Ok(Self {
             readers: known.into_iter().filter(wanted).map(reader).collect(),
@@ -119,20 +156,17 @@ impl Logs {
     ///
     /// # Errors
     /// When a log is there and cannot be read.
-    pub fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, LogsError> {
+    pub async fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, LogsError> {
         let mut all = Vec::new();
-        for (service, reader) in &mut self.readers {
-            let lines = reader.more().map_err(unreadable(service))?;
-            let recent = lines.into_iter().filter(|line| {
-                let since = selection.since_us;
-                since.is_none_or(|since| line.time_us.is_none_or(|time| time >= since))
-            });
-            let mut last: VecDeque<_> = recent.collect();
-            let count = selection.tail.unwrap_or(last.len());
-            all.extend(
-                last.drain(last.len().saturating_sub(count)..)
-                    .map(|line| Line::of(service, line)),
-            );
+        for (service, source) in &mut self.readers {
+            let lines = match source {
+                Source::File(reader) => reader.more().map_err(unreadable(service))?,
+                Source::Container(reader) => reader
+                    .so_far(selection.tail, selection.since_us)
+                    .await
+                    .map_err(unsaid(service))?,
+            };
+            all.extend(wanted(service, lines, selection));
         }
         all.sort_by_key(|line| line.time_us);
         Ok(all)
@@ -143,14 +177,26 @@ impl Logs {
     /// # Errors
     /// As [`Self::so_far`].
     pub fn more(&mut self) -> Result<Vec<Line>, LogsError> {
-        self.so_far(&Selection::default())
+        let mut all = Vec::new();
+        for (service, source) in &mut self.readers {
+            let lines = match source {
+                Source::File(reader) => reader.more().map_err(unreadable(service))?,
+                Source::Container(reader) => reader.more(),
+            };
+            all.extend(wanted(service, lines, &Selection::default()));
+        }
+        all.sort_by_key(|line| line.time_us);
+        Ok(all)
     }
 
     /// Lines whose end is not written yet, for a last look.
     pub fn rest(&mut self) -> Vec<Line> {
         let readers = self.readers.iter_mut();
         readers
-            .filter_map(|(service, reader)| Some(Line::of(service, reader.rest()?)))
+            .filter_map(|(service, source)| match source {
+                Source::File(reader) => Some(Line::of(service, reader.rest()?)),
+                Source::Container(_) => None,
+            })
             .collect()
     }
 
@@ -166,7 +212,7 @@ impl Logs {
 }
 
 impl Line {
-    fn of(service: &str, line: crate::stack::logs::Line) -> Self {
+    fn of(service: &str, line: stack::logs::Line) -> Self {
         Self {
             service: service.to_owned(),
             time: line.time_us.map(|time| Rfc3339(time).to_string()),
@@ -174,6 +220,25 @@ impl Line {
             time_us: line.time_us,
         }
     }
+}
+
+/// Those that are new enough, and of them the last ones.
+fn wanted(service: &str, lines: Vec<stack::logs::Line>, selection: &Selection) -> Vec<Line> {
+    let recent = lines.into_iter().filter(|line| {
+        let since = selection.since_us;
+        since.is_none_or(|since| line.time_us.is_none_or(|time| time >= since))
+    });
+    let mut last: VecDeque<_> = recent.collect();
+    let count = selection.tail.unwrap_or(last.len());
+    let first = last.len().saturating_sub(count);
+    last.drain(first..)
+        .map(|line| Line::of(service, line))
+        .collect()
+}
+
+fn unsaid(service: &str) -> impl FnOnce(DockerError) -> LogsError {
+    let service = service.to_owned();
+    |source| LogsError::Docker { service, source }
 }
 
 fn unreadable(service: &str) -> impl FnOnce(io::Error) -> LogsError {

@@ -2,29 +2,35 @@
 //! each is run, and the plan. What stands in its way is asked by
 //! [`super::preflight`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Site, State, StateError,
+    choice::{self, Chosen},
     definition::{self, Definition, DefinitionError, Install},
-    home::ProjectDir,
+    docker::{
+        daemon::DaemonError,
+        owner::{self, Owner},
+        recipe as container,
+        world::{World, WorldError},
+    },
     native::{
         install, process,
         recipe::{Kitchen, Recipe, RecipeError, recipe},
     },
-    proc,
     resolve::{self, Known, PortMode, ResolveError, Service},
-    state::ServiceState,
+    selection::{definitions, of_runtime, select},
+    state::{ServiceState, ports_of_others},
 };
 use crate::{
+    clients::docker::Container,
     config::{Config, Runtime, Settings},
     failure::{Failure, Kind},
     plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
-    project::Project,
 };
+
+/// The setting that says where Connect finds Postgres.
+const CONNECT_ADDRESS: &str = "postgres.connect_address";
 
 /// What is asked of `up`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,12 +47,18 @@ pub struct Wishes {
 }
 
 /// What is going to be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Blueprint {
     /// Each after all that it needs.
     pub services: Vec<Service>,
     /// How the native ones are run.
     pub recipes: BTreeMap<String, Recipe>,
+    /// How those in containers are.
+    pub containers: BTreeMap<String, container::Recipe>,
+    /// What their engine has of them.
+    pub world: Option<World>,
+    /// Why a new project is run as it is, where nobody has said.
+    pub because: Option<String>,
     pub plan: Plan,
     /// With every service where it shall be.
     pub settings: Settings,
@@ -73,6 +85,12 @@ pub enum BlueprintError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     #[error(transparent)]
+    Container(#[from] container::RecipeError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error(transparent)]
     Plan(#[from] PlanError),
 }
 
@@ -84,6 +102,9 @@ impl BlueprintError {
             Self::Definition(error) => error,
             Self::Resolve(error) => error,
             Self::Recipe(error) => error,
+            Self::Container(error) => error,
+            Self::Daemon(error) => error,
+            Self::World(error) => error,
             Self::Plan(error) => error,
         })
     }
@@ -117,65 +138,39 @@ impl Failure for BlueprintError {
     }
 }
 
-/// The definitions of services that can be run under `runtime`, each after all
-/// that it needs.
+/// Draws the blueprint. Looks at processes, containers, ports and programs, and
+/// changes nothing.
 ///
 /// # Errors
-/// When the definitions do not hold together.
-pub fn definitions() -> Result<Vec<Definition>, BlueprintError> {
-    let all = definition::services()?;
-    let wanted: Vec<Desired> = all
-        .iter()
-        .map(|one| Desired {
-            name: one.name.clone(),
-            runtime: Runtime::Native,
-            needs: one.needs.clone(),
-            fingerprint: plan::Fingerprint::new(),
-        })
-        .collect();
-    let order = plan::order(&wanted)?;
-    let find = |name: &str| all.iter().find(|one| one.name == name).cloned();
-    Ok(order.iter().filter_map(|one| find(&one.name)).collect())
-}
-
-/// Draws the blueprint. Looks at processes, ports and programs, and changes
-/// nothing.
-///
-/// # Errors
-/// When the wishes or the configuration are wrong.
-pub fn draw(site: &Site, config: &Config, wishes: &Wishes) -> Result<Blueprint, BlueprintError> {
+/// When the wishes or the configuration are wrong, no engine answers where
+/// there are to be containers, or something else is in a container's place.
+pub async fn draw(
+    site: &Site,
+    config: &Config,
+    wishes: &Wishes,
+) -> Result<Blueprint, BlueprintError> {
     let dir = site.dir();
     let recorded = State::load(&dir)?;
-    let runtime = runtime(site, recorded.as_ref(), wishes)?;
+    let chosen = choice::choose(site, recorded.as_ref(), wishes.runtime).await?;
     let all = definitions()?;
     resolve::check_names(&all, &config.settings)?;
+    let all = of_runtime(&all, &config.settings, chosen.runtime);
     let selected = select(&all, wishes)?;
-    let running: BTreeSet<String> = all
-        .iter()
-        .filter(|one| process::running(&dir, &one.name).is_some())
-        .map(|one| one.name.clone())
-        .collect();
+    let mut world = look(site, config, &selected, &chosen, recorded.as_ref()).await?;
+    let running = running(site, &all, world.as_ref());
     let known = Known {
         config,
         state: recorded.as_ref(),
-        runtime,
+        runtime: chosen.runtime,
         mode: wishes.ports,
         running: &running,
-        avoided: &ports_of_others(site),
+        avoided: &ports_of_others(&site.home, &site.project),
         seed: &dir.path().to_string_lossy(),
     };
     let services = resolve::resolve(&selected, &known)?;
-    let endpoints: BTreeMap<String, String> = services
-        .iter()
-        .map(|service| {
-            (
-                service.definition.endpoint.clone(),
-                service.endpoint.clone(),
-            )
-        })
-        .collect();
+    let endpoints = endpoints(config, &services);
     let settings = resolve::settings_with(&config.settings, &endpoints)?;
-    let mut state = recorded.unwrap_or_else(|| State::new(&site.project, runtime));
+    let mut state = recorded.unwrap_or_else(|| State::new(&site.project, chosen.runtime));
     let installs = definition::installs()?;
     let kitchen = Kitchen {
         site,
@@ -183,78 +178,92 @@ pub fn draw(site: &Site, config: &Config, wishes: &Wishes) -> Result<Blueprint, 
         installs: &installs,
     };
     let recipes = recipes(&services, &state, &kitchen)?;
-    let plan = make_plan(site, &services, &recipes, wishes.recreate)?;
-    record(&mut state, &services, &recipes, endpoints);
-    Ok(Blueprint {
+    let containers = containers(site, &settings, &services)?;
+    if let Some(world) = &mut world {
+        world
+            .look_for(&Owner::of(site), containers.values())
+            .await?;
+        state.docker_host = Some(world.engine.host.clone());
+    }
+    let mut blueprint = Blueprint {
         services,
         recipes,
-        plan,
+        containers,
+        world,
+        because: chosen.because,
+        plan: Plan::default(),
         settings,
         installs,
         reinstall: wishes.reinstall,
         state,
-    })
+    };
+    blueprint.plan = make_plan(site, &blueprint, wishes.recreate)?;
+    blueprint.record(endpoints);
+    Ok(blueprint)
 }
 
-fn runtime(
+/// Where the project has containers, the engine and those that are there.
+async fn look(
     site: &Site,
+    config: &Config,
+    selected: &[Definition],
+    chosen: &Chosen,
     recorded: Option<&State>,
-    wishes: &Wishes,
-) -> Result<Runtime, BlueprintError> {
-    match (recorded.map(|state| state.runtime), wishes.runtime) {
-        (Some(recorded), Some(asked)) if recorded != asked => Err(BlueprintError::OtherRuntime {
-            project: site.project.to_string(),
-            recorded,
-        }),
-        (Some(recorded), _) => Ok(recorded),
-        (None, asked) => Ok(asked.unwrap_or(Runtime::Native)),
+) -> Result<Option<World>, BlueprintError> {
+    let is_container = |one: &&Definition| {
+        let wishes = config.settings.services.get(&one.name);
+        let wished = wishes.and_then(|wishes| wishes.runtime);
+        one.runtime(wished, chosen.runtime) == Some(Runtime::Docker)
+    };
+    let names: Vec<&str> = selected
+        .iter()
+        .filter(is_container)
+        .map(|one| one.name.as_str())
+        .collect();
+    if names.is_empty() {
+        return Ok(None);
     }
+    let engine = match &chosen.engine {
+        Some(engine) => engine.clone(),
+        None => choice::engine(site, recorded).await?,
+    };
+    Ok(Some(World::look(engine, &Owner::of(site), names).await?))
 }
 
-/// The services wished for, and all that they need.
-fn select(all: &[Definition], wishes: &Wishes) -> Result<Vec<Definition>, BlueprintError> {
-    let mut open: Vec<&str> = wishes.services.iter().map(String::as_str).collect();
-    if open.is_empty() {
-        open = all.iter().map(|one| one.name.as_str()).collect();
-    }
-    let mut selected = BTreeSet::new();
-    while let Some(name) = open.pop() {
-        let Some(definition) = all.iter().find(|one| one.name == name) else {
-            return Err(BlueprintError::UnknownService {
-                name: name.to_owned(),
-                known: all.iter().map(|one| one.name.clone()).collect(),
-            });
-        };
-        if !wishes.without.iter().any(|left_out| left_out == name) && selected.insert(name) {
-            open.extend(definition.needs.iter().map(String::as_str));
-        }
-    }
-    let chosen = |one: &&Definition| selected.contains(one.name.as_str());
-    Ok(all.iter().filter(chosen).cloned().collect())
+fn running(site: &Site, all: &[Definition], world: Option<&World>) -> BTreeSet<String> {
+    let dir = site.dir();
+    let runs = |name: &str| {
+        process::running(&dir, name).is_some()
+            || world.is_some_and(|world| world.running(name).is_some())
+    };
+    let names = all.iter().map(|one| &one.name);
+    names.filter(|name| runs(name)).cloned().collect()
 }
 
-/// Ports of other projects of this home that run, or are just brought up.
-fn ports_of_others(site: &Site) -> BTreeSet<u16> {
-    let entries = fs::read_dir(site.home.path())
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<Project>().ok())
-        .filter(|project| *project != site.project)
-        .map(|project| site.home.project(&project))
-        .filter_map(|dir| Some((State::load(&dir).ok().flatten()?, dir)))
-        .filter(|(state, dir)| is_in_use(state, dir))
-        .flat_map(|(state, _)| state.services.into_values())
-        .flat_map(|service| service.ports.into_values())
-        .collect()
-}
-
-/// Whether anything of a project runs, or somebody changes it.
-fn is_in_use(state: &State, dir: &ProjectDir) -> bool {
-    let mut services = state.services.keys();
-    services.any(|service| process::running(dir, service).is_some())
-        || !proc::holders_of(&dir.lock()).is_empty()
+/// Where every service is, by the setting that says so.
+fn endpoints(config: &Config, services: &[Service]) -> BTreeMap<String, String> {
+    let of = |service: &Service| {
+        (
+            service.definition.endpoint.clone(),
+            service.endpoint.clone(),
+        )
+    };
+    let mut endpoints: BTreeMap<String, String> = services.iter().map(of).collect();
+    // A Connect in a container finds Postgres by its name there.
+    let way = |name: &str| {
+        let mut services = services.iter();
+        let service = services.find(|one| one.definition.name == name)?;
+        let in_container = service.runtime == Runtime::Docker;
+        in_container.then(|| service.container_way(&config.settings))?
+    };
+    let found = config.values.iter().find(|one| one.key == CONNECT_ADDRESS);
+    let is_said = found.is_some_and(|value| resolve::is_explicit(&value.origin));
+    if let (Some(postgres), Some(_), false) = (way("postgres"), way("connect"), is_said)
+        && let Some(inside) = &postgres.inside
+    {
+        endpoints.insert(CONNECT_ADDRESS.to_owned(), inside.clone());
+    }
+    endpoints
 }
 
 fn recipes(
@@ -274,66 +283,108 @@ fn recipes(
     Ok(recipes)
 }
 
-fn make_plan(
+fn containers(
     site: &Site,
+    settings: &Settings,
     services: &[Service],
-    recipes: &BTreeMap<String, Recipe>,
-    recreate: Recreate,
-) -> Result<Plan, PlanError> {
-    let dir = site.dir();
-    let selected: BTreeSet<&str> = services
-        .iter()
-        .map(|one| one.definition.name.as_str())
-        .collect();
-    let mut desired = Vec::with_capacity(services.len());
+) -> Result<BTreeMap<String, container::Recipe>, container::RecipeError> {
+    let kitchen = container::Kitchen {
+        site,
+        settings,
+        services,
+    };
+    let in_containers = services.iter().filter(|one| one.runtime == Runtime::Docker);
+    in_containers
+        .map(|service| {
+            let name = service.definition.name.clone();
+            Ok((name, container::recipe(service, &kitchen)?))
+        })
+        .collect()
+}
+
+fn make_plan(site: &Site, blueprint: &Blueprint, recreate: Recreate) -> Result<Plan, PlanError> {
+    let mut desired = Vec::with_capacity(blueprint.services.len());
     let mut observed = BTreeMap::new();
-    for Service {
-        definition,
-        runtime,
-        ..
-    } in services
-    {
-        let recipe = recipes.get(&definition.name);
-        let needs = definition
-            .needs
-            .iter()
-            .filter(|need| selected.contains(need.as_str()));
+    for service in &blueprint.services {
+        let name = &service.definition.name;
+        let needs = service.definition.needs.iter();
+        let process = blueprint.recipes.get(name).map(|one| &one.fingerprint);
+        let container = blueprint.containers.get(name).map(|one| &one.fingerprint);
         desired.push(Desired {
-            name: definition.name.clone(),
-            runtime: *runtime,
-            needs: needs.cloned().collect(),
-            fingerprint: recipe
-                .map(|one| one.fingerprint.clone())
-                .unwrap_or_default(),
+            name: name.clone(),
+            runtime: service.runtime,
+            needs: needs
+                .filter(|need| blueprint.service(need).is_some())
+                .cloned()
+                .collect(),
+            fingerprint: process.or(container).cloned().unwrap_or_default(),
         });
-        let found = Observed {
-            exists: recipe.is_some_and(|recipe| recipe.data.exists()),
-            running: process::running(&dir, &definition.name).map(|record| record.fingerprint),
-        };
-        observed.insert(definition.name.clone(), found);
+        observed.insert(name.clone(), blueprint.observed(site, name));
     }
     plan::plan(&desired, &observed, recreate)
 }
 
-fn record(
-    state: &mut State,
-    services: &[Service],
-    recipes: &BTreeMap<String, Recipe>,
-    endpoints: BTreeMap<String, String>,
-) {
-    state.settings.extend(endpoints);
-    for service in services {
-        let name = &service.definition.name;
-        let known = ServiceState {
-            runtime: service.runtime,
-            variant: recipes.get(name).map(|recipe| recipe.way.variant.clone()),
-            ports: service.ports.clone(),
-        };
-        state.services.insert(name.clone(), known);
-    }
-}
-
 impl Blueprint {
+    /// A service as it is now.
+    fn observed(&self, site: &Site, name: &str) -> Observed {
+        if let (Some(recipe), Some(world)) = (self.containers.get(name), &self.world) {
+            let found = world.containers.get(name);
+            let made = found.map(|found| owner::fingerprint(&found.labels));
+            let runs = found.is_some_and(Container::is_running);
+            let (running, resting) = if runs { (made, None) } else { (None, made) };
+            let has_data = recipe.volumes.keys().any(|one| world.volumes.contains(one));
+            return Observed {
+                exists: found.is_some() || has_data,
+                running,
+                resting,
+            };
+        }
+        let recipe = self.recipes.get(name);
+        Observed {
+            exists: recipe.is_some_and(|recipe| recipe.data.exists()),
+            running: process::running(&site.dir(), name).map(|record| record.fingerprint),
+            resting: None,
+        }
+    }
+
+    fn record(&mut self, endpoints: BTreeMap<String, String>) {
+        self.state.settings.extend(endpoints);
+        for service in &self.services {
+            let name = &service.definition.name;
+            let process = self.recipes.get(name).map(|recipe| &recipe.way.variant);
+            let container = self.containers.get(name).map(|recipe| &recipe.way.variant);
+            let known = ServiceState {
+                runtime: service.runtime,
+                variant: process.or(container).cloned(),
+                ports: service.ports.clone(),
+            };
+            self.state.services.insert(name.clone(), known);
+        }
+    }
+
+    /// The containers that are to be started, now or anew.
+    pub fn containers_to_start(&self) -> impl Iterator<Item = (&Service, &container::Recipe)> {
+        let steps = self.plan.steps.iter();
+        steps
+            .filter(|step| step.action != Action::Keep)
+            .filter_map(|step| {
+                let recipe = self.containers.get(&step.service)?;
+                Some((self.service(&step.service)?, recipe))
+            })
+    }
+
+    /// Images that are wanted and not there.
+    #[must_use]
+    pub fn missing_images(&self) -> BTreeSet<&str> {
+        let missing = self.world.iter().flat_map(|world| &world.missing_images);
+        let missing: BTreeSet<&str> = missing.map(String::as_str).collect();
+        let wanted = self.containers_to_start();
+        wanted
+            .map(|(_, recipe)| recipe.container.image.as_str())
+            .filter(|image| missing.contains(image))
+            .collect()
+    }
+
     /// The service of this name.
     #[must_use]
     pub fn service(&self, name: &str) -> Option<&Service> {
@@ -366,53 +417,5 @@ impl Blueprint {
             .filter_map(|name| self.installs.get_key_value(name))
             .filter(|(_, described)| self.reinstall || !install::is_there(site, described))
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(definitions: &[Definition]) -> Vec<&str> {
-        definitions.iter().map(|one| one.name.as_str()).collect()
-    }
-
-    #[test]
-    fn what_a_service_needs_comes_with_it() {
-        let all = definitions().expect("valid");
-        let wishes = Wishes {
-            services: vec!["connect".to_owned()],
-            ..Wishes::default()
-        };
-        let selected = select(&all, &wishes).expect("known services");
-        assert_eq!(names(&selected), ["kafka", "postgres", "connect"]);
-    }
-
-    #[test]
-    fn what_is_left_out_stays_out() {
-        let all = definitions().expect("valid");
-        let wishes = Wishes {
-            without: vec!["pipeline".to_owned()],
-            ..Wishes::default()
-        };
-        let selected = select(&all, &wishes).expect("known services");
-        assert!(!names(&selected).contains(&"pipeline"));
-        assert_eq!(selected.len(), all.len() - 1);
-    }
-
-    #[test]
-    fn an_unknown_service_is_told_with_those_there_are() {
-        let all = definitions().expect("valid");
-        let wishes = Wishes {
-            services: vec!["kafak".to_owned()],
-            ..Wishes::default()
-        };
-        let error = select(&all, &wishes)
-            .expect_err("no such service")
-            .to_string();
-        assert!(
-            error.starts_with("kafak is no service; there are clickhouse, kafka"),
-            "{error}"
-        );
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     assets,
+    config::Runtime,
     failure::{Failure, Kind},
 };
 
@@ -33,6 +34,10 @@ pub struct Definition {
     /// How it runs as a process: the first way whose programs are all there.
     #[serde(default)]
     pub native: Vec<Way>,
+    /// How it runs as a container: the way of the configured image, else the
+    /// first.
+    #[serde(default)]
+    pub docker: Vec<ContainerWay>,
 }
 
 /// The probe of a service, in its own protocol.
@@ -89,6 +94,80 @@ pub struct Way {
     /// now, and the server would take that for itself.
     #[serde(default)]
     pub pid_file: Option<String>,
+}
+
+/// One way to run a service as a container. Texts may hold `{{placeholders}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerWay {
+    /// Told apart by this where there are several.
+    pub variant: String,
+    /// With its tag. Another image of the same last name is run in this way.
+    pub image: String,
+    /// Ports inside, by their name in the definition; these are published.
+    pub ports: BTreeMap<String, u16>,
+    /// Where other containers find it: `kafka:9092`.
+    #[serde(default)]
+    pub inside: Option<String>,
+    /// The image's own where it is empty.
+    #[serde(default)]
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Files put into it before each start: path → asset.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+    /// What it keeps: volume → folder. Data of one major version is never
+    /// opened by another, so the name has it: `{{image.major}}`.
+    #[serde(default)]
+    pub volumes: BTreeMap<String, String>,
+    #[serde(default)]
+    pub health: Option<HealthWay>,
+}
+
+/// How the engine asks a container whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthWay {
+    /// Run inside; well is who ends with 0.
+    pub command: Vec<String>,
+    pub interval_seconds: u64,
+}
+
+impl Definition {
+    /// How the service is run in a project of `project`'s runtime: as it is
+    /// `wished`, else in a container where it has one and the project's are,
+    /// else as a process. None where the project has no such service.
+    #[must_use]
+    pub fn runtime(&self, wished: Option<Runtime>, project: Runtime) -> Option<Runtime> {
+        let has = |runtime| match runtime {
+            Runtime::Docker => !self.docker.is_empty(),
+            Runtime::Native => !self.native.is_empty(),
+            Runtime::External => true,
+        };
+        let fallback = || (project == Runtime::Docker).then_some(Runtime::Native);
+        wished
+            .or_else(|| has(project).then_some(project))
+            .or_else(|| fallback().filter(|runtime| has(*runtime)))
+    }
+
+    /// The way to run `image`: that of the image of the same last name, else
+    /// the first.
+    #[must_use]
+    pub fn container_way(&self, image: Option<&str>) -> Option<&ContainerWay> {
+        let of_image = |image: &str| {
+            let mut ways = self.docker.iter();
+            ways.find(|way| last_name(&way.image) == last_name(image))
+        };
+        image.and_then(of_image).or(self.docker.first())
+    }
+}
+
+/// `quay.io/debezium/connect:3.6` → `connect`.
+fn last_name(image: &str) -> &str {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    let end = last.find([':', '@']).unwrap_or(last.len());
+    &last[..end]
 }
 
 /// A program that has to be on the machine.
@@ -250,6 +329,15 @@ mod tests {
             for need in &service.needs {
                 assert!(services.iter().any(|other| other.name == *need), "{need}");
             }
+            for way in &service.docker {
+                for name in way.files.values() {
+                    asset(name).expect("an asset");
+                }
+                for name in way.ports.keys() {
+                    assert!(service.ports.contains_key(name), "{name}");
+                }
+                assert!(way.ports.contains_key(MAIN_PORT), "{}", service.name);
+            }
             for way in &service.native {
                 for name in way.files.values() {
                     asset(name).expect("an asset");
@@ -263,6 +351,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_service_is_run_as_the_project_is_where_it_can_be() {
+        use Runtime::{Docker, External, Native};
+        let services = services().expect("valid definitions");
+        let of = |name: &str, wished, project| {
+            let service = services.iter().find(|one| one.name == name);
+            service.expect("a service").runtime(wished, project)
+        };
+        assert_eq!(of("redis", None, Docker), Some(Docker));
+        assert_eq!(of("redis", None, Native), Some(Native));
+        assert_eq!(of("redis", Some(External), Docker), Some(External));
+        // Of fanout's own there is no container, of Console nothing else.
+        assert_eq!(of("stub", None, Docker), Some(Native));
+        assert_eq!(of("console", None, Native), None);
+    }
+
+    #[test]
+    fn another_image_of_the_same_name_is_run_in_the_same_way() {
+        let services = services().expect("valid definitions");
+        let kafka = services.iter().find(|one| one.name == "kafka");
+        let way = |image| kafka.expect("a service").container_way(image);
+        let variant = |image| way(image).expect("a way").variant.as_str();
+        assert_eq!(variant(None), "redpanda");
+        assert_eq!(variant(Some("apache/kafka:4.0.0")), "kafka");
+        assert_eq!(
+            variant(Some("localhost:5000/mirror/kafka@sha256:1")),
+            "kafka"
+        );
+        assert_eq!(variant(Some("mine/of-my-own")), "redpanda");
     }
 
     #[test]

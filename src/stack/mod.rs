@@ -3,8 +3,11 @@
 //! operations' business.
 
 pub mod blueprint;
+pub mod choice;
 pub mod definition;
+pub mod docker;
 pub mod endpoint;
+mod filler;
 mod home;
 mod lock;
 pub mod logs;
@@ -15,8 +18,11 @@ pub mod probe;
 pub mod proc;
 pub mod resolve;
 pub mod runner;
+pub mod selection;
 mod site;
 mod state;
+mod values;
+mod wait;
 
 pub use home::{Home, ProjectDir, cache_from_env};
 pub use lock::{Lock, LockError};

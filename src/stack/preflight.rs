@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::{
     Site,
     blueprint::Blueprint,
+    docker::world::World,
     native::{
         account::AccountError,
         install, prepare,
@@ -56,7 +57,7 @@ impl Failure for PreflightError {
 ///
 /// # Errors
 /// Tells all missing programs at once, else all taken ports.
-pub fn check(site: &Site, blueprint: &Blueprint) -> Result<(), PreflightError> {
+pub async fn check(site: &Site, blueprint: &Blueprint) -> Result<(), PreflightError> {
     let missing = missing_programs(site, blueprint);
     if !missing.is_empty() {
         return Err(ProgramsError(missing).into());
@@ -65,7 +66,7 @@ pub fn check(site: &Site, blueprint: &Blueprint) -> Result<(), PreflightError> {
     for (service, recipe) in blueprint.to_start() {
         prepare::account(&dir, &service.definition.name, recipe)?;
     }
-    let taken = taken_ports(site, blueprint);
+    let taken = taken_ports(site, blueprint).await;
     if !taken.is_empty() {
         return Err(PortsError::Taken(taken).into());
     }
@@ -86,23 +87,28 @@ fn missing_programs(site: &Site, blueprint: &Blueprint) -> Vec<Missing> {
     missing
 }
 
-fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
+async fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
     let dir = site.dir();
     let services = blueprint.services.iter();
     // What is about to be stopped gives its ports back.
     let own: BTreeSet<i32> = services
         .flat_map(|one| proc::holders_of(&dir.tether(&one.definition.name)))
         .collect();
+    let own_ports = blueprint.world.as_ref().map(World::own_ports);
+    let own_ports = own_ports.unwrap_or_default();
     let is_own = |taken: &Taken| {
         let holder = taken.holder.as_ref();
-        holder.is_some_and(|holder| own.contains(&holder.pid))
+        own_ports.contains(&taken.port) || holder.is_some_and(|holder| own.contains(&holder.pid))
     };
-    let wanted = blueprint.to_start().flat_map(|(service, _)| {
+    let processes = blueprint.to_start().map(|(service, _)| service);
+    let containers = blueprint.containers_to_start();
+    let starting = processes.chain(containers.map(|(service, _)| service));
+    let wanted = starting.flat_map(|service| {
         let name = &service.definition.name;
         let ports = service.ports.values();
         ports.map(move |port| (*port, name.clone()))
     });
-    wanted
+    let mut taken: Vec<Taken> = wanted
         .map(|(port, service)| (ports::look(port), port, service))
         .filter(|(look, ..)| *look != Look::Free)
         .map(|(look, port, service)| Taken {
@@ -112,5 +118,18 @@ fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
             service,
         })
         .filter(|taken| !is_own(taken))
-        .collect()
+        .collect();
+    for one in &mut taken {
+        name_container(blueprint, one).await;
+    }
+    taken
+}
+
+/// The process on a container's port is the engine's: the container says more.
+async fn name_container(blueprint: &Blueprint, taken: &mut Taken) {
+    if let (Some(world), Some(holder)) = (&blueprint.world, &mut taken.holder)
+        && let Ok(Some(container)) = world.engine.publisher(taken.port).await
+    {
+        holder.command = format!("{}, for container {container}", holder.command);
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use super::{
-    definition::{Definition, MAIN_PORT},
+    definition::{ContainerWay, Definition, MAIN_PORT},
     endpoint,
     ports::{self, PortsError},
     state::State,
@@ -26,6 +26,16 @@ pub struct Service {
     pub ports: BTreeMap<String, u16>,
     /// Value of its endpoint's setting.
     pub endpoint: String,
+}
+
+impl Service {
+    /// The way that its container is run under these settings.
+    #[must_use]
+    pub fn container_way(&self, settings: &Settings) -> Option<&ContainerWay> {
+        let wishes = settings.services.get(&self.definition.name);
+        let image = wishes.and_then(|wishes| wishes.image.as_deref());
+        self.definition.container_way(image)
+    }
 }
 
 /// How ports are given.
@@ -76,8 +86,6 @@ pub enum ResolveError {
         key: String,
         said: u16,
     },
-    #[error("{service} is to run in a container, and this version runs native processes only")]
-    Docker { service: String },
     #[error(transparent)]
     Ports(#[from] PortsError),
     #[error("the settings do not take the endpoints")]
@@ -87,7 +95,6 @@ pub enum ResolveError {
 impl Failure for ResolveError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Docker { .. } => Kind::Environment,
             Self::Ports(error) => error.kind(),
             _ => Kind::Usage,
         }
@@ -98,7 +105,6 @@ impl Failure for ResolveError {
             Self::UnknownService { .. } => "unknown_service",
             Self::UnknownPort { .. } => "unknown_port",
             Self::Endpoint { .. } | Self::Elsewhere { .. } | Self::TwoPorts { .. } => "endpoint",
-            Self::Docker { .. } => "runtime_unavailable",
             Self::Ports(error) => error.code(),
             Self::Settings(_) => "config_value",
         }
@@ -109,7 +115,6 @@ impl Failure for ResolveError {
             Self::Elsewhere { service, .. } => {
                 format!("in fanout.yaml: services: {{{service}: {{runtime: external}}}}")
             }
-            Self::Docker { .. } => "fanout up --runtime native".to_owned(),
             Self::Ports(error) => return error.hint(),
             _ => "fanout config show".to_owned(),
         })
@@ -117,7 +122,7 @@ impl Failure for ResolveError {
 }
 
 /// Whether the user said it, rather than fanout.
-fn is_explicit(origin: &Origin) -> bool {
+pub(super) fn is_explicit(origin: &Origin) -> bool {
     !matches!(origin, Origin::Default | Origin::Project)
 }
 
@@ -168,22 +173,21 @@ fn service(
 ) -> Result<Service, ResolveError> {
     let name = &definition.name;
     let wishes = known.config.settings.services.get(name);
-    let runtime = wishes
-        .and_then(|wishes| wishes.runtime)
-        .unwrap_or(known.runtime);
+    let wished = wishes.and_then(|wishes| wishes.runtime);
+    let runtime = definition.runtime(wished, known.runtime);
+    let runtime = runtime.unwrap_or(known.runtime);
     let (value, said) = said_place(definition, known.config)?;
     let (ports, endpoint) = match runtime {
         Runtime::External => (BTreeMap::new(), value),
-        Runtime::Docker => {
-            return Err(ResolveError::Docker {
-                service: name.clone(),
-            });
-        }
-        Runtime::Native => {
+        Runtime::Docker | Runtime::Native => {
             let said = said
                 .map(|place| on_this_machine(definition, place))
                 .transpose()?;
-            let ports = own_ports(definition, said, known, given)?;
+            let image = wishes.and_then(|wishes| wishes.image.as_deref());
+            let way = definition.container_way(image);
+            let published = way.filter(|_| runtime == Runtime::Docker);
+            let is_wanted = |name: &str| published.is_none_or(|way| way.ports.contains_key(name));
+            let ports = own_ports(definition, &is_wanted, said, known, given)?;
             let main = ports.get(MAIN_PORT).copied().unwrap_or_default();
             let endpoint = endpoint::with_port(&value, main).unwrap_or(value);
             (ports, endpoint)
@@ -216,6 +220,7 @@ fn on_this_machine(
 /// setting says of the main one.
 fn own_ports(
     definition: &Definition,
+    is_wanted: &dyn Fn(&str) -> bool,
     said: Option<u16>,
     known: &Known<'_>,
     given: &mut BTreeMap<u16, String>,
@@ -223,7 +228,7 @@ fn own_ports(
     let name = &definition.name;
     let wishes = known.config.settings.services.get(name);
     let mut ports = BTreeMap::new();
-    for (port_name, default) in &definition.ports {
+    for (port_name, default) in definition.ports.iter().filter(|(name, _)| is_wanted(name)) {
         let mut wish = wishes
             .and_then(|wishes| wishes.ports.get(port_name))
             .copied();

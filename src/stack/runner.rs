@@ -1,46 +1,36 @@
 //! Brings one service up, until it serves.
 
-use std::time::{Duration, Instant};
-
-use tokio::time::sleep;
+use std::time::Duration;
 
 use super::{
     Site,
-    definition::MAIN_PORT,
-    logs::last_lines,
+    docker::{
+        owner::Owner,
+        recipe::Recipe as ContainerRecipe,
+        run::{self, ContainerError},
+    },
     native::{
         account::AccountError,
         launch::Launch,
         prepare::{self, PrepareError},
-        process::{self, Ended, Left, ProcessError, Started, lines},
+        process::{self, Ended, Left, ProcessError, lines},
         recipe::Recipe,
     },
-    ports,
-    probe::probe,
-    proc::{self, Identity},
     resolve::Service,
+    wait::{Life, wait},
 };
 use crate::{
+    clients::docker::Engine,
     config::Runtime,
     failure::{Failure, Kind},
     progress::{Event, Progress},
 };
-
-/// Between two probes.
-const TICK: Duration = Duration::from_millis(150);
-
-/// What the service waits for is told at most this often, and only when it is
-/// other than before.
-const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a service that is replaced may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// An external service is either there or it is not.
 const EXTERNAL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How many log lines are evidence.
-const EVIDENCE: usize = 15;
 
 /// Why a service does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +60,8 @@ pub enum RunnerError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
 }
 
 impl Failure for RunnerError {
@@ -80,6 +72,7 @@ impl Failure for RunnerError {
             Self::Prepare(error) => error.kind(),
             Self::Process(error) => error.kind(),
             Self::Account(error) => error.kind(),
+            Self::Container(error) => error.kind(),
         }
     }
 
@@ -91,6 +84,7 @@ impl Failure for RunnerError {
             Self::Prepare(error) => error.code(),
             Self::Process(error) => error.code(),
             Self::Account(error) => error.code(),
+            Self::Container(error) => error.code(),
         }
     }
 
@@ -103,6 +97,7 @@ impl Failure for RunnerError {
             Self::Prepare(error) => error.hint(),
             Self::Process(error) => error.hint(),
             Self::Account(error) => error.hint(),
+            Self::Container(error) => error.hint(),
         }
     }
 }
@@ -152,9 +147,47 @@ pub async fn start(
     };
     let started = process::start(&dir, name, &site.fanout, &launch).await?;
     doing(&format!("starting (pid {})", started.process.pid));
-    let mut life = Life {
+    let mut life = Life::Process {
         process: Some(started.process.clone()),
-        started: Some(started),
+        started: Some(Box::new(started)),
+    };
+    wait(site, service, &mut life, timeout, progress).await
+}
+
+/// Makes the service's container what its recipe says, starts it, and waits
+/// until it serves.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_container(
+    site: &Site,
+    engine: &Engine,
+    service: &Service,
+    recipe: &ContainerRecipe,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<(), RunnerError> {
+    let name = &service.definition.name;
+    let doing = |what: &str| progress.report(Event::Doing { task: name, what });
+    run::start(engine, &Owner::of(site), name, recipe, doing).await?;
+    confirm_container(site, engine, service, recipe, timeout, progress).await
+}
+
+/// Waits until a service whose container runs already serves.
+///
+/// # Errors
+/// When it ends or does not serve within `timeout`.
+pub async fn confirm_container(
+    site: &Site,
+    engine: &Engine,
+    service: &Service,
+    recipe: &ContainerRecipe,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<(), RunnerError> {
+    let mut life = Life::Container {
+        engine,
+        name: recipe.container.name.clone(),
     };
     wait(site, service, &mut life, timeout, progress).await
 }
@@ -170,7 +203,7 @@ pub async fn confirm(
     progress: &dyn Progress,
 ) -> Result<(), RunnerError> {
     let process = process::running(&site.dir(), &service.definition.name);
-    let mut life = Life {
+    let mut life = Life::Process {
         process: process.map(|record| record.process),
         started: None,
     };
@@ -215,93 +248,4 @@ pub async fn stop(
         what: &what,
     });
     Ok(ended)
-}
-
-/// The process that is waited for.
-struct Life {
-    process: Option<Identity>,
-    started: Option<Started>,
-}
-
-impl Life {
-    /// How it ended, where it has.
-    fn ended(&mut self) -> Option<String> {
-        if let Some(status) = self.started.as_mut().and_then(Started::ended) {
-            return Some(status.to_string());
-        }
-        let process = self.process.as_ref()?;
-        (!process.is_alive()).then(|| format!("pid {} is gone", process.pid))
-    }
-}
-
-async fn wait(
-    site: &Site,
-    service: &Service,
-    life: &mut Life,
-    timeout: Duration,
-    progress: &dyn Progress,
-) -> Result<(), RunnerError> {
-    let name = &service.definition.name;
-    let evidence = || last_lines(&site.dir().log(name), EVIDENCE);
-    let started = Instant::now();
-    let mut told = Instant::now();
-    let mut last_told = String::new();
-    loop {
-        let answer = match probe(&service.definition.ready, &service.endpoint).await {
-            // Somebody else's server may answer while ours is on its way to
-            // find its port taken.
-            Ok(()) if life.ended().is_none() && is_its_own(site, service) => return Ok(()),
-            Ok(()) => "another server answers in its place".to_owned(),
-            Err(answer) => answer,
-        };
-        if let Some(how) = life.ended() {
-            return Err(RunnerError::Died {
-                service: name.clone(),
-                how,
-                log: evidence(),
-            });
-        }
-        if started.elapsed() >= timeout {
-            return Err(not_in_time(service, timeout, answer, evidence()));
-        }
-        if told.elapsed() >= TELL_INTERVAL && last_told != answer {
-            told = Instant::now();
-            last_told.clone_from(&answer);
-            let what = format!("waiting: {answer}");
-            progress.report(Event::Doing {
-                task: name,
-                what: &what,
-            });
-        }
-        sleep(TICK).await;
-    }
-}
-
-/// Whether what listens on the service's port is of the service.
-fn is_its_own(site: &Site, service: &Service) -> bool {
-    let own = || proc::holders_of(&site.dir().tether(&service.definition.name));
-    let listens = |port: &u16| ports::is_listened_on_by(*port, &own());
-    service.ports.get(MAIN_PORT).is_none_or(listens)
-}
-
-fn not_in_time(
-    service: &Service,
-    timeout: Duration,
-    answer: String,
-    log: Vec<String>,
-) -> RunnerError {
-    let name = service.definition.name.clone();
-    match service.runtime {
-        Runtime::External => RunnerError::ExternalDown {
-            service: name,
-            url: crate::secret::masked_url(&service.endpoint),
-            answer,
-        },
-        _ => RunnerError::NotInTime {
-            service: name,
-            seconds: timeout.as_secs(),
-            answer,
-            log,
-        },
-    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{
     definition::Install,
+    docker::daemon::Choice,
     home::{Home, ProjectDir},
 };
 use crate::project::Project;
@@ -20,6 +21,8 @@ pub struct Site {
     pub fanout: PathBuf,
     /// The configuration that services of fanout's own read too.
     pub config_file: Option<PathBuf>,
+    /// The container engine that the operator names.
+    pub docker: Choice,
 }
 
 impl Site {

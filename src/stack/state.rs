@@ -3,7 +3,7 @@
 //! a service is now is not here but with the process itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -12,7 +12,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::home::{Home, ProjectDir};
+use super::{
+    home::{Home, ProjectDir},
+    native::process,
+    proc,
+};
 use crate::{
     config::Runtime,
     failure::{Failure, Kind},
@@ -30,6 +34,9 @@ pub struct State {
     pub project: String,
     /// The runtime of services that say nothing else.
     pub runtime: Runtime,
+    /// The engine that runs its containers.
+    #[serde(default)]
+    pub docker_host: Option<String>,
     #[serde(default)]
     pub services: BTreeMap<String, ServiceState>,
     /// The endpoints as settings: dotted key → value, with passwords.
@@ -105,9 +112,17 @@ impl State {
             format: FORMAT,
             project: project.to_string(),
             runtime,
+            docker_host: None,
             services: BTreeMap::new(),
             settings: BTreeMap::new(),
         }
+    }
+
+    /// Whether some of it runs in containers.
+    #[must_use]
+    pub fn has_containers(&self) -> bool {
+        let mut services = self.services.values();
+        services.any(|service| service.runtime == Runtime::Docker)
     }
 
     /// The state in `dir`, none where the project was never brought up.
@@ -178,6 +193,29 @@ pub fn recorded_settings(
 ) -> Result<BTreeMap<String, String>, StateError> {
     let state = State::load(&home.project(project))?;
     Ok(state.map(|state| state.settings).unwrap_or_default())
+}
+
+/// Ports of the other projects of a home that run, or are just brought up.
+#[must_use]
+pub fn ports_of_others(home: &Home, project: &Project) -> BTreeSet<u16> {
+    let entries = fs::read_dir(home.path()).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<Project>().ok())
+        .filter(|other| other != project)
+        .map(|other| home.project(&other))
+        .filter_map(|dir| Some((State::load(&dir).ok().flatten()?, dir)))
+        .filter(|(state, dir)| is_in_use(state, dir))
+        .flat_map(|(state, _)| state.services.into_values())
+        .flat_map(|service| service.ports.into_values())
+        .collect()
+}
+
+/// Whether any process of a project runs, or somebody changes it. The ports of
+/// containers that run are not free, which is seen without.
+fn is_in_use(state: &State, dir: &ProjectDir) -> bool {
+    let mut services = state.services.keys();
+    services.any(|service| process::running(dir, service).is_some())
+        || !proc::holders_of(&dir.lock()).is_empty()
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ impl Fanout {
         command
             .args(arguments)
             .env_clear()
+            // Whether this machine has a container engine is nobody's business.
+            .env("FANOUT_RUNTIME", "native")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.folder.path())
             .env("FANOUT_HOME", self.home())

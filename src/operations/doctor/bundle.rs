@@ -9,11 +9,11 @@ use super::{ConfigProblem, Finding};
 use crate::{
     clients::postgres,
     clock::now_us,
-    config::Config,
+    config::{Config, Runtime},
     failure::chain,
     operations::status,
     secret::{MASK, is_secret, masked},
-    stack::{Site, blueprint, logs},
+    stack::{Site, State, choice, docker::owner::Owner, logs, selection},
     timestamp::Rfc3339,
 };
 
@@ -70,7 +70,7 @@ pub async fn bundle(
         config: config.map(values).unwrap_or_default(),
         config_problem: config.err().map(|problem| problem.message.clone()),
         status,
-        logs: tails(site, &secrets),
+        logs: tails(site, &secrets).await,
     }
 }
 
@@ -142,14 +142,38 @@ fn named(name: &str, value: &Json, secrets: &mut Vec<String>) {
     }
 }
 
-fn tails(site: &Site, secrets: &[String]) -> BTreeMap<String, Vec<String>> {
-    let services = blueprint::definitions().unwrap_or_default();
-    let tail = |name: String| {
+async fn tails(site: &Site, secrets: &[String]) -> BTreeMap<String, Vec<String>> {
+    let services = selection::definitions().unwrap_or_default();
+    let of_file = |name: String| {
         let lines = logs::last_lines(&site.dir().log(&name), LINES);
-        let lines = lines.into_iter().map(|line| strike(line, secrets));
-        (name, lines.collect())
+        (name, lines)
     };
-    services.into_iter().map(|one| tail(one.name)).collect()
+    let mut tails: BTreeMap<String, Vec<String>> =
+        services.into_iter().map(|one| of_file(one.name)).collect();
+    tails.extend(of_containers(site).await);
+    for line in tails.values_mut().flatten() {
+        *line = strike(std::mem::take(line), secrets);
+    }
+    tails
+}
+
+/// What services in containers say, as far as their engine answers.
+async fn of_containers(site: &Site) -> BTreeMap<String, Vec<String>> {
+    let mut tails = BTreeMap::new();
+    let Ok(Some(state)) = State::load(&site.dir()) else {
+        return tails;
+    };
+    let Ok(Some(engine)) = choice::engine_of(site, Some(&state)).await else {
+        return tails;
+    };
+    let owner = Owner::of(site);
+    let known = state.services.into_iter();
+    for (name, _) in known.filter(|(_, known)| known.runtime == Runtime::Docker) {
+        let lines = engine.log(&owner.container(&name), Some(LINES), None).await;
+        let lines = lines.unwrap_or_default().into_iter();
+        tails.insert(name, lines.map(|line| line.text).collect());
+    }
+    tails
 }
 
 fn strike(line: String, secrets: &[String]) -> String {

@@ -30,19 +30,23 @@ const DISK_LEAST: u64 = 2 << 30;
 /// Less than this will not last.
 const DISK_ENOUGH: u64 = 5 << 30;
 
-pub(super) fn examine(site: &Site, config: &Config) -> Vec<Finding> {
+pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
     let mut findings = vec![
         disk("disk of the data", site.home.path()),
         disk("disk of the downloads", &site.cache),
     ];
     // The running services' own way and ports are kept.
-    let blueprint = match blueprint::draw(site, config, &Wishes::default()) {
+    let blueprint = match blueprint::draw(site, config, &Wishes::default()).await {
         Ok(blueprint) => blueprint,
         Err(error) => {
             findings.push(Finding::fail("stack", chain(&error), error.hint()));
             return findings;
         }
     };
+    findings.extend(engine(&blueprint));
+    for (service, _) in blueprint.containers_to_start() {
+        findings.extend(of_ports(site, &blueprint, service));
+    }
     let native = |service: &&Service| service.runtime == Runtime::Native;
     let mut installs = BTreeSet::new();
     for service in blueprint.services.iter().filter(native) {
@@ -59,6 +63,23 @@ pub(super) fn examine(site: &Site, config: &Config) -> Vec<Finding> {
             .iter()
             .filter_map(|name| download(site, &blueprint, name)),
     );
+    findings
+}
+
+/// The container engine, and the images that are still to come.
+fn engine(blueprint: &Blueprint) -> Vec<Finding> {
+    let Some(world) = &blueprint.world else {
+        return Vec::new();
+    };
+    let engine = &world.engine;
+    let evidence = format!("{} at {}", engine.version, engine.host);
+    let missing = blueprint.missing_images();
+    let image = |image: &str| {
+        let title = format!("image {image}");
+        Finding::warn(title, "not there yet", "fanout up, which pulls it")
+    };
+    let mut findings = vec![Finding::pass("container engine", evidence)];
+    findings.extend(missing.into_iter().map(image));
     findings
 }
 

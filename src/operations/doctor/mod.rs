@@ -107,7 +107,7 @@ pub async fn examine(
     let evidence = format!("{} values, all valid", config.values.len());
     let mut findings = vec![Finding::pass("configuration", evidence)];
     steps.doing("looking at the machine");
-    findings.extend(machine::examine(site, config));
+    findings.extend(machine::examine(site, config).await);
     steps.doing("looking at the servers");
     findings.extend(externals(site, config).await);
     findings.extend(source::examine(&config.settings).await);

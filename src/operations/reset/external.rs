@@ -366,7 +366,7 @@ async fn drop_slot(client: &postgres::Client, name: &str) -> Result<(), External
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::Home;
+    use crate::stack::{Home, docker::daemon::Choice};
 
     #[test]
     fn only_what_the_project_makes_is_its_own() {
@@ -376,6 +376,7 @@ mod tests {
             cache: "/nowhere".into(),
             fanout: "/nowhere".into(),
             config_file: None,
+            docker: Choice::default(),
         };
         let topics = topics_of(&site, &Settings::default());
         for ours in [

@@ -15,9 +15,8 @@ use crate::{
     failure::{Failure, Kind},
     progress::{Event, Progress},
     stack::{
-        Lock, LockError, Site, State, StateError,
-        blueprint::{self, BlueprintError},
-        native::process,
+        Lock, LockError, Site, State, StateError, blueprint::BlueprintError, docker::sweep::Sweep,
+        native::process, selection,
     },
 };
 
@@ -29,6 +28,9 @@ const TASK: &str = "reset";
 pub struct Inventory {
     /// Services whose processes are stopped.
     pub running: Vec<String>,
+    pub containers: Vec<String>,
+    pub networks: Vec<String>,
+    pub volumes: Vec<String>,
     /// The project's folder, where there is one.
     pub folder: Option<PathBuf>,
     pub folder_bytes: u64,
@@ -104,7 +106,11 @@ impl Inventory {
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.folder.is_none() && self.external.is_empty()
+        let engine = [&self.containers, &self.networks, &self.volumes];
+        self.running.is_empty()
+            && engine.iter().all(|names| names.is_empty())
+            && self.folder.is_none()
+            && self.external.is_empty()
     }
 }
 
@@ -114,6 +120,8 @@ pub struct Reset {
     site: Site,
     settings: Settings,
     inventory: Inventory,
+    /// What the engine has of it.
+    sweep: Option<Sweep>,
     _lock: Option<Lock>,
 }
 
@@ -127,8 +135,10 @@ pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
     // A lock would make the folder of a project that never was.
     let exists = dir.path().exists();
     let lock = exists.then(|| Lock::project(&dir)).transpose()?;
+    let sweep = down::sweep(&site).await?;
     Ok(Reset {
-        inventory: inventory(&site, config).await?,
+        inventory: listed(&site, config, sweep.as_ref()).await?,
+        sweep,
         settings: config.settings.clone(),
         site,
         _lock: lock,
@@ -140,8 +150,19 @@ pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
 /// # Errors
 /// When an external server does not answer.
 pub async fn inventory(site: &Site, config: &Config) -> Result<Inventory, ResetError> {
+    let sweep = down::sweep(site).await?;
+    listed(site, config, sweep.as_ref()).await
+}
+
+async fn listed(
+    site: &Site,
+    config: &Config,
+    sweep: Option<&Sweep>,
+) -> Result<Inventory, ResetError> {
+    let containers = sweep.iter().flat_map(|sweep| &sweep.containers);
+    let names = |of: fn(&Sweep) -> &Vec<String>| sweep.map(of).cloned().unwrap_or_default();
     let dir = site.dir();
-    let running = blueprint::definitions()?
+    let running = selection::definitions()?
         .into_iter()
         .rev()
         .map(|one| one.name)
@@ -149,6 +170,9 @@ pub async fn inventory(site: &Site, config: &Config) -> Result<Inventory, ResetE
     let folder = dir.path().exists().then(|| dir.path().to_owned());
     Ok(Inventory {
         running: running.collect(),
+        containers: containers.map(|found| found.name.clone()).collect(),
+        networks: names(|sweep| &sweep.networks),
+        volumes: names(|sweep| &sweep.volumes),
         folder_bytes: folder.as_deref().map(size).unwrap_or_default(),
         folder,
         external: external::owned(site, &config.settings, &external_services(site, config)?)
@@ -172,7 +196,7 @@ fn external_services(site: &Site, config: &Config) -> Result<Vec<String>, ResetE
         let known = recorded.as_ref().and_then(|state| state.services.get(name));
         wished.or(known.map(|known| known.runtime)) == Some(Runtime::External)
     };
-    Ok(blueprint::definitions()?
+    Ok(selection::definitions()?
         .into_iter()
         .map(|one| one.name)
         .filter(|name| is_external(name))
@@ -211,8 +235,16 @@ impl Reset {
         let (settings, external) = (&self.settings, &self.inventory.external);
         external::remove_connector(settings, external, timeout, progress).await?;
         let mut stopped = down::Report::new(&self.site);
-        down::stop_all(&self.site, timeout, &mut stopped, progress).await?;
+        let sweep = self.sweep.as_ref();
+        down::stop_all(&self.site, sweep, timeout, &mut stopped, progress).await?;
         external::remove(settings, external, progress).await?;
+        if let Some(sweep) = sweep {
+            progress.report(Event::Doing {
+                task: TASK,
+                what: "removing volumes",
+            });
+            sweep.remove().await.map_err(DownError::Docker)?;
+        }
         progress.report(Event::Doing {
             task: TASK,
             what: "removing files",

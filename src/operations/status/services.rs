@@ -1,19 +1,16 @@
-//! The servers themselves: their processes and whether they answer.
-
-use std::collections::BTreeMap;
+//! The servers themselves: their processes or containers, and whether they
+//! answer.
 
 use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
+    clients::docker::{Container, Engine, Health},
     config::{Config, Runtime},
     secret::masked_url,
     stack::{
-        Site, State,
-        blueprint::{self, BlueprintError},
-        definition::Definition,
-        native::process,
-        probe::probe,
+        Site, State, blueprint::BlueprintError, choice, definition::Definition,
+        docker::owner::Owner, native::process, probe::probe, selection,
     },
 };
 
@@ -23,7 +20,7 @@ pub struct ServiceStatus {
     pub name: String,
     pub runtime: Runtime,
     pub state: ServiceState,
-    /// Milliseconds since the epoch at which its process started.
+    /// Milliseconds since the epoch at which its process or container started.
     pub since_ms: Option<i64>,
     /// Without its password.
     pub url: String,
@@ -42,7 +39,7 @@ pub enum ServiceState {
     Ready,
     /// It runs and does not answer as it should.
     Unready,
-    /// Its process ended and nobody had asked it to.
+    /// It ended and nobody had asked it to.
     Died,
     /// It was stopped; what it stored is there.
     Stopped,
@@ -73,69 +70,158 @@ pub(super) async fn all(
     config: &Config,
     state: Option<&State>,
 ) -> Result<Vec<ServiceStatus>, BlueprintError> {
-    let definitions = blueprint::definitions()?;
-    let endpoints: BTreeMap<&str, &str> = config
-        .values
-        .iter()
-        .filter_map(|value| Some((value.key.as_str(), value.value.as_str()?)))
-        .collect();
-    let looks = definitions.iter().map(|definition| {
-        let endpoint = endpoints.get(definition.endpoint.as_str()).copied();
-        one(
-            site,
-            config,
-            state,
-            definition,
-            endpoint.unwrap_or_default(),
-        )
-    });
+    let engine = choice::engine_of(site, state).await;
+    let place = Place {
+        site,
+        config,
+        state,
+        engine: engine.map_err(|error| error.to_string()),
+    };
+    let runtime = state.map_or(Runtime::Native, |state| state.runtime);
+    let all = selection::definitions()?;
+    let definitions = selection::of_runtime(&all, &config.settings, runtime);
+    let looks = definitions.iter().map(|definition| place.one(definition));
     Ok(join_all(looks).await)
 }
 
-async fn one(
-    site: &Site,
-    config: &Config,
-    state: Option<&State>,
-    definition: &Definition,
-    endpoint: &str,
-) -> ServiceStatus {
-    let name = &definition.name;
-    let dir = site.dir();
-    let recorded = state.and_then(|state| state.services.get(name));
-    let configured = config
-        .settings
-        .services
-        .get(name)
-        .and_then(|wishes| wishes.runtime);
-    let runtime = configured
-        .or(recorded.map(|known| known.runtime))
-        .or(state.map(|state| state.runtime))
-        .unwrap_or(Runtime::Native);
-    let record = process::running(&dir, name);
-    let external = runtime == Runtime::External;
-    let answer = if external || record.is_some() {
-        probe(&definition.ready, endpoint).await
-    } else {
-        Ok(())
-    };
-    let how = match (&record, &answer) {
-        (_, Ok(())) if external => ServiceState::Ready,
-        (_, Err(_)) if external => ServiceState::Unreachable,
-        (Some(_), Ok(())) => ServiceState::Ready,
-        (Some(_), Err(_)) => ServiceState::Unready,
-        // `down` takes the record away.
-        (None, _) if dir.record(name).exists() => ServiceState::Died,
-        (None, _) if recorded.is_some() => ServiceState::Stopped,
-        (None, _) => ServiceState::Absent,
-    };
-    ServiceStatus {
-        name: name.clone(),
-        runtime,
-        state: how,
-        since_ms: record.as_ref().map(|record| record.started_ms),
-        url: masked_url(endpoint),
-        pid: record.map(|record| record.process.pid),
-        container: None,
-        problem: answer.err(),
+/// Where services are looked for.
+struct Place<'a> {
+    site: &'a Site,
+    config: &'a Config,
+    state: Option<&'a State>,
+    /// None where there are no containers, or why nobody knows.
+    engine: Result<Option<Engine>, String>,
+}
+
+/// What a service runs as, where it does.
+#[derive(Default)]
+struct Found {
+    /// Something of it is there, running or not.
+    exists: bool,
+    running: bool,
+    since_ms: Option<i64>,
+    pid: Option<i32>,
+    container: Option<String>,
+    problem: Option<String>,
+}
+
+impl Place<'_> {
+    async fn one(&self, definition: &Definition) -> ServiceStatus {
+        let name = &definition.name;
+        let recorded = self.state.and_then(|state| state.services.get(name));
+        let runtime = self.runtime(definition);
+        let endpoint = self.endpoint(definition);
+        let found = match runtime {
+            Runtime::External => Found::default(),
+            Runtime::Docker => self.container(name).await,
+            Runtime::Native => self.process(name),
+        };
+        let external = runtime == Runtime::External;
+        let answer = match &found.problem {
+            Some(problem) => Err(problem.clone()),
+            None if external || found.running => probe(&definition.ready, endpoint).await,
+            None => Ok(()),
+        };
+        let state = match (&answer, found.running) {
+            (Ok(()), _) if external => ServiceState::Ready,
+            (Err(_), _) if external => ServiceState::Unreachable,
+            (Ok(()), true) => ServiceState::Ready,
+            (Err(_), true) => ServiceState::Unready,
+            (Err(_), false) if found.problem.is_some() => ServiceState::Unready,
+            // `down` takes it away.
+            (_, false) if found.exists => ServiceState::Died,
+            (_, false) if recorded.is_some() => ServiceState::Stopped,
+            (_, false) => ServiceState::Absent,
+        };
+        ServiceStatus {
+            name: name.clone(),
+            runtime,
+            state,
+            since_ms: found.since_ms,
+            url: masked_url(endpoint),
+            pid: found.pid,
+            container: found.container,
+            problem: answer.err(),
+        }
+    }
+
+    fn runtime(&self, definition: &Definition) -> Runtime {
+        let name = &definition.name;
+        let wishes = self.config.settings.services.get(name);
+        let configured = wishes.and_then(|wishes| wishes.runtime);
+        let recorded = self.state.and_then(|state| state.services.get(name));
+        let project = self.state.map_or(Runtime::Native, |state| state.runtime);
+        configured
+            .or(recorded.map(|known| known.runtime))
+            .or(definition.runtime(None, project))
+            .unwrap_or(project)
+    }
+
+    fn endpoint(&self, definition: &Definition) -> &str {
+        let mut values = self.config.values.iter();
+        let found = values.find(|value| value.key == definition.endpoint);
+        found
+            .and_then(|value| value.value.as_str())
+            .unwrap_or_default()
+    }
+
+    fn process(&self, name: &str) -> Found {
+        let dir = self.site.dir();
+        let record = process::running(&dir, name);
+        Found {
+            exists: dir.record(name).exists(),
+            running: record.is_some(),
+            since_ms: record.as_ref().map(|record| record.started_ms),
+            pid: record.map(|record| record.process.pid),
+            ..Found::default()
+        }
+    }
+
+    async fn container(&self, service: &str) -> Found {
+        let engine = match &self.engine {
+            Ok(Some(engine)) => engine,
+            Ok(None) => return Found::default(),
+            Err(problem) => {
+                return Found {
+                    problem: Some(problem.clone()),
+                    ..Found::default()
+                };
+            }
+        };
+        let owner = Owner::of(self.site);
+        match engine.container(&owner.container(service)).await {
+            Ok(Some(found))
+                if owner
+                    .check("container", &found.name, &found.labels)
+                    .is_err() =>
+            {
+                Found::default()
+            }
+            Ok(Some(found)) => Found {
+                exists: true,
+                running: found.is_running(),
+                since_ms: found.started_ms.filter(|_| found.is_running()),
+                problem: unwell(&found),
+                container: Some(found.name),
+                ..Found::default()
+            },
+            Ok(None) => Found::default(),
+            Err(error) => Found {
+                problem: Some(error.to_string()),
+                ..Found::default()
+            },
+        }
+    }
+}
+
+/// What the engine has against a container that runs.
+fn unwell(found: &Container) -> Option<String> {
+    match &found.health {
+        Health::Bad(said) if found.is_running() => Some(
+            format!("its health check fails: {said}")
+                .trim_end_matches(": ")
+                .to_owned(),
+        ),
+        _ => None,
     }
 }

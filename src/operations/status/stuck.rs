@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Report, ServiceState, ServiceStatus};
 use crate::{
+    config::Runtime,
     operations::connector::{SLOT_LOST_REMEDY, remedy_of},
     pipeline::status::{SinkState, SinkStatus},
 };
@@ -76,6 +77,10 @@ fn servers(report: &Report) -> Option<Stuck> {
             ),
             "fanout config show".to_owned(),
         ),
+        // Not the container, but its engine.
+        _ if service.runtime == Runtime::Docker && service.container.is_none() => {
+            (problem, "fanout doctor".to_owned())
+        }
         _ => (
             format!("it does not answer: {problem}"),
             format!("fanout logs {name}"),

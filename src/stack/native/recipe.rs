@@ -2,12 +2,10 @@
 //! which environment, with which files, and the fingerprint of it all.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
 };
-
-use sha2::{Digest as _, Sha256};
 
 use super::{
     programs::{self, Missing},
@@ -20,7 +18,9 @@ use crate::{
     stack::{
         Site,
         definition::{self, DefinitionError, Install, Way},
+        filler::Filler,
         resolve::Service,
+        values::{flat, unwritable},
     },
     template::{TemplateError, Values, render},
 };
@@ -146,7 +146,7 @@ fn check_credentials(way: &Way, values: &Values) -> Result<(), RecipeError> {
         .collect();
     let inputs = way.prepare.iter().map(|step| step.input.as_str());
     let texts: Vec<&str> = files?.into_iter().chain(inputs).collect();
-    match values::unwritable(&texts, values) {
+    match unwritable(&texts, values) {
         Some((setting, what, why)) => Err(RecipeError::Credential { setting, what, why }),
         None => Ok(()),
     }
@@ -186,16 +186,20 @@ fn choose_way(
 impl Recipe {
     /// Fills in command, environment and files, and takes the fingerprint.
     fn fill(&mut self, service: &Service, kitchen: &Kitchen<'_>) -> Result<(), RecipeError> {
-        let mut filler = Filler::new(&service.definition.name, &self.values);
+        let template = |source| RecipeError::Template {
+            service: service.definition.name.clone(),
+            source,
+        };
+        let mut filler = Filler::new(&self.values, &values::PLACES);
         for argument in &self.way.command {
-            self.command.push(filler.fill(argument)?);
+            self.command.push(filler.fill(argument).map_err(template)?);
         }
         filler.input("command", &self.way.command.join("\0"));
         filler.input("variant", &self.way.variant);
         self.env = inherited(self.way.settings);
-        for (variable, template) in &self.way.env {
-            let value = filler.fill(template)?;
-            filler.input(&format!("env.{variable}"), template);
+        for (variable, text) in &self.way.env {
+            let value = filler.fill(text).map_err(template)?;
+            filler.input(&format!("env.{variable}"), text);
             if value.is_empty() {
                 self.env.remove(variable);
             } else {
@@ -209,14 +213,13 @@ impl Recipe {
             }
         }
         for (file, asset) in &self.way.files {
-            let template = definition::asset(asset)?;
-            self.files.insert(file.clone(), filler.fill(template)?);
-            filler.input(&format!("files.{file}"), template);
+            let text = definition::asset(asset)?;
+            let filled = filler.fill(text).map_err(template)?;
+            self.files.insert(file.clone(), filled);
+            filler.input(&format!("files.{file}"), text);
         }
         if self.way.settings {
-            filler
-                .used
-                .extend(values::flat(kitchen.settings)?.into_keys());
+            filler.used.extend(flat(kitchen.settings)?.into_keys());
         }
         if filler.used.contains("fanout") {
             filler.input("fanout.build", &build(&kitchen.site.fanout));
@@ -253,89 +256,4 @@ pub fn inherited(with_own: bool) -> BTreeMap<String, String> {
 fn build(program: &Path) -> String {
     let modified = fs::metadata(program).and_then(|file| file.modified());
     format!("{} {modified:?}", env!("CARGO_PKG_VERSION"))
-}
-
-/// Fills texts and remembers what went into them.
-struct Filler<'a> {
-    service: &'a str,
-    values: &'a Values,
-    used: BTreeSet<String>,
-    inputs: BTreeMap<String, String>,
-}
-
-impl<'a> Filler<'a> {
-    fn new(service: &'a str, values: &'a Values) -> Self {
-        Self {
-            service,
-            values,
-            used: BTreeSet::new(),
-            inputs: BTreeMap::new(),
-        }
-    }
-
-    fn fill(&mut self, template: &str) -> Result<String, RecipeError> {
-        let rendered = render(template, self.values).map_err(|source| RecipeError::Template {
-            service: self.service.to_owned(),
-            source,
-        })?;
-        self.used.extend(rendered.used);
-        Ok(rendered.text)
-    }
-
-    /// The template itself: with its values beside it, each cause has a name.
-    fn input(&mut self, key: &str, template: &str) {
-        self.inputs.insert(key.to_owned(), template.to_owned());
-    }
-
-    fn fingerprint(mut self) -> Fingerprint {
-        for name in &self.used {
-            if values::PLACES.contains(&name.as_str()) {
-                continue;
-            }
-            let key = match name.as_str() {
-                "port" => "ports.main".to_owned(),
-                other => other.replacen("port.", "ports.", 1),
-            };
-            let value = self.values.get(name).cloned().unwrap_or_default();
-            self.inputs.insert(key, value);
-        }
-        let inputs = self.inputs.into_iter();
-        inputs.map(|(key, input)| (key, digest(&input))).collect()
-    }
-}
-
-/// Enough of a digest to tell two inputs apart, and nothing of a secret.
-fn digest(input: &str) -> String {
-    let digest = Sha256::digest(input.as_bytes());
-    let (start, _) = digest.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
-    format!("{:016x}", u64::from_be_bytes(*start))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fingerprint_names_its_inputs_and_shows_none() {
-        let values = Values::from([
-            ("port".to_owned(), "6379".to_owned()),
-            ("port.inner".to_owned(), "1".to_owned()),
-            ("redis.password".to_owned(), "secret".to_owned()),
-            ("data".to_owned(), "/somewhere".to_owned()),
-        ]);
-        let mut filler = Filler::new("redis", &values);
-        let template = "{{port}} {{port.inner}} {{data}} {{redis.password}}";
-        assert_eq!(
-            filler.fill(template).expect("known"),
-            "6379 1 /somewhere secret"
-        );
-        filler.input("command", template);
-        let fingerprint = filler.fingerprint();
-        let keys: Vec<&str> = fingerprint.keys().map(String::as_str).collect();
-        assert_eq!(
-            keys,
-            ["command", "ports.inner", "ports.main", "redis.password"]
-        );
-        assert!(!fingerprint.values().any(|digest| digest.contains("secret")));
-    }
 }

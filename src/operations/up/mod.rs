@@ -1,8 +1,10 @@
 //! `up`: brings the stack of a project to what its definitions say, and what
 //! has to be in it with it.
 
+mod error;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -10,32 +12,39 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::time::sleep;
 
+pub use error::UpError;
+
 use super::{
-    connector::{self, Applied, ConnectorError},
-    objects::{self, ObjectsError},
-    status,
+    connector::{self, Applied},
+    objects, status,
 };
 use crate::{
     config::{Config, Runtime},
-    failure::{Failure, Kind},
-    pipeline::status::{Halt, SinkState, SinkStatus},
+    pipeline::status::{SinkState, SinkStatus},
     plan::{Action, Plan, Step},
     progress::{Event, Progress, Silent},
     secret::masked_url,
     stack::{
-        Lock, LockError, Site, StateError,
-        blueprint::{self, Blueprint, BlueprintError, Wishes},
+        Lock, Site,
+        blueprint::{self, Blueprint, Wishes},
+        docker::{
+            daemon::Surroundings,
+            owner::Owner,
+            pull::{self, PullError},
+            run,
+        },
         native::{
             install::{self, InstallError},
-            prepare::{self, PrepareError},
-            process,
+            prepare, process,
         },
         ports::{self, Moved},
-        preflight::{self, PreflightError},
-        runner::{self, RunnerError},
+        preflight, runner,
     },
     template::Values,
 };
+
+/// Where a Connect in a container has its secrets.
+const SECRETS_INSIDE: &str = "/etc/fanout/secrets.properties";
 
 /// A halted sink looks again within this.
 const HALT_PATIENCE: Duration = Duration::from_secs(15);
@@ -46,7 +55,7 @@ pub enum Pull {
     /// What is not there. Versions are pinned, so there is nothing newer.
     #[default]
     Missing,
-    /// What is there too: it may have been damaged.
+    /// What is there too: it may have been damaged, or a tag moved.
     Always,
     /// Nothing.
     Never,
@@ -88,83 +97,17 @@ pub struct Endpoint {
     /// Without its password.
     pub url: String,
     pub pid: Option<i32>,
+    /// None for what is no container.
+    pub container: Option<String>,
     pub about: String,
-}
-
-/// Why the stack is not up.
-#[derive(Debug, thiserror::Error)]
-pub enum UpError {
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    #[error(transparent)]
-    Blueprint(#[from] BlueprintError),
-    #[error(transparent)]
-    Preflight(#[from] PreflightError),
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Prepare(#[from] PrepareError),
-    #[error(transparent)]
-    Install(#[from] InstallError),
-    #[error(transparent)]
-    Runner(#[from] RunnerError),
-    #[error(transparent)]
-    Objects(#[from] ObjectsError),
-    #[error(transparent)]
-    Connector(#[from] ConnectorError),
-    #[error("sink {sink} halted: {}", halt.reason)]
-    Halted { sink: String, halt: Halt },
-    #[error("the pipeline was not past its start within {seconds} s: {what}")]
-    SinkNotReady { what: String, seconds: u64 },
-}
-
-impl UpError {
-    fn inner(&self) -> Option<&dyn Failure> {
-        Some(match self {
-            Self::Halted { .. } | Self::SinkNotReady { .. } => return None,
-            Self::Lock(error) => error,
-            Self::Blueprint(error) => error,
-            Self::Preflight(error) => error,
-            Self::State(error) => error,
-            Self::Prepare(error) => error,
-            Self::Install(error) => error,
-            Self::Runner(error) => error,
-            Self::Objects(error) => error,
-            Self::Connector(error) => error,
-        })
-    }
-}
-
-impl Failure for UpError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::SinkNotReady { .. } => Kind::NotReady,
-            _ => self.inner().map_or(Kind::Failed, Failure::kind),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::SinkNotReady { .. } => "sink_not_ready",
-            _ => self.inner().map_or("sink_halted", Failure::code),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Halted { halt, .. } => Some(halt.remedy.clone()),
-            Self::SinkNotReady { .. } => Some("fanout logs pipeline".to_owned()),
-            _ => self.inner().and_then(Failure::hint),
-        }
-    }
 }
 
 /// The plan alone: nothing is locked, checked or changed.
 ///
 /// # Errors
 /// When the wishes or the configuration are wrong.
-pub fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
-    let blueprint = blueprint::draw(&site, config, &request.wishes)?;
+pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
+    let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
     Ok(Up {
         site,
         request,
@@ -183,8 +126,8 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
     let lock = Lock::project(&site.dir())?;
     // Until the ports are on record, no other project chooses any.
     let _home = Lock::home(&site.home).await?;
-    let blueprint = blueprint::draw(&site, config, &request.wishes)?;
-    preflight::check(&site, &blueprint)?;
+    let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
+    preflight::check(&site, &blueprint).await?;
     prepare::project_folders(&site.dir())?;
     // Before the first process: whatever happens now, the others find it.
     blueprint.state.save(&site.dir())?;
@@ -203,12 +146,21 @@ impl Up {
         &self.blueprint.plan
     }
 
+    /// Why a new project is run as it is, where nobody has said.
+    #[must_use]
+    pub fn because(&self) -> Option<&str> {
+        self.blueprint.because.as_deref()
+    }
+
     /// The ports of what will be started that are not the usual ones.
     #[must_use]
     pub fn moved(&self) -> Vec<Moved> {
-        let ports = self.blueprint.to_start().flat_map(|(service, _)| {
+        let processes = self.blueprint.to_start().map(|(service, _)| service);
+        let containers = self.blueprint.containers_to_start();
+        let all = processes.chain(containers.map(|(service, _)| service));
+        let ports = all.flat_map(|service| {
             let usual = service.definition.ports.iter();
-            usual.filter_map(|(name, usual)| {
+            usual.filter_map(move |(name, usual)| {
                 let port = *service.ports.get(name)?;
                 (port != *usual).then(|| Moved {
                     service: service.definition.name.clone(),
@@ -225,8 +177,9 @@ impl Up {
     /// What will be downloaded first.
     #[must_use]
     pub fn downloads(&self) -> Vec<&str> {
-        let missing = self.blueprint.missing_installs(&self.site);
-        missing.into_iter().map(|(name, _)| name.as_str()).collect()
+        let installs = self.blueprint.missing_installs(&self.site);
+        let installs = installs.into_iter().map(|(name, _)| name.as_str());
+        installs.chain(self.blueprint.missing_images()).collect()
     }
 
     /// Does it.
@@ -236,6 +189,10 @@ impl Up {
     /// so, and another `up` goes on from there.
     pub async fn apply(&self, progress: &dyn Progress) -> Result<Report, UpError> {
         self.install(progress).await?;
+        self.pull(progress).await?;
+        if let Some(world) = &self.blueprint.world {
+            run::network(&world.engine, &Owner::of(&self.site)).await?;
+        }
         let mut changed = !self.plan().is_empty();
         for level in self.levels() {
             let brought = level.into_iter().map(|step| self.bring_up(step, progress));
@@ -254,6 +211,79 @@ impl Up {
             install::ensure(&self.site, name, described, anew, progress).await?;
         }
         Ok(())
+    }
+
+    /// Fetches the images that are wanted.
+    async fn pull(&self, progress: &dyn Progress) -> Result<(), UpError> {
+        let Some(world) = &self.blueprint.world else {
+            return Ok(());
+        };
+        let recipes = self.blueprint.containers.values();
+        let images: BTreeSet<&str> = match self.request.pull {
+            Pull::Always => recipes.map(|one| one.container.image.as_str()).collect(),
+            Pull::Missing | Pull::Never => self.blueprint.missing_images(),
+        };
+        if self.request.pull == Pull::Never
+            && let Some(image) = images.first()
+        {
+            let image = (*image).to_owned();
+            return Err(PullError::Forbidden { image }.into());
+        }
+        let config = Surroundings::from_env().config;
+        let pulls = images
+            .iter()
+            .map(|image| pull::pull(&world.engine, image, &config, progress));
+        try_join_all(pulls).await?;
+        Ok(())
+    }
+
+    /// Whether a container was made of an image that is not the one of its
+    /// name any more.
+    async fn is_outdated(&self, service: &str) -> bool {
+        let (Some(world), Some(recipe)) = (
+            &self.blueprint.world,
+            self.blueprint.containers.get(service),
+        ) else {
+            return false;
+        };
+        if self.request.pull != Pull::Always {
+            return false;
+        }
+        let image = world.engine.image(&recipe.container.image).await;
+        let image = image.ok().flatten();
+        world.running(service).map(|found| &found.image) != image.as_ref()
+    }
+
+    /// Starts one service where the plan says so; says whether it did.
+    async fn start(
+        &self,
+        step: &Step,
+        service: &crate::stack::Service,
+        progress: &dyn Progress,
+    ) -> Result<bool, UpError> {
+        let timeout = self.request.timeout;
+        let (site, name) = (&self.site, &step.service);
+        let starts = step.action != Action::Keep || self.is_outdated(name).await;
+        match (
+            self.blueprint.recipes.get(name),
+            self.blueprint.containers.get(name),
+            &self.blueprint.world,
+        ) {
+            (Some(recipe), ..) if starts => {
+                runner::start(site, service, recipe, timeout, progress).await?;
+            }
+            (_, Some(recipe), Some(world)) if starts => {
+                let engine = &world.engine;
+                runner::start_container(site, engine, service, recipe, timeout, progress).await?;
+            }
+            (_, Some(recipe), Some(world)) => {
+                let engine = &world.engine;
+                runner::confirm_container(site, engine, service, recipe, timeout, progress).await?;
+            }
+            _ => runner::confirm(site, service, timeout, progress).await?,
+        }
+        let runs_here = service.runtime != Runtime::External;
+        Ok(starts && runs_here)
     }
 
     /// The plan in groups that do not need each other.
@@ -281,17 +311,10 @@ impl Up {
         let Some(service) = self.blueprint.service(&step.service) else {
             return Ok(false);
         };
-        let timeout = self.request.timeout;
         let begun = Instant::now();
-        match self.blueprint.recipes.get(&step.service) {
-            Some(recipe) if step.action != Action::Keep => {
-                runner::start(&self.site, service, recipe, timeout, progress).await?;
-            }
-            _ => {
-                runner::confirm(&self.site, service, timeout, progress).await?;
-                // What it holds is looked after too, without a word.
-                return self.furnish(&step.service, &Silent).await;
-            }
+        if !self.start(step, service, progress).await? {
+            // What it holds is looked after too, without a word.
+            return self.furnish(&step.service, &Silent).await;
         }
         let changed = self.furnish(&step.service, progress).await?;
         let what = format!("ready after {:.1} s", begun.elapsed().as_secs_f64());
@@ -377,11 +400,15 @@ impl Up {
     /// A Connect of ours reads the password from a file of its own, so that
     /// REST shows a reference instead.
     fn connector_overrides(&self) -> Values {
-        if !self.blueprint.recipes.contains_key("connect") {
+        let secrets = if self.blueprint.recipes.contains_key("connect") {
+            let conf = self.site.dir().conf("connect");
+            conf.join("secrets.properties").display().to_string()
+        } else if self.blueprint.containers.contains_key("connect") {
+            SECRETS_INSIDE.to_owned()
+        } else {
             return Values::new();
-        }
-        let secrets = self.site.dir().conf("connect").join("secrets.properties");
-        let reference = format!("${{file:{}:postgres_password}}", secrets.display());
+        };
+        let reference = format!("${{file:{secrets}:postgres_password}}");
         Values::from([("postgres.password".to_owned(), reference)])
     }
 
@@ -394,6 +421,11 @@ impl Up {
             runtime: service.runtime,
             url: masked_url(&service.endpoint),
             pid: process::running(&dir, &service.definition.name).map(|record| record.process.pid),
+            container: self
+                .blueprint
+                .containers
+                .get(&service.definition.name)
+                .map(|recipe| recipe.container.name.clone()),
             about: service.definition.about.clone(),
         };
         Report {

@@ -1,0 +1,89 @@
+//! Why a stack is not up.
+
+use crate::{
+    failure::{Failure, Kind},
+    operations::{connector::ConnectorError, objects::ObjectsError},
+    pipeline::status::Halt,
+    stack::{
+        LockError, StateError,
+        blueprint::BlueprintError,
+        docker::{pull::PullError, run::ContainerError},
+        native::{install::InstallError, prepare::PrepareError},
+        preflight::PreflightError,
+        runner::RunnerError,
+    },
+};
+
+/// Why the stack is not up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Blueprint(#[from] BlueprintError),
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    #[error("sink {sink} halted: {}", halt.reason)]
+    Halted { sink: String, halt: Halt },
+    #[error("the pipeline was not past its start within {seconds} s: {what}")]
+    SinkNotReady { what: String, seconds: u64 },
+}
+
+impl UpError {
+    fn inner(&self) -> Option<&dyn Failure> {
+        Some(match self {
+            Self::Halted { .. } | Self::SinkNotReady { .. } => return None,
+            Self::Lock(error) => error,
+            Self::Blueprint(error) => error,
+            Self::Preflight(error) => error,
+            Self::State(error) => error,
+            Self::Prepare(error) => error,
+            Self::Install(error) => error,
+            Self::Pull(error) => error,
+            Self::Container(error) => error,
+            Self::Runner(error) => error,
+            Self::Objects(error) => error,
+            Self::Connector(error) => error,
+        })
+    }
+}
+
+impl Failure for UpError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::SinkNotReady { .. } => Kind::NotReady,
+            _ => self.inner().map_or(Kind::Failed, Failure::kind),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::SinkNotReady { .. } => "sink_not_ready",
+            _ => self.inner().map_or("sink_halted", Failure::code),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Halted { halt, .. } => Some(halt.remedy.clone()),
+            Self::SinkNotReady { .. } => Some("fanout logs pipeline".to_owned()),
+            _ => self.inner().and_then(Failure::hint),
+        }
+    }
+}

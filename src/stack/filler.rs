@@ -1,0 +1,94 @@
+//! Fills a definition's texts and remembers what went into them, so that each
+//! cause of a change has a name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    plan::Fingerprint,
+    template::{TemplateError, Values, render},
+};
+
+/// Fills texts and remembers what went into them.
+pub(super) struct Filler<'a> {
+    values: &'a Values,
+    /// Values that make no other service.
+    places: &'a [&'a str],
+    pub(super) used: BTreeSet<String>,
+    inputs: BTreeMap<String, String>,
+}
+
+impl<'a> Filler<'a> {
+    pub(super) fn new(values: &'a Values, places: &'a [&'a str]) -> Self {
+        Self {
+            values,
+            places,
+            used: BTreeSet::new(),
+            inputs: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn fill(&mut self, template: &str) -> Result<String, TemplateError> {
+        let rendered = render(template, self.values)?;
+        self.used.extend(rendered.used);
+        Ok(rendered.text)
+    }
+
+    /// The template itself: with its values beside it, each cause has a name.
+    pub(super) fn input(&mut self, key: &str, template: &str) {
+        self.inputs.insert(key.to_owned(), template.to_owned());
+    }
+
+    pub(super) fn fingerprint(mut self) -> Fingerprint {
+        for name in &self.used {
+            if self.places.contains(&name.as_str()) {
+                continue;
+            }
+            let key = match name.as_str() {
+                "port" => "ports.main".to_owned(),
+                other => other.replacen("port.", "ports.", 1),
+            };
+            let value = self.values.get(name).cloned().unwrap_or_default();
+            self.inputs.insert(key, value);
+        }
+        let inputs = self.inputs.into_iter();
+        inputs.map(|(key, input)| (key, digest(&input))).collect()
+    }
+}
+
+/// Enough of a digest to tell two inputs apart, and nothing of a secret.
+fn digest(input: &str) -> String {
+    let digest = Sha256::digest(input.as_bytes());
+    let (start, _) = digest.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+    format!("{:016x}", u64::from_be_bytes(*start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_names_its_inputs_and_shows_none() {
+        let values = Values::from([
+            ("port".to_owned(), "6379".to_owned()),
+            ("port.inner".to_owned(), "1".to_owned()),
+            ("redis.password".to_owned(), "secret".to_owned()),
+            ("data".to_owned(), "/somewhere".to_owned()),
+        ]);
+        let mut filler = Filler::new(&values, &["data"]);
+        let template = "{{port}} {{port.inner}} {{data}} {{redis.password}}";
+        assert_eq!(
+            filler.fill(template).expect("known"),
+            "6379 1 /somewhere secret"
+        );
+        filler.input("command", template);
+        let fingerprint = filler.fingerprint();
+        let keys: Vec<&str> = fingerprint.keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            ["command", "ports.inner", "ports.main", "redis.password"]
+        );
+        assert!(!fingerprint.values().any(|digest| digest.contains("secret")));
+    }
+}
