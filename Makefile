@@ -1,22 +1,24 @@
 # Two commands do all on a fresh machine: `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint build preflight down reset
+.PHONY: help demo test test-docker bench lint build preflight down reset
 
 # Where rustup puts cargo, in a shell that was open before rustup came; first,
 # as rustup has it: a system's own rust may be too old.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO_TARGET_DIR ?= target
 FANOUT := $(CARGO_TARGET_DIR)/release/fanout
+# How the demo's servers are run: `make demo RUNTIME=docker` pulls images.
+RUNTIME ?= native
 
 step = @say() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$$1"; else printf '\n%s\n' "$$1"; fi; }; say
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: preflight build ## set up what is missing, build, run it all on made-up events, show the three sinks
 	$(step) 'Start Postgres, Kafka, Connect with Debezium, Redis, ClickHouse, the external system and the pipeline'
-	$(FANOUT) up --ports auto
+	$(FANOUT) --runtime $(RUNTIME) up --ports auto
 	$(step) 'Write 8 pieces of content and 500 events into Postgres'
 	$(FANOUT) seed --events 500 --content 8
 	$(step) 'Wait until all of it has arrived, and hold every store against Postgres and the log'
@@ -47,6 +49,9 @@ demo: preflight build ## set up what is missing, build, run it all on made-up ev
 test: set_up_for := test
 test: lint ## the same set-up, then every check and test, on real servers
 	cargo test --locked --no-fail-fast
+
+test-docker: ## the stack in containers; starts an engine where there is none and that can be
+	tests/docker/run.sh
 
 bench: preflight ## measure the pipeline on recorded events
 	cargo bench --locked

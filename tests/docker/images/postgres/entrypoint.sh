@@ -1,0 +1,21 @@
+#!/bin/sh
+# POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB say what is made the first
+# time; the command's arguments are the server's.
+set -eu
+if [ "$(id -u)" = 0 ]; then
+    chown postgres: "$PGDATA"
+    exec setpriv --reuid=postgres --regid=postgres --clear-groups "$0" "$@"
+fi
+if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
+    user=${POSTGRES_USER:-postgres}
+    printf '%s\n' "${POSTGRES_PASSWORD:?is not set}" >/tmp/password
+    initdb -D "$PGDATA" -U "$user" --pwfile=/tmp/password --auth=scram-sha-256 -E UTF8 --locale=C
+    rm /tmp/password
+    echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
+    # The first server listens nowhere that a client of the network could see.
+    pg_ctl -D "$PGDATA" -w -o "-c listen_addresses= -c unix_socket_directories=/tmp" start
+    PGPASSWORD=$POSTGRES_PASSWORD createdb -h /tmp -U "$user" "${POSTGRES_DB:-$user}" 2>/dev/null || true
+    pg_ctl -D "$PGDATA" -w -m fast stop
+fi
+shift
+exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp "$@"

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# The stack in containers, from the first pull to the reset.
+#
+#   tests/docker/run.sh             stand-in images, from a registry of its own
+#   tests/docker/run.sh official    the images that the definitions name
+#
+# Takes the container engine that answers; where none does, and this is root on
+# Debian or Ubuntu, installs one and runs it for the time of the tests. Where
+# that cannot be, one line says so and the tests are skipped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+images=${1:-stand-in}
+work=$(mktemp -d "${TMPDIR:-/tmp}/fanout-docker-test.XXXXXX")
+chmod 0755 "$work"
+engine='' registry=''
+
+finish() {
+    code=$?
+    trap - EXIT
+    for pid in $registry $engine; do
+        kill "$pid" 2>/dev/null || continue
+        for _ in {1..100}; do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.2
+        done
+    done
+    [ -z "${KEEP:-}" ] && rm -rf --one-file-system "$work"
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+skip() {
+    printf 'test-docker: skipped: %s\n' "$*" >&2
+    exit 0
+}
+
+answers() { docker version --format '{{.Server.Version}}' 2>/dev/null; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+install() { # <program> <package>
+    if has "$1"; then return 0; fi
+    [ "$(id -u)" = 0 ] && has apt-get || return 1
+    export DEBIAN_FRONTEND=noninteractive
+    if [ -z "${updated:-}" ]; then apt-get -qq update >"$work/apt.log" 2>&1 && updated=yes; fi
+    apt-get -qq install -y --no-install-recommends "$2" >>"$work/apt.log" 2>&1
+}
+
+start_engine() {
+    [ "$(id -u)" = 0 ] || skip 'no container engine answers, and starting one takes root'
+    install dockerd docker.io || skip 'no container engine answers, and none can be installed'
+    unset DOCKER_CONTEXT
+    export DOCKER_HOST=unix://$work/docker.sock
+    dockerd --host "$DOCKER_HOST" --data-root "$work/data" --exec-root "$work/exec" \
+        --pidfile "$work/docker.pid" >"$work/dockerd.log" 2>&1 &
+    engine=$!
+    for _ in {1..150}; do
+        if answers >/dev/null; then return; fi
+        kill -0 "$engine" 2>/dev/null || break
+        sleep 0.2
+    done
+    skip "no container engine starts here: $(tail -n 1 "$work/dockerd.log")"
+}
+
+# A registry on the first free port from 5000 on.
+start_registry() {
+    install docker-registry docker-registry || skip 'there is no registry to serve the stand-in images'
+    install debootstrap debootstrap || skip 'there is no debootstrap to make the stand-in images'
+    port=5000
+    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+    mkdir "$work/registry"
+    cat >"$work/registry.yml" <<END
+version: 0.1
+storage:
+  filesystem: {rootdirectory: $work/registry}
+http: {addr: 127.0.0.1:$port}
+END
+    docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+    registry=$!
+    export FANOUT_TEST_DOCKER=localhost:$port
+}
+
+has docker || install docker docker.io || skip 'there is no docker command'
+answers >/dev/null || start_engine
+printf 'test-docker: engine %s\n' "$(answers)" >&2
+if [ "$images" = official ]; then
+    export FANOUT_TEST_DOCKER=official
+else
+    [ "$(id -u)" = 0 ] || skip 'making the stand-in images takes root'
+    start_registry
+    tests/docker/images.sh "$FANOUT_TEST_DOCKER" "$work/images"
+    # So that they have to be pulled.
+    docker images --format '{{.Repository}}:{{.Tag}}' | grep "^$FANOUT_TEST_DOCKER/" |
+        xargs -r docker rmi >/dev/null
+    docker rmi fanout-test/base >/dev/null
+fi
+cargo test --locked --test docker -- --nocapture
