@@ -82,8 +82,15 @@ pub fn overrides(site: &Site) -> Result<Values, StateError> {
     if connect.map(|known| known.runtime) != Some(Runtime::Native) || !secrets.exists() {
         return Ok(Values::new());
     }
-    let reference = format!("${{file:{}:postgres_password}}", secrets.display());
-    Ok(Values::from([("postgres.password".to_owned(), reference)]))
+    Ok(password_reference(&secrets.display().to_string()))
+}
+
+/// The password as a reference into a file that Connect reads, so that REST
+/// does not show it.
+#[must_use]
+pub fn password_reference(secrets: &str) -> Values {
+    let reference = format!("${{file:{secrets}:postgres_password}}");
+    Values::from([("postgres.password".to_owned(), reference)])
 }
 
 /// Makes the connector what the settings say, and waits until it and all of

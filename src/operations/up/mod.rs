@@ -408,8 +408,7 @@ impl Up {
         } else {
             return Values::new();
         };
-        let reference = format!("${{file:{secrets}:postgres_password}}");
-        Values::from([("postgres.password".to_owned(), reference)])
+        connector::password_reference(&secrets)
     }
 
     /// Where everything is.
