@@ -141,6 +141,8 @@ pub enum Command {
     Peek(crate::peek::Arguments),
     /// Show the board, or the events behind a score
     Leaderboard(crate::leaderboard::Arguments),
+    /// Apply history again, from the log, beside the live pipeline
+    Backfill(crate::backfill::Arguments),
     /// Check that every store holds what the source says; 5 when one does not
     Verify(crate::verify::Arguments),
     /// List and show what was rejected
@@ -178,6 +180,7 @@ impl Command {
             Self::Smoke(_) => "smoke",
             Self::Peek(_) => "peek",
             Self::Leaderboard(_) => "leaderboard",
+            Self::Backfill(_) => "backfill",
             Self::Verify(_) => "verify",
             Self::Dlq(_) => "dlq",
             Self::Doctor(_) => "doctor",
@@ -199,6 +202,7 @@ impl Command {
             | Self::Env(_)
             | Self::Connector(_)
             | Self::Smoke(_)
+            | Self::Backfill(_)
             | Self::Verify(_)
             | Self::Dlq(_)
             | Self::Config(_)
@@ -230,6 +234,7 @@ impl Command {
             Self::Smoke(arguments) => arguments.run(context).await,
             Self::Peek(arguments) => arguments.run(context).await,
             Self::Leaderboard(arguments) => arguments.run(context).await,
+            Self::Backfill(arguments) => arguments.run(context).await,
             Self::Verify(arguments) => arguments.run(context).await,
             Self::Dlq(command) => command.run(context).await,
             Self::Doctor(arguments) => arguments.run(context).await,

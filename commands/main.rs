@@ -2,6 +2,7 @@
 //! decides what is shown. Each command has a file of its own.
 
 mod arguments;
+mod backfill;
 mod cli;
 mod completions;
 mod config;

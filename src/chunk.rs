@@ -116,6 +116,14 @@ impl Chunk {
         self.entries.drain(..count.min(self.entries.len()));
     }
 
+    /// Forgets the records from this offset on. Returns whether there were any.
+    pub fn keep_before(&mut self, offset: i64) -> bool {
+        let kept = self.entries.partition_point(|entry| entry.offset < offset);
+        let is_cut = kept < self.entries.len();
+        self.entries.truncate(kept);
+        is_cut
+    }
+
     /// Forgets all records and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -146,6 +154,10 @@ mod tests {
             ]
         );
         assert_eq!(chunk.next_offset(), Some(11));
+        let mut front = chunk.clone();
+        assert!(!front.keep_before(11));
+        assert!(front.keep_before(9));
+        assert_eq!(front.next_offset(), Some(6));
         chunk.drop_front(2);
         assert_eq!(chunk.len(), 1);
         assert_eq!(chunk.get(0).map(|record| record.offset), Some(10));

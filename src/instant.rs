@@ -97,6 +97,17 @@ pub enum Resolved {
     At(i64),
 }
 
+impl Resolved {
+    /// Microseconds since the epoch; none for the earliest.
+    #[must_use]
+    pub fn micros(self) -> Option<i64> {
+        match self {
+            Self::Earliest => None,
+            Self::At(micros) => Some(micros),
+        }
+    }
+}
+
 impl fmt::Display for Resolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

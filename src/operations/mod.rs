@@ -1,6 +1,7 @@
 //! What an operator asks for: one module a verb, each a function over the
 //! settings that reports through a progress and returns what it did.
 
+pub mod backfill;
 pub mod check;
 pub mod connector;
 pub mod dlq;

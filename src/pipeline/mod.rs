@@ -15,6 +15,7 @@ mod group;
 mod metrics;
 mod partition;
 mod patience;
+pub mod replay;
 pub mod server;
 pub mod stats;
 pub mod status;
@@ -36,15 +37,18 @@ use crate::{
         ConsumerSettings, KafkaError, Limits, Log, Producer, TopicSpec, ensure_topics,
     },
     clock::now_ms,
-    config::Settings,
+    config::{self, Settings},
     event::SourceTable,
     failure::{Failure, Kind},
     sinks::{self, Sink},
 };
 
-/// Records that a batch for the external system holds at most: what a crash
-/// may send again.
-const HTTP_BATCH: usize = 512;
+/// What a batch for the external system holds at most: what a crash may send
+/// again.
+const HTTP_LIMITS: Limits = Limits {
+    records: 512,
+    bytes: 64 * 1024 * 1024,
+};
 
 /// The largest record a topic takes, in bytes: an update of a row with a
 /// payload of 10 MB carries it twice, escaped.
@@ -173,21 +177,7 @@ impl Pipeline {
         shared: &Shared,
         settings: &Settings,
     ) -> Result<(), PipelineError> {
-        let setup = |reason: String| PipelineError::Sink {
-            sink: "clickhouse",
-            reason,
-        };
-        let log = shared_log(shared, "clickhouse")?;
-        let common = sinks::clickhouse::Common::new(
-            &settings.clickhouse,
-            &shared.source.facts,
-            &shared.source.content,
-            log,
-            &shared.consumer,
-            &shared.group_prefix,
-        )
-        .map_err(|error| setup(error.to_string()))?;
-        let common = Arc::new(common);
+        let common = clickhouse(shared, settings)?;
         let batching = Batching {
             limits: Limits {
                 records: settings.clickhouse.batch_rows,
@@ -204,18 +194,9 @@ impl Pipeline {
     }
 
     fn start_http(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
-        let sink =
-            sinks::http::Http::new(&settings.external, &shared.source.facts).map_err(|error| {
-                PipelineError::Sink {
-                    sink: "http",
-                    reason: error.to_string(),
-                }
-            })?;
+        let sink = http(shared, &settings.external)?;
         let batching = Batching {
-            limits: Limits {
-                records: HTTP_BATCH,
-                bytes: 64 * 1024 * 1024,
-            },
+            limits: HTTP_LIMITS,
             linger: Duration::ZERO,
         };
         self.spawn_group(shared, "http", shared.source.facts.topic(), sink, batching)
@@ -326,6 +307,35 @@ fn shared(settings: &Settings, stop: CancellationToken) -> Result<Shared, Pipeli
         producer,
         patience: Patience::new(&settings.pipeline),
         stop,
+    })
+}
+
+/// What the sinks into ClickHouse share.
+fn clickhouse(
+    shared: &Shared,
+    settings: &Settings,
+) -> Result<Arc<sinks::clickhouse::Common>, PipelineError> {
+    let common = sinks::clickhouse::Common::new(
+        &settings.clickhouse,
+        &shared.source.facts,
+        &shared.source.content,
+        shared_log(shared, "clickhouse")?,
+        &shared.consumer,
+        &shared.group_prefix,
+    );
+    let common = common.map_err(|error| PipelineError::Sink {
+        sink: "clickhouse",
+        reason: error.to_string(),
+    })?;
+    Ok(Arc::new(common))
+}
+
+/// The sink into the external system.
+fn http(shared: &Shared, settings: &config::External) -> Result<sinks::http::Http, PipelineError> {
+    let sink = sinks::http::Http::new(settings, &shared.source.facts);
+    sink.map_err(|error| PipelineError::Sink {
+        sink: "http",
+        reason: error.to_string(),
     })
 }
 

@@ -78,9 +78,17 @@ impl Sink for Http {
 
     async fn claim(
         &self,
-        _partition: i32,
+        partition: i32,
         _committed: Option<i64>,
         _metadata: &str,
+    ) -> Result<HttpPartition, Fault> {
+        self.replay(partition, None).await
+    }
+
+    async fn replay(
+        &self,
+        _partition: i32,
+        _metadata: Option<&str>,
     ) -> Result<HttpPartition, Fault> {
         Ok(HttpPartition {
             common: Arc::clone(&self.common),

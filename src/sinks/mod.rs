@@ -107,6 +107,15 @@ pub trait Sink: Send + Sync + 'static {
         metadata: &str,
     ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
 
+    /// Takes a partition for a bounded replay, beside whoever owns it.
+    /// `metadata` is what [`PartitionSink::metadata`] said when the replay
+    /// began, where it goes on with one; settled once at its end.
+    fn replay(
+        &self,
+        partition: i32,
+        metadata: Option<&str>,
+    ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
+
     /// Whether the log is still the one that was opened. Asked now and then.
     fn check(&self) -> impl Future<Output = Result<(), Fault>> + Send;
 }

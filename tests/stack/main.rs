@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod backfill;
 mod cases;
 mod commands;
 mod end_to_end;
@@ -39,10 +40,11 @@ fn main() -> ExitCode {
     };
     let shared = Shared::default();
     // What leaves the stack as it found it comes before what does not.
-    let groups: [(&str, &[Test]); 8] = [
+    let groups: [(&str, &[Test]); 9] = [
         ("operating", operating::TESTS),
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
+        ("backfill", backfill::TESTS),
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),

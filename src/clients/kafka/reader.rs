@@ -31,13 +31,24 @@ impl Reader {
         topic: &str,
         starts: &[Option<i64>],
     ) -> Result<(Self, Vec<Partition>), KafkaError> {
+        let starts: Vec<(i32, Option<i64>)> = (0..).zip(starts.iter().copied()).collect();
+        Self::assign_some(settings, group, topic, &starts)
+    }
+
+    /// The same for some of the topic's partitions, each with where it begins.
+    pub fn assign_some(
+        settings: &ConsumerSettings,
+        group: &str,
+        topic: &str,
+        starts: &[(i32, Option<i64>)],
+    ) -> Result<(Self, Vec<Partition>), KafkaError> {
         let topic: Arc<str> = Arc::from(topic);
         let context = MemberContext::new(Arc::clone(&topic), None);
         let consumer: Arc<BaseConsumer<MemberContext>> =
             Arc::new(consumer_config(settings, group).create_with_context(context)?);
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let mut partitions = Vec::with_capacity(starts.len());
-        for (number, start) in (0..).zip(starts) {
+        for &(number, start) in starts {
             let offset = start.map_or(Offset::Beginning, Offset::Offset);
             list.add_partition_offset(&topic, number, offset)?;
             partitions.push(Partition::split(&consumer, &topic, number)?);

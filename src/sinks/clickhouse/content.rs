@@ -38,9 +38,17 @@ impl Sink for ContentMirror {
 
     async fn claim(
         &self,
-        _partition: i32,
+        partition: i32,
         _committed: Option<i64>,
         _metadata: &str,
+    ) -> Result<ContentPartition, Fault> {
+        self.replay(partition, None).await
+    }
+
+    async fn replay(
+        &self,
+        _partition: i32,
+        _metadata: Option<&str>,
     ) -> Result<ContentPartition, Fault> {
         Ok(ContentPartition {
             generation: self.common.generations.current()?.content,

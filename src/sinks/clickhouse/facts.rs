@@ -78,10 +78,7 @@ impl Sink for Facts {
     ) -> Result<FactsPartition, Fault> {
         let generations = self.common.generations.current()?;
         self.check_start(partition, committed).await?;
-        let known: Option<Metadata> = serde_json::from_str(metadata).ok();
-        let enriched = known
-            .filter(|known| known.f == METADATA_FORMAT && known.g == generations.content)
-            .map_or_else(Reached::new, |known| known.c);
+        let enriched = enriched(metadata, generations.content);
         let advances = self.common.catalogue.advances();
         Ok(FactsPartition {
             common: Arc::clone(&self.common),
@@ -89,8 +86,38 @@ impl Sink for Facts {
             generations,
             enriched,
             advances,
+            catches_up: false,
         })
     }
+
+    async fn replay(
+        &self,
+        partition: i32,
+        metadata: Option<&str>,
+    ) -> Result<FactsPartition, Fault> {
+        let generations = self.common.generations.current()?;
+        let enriched = match metadata {
+            Some(metadata) => enriched(metadata, generations.content),
+            None => self.common.catalogue.reached(),
+        };
+        Ok(FactsPartition {
+            common: Arc::clone(&self.common),
+            partition,
+            generations,
+            enriched,
+            advances: self.common.catalogue.advances(),
+            catches_up: true,
+        })
+    }
+}
+
+/// Up to where a commit says that the rows are enriched: from nowhere, where
+/// it says nothing of this generation.
+fn enriched(metadata: &str, content_generation: u16) -> Reached {
+    let known: Option<Metadata> = serde_json::from_str(metadata).ok();
+    known
+        .filter(|known| known.f == METADATA_FORMAT && known.g == content_generation)
+        .map_or_else(Reached::new, |known| known.c)
 }
 
 impl Facts {
@@ -125,6 +152,9 @@ pub struct FactsPartition {
     /// Up to where the stored rows know the catalogue.
     enriched: Reached,
     advances: watch::Receiver<u64>,
+    /// Somebody else enriches what is stored, perhaps before this has stored
+    /// it: settling first reads to the end of the content topic.
+    catches_up: bool,
 }
 
 impl PartitionSink for FactsPartition {
@@ -161,6 +191,9 @@ impl PartitionSink for FactsPartition {
 
     async fn settle(&mut self) -> Result<(), Fault> {
         self.advances.mark_unchanged();
+        if self.catches_up {
+            self.common.catch_up().await?;
+        }
         // Read first: a change after this is found the next time.
         let reached = self.common.catalogue.reached();
         let owed = self

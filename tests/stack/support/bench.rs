@@ -7,7 +7,8 @@ use fanout::{config::Settings, operations::objects};
 use serde_json::Value as Json;
 
 use super::{
-    Fanout, Producer, Record, Stack, Stub, Worker, Written, accepted_by, eventually, wait_for,
+    Fanout, Producer, Record, Stack, Stub, Worker, Written, accepted_by, delete_before, eventually,
+    wait_for,
 };
 
 /// The project.
@@ -92,6 +93,16 @@ impl<'a> Bench<'a> {
     /// Writes into a partition of the events' topic.
     pub fn event(&self, partition: i32, record: &Record) -> Written {
         self.producer.write(&self.events_topic(), partition, record)
+    }
+
+    /// Writes the insert of an event.
+    pub fn insert(&self, partition: i32, id: i64) -> Written {
+        self.event(partition, &Record::insert(self.prefix(), id))
+    }
+
+    /// Removes records as retention would.
+    pub fn delete_before(&self, partition: i32, offset: i64) {
+        delete_before(self.stack, &self.events_topic(), partition, offset);
     }
 
     /// Writes into the content topic.

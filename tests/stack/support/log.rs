@@ -4,12 +4,16 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
     metadata::MetadataPartition,
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
 };
+
+use serde_json::json;
 
 use super::{Stack, wait_for};
 
@@ -18,6 +22,31 @@ use super::{Stack, wait_for};
 pub struct Record {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// An event as the connector of this prefix writes its insert.
+    pub fn insert(prefix: &str, id: i64) -> Self {
+        let now = jiff::Timestamp::now();
+        let value = json!({
+            "before": null,
+            "after": {
+                "id": id, "content_id": null, "user_id": null, "event_type": "play",
+                "event_ts": now.to_string(), "duration_ms": 1500, "device": "ios",
+                "raw_payload": null,
+            },
+            "source": {
+                "connector": "postgresql", "name": prefix, "snapshot": "false", "db": "app",
+                "schema": "public", "table": "engagement_events", "lsn": 1000 + id,
+            },
+            "op": "c",
+            "ts_ms": now.as_millisecond(),
+        });
+        Self {
+            key: Some(json!({ "id": id }).to_string().into_bytes()),
+            value: Some(value.to_string().into_bytes()),
+        }
+    }
 }
 
 /// Where a record came to stand.
@@ -59,6 +88,27 @@ impl Producer {
             offset: delivered.offset,
         }
     }
+}
+
+/// Does things to topics that only an operator, or time, does.
+fn admin(stack: &Stack) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set(
+            "bootstrap.servers",
+            stack.stores.url("FANOUT_KAFKA_BROKERS"),
+        )
+        .create()
+        .expect("an admin")
+}
+
+/// Removes the records of a partition before an offset, as retention would.
+pub fn delete_before(stack: &Stack, topic: &str, partition: i32, offset: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset))
+        .expect("a partition");
+    let admin = admin(stack);
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    wait_for(admin.delete_records(&list, &options)).expect("the broker does it");
 }
 
 /// All that stands in a topic now, partition by partition.

@@ -1,0 +1,45 @@
+//! The board, made anew: whoever publishes it loses the lease, and whoever
+//! takes it next reads the window from the log again.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::BackfillError;
+use crate::{
+    clients::redis::{self, BoardKeys, BoardReader},
+    clock::now_us,
+    config::Settings,
+    operations::steps::Steps,
+};
+
+/// Between two looks at the board.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Drops the lease and waits until a complete board is published under the
+/// next one. Returns how many members it has.
+pub(super) async fn rebuild(
+    settings: &Settings,
+    timeout: Duration,
+    steps: &Steps<'_>,
+) -> Result<u64, BackfillError> {
+    let keys = BoardKeys::new(&settings.board.key);
+    let patience = Duration::from_millis(settings.redis.request_timeout_ms);
+    redis::delete(&settings.redis.url, std::slice::from_ref(&keys.lease)).await?;
+    // What is as of later than this was published under another lease.
+    let dropped_us = now_us();
+    let started = Instant::now();
+    let mut reader = BoardReader::connect(&settings.redis.url, keys, patience).await?;
+    steps.doing("rebuilding the board");
+    loop {
+        let view = reader.read(Some(0)).await?;
+        let anew = |meta: &redis::Meta| meta.complete && meta.as_of_us > dropped_us;
+        if view.lease.is_some() && view.meta.as_ref().is_some_and(anew) {
+            return Ok(view.cardinality);
+        }
+        if started.elapsed() >= timeout {
+            return Err(BackfillError::NoBoard { waited: timeout });
+        }
+        sleep(POLL).await;
+    }
+}

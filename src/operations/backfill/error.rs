@@ -1,0 +1,101 @@
+//! Why a backfill cannot be made, or not to its end.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::{
+    clients::{kafka::KafkaError, redis::RedisError},
+    failure::{Failure, Kind},
+    pipeline::replay::ReplayError,
+};
+
+/// Why there is none, or why it stopped. It can be run again.
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("another backfill of project {project} is at work: {holder}")]
+    Busy { project: String, holder: String },
+    #[error("{} cannot be kept", path.display())]
+    Journal {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is no journal of a backfill: {reason}", path.display())]
+    Malformed { path: PathBuf, reason: String },
+    #[error("kafka does not answer")]
+    Kafka(#[from] KafkaError),
+    #[error("topic {topic} does not exist")]
+    NoTopic { topic: String },
+    #[error("the log no longer reaches back to {from}: {}", list(partitions))]
+    OlderThanLog {
+        from: String,
+        to: Option<String>,
+        /// Partition and the offset that it begins at.
+        partitions: Vec<(i32, i64)>,
+    },
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error("redis does not answer")]
+    Redis(#[from] RedisError),
+    #[error("nobody has published the board within {}s", waited.as_secs())]
+    NoBoard { waited: Duration },
+}
+
+fn list(partitions: &[(i32, i64)]) -> String {
+    let one = |(partition, start): &(i32, i64)| {
+        format!("partition {partition} begins at offset {start}, later than that")
+    };
+    let texts: Vec<String> = partitions.iter().map(one).collect();
+    texts.join(", ")
+}
+
+impl Failure for BackfillError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Usage(_) => Kind::Usage,
+            Self::Busy { .. } => Kind::Refused,
+            Self::Journal { .. } | Self::Malformed { .. } | Self::Kafka(_) | Self::Redis(_) => {
+                Kind::Environment
+            }
+            Self::NoTopic { .. } | Self::OlderThanLog { .. } => Kind::Failed,
+            Self::Replay(error) => error.kind(),
+            Self::NoBoard { .. } => Kind::NotReady,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Busy { .. } => "backfill_locked",
+            Self::Journal { .. } => "state_unreachable",
+            Self::Malformed { .. } => "state_malformed",
+            Self::Kafka(_) => "kafka",
+            Self::NoTopic { .. } => "no_topic",
+            Self::OlderThanLog { .. } => "older_than_log",
+            Self::Replay(error) => error.code(),
+            Self::Redis(_) => "redis",
+            Self::NoBoard { .. } => "board_not_ready",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Usage(_) => "fanout backfill --help".to_owned(),
+            Self::Busy { .. } => "wait until it is done, then run the command again".to_owned(),
+            Self::Journal { .. } => {
+                "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
+            }
+            Self::Malformed { path, .. } => format!("rm {}", path.display()),
+            Self::Kafka(_) | Self::Redis(_) => "fanout status".to_owned(),
+            Self::NoTopic { .. } => "fanout connector apply".to_owned(),
+            Self::OlderThanLog { from, to, .. } => {
+                let to = to.as_ref().map(|to| format!(" --to {to}"));
+                let to = to.unwrap_or_default();
+                format!("fanout backfill --from {from}{to} --source database")
+            }
+            Self::Replay(error) => return error.hint(),
+            Self::NoBoard { .. } => "fanout status: is `fanout run` up?".to_owned(),
+        })
+    }
+}

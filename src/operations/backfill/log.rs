@@ -1,0 +1,215 @@
+//! The part of the log that a time means, and its replay.
+
+use std::{
+    collections::HashSet,
+    io,
+    time::{Duration, Instant},
+};
+
+use super::{
+    BackfillError, Request,
+    journal::{Journal, Place},
+};
+use crate::{
+    clients::kafka::{Bounds, KafkaError, Log, TopicIdentity},
+    config::Settings,
+    operations::{
+        dlq,
+        fence::{consumer, events_topic, group},
+        steps::Steps,
+    },
+    pipeline::replay::{Part, Tally, Watch},
+    progress::Unit,
+};
+
+/// Progress is kept this often: what a kill may repeat.
+const KEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Microseconds in a millisecond, which the log's times are in.
+const MILLISECOND_US: i64 = 1000;
+
+/// The events' topic as it is now.
+pub(super) struct Topic {
+    pub log: Log,
+    pub name: String,
+    pub identity: TopicIdentity,
+}
+
+impl Topic {
+    pub(super) async fn look(settings: &Settings) -> Result<Self, BackfillError> {
+        let name = events_topic(settings);
+        let log = Log::new(&consumer(settings), &group(settings, "backfill"))?;
+        match log.identity(&name).await? {
+            Some(identity) => Ok(Self {
+                log,
+                name,
+                identity,
+            }),
+            None => Err(BackfillError::NoTopic { topic: name }),
+        }
+    }
+
+    /// The offsets between two times, by partition. A time that the log no
+    /// longer reaches back to is an error.
+    pub(super) async fn parts(
+        &self,
+        request: &Request,
+        from_us: Option<i64>,
+        to_us: Option<i64>,
+    ) -> Result<Vec<Part>, BackfillError> {
+        let bounds = self.log.bounds(&self.name).await?;
+        let from = self.offsets(from_us).await?;
+        let to = self.offsets(to_us).await?;
+        if let Some(from) = &from {
+            let partitions = older(&bounds, from);
+            if !partitions.is_empty() {
+                return Err(BackfillError::OlderThanLog {
+                    from: request.from.to_string().replace(" ago", ""),
+                    to: request.to.map(|to| to.to_string().replace(" ago", "")),
+                    partitions,
+                });
+            }
+        }
+        Ok(parts(&bounds, from.as_deref(), to.as_deref()))
+    }
+
+    /// The first offset at or after a time, by partition.
+    async fn offsets(&self, time_us: Option<i64>) -> Result<Option<Vec<i64>>, KafkaError> {
+        let Some(time_us) = time_us else {
+            return Ok(None);
+        };
+        // The first whole millisecond at or after it.
+        let time_ms = -(-time_us).div_euclid(MILLISECOND_US);
+        self.log
+            .offsets_at(&self.name, time_ms.max(0))
+            .await
+            .map(Some)
+    }
+}
+
+/// The partitions from whose front records are gone that may be as late as the
+/// time asked for: it is found no later than at what is left.
+fn older(bounds: &[Bounds], from: &[i64]) -> Vec<(i32, i64)> {
+    let found = (0..).zip(bounds.iter().zip(from));
+    found
+        .filter(|(_, (bounds, from))| {
+            bounds.start > 0 && bounds.start < bounds.end && **from <= bounds.start
+        })
+        .map(|(partition, (bounds, _))| (partition, bounds.start))
+        .collect()
+}
+
+/// What lies between, within what there is.
+fn parts(bounds: &[Bounds], from: Option<&[i64]>, to: Option<&[i64]>) -> Vec<Part> {
+    let part = |(index, bounds): (usize, &Bounds)| {
+        let at = |offsets: Option<&[i64]>| offsets.and_then(|offsets| offsets.get(index).copied());
+        let within = |offset: i64| offset.clamp(bounds.start, bounds.end.max(bounds.start));
+        let from = within(at(from).unwrap_or(bounds.start));
+        let until = within(at(to).unwrap_or(bounds.end));
+        let number = i32::try_from(index).unwrap_or(i32::MAX);
+        Part::new(number, from, until.max(from))
+    };
+    bounds.iter().enumerate().map(part).collect()
+}
+
+/// Keeps how far a replay is, and shows it.
+pub(super) struct Keeper<'a> {
+    place: &'a Place,
+    journal: &'a mut Journal,
+    sink: &'a str,
+    letters: HashSet<(i32, i64)>,
+    steps: &'a Steps<'a>,
+    kept: Option<Instant>,
+}
+
+impl<'a> Keeper<'a> {
+    pub(super) async fn new(
+        settings: &Settings,
+        place: &'a Place,
+        journal: &'a mut Journal,
+        sink: &'a str,
+        steps: &'a Steps<'a>,
+    ) -> Result<Self, BackfillError> {
+        let mut letters = HashSet::new();
+        dlq::for_each(settings, |letter| {
+            if letter.sink == sink && letter.generation == journal.topic {
+                letters.insert((letter.partition, letter.offset));
+            }
+        })
+        .await?;
+        Ok(Self {
+            place,
+            journal,
+            sink,
+            letters,
+            steps,
+            kept: None,
+        })
+    }
+}
+
+impl Watch for Keeper<'_> {
+    fn advanced(&mut self, part: &Part, _tally: &Tally) -> io::Result<()> {
+        let parts = self.journal.replays.entry(self.sink.to_owned());
+        let parts = parts.or_default();
+        if let Some(kept) = parts
+            .iter_mut()
+            .find(|kept| kept.partition == part.partition)
+        {
+            part.clone_into(kept);
+        }
+        let passed = parts.iter().map(Part::passed).sum();
+        let total = parts.iter().map(Part::len).sum();
+        self.steps.advanced(passed, Some(total), Unit::Records);
+        let due = |kept: Instant| kept.elapsed() >= KEEP_INTERVAL;
+        if part.done || self.kept.is_none_or(due) {
+            self.place.save(self.journal)?;
+            self.kept = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn is_dead_lettered(&self, partition: i32, offset: i64) -> bool {
+        self.letters.contains(&(partition, offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_a_front_that_was_cut_off_can_be_too_late() {
+        let bounds = [
+            Bounds { start: 0, end: 9 },
+            Bounds { start: 5, end: 9 },
+            Bounds { start: 5, end: 9 },
+            Bounds { start: 5, end: 5 },
+        ];
+        assert_eq!(older(&bounds, &[0, 5, 6, 5]), [(1, 5)]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_stays_within_the_log_and_within_what_was_asked(
+            start in 0..50_i64, length in 0..50_i64, from in 0..120_i64, to in 0..120_i64,
+        ) {
+            let bounds = [Bounds { start, end: start + length }];
+            let part = &parts(&bounds, Some(&[from]), Some(&[to]))[0];
+            prop_assert!(part.from >= start && part.until <= start + length);
+            prop_assert!(part.from <= part.until);
+            for offset in start..start + length {
+                let wanted = (from..to).contains(&offset);
+                prop_assert_eq!((part.from..part.until).contains(&offset), wanted);
+            }
+        }
+
+        #[test]
+        fn without_times_it_is_the_whole_log(start in 0..50_i64, length in 0..50_i64) {
+            let bounds = [Bounds { start, end: start + length }];
+            prop_assert_eq!(&parts(&bounds, None, None)[0], &Part::new(0, start, start + length));
+        }
+    }
+}
