@@ -145,7 +145,7 @@ pub enum Command {
     Backfill(crate::backfill::Arguments),
     /// Check that every store holds what the source says; 5 when one does not
     Verify(crate::verify::Arguments),
-    /// List and show what was rejected
+    /// List, show, apply again or forget what was rejected
     #[command(subcommand)]
     Dlq(crate::dlq::Command),
     /// Look at what the machine and the servers need, each with its fix

@@ -1,15 +1,20 @@
-//! `fanout dlq`: what was rejected, by whom and why.
+//! `fanout dlq`: what was rejected, by whom and why; applied again, forgotten.
+
+use std::time::Duration;
 
 use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 use fanout::{
+    config::Settings,
     escape::{ellipsis, escape},
-    operations::dlq::{self, Filter, Letter, LetterId, Listing},
+    operations::dlq::{self, Filter, Letter, LetterId, Listing, Report, Selected},
 };
 use serde_json::{Value as Json, json};
 
 use crate::{
+    arguments::duration,
+    confirm::confirmed,
     context::Context,
     exit::{Outcome, Verdict},
     table::{render, table},
@@ -28,6 +33,10 @@ pub enum Command {
         /// As listed: partition:offset
         id: LetterId,
     },
+    /// Apply them through their sink again, at the position each record had
+    Replay(Replay),
+    /// Forget the bytes of all of them
+    Purge(Purge),
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +52,38 @@ pub struct List {
     limit: usize,
 }
 
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Only these, as listed: partition:offset
+    #[arg(value_name = "ID")]
+    ids: Vec<LetterId>,
+    /// Only those of this sink
+    #[arg(long)]
+    sink: Option<String>,
+    /// Only those with this code
+    #[arg(long)]
+    code: Option<String>,
+    /// Tell the external system without asking
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be replayed, and replay nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How long a sink may refuse
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Purge {
+    /// Purge without asking
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be purged, and purge nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
 impl Command {
     pub async fn run(self, context: &Context) -> Outcome {
         let settings = context.config()?.settings;
@@ -50,12 +91,17 @@ impl Command {
         match self {
             Self::Ls(arguments) => {
                 let filter = Filter {
+                    ids: Vec::new(),
                     sink: arguments.sink,
                     code: arguments.code,
                 };
                 let listing = dlq::list(&settings, &filter, arguments.limit).await?;
                 let latest: Vec<Json> = listing.latest.iter().map(document).collect();
-                let report = json!({ "counts": listing.counts, "letters": latest });
+                let report = json!({
+                    "counts": listing.counts,
+                    "letters": latest,
+                    "purged": listing.purged,
+                });
                 printer.conclude("dlq", Verdict::Done, &report, || list(&listing))
             }
             Self::Show { id } => {
@@ -63,8 +109,96 @@ impl Command {
                 let report = json!({ "letter": document(&letter) });
                 printer.conclude("dlq", Verdict::Done, &report, || show(&letter))
             }
+            Self::Replay(arguments) => arguments.run(context, &settings).await,
+            Self::Purge(arguments) => arguments.run(context, &settings).await,
         }
     }
+}
+
+impl Replay {
+    async fn run(self, context: &Context, settings: &Settings) -> Outcome {
+        let filter = Filter {
+            ids: self.ids,
+            sink: self.sink,
+            code: self.code,
+        };
+        let selected = dlq::select(settings, &filter).await?;
+        let printer = context.printer();
+        if self.dry_run {
+            let report = json!({ "dry_run": true, "letters": selected.counts() });
+            return printer.conclude("dlq", Verdict::Done, &report, || counts(&selected));
+        }
+        printer.note(&counts(&selected));
+        let asked = !self.yes && selected.goes_outside();
+        let progress = printer.progress();
+        let how = dlq::Replay {
+            confirmed: self.yes
+                || (asked && confirmed(context, "yes", "tell the external system again").await),
+            patience: self.timeout,
+            stop: context.stop().clone(),
+        };
+        let work = Box::pin(selected.replay(settings, &how, &*progress));
+        let report = work.await?;
+        drop(progress);
+        let document = json!({ "dry_run": false, "done": report });
+        printer.conclude("dlq", Verdict::Done, &document, || replayed(&report))
+    }
+}
+
+impl Purge {
+    async fn run(self, context: &Context, settings: &Settings) -> Outcome {
+        let printer = context.printer();
+        let listing = dlq::list(settings, &Filter::default(), 0).await?;
+        if self.dry_run {
+            let report = json!({ "dry_run": true, "counts": listing.counts });
+            return printer.conclude("dlq", Verdict::Done, &report, || tally(&listing));
+        }
+        printer.note(&tally(&listing));
+        let yes = self.yes || confirmed(context, "yes", "forget the bytes of all of these").await;
+        let progress = printer.progress();
+        let purged = dlq::purge(settings, yes, &*progress).await?;
+        drop(progress);
+        let report = json!({ "dry_run": false, "done": purged });
+        printer.conclude("dlq", Verdict::Done, &report, || {
+            format!("purged {} dead letters", purged.letters)
+        })
+    }
+}
+
+/// `3 of clickhouse, 3 of http`.
+fn counts(selected: &Selected) -> String {
+    let counts = selected.counts();
+    let mut parts: Vec<String> = counts
+        .iter()
+        .map(|(sink, letters)| format!("{letters} of {}", escape(sink)))
+        .collect();
+    if selected.superseded() > 0 {
+        let superseded = selected.superseded();
+        parts.push(format!(
+            "{superseded} of an earlier life of their topic, left alone"
+        ));
+    }
+    if parts.is_empty() {
+        return "no dead letters".to_owned();
+    }
+    parts.join(", ")
+}
+
+fn replayed(report: &Report) -> String {
+    let mut lines: Vec<String> = report
+        .replayed
+        .iter()
+        .map(|(sink, tally)| {
+            let ignored: u64 = tally.ignored.values().sum();
+            let rejected: u64 = tally.rejected.values().sum();
+            let applied = tally.applied;
+            format!("{sink}: {applied} applied, {ignored} ignored, {rejected} still rejected")
+        })
+        .collect();
+    if let Some(members) = report.board {
+        lines.push(format!("redis: rebuilt, {members} members"));
+    }
+    lines.join("\n")
 }
 
 /// Bytes that are no text come as what they can be read as, and whole in
@@ -104,7 +238,7 @@ fn hex(bytes: Option<&[u8]>) -> Option<String> {
 
 fn list(listing: &Listing) -> String {
     if listing.counts.is_empty() {
-        return "no dead letters".to_owned();
+        return tally(listing);
     }
     let mut letters = table(["ID", "TIME", "SINK", "CODE", "RECORD", "ERROR"]);
     for letter in &listing.latest {
@@ -117,6 +251,18 @@ fn list(listing: &Listing) -> String {
             ellipsis(&escape(&letter.error), ERROR_WIDTH).into_owned(),
         ]);
     }
+    format!("{}\n\n{}", render(&letters), tally(listing))
+}
+
+/// How many there are of each kind.
+fn tally(listing: &Listing) -> String {
+    let purged = match listing.purged {
+        0 => String::new(),
+        purged => format!("\n{purged} were purged"),
+    };
+    if listing.counts.is_empty() {
+        return format!("no dead letters{purged}");
+    }
     let mut counts = table(["SINK", "CODE", "LETTERS"]);
     for count in &listing.counts {
         counts.add_row([
@@ -125,7 +271,7 @@ fn list(listing: &Listing) -> String {
             count.letters.to_string(),
         ]);
     }
-    format!("{}\n\n{}", render(&letters), render(&counts))
+    format!("{}{purged}", render(&counts))
 }
 
 fn position(letter: &Letter) -> String {

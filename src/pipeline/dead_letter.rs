@@ -92,6 +92,7 @@ impl DeadLetters {
             ("fanout-partition", record.partition.to_string()),
             ("fanout-offset", record.offset.to_string()),
             ("fanout-generation", self.generation.to_string()),
+            ("fanout-timestamp", record.timestamp_ms.to_string()),
             ("fanout-time", jiff::Timestamp::now().to_string()),
         ];
         self.producer

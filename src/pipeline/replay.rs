@@ -181,7 +181,51 @@ pub async fn replay(
     bounds: &Bounds,
     watch: &mut dyn Watch,
 ) -> Result<Tally, ReplayError> {
+    let work = Work::Parts(parts, watch);
+    Ok(run(settings, through, work, bounds).await?.0)
+}
+
+/// A record by its bytes and its place, wherever it was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// Applies records at the places they had. Returns what became of them, and
+/// the places of those that the sink still rejects.
+///
+/// # Errors
+/// When the sink halts or refuses for too long.
+pub async fn apply(
+    settings: &Settings,
+    through: Through,
+    records: &[Kept],
+    bounds: &Bounds,
+) -> Result<Done, ReplayError> {
+    run(settings, through, Work::Kept(records), bounds).await
+}
+
+/// What goes through the sink.
+enum Work<'w> {
+    Parts(&'w mut [Part], &'w mut dyn Watch),
+    Kept(&'w [Kept]),
+}
+
+/// What was done, and the places of kept records that are still rejected.
+type Done = (Tally, Vec<(i32, i64)>);
+
+async fn run(
+    settings: &Settings,
+    through: Through,
+    work: Work<'_>,
+    bounds: &Bounds,
+) -> Result<Done, ReplayError> {
     let shared = shared(settings, bounds.stop.clone())?;
+    let (facts, content) = (shared.source.facts.topic(), shared.source.content.topic());
     let rows = Limits {
         records: settings.clickhouse.batch_rows,
         bytes: settings.clickhouse.batch_bytes,
@@ -189,23 +233,20 @@ pub async fn replay(
     match through {
         Through::ClickHouse => {
             let sink = Facts::new(clickhouse(&shared, settings)?);
-            let topic = shared.source.facts.topic();
-            let run = Run::new(&shared, "clickhouse", topic, rows, bounds, sink).await?;
-            Box::pin(run.all(parts, watch)).await
+            let run = Run::new(&shared, "clickhouse", facts, rows, bounds, sink).await?;
+            Box::pin(run.work(work)).await
         }
         Through::Content => {
             let sink = ContentMirror::new(clickhouse(&shared, settings)?);
-            let topic = shared.source.content.topic();
-            let run = Run::new(&shared, "content", topic, rows, bounds, sink).await?;
-            Box::pin(run.all(parts, watch)).await
+            let run = Run::new(&shared, "content", content, rows, bounds, sink).await?;
+            Box::pin(run.work(work)).await
         }
         Through::Http { include_snapshots } => {
             let mut external = settings.external.clone();
             external.include_snapshots |= include_snapshots;
             let sink = http(&shared, &external)?;
-            let topic = shared.source.facts.topic();
-            let run = Run::new(&shared, "http", topic, HTTP_LIMITS, bounds, sink).await?;
-            Box::pin(run.all(parts, watch)).await
+            let run = Run::new(&shared, "http", facts, HTTP_LIMITS, bounds, sink).await?;
+            Box::pin(run.work(work)).await
         }
     }
 }
@@ -248,15 +289,48 @@ impl<'a, S: Sink> Run<'a, S> {
         Ok(run)
     }
 
-    async fn all(
-        mut self,
-        parts: &mut [Part],
-        watch: &mut dyn Watch,
-    ) -> Result<Tally, ReplayError> {
-        for part in parts.iter_mut().filter(|part| !part.done) {
-            self.part(part, watch).await?;
+    async fn work(mut self, work: Work<'_>) -> Result<Done, ReplayError> {
+        let mut rejected = Vec::new();
+        match work {
+            Work::Parts(parts, watch) => {
+                for part in parts.iter_mut().filter(|part| !part.done) {
+                    self.part(part, watch).await?;
+                }
+            }
+            Work::Kept(records) => rejected = self.kept(records).await?,
         }
-        Ok(self.tally)
+        Ok((self.tally, rejected))
+    }
+
+    /// Records of any partition, in any order.
+    async fn kept(&mut self, records: &[Kept]) -> Result<Vec<(i32, i64)>, ReplayError> {
+        let mut by_partition: BTreeMap<i32, BTreeMap<i64, &Kept>> = BTreeMap::new();
+        for record in records {
+            let partition = by_partition.entry(record.partition).or_default();
+            partition.insert(record.offset, record);
+        }
+        let mut still_rejected = Vec::new();
+        for (number, records) in by_partition {
+            let claim = async |_| self.sink.replay(number, None).await;
+            let mut sink = self.insist(claim).await?;
+            let mut chunk = Chunk::new(Arc::from(self.topic.as_str()), number);
+            let mut left = records.into_values().peekable();
+            while let Some(record) = left.next() {
+                let (key, value) = (record.key.as_deref(), record.value.as_deref());
+                chunk.push(record.offset, record.timestamp_ms, key, value);
+                let room = chunk.len() < self.limits.records && chunk.size() < self.limits.bytes;
+                if room && left.peek().is_some() {
+                    continue;
+                }
+                let delivery = self.write(&mut sink, &chunk).await?;
+                let rejected = delivery.rejected.iter();
+                let offsets = rejected.filter_map(|one| Some(chunk.get(one.index)?.offset));
+                still_rejected.extend(offsets.map(|offset| (number, offset)));
+                chunk.clear();
+            }
+            self.settle(&mut sink).await?;
+        }
+        Ok(still_rejected)
     }
 
     async fn part(&mut self, part: &mut Part, watch: &mut dyn Watch) -> Result<(), ReplayError> {
@@ -274,7 +348,7 @@ impl<'a, S: Sink> Run<'a, S> {
         let mut chunk = Chunk::new(Arc::clone(partition.topic()), part.partition);
         while part.next < part.until {
             let next = self.gather(&mut partition, &mut chunk, part.until).await?;
-            while !chunk.is_empty() {
+            if !chunk.is_empty() {
                 self.deliver(&mut sink, &mut chunk, watch).await?;
             }
             part.next = part.next.max(next);
@@ -319,23 +393,14 @@ impl<'a, S: Sink> Run<'a, S> {
         }
     }
 
-    /// Delivers the chunk, or the front of it.
+    /// Delivers the chunk and dead-letters what was not before.
     async fn deliver(
         &mut self,
         sink: &mut S::Partition,
         chunk: &mut Chunk,
         watch: &dyn Watch,
     ) -> Result<(), ReplayError> {
-        let started = Instant::now();
-        let mut attempt = 0;
-        let delivery = loop {
-            match sink.deliver(chunk, attempt).await {
-                Ok(delivery) => break delivery,
-                Err(fault) => self.wait(fault, attempt, started).await?,
-            }
-            attempt += 1;
-        };
-        self.count(&delivery);
+        let delivery = self.write(sink, chunk).await?;
         let mut unsent: Vec<Rejected> = delivery.rejected.clone();
         unsent.retain(|rejected| {
             let record = chunk.get(rejected.index);
@@ -346,14 +411,31 @@ impl<'a, S: Sink> Run<'a, S> {
             self.wait(fault, attempt, started).await?;
             attempt += 1;
         }
-        if let Some(halt) = delivery.halt {
-            return Err(ReplayError::Halted(halt));
-        }
-        chunk.drop_front(delivery.taken);
-        if chunk.is_empty() {
-            chunk.clear();
-        }
+        chunk.clear();
         Ok(())
+    }
+
+    /// Delivers the chunk until the store has acknowledged all of it.
+    async fn write(
+        &mut self,
+        sink: &mut S::Partition,
+        chunk: &Chunk,
+    ) -> Result<Delivery, ReplayError> {
+        let started = Instant::now();
+        let mut attempt = 0;
+        loop {
+            match sink.deliver(chunk, attempt).await {
+                Ok(mut delivery) => {
+                    self.count(&delivery);
+                    return match delivery.halt.take() {
+                        Some(halt) => Err(ReplayError::Halted(halt)),
+                        None => Ok(delivery),
+                    };
+                }
+                Err(fault) => self.wait(fault, attempt, started).await?,
+            }
+            attempt += 1;
+        }
     }
 
     fn count(&mut self, delivery: &Delivery) {

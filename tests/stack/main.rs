@@ -13,6 +13,7 @@
 mod backfill;
 mod cases;
 mod commands;
+mod dead_letters;
 mod end_to_end;
 mod external;
 mod operating;
@@ -40,11 +41,12 @@ fn main() -> ExitCode {
     };
     let shared = Shared::default();
     // What leaves the stack as it found it comes before what does not.
-    let groups: [(&str, &[Test]); 9] = [
+    let groups: [(&str, &[Test]); 10] = [
         ("operating", operating::TESTS),
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
         ("backfill", backfill::TESTS),
+        ("dead_letters", dead_letters::TESTS),
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),

@@ -29,7 +29,9 @@ pub use producer::{Letter, Producer};
 pub use rdkafka::error::KafkaError;
 pub use reader::Reader;
 pub use scan::{Scan, Seen, Stretch};
-pub use topics::{TopicSpec, delete_groups, delete_topics, ensure_topics, list_topics_and_groups};
+pub use topics::{
+    TopicSpec, delete_before, delete_groups, delete_topics, ensure_topics, list_topics_and_groups,
+};
 
 /// How the consumers of one process are set.
 #[derive(Debug, Clone)]

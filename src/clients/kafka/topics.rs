@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
@@ -64,6 +64,23 @@ pub async fn delete_topics(brokers: &str, names: &[String]) -> Result<(), KafkaE
             Err((_, code)) => return Err(KafkaError::AdminOp(code)),
         }
     }
+    Ok(())
+}
+
+/// Deletes the records of partitions that stand before an offset.
+///
+/// # Errors
+/// When no broker answers or it is refused.
+pub async fn delete_before(
+    brokers: &str,
+    topic: &str,
+    offsets: &[(i32, i64)],
+) -> Result<(), KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for &(partition, offset) in offsets {
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    }
+    admin(brokers)?.delete_records(&list, &options()).await?;
     Ok(())
 }
 

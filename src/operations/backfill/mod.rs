@@ -294,9 +294,7 @@ impl Backfill {
         }
         let mut board = None;
         if self.request.has("redis") {
-            let steps = Steps::new(progress, "redis");
-            board = Some(board::rebuild(&self.settings, patience, &steps).await?);
-            steps.done("rebuilt");
+            board = Some(rebuild_board(&self.settings, patience, progress).await?);
         }
         self.place.remove()?;
         Ok(Report {
@@ -322,6 +320,21 @@ impl Backfill {
         steps.done("replayed");
         Ok(tally)
     }
+}
+
+/// Has the board made anew; returns its members.
+///
+/// # Errors
+/// When nobody publishes it within `timeout`, or Redis does not answer.
+pub async fn rebuild_board(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<u64, BackfillError> {
+    let steps = Steps::new(progress, "redis");
+    let members = board::rebuild(settings, timeout, &steps).await?;
+    steps.done("rebuilt");
+    Ok(members)
 }
 
 #[cfg(test)]

@@ -109,6 +109,8 @@ mod tests {
             offset,
             generation: String::new(),
             time: String::new(),
+            timestamp_ms: 0,
+            purged: false,
             key: Some(key.as_bytes().to_vec()),
             value: None,
         }

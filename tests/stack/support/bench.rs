@@ -7,8 +7,8 @@ use fanout::{config::Settings, operations::objects};
 use serde_json::Value as Json;
 
 use super::{
-    Fanout, Producer, Record, Stack, Stub, Worker, Written, accepted_by, delete_before, eventually,
-    wait_for,
+    Fanout, Producer, Record, Stack, Stub, Worker, Written, accepted_by, delete_before, ends,
+    eventually, wait_for,
 };
 
 /// The project.
@@ -93,6 +93,32 @@ impl<'a> Bench<'a> {
     /// Writes into a partition of the events' topic.
     pub fn event(&self, partition: i32, record: &Record) -> Written {
         self.producer.write(&self.events_topic(), partition, record)
+    }
+
+    /// Writes into the topic of dead letters.
+    pub fn letter(&self, record: &Record, headers: &[(&str, String)]) -> Written {
+        let topic = &self.settings.kafka.dead_letter_topic;
+        self.producer.write_with(topic, 0, record, headers)
+    }
+
+    /// A statement in its database.
+    pub fn clickhouse(&self, question: &str) -> String {
+        let database = &self.settings.clickhouse.database;
+        let question = question.replace("{db}", database);
+        self.stack.stores.clickhouse(&question).trim().to_owned()
+    }
+
+    /// How its external system misbehaves from now on.
+    pub fn set_faults(&self, faults: &Json) {
+        let url = format!("{}/faults", self.stub.url);
+        let client = reqwest::Client::new();
+        let answer = wait_for(client.put(url).json(faults).send()).expect("the stub");
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
+    /// One past the last record of a partition of the events' topic.
+    pub fn end(&self, partition: usize) -> i64 {
+        ends(self.stack, &self.events_topic())[partition]
     }
 
     /// Writes the insert of an event.

@@ -8,6 +8,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
+    message::{Header, OwnedHeaders},
     metadata::MetadataPartition,
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
@@ -77,8 +78,26 @@ impl Producer {
 
     /// Appends one record to one partition and waits until it is there.
     pub fn write(&self, topic: &str, partition: i32, record: &Record) -> Written {
-        let mut message: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(topic).partition(partition);
+        self.write_with(topic, partition, record, &[])
+    }
+
+    /// The same with headers.
+    pub fn write_with(
+        &self,
+        topic: &str,
+        partition: i32,
+        record: &Record,
+        headers: &[(&str, String)],
+    ) -> Written {
+        let headers = headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                let value = Some(value);
+                headers.insert(Header { key, value })
+            });
+        let mut message: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic)
+            .partition(partition)
+            .headers(headers);
         message.key = record.key.as_deref();
         message.payload = record.value.as_deref();
         let delivered = wait_for(self.0.send(message, Timeout::After(PATIENCE)));
@@ -109,6 +128,26 @@ pub fn delete_before(stack: &Stack, topic: &str, partition: i32, offset: i64) {
     let admin = admin(stack);
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
     wait_for(admin.delete_records(&list, &options)).expect("the broker does it");
+}
+
+/// One past the last committed record of each partition.
+pub fn ends(stack: &Stack, topic: &str) -> Vec<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set(
+            "bootstrap.servers",
+            stack.stores.url("FANOUT_KAFKA_BROKERS"),
+        )
+        .set("isolation.level", "read_committed")
+        .create()
+        .expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+    let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+    let partitions = metadata.topics()[0].partitions().iter();
+    let end = |partition: i32| {
+        let bounds = consumer.fetch_watermarks(topic, partition, PATIENCE);
+        bounds.unwrap_or_else(|error| panic!("{topic}: {error}")).1
+    };
+    partitions.map(|partition| end(partition.id())).collect()
 }
 
 /// All that stands in a topic now, partition by partition.

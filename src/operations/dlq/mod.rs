@@ -1,5 +1,8 @@
-//! Dead letters, read: what was rejected, by whom and why, with the original
-//! bytes. Sending them through their sink again is another business.
+//! Dead letters: what was rejected, by whom and why, with the original bytes;
+//! applied again by [`replay`], forgotten by [`purge`].
+
+mod purge;
+mod replay;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,12 +12,22 @@ use std::{
 
 use serde::Serialize;
 
-use super::fence::{consumer, group};
+use super::{
+    backfill::BackfillError,
+    fence::{consumer, group},
+};
 use crate::{
     clients::kafka::{KafkaError, Log, Scan, Seen, Stretch},
     config::Settings,
     failure::{Failure, Kind},
+    pipeline::replay::ReplayError,
 };
+
+pub use purge::{Purged, purge};
+pub use replay::{Replay, Report, Selected, select};
+
+/// Header of a letter of which only the place is kept: it was purged.
+const PURGED: &str = "fanout-purged";
 
 /// Where a letter is in the topic of dead letters: `partition:offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +52,11 @@ pub struct Letter {
     pub generation: String,
     /// RFC 3339.
     pub time: String,
+    /// When the broker appended the record, in milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// Its bytes are gone, on purpose; that it was one is kept, because it
+    /// accounts for the record.
+    pub purged: bool,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
 }
@@ -46,6 +64,8 @@ pub struct Letter {
 /// Which letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// These; all, where none is named.
+    pub ids: Vec<LetterId>,
     pub sink: Option<String>,
     pub code: Option<String>,
 }
@@ -64,6 +84,8 @@ pub struct Listing {
     /// Latest last.
     pub latest: Vec<Letter>,
     pub counts: Vec<Count>,
+    /// Letters whose bytes were purged.
+    pub purged: u64,
 }
 
 /// Why dead letters cannot be read.
@@ -73,6 +95,16 @@ pub enum DlqError {
     Kafka(#[from] KafkaError),
     #[error("there is no dead letter {id} in {topic}")]
     NoLetter { id: LetterId, topic: String },
+    #[error("{what}, and nobody has said yes")]
+    NotConfirmed {
+        what: String,
+        /// The command that says it.
+        command: &'static str,
+    },
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error(transparent)]
+    Board(#[from] BackfillError),
 }
 
 impl Failure for DlqError {
@@ -80,6 +112,9 @@ impl Failure for DlqError {
         match self {
             Self::Kafka(_) => Kind::Environment,
             Self::NoLetter { .. } => Kind::Failed,
+            Self::NotConfirmed { .. } => Kind::Refused,
+            Self::Replay(error) => error.kind(),
+            Self::Board(error) => error.kind(),
         }
     }
 
@@ -87,6 +122,9 @@ impl Failure for DlqError {
         match self {
             Self::Kafka(_) => "kafka",
             Self::NoLetter { .. } => "no_letter",
+            Self::NotConfirmed { .. } => "not_confirmed",
+            Self::Replay(error) => error.code(),
+            Self::Board(error) => error.code(),
         }
     }
 
@@ -94,6 +132,9 @@ impl Failure for DlqError {
         let hint = match self {
             Self::Kafka(_) => "fanout status",
             Self::NoLetter { .. } => "fanout dlq ls",
+            Self::NotConfirmed { command, .. } => command,
+            Self::Replay(error) => return error.hint(),
+            Self::Board(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -136,15 +177,28 @@ impl From<Seen> for Letter {
             partition: text("fanout-partition").parse().unwrap_or(-1),
             offset: text("fanout-offset").parse().unwrap_or(-1),
             generation: text("fanout-generation"),
+            timestamp_ms: timestamp_ms(&seen),
             time: text("fanout-time"),
+            purged: seen.header(PURGED).is_some(),
             key: seen.key,
             value: seen.value,
         }
     }
 }
 
+/// The record's own time; of letters that do not have it, when they were
+/// written, which is soon after.
+fn timestamp_ms(seen: &Seen) -> i64 {
+    let header = seen.header("fanout-timestamp");
+    let own = header.and_then(|text| text.parse().ok());
+    own.unwrap_or(seen.timestamp_ms)
+}
+
 impl Filter {
     fn takes(&self, letter: &Letter) -> bool {
+        if letter.purged || !(self.ids.is_empty() || self.ids.contains(&letter.id)) {
+            return false;
+        }
         let is = |wanted: &Option<String>, found: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == found)
         };
@@ -189,7 +243,9 @@ pub async fn for_each(
 pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<Listing, DlqError> {
     let mut latest = VecDeque::new();
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let mut purged = 0;
     for_each(settings, |letter| {
+        purged += u64::from(letter.purged);
         if !filter.takes(&letter) {
             return;
         }
@@ -212,6 +268,7 @@ pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<
     Ok(Listing {
         latest: latest.into(),
         counts: counts.into_iter().map(count).collect(),
+        purged,
     })
 }
 
@@ -273,7 +330,7 @@ mod tests {
         assert_eq!((letter.sink.as_str(), letter.offset), ("http", -1));
         let filter = |sink: &str| Filter {
             sink: Some(sink.to_owned()),
-            code: None,
+            ..Filter::default()
         };
         assert!(filter("http").takes(&letter));
         assert!(!filter("redis").takes(&letter));
