@@ -27,7 +27,8 @@ pub struct Arguments {
     /// Up to when [default: now]
     #[arg(long, value_name = "TIME")]
     to: Option<TimeSpec>,
-    /// Read what happened from the log
+    /// Read what happened from the log, by its records' time, or what there is
+    /// from the source, by its events' time
     #[arg(long, value_enum, default_value_t)]
     source: From,
     /// Which sinks; the external system is told again only when it is named
@@ -38,6 +39,10 @@ pub struct Arguments {
         default_value = "clickhouse"
     )]
     sinks: Vec<String>,
+    /// Then delete from ClickHouse what the source does not have. With `--from
+    /// earliest` history begins anew: the remedy for every break in it
+    #[arg(long)]
+    prune: bool,
     /// Say what would be replayed, and replay nothing
     #[arg(long)]
     dry_run: bool,
@@ -51,6 +56,7 @@ pub struct Arguments {
 enum From {
     #[default]
     Log,
+    Database,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,8 +104,10 @@ impl Arguments {
             to: self.to,
             source: match self.source {
                 From::Log => Source::Log,
+                From::Database => Source::Database,
             },
             sinks: self.sinks.clone(),
+            prune: self.prune,
         }
     }
 }
@@ -111,6 +119,15 @@ fn show(plan: &Plan) -> String {
     if let Some(begun) = &plan.resumes {
         // Writing into a string cannot fail.
         let _ = write!(text, "\ngoes on with the one begun at {begun}");
+    }
+    if let Some(rows) = plan.rows {
+        let _ = write!(text, "\n{rows} rows of the source are read anew");
+    }
+    if plan.rebuilds {
+        text.push_str("\nhistory begins anew: what clickhouse holds now counts no more");
+    }
+    if plan.prune {
+        text.push_str("\nthen what the source does not have is deleted from clickhouse");
     }
     if !plan.partitions.is_empty() {
         let mut partitions = table(["PARTITION", "FROM", "UNTIL", "MESSAGES"]);
@@ -141,6 +158,12 @@ fn summary(report: &Report) -> String {
             format!("{sink}: {applied} applied, {ignored} ignored, {rejected} rejected")
         })
         .collect();
+    if let Some(rows) = report.rows {
+        lines.push(format!("source: {rows} rows read"));
+    }
+    if let (Some(rows), Some(contents)) = (report.pruned, report.pruned_content) {
+        lines.push(format!("pruned: {rows} rows, {contents} contents"));
+    }
     if let Some(members) = report.board {
         lines.push(format!("redis: rebuilt, {members} members"));
     }

@@ -141,7 +141,7 @@ pub enum Command {
     Peek(crate::peek::Arguments),
     /// Show the board, or the events behind a score
     Leaderboard(crate::leaderboard::Arguments),
-    /// Apply history again, from the log, beside the live pipeline
+    /// Apply history again, from the log or the source, beside the live pipeline
     Backfill(crate::backfill::Arguments),
     /// Check that every store holds what the source says; 5 when one does not
     Verify(crate::verify::Arguments),

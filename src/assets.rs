@@ -23,6 +23,7 @@ pub const ALL: &[Asset] = embed![
     "sql/clickhouse/03_engagement_enriched.sql",
     "sql/clickhouse/04_content.sql",
     "sql/clickhouse/05_fanout_topics.sql",
+    "sql/clickhouse/06_fanout_topics_history.sql",
     "sql/postgres/01_content.sql",
     "sql/postgres/02_engagement_events.sql",
     "sql/postgres/03_debezium.sql",

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Shared,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
-    sinks::{Fault, Sink},
+    sinks::{Fault, PartitionSink as _, Sink},
 };
 
 /// Ends are read, and the sink's checks made, this often.
@@ -48,17 +48,18 @@ struct Running {
 }
 
 impl<S: Sink> GroupWorker<S> {
-    /// Runs until told to stop.
+    /// Runs until told to stop. A sink that cannot go on where it stands leaves
+    /// the group, and joins it again once it could be opened anew.
     pub(super) async fn run(self) {
-        let Some(generation) = self.wait_for_topic().await else {
-            return;
-        };
-        if !self.open().await {
-            return;
-        }
-        let letters = DeadLetters::new(self.shared.producer.clone(), self.name, generation);
         let mut attempt = 0;
         while !self.shared.stop.is_cancelled() {
+            let Some(generation) = self.wait_for_topic().await else {
+                return;
+            };
+            if !self.open().await {
+                return;
+            }
+            let letters = DeadLetters::new(self.shared.producer.clone(), self.name, generation);
             let (sender, events) = mpsc::unbounded_channel();
             let group = self.shared.group(self.name);
             let joined = Membership::join(&self.shared.consumer, &group, &self.topic, sender);
@@ -66,10 +67,13 @@ impl<S: Sink> GroupWorker<S> {
                 Ok(membership) => self.serve(membership, events, &letters).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = left {
-                self.stats.failed(WHOLE_SINK, &format!("kafka: {error}"));
-                self.pause(self.shared.patience.delay(attempt)).await;
-                attempt += 1;
+            match left {
+                Ok(()) => attempt = 0,
+                Err(error) => {
+                    self.stats.failed(WHOLE_SINK, &format!("kafka: {error}"));
+                    self.pause(self.shared.patience.delay(attempt)).await;
+                    attempt += 1;
+                }
             }
         }
     }
@@ -131,7 +135,8 @@ impl<S: Sink> GroupWorker<S> {
         }
     }
 
-    /// Answers the group until told to stop, then drains and leaves it.
+    /// Answers the group until told to stop or to begin again, then drains and
+    /// leaves it.
     ///
     /// # Errors
     /// When it is left because an assignment could not be taken up.
@@ -142,6 +147,7 @@ impl<S: Sink> GroupWorker<S> {
         letters: &DeadLetters,
     ) -> Result<(), KafkaError> {
         let mut running: HashMap<i32, Running> = HashMap::new();
+        let again = self.shared.stop.child_token();
         self.stats.set_phase(Phase::Starting(format!(
             "joining {}",
             self.shared.group(self.name)
@@ -152,6 +158,7 @@ impl<S: Sink> GroupWorker<S> {
             self.topic.clone(),
             Arc::clone(&self.sink),
             Arc::clone(&self.stats),
+            again.clone(),
         )));
         let mut failed = Ok(());
         loop {
@@ -161,10 +168,12 @@ impl<S: Sink> GroupWorker<S> {
                         failed = Err(error);
                         break;
                     }
-                    Some(event) => self.rebalance(event, &mut running, letters).await,
+                    Some(event) => {
+                        self.rebalance(event, &mut running, letters, &again).await;
+                    }
                     None => break,
                 },
-                () = self.shared.stop.cancelled() => break,
+                () = again.cancelled() => break,
             }
         }
         end(running.drain().map(|(_, running)| running).collect(), false).await;
@@ -182,6 +191,7 @@ impl<S: Sink> GroupWorker<S> {
         event: Rebalance,
         running: &mut HashMap<i32, Running>,
         letters: &DeadLetters,
+        again: &CancellationToken,
     ) {
         match event {
             Rebalance::Assigned(claims) => {
@@ -189,7 +199,8 @@ impl<S: Sink> GroupWorker<S> {
                 self.stats.recovered(WHOLE_SINK);
                 for claim in claims {
                     let number = claim.partition.number();
-                    running.insert(number, self.start(claim, letters.clone()));
+                    let started = self.start(claim, letters.clone(), again.clone());
+                    running.insert(number, started);
                 }
             }
             Rebalance::Revoked {
@@ -211,9 +222,10 @@ impl<S: Sink> GroupWorker<S> {
     }
 
     /// Starts a partition's loop.
-    fn start(&self, claim: Claim, letters: DeadLetters) -> Running {
+    fn start(&self, claim: Claim, letters: DeadLetters, again: CancellationToken) -> Running {
         let ending = Ending {
             stop: self.shared.stop.child_token(),
+            again,
             ..Ending::default()
         };
         let hold = Hold {
@@ -231,9 +243,15 @@ impl<S: Sink> GroupWorker<S> {
     }
 }
 
-/// Reads the ends, for the lag, and now and then has the sink look whether the
-/// log is still the same.
-async fn watch<S: Sink>(log: Log, topic: String, sink: Arc<S>, stats: Arc<SinkStats>) {
+/// Reads the ends, for the lag, and now and then has the sink look whether
+/// history is still the same.
+async fn watch<S: Sink>(
+    log: Log,
+    topic: String,
+    sink: Arc<S>,
+    stats: Arc<SinkStats>,
+    again: CancellationToken,
+) {
     let mut ticks = ticks(WATCH_INTERVAL);
     for look in 0_u32.. {
         ticks.tick().await;
@@ -245,8 +263,18 @@ async fn watch<S: Sink>(log: Log, topic: String, sink: Arc<S>, stats: Arc<SinkSt
             continue;
         }
         match sink.check().await {
-            Ok(()) => stats.unhalt(WHOLE_SINK),
-            Err(Fault::Halt(halt)) => halt_for(&stats, WHOLE_SINK, halt),
+            Ok(standing) => {
+                stats.unhalt(WHOLE_SINK);
+                stats.set_caution(standing.caution);
+                if !standing.same {
+                    tracing::warn!(sink = stats.name(), "history has begun anew");
+                    again.cancel();
+                }
+            }
+            Err(Fault::Halt(halt)) => {
+                halt_for(&stats, WHOLE_SINK, halt);
+                again.cancel();
+            }
             Err(Fault::Retry { reason, .. }) => {
                 tracing::debug!(sink = stats.name(), reason, "not checked");
             }
@@ -287,10 +315,20 @@ impl<S: Sink> Hold<S> {
             self.stats.released(number);
             return;
         };
+        let committed = sink.begin().or(claim.committed);
+        if let Some(begin) = sink.begin()
+            && let Err(error) = claim.partition.seek(begin).await
+        {
+            let reason = format!("kafka: partition {number} cannot be read from {begin}: {error}");
+            tracing::warn!(sink = self.stats.name(), reason, "joining again");
+            self.stats.released(number);
+            self.ending.again.cancel();
+            return;
+        }
         tracing::info!(
             sink = self.stats.name(),
             partition = number,
-            committed = claim.committed,
+            committed,
             "partition assigned"
         );
         Loop {
@@ -302,7 +340,7 @@ impl<S: Sink> Hold<S> {
             letters: self.letters,
             patience: self.patience,
             ending: self.ending,
-            committed: claim.committed,
+            committed,
         }
         .run()
         .await;

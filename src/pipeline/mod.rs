@@ -206,12 +206,11 @@ impl Pipeline {
         let stats = Arc::new(SinkStats::new("redis", shared.source.facts.topic()));
         self.stats.push(Arc::clone(&stats));
         let log = shared_log(shared, "redis")?;
-        let worker =
-            board::BoardWorker::new(shared.clone(), settings, log, stats).map_err(|reason| {
-                PipelineError::Sink {
-                    sink: "redis",
-                    reason,
-                }
+        let mended = log_of(shared, &sinks::mended_group(&shared.group_prefix, "redis"))?;
+        let worker = board::BoardWorker::new(shared.clone(), settings, log, mended, stats)
+            .map_err(|reason| PipelineError::Sink {
+                sink: "redis",
+                reason,
             })?;
         self.workers.spawn(worker.run());
         Ok(())
@@ -332,7 +331,11 @@ fn clickhouse(
 
 /// The sink into the external system.
 fn http(shared: &Shared, settings: &config::External) -> Result<sinks::http::Http, PipelineError> {
-    let sink = sinks::http::Http::new(settings, &shared.source.facts);
+    let log = shared_log(shared, "http")?;
+    let group = sinks::mended_group(&shared.group_prefix, "http");
+    let mended = log_of(shared, &group)?;
+    let history = sinks::http::History::new(shared.source.facts.topic(), log, mended);
+    let sink = sinks::http::Http::new(settings, &shared.source.facts, history);
     sink.map_err(|error| PipelineError::Sink {
         sink: "http",
         reason: error.to_string(),
@@ -340,7 +343,11 @@ fn http(shared: &Shared, settings: &config::External) -> Result<sinks::http::Htt
 }
 
 fn shared_log(shared: &Shared, sink: &str) -> Result<Log, PipelineError> {
-    Log::new(&shared.consumer, &shared.group(sink)).map_err(|source| PipelineError::Kafka {
+    log_of(shared, &shared.group(sink))
+}
+
+fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {
+    Log::new(&shared.consumer, group).map_err(|source| PipelineError::Kafka {
         brokers: shared.consumer.brokers.clone(),
         source,
     })

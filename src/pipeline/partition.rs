@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     dead_letter::DeadLetters,
-    patience::{Patience, halt_for},
+    patience::Patience,
     stats::{Done, SinkStats},
 };
 use crate::{
     chunk::Chunk,
     clients::kafka::{Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range},
-    sinks::{Delivery, Fault, Halt, PartitionSink},
+    sinks::{Delivery, Fault, PartitionSink},
 };
 
 /// When a batch is full.
@@ -39,6 +39,9 @@ pub struct Ending {
     pub stop: CancellationToken,
     /// Somebody else owns the partition: commit nothing more.
     pub lost: Arc<AtomicBool>,
+    /// To be cancelled by a loop that cannot go on where it is: the sink is
+    /// opened, and the group joined, again.
+    pub again: CancellationToken,
 }
 
 /// What the loop needs.
@@ -91,7 +94,9 @@ impl<S: PartitionSink> Loop<S> {
                     break;
                 }
                 Err(Abandoned::Consumer(error)) if is_out_of_range(&error) => {
-                    self.history_is_gone().await;
+                    // Whoever takes the partition over again judges the gap.
+                    tracing::warn!(sink = self.stats.name(), number, "the log has moved on");
+                    self.ending.again.cancel();
                     break;
                 }
                 Err(Abandoned::Consumer(error)) => {
@@ -297,21 +302,5 @@ impl<S: PartitionSink> Loop<S> {
             () = sleep(wait) => Ok(()),
             () = self.ending.stop.cancelled() => Err(Abandoned::Stopped),
         }
-    }
-
-    /// What was next was deleted before it was read. The consumer reads nothing
-    /// more of this partition, so the halt stands until it is claimed again.
-    async fn history_is_gone(&self) {
-        let number = self.partition.number();
-        let next = self.committed.unwrap_or(0);
-        let halt = Halt {
-            code: "retention_passed".to_owned(),
-            reason: format!(
-                "partition {number} no longer has offset {next}: it was deleted before it was read"
-            ),
-            remedy: "rebuild from the source: fanout reset, then fanout up".to_owned(),
-        };
-        halt_for(&self.stats, number, halt);
-        self.ending.stop.cancelled().await;
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is halted looks again this often.
-const HALT_INTERVAL: Duration = Duration::from_secs(10);
+const HALT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The retry policy, the same for every sink.
 #[derive(Debug, Clone, Copy)]

@@ -42,6 +42,7 @@ struct Inner {
     last_write_ms: Option<i64>,
     /// By partition; -1 is the sink as a whole.
     halts: BTreeMap<i32, Halt>,
+    caution: Option<Halt>,
     /// By partition, the whole sink or the log: what the last try failed with.
     failing: BTreeMap<i32, String>,
     progress: BTreeMap<i32, Progress>,
@@ -83,6 +84,7 @@ impl SinkStats {
                 retries: 0,
                 last_write_ms: None,
                 halts: BTreeMap::new(),
+                caution: None,
                 failing: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 meter: VecDeque::new(),
@@ -157,6 +159,11 @@ impl SinkStats {
             .is_some_and(|first| *first != partition)
     }
 
+    /// It works, and what it holds is not to be relied on yet.
+    pub fn set_caution(&self, caution: Option<Halt>) {
+        self.lock().caution = caution;
+    }
+
     pub fn committed(&self, partition: i32, next: i64) {
         self.lock().progress.entry(partition).or_default().committed = Some(next);
     }
@@ -218,6 +225,7 @@ impl SinkStats {
             extra_fields: inner.extra_fields,
             retries: inner.retries,
             halt: inner.halts.values().next().cloned(),
+            caution: inner.caution.clone(),
             partitions: inner
                 .progress
                 .iter()

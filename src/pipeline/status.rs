@@ -45,6 +45,9 @@ pub struct SinkStatus {
     /// Failed tries since the start.
     pub retries: u64,
     pub halt: Option<Halt>,
+    /// It works, and what it holds is not to be relied on before this is done.
+    #[serde(default)]
+    pub caution: Option<Halt>,
     pub partitions: Vec<PartitionStatus>,
 }
 

@@ -49,6 +49,35 @@ impl Delivery {
     }
 }
 
+/// The group, of no members, whose commits say up to where history was made up
+/// for from the source: what stands before is not missed, and not relied on.
+/// Kafka forgets them with the topic, as it should.
+#[must_use]
+pub fn mended_group(group_prefix: &str, sink: &str) -> String {
+    format!("{group_prefix}-{sink}-mended")
+}
+
+/// The one remedy for every break in history.
+pub const RECONCILE: &str = "fanout backfill --from earliest --source database --prune";
+
+/// Where a sink stands that was opened before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// History goes on where it was opened; else it has to be opened again.
+    pub same: bool,
+    /// It works, and what it holds is not to be relied on before an operator
+    /// has done this.
+    pub caution: Option<Halt>,
+}
+
+impl Standing {
+    /// Nothing has changed.
+    pub const SAME: Self = Self {
+        same: true,
+        caution: None,
+    };
+}
+
 /// Why a sink has stopped, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
@@ -116,8 +145,8 @@ pub trait Sink: Send + Sync + 'static {
         metadata: Option<&str>,
     ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
 
-    /// Whether the log is still the one that was opened. Asked now and then.
-    fn check(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Whether history is still the one that was opened. Asked now and then.
+    fn check(&self) -> impl Future<Output = Result<Standing, Fault>> + Send;
 }
 
 /// One partition of a [`Sink`]. Its batches come one after the other.
@@ -136,6 +165,11 @@ pub trait PartitionSink: Send + Sync + 'static {
     /// Resolves when [`Self::settle`] has something to do though no record
     /// came.
     fn owed(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Where to begin, where that is not what the group has committed.
+    fn begin(&self) -> Option<i64> {
+        None
+    }
 
     /// What the next commit should carry.
     fn metadata(&self) -> String;

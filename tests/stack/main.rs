@@ -16,10 +16,10 @@ mod commands;
 mod dead_letters;
 mod end_to_end;
 mod external;
+mod history;
 mod operating;
 mod reset;
 mod support;
-mod truncate;
 mod verify;
 
 use std::{
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),
-        ("truncate", truncate::TESTS),
+        ("history", history::TESTS),
         ("reset", reset::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, tests)| {

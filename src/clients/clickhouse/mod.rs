@@ -1,5 +1,6 @@
 //! ClickHouse over HTTP, by the clickhouse crate.
 
+mod history;
 mod query;
 mod store;
 
@@ -9,6 +10,7 @@ use std::{
 };
 
 pub use clickhouse::insert::Insert;
+pub use history::{ContentPlace, PlaceRow, Times};
 pub use query::{MAX_TEXT, OriginRow, Query, Rows, TextRow, Title};
 pub use store::{
     CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,

@@ -68,6 +68,13 @@ pub struct TopicRow {
     pub generation: u16,
     pub first_seen: i64,
     pub format: u16,
+    /// By partition, where it begins; empty is at the start of the log.
+    pub starts: Vec<i64>,
+    /// 0: a rebuild has begun it and is not done.
+    pub settled: u8,
+    /// The storage table that it is written into.
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub table_id: Uuid,
 }
 
 /// What rows of one content should be enriched with now.
@@ -105,7 +112,7 @@ struct ColumnRow {
 /// fanout's database in one ClickHouse.
 #[derive(Clone)]
 pub struct Store {
-    client: Client,
+    pub(super) client: Client,
     database: String,
     timeout: Duration,
 }
@@ -146,7 +153,7 @@ impl Store {
 
     /// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must
     /// not hang its callers.
-    async fn bounded<T>(
+    pub(super) async fn bounded<T>(
         &self,
         answer: impl Future<Output = Result<T, ClickHouseError>>,
     ) -> Result<T, ClickHouseError> {
@@ -198,6 +205,19 @@ impl Store {
                 .map(|row| (row.name, row.kind))
                 .collect(),
         }))
+    }
+
+    /// What the server knows a table by; nil where it gives tables no ids, none
+    /// where there is no such table.
+    pub async fn table_id(&self, table: &str) -> Result<Option<Uuid>, ClickHouseError> {
+        let id = self
+            .client
+            .query("SELECT toString(uuid) FROM system.tables WHERE database = ? AND name = ?")
+            .bind(&self.database)
+            .bind(table)
+            .fetch_optional::<String>();
+        let id = self.bounded(id).await?;
+        Ok(id.map(|id| Uuid::parse_str(&id).unwrap_or_default()))
     }
 
     /// The lives of a topic, oldest first.

@@ -14,6 +14,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::KafkaError,
+    topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
 };
 use tokio::sync::mpsc::UnboundedSender;
@@ -143,7 +144,10 @@ impl MemberContext {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
-            let start = offset.map_or(Offset::Beginning, Offset::Offset);
+            let start = match offset {
+                Some(offset) if !is_gone(consumer, &element, offset) => Offset::Offset(offset),
+                _ => Offset::Beginning,
+            };
             begin.add_partition_offset(element.topic(), element.partition(), start)?;
             claims.push(Claim {
                 partition: Partition::split(&shared, &self.topic, element.partition())?,
@@ -167,7 +171,7 @@ impl MemberContext {
         let partitions = list
             .elements()
             .iter()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .map(TopicPartitionListElem::partition)
             .collect();
         self.send(Rebalance::Revoked {
             partitions,
@@ -177,6 +181,24 @@ impl MemberContext {
         // An error is the good case: all senders are dropped.
         let _ = drained.recv_timeout(DRAIN_TIMEOUT);
         consumer.incremental_unassign(list)
+    }
+}
+
+/// Whether the log no longer has this offset. The consumer then begins at what
+/// there is, and whoever takes the partition over judges the gap; to ask for
+/// the offset would leave the partition in an error for good.
+fn is_gone<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    element: &TopicPartitionListElem<'_>,
+    offset: i64,
+) -> bool {
+    let (topic, partition) = (element.topic(), element.partition());
+    match consumer.fetch_watermarks(topic, partition, COMMITTED_TIMEOUT) {
+        Ok((start, end)) => offset < start || offset > end,
+        Err(error) => {
+            tracing::warn!(topic, partition, %error, "the log's bounds cannot be read");
+            false
+        }
     }
 }
 

@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 use super::member::MemberContext;
 use crate::chunk::Chunk;
 
+/// How long the consumer may take to go elsewhere.
+const SEEK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// How much to take at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -131,6 +134,21 @@ impl Partition {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         }))
+    }
+
+    /// Goes on reading at another offset; 0 is the log's start. Before the
+    /// first record is taken.
+    pub async fn seek(&self, offset: i64) -> Result<(), KafkaError> {
+        let (consumer, topic) = (Arc::clone(&self.consumer), Arc::clone(&self.topic));
+        let number = self.number;
+        let offset = match offset {
+            0 => Offset::Beginning,
+            offset => Offset::Offset(offset),
+        };
+        let sought = tokio::task::spawn_blocking(move || {
+            consumer.seek(&topic, number, offset, SEEK_TIMEOUT)
+        });
+        sought.await.unwrap_or(Err(KafkaError::Canceled))
     }
 
     /// What commits for this partition.

@@ -3,8 +3,14 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
-    clients::{kafka::KafkaError, redis::RedisError},
+    clients::{
+        clickhouse::{ClickHouseError, InvalidUrl},
+        kafka::KafkaError,
+        postgres::PostgresError,
+        redis::RedisError,
+    },
     failure::{Failure, Kind},
+    operations::{connector::ConnectorError, fence::FenceError, objects::ObjectsError},
     pipeline::replay::ReplayError,
 };
 
@@ -38,6 +44,24 @@ pub enum BackfillError {
     Replay(#[from] ReplayError),
     #[error("redis does not answer")]
     Redis(#[from] RedisError),
+    #[error("postgres does not answer")]
+    Postgres(#[from] PostgresError),
+    #[error("clickhouse does not answer")]
+    ClickHouse(#[from] ClickHouseError),
+    #[error(transparent)]
+    ClickHouseUrl(#[from] InvalidUrl),
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    #[error("it is not caught up")]
+    Fence(#[from] FenceError),
+    #[error("the connector tells nothing of the snapshot for {}s", waited.as_secs())]
+    SnapshotSilent { waited: Duration },
+    #[error("the snapshot was aborted")]
+    SnapshotAborted,
+    #[error("the snapshot of {table} ended with {status}")]
+    SnapshotFailed { table: String, status: String },
     #[error("nobody has published the board within {}s", waited.as_secs())]
     NoBoard { waited: Duration },
 }
@@ -59,8 +83,14 @@ impl Failure for BackfillError {
                 Kind::Environment
             }
             Self::NoTopic { .. } | Self::OlderThanLog { .. } => Kind::Failed,
+            Self::Postgres(_) | Self::ClickHouse(_) => Kind::Environment,
+            Self::ClickHouseUrl(_) => Kind::Usage,
             Self::Replay(error) => error.kind(),
-            Self::NoBoard { .. } => Kind::NotReady,
+            Self::Objects(error) => error.kind(),
+            Self::Connector(error) => error.kind(),
+            Self::Fence(error) => error.kind(),
+            Self::SnapshotAborted | Self::SnapshotFailed { .. } => Kind::Failed,
+            Self::NoBoard { .. } | Self::SnapshotSilent { .. } => Kind::NotReady,
         }
     }
 
@@ -75,6 +105,15 @@ impl Failure for BackfillError {
             Self::OlderThanLog { .. } => "older_than_log",
             Self::Replay(error) => error.code(),
             Self::Redis(_) => "redis",
+            Self::Postgres(_) => "postgres",
+            Self::ClickHouse(_) => "clickhouse",
+            Self::ClickHouseUrl(_) => "clickhouse_url",
+            Self::Objects(error) => error.code(),
+            Self::Connector(error) => error.code(),
+            Self::Fence(error) => error.code(),
+            Self::SnapshotSilent { .. } => "snapshot_silent",
+            Self::SnapshotAborted => "snapshot_aborted",
+            Self::SnapshotFailed { .. } => "snapshot_failed",
             Self::NoBoard { .. } => "board_not_ready",
         }
     }
@@ -87,7 +126,16 @@ impl Failure for BackfillError {
                 "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),
-            Self::Kafka(_) | Self::Redis(_) => "fanout status".to_owned(),
+            Self::Kafka(_) | Self::Redis(_) | Self::Postgres(_) | Self::ClickHouse(_) => {
+                "fanout status".to_owned()
+            }
+            Self::ClickHouseUrl(_) => "fanout config show".to_owned(),
+            Self::Objects(error) => return error.hint(),
+            Self::Connector(error) => return error.hint(),
+            Self::Fence(error) => return error.hint(),
+            Self::SnapshotSilent { .. } | Self::SnapshotAborted | Self::SnapshotFailed { .. } => {
+                "fanout connector status; then run it again".to_owned()
+            }
             Self::NoTopic { .. } => "fanout connector apply".to_owned(),
             Self::OlderThanLog { from, to, .. } => {
                 let to = to.as_ref().map(|to| format!(" --to {to}"));

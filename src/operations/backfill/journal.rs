@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BackfillError;
 use crate::{
+    clients::clickhouse::Times,
     pipeline::replay::Part,
     stack::{Lock, ProjectDir},
 };
@@ -40,6 +41,31 @@ pub struct Journal {
     pub to_us: Option<i64>,
     /// By sink, what is replayed of each partition.
     pub replays: BTreeMap<String, Vec<Part>>,
+    /// How far a backfill from the source is.
+    pub database: Option<Database>,
+}
+
+/// How far a backfill from the source is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// The generations it has begun, of the events and of the content.
+    pub lives: Option<(u16, u16)>,
+    /// Where the events' topic ended when it began, by partition.
+    pub starts: Option<Vec<i64>>,
+    /// The id of the signal that asked for the snapshot.
+    pub signal: Option<String>,
+    /// The notifications of it are from here on.
+    pub notifications_from: i64,
+    /// The snapshot is in the log, with so many rows.
+    pub snapshot_rows: Option<u64>,
+    /// ClickHouse has had all of it.
+    pub caught_up: bool,
+    /// The last id that was compared.
+    pub pruned_to: Option<i64>,
+    pub pruned: u64,
+    pub pruned_content: u64,
+    /// Every id was compared.
+    pub pruned_all: bool,
 }
 
 /// Where a project's journal is.
@@ -64,6 +90,16 @@ impl Journal {
             from_us: None,
             to_us: None,
             replays: BTreeMap::new(),
+            database: None,
+        }
+    }
+
+    /// Its times, as times of events.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        Times {
+            from_us: self.from_us,
+            to_us: self.to_us,
         }
     }
 }

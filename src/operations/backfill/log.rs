@@ -11,7 +11,10 @@ use super::{
     journal::{Journal, Place},
 };
 use crate::{
-    clients::kafka::{Bounds, KafkaError, Log, TopicIdentity},
+    clients::{
+        clickhouse::{Endpoint, Store},
+        kafka::{Bounds, KafkaError, Log, Reader, TopicIdentity},
+    },
     config::Settings,
     operations::{
         dlq,
@@ -20,6 +23,7 @@ use crate::{
     },
     pipeline::replay::{Part, Tally, Watch},
     progress::Unit,
+    sinks::mended_group,
 };
 
 /// Progress is kept this often: what a kill may repeat.
@@ -36,26 +40,51 @@ pub(super) struct Topic {
 }
 
 impl Topic {
-    pub(super) async fn look(settings: &Settings) -> Result<Self, BackfillError> {
+    /// The topic, where there is one.
+    pub(super) async fn find(settings: &Settings) -> Result<Option<Self>, BackfillError> {
         let name = events_topic(settings);
         let log = Log::new(&consumer(settings), &group(settings, "backfill"))?;
-        match log.identity(&name).await? {
-            Some(identity) => Ok(Self {
-                log,
-                name,
-                identity,
-            }),
-            None => Err(BackfillError::NoTopic { topic: name }),
-        }
+        let identity = log.identity(&name).await?;
+        Ok(identity.map(|identity| Self {
+            log,
+            name,
+            identity,
+        }))
     }
 
-    /// The offsets between two times, by partition. A time that the log no
-    /// longer reaches back to is an error.
+    /// All that has come since the log ended there.
+    pub(super) async fn since(
+        settings: &Settings,
+        starts: Option<&[i64]>,
+    ) -> Result<Vec<Part>, BackfillError> {
+        let Some(topic) = Self::find(settings).await? else {
+            return Ok(Vec::new());
+        };
+        let bounds = topic.log.bounds(&topic.name).await?;
+        Ok(parts(&bounds, starts, None))
+    }
+
+    /// Where the present life of the topic begins in ClickHouse: what stood
+    /// before would bring back rows that are gone.
+    pub(super) async fn life_starts(&self, settings: &Settings) -> Result<Vec<i64>, BackfillError> {
+        let endpoint: Endpoint = settings.clickhouse.url.parse()?;
+        let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
+        let store = Store::new(&endpoint, &settings.clickhouse.database, false, timeout);
+        let lives = store.lives(&self.name).await?;
+        Ok(lives
+            .into_iter()
+            .last()
+            .map_or(Vec::new(), |life| life.starts))
+    }
+
+    /// The offsets between two times, by partition, and not before `starts`. A
+    /// time that the log no longer reaches back to is an error.
     pub(super) async fn parts(
         &self,
         request: &Request,
         from_us: Option<i64>,
         to_us: Option<i64>,
+        starts: &[i64],
     ) -> Result<Vec<Part>, BackfillError> {
         let bounds = self.log.bounds(&self.name).await?;
         let from = self.offsets(from_us).await?;
@@ -70,7 +99,13 @@ impl Topic {
                 });
             }
         }
-        Ok(parts(&bounds, from.as_deref(), to.as_deref()))
+        let from = from.unwrap_or_else(|| bounds.iter().map(|bounds| bounds.start).collect());
+        let from = (0..).zip(from).map(|(index, from): (usize, i64)| {
+            let start = starts.get(index).copied().unwrap_or(0);
+            from.max(start)
+        });
+        let from: Vec<i64> = from.collect();
+        Ok(parts(&bounds, Some(&from), to.as_deref()))
     }
 
     /// The first offset at or after a time, by partition.
@@ -110,6 +145,22 @@ fn parts(bounds: &[Bounds], from: Option<&[i64]>, to: Option<&[i64]>) -> Vec<Par
         Part::new(number, from, until.max(from))
     };
     bounds.iter().enumerate().map(part).collect()
+}
+
+/// Notes that for a sink history before these offsets is made up for.
+pub(super) async fn mended(
+    settings: &Settings,
+    sink: &str,
+    starts: &[i64],
+) -> Result<(), BackfillError> {
+    let group = mended_group(&settings.kafka.group_prefix, sink);
+    let topic = events_topic(settings);
+    let from: Vec<Option<i64>> = starts.iter().copied().map(Some).collect();
+    let (_reader, partitions) = Reader::assign(&consumer(settings), &group, &topic, &from)?;
+    for (partition, start) in partitions.iter().zip(starts) {
+        partition.committer().commit(*start, "").await?;
+    }
+    Ok(())
 }
 
 /// Keeps how far a replay is, and shows it.

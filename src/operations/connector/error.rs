@@ -14,6 +14,8 @@ use crate::{
 pub enum ConnectorError {
     #[error("the postgres url cannot be read")]
     PostgresUrl(#[source] PostgresError),
+    #[error("postgres does not tell of its slot")]
+    Postgres(#[source] PostgresError),
     #[error("the connector's template cannot be filled")]
     Template(#[from] TemplateError),
     #[error("a document of kafka connect cannot be read")]
@@ -63,6 +65,7 @@ impl Failure for ConnectorError {
             Self::NotConfirmed { .. } => Kind::Refused,
             Self::State(error) => error.kind(),
             Self::ConnectNotReady { .. } | Self::NotReady { .. } => Kind::NotReady,
+            Self::Postgres(_) => Kind::Environment,
             Self::Web(error) if error.is_unreachable() => Kind::NotReady,
             Self::Web(_)
             | Self::Document(_)
@@ -77,6 +80,7 @@ impl Failure for ConnectorError {
     fn code(&self) -> &'static str {
         match self {
             Self::PostgresUrl(_) => "postgres_url",
+            Self::Postgres(_) => "postgres",
             Self::Template(_) => "connector_template",
             Self::Document(_) => "connect_document",
             Self::Web(_) | Self::ConnectNotReady { .. } => "connect_not_ready",
@@ -94,6 +98,7 @@ impl Failure for ConnectorError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::PostgresUrl(_) | Self::Template(_) => "fanout config show",
+            Self::Postgres(_) => "fanout status",
             Self::Document(_) => "fanout logs connect --tail 50",
             Self::NotConfirmed { .. } => "fanout connector apply --forget-offsets --yes",
             Self::State(error) => return error.hint(),

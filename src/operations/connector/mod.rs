@@ -4,6 +4,7 @@
 mod desired;
 mod error;
 pub mod keeper;
+mod mend;
 mod remedy;
 mod rest;
 mod status;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 pub use desired::{Properties, changed, placeholders, properties};
 pub use error::ConnectorError;
+pub use mend::mend;
 pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
@@ -273,6 +275,7 @@ pub async fn forget_offsets(
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     stop_and_forget(&rest, deadline, &steps).await?;
+    mend::drop_lost_slot(settings).await?;
     rest.put("resume", deadline).await?;
     until_not_paused(&rest, deadline, &steps).await?;
     Ok(())

@@ -1,9 +1,10 @@
 //! What mends a connector that has failed, by the root cause that it gives.
 
-/// What mends a slot that is gone: a snapshot of what there is. It does not
-/// tell of rows that were deleted meanwhile.
-pub const SLOT_LOST: &str = "fanout connector apply --forget-offsets, and then fanout verify: \
-     rows that were deleted meanwhile stay until fanout reset and fanout up";
+use crate::sinks::RECONCILE;
+
+/// What mends a slot that is gone: a new one, a snapshot of what there is, and a
+/// comparison that finds what was deleted meanwhile.
+pub const SLOT_LOST: &str = RECONCILE;
 
 /// What mends a row whose record is larger than the way to Kafka lets pass.
 /// It is in Postgres' log: changing the row does not take it out of there.

@@ -45,7 +45,11 @@ pub(super) fn find(report: &Report) -> Option<Stuck> {
         .or_else(|| connector(report))
         .or_else(|| slot(report))
         .or_else(|| pipeline(report))
-        .or_else(|| report.sinks.iter().find_map(sink))
+        .or_else(|| {
+            // What waits for an operator before what may pass.
+            let halted = report.sinks.iter().filter(|sink| sink.halt.is_some());
+            halted.chain(&report.sinks).find_map(sink)
+        })
 }
 
 /// The servers in the order in which an event meets them.
@@ -156,6 +160,9 @@ fn sink(sink: &SinkStatus) -> Option<Stuck> {
             halt.remedy.clone(),
         ));
     }
+    if let Some(caution) = &sink.caution {
+        return Some(stuck(&at, caution.reason.clone(), caution.remedy.clone()));
+    }
     let detail = sink.detail.clone().unwrap_or_default();
     match sink.state {
         SinkState::Retrying => Some(stuck(
@@ -207,6 +214,7 @@ mod tests {
             extra_fields: 0,
             retries: 0,
             halt: None,
+            caution: None,
             partitions: Vec::new(),
         }
     }

@@ -24,7 +24,11 @@ use tokio::time::Instant;
 pub use error::VerifyError;
 pub use findings::{Check, Difference, Findings, Kind, MAX_SHOWN};
 
-use self::{letters::Letters, log::Walk, source::Source};
+use self::{
+    letters::Letters,
+    log::{Life, Walk},
+    source::Source,
+};
 use super::{
     fence::{self, Fence, consumer, events_topic, group},
     steps::Steps,
@@ -123,7 +127,8 @@ pub async fn verify(
     } else {
         None
     };
-    let walk = Walk::new(&context, &fence, &letters, calls);
+    let life = life(settings, &endpoint).await?;
+    let walk = Walk::new(&context, &fence, &letters, calls, life);
     let (records, external) = walk.run().await?;
     if context.has("http") {
         checks.push(external);
@@ -136,6 +141,29 @@ pub async fn verify(
         Some(error) if report.holds() => Err(error),
         _ => Ok(report),
     }
+}
+
+/// Where history begins in ClickHouse, where that is a sink.
+async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Life, VerifyError> {
+    if !settings
+        .pipeline
+        .sinks
+        .iter()
+        .any(|sink| sink == "clickhouse")
+    {
+        return Ok(Life::default());
+    }
+    let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
+    let database = &settings.clickhouse.database;
+    let store = clickhouse::Store::new(endpoint, database, false, timeout);
+    let lives = store.lives(&events_topic(settings)).await?;
+    Ok(Life {
+        is_rebuilt: lives.len() > 1,
+        starts: lives
+            .into_iter()
+            .last()
+            .map_or(Vec::new(), |life| life.starts),
+    })
 }
 
 /// The dead letters of the topic as it is now.

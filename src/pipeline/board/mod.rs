@@ -38,6 +38,8 @@ struct Context {
     shared: Shared,
     settings: config::Board,
     log: Log,
+    /// Knows from where on history counts.
+    mended: Log,
     stats: Arc<SinkStats>,
     decoder: FactDecoder,
 }
@@ -74,6 +76,7 @@ impl BoardWorker {
         shared: Shared,
         settings: &Settings,
         log: Log,
+        mended: Log,
         stats: Arc<SinkStats>,
     ) -> Result<Self, String> {
         let board = Board::new(&settings.board, &settings.redis);
@@ -84,6 +87,7 @@ impl BoardWorker {
                 settings: settings.board.clone(),
                 shared,
                 log,
+                mended,
                 stats,
             },
         })

@@ -296,6 +296,11 @@ async fn tracks(context: &Context, topic: &str) -> Result<(Vec<Track>, Vec<Optio
     let bounds = log.bounds(topic).await.map_err(kafka)?;
     let starts = log.offsets_at(topic, since).await.map_err(kafka)?;
     let committed = log.committed(topic, bounds.len()).await.map_err(kafka)?;
+    // What a rebuild from the source has not read again is gone.
+    let mended = context.mended.committed(topic, bounds.len());
+    let mended = mended.await.map_err(kafka)?;
+    let starts = starts.into_iter().zip(mended);
+    let starts = starts.map(|(start, mended)| start.max(mended.unwrap_or(0)));
     let mut tracks = Vec::with_capacity(bounds.len());
     let mut skipped = 0;
     for ((bounds, start), committed) in bounds.iter().zip(starts).zip(&committed) {

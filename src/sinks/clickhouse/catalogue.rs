@@ -3,7 +3,7 @@
 //! [`super::follower`].
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -20,6 +20,17 @@ pub struct Known {
     pub offset: i64,
 }
 
+/// What a record of the content topic changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CatalogueChange {
+    Content(ContentUpdate),
+    /// Every content is gone as of here.
+    Truncate {
+        partition: i32,
+        offset: i64,
+    },
+}
+
 /// A change of one content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContentUpdate {
@@ -33,8 +44,9 @@ pub struct ContentUpdate {
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<Uuid, Known>,
-    /// The last change that matters of each content, by where it is.
-    changes: BTreeMap<(i32, i64), Uuid>,
+    /// The last change that matters of each content, by where it is. A truncate
+    /// is one of many.
+    changes: BTreeSet<(i32, i64, Uuid)>,
     /// Interned content types: there are few.
     types: HashMap<Arc<str>, ()>,
 }
@@ -70,17 +82,23 @@ impl Catalogue {
 
     /// Forgets everything, for reading another life of the topic, or the same
     /// from its start.
-    pub fn restart(&self, partitions: usize) {
+    /// `starts` is where reading begins, by partition.
+    pub fn restart(&self, starts: Reached) {
         *self.inner.write().unwrap_or_else(PoisonError::into_inner) = Inner::default();
-        self.reached.send_replace(vec![0; partitions]);
+        self.reached.send_replace(starts);
     }
 
     /// Takes changes in the log's order, then says how far the partition is.
-    pub fn apply(&self, updates: &[ContentUpdate], partition: i32, next: i64) {
+    pub fn apply(&self, changes: &[CatalogueChange], partition: i32, next: i64) {
         {
             let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-            for update in updates {
-                inner.apply(update);
+            for change in changes {
+                match change {
+                    CatalogueChange::Content(update) => inner.apply(update),
+                    CatalogueChange::Truncate { partition, offset } => {
+                        inner.truncate(*partition, *offset);
+                    }
+                }
             }
         }
         let came_further = self.reached.send_if_modified(|reached| {
@@ -129,8 +147,8 @@ impl Catalogue {
             }
             for id in inner
                 .changes
-                .range((partition, from)..(partition, *to))
-                .map(|(_, id)| id)
+                .range((partition, from, Uuid::nil())..(partition, *to, Uuid::nil()))
+                .map(|(_, _, id)| id)
             {
                 if let Some(known) = inner.entries.get(id) {
                     found.push((*id, known.clone()));
@@ -151,10 +169,11 @@ impl Inner {
             if same || known.offset >= update.offset {
                 return;
             }
-            self.changes.remove(&(update.partition, known.offset));
+            self.changes
+                .remove(&(update.partition, known.offset, update.id));
         }
         self.changes
-            .insert((update.partition, update.offset), update.id);
+            .insert((update.partition, update.offset, update.id));
         self.entries.insert(
             update.id,
             Known {
@@ -163,6 +182,19 @@ impl Inner {
                 offset: update.offset,
             },
         );
+    }
+
+    /// Every content that is known is deleted from here on.
+    fn truncate(&mut self, partition: i32, offset: i64) {
+        let ids: Vec<Uuid> = self.entries.keys().copied().collect();
+        for id in ids {
+            self.apply(&ContentUpdate {
+                id,
+                partition,
+                offset,
+                fields: None,
+            });
+        }
     }
 
     fn intern(&mut self, text: Arc<str>) -> Arc<str> {
@@ -178,13 +210,13 @@ impl Inner {
 mod tests {
     use super::*;
 
-    fn update(id: u128, offset: i64, fields: Option<(&str, i32)>) -> ContentUpdate {
-        ContentUpdate {
+    fn update(id: u128, offset: i64, fields: Option<(&str, i32)>) -> CatalogueChange {
+        CatalogueChange::Content(ContentUpdate {
             id: Uuid::from_u128(id),
             partition: 0,
             offset,
             fields: fields.map(|(kind, length)| (Some(Arc::from(kind)), Some(length))),
-        }
+        })
     }
 
     fn changed(catalogue: &Catalogue, from: i64, to: i64) -> Vec<u128> {
@@ -198,7 +230,7 @@ mod tests {
     #[test]
     fn only_changes_of_type_or_length_matter() {
         let catalogue = Catalogue::default();
-        catalogue.restart(1);
+        catalogue.restart(vec![0]);
         catalogue.apply(&[update(1, 0, Some(("video", 10)))], 0, 1);
         catalogue.apply(&[update(1, 1, Some(("video", 10)))], 0, 2);
         assert_eq!(changed(&catalogue, 0, 2), [1]);
@@ -214,7 +246,7 @@ mod tests {
     #[test]
     fn a_deleted_content_is_known_with_nothing() {
         let catalogue = Catalogue::default();
-        catalogue.restart(1);
+        catalogue.restart(vec![0]);
         catalogue.apply(
             &[update(1, 0, Some(("video", 10))), update(1, 4, None)],
             0,
@@ -232,9 +264,9 @@ mod tests {
     #[test]
     fn coming_further_is_told_whether_it_matters_or_not() {
         let catalogue = Catalogue::default();
-        catalogue.restart(1);
+        catalogue.restart(vec![0]);
         let mut advances = catalogue.advances();
-        let mut told = |updates: &[ContentUpdate], next| {
+        let mut told = |updates: &[CatalogueChange], next| {
             catalogue.apply(updates, 0, next);
             let told = advances.has_changed().expect("it is there");
             advances.mark_unchanged();
@@ -247,10 +279,32 @@ mod tests {
         assert!(!told(&[], 3));
     }
 
+    #[test]
+    fn a_truncate_deletes_what_was_there_and_nothing_that_comes() {
+        let catalogue = Catalogue::default();
+        catalogue.restart(vec![0]);
+        let truncate = CatalogueChange::Truncate {
+            partition: 0,
+            offset: 2,
+        };
+        let changes = [
+            update(1, 0, Some(("video", 10))),
+            update(2, 1, Some(("video", 10))),
+            truncate,
+            update(2, 3, Some(("podcast", 5))),
+        ];
+        catalogue.apply(&changes, 0, 4);
+        let known = |id| catalogue.get(&Uuid::from_u128(id)).expect("known");
+        assert_eq!((known(1).length_seconds, known(1).offset), (None, 2));
+        assert_eq!((known(2).length_seconds, known(2).offset), (Some(5), 3));
+        assert_eq!(changed(&catalogue, 2, 4), [1, 2]);
+        assert_eq!(changed(&catalogue, 3, 4), [2]);
+    }
+
     #[tokio::test]
     async fn waiting_ends_when_all_partitions_are_there() {
         let catalogue = Catalogue::default();
-        catalogue.restart(2);
+        catalogue.restart(vec![0, 0]);
         catalogue.apply(&[], 0, 7);
         let late = tokio::time::timeout(
             std::time::Duration::from_millis(20),

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use super::{Common, clickhouse};
+use super::{
+    Common, clickhouse,
+    generations::{Generations, Metadata},
+};
 use crate::{
     chunk::Chunk,
-    clients::clickhouse::{CONTENT, ContentRow},
+    clients::clickhouse::{CONTENT, ContentRow, Insert},
     clock::now_ms,
     event::{Change, Content, Record},
-    sinks::{Delivery, Fault, PartitionSink, Rejected, Sink},
+    sinks::{Delivery, Fault, PartitionSink, Rejected, Sink, Standing},
     version::Position,
 };
 
@@ -17,11 +20,15 @@ use crate::{
 #[derive(Debug)]
 pub struct ContentMirror {
     common: Arc<Common>,
+    generations: Generations,
 }
 
 impl ContentMirror {
     pub fn new(common: Arc<Common>) -> Self {
-        Self { common }
+        Self {
+            generations: common.generations(),
+            common,
+        }
     }
 }
 
@@ -29,20 +36,28 @@ impl Sink for ContentMirror {
     type Partition = ContentPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        self.common.open().await
+        self.generations.open(&self.common).await
     }
 
-    async fn check(&self) -> Result<(), Fault> {
-        self.common.generations.check(&self.common.log).await
+    async fn check(&self) -> Result<Standing, Fault> {
+        self.generations.standing(&self.common).await
     }
 
     async fn claim(
         &self,
         partition: i32,
-        _committed: Option<i64>,
-        _metadata: &str,
+        committed: Option<i64>,
+        metadata: &str,
     ) -> Result<ContentPartition, Fault> {
-        self.replay(partition, None).await
+        self.generations.still(&self.common).await?;
+        let found = self.generations.current()?;
+        let trusted = Metadata::read(metadata, found.content.generation).is_some();
+        let start = found.content.start(partition);
+        let begin = committed.filter(|_| trusted).unwrap_or(0).max(start);
+        Ok(ContentPartition {
+            begin: Some(begin).filter(|begin| committed != Some(*begin)),
+            ..self.replay(partition, None).await?
+        })
     }
 
     async fn replay(
@@ -51,8 +66,9 @@ impl Sink for ContentMirror {
         _metadata: Option<&str>,
     ) -> Result<ContentPartition, Fault> {
         Ok(ContentPartition {
-            generation: self.common.generations.current()?.content,
+            generation: self.generations.current()?.content.generation,
             common: Arc::clone(&self.common),
+            begin: None,
         })
     }
 }
@@ -62,6 +78,7 @@ impl Sink for ContentMirror {
 pub struct ContentPartition {
     common: Arc<Common>,
     generation: u16,
+    begin: Option<i64>,
 }
 
 impl PartitionSink for ContentPartition {
@@ -82,7 +99,13 @@ impl PartitionSink for ContentPartition {
                     continue;
                 }
                 Ok(Change::Truncate { .. }) => {
-                    delivery.ignore("truncate");
+                    // Of what stands before it, all has to be stored first.
+                    if let Some(insert) = insert.take() {
+                        end(insert).await?;
+                    }
+                    let gone = store.delete_content_before(self.version(&record)?).await;
+                    gone.map_err(clickhouse)?;
+                    delivery.applied += 1;
                     continue;
                 }
                 Err(reject) => {
@@ -107,7 +130,7 @@ impl PartitionSink for ContentPartition {
             delivery.applied += 1;
         }
         if let Some(insert) = insert {
-            insert.end().await.map_err(clickhouse)?;
+            end(insert).await?;
         }
         Ok(delivery)
     }
@@ -120,9 +143,17 @@ impl PartitionSink for ContentPartition {
         std::future::pending::<()>().await;
     }
 
-    fn metadata(&self) -> String {
-        String::new()
+    fn begin(&self) -> Option<i64> {
+        self.begin
     }
+
+    fn metadata(&self) -> String {
+        Metadata::new(self.generation, Vec::new()).text()
+    }
+}
+
+async fn end(insert: Insert<ContentRow<'static>>) -> Result<(), Fault> {
+    insert.end().await.map_err(clickhouse)
 }
 
 impl ContentPartition {

@@ -3,14 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
     Common,
     catalogue::{Known, Reached},
     clickhouse,
-    generations::Current,
+    generations::{Current, Generations, Life, Metadata},
 };
 use crate::{
     chunk::Chunk,
@@ -18,7 +17,7 @@ use crate::{
     clock::now_ms,
     enrichment::{engagement_pct, engagement_seconds},
     event::{Change, Engagement, FactChange, Record},
-    sinks::{Delivery, Fault, PartitionSink, Rejected, Sink},
+    sinks::{Delivery, Fault, PartitionSink, RECONCILE, Rejected, Sink, Standing},
     version::{Position, Version},
 };
 
@@ -31,43 +30,33 @@ const COALESCE: Duration = Duration::from_millis(200);
 /// Records decoded before other tasks get their turn.
 const SLICE: usize = 256;
 
-/// Format of the commits' metadata.
-const METADATA_FORMAT: u16 = 1;
-
 /// The sink of the enriched table.
 #[derive(Debug)]
 pub struct Facts {
     common: Arc<Common>,
+    generations: Generations,
 }
 
 impl Facts {
     pub fn new(common: Arc<Common>) -> Self {
-        Self { common }
+        Self {
+            generations: common.generations(),
+            common,
+        }
     }
-}
-
-/// What a commit says besides its offset: how far all rows of the partition
-/// are enriched. What the catalogue has beyond that is owed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Metadata {
-    /// Format: 1.
-    f: u16,
-    /// Generation of the content topic.
-    g: u16,
-    /// Next offset of each content partition.
-    c: Reached,
 }
 
 impl Sink for Facts {
     type Partition = FactsPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        self.common.open().await?;
-        self.common.load_catalogue().await
+        self.generations.open(&self.common).await?;
+        let found = self.generations.current()?;
+        self.common.load_catalogue(&found.content).await
     }
 
-    async fn check(&self) -> Result<(), Fault> {
-        self.common.generations.check(&self.common.log).await
+    async fn check(&self) -> Result<Standing, Fault> {
+        self.generations.standing(&self.common).await
     }
 
     async fn claim(
@@ -76,17 +65,17 @@ impl Sink for Facts {
         committed: Option<i64>,
         metadata: &str,
     ) -> Result<FactsPartition, Fault> {
-        let generations = self.common.generations.current()?;
-        self.check_start(partition, committed).await?;
-        let enriched = enriched(metadata, generations.content);
-        let advances = self.common.catalogue.advances();
+        self.generations.still(&self.common).await?;
+        let found = self.generations.current()?;
+        // What was committed under other lives says nothing of these.
+        let known = Metadata::read(metadata, found.content.generation);
+        let trusted = committed.filter(|_| known.is_some());
+        let begin = self.begin(partition, trusted, &found.facts).await?;
         Ok(FactsPartition {
-            common: Arc::clone(&self.common),
-            partition,
-            generations,
-            enriched,
-            advances,
+            enriched: known.map_or_else(Reached::new, |known| known.c),
+            begin: Some(begin).filter(|begin| committed != Some(*begin)),
             catches_up: false,
+            ..self.replay(partition, None).await?
         })
     }
 
@@ -95,50 +84,52 @@ impl Sink for Facts {
         partition: i32,
         metadata: Option<&str>,
     ) -> Result<FactsPartition, Fault> {
-        let generations = self.common.generations.current()?;
+        let found = self.generations.current()?;
         let enriched = match metadata {
-            Some(metadata) => enriched(metadata, generations.content),
+            Some(metadata) => Metadata::read(metadata, found.content.generation)
+                .map_or_else(Reached::new, |known| known.c),
             None => self.common.catalogue.reached(),
         };
         Ok(FactsPartition {
             common: Arc::clone(&self.common),
             partition,
-            generations,
+            generations: found.generations(),
             enriched,
+            begin: None,
             advances: self.common.catalogue.advances(),
             catches_up: true,
         })
     }
 }
 
-/// Up to where a commit says that the rows are enriched: from nowhere, where
-/// it says nothing of this generation.
-fn enriched(metadata: &str, content_generation: u16) -> Reached {
-    let known: Option<Metadata> = serde_json::from_str(metadata).ok();
-    known
-        .filter(|known| known.f == METADATA_FORMAT && known.g == content_generation)
-        .map_or_else(Reached::new, |known| known.c)
-}
-
 impl Facts {
-    /// The log has to begin where the table ends: what was deleted between the
-    /// two is gone, and reading on would hide that.
-    async fn check_start(&self, partition: i32, committed: Option<i64>) -> Result<(), Fault> {
+    /// Where to read on. The log has to begin where the table ends: what was
+    /// deleted between the two is gone, and reading on would hide that.
+    async fn begin(
+        &self,
+        partition: i32,
+        committed: Option<i64>,
+        life: &Life,
+    ) -> Result<i64, Fault> {
         let topic = self.common.facts.source().topic();
         let bounds = self.common.log.bounds(&topic).await.map_err(super::kafka)?;
         let index = usize::try_from(partition).unwrap_or_default();
         let start = bounds.get(index).map_or(0, |bounds| bounds.start);
-        let next = committed.unwrap_or(0);
+        let next = committed.unwrap_or(0).max(life.start(partition));
         if start <= next {
-            return Ok(());
+            return Ok(next);
         }
+        let next = match committed {
+            Some(_) => format!("offset {next} is next"),
+            None => format!("its group has committed nothing, so offset {next} is next"),
+        };
         Err(Fault::halt(
             "retention_passed",
             format!(
-                "partition {partition} of {topic} begins at offset {start}, and offset {next} is \
-                 next: what lies between was deleted before it was read"
+                "partition {partition} of {topic} begins at offset {start}, and {next}: what lies \
+                 between was deleted before it was read"
             ),
-            "rebuild from the source: fanout reset, then fanout up",
+            RECONCILE,
         ))
     }
 }
@@ -151,6 +142,7 @@ pub struct FactsPartition {
     generations: Current,
     /// Up to where the stored rows know the catalogue.
     enriched: Reached,
+    begin: Option<i64>,
     advances: watch::Receiver<u64>,
     /// Somebody else enriches what is stored, perhaps before this has stored
     /// it: settling first reads to the end of the content topic.
@@ -229,14 +221,12 @@ impl PartitionSink for FactsPartition {
         tokio::time::sleep(COALESCE).await;
     }
 
+    fn begin(&self) -> Option<i64> {
+        self.begin
+    }
+
     fn metadata(&self) -> String {
-        let metadata = Metadata {
-            f: METADATA_FORMAT,
-            g: self.generations.content,
-            c: self.enriched.clone(),
-        };
-        // Three numbers always serialise.
-        serde_json::to_string(&metadata).unwrap_or_default()
+        Metadata::new(self.generations.content, self.enriched.clone()).text()
     }
 }
 
@@ -390,23 +380,6 @@ fn truncated(record: &Record<'_>) -> crate::sinks::Halt {
             "{} was truncated at {}/{}: which rows are gone is not in the log",
             record.topic, record.partition, record.offset
         ),
-        remedy: "rebuild from the source: fanout reset, then fanout up".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_metadata_of_a_commit_keeps_its_form() {
-        let metadata = Metadata {
-            f: 1,
-            g: 2,
-            c: vec![7, 9],
-        };
-        let text = serde_json::to_string(&metadata).expect("three numbers");
-        assert_eq!(text, r#"{"f":1,"g":2,"c":[7,9]}"#);
-        assert_eq!(serde_json::from_str::<Metadata>(&text).ok(), Some(metadata));
+        remedy: RECONCILE.to_owned(),
     }
 }

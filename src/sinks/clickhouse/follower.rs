@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 
-use super::catalogue::{Catalogue, ContentUpdate};
+use super::catalogue::{Catalogue, CatalogueChange, ContentUpdate};
 use crate::{
     chunk::Chunk,
     clients::kafka::{ConsumerSettings, KafkaError, Limits, Partition, Reader, Taken},
@@ -27,17 +27,17 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins at the topic's start. `partitions` is how many it has.
+    /// Begins at these offsets, by partition; none is the topic's start.
     pub fn start(
         settings: &ConsumerSettings,
         group: &str,
         decoder: &ContentDecoder,
-        partitions: usize,
+        starts: &[Option<i64>],
         catalogue: &Arc<Catalogue>,
     ) -> Result<Self, KafkaError> {
-        catalogue.restart(partitions);
+        catalogue.restart(starts.iter().map(|start| start.unwrap_or(0)).collect());
         let topic = decoder.source().topic();
-        let (reader, parts) = Reader::assign(settings, group, &topic, &vec![None; partitions])?;
+        let (reader, parts) = Reader::assign(settings, group, &topic, starts)?;
         let tasks = parts
             .into_iter()
             .map(|part| tokio::spawn(follow(part, decoder.clone(), Arc::clone(catalogue))))
@@ -69,23 +69,30 @@ async fn follow(mut partition: Partition, decoder: ContentDecoder, catalogue: Ar
                 continue;
             }
         };
-        let updates: Vec<ContentUpdate> = chunk
+        let updates: Vec<CatalogueChange> = chunk
             .records()
             .filter_map(|record| {
+                let offset = record.offset;
                 let fields = match decoder.decode(&record) {
                     Ok(Change::Upsert { row, .. }) => {
                         let content_type = row.content_type.as_deref().map(Arc::from);
                         (row.id, Some((content_type, row.length_seconds)))
                     }
                     Ok(Change::Delete { id }) => (id, None),
-                    Ok(Change::Truncate { .. } | Change::Ignored(_)) | Err(_) => return None,
+                    Ok(Change::Truncate { .. }) => {
+                        return Some(CatalogueChange::Truncate {
+                            partition: number,
+                            offset,
+                        });
+                    }
+                    Ok(Change::Ignored(_)) | Err(_) => return None,
                 };
-                Some(ContentUpdate {
+                Some(CatalogueChange::Content(ContentUpdate {
                     id: fields.0,
                     partition: number,
-                    offset: record.offset,
+                    offset,
                     fields: fields.1,
-                })
+                }))
             })
             .collect();
         // At the end the position is past markers, as the ends are.

@@ -1,21 +1,28 @@
 //! Which life of each topic this is. Offsets begin anew with a recreated
-//! topic, and keys move when partitions are added: a version without its
-//! topic's generation would compare what cannot be compared.
+//! topic, keys move when partitions are added, and a rebuild from the source
+//! makes what stood before it meaningless: a version without its generation
+//! would compare what cannot be compared.
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{clickhouse, kafka};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Common, catalogue::Reached, clickhouse, kafka, schema};
 use crate::{
     clients::{
-        clickhouse::{Store, TopicRow},
+        clickhouse::{FACTS, Store, TopicRow},
         kafka::{Log, TopicIdentity},
     },
     clock::now_ms,
-    sinks::Fault,
+    sinks::{Fault, Halt, RECONCILE, Standing},
 };
 
 /// Format of `fanout_topics` and of `_version`.
-const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 1;
+
+/// Format of the commits' metadata.
+const METADATA_FORMAT: u16 = 1;
 
 /// The generations in force.
 #[derive(Debug, Clone, Copy)]
@@ -24,19 +31,110 @@ pub(super) struct Current {
     pub(super) content: u16,
 }
 
+/// One life of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Life {
+    pub(super) identity: TopicIdentity,
+    pub(super) generation: u16,
+    /// By partition; empty is at the start of the log.
+    starts: Vec<i64>,
+    settled: bool,
+    table_id: Uuid,
+}
+
+/// Both topics as they were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) facts: Life,
+    pub(super) content: Life,
+}
+
 /// Both topics and what was found of them.
 #[derive(Debug)]
 pub(super) struct Generations {
     facts: String,
     content: String,
-    current: Mutex<Option<Found>>,
+    found: Mutex<Option<Found>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    current: Current,
-    facts: TopicIdentity,
-    content: TopicIdentity,
+/// What a commit says besides its offset: under which life of the content
+/// topic it was made, and how far all rows of the partition are enriched. What
+/// the catalogue has beyond that is owed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Metadata {
+    /// Format: 1.
+    f: u16,
+    /// Generation of the content topic.
+    g: u16,
+    /// Next offset of each content partition.
+    pub(super) c: Reached,
+}
+
+impl Metadata {
+    pub(super) fn new(content_generation: u16, enriched: Reached) -> Self {
+        Self {
+            f: METADATA_FORMAT,
+            g: content_generation,
+            c: enriched,
+        }
+    }
+
+    /// What a commit says, where it was made under this generation. Both
+    /// topics' generations begin together when history is rebuilt, so this
+    /// also tells whether its offset is of the present life.
+    pub(super) fn read(text: &str, content_generation: u16) -> Option<Self> {
+        let known: Self = serde_json::from_str(text).ok()?;
+        (known.f == METADATA_FORMAT && known.g == content_generation).then_some(known)
+    }
+
+    pub(super) fn text(&self) -> String {
+        // Three numbers always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Life {
+    /// The offset at which this life of a partition begins.
+    pub(super) fn start(&self, partition: i32) -> i64 {
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        self.starts.get(place).copied().unwrap_or(0)
+    }
+}
+
+impl From<&TopicRow> for Life {
+    fn from(row: &TopicRow) -> Self {
+        Self {
+            identity: TopicIdentity {
+                id: row.topic_id,
+                partitions: row.partitions,
+            },
+            generation: row.generation,
+            starts: row.starts.clone(),
+            settled: row.settled != 0,
+            table_id: row.table_id,
+        }
+    }
+}
+
+impl Found {
+    pub(super) fn generations(&self) -> Current {
+        Current {
+            facts: self.facts.generation,
+            content: self.content.generation,
+        }
+    }
+
+    /// A rebuild that was begun has to be brought to its end.
+    fn caution(&self) -> Option<Halt> {
+        let settled = self.facts.settled && self.content.settled;
+        (!settled).then(|| Halt {
+            code: "rebuild_unfinished".to_owned(),
+            reason: "a rebuild from the source has begun and is not done: rows may be missing, or \
+                     too many"
+                .to_owned(),
+            remedy: RECONCILE.to_owned(),
+        })
+    }
 }
 
 impl Generations {
@@ -44,99 +142,149 @@ impl Generations {
         Self {
             facts,
             content,
-            current: Mutex::default(),
+            found: Mutex::default(),
         }
     }
 
-    /// The generations found by [`Self::open`].
-    pub(super) fn current(&self) -> Result<Current, Fault> {
-        let found = *self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        found
-            .map(|found| found.current)
-            .ok_or_else(|| Fault::retry("the topics' generations are not known yet"))
+    /// What [`Self::open`] found.
+    pub(super) fn current(&self) -> Result<Found, Fault> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = found.clone();
+        found.ok_or_else(|| Fault::retry("the topics' generations are not known yet"))
     }
 
-    /// Finds, or records, the life of both topics.
-    pub(super) async fn open(&self, store: &Store, log: &Log) -> Result<(), Fault> {
-        let (facts, facts_generation) = find(store, log, &self.facts).await?;
-        let (content, content_generation) = find(store, log, &self.content).await?;
-        let found = Found {
-            current: Current {
-                facts: facts_generation,
-                content: content_generation,
-            },
-            facts,
-            content,
-        };
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    /// Checks the tables, and finds, or records, the life of both topics.
+    pub(super) async fn open(&self, common: &Common) -> Result<(), Fault> {
+        schema::check(&common.store).await?;
+        let found = self.find(common).await?;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(())
+    }
+
+    async fn find(&self, common: &Common) -> Result<Found, Fault> {
+        let (store, log) = (&common.store, &common.log);
+        let table_id = store.table_id(FACTS).await.map_err(clickhouse)?;
+        let table_id = table_id.unwrap_or_default();
+        Ok(Found {
+            facts: find(store, log, &self.facts, table_id).await?,
+            content: find(store, log, &self.content, table_id).await?,
+        })
     }
 
     /// Whether the topics still live the lives that were found.
-    pub(super) async fn check(&self, log: &Log) -> Result<(), Fault> {
-        let found = *self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = found else {
+    pub(super) async fn standing(&self, common: &Common) -> Result<Standing, Fault> {
+        let known = self.current()?;
+        let found = self.find(common).await?;
+        let same = known.generations().facts == found.generations().facts
+            && known.generations().content == found.generations().content;
+        Ok(Standing {
+            same,
+            caution: found.caution(),
+        })
+    }
+
+    /// Nothing is taken over under lives that are past: the sink is opened
+    /// again first.
+    pub(super) async fn still(&self, common: &Common) -> Result<(), Fault> {
+        if self.standing(common).await?.same {
             return Ok(());
-        };
-        for (topic, then) in [(&self.facts, found.facts), (&self.content, found.content)] {
-            let now = log.identity(topic).await.map_err(kafka)?;
-            if now != Some(then) {
-                return Err(changed(topic, &then.to_string(), now));
-            }
         }
-        Ok(())
+        Err(Fault::retry("history has begun anew"))
     }
 }
 
-/// The topic's identity and its generation in `fanout_topics`.
-async fn find(store: &Store, log: &Log, topic: &str) -> Result<(TopicIdentity, u16), Fault> {
+/// The topic's present life as `fanout_topics` has it.
+async fn find(store: &Store, log: &Log, topic: &str, table_id: Uuid) -> Result<Life, Fault> {
     let identity = log.identity(topic).await.map_err(kafka)?;
-    let identity = identity.ok_or_else(|| Fault::retry(format!("topic {topic} does not exist")))?;
     let lives = store.lives(topic).await.map_err(clickhouse)?;
+    let Some(identity) = identity else {
+        let reason = format!("topic {topic} does not exist");
+        return Err(if lives.is_empty() {
+            Fault::retry(reason)
+        } else {
+            Fault::halt("topic_changed", reason, RECONCILE)
+        });
+    };
     if let Some(last) = lives.last() {
-        let known = TopicIdentity {
-            id: last.topic_id,
-            partitions: last.partitions,
-        };
-        return if last.format != FORMAT {
-            Err(Fault::halt(
+        if last.format != FORMAT {
+            return Err(Fault::halt(
                 "unknown_format",
                 format!("fanout_topics is of format {}, not {FORMAT}", last.format),
                 "use the fanout that wrote it",
-            ))
-        } else if known == identity {
-            Ok((identity, last.generation))
-        } else {
-            Err(changed(topic, &known.to_string(), Some(identity)))
-        };
+            ));
+        }
+        let life = Life::from(last);
+        if life.identity != identity {
+            return Err(changed(topic, life.identity, identity));
+        }
+        // Lives of before this was recorded do not say.
+        let told = !life.table_id.is_nil() && !table_id.is_nil();
+        if told && life.table_id != table_id {
+            return Err(Fault::halt(
+                "table_replaced",
+                format!("table {FACTS} is not the one that the log was applied to so far"),
+                RECONCILE,
+            ));
+        }
+        return Ok(life);
     }
     if store.has_facts().await.map_err(clickhouse)? {
         return Err(Fault::halt(
             "generation_unknown",
             format!("the table holds rows, but fanout_topics does not say from which {topic}"),
-            "rebuild from the source: fanout reset, then fanout up",
+            RECONCILE,
         ));
     }
-    let life = TopicRow {
+    let row = TopicRow {
         topic: topic.to_owned(),
         topic_id: identity.id,
         partitions: identity.partitions,
         generation: 1,
         first_seen: now_ms(),
         format: FORMAT,
+        starts: Vec::new(),
+        settled: 1,
+        table_id,
     };
-    store.record_life(&life).await.map_err(clickhouse)?;
-    Ok((identity, life.generation))
+    store.record_life(&row).await.map_err(clickhouse)?;
+    Ok(Life::from(&row))
 }
 
-fn changed(topic: &str, then: &str, now: Option<TopicIdentity>) -> Fault {
-    let now = now.map_or_else(|| "gone".to_owned(), |now| now.to_string());
+fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {
+    let what = if then.id == now.id {
+        "partitions were added"
+    } else {
+        "it was recreated"
+    };
     Fault::halt(
         "topic_changed",
         format!(
             "topic {topic} is not the one the table was built from (id/partitions {then}, now \
-             {now}): it was recreated, or partitions were added"
+             {now}): {what}"
         ),
-        "rebuild from the source: fanout reset, then fanout up",
+        RECONCILE,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metadata_of_a_commit_keeps_its_form() {
+        let metadata = Metadata::new(2, vec![7, 9]);
+        let text = metadata.text();
+        assert_eq!(text, r#"{"f":1,"g":2,"c":[7,9]}"#);
+        assert_eq!(Metadata::read(&text, 2), Some(metadata));
+    }
+
+    #[test]
+    fn a_commit_of_another_life_says_nothing_of_this_one() {
+        let text = Metadata::new(2, vec![7]).text();
+        for other in [1, 3] {
+            assert_eq!(Metadata::read(&text, other), None);
+        }
+        assert_eq!(Metadata::read("", 1), None);
+        assert_eq!(Metadata::read(r#"{"f":2,"g":1,"c":[]}"#, 1), None);
+    }
 }

@@ -12,6 +12,7 @@ mod content;
 mod facts;
 mod follower;
 mod generations;
+mod rebuild;
 mod schema;
 
 use std::{
@@ -23,9 +24,13 @@ use uuid::Uuid;
 
 pub use content::ContentMirror;
 pub use facts::Facts;
+pub use rebuild::{Lives, Rebuild};
 
 use self::{
-    catalogue::Catalogue, classify::classify, follower::Follower, generations::Generations,
+    catalogue::Catalogue,
+    classify::classify,
+    follower::Follower,
+    generations::{Generations, Life},
 };
 use super::Fault;
 use crate::{
@@ -47,8 +52,8 @@ pub struct Common {
     facts: FactDecoder,
     content: ContentDecoder,
     catalogue: Arc<Catalogue>,
-    follower: Mutex<Option<Follower>>,
-    generations: Generations,
+    /// With the life of the content topic that it follows.
+    follower: Mutex<Option<(Life, Follower)>>,
 }
 
 impl Common {
@@ -80,32 +85,39 @@ impl Common {
             content: ContentDecoder::new(content.clone()),
             catalogue: Arc::default(),
             follower: Mutex::default(),
-            generations: Generations::new(facts.topic(), content.topic()),
         })
     }
 
-    /// Checks the tables and which lives the topics are in.
-    async fn open(&self) -> Result<(), Fault> {
-        schema::check(&self.store).await?;
-        self.generations.open(&self.store, &self.log).await
+    /// What is known of the lives of both topics, before anything is.
+    fn generations(&self) -> Generations {
+        let (facts, content) = (self.facts.source(), self.content.source());
+        Generations::new(facts.topic(), content.topic())
     }
 
-    /// Starts following the content topic, once, and waits until the catalogue
-    /// has its end.
-    async fn load_catalogue(&self) -> Result<(), Fault> {
+    /// Starts following this life of the content topic, once, and waits until
+    /// the catalogue has its end.
+    async fn load_catalogue(&self, life: &Life) -> Result<(), Fault> {
         let topic = self.content.source().topic();
-        let ends = self.log.ends(&topic).await.map_err(kafka)?;
+        let bounds = self.log.bounds(&topic).await.map_err(kafka)?;
+        let ends: Vec<i64> = bounds.iter().map(|bounds| bounds.end).collect();
         {
             let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
-            if follower.is_none() {
+            if follower.as_ref().is_none_or(|(known, _)| known != life) {
+                // One at a time feeds the catalogue.
+                *follower = None;
+                let starts: Vec<Option<i64>> = (0..)
+                    .zip(&bounds)
+                    .map(|(partition, bounds)| life.start(partition).max(bounds.start))
+                    .map(|start| (start > 0).then_some(start))
+                    .collect();
                 let started = Follower::start(
                     &self.consumer,
                     &self.catalogue_group,
                     &self.content,
-                    ends.len(),
+                    &starts,
                     &self.catalogue,
                 );
-                *follower = Some(started.map_err(kafka)?);
+                *follower = Some((life.clone(), started.map_err(kafka)?));
             }
         }
         self.wait_for_catalogue(&ends).await

@@ -5,7 +5,7 @@
 use super::clickhouse;
 use crate::{
     clients::clickhouse::{CONTENT, FACTS, Shape, Store, TOPICS},
-    sinks::Fault,
+    sinks::{Fault, RECONCILE},
 };
 
 /// What a table has to be.
@@ -70,6 +70,9 @@ const EXPECTED: [Expected; 3] = [
             ("generation", "UInt16"),
             ("first_seen", "DateTime64(3, 'UTC')"),
             ("format", "UInt16"),
+            ("starts", "Array(Int64)"),
+            ("settled", "UInt8"),
+            ("table_id", "UUID"),
         ],
     },
 ];
@@ -82,11 +85,23 @@ pub(super) async fn check(store: &Store) -> Result<(), Fault> {
             return Err(Fault::halt(
                 "wrong_schema",
                 format!("table {}: {difference}", expected.table),
-                "move the table away (RENAME TABLE), then fanout up, which creates it",
+                format!("{RECONCILE}, which moves the table aside and makes it anew"),
             ));
         }
     }
     Ok(())
+}
+
+/// The tables that are there and not as expected.
+pub(super) async fn wrong(store: &Store) -> Result<Vec<&'static str>, Fault> {
+    let mut wrong = Vec::new();
+    for expected in &EXPECTED {
+        let shape = store.shape(expected.table).await.map_err(clickhouse)?;
+        if shape.is_some() && difference(expected, shape.as_ref()).is_some() {
+            wrong.push(expected.table);
+        }
+    }
+    Ok(wrong)
 }
 
 /// The first thing that is not as expected.

@@ -7,8 +7,8 @@ use fanout::{config::Settings, operations::objects};
 use serde_json::Value as Json;
 
 use super::{
-    Fanout, Producer, Record, Stack, Stub, Worker, Written, accepted_by, delete_before, ends,
-    eventually, wait_for,
+    Fanout, Producer, Record, Stack, Stub, Topics, Worker, Written, accepted_by, eventually,
+    wait_for,
 };
 
 /// The project.
@@ -118,7 +118,7 @@ impl<'a> Bench<'a> {
 
     /// One past the last record of a partition of the events' topic.
     pub fn end(&self, partition: usize) -> i64 {
-        ends(self.stack, &self.events_topic())[partition]
+        Topics::of(self.stack).ends(&self.events_topic())[partition]
     }
 
     /// Writes the insert of an event.
@@ -128,7 +128,7 @@ impl<'a> Bench<'a> {
 
     /// Removes records as retention would.
     pub fn delete_before(&self, partition: i32, offset: i64) {
-        delete_before(self.stack, &self.events_topic(), partition, offset);
+        Topics::of(self.stack).delete_before(&self.events_topic(), partition, offset);
     }
 
     /// Writes into the content topic.

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     metadata::MetadataPartition,
     producer::{FutureProducer, FutureRecord},
@@ -109,45 +109,101 @@ impl Producer {
     }
 }
 
-/// Does things to topics that only an operator, or time, does.
-fn admin(stack: &Stack) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new()
-        .set(
-            "bootstrap.servers",
-            stack.stores.url("FANOUT_KAFKA_BROKERS"),
-        )
-        .create()
-        .expect("an admin")
+/// Does to topics and groups what only an operator, or time, does.
+pub struct Topics<'a> {
+    stack: &'a Stack,
+    admin: AdminClient<DefaultClientContext>,
 }
 
-/// Removes the records of a partition before an offset, as retention would.
-pub fn delete_before(stack: &Stack, topic: &str, partition: i32, offset: i64) {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(offset))
-        .expect("a partition");
-    let admin = admin(stack);
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    wait_for(admin.delete_records(&list, &options)).expect("the broker does it");
-}
+impl<'a> Topics<'a> {
+    pub fn of(stack: &'a Stack) -> Self {
+        let brokers = stack.stores.url("FANOUT_KAFKA_BROKERS");
+        let admin = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .create();
+        Self {
+            stack,
+            admin: admin.expect("an admin"),
+        }
+    }
 
-/// One past the last committed record of each partition.
-pub fn ends(stack: &Stack, topic: &str) -> Vec<i64> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set(
-            "bootstrap.servers",
-            stack.stores.url("FANOUT_KAFKA_BROKERS"),
-        )
-        .set("isolation.level", "read_committed")
-        .create()
-        .expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
-    let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
-    let partitions = metadata.topics()[0].partitions().iter();
-    let end = |partition: i32| {
-        let bounds = consumer.fetch_watermarks(topic, partition, PATIENCE);
-        bounds.unwrap_or_else(|error| panic!("{topic}: {error}")).1
-    };
-    partitions.map(|partition| end(partition.id())).collect()
+    fn options() -> AdminOptions {
+        AdminOptions::new().operation_timeout(Some(PATIENCE))
+    }
+
+    /// Removes the records of a partition before an offset, as retention would.
+    pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .expect("a partition");
+        let deleted = self.admin.delete_records(&list, &Self::options());
+        wait_for(deleted).expect("the broker does it");
+    }
+
+    /// Deletes a topic and makes one of the same name.
+    pub fn recreate(&self, topic: &str, partitions: i32) {
+        let deleted = wait_for(self.admin.delete_topics(&[topic], &Self::options()));
+        deleted.expect("the broker answers");
+        let settings = [
+            ("message.timestamp.type", "LogAppendTime"),
+            ("max.message.bytes", "67108864"),
+        ];
+        let new = NewTopic {
+            name: topic,
+            num_partitions: partitions,
+            replication: TopicReplication::Fixed(1),
+            config: settings.into(),
+        };
+        super::eventually(&format!("{topic} is there again"), || {
+            let made = wait_for(self.admin.create_topics([&new], &Self::options()));
+            let made = made.map_err(|error| error.to_string())?;
+            match &made[0] {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+                Err((_, code)) => Err(code.to_string()),
+            }
+        });
+    }
+
+    /// Gives a topic more partitions.
+    pub fn add_partitions(&self, topic: &str, partitions: usize) {
+        let more = NewPartitions::new(topic, partitions);
+        let added = wait_for(self.admin.create_partitions([&more], &Self::options()));
+        for result in added.expect("the broker answers") {
+            result.expect("the partitions");
+        }
+    }
+
+    /// Deletes groups; those with members cannot be.
+    pub fn delete_groups(&self, groups: &[&str]) -> Result<(), String> {
+        let deleted = wait_for(self.admin.delete_groups(groups, &Self::options()));
+        for result in deleted.map_err(|error| error.to_string())? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
+                Err((group, code)) => return Err(format!("{group}: {code}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// One past the last committed record of each partition.
+    pub fn ends(&self, topic: &str) -> Vec<i64> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set(
+                "bootstrap.servers",
+                self.stack.stores.url("FANOUT_KAFKA_BROKERS"),
+            )
+            .set("isolation.level", "read_committed")
+            .create()
+            .expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+        let partitions = metadata.topics()[0].partitions().iter();
+        let end = |partition: i32| {
+            let bounds = consumer.fetch_watermarks(topic, partition, PATIENCE);
+            bounds.unwrap_or_else(|error| panic!("{topic}: {error}")).1
+        };
+        partitions.map(|partition| end(partition.id())).collect()
+    }
 }
 
 /// All that stands in a topic now, partition by partition.

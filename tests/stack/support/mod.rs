@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 pub use bench::Bench;
 pub use binary::{Ended, Fanout};
 pub use event::{Event, content};
-pub use log::{Producer, Record, Written, delete_before, ends, records};
+pub use log::{Producer, Record, Topics, Written, records};
 pub use stack::{Shared, Stack};
 pub use stores::{Stores, accepted_by};
 pub use worker::{Going, Stub, Worker};

@@ -1,6 +1,8 @@
 //! The external system: one POST for each insert, under a key and with a body
 //! that stay the same however often it is sent.
 
+mod history;
+
 use std::{
     sync::{
         Arc,
@@ -14,7 +16,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink};
+pub use history::History;
+
+use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing};
 use crate::{
     chunk::Chunk,
     clients::web::{Poster, Reply, WebError},
@@ -40,12 +44,26 @@ struct Common {
 #[derive(Debug)]
 pub struct Http {
     common: Arc<Common>,
+    history: History,
 }
 
 impl Http {
     /// # Errors
     /// When the URL or the client's settings cannot be used.
-    pub fn new(settings: &config::External, facts: &SourceTable) -> Result<Self, WebError> {
+    pub fn new(
+        settings: &config::External,
+        facts: &SourceTable,
+        history: History,
+    ) -> Result<Self, WebError> {
+        Ok(Self {
+            common: Arc::new(Common::new(settings, facts)?),
+            history,
+        })
+    }
+}
+
+impl Common {
+    fn new(settings: &config::External, facts: &SourceTable) -> Result<Self, WebError> {
         let url = format!(
             "{}{}",
             settings.url.trim_end_matches('/'),
@@ -53,14 +71,12 @@ impl Http {
         );
         let timeout = Duration::from_millis(settings.request_timeout_ms);
         Ok(Self {
-            common: Arc::new(Common {
-                poster: Poster::new(&url, timeout, settings.max_in_flight)?,
-                decoder: FactDecoder::new(facts.clone()),
-                table: facts.qualified(),
-                settings: settings.clone(),
-                permits: Semaphore::new(settings.max_in_flight),
-                rejects_in_a_row: AtomicU32::new(0),
-            }),
+            poster: Poster::new(&url, timeout, settings.max_in_flight)?,
+            decoder: FactDecoder::new(facts.clone()),
+            table: facts.qualified(),
+            settings: settings.clone(),
+            permits: Semaphore::new(settings.max_in_flight),
+            rejects_in_a_row: AtomicU32::new(0),
         })
     }
 }
@@ -72,17 +88,21 @@ impl Sink for Http {
         Ok(())
     }
 
-    async fn check(&self) -> Result<(), Fault> {
-        Ok(())
+    async fn check(&self) -> Result<Standing, Fault> {
+        Ok(Standing::SAME)
     }
 
     async fn claim(
         &self,
         partition: i32,
-        _committed: Option<i64>,
+        committed: Option<i64>,
         _metadata: &str,
     ) -> Result<HttpPartition, Fault> {
-        self.replay(partition, None).await
+        let begin = self.history.begin(partition, committed).await?;
+        Ok(HttpPartition {
+            begin: Some(begin).filter(|begin| committed.is_some_and(|known| known != *begin)),
+            ..self.replay(partition, None).await?
+        })
     }
 
     async fn replay(
@@ -95,6 +115,7 @@ impl Sink for Http {
             pending: Vec::new(),
             delivery: Delivery::default(),
             halted: false,
+            begin: None,
         })
     }
 }
@@ -120,6 +141,7 @@ pub struct HttpPartition {
     delivery: Delivery,
     /// The last look found that an operator has to mend something.
     halted: bool,
+    begin: Option<i64>,
 }
 
 impl PartitionSink for HttpPartition {
@@ -145,6 +167,10 @@ impl PartitionSink for HttpPartition {
 
     async fn owed(&mut self) {
         std::future::pending::<()>().await;
+    }
+
+    fn begin(&self) -> Option<i64> {
+        self.begin
     }
 
     fn metadata(&self) -> String {
@@ -387,9 +413,7 @@ mod tests {
             table: "engagement_events".to_owned(),
         };
         let settings = config::Settings::default().external;
-        Http::new(&settings, &facts)
-            .expect("the default url")
-            .common
+        Arc::new(Common::new(&settings, &facts).expect("the default url"))
     }
 
     fn classify(common: &Common, status: u16, retry_after: Option<&str>) -> Verdict {

@@ -1,0 +1,267 @@
+//! History from the source itself: a snapshot through the log; and, where all
+//! of it is asked for with a comparison after it, the rebuild that mends every
+//! break in history.
+//!
+//! ```text
+//! a new life of both topics → connector → snapshot → caught up → compare → settled
+//! ```
+//!
+//! Each step is in the journal before the next begins, and each can be
+//! repeated.
+
+use std::time::Duration;
+
+use super::{
+    BackfillError,
+    journal::{Database, Journal, Place},
+    prune::Prune,
+    snapshot::Snapshot,
+};
+use crate::{
+    clients::kafka::{Log, ensure_topics},
+    config::Settings,
+    operations::{
+        connector,
+        fence::{self, FenceError, consumer, content_topic, events_topic, group},
+        objects,
+        steps::Steps,
+    },
+    pipeline::{Source, replay::ReplayError, topics},
+    progress::Progress,
+    sinks::{Fault, clickhouse::Rebuild},
+};
+
+/// How long it may take until a connector runs that just began.
+const CONNECTOR_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks for a slot that a new connector makes.
+const POLL: Duration = Duration::from_millis(200);
+
+/// A backfill from the source.
+pub(super) struct FromDatabase<'a> {
+    pub settings: &'a Settings,
+    pub place: &'a Place,
+    pub journal: &'a mut Journal,
+    pub patience: Duration,
+    pub progress: &'a dyn Progress,
+    /// Where the events' topic ended before.
+    pub rebuilds: bool,
+    pub prunes: bool,
+    /// Rows to be expected.
+    pub rows: u64,
+    /// Whether ClickHouse is waited for.
+    pub into_clickhouse: bool,
+}
+
+impl FromDatabase<'_> {
+    /// Does what is left of it.
+    pub(super) async fn run(mut self) -> Result<Database, BackfillError> {
+        let rebuild = self.rebuild()?;
+        if self.rebuilds {
+            self.begin_lives(&rebuild).await?;
+        } else if self.database().starts.is_none() {
+            let log = Log::new(&consumer(self.settings), &group(self.settings, "backfill"))?;
+            let ends = log.ends(&events_topic(self.settings)).await?;
+            self.keep(|database| database.starts = Some(ends))?;
+        }
+        self.snapshot().await?;
+        if self.into_clickhouse {
+            self.catch_up().await?;
+        }
+        if self.prunes {
+            self.prune(&rebuild).await?;
+        }
+        if self.rebuilds {
+            insist(self.patience, async || rebuild.settle().await).await?;
+        }
+        Ok(self.database().clone())
+    }
+
+    fn rebuild(&self) -> Result<Rebuild, BackfillError> {
+        let log = Log::new(&consumer(self.settings), &group(self.settings, "backfill"))?;
+        let (facts, content) = (events_topic(self.settings), content_topic(self.settings));
+        let clickhouse = &self.settings.clickhouse;
+        Ok(Rebuild::new(clickhouse, log, facts, content)?)
+    }
+
+    fn database(&mut self) -> &mut Database {
+        self.journal.database.get_or_insert_default()
+    }
+
+    /// Changes the journal and keeps it.
+    fn keep(&mut self, change: impl FnOnce(&mut Database)) -> Result<(), BackfillError> {
+        change(self.database());
+        let saved = self.place.save(self.journal);
+        saved.map_err(|source| self.place.unreachable(source))
+    }
+
+    /// Begins a new life of both topics, unless the journal's are the latest.
+    async fn begin_lives(&mut self, rebuild: &Rebuild) -> Result<(), BackfillError> {
+        let patience = self.patience;
+        if let Some((facts, content)) = self.database().lives
+            && insist(patience, async || rebuild.are_latest(facts, content).await).await?
+        {
+            return Ok(());
+        }
+        let steps = Steps::new(self.progress, "clickhouse");
+        steps.doing("looking at the tables");
+        // Whatever is not there yet; with a wrong table this may fail, and the
+        // second time it counts.
+        let _ = objects::clickhouse(self.settings).await;
+        for aside in insist(patience, async || rebuild.move_aside().await).await? {
+            steps.doing(&format!("moved a table that was not right to {aside}"));
+        }
+        objects::clickhouse(self.settings).await?;
+        let source = Source::new(&self.settings.kafka.topic_prefix);
+        let topics = topics(&source, &self.settings.kafka.dead_letter_topic);
+        let kafka = &self.settings.kafka;
+        ensure_topics(&kafka.brokers, kafka.replication_factor, &topics).await?;
+        let lives = insist(patience, async || rebuild.begin().await).await?;
+        steps.done(&format!("history begins anew, generation {}", lives.facts));
+        self.keep(|database| {
+            *database = Database {
+                lives: Some((lives.facts, lives.content)),
+                starts: Some(lives.starts),
+                ..Database::default()
+            };
+        })
+    }
+
+    /// Has all rows written into the log once more.
+    async fn snapshot(&mut self) -> Result<(), BackfillError> {
+        if self.database().snapshot_rows.is_some() {
+            return Ok(());
+        }
+        if self.rebuilds {
+            let timeout = self.patience.max(CONNECTOR_PATIENCE);
+            if connector::mend(self.settings, timeout, self.progress).await? {
+                // It reads everything by itself, before it goes on.
+                self.until_it_streams().await?;
+                let rows = self.rows;
+                return self.keep(|database| database.snapshot_rows = Some(rows));
+            }
+        }
+        let steps = Steps::new(self.progress, "snapshot");
+        let times = self.journal.times();
+        let snapshot = Snapshot {
+            settings: self.settings,
+            times,
+            with_content: self.rebuilds,
+            rows: self.rows,
+            patience: self.patience,
+            steps: &steps,
+        };
+        if self.database().signal.is_none() {
+            let mut database = self.database().clone();
+            snapshot.begin(&mut database).await?;
+            self.keep(|kept| *kept = database)?;
+        }
+        let from = self.database().notifications_from;
+        let id = self.database().signal.clone().unwrap_or_default();
+        match snapshot.follow(&id, from).await {
+            Ok(rows) => {
+                steps.done(&format!("{rows} rows read"));
+                self.keep(|database| database.snapshot_rows = Some(rows))
+            }
+            Err(error) => {
+                // Nobody follows it any more: the next run asks anew.
+                self.keep(|database| database.signal = None)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A connector that has just begun makes its slot after it says it runs.
+    async fn until_it_streams(&self) -> Result<(), BackfillError> {
+        let started = tokio::time::Instant::now();
+        loop {
+            match fence::wait(self.settings, &[], self.patience, self.progress).await {
+                Err(FenceError::NoSlot { .. } | FenceError::NoTopic { .. })
+                    if started.elapsed() < self.patience.max(CONNECTOR_PATIENCE) =>
+                {
+                    tokio::time::sleep(POLL).await;
+                }
+                waited => return Ok(waited.map(|_| ())?),
+            }
+        }
+    }
+
+    /// Waits until ClickHouse has all that is in the log now, as long as it
+    /// gets any nearer.
+    async fn catch_up(&mut self) -> Result<(), BackfillError> {
+        if self.database().caught_up {
+            return Ok(());
+        }
+        let groups = [group(self.settings, "clickhouse")];
+        let (mut nearest, mut slot) = (i64::MIN, i64::MAX);
+        loop {
+            match fence::wait(self.settings, &groups, self.patience, self.progress).await {
+                Err(FenceError::GroupBehind { partitions, .. })
+                    if committed(&partitions) > nearest =>
+                {
+                    nearest = committed(&partitions);
+                }
+                Err(FenceError::SlotBehind { bytes, .. }) if bytes < slot => slot = bytes,
+                waited => {
+                    waited?;
+                    return self.keep(|database| database.caught_up = true);
+                }
+            }
+        }
+    }
+
+    /// Deletes what the source does not have.
+    async fn prune(&mut self, rebuild: &Rebuild) -> Result<(), BackfillError> {
+        if self.database().pruned_all {
+            return Ok(());
+        }
+        let steps = Steps::new(self.progress, "prune");
+        steps.doing("comparing ids");
+        let times = self.journal.times();
+        let mut prune = Prune::new(self.settings, rebuild.store(), times, &steps).await?;
+        loop {
+            let after = self.database().pruned_to;
+            let range = prune.range(after).await?;
+            let Some(last) = range.last else { break };
+            self.keep(|database| {
+                database.pruned_to = Some(last);
+                database.pruned += range.deleted;
+            })?;
+        }
+        if self.rebuilds {
+            let contents = prune.content().await?;
+            self.keep(|database| database.pruned_content += contents)?;
+        }
+        let pruned = self.database().pruned;
+        steps.done(&format!("{pruned} rows deleted"));
+        self.keep(|database| database.pruned_all = true)
+    }
+}
+
+/// How much of the log a group has done.
+fn committed(partitions: &[fence::Behind]) -> i64 {
+    partitions
+        .iter()
+        .map(|behind| behind.committed.unwrap_or(0) - behind.end)
+        .sum()
+}
+
+/// Asks a store until it works, is hopeless, or has refused for too long.
+async fn insist<T, F: Future<Output = Result<T, Fault>>>(
+    patience: Duration,
+    ask: impl Fn() -> F,
+) -> Result<T, BackfillError> {
+    let started = tokio::time::Instant::now();
+    loop {
+        let reason = match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(Fault::Halt(halt)) => return Err(ReplayError::Halted(halt).into()),
+            Err(Fault::Retry { reason, .. }) => reason,
+        };
+        let waited = started.elapsed();
+        if waited >= patience {
+            return Err(ReplayError::Refused { reason, waited }.into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

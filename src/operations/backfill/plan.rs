@@ -1,0 +1,260 @@
+//! What a backfill will do, before it does anything: the request, the part of
+//! the log or of the source that it means now, and whether it goes on with an
+//! earlier one.
+
+use serde::Serialize;
+
+use super::{
+    BackfillError,
+    journal::{Journal, Place},
+    log::Topic,
+    snapshot,
+};
+use crate::{
+    clock::now_us,
+    config::{SINKS, Settings},
+    instant::{Resolved, TimeSpec},
+    operations::fence::events_topic,
+    pipeline::replay::Part,
+    timestamp::Rfc3339,
+};
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub from: TimeSpec,
+    /// None is up to now.
+    pub to: Option<TimeSpec>,
+    pub source: Source,
+    /// Any of `clickhouse`, `redis`, `http`.
+    pub sinks: Vec<String>,
+    /// Also delete from ClickHouse what the source does not have.
+    pub prune: bool,
+}
+
+/// Where history is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The topic: what happened, by the time of the records.
+    Log,
+    /// Postgres: what there is, by the time of the events.
+    Database,
+}
+
+/// What it will do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Whether it goes on with one that was interrupted, and when that began.
+    pub resumes: Option<String>,
+    pub source: Source,
+    /// UTC, or `earliest`.
+    pub from: String,
+    /// UTC; none is up to now.
+    pub to: Option<String>,
+    pub sinks: Vec<String>,
+    pub prune: bool,
+    /// All history begins anew: what stood in ClickHouse before counts no more.
+    pub rebuilds: bool,
+    /// Of the log; the same for each sink that replays it.
+    pub partitions: Vec<Stretch>,
+    /// Over all partitions, at most so many.
+    pub messages: u64,
+    /// Of the source.
+    pub rows: Option<u64>,
+    /// What an operator should know before.
+    pub notes: Vec<String>,
+}
+
+/// What is replayed of one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    pub partition: i32,
+    pub from: i64,
+    /// One past the last offset.
+    pub until: i64,
+    /// Offsets in it: at least as many as there are messages.
+    pub messages: u64,
+}
+
+impl Request {
+    /// The one form by which a journal knows its request.
+    pub(super) fn form(&self) -> String {
+        let to = self
+            .to
+            .map_or_else(|| "now".to_owned(), |to| to.to_string());
+        let sinks = self.sinks.join(",");
+        let prune = if self.prune { ", pruned" } else { "" };
+        format!(
+            "{} .. {to} from {:?} into {sinks}{prune}",
+            self.from, self.source
+        )
+    }
+
+    pub(super) fn check(&self) -> Result<(), BackfillError> {
+        let unknown = self
+            .sinks
+            .iter()
+            .find(|sink| !SINKS.contains(&sink.as_str()));
+        match unknown {
+            Some(sink) => Err(BackfillError::Usage(format!(
+                "{sink} is no sink; there are {}",
+                SINKS.join(", ")
+            ))),
+            None if self.sinks.is_empty() => {
+                Err(BackfillError::Usage("no sink is named".to_owned()))
+            }
+            None if self.prune && !(self.source == Source::Database && self.has("clickhouse")) => {
+                let why = "--prune compares clickhouse with postgres: it wants --source database";
+                Err(BackfillError::Usage(why.to_owned()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether all of history is asked for, and so begins anew.
+    pub(super) fn rebuilds(&self) -> bool {
+        self.prune && self.from == TimeSpec::Earliest && self.to.is_none()
+    }
+
+    pub(super) fn has(&self, sink: &str) -> bool {
+        self.sinks.iter().any(|name| name == sink)
+    }
+}
+
+/// The journal to go on with, or a new one, and what is to be done by it.
+pub(super) async fn look(
+    settings: &Settings,
+    request: &Request,
+    place: &Place,
+) -> Result<(Journal, Plan), BackfillError> {
+    let topic = Topic::find(settings).await?;
+    if topic.is_none() && !request.rebuilds() {
+        let topic = events_topic(settings);
+        return Err(BackfillError::NoTopic { topic });
+    }
+    // A rebuild makes the topic where it is not there.
+    let life = topic.as_ref().map(|topic| topic.identity.to_string());
+    let life = life.unwrap_or_default();
+    let unfinished = place.load()?;
+    let same = |journal: &Journal| journal.request == request.form() && journal.topic == life;
+    let mut notes = Vec::new();
+    let (journal, resumes) = match unfinished {
+        Some(journal) if same(&journal) => {
+            let begun = journal.begun.clone();
+            (journal, Some(begun))
+        }
+        other => {
+            if let Some(other) = other {
+                let (what, begun) = (other.request, other.begun);
+                notes.push(format!(
+                    "an unfinished backfill of {begun} ({what}) is given up for this one"
+                ));
+            }
+            let journal = begin(settings, request, topic.as_ref(), life, &mut notes).await?;
+            (journal, None)
+        }
+    };
+    let rows = match request.source {
+        Source::Log => None,
+        Source::Database => Some(snapshot::count(settings, journal.times()).await?),
+    };
+    let parts = journal.replays.values().next();
+    let partitions: Vec<Stretch> = parts.into_iter().flatten().map(Stretch::of).collect();
+    let plan = Plan {
+        resumes,
+        source: request.source,
+        from: journal
+            .from_us
+            .map_or(Resolved::Earliest, Resolved::At)
+            .to_string(),
+        to: journal.to_us.map(|to| Rfc3339(to).to_string()),
+        sinks: request.sinks.clone(),
+        prune: request.prune,
+        rebuilds: request.rebuilds(),
+        messages: partitions.iter().map(|stretch| stretch.messages).sum(),
+        partitions,
+        rows,
+        notes,
+    };
+    Ok((journal, plan))
+}
+
+/// A journal of which nothing is done.
+async fn begin(
+    settings: &Settings,
+    request: &Request,
+    topic: Option<&Topic>,
+    life: String,
+    notes: &mut Vec<String>,
+) -> Result<Journal, BackfillError> {
+    let now = now_us();
+    let begun = Rfc3339(now).to_string();
+    let mut journal = Journal::new(request.form(), life, begun);
+    journal.from_us = request.from.resolve(now).micros();
+    journal.to_us = request.to.and_then(|to| to.resolve(now).micros());
+    let (Source::Log, Some(topic)) = (request.source, topic) else {
+        return Ok(journal);
+    };
+    if request.has("clickhouse") {
+        let starts = topic.life_starts(settings).await?;
+        let parts = topic
+            .parts(request, journal.from_us, journal.to_us, &starts)
+            .await?;
+        if (0..).zip(&starts).any(|(partition, start)| {
+            let is_it = |part: &&Part| part.partition == partition;
+            parts
+                .iter()
+                .find(is_it)
+                .is_some_and(|part| *start > 0 && part.from == *start)
+        }) {
+            let why = "what stood in the log before the last rebuild from the source is left out: \
+                       the source was read anew then";
+            notes.push(why.to_owned());
+        }
+        journal.replays.insert("clickhouse".to_owned(), parts);
+    }
+    if request.has("http") {
+        let parts = topic
+            .parts(request, journal.from_us, journal.to_us, &[])
+            .await?;
+        journal.replays.insert("http".to_owned(), parts);
+    }
+    Ok(journal)
+}
+
+impl Stretch {
+    fn of(part: &Part) -> Self {
+        Self {
+            partition: part.partition,
+            from: part.from,
+            until: part.until,
+            messages: part.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(sinks: &[&str]) -> Request {
+        Request {
+            from: TimeSpec::Ago(7_200_000_000),
+            to: None,
+            source: Source::Log,
+            prune: false,
+            sinks: sinks.iter().map(|sink| (*sink).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_request_has_one_form_and_its_sinks_are_checked() {
+        let both = request(&["clickhouse", "http"]);
+        assert_eq!(both.form(), "2h ago .. now from Log into clickhouse,http");
+        assert!(both.check().is_ok());
+        assert!(request(&[]).check().is_err());
+        let error = request(&["bigquery"]).check().expect_err("no such sink");
+        assert!(error.to_string().contains("bigquery is no sink"), "{error}");
+    }
+}
