@@ -40,6 +40,28 @@ pub async fn existing(url: &str, keys: &[String]) -> Result<Vec<String>, RedisEr
     Ok(existing)
 }
 
+/// Gives a key a value for a time, whatever it held.
+///
+/// # Errors
+/// As [`ping`].
+pub async fn hold(
+    url: &str,
+    key: &str,
+    value: &str,
+    time: std::time::Duration,
+) -> Result<(), RedisError> {
+    let client = redis::Client::open(url)?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    redis::cmd("SET")
+        .arg(key)
+        .arg(value)
+        .arg("PX")
+        .arg(millis)
+        .query_async(&mut connection)
+        .await
+}
+
 /// Deletes keys; says how many there were.
 ///
 /// # Errors

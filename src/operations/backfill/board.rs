@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::BackfillError;
 use crate::{
@@ -13,10 +14,13 @@ use crate::{
     operations::steps::Steps,
 };
 
+/// For how long nobody may publish: longer than between two publications.
+const HELD: Duration = Duration::from_millis(2500);
+
 /// Between two looks at the board.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Drops the lease and waits until a complete board is published under the
+/// Takes the lease away and waits until a complete board is published under the
 /// next one. Returns how many members it has.
 pub(super) async fn rebuild(
     settings: &Settings,
@@ -25,7 +29,10 @@ pub(super) async fn rebuild(
 ) -> Result<u64, BackfillError> {
     let keys = BoardKeys::new(&settings.board.key);
     let patience = Duration::from_millis(settings.redis.request_timeout_ms);
-    redis::delete(&settings.redis.url, std::slice::from_ref(&keys.lease)).await?;
+    // Held rather than deleted: a lease that nobody has is taken back by who
+    // had it, without reading the log again.
+    let holder = format!("rebuild-{}", Uuid::new_v4());
+    redis::hold(&settings.redis.url, &keys.lease, &holder, HELD).await?;
     // What is as of later than this was published under another lease.
     let dropped_us = now_us();
     let started = Instant::now();
