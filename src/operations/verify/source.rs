@@ -2,7 +2,7 @@
 
 use super::compare::{COLUMNS, Row};
 use crate::clients::{
-    clickhouse::MAX_TEXT,
+    clickhouse::{MAX_TEXT, Sum},
     postgres::{self, Client, PostgresError},
 };
 
@@ -32,14 +32,62 @@ impl Source {
         &self.client
     }
 
-    /// The rows from this id on, at most `limit`, by id.
+    /// How many rows there are.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn rows(&self, first: i64, limit: usize) -> Result<Vec<Row>, PostgresError> {
-        let sql = format!("{} WHERE e.id >= $1 ORDER BY e.id LIMIT $2", select());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.client.query(&sql, &[&first, &limit]).await?;
+    pub async fn count(&self) -> Result<u64, PostgresError> {
+        let sql = "SELECT count(*) FROM public.engagement_events";
+        let count: i64 = self.client.query_one(sql, &[]).await?.try_get(0)?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// The last id of so many rows from this id on; none where there are fewer.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn last_of(&self, first: i64, rows: i64) -> Result<Option<i64>, PostgresError> {
+        let sql = "SELECT id FROM public.engagement_events WHERE id >= $1
+                   ORDER BY id OFFSET $2 LIMIT 1";
+        let found = self.client.query_opt(sql, &[&first, &(rows - 1)]).await?;
+        found.map(|row| row.try_get(0)).transpose()
+    }
+
+    /// What the rows from one id to another, both included, come to, as
+    /// [`Sum`] has it.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn sum(&self, first: i64, last: i64) -> Result<Sum, PostgresError> {
+        let names: Vec<String> = (0..COLUMNS.len())
+            .map(|place| format!("c{place}"))
+            .collect();
+        let part =
+            |name: &String| format!("coalesce(octet_length({name})::text || ':' || {name}, '-')");
+        let parts: Vec<String> = names.iter().map(part).collect();
+        let sql = format!(
+            "SELECT count(*), coalesce(sum(
+                ('x' || substr(md5(id || ',' || {}), 1, 15))::bit(60)::bigint), 0)::text
+             FROM ({} WHERE e.id BETWEEN $1 AND $2) AS joined (id, {})",
+            parts.join(" || ',' || "),
+            select(),
+            names.join(", "),
+        );
+        let row = self.client.query_one(&sql, &[&first, &last]).await?;
+        let count: i64 = row.try_get(0)?;
+        Ok(Sum {
+            rows: count.unsigned_abs(),
+            digest: row.try_get(1)?,
+        })
+    }
+
+    /// The rows from one id to another, both included, by id.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn rows(&self, first: i64, last: i64) -> Result<Vec<Row>, PostgresError> {
+        let sql = format!("{} WHERE e.id BETWEEN $1 AND $2 ORDER BY e.id", select());
+        let rows = self.client.query(&sql, &[&first, &last]).await?;
         rows.iter().map(row).collect()
     }
 
