@@ -1,9 +1,9 @@
 //! What is fanout's own in servers that are not: found by name, listed, and
 //! removed. The source tables are the operator's and stay.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
@@ -73,7 +73,14 @@ const CONNECTOR_TOPICS: [&str; 5] = [
 ];
 
 /// Groups that the pipeline commits for: its sinks', and the content mirror's.
-const GROUPS: [&str; 4] = ["redis", "clickhouse", "http", "content"];
+const GROUPS: [&str; 6] = [
+    "redis",
+    "clickhouse",
+    "http",
+    "content",
+    "redis-mended",
+    "http-mended",
+];
 
 /// Whether anybody else's slot or publication may need Debezium's tables.
 const SHARED: &str = "
@@ -89,12 +96,12 @@ const SLOT_TRIES: u32 = 40;
 const SLOT_PAUSE: Duration = Duration::from_millis(250);
 
 /// One thing of fanout's in a server that is not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
     /// The server.
-    pub service: &'static str,
+    pub service: Cow<'static, str>,
     /// `topic`, `slot`, `key` …
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub name: String,
 }
 
@@ -167,8 +174,8 @@ pub(super) async fn owned(
 
 fn own(service: &'static str, kind: &'static str, name: impl Into<String>) -> Owned {
     Owned {
-        service,
-        kind,
+        service: service.into(),
+        kind: kind.into(),
         name: name.into(),
     }
 }
@@ -307,10 +314,10 @@ pub(super) async fn remove(
     for one in owned.iter().filter(|one| one.kind != "connector") {
         let what = format!("removing {} {}", one.kind.to_lowercase(), one.name);
         progress.report(Event::Doing {
-            task: one.service,
+            task: &one.service,
             what: &what,
         });
-        match one.service {
+        match one.service.as_ref() {
             "postgres" => drop_in_postgres(settings, one).await?,
             "clickhouse" => {
                 let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
@@ -333,7 +340,7 @@ pub(super) async fn remove(
 async fn drop_in_postgres(settings: &Settings, one: &Owned) -> Result<(), ExternalError> {
     let client = postgres::connect(&settings.postgres.url).await?;
     let name = one.name.replace('"', "\"\"");
-    match one.kind {
+    match one.kind.as_ref() {
         "publication" => {
             let statement = format!("DROP PUBLICATION IF EXISTS \"{name}\"");
             client.batch_execute(&statement).await?;

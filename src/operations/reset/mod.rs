@@ -1,13 +1,15 @@
 //! `reset`: removes all that a project owns, after saying what that is. Killed
-//! midway, it is run again and goes on.
+//! at any step, it is run again and finishes what it had set out to remove.
 
 mod external;
+mod journal;
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
 pub use external::{ExternalError, Owned};
+pub use journal::is_unfinished;
 
 use super::down::{self, DownError};
 use crate::{
@@ -53,6 +55,12 @@ pub enum ResetError {
     Down(#[from] DownError),
     #[error(transparent)]
     External(#[from] ExternalError),
+    #[error("what is to be removed cannot be kept in {}", path.display())]
+    Journal {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} cannot be removed", path.display())]
     Remove {
         path: PathBuf,
@@ -64,7 +72,7 @@ pub enum ResetError {
 impl ResetError {
     fn inner(&self) -> Option<&dyn Failure> {
         Some(match self {
-            Self::NotConfirmed { .. } | Self::Remove { .. } => return None,
+            Self::NotConfirmed { .. } | Self::Remove { .. } | Self::Journal { .. } => return None,
             Self::Lock(error) => error,
             Self::State(error) => error,
             Self::Blueprint(error) => error,
@@ -85,6 +93,7 @@ impl Failure for ResetError {
     fn code(&self) -> &'static str {
         match self {
             Self::NotConfirmed { .. } => "not_confirmed",
+            Self::Journal { .. } => "state_unreachable",
             _ => self.inner().map_or("folder_not_removed", Failure::code),
         }
     }
@@ -133,11 +142,19 @@ pub struct Reset {
 pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
     let dir = site.dir();
     // A lock would make the folder of a project that never was.
-    let exists = dir.path().exists();
-    let lock = exists.then(|| Lock::project(&dir)).transpose()?;
+    let mut lock = dir
+        .path()
+        .exists()
+        .then(|| Lock::project(&dir))
+        .transpose()?;
     let sweep = down::sweep(&site).await?;
+    let mut inventory = listed(&site, config, sweep.as_ref()).await?;
+    if lock.is_none() && !inventory.is_empty() {
+        lock = Some(Lock::project(&dir)?);
+        inventory.folder = Some(dir.path().to_owned());
+    }
     Ok(Reset {
-        inventory: listed(&site, config, sweep.as_ref()).await?,
+        inventory,
         sweep,
         settings: config.settings.clone(),
         site,
@@ -175,8 +192,10 @@ async fn listed(
         volumes: names(|sweep| &sweep.volumes),
         folder_bytes: folder.as_deref().map(size).unwrap_or_default(),
         folder,
-        external: external::owned(site, &config.settings, &external_services(site, config)?)
-            .await?,
+        external: journal::merge(
+            external::owned(site, &config.settings, &external_services(site, config)?).await?,
+            journal::load(&dir),
+        ),
     })
 }
 
@@ -233,6 +252,11 @@ impl Reset {
         progress: &dyn Progress,
     ) -> Result<(), ResetError> {
         let (settings, external) = (&self.settings, &self.inventory.external);
+        let dir = self.site.dir();
+        journal::save(&dir, external).map_err(|source| ResetError::Journal {
+            path: dir.path().to_owned(),
+            source,
+        })?;
         external::remove_connector(settings, external, timeout, progress).await?;
         let mut stopped = down::Report::new(&self.site);
         let sweep = self.sweep.as_ref();
@@ -249,8 +273,8 @@ impl Reset {
             task: TASK,
             what: "removing files",
         });
-        // The state goes last: until then another `reset` knows all of this.
-        let dir = self.site.dir();
+        // State and journal go last: until then another `reset` knows all of
+        // this.
         for folder in ["data", "conf", "logs", "run"] {
             remove(dir.path().join(folder))?;
         }

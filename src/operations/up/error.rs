@@ -39,6 +39,8 @@ pub enum UpError {
     Objects(#[from] ObjectsError),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
+    #[error("a reset of project {project} has begun and is not done")]
+    ResetUnfinished { project: String },
     #[error("sink {sink} halted: {}", halt.reason)]
     Halted { sink: String, halt: Halt },
     #[error("the pipeline was not past its start within {seconds} s: {what}")]
@@ -48,7 +50,9 @@ pub enum UpError {
 impl UpError {
     fn inner(&self) -> Option<&dyn Failure> {
         Some(match self {
-            Self::Halted { .. } | Self::SinkNotReady { .. } => return None,
+            Self::Halted { .. } | Self::SinkNotReady { .. } | Self::ResetUnfinished { .. } => {
+                return None;
+            }
             Self::Lock(error) => error,
             Self::Blueprint(error) => error,
             Self::Preflight(error) => error,
@@ -68,6 +72,7 @@ impl Failure for UpError {
     fn kind(&self) -> Kind {
         match self {
             Self::SinkNotReady { .. } => Kind::NotReady,
+            Self::ResetUnfinished { .. } => Kind::Refused,
             _ => self.inner().map_or(Kind::Failed, Failure::kind),
         }
     }
@@ -75,12 +80,14 @@ impl Failure for UpError {
     fn code(&self) -> &'static str {
         match self {
             Self::SinkNotReady { .. } => "sink_not_ready",
+            Self::ResetUnfinished { .. } => "reset_unfinished",
             _ => self.inner().map_or("sink_halted", Failure::code),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::ResetUnfinished { .. } => Some("fanout reset".to_owned()),
             Self::Halted { halt, .. } => Some(halt.remedy.clone()),
             Self::SinkNotReady { .. } => Some("fanout logs pipeline".to_owned()),
             _ => self.inner().and_then(Failure::hint),

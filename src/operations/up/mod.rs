@@ -16,7 +16,7 @@ pub use error::UpError;
 
 use super::{
     connector::{self, Applied},
-    objects, status,
+    objects, reset, status,
 };
 use crate::{
     config::{Config, Runtime},
@@ -124,6 +124,11 @@ pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up
 /// are wrong, a program is missing, or a port is taken.
 pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
     let lock = Lock::project(&site.dir())?;
+    if reset::is_unfinished(&site.dir()) {
+        return Err(UpError::ResetUnfinished {
+            project: site.project.to_string(),
+        });
+    }
     // Until the ports are on record, no other project chooses any.
     let _home = Lock::home(&site.home).await?;
     let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
