@@ -570,3 +570,48 @@ fn a_command_that_waits_for_a_server_ends_at_the_first_signal() {
     assert_eq!(code, Some(143));
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
+
+#[test]
+fn a_backfill_that_cannot_be_meant_is_a_mistake() {
+    for (arguments, said) in [
+        (&["backfill"][..], "--from"),
+        (&["backfill", "--from", "soon"], "is no time"),
+        (
+            &["backfill", "--from", "2026-01-02T03:04:05"],
+            "has no offset from UTC",
+        ),
+        (
+            &["backfill", "--from", "1h", "--sinks", "bigquery"],
+            "bigquery is no sink",
+        ),
+        (
+            &["backfill", "--from", "1h", "--prune"],
+            "--prune compares clickhouse with postgres: it wants --source database",
+        ),
+        (
+            &["backfill", "--from", "1h", "--source", "tape"],
+            "possible values: log, database",
+        ),
+        (
+            &["dlq", "replay", "seventeen"],
+            "expected partition:offset, such as 0:17",
+        ),
+    ] {
+        Fanout::new().run(arguments).with(2).says(said);
+    }
+}
+
+#[test]
+fn an_interrupted_reset_is_finished_before_anything_is_brought_up() {
+    let fanout = Fanout::new();
+    let project = fanout.home().join("fanout");
+    fs::create_dir_all(&project).expect("a folder");
+    let journal = r#"{"format": 1, "external": []}"#;
+    fs::write(project.join("reset.json"), journal).expect("a journal");
+    let refused = fanout.run(&["up", "redis"]).with(6);
+    refused
+        .says("a reset of project fanout has begun and is not done")
+        .says("reset");
+    fanout.run(&["reset", "--yes"]).with(0);
+    assert!(!project.exists());
+}
