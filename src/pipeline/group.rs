@@ -53,18 +53,18 @@ impl<S: Sink> GroupWorker<S> {
     pub(super) async fn run(self) {
         let mut attempt = 0;
         while !self.shared.stop.is_cancelled() {
-            let Some(generation) = self.wait_for_topic().await else {
+            let Some(identity) = self.wait_for_topic().await else {
                 return;
             };
             if !self.open().await {
                 return;
             }
-            let letters = DeadLetters::new(self.shared.producer.clone(), self.name, generation);
+            let letters = DeadLetters::new(self.shared.producer.clone(), self.name, identity);
             let (sender, events) = mpsc::unbounded_channel();
             let group = self.shared.group(self.name);
             let joined = Membership::join(&self.shared.consumer, &group, &self.topic, sender);
             let left = match joined {
-                Ok(membership) => self.serve(membership, events, &letters).await,
+                Ok(membership) => self.serve(membership, events, identity, &letters).await,
                 Err(error) => Err(error),
             };
             match left {
@@ -144,22 +144,27 @@ impl<S: Sink> GroupWorker<S> {
         &self,
         membership: Membership,
         mut events: mpsc::UnboundedReceiver<Rebalance>,
+        identity: TopicIdentity,
         letters: &DeadLetters,
     ) -> Result<(), KafkaError> {
         let mut running: HashMap<i32, Running> = HashMap::new();
         let again = self.shared.stop.child_token();
+        let gone = CancellationToken::new();
         self.stats.set_phase(Phase::Starting(format!(
             "joining {}",
             self.shared.group(self.name)
         )));
         // Apart, so that a slow broker holds up neither a rebalance nor the end.
-        let _watch = AbortOnDropHandle::new(tokio::spawn(watch(
-            self.log.clone(),
-            self.topic.clone(),
-            Arc::clone(&self.sink),
-            Arc::clone(&self.stats),
-            again.clone(),
-        )));
+        let watch = Watch {
+            log: self.log.clone(),
+            topic: self.topic.clone(),
+            identity,
+            sink: Arc::clone(&self.sink),
+            stats: Arc::clone(&self.stats),
+            again: again.clone(),
+            gone: gone.clone(),
+        };
+        let _watch = AbortOnDropHandle::new(tokio::spawn(watch.run()));
         let mut failed = Ok(());
         loop {
             tokio::select! {
@@ -174,9 +179,11 @@ impl<S: Sink> GroupWorker<S> {
                     None => break,
                 },
                 () = again.cancelled() => break,
+                () = gone.cancelled() => break,
             }
         }
-        end(running.drain().map(|(_, running)| running).collect(), false).await;
+        let lost = gone.is_cancelled();
+        end(running.drain().map(|(_, running)| running).collect(), lost).await;
         // The revocation that leaving causes has nobody left to wait for.
         drop(events);
         let left = tokio::task::spawn_blocking(|| membership.leave()).await;
@@ -243,40 +250,70 @@ impl<S: Sink> GroupWorker<S> {
     }
 }
 
-/// Reads the ends, for the lag, and now and then has the sink look whether
-/// history is still the same.
-async fn watch<S: Sink>(
+/// Looks after a membership.
+struct Watch<S> {
     log: Log,
     topic: String,
+    /// The topic as it was when the group was joined.
+    identity: TopicIdentity,
     sink: Arc<S>,
     stats: Arc<SinkStats>,
+    /// To be cancelled where the sink has to be opened again.
     again: CancellationToken,
-) {
-    let mut ticks = ticks(WATCH_INTERVAL);
-    for look in 0_u32.. {
-        ticks.tick().await;
-        match log.ends(&topic).await {
-            Ok(ends) => stats.set_ends(&ends),
-            Err(error) => stats.lost_sight(&format!("kafka: {error}")),
+    /// To be cancelled where the offsets in hand are of a topic that is no
+    /// more.
+    gone: CancellationToken,
+}
+
+impl<S: Sink> Watch<S> {
+    /// Reads the ends, for the lag, and now and then looks whether history is
+    /// still the same.
+    async fn run(self) {
+        let mut ticks = ticks(WATCH_INTERVAL);
+        for look in 0_u32.. {
+            ticks.tick().await;
+            match self.log.ends(&self.topic).await {
+                Ok(ends) => self.stats.set_ends(&ends),
+                Err(error) => self.stats.lost_sight(&format!("kafka: {error}")),
+            }
+            if look % CHECK_EVERY == 0 {
+                self.look_at_topic().await;
+                self.look_at_sink().await;
+            }
         }
-        if look % CHECK_EVERY != 0 {
-            continue;
+    }
+
+    /// A member does not always notice that its topic was made anew.
+    async fn look_at_topic(&self) {
+        match self.log.identity(&self.topic).await {
+            Ok(Some(identity)) if identity.id != self.identity.id => {
+                tracing::warn!(sink = self.stats.name(), "the topic is another");
+                self.gone.cancel();
+            }
+            Ok(Some(identity)) if identity != self.identity => self.again.cancel(),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(sink = self.stats.name(), %error, "topic not looked at");
+            }
         }
-        match sink.check().await {
+    }
+
+    async fn look_at_sink(&self) {
+        match self.sink.check().await {
             Ok(standing) => {
-                stats.unhalt(WHOLE_SINK);
-                stats.set_caution(standing.caution);
+                self.stats.unhalt(WHOLE_SINK);
+                self.stats.set_caution(standing.caution);
                 if !standing.same {
-                    tracing::warn!(sink = stats.name(), "history has begun anew");
-                    again.cancel();
+                    tracing::warn!(sink = self.stats.name(), "history has begun anew");
+                    self.again.cancel();
                 }
             }
             Err(Fault::Halt(halt)) => {
-                halt_for(&stats, WHOLE_SINK, halt);
-                again.cancel();
+                halt_for(&self.stats, WHOLE_SINK, halt);
+                self.again.cancel();
             }
             Err(Fault::Retry { reason, .. }) => {
-                tracing::debug!(sink = stats.name(), reason, "not checked");
+                tracing::debug!(sink = self.stats.name(), reason, "not checked");
             }
         }
     }

@@ -1,7 +1,16 @@
 //! Where the external system's history stands: what was deleted from the log
 //! before it was sent is noticed, unless it was made up for from the source.
 
-use crate::{clients::kafka::Log, sinks::Fault};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    clients::kafka::{KafkaError, Log},
+    sinks::Fault,
+};
+
+/// Format of the commits' metadata.
+const METADATA_FORMAT: u16 = 1;
 
 /// What makes up for inserts that the log lost before they were sent.
 const REMEDY: &str = "fanout backfill --from earliest --source database --sinks http";
@@ -15,6 +24,35 @@ pub struct History {
     mended: Log,
 }
 
+/// What a commit says besides its offset: of which life of the topic it is.
+/// One that was made while the topic was made anew may be of the life before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Metadata {
+    /// Format: 1.
+    f: u16,
+    /// The topic's id.
+    t: Uuid,
+}
+
+impl Metadata {
+    fn new(topic: Uuid) -> Self {
+        Self {
+            f: METADATA_FORMAT,
+            t: topic,
+        }
+    }
+
+    /// Whether a commit that says this is of the same life, as far as it says.
+    fn allows(self, text: &str) -> bool {
+        text.is_empty() || serde_json::from_str::<Self>(text).is_ok_and(|other| other == self)
+    }
+
+    pub(super) fn text(self) -> String {
+        // A number and a UUID always serialise.
+        serde_json::to_string(&self).unwrap_or_default()
+    }
+}
+
 impl History {
     /// `mended` asks for the commits of [`crate::sinks::mended_group`].
     pub fn new(topic: String, log: Log, mended: Log) -> Self {
@@ -23,8 +61,26 @@ impl History {
 
     /// Where to read on. What this sink promises are the inserts in the log; of
     /// those that it lost before they were sent only the source still knows.
-    pub(super) async fn begin(&self, partition: i32, committed: Option<i64>) -> Result<i64, Fault> {
-        let kafka = |error| Fault::retry(format!("kafka: {error}"));
+    /// `said` is what the commit carried.
+    pub(super) async fn begin(
+        &self,
+        partition: i32,
+        committed: Option<i64>,
+        said: &str,
+    ) -> Result<(i64, Metadata), Fault> {
+        let metadata = self.metadata().await?;
+        let committed = committed.filter(|_| metadata.allows(said));
+        Ok((self.next(partition, committed).await?, metadata))
+    }
+
+    /// What the commits of the topic as it is now carry.
+    pub(super) async fn metadata(&self) -> Result<Metadata, Fault> {
+        let identity = self.log.identity(&self.topic).await.map_err(kafka)?;
+        let missing = || Fault::retry(format!("topic {} does not exist", self.topic));
+        Ok(Metadata::new(identity.ok_or_else(missing)?.id))
+    }
+
+    async fn next(&self, partition: i32, committed: Option<i64>) -> Result<i64, Fault> {
         let bounds = self.log.bounds(&self.topic).await.map_err(kafka)?;
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let (start, end) = bounds
@@ -49,5 +105,30 @@ impl History {
             Some(next) => Ok(next),
             None => Ok(start),
         }
+    }
+}
+
+fn kafka(error: KafkaError) -> Fault {
+    Fault::retry(format!("kafka: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metadata_of_a_commit_keeps_its_form() {
+        let metadata = Metadata::new(Uuid::from_u128(7));
+        let text = r#"{"f":1,"t":"00000000-0000-0000-0000-000000000007"}"#;
+        assert_eq!(metadata.text(), text);
+        assert!(metadata.allows(text));
+    }
+
+    #[test]
+    fn a_commit_of_another_life_of_the_topic_does_not_count() {
+        let metadata = Metadata::new(Uuid::from_u128(7));
+        assert!(!metadata.allows(&Metadata::new(Uuid::from_u128(8)).text()));
+        assert!(!metadata.allows(r#"{"f":2,"t":"00000000-0000-0000-0000-000000000007"}"#));
+        assert!(metadata.allows(""), "made before commits said so");
     }
 }

@@ -96,11 +96,12 @@ impl Sink for Http {
         &self,
         partition: i32,
         committed: Option<i64>,
-        _metadata: &str,
+        metadata: &str,
     ) -> Result<HttpPartition, Fault> {
-        let begin = self.history.begin(partition, committed).await?;
+        let (begin, metadata) = self.history.begin(partition, committed, metadata).await?;
         Ok(HttpPartition {
             begin: Some(begin).filter(|begin| committed.is_some_and(|known| known != *begin)),
+            metadata: metadata.text(),
             ..self.replay(partition, None).await?
         })
     }
@@ -116,6 +117,7 @@ impl Sink for Http {
             delivery: Delivery::default(),
             halted: false,
             begin: None,
+            metadata: String::new(),
         })
     }
 }
@@ -142,6 +144,8 @@ pub struct HttpPartition {
     /// The last look found that an operator has to mend something.
     halted: bool,
     begin: Option<i64>,
+    /// What every commit carries.
+    metadata: String,
 }
 
 impl PartitionSink for HttpPartition {
@@ -174,7 +178,7 @@ impl PartitionSink for HttpPartition {
     }
 
     fn metadata(&self) -> String {
-        String::new()
+        self.metadata.clone()
     }
 }
 
