@@ -65,6 +65,13 @@ struct IdRow {
     id: i64,
 }
 
+/// An event that may count on the board.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+pub struct CountedRow {
+    pub content_id: String,
+    pub duration_ms: Option<i32>,
+}
+
 #[derive(Debug, Row, Deserialize)]
 struct TitleRow {
     id: String,
@@ -228,6 +235,28 @@ impl Query {
         let query = query.bind(after_us).bind(until_us).bind(skew_us);
         let rows: Vec<IdRow> = bounded(PATIENCE, query.fetch_all()).await?;
         Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
+    /// Those of these events that are of a content and of a time, after the
+    /// first and up to the last microsecond.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn counted_of(
+        &self,
+        ids: &[i64],
+        after_us: i64,
+        until_us: i64,
+    ) -> Result<Vec<CountedRow>, ClickHouseError> {
+        let sql = format!(
+            "SELECT toString(assumeNotNull({FACTS}.content_id)) AS content_id, duration_ms \
+             FROM {FACTS} FINAL WHERE _deleted = 0 \
+             AND event_id IN ? AND {FACTS}.content_id IS NOT NULL \
+             AND toUnixTimestamp64Micro(event_ts) > ? AND toUnixTimestamp64Micro(event_ts) <= ?"
+        );
+        let query = self.client.query(&sql);
+        let query = query.bind(ids).bind(after_us).bind(until_us);
+        bounded(PATIENCE, query.fetch_all()).await
     }
 
     /// What these pieces of content are called.
