@@ -94,10 +94,13 @@ pub fn decode(decoder: &FactDecoder, chunk: &Chunk) -> Vec<Decoded> {
 }
 
 /// What is published besides the scores.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Moment {
     /// Microseconds since the epoch.
     pub as_of_us: i64,
+    /// Of each partition, everything before this offset is in. With `as_of`
+    /// this is all that a board depends on.
+    pub positions: Vec<i64>,
     /// Every record of the log is in, as of this long ago.
     pub behind: Duration,
     pub complete: bool,
@@ -216,13 +219,13 @@ impl Board {
         self.window.advance(moment.as_of_us);
         let changed = self.window.changed();
         let outcome = match self.published {
-            Some(onto) => self.send(Some(onto), &changed, moment).await,
-            None => self.send(None, &[], moment).await,
+            Some(onto) => self.send(Some(onto), &changed, &moment).await,
+            None => self.send(None, &[], &moment).await,
         };
         match outcome {
             Ok(Published::Done) => Ok(true),
             Ok(Published::LeaseLost) => Ok(false),
-            Ok(Published::Stale) => self.replace(moment).await,
+            Ok(Published::Stale) => self.replace(&moment).await,
             Ok(Published::WrongType) => Err(self.wrong_type()),
             Err(error) => {
                 // It may or may not have arrived.
@@ -232,7 +235,7 @@ impl Board {
         }
     }
 
-    async fn replace(&mut self, moment: Moment) -> Result<bool, Fault> {
+    async fn replace(&mut self, moment: &Moment) -> Result<bool, Fault> {
         self.published = None;
         match self.send(None, &[], moment).await {
             Ok(Published::Done) => Ok(true),
@@ -247,7 +250,7 @@ impl Board {
         &mut self,
         onto: Option<(u64, usize)>,
         changed: &[(Uuid, Option<i64>)],
-        moment: Moment,
+        moment: &Moment,
     ) -> Result<Published, RedisError> {
         let (removed, scores): (Vec<Uuid>, Vec<(Uuid, i64)>) = if onto.is_some() {
             let removed = changed.iter().filter(|(_, score)| score.is_none());
@@ -275,7 +278,8 @@ impl Board {
         Ok(published)
     }
 
-    fn meta(&self, moment: Moment) -> [(&'static str, String); 7] {
+    fn meta(&self, moment: &Moment) -> [(&'static str, String); 8] {
+        let positions: Vec<String> = moment.positions.iter().map(i64::to_string).collect();
         let score = match self.settings.score {
             config::Score::Events => "events",
             config::Score::Seconds => "seconds",
@@ -288,6 +292,7 @@ impl Board {
             ("behind_ms", moment.behind.as_millis().to_string()),
             ("window_seconds", self.settings.window_seconds.to_string()),
             ("score", score.to_owned()),
+            ("positions", positions.join(",")),
         ]
     }
 

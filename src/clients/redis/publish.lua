@@ -30,7 +30,8 @@ if ARGV[3] == 'delta' then
     return 'stale'
   end
 else
-  redis.call('DEL', KEYS[1])
+  -- The hash too: all its fields are of the same publication.
+  redis.call('DEL', KEYS[1], KEYS[2])
 end
 
 local at = 8

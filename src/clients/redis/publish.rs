@@ -13,7 +13,8 @@ use uuid::Uuid;
 pub struct BoardKeys {
     /// Sorted set: content id → score.
     pub board: String,
-    /// Hash: `as_of, seq, complete, behind_ms, window_seconds, score, format`.
+    /// Hash: `as_of, seq, complete, behind_ms, window_seconds, score, format`,
+    /// and `positions`: of each partition the offset before which all is in.
     pub meta: String,
     /// String: who publishes.
     pub lease: String,

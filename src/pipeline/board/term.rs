@@ -178,6 +178,7 @@ impl Term {
         let behind = behind.unwrap_or_default();
         Moment {
             as_of_us: now_us(),
+            positions: self.tracks.iter().map(|track| track.next).collect(),
             behind,
             complete: behind <= COMPLETE_WITHIN,
         }
