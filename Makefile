@@ -1,7 +1,7 @@
 # Two commands do all on a fresh machine: `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker bench lint build preflight down reset
+.PHONY: help demo test test-docker storm bench lint build preflight down reset
 
 # Where rustup puts cargo, in a shell that was open before rustup came; first,
 # as rustup has it: a system's own rust may be too old.
@@ -52,6 +52,9 @@ test: lint ## the same set-up, then every check and test, on real servers
 
 test-docker: ## the stack in containers; starts an engine where there is none and that can be
 	tests/docker/run.sh
+
+storm: preflight ## break everything on a schedule for STORM_MINUTES (3), then hold every store against the source
+	cargo test --locked --test storm -- --include-ignored
 
 bench: preflight ## measure the pipeline on recorded events
 	cargo bench --locked

@@ -49,12 +49,19 @@ impl Shared {
 
 impl Stack {
     fn up() -> Result<Self, String> {
+        Self::bring_up(&[])
+    }
+
+    /// Brings one up; with these flags of `up` besides.
+    pub fn bring_up(flags: &[&str]) -> Result<Self, String> {
         let held = Mutex::default();
         hold_ports(&held);
         let home = home();
         let fanout = Fanout::at(&home);
         let guard = Guard::new(&fanout, &home);
-        let first_up = fanout.run(&["--runtime", "native", "up", "--ports", "auto"]);
+        let mut line = vec!["--runtime", "native", "up", "--ports", "auto"];
+        line.extend(flags);
+        let first_up = fanout.run(&line);
         if first_up.code != Some(0) {
             return Err(first_up.evidence());
         }

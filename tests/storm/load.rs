@@ -1,0 +1,386 @@
+//! The load: a writer of the source that inserts, changes, moves, deletes and
+//! brings back, events and contents, and does not mind that Postgres dies.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use fanout::clients::postgres::{self, Client};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{stage::Stage, support::wait_for};
+
+/// Between two transactions.
+const PAUSE: Duration = Duration::from_millis(35);
+/// A Postgres that does not answer for so long is asked anew.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The first id: those of others are far away.
+const FIRST_ID: i64 = 1_000_000;
+const CONTENTS: usize = 24;
+/// Contents that are waited for.
+const MAX_MISSING: usize = 6;
+
+/// What was written, by kind, and how often nobody can say whether.
+#[derive(Debug, Default)]
+pub struct Written {
+    pub kinds: BTreeMap<&'static str, u64>,
+    pub ambiguous: u64,
+}
+
+/// One transaction and what it makes of the ids.
+#[derive(Debug, Default)]
+struct Step {
+    kind: &'static str,
+    sql: String,
+    born: Vec<i64>,
+    gone: Vec<i64>,
+    content_born: Option<Uuid>,
+    content_gone: Option<Uuid>,
+}
+
+struct Writer {
+    rng: ChaCha8Rng,
+    next_id: i64,
+    live: Vec<i64>,
+    deleted: Vec<i64>,
+    contents: Vec<Uuid>,
+    /// Contents that events are of already, but are not there.
+    missing: Vec<Uuid>,
+}
+
+/// Writes until the storm is over.
+pub fn write(stage: &Stage, seed: u64) -> Written {
+    let mut writer = Writer {
+        rng: ChaCha8Rng::seed_from_u64(seed ^ 0x10ad),
+        next_id: FIRST_ID,
+        live: Vec::new(),
+        deleted: Vec::new(),
+        contents: Vec::new(),
+        missing: Vec::new(),
+    };
+    let mut written = Written::default();
+    let mut client = None;
+    while !stage.is_over() {
+        if client.is_none() {
+            client = writer.begin(stage);
+            continue;
+        }
+        let step = writer.step();
+        let connected = client.as_ref().expect("just seen");
+        if execute(connected, &step.sql) {
+            *written.kinds.entry(step.kind).or_default() += 1;
+            writer.did(step);
+        } else {
+            written.ambiguous += 1;
+            client = None;
+        }
+        thread::sleep(PAUSE);
+    }
+    if let Some(client) = client {
+        writer.brings_what_is_missing(&client);
+    }
+    written
+}
+
+/// Whether it is known to be done. What Postgres refuses is a mistake here.
+fn execute(client: &Client, sql: &str) -> bool {
+    match wait_for(async { timeout(ANSWER, client.batch_execute(sql)).await }) {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            let code = error.code().map_or("08", |code| code.code());
+            // Constraints, values, syntax.
+            let refused = ["22", "23", "42"]
+                .iter()
+                .any(|class| code.starts_with(class));
+            assert!(!refused, "{error:?}\n{sql}");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+impl Writer {
+    /// Connects, and reads what really is there: the last transaction may have
+    /// been done or not.
+    fn begin(&mut self, stage: &Stage) -> Option<Client> {
+        let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
+        let read = async {
+            let client = postgres::connect(url).await?;
+            let ids = "SELECT id FROM engagement_events WHERE id BETWEEN 1000000 AND 999999999";
+            let ids = client.query(ids, &[]).await?;
+            let contents = client.query("SELECT id FROM content", &[]).await?;
+            Ok::<_, postgres::PostgresError>((client, ids, contents))
+        };
+        let found = wait_for(async { timeout(ANSWER, read).await });
+        let Ok(Ok((client, ids, contents))) = found else {
+            thread::sleep(PAUSE);
+            return None;
+        };
+        let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
+        let newest = ids.iter().max().copied().unwrap_or(FIRST_ID);
+        self.next_id = self.next_id.max(newest + 1);
+        self.deleted.extend(&self.live);
+        self.deleted.retain(|id| !ids.contains(id));
+        self.live = ids;
+        let contents: Vec<Uuid> = contents.iter().map(|row| row.get(0)).collect();
+        self.missing.extend(&self.contents);
+        self.missing.retain(|id| !contents.contains(id));
+        self.contents = contents;
+        Some(client)
+    }
+
+    fn did(&mut self, step: Step) {
+        self.live.retain(|id| !step.gone.contains(id));
+        self.deleted.retain(|id| !step.born.contains(id));
+        self.live.extend(step.born);
+        self.deleted.extend(step.gone);
+        let gone = step.content_gone;
+        self.contents.retain(|id| Some(*id) != gone);
+        self.missing.extend(gone);
+        self.missing.retain(|id| Some(*id) != step.content_born);
+        self.contents.extend(step.content_born);
+    }
+
+    fn step(&mut self) -> Step {
+        if self.contents.len() < 4 {
+            return self.content();
+        }
+        if self.live.len() < 20 {
+            return self.insert(1);
+        }
+        match self.rng.random_range(0..100) {
+            0..30 => self.insert(1),
+            30..33 => self.insert(25),
+            33..45 => self.update("update", "duration_ms", Self::duration),
+            45..50 => self.update("update", "device", Self::device),
+            50..60 => self.update("move", "content_id", Self::content_of_an_event),
+            60..68 => self.update("update", "event_ts", Self::time),
+            68..76 => self.delete(),
+            76..81 => self.bring_back(),
+            81..83 => self.delete_and_insert(),
+            83..85 => self.update("poison", "event_ts", Self::no_time),
+            85..88 => self.late_content(),
+            88..92 => self.missing_content(),
+            92..98 => self.change_content(),
+            98..99 => self.content(),
+            _ => self.delete_content(),
+        }
+    }
+
+    fn insert(&mut self, count: i64) -> Step {
+        let ids: Vec<i64> = (self.next_id..self.next_id + count).collect();
+        self.next_id += count;
+        Step {
+            kind: "insert",
+            sql: ids.iter().map(|id| self.row(*id)).collect(),
+            born: ids,
+            ..Step::default()
+        }
+    }
+
+    /// The insert of an event.
+    fn row(&mut self, id: i64) -> String {
+        let content = self.content_of_an_event();
+        self.row_of(id, &content)
+    }
+
+    fn row_of(&mut self, id: i64, content: &str) -> String {
+        let (time, duration, device) = (self.time(), self.duration(), self.device());
+        let user = Uuid::from_u128(self.rng.random());
+        let word = ["play", "pause", "finish", "click"][self.rng.random_range(0..4)];
+        let payload =
+            ["NULL", "'{\"a\": [1, null]}'", "'\"text\"'", "'1.50'"][self.rng.random_range(0..4)];
+        format!(
+            "INSERT INTO engagement_events VALUES
+             ({id}, {content}, '{user}', '{word}', {time}, {duration}, {device}, {payload});"
+        )
+    }
+
+    fn update(&mut self, kind: &'static str, column: &str, value: fn(&mut Self) -> String) -> Step {
+        let (id, value) = (self.any_live(), value(self));
+        Step {
+            kind,
+            sql: format!(
+                "SET LOCAL session_replication_role = replica;
+                 UPDATE engagement_events SET {column} = {value} WHERE id = {id}"
+            ),
+            ..Step::default()
+        }
+    }
+
+    fn delete(&mut self) -> Step {
+        let id = self.any_live();
+        Step {
+            kind: "delete",
+            sql: format!("DELETE FROM engagement_events WHERE id = {id}"),
+            gone: vec![id],
+            ..Step::default()
+        }
+    }
+
+    fn bring_back(&mut self) -> Step {
+        if self.deleted.is_empty() {
+            return self.insert(1);
+        }
+        let place = self.rng.random_range(0..self.deleted.len());
+        let id = self.deleted[place];
+        Step {
+            kind: "insert again",
+            sql: self.row(id),
+            born: vec![id],
+            ..Step::default()
+        }
+    }
+
+    /// In one transaction; then an update that makes three.
+    fn delete_and_insert(&mut self) -> Step {
+        let id = self.any_live();
+        let (row, duration) = (self.row(id), self.duration());
+        Step {
+            kind: "delete and insert",
+            sql: format!(
+                "DELETE FROM engagement_events WHERE id = {id}; {row}
+                 UPDATE engagement_events SET duration_ms = {duration} WHERE id = {id}"
+            ),
+            ..Step::default()
+        }
+    }
+
+    /// Events of a content that is not there yet.
+    fn late_content(&mut self) -> Step {
+        if self.missing.len() >= MAX_MISSING {
+            return self.missing_content();
+        }
+        let content = Uuid::from_u128(self.rng.random());
+        let id = self.next_id;
+        self.next_id += 1;
+        self.missing.push(content);
+        let row = self.row_of(id, &format!("'{content}'"));
+        Step {
+            kind: "insert before its content",
+            sql: format!("SET LOCAL session_replication_role = replica; {row}"),
+            born: vec![id],
+            ..Step::default()
+        }
+    }
+
+    /// A content that events have been waiting for.
+    fn missing_content(&mut self) -> Step {
+        match self.missing.first().copied() {
+            Some(id) => self.content_row("content after its events", id),
+            None => self.content(),
+        }
+    }
+
+    fn content(&mut self) -> Step {
+        if self.contents.len() >= CONTENTS {
+            return self.change_content();
+        }
+        let id = Uuid::from_u128(self.rng.random());
+        self.content_row("content", id)
+    }
+
+    fn content_row(&mut self, kind: &'static str, id: Uuid) -> Step {
+        let (word, length) = (self.content_type(), self.length());
+        Step {
+            kind,
+            sql: format!(
+                "INSERT INTO content VALUES ('{id}', '{id}', 'a title', {word}, {length}, now())"
+            ),
+            content_born: Some(id),
+            ..Step::default()
+        }
+    }
+
+    fn change_content(&mut self) -> Step {
+        let id = self.any_content();
+        let change = match self.rng.random_range(0..3) {
+            0 => format!("content_type = {}", self.content_type()),
+            1 => format!("length_seconds = {}", self.length()),
+            _ => format!("title = 'title {}'", self.next_id),
+        };
+        Step {
+            kind: "content changed",
+            sql: format!("UPDATE content SET {change} WHERE id = '{id}'"),
+            ..Step::default()
+        }
+    }
+
+    fn delete_content(&mut self) -> Step {
+        let id = self.any_content();
+        Step {
+            kind: "content deleted",
+            sql: format!(
+                "SET LOCAL session_replication_role = replica;
+                 DELETE FROM content WHERE id = '{id}'"
+            ),
+            content_gone: Some(id),
+            ..Step::default()
+        }
+    }
+
+    /// What is waited for comes before the end.
+    fn brings_what_is_missing(&mut self, client: &Client) {
+        while let Some(id) = self.missing.pop() {
+            let step = self.content_row("content after its events", id);
+            execute(client, &step.sql);
+        }
+    }
+
+    fn any_live(&mut self) -> i64 {
+        self.live[self.rng.random_range(0..self.live.len())]
+    }
+
+    fn any_content(&mut self) -> Uuid {
+        self.contents[self.rng.random_range(0..self.contents.len())]
+    }
+
+    fn content_of_an_event(&mut self) -> String {
+        if self.rng.random_bool(0.04) {
+            return "NULL".to_owned();
+        }
+        format!("'{}'", self.any_content())
+    }
+
+    /// In the window, before it, soon in it, or further ahead than counts.
+    fn time(&mut self) -> String {
+        let ahead_ms = match self.rng.random_range(0..20) {
+            0..14 => -self.rng.random_range(0..20_000),
+            14..16 => -self.rng.random_range(25_000..60_000),
+            16..19 => self.rng.random_range(0..20_000),
+            _ => self.rng.random_range(290_000..400_000),
+        };
+        format!("clock_timestamp() + interval '{ahead_ms} milliseconds'")
+    }
+
+    fn no_time(&mut self) -> String {
+        let times = ["'infinity'", "'-infinity'", "'20000-01-01 00:00:00Z'"];
+        times[self.rng.random_range(0..times.len())].to_owned()
+    }
+
+    fn duration(&mut self) -> String {
+        match self.rng.random_range(0..10) {
+            0 => "NULL".to_owned(),
+            1 => "-250".to_owned(),
+            _ => self.rng.random_range(0..600_000).to_string(),
+        }
+    }
+
+    fn device(&mut self) -> String {
+        ["NULL", "'ios'", "'web'", "E'\\u202Edeci\\u2764\\x1b[31m'"][self.rng.random_range(0..4)]
+            .to_owned()
+    }
+
+    fn content_type(&mut self) -> String {
+        ["NULL", "'podcast'", "'newsletter'", "'video'"][self.rng.random_range(0..4)].to_owned()
+    }
+
+    fn length(&mut self) -> String {
+        match self.rng.random_range(0..6) {
+            0 => "NULL".to_owned(),
+            1 => "0".to_owned(),
+            _ => self.rng.random_range(1..5_000).to_string(),
+        }
+    }
+}
