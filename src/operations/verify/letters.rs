@@ -15,8 +15,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Letters {
     records: HashSet<(String, i32, i64)>,
-    /// Sink and event → position of its latest letter.
-    events: HashMap<(String, i64), (i32, i64)>,
+    /// Sink and event → by partition, the offset of its latest letter. An event
+    /// has one partition; what else has its key stands anywhere.
+    events: HashMap<(String, i64), HashMap<i32, i64>>,
 }
 
 impl Letters {
@@ -43,13 +44,9 @@ impl Letters {
 
     fn add(&mut self, letter: Letter) {
         if let Some(id) = letter.key.as_deref().and_then(event_id) {
-            let latest = self
-                .events
-                .entry((letter.sink.clone(), id))
-                .or_insert((letter.partition, letter.offset));
-            if latest.1 < letter.offset {
-                *latest = (letter.partition, letter.offset);
-            }
+            let event = self.events.entry((letter.sink.clone(), id)).or_default();
+            let latest = event.entry(letter.partition).or_insert(letter.offset);
+            *latest = letter.offset.max(*latest);
         }
         self.records
             .insert((letter.sink, letter.partition, letter.offset));
@@ -65,13 +62,13 @@ impl Letters {
     /// this position; any, where there is none.
     #[must_use]
     pub fn explain(&self, sink: &str, event: i64, stored: Option<(i32, i64)>) -> bool {
-        let letter = self.events.get(&(sink.to_owned(), event));
-        match (letter, stored) {
+        let letters = self.events.get(&(sink.to_owned(), event));
+        match (letters, stored) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some((partition, offset)), Some((stored_in, stored_at))) => {
-                *partition == stored_in && *offset > stored_at
-            }
+            (Some(letters), Some((partition, stored))) => letters
+                .get(&partition)
+                .is_some_and(|offset| *offset > stored),
         }
     }
 
@@ -126,10 +123,17 @@ mod tests {
             r#"{"schema":{},"payload":{"id":7}}"#,
         ));
         letters.add(letter("http", 30, "no key"));
+        let elsewhere = Letter {
+            partition: 2,
+            ..letter("clickhouse", 90, r#"{"id":7}"#)
+        };
+        letters.add(elsewhere);
         assert!(letters.explain("clickhouse", 7, Some((1, 19))));
         assert!(letters.explain("clickhouse", 7, None));
         assert!(!letters.explain("clickhouse", 7, Some((1, 20))));
-        assert!(!letters.explain("clickhouse", 7, Some((2, 5))));
+        assert!(letters.explain("clickhouse", 7, Some((2, 5))));
+        assert!(!letters.explain("clickhouse", 7, Some((2, 90))));
+        assert!(!letters.explain("clickhouse", 7, Some((0, 5))));
         assert!(!letters.explain("redis", 7, None));
         assert!(letters.has("http", 1, 30) && !letters.has("clickhouse", 1, 30));
         assert_eq!(letters.events("clickhouse"), [7]);
