@@ -1,6 +1,11 @@
 //! One storm from beginning to end.
 
-use std::{env, thread, time::Duration};
+use std::{
+    env,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     acknowledged::{self, Look},
@@ -36,19 +41,37 @@ struct Told {
 pub fn run() {
     let seed = number("STORM_SEED").unwrap_or_else(rand::random);
     let minutes = number("STORM_MINUTES").unwrap_or(3);
+    let again = format!("STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
+    println!("{again}");
     let entries = schedule(seed, minutes);
-    println!("STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
     for entry in &entries {
         println!("{entry}");
     }
     let stage = Stage::set();
     let workers = Workers::start(&stage);
-    let recoveries = Recoveries::default();
-    starts(&stage, &workers);
-    let faults = Faults::new(&stage, &workers, &recoveries);
-    let told = weather(&stage, seed, minutes, &entries, &faults);
-    let judged = calm(&stage, &workers, &faults, &told);
+    let went = catch_unwind(AssertUnwindSafe(|| {
+        pass(&stage, &workers, seed, minutes, &entries);
+    }));
     let findings = stage.findings();
+    if went.is_ok() && findings.is_empty() {
+        return;
+    }
+    println!("{}", workers.evidence());
+    println!("{}", stage.stack.fanout.run(&["status"]).evidence());
+    println!("\n{}\n\nagain: {again}", findings.join("\n\n"));
+    match went {
+        Ok(()) => panic!("{} findings", findings.len()),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// The storm, the calm after it, and the report.
+fn pass(stage: &Stage, workers: &Workers<'_>, seed: u64, minutes: u64, entries: &[Entry]) {
+    let recoveries = Recoveries::default();
+    starts(stage, workers);
+    let faults = Faults::new(stage, workers, &recoveries);
+    let told = weather(stage, seed, minutes, entries, &faults);
+    let judged = calm(stage, workers, &faults, &told);
     let report = Report {
         seed,
         minutes,
@@ -58,15 +81,9 @@ pub fn run() {
         looks: told.reading.looks,
         judged: &judged,
         recoveries: &recoveries,
-        findings: findings.len(),
+        findings: stage.findings().len(),
     };
     report.print();
-    if !findings.is_empty() {
-        println!("{}", workers.evidence());
-        println!("{}", stage.stack.fanout.run(&["status"]).evidence());
-        println!("\n{}", findings.join("\n\n"));
-        panic!("again: STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
-    }
 }
 
 fn number(variable: &str) -> Option<u64> {
