@@ -118,18 +118,19 @@ fn rows(stage: &Stage, committed: &[i64]) -> Result<Vec<HashMap<i64, i64>>, Stri
 }
 
 impl Look {
-    /// What was committed and was not there.
-    pub fn missing(&self, known: &Known<'_>) -> Vec<String> {
-        let mut missing = Vec::new();
+    /// What was committed and was not there, by sink and position.
+    pub fn missing(&self, known: &Known<'_>) -> BTreeMap<(&'static str, usize, i64), String> {
+        let mut missing = BTreeMap::new();
         for (partition, (lines, committed)) in known.log.iter().zip(&self.committed).enumerate() {
             let below = lines.partition_point(|line| line.offset < *committed);
             let near = lines.partition_point(|line| line.offset < committed - REACH);
             for line in &lines[near..below] {
                 if !self.holds(partition, line, known) {
-                    missing.push(format!(
+                    let what = format!(
                         "{} had committed {committed} of partition {partition} without {line:?}",
                         self.sink
-                    ));
+                    );
+                    missing.insert((self.sink, partition, line.offset), what);
                 }
             }
         }

@@ -183,7 +183,9 @@ impl Oracle<'_> {
             letters: &self.letters,
             calls,
         };
-        let missing = looks.iter().flat_map(|look| look.missing(&known)).collect();
+        let missing = looks.iter().flat_map(|look| look.missing(&known));
+        let missing: BTreeMap<_, String> = missing.collect();
+        let missing = missing.into_values().collect();
         self.differ("committed past what was acknowledged", missing);
         self.count("looks at committed offsets", looks.len());
     }
