@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    log::{Change, LETTERS, Letter, Line, Log, PARTITIONS},
+    log::{Change, LETTERS, Line, Log, PARTITIONS},
     stage::Stage,
 };
 
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(400);
 
 /// Offsets below the committed one whose rows are looked at: what a commit may
 /// wrongly have skipped is near it.
-const REACH: i64 = 400;
+const REACH: i64 = 200;
 
 pub const SINKS: [&str; 3] = ["clickhouse", "redis", "http"];
 
@@ -45,7 +45,8 @@ enum Evidence {
 /// What the end of the storm knows.
 pub struct Known<'a> {
     pub log: &'a Log,
-    pub letters: &'a [Letter],
+    /// Where the first letter of a record stands, by sink and position.
+    pub letters: &'a HashMap<(&'a str, usize, i64), i64>,
     /// The place among the accepted calls of each insert, by id and row.
     pub calls: &'a dyn Fn(&crate::log::Event) -> Option<u64>,
 }
@@ -156,10 +157,7 @@ impl Look {
     }
 
     fn has_letter(&self, partition: usize, offset: i64, known: &Known<'_>) -> bool {
-        known.letters.iter().any(|letter| {
-            letter.sink == self.sink
-                && letter.record == (partition, offset)
-                && letter.offset < self.letters
-        })
+        let letter = known.letters.get(&(self.sink, partition, offset));
+        letter.is_some_and(|place| *place < self.letters)
     }
 }

@@ -1,7 +1,11 @@
 //! The load: a writer of the source that inserts, changes, moves, deletes and
 //! brings back, events and contents, and does not mind that Postgres dies.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    thread,
+    time::Duration,
+};
 
 use fanout::clients::postgres::{self, Client};
 use rand::{RngExt as _, SeedableRng as _};
@@ -120,8 +124,9 @@ impl Writer {
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         let newest = ids.iter().max().copied().unwrap_or(FIRST_ID);
         self.next_id = self.next_id.max(newest + 1);
+        let there: HashSet<i64> = ids.iter().copied().collect();
         self.deleted.extend(&self.live);
-        self.deleted.retain(|id| !ids.contains(id));
+        self.deleted.retain(|id| !there.contains(id));
         self.live = ids;
         let contents: Vec<Uuid> = contents.iter().map(|row| row.get(0)).collect();
         self.missing.extend(&self.contents);

@@ -178,9 +178,16 @@ impl Oracle<'_> {
     }
 
     fn commits(&mut self, looks: &[Look], calls: &dyn Fn(&Event) -> Option<u64>) {
+        let mut letters = HashMap::new();
+        for letter in &self.letters {
+            let (partition, offset) = letter.record;
+            letters
+                .entry((letter.sink.as_str(), partition, offset))
+                .or_insert(letter.offset);
+        }
         let known = Known {
             log: &self.log,
-            letters: &self.letters,
+            letters: &letters,
             calls,
         };
         let missing = looks.iter().flat_map(|look| look.missing(&known));
