@@ -21,6 +21,7 @@ pub mod chunk;
 pub mod clients;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod enrichment;
 pub mod escape;
 pub mod event;

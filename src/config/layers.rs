@@ -22,8 +22,17 @@ const ENV_PREFIX: &str = "FANOUT_";
 pub const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
 
 /// Variables of that prefix that are no settings: global flags and folders.
-const ENV_FLAGS: [&str; 8] = [
-    "PROJECT", "RUNTIME", "CONFIG", "OUTPUT", "COLOR", "HOME", "CACHE", "LOG",
+const ENV_FLAGS: &[&str] = &[
+    "PROJECT",
+    "RUNTIME",
+    "CONFIG",
+    "OUTPUT",
+    "COLOR",
+    "HOME",
+    "CACHE",
+    "LOG",
+    #[cfg(feature = "crash-points")]
+    "CRASH_AT",
 ];
 
 /// What a configuration is made of, lowest layer first.

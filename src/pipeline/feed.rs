@@ -12,6 +12,7 @@ use super::stats::SinkStats;
 use crate::{
     chunk::Chunk,
     clients::kafka::{Committer, KafkaError, Limits, Log, Partition, Taken, TopicIdentity},
+    crash,
     event::FactDecoder,
     sinks::board::{BoardChange, Decoded, decode},
 };
@@ -59,7 +60,9 @@ pub(super) async fn read(
         };
         let at_end = taken == Taken::End;
         if !chunk.is_empty() || at_end {
+            crash::point("redis", "polled");
             let decoded = decode(&decoder, &chunk);
+            crash::point("redis", "decoded");
             let rejects = |decoded: &Decoded| matches!(decoded.change, BoardChange::Rejected(_));
             let position = at_end
                 .then(|| partition.position().ok().flatten())
@@ -100,8 +103,10 @@ pub(super) async fn commit(
             if next == committed {
                 continue;
             }
+            crash::point("redis", "committing");
             match committer.commit(*next, "").await {
                 Ok(()) => {
+                    crash::point("redis", "committed");
                     *committed = *next;
                     stats.committed(number, *next);
                 }

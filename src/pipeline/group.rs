@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
+    crash,
     sinks::{Fault, PartitionSink as _, Sink},
 };
 
@@ -182,6 +183,7 @@ impl<S: Sink> GroupWorker<S> {
                 () = gone.cancelled() => break,
             }
         }
+        crash::point(self.name, "leaving");
         let lost = gone.is_cancelled();
         end(running.drain().map(|(_, running)| running).collect(), lost).await;
         // The revocation that leaving causes has nobody left to wait for.
@@ -215,11 +217,13 @@ impl<S: Sink> GroupWorker<S> {
                 lost,
                 done,
             } => {
+                crash::point(self.name, "revoked");
                 let ended = partitions
                     .iter()
                     .filter_map(|number| running.remove(number))
                     .collect();
                 end(ended, lost).await;
+                crash::point(self.name, "drained");
                 drop(done);
             }
             Rebalance::Fault(error) | Rebalance::Failed(error) => {
@@ -368,6 +372,7 @@ impl<S: Sink> Hold<S> {
             committed,
             "partition assigned"
         );
+        crash::point(self.stats.name(), "claimed");
         Loop {
             committer: claim.partition.committer(),
             partition: claim.partition,

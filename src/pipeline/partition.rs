@@ -21,6 +21,7 @@ use super::{
 use crate::{
     chunk::Chunk,
     clients::kafka::{Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range},
+    crash,
     sinks::{Delivery, Fault, PartitionSink},
 };
 
@@ -151,6 +152,7 @@ impl<S: PartitionSink> Loop<S> {
     /// Everything after gathering.
     async fn finish(&mut self, batch: &mut Chunk, at_end: bool) -> Result<(), Abandoned> {
         while !batch.is_empty() {
+            crash::point(self.stats.name(), "polled");
             let next = self.deliver(batch).await?;
             self.settle().await?;
             let next = if batch.is_empty() && at_end {
@@ -167,7 +169,13 @@ impl<S: PartitionSink> Loop<S> {
         let owed = self.sink.metadata() != metadata_before;
         let next = position.max(self.committed.unwrap_or(-1));
         if next >= 0 && (owed || self.committed != Some(next)) {
+            if owed {
+                crash::point(self.stats.name(), "committing_metadata");
+            }
             self.commit(next).await?;
+            if owed {
+                crash::point(self.stats.name(), "committed_metadata");
+            }
         }
         Ok(())
     }
@@ -197,6 +205,7 @@ impl<S: PartitionSink> Loop<S> {
                         continue;
                     }
                     self.stats.unhalt(number);
+                    crash::point(self.stats.name(), "acknowledged");
                     return self.acknowledged(batch, delivery).await;
                 }
                 Err(fault) => self.endure(fault, attempt).await?,
@@ -217,6 +226,9 @@ impl<S: PartitionSink> Loop<S> {
         while let Err(fault) = self.letters.send_all(batch, &mut unsent).await {
             self.endure(fault, attempt).await?;
             attempt += 1;
+        }
+        if !delivery.rejected.is_empty() {
+            crash::point(self.stats.name(), "letters_sent");
         }
         self.stats.unhalt(number);
         self.stats.recovered(number);
@@ -260,6 +272,9 @@ impl<S: PartitionSink> Loop<S> {
     }
 
     async fn commit(&mut self, next: i64) -> Result<(), Abandoned> {
+        let drains = self.ending.stop.is_cancelled();
+        let step = if drains { "draining" } else { "committing" };
+        crash::point(self.stats.name(), step);
         let metadata = self.sink.metadata();
         let mut attempt = 0;
         loop {
@@ -276,6 +291,7 @@ impl<S: PartitionSink> Loop<S> {
             }
             attempt += 1;
         }
+        crash::point(self.stats.name(), "committed");
         let number = self.partition.number();
         self.committed = Some(next);
         self.stats.recovered(number);

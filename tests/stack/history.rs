@@ -33,7 +33,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// The one remedy.
-const RECONCILE: [&str; 6] = [
+pub const RECONCILE: [&str; 6] = [
     "backfill", "--from", "earliest", "--source", "database", "--prune",
 ];
 

@@ -13,6 +13,8 @@
 mod backfill;
 mod cases;
 mod commands;
+#[cfg(feature = "crash-points")]
+mod crashes;
 mod dead_letters;
 mod end_to_end;
 mod external;
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     };
     let shared = Shared::default();
     // What leaves the stack as it found it comes before what does not.
-    let groups: [(&str, &[Test]); 10] = [
+    let groups: &[(&str, &[Test])] = &[
         ("operating", operating::TESTS),
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
@@ -50,10 +52,14 @@ fn main() -> ExitCode {
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),
+        #[cfg(feature = "crash-points")]
+        ("crashes", crashes::TESTS),
         ("history", history::TESTS),
         ("reset", reset::TESTS),
     ];
-    let trials = groups.into_iter().flat_map(|(group, tests)| {
+    #[cfg(not(feature = "crash-points"))]
+    eprintln!("the crash points are left out: they are built with --features crash-points");
+    let trials = groups.iter().flat_map(|(group, tests)| {
         let shared = shared.clone();
         tests.iter().map(move |(name, test)| {
             let shared = shared.clone();

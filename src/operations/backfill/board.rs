@@ -11,6 +11,7 @@ use crate::{
     clients::redis::{self, BoardKeys, BoardReader},
     clock::now_us,
     config::Settings,
+    crash,
     operations::steps::Steps,
 };
 
@@ -33,6 +34,7 @@ pub(super) async fn rebuild(
     // had it, without reading the log again.
     let holder = format!("rebuild-{}", Uuid::new_v4());
     redis::hold(&settings.redis.url, &keys.lease, &holder, HELD).await?;
+    crash::point("backfill", "lease_taken_away");
     // What is as of later than this was published under another lease.
     let dropped_us = now_us();
     let started = Instant::now();

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     clients::kafka::{Log, ensure_topics},
     config::Settings,
+    crash,
     operations::{
         connector,
         fence::{self, FenceError, consumer, content_topic, events_topic, group},
@@ -72,6 +73,7 @@ impl FromDatabase<'_> {
             self.prune(&rebuild).await?;
         }
         if self.rebuilds {
+            crash::point("backfill", "settling");
             insist(self.patience, async || rebuild.settle().await).await?;
         }
         Ok(self.database().clone())
@@ -117,6 +119,7 @@ impl FromDatabase<'_> {
         let kafka = &self.settings.kafka;
         ensure_topics(&kafka.brokers, kafka.replication_factor, &topics).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;
+        crash::point("backfill", "lives_begun");
         steps.done(&format!("history begins anew, generation {}", lives.facts));
         self.keep(|database| {
             *database = Database {
@@ -124,7 +127,9 @@ impl FromDatabase<'_> {
                 starts: Some(lives.starts),
                 ..Database::default()
             };
-        })
+        })?;
+        crash::point("backfill", "lives_kept");
+        Ok(())
     }
 
     /// Has all rows written into the log once more.
@@ -155,11 +160,13 @@ impl FromDatabase<'_> {
             let mut database = self.database().clone();
             snapshot.begin(&mut database).await?;
             self.keep(|kept| *kept = database)?;
+            crash::point("backfill", "signal_kept");
         }
         let from = self.database().notifications_from;
         let id = self.database().signal.clone().unwrap_or_default();
         match snapshot.follow(&id, from).await {
             Ok(rows) => {
+                crash::point("backfill", "snapshot_read");
                 steps.done(&format!("{rows} rows read"));
                 self.keep(|database| database.snapshot_rows = Some(rows))
             }
@@ -204,6 +211,7 @@ impl FromDatabase<'_> {
                 Err(FenceError::SlotBehind { bytes, .. }) if bytes < slot => slot = bytes,
                 waited => {
                     waited?;
+                    crash::point("backfill", "caught_up");
                     return self.keep(|database| database.caught_up = true);
                 }
             }
@@ -223,6 +231,7 @@ impl FromDatabase<'_> {
             let after = self.database().pruned_to;
             let range = prune.range(after).await?;
             let Some(last) = range.last else { break };
+            crash::point("backfill", "pruning");
             self.keep(|database| {
                 database.pruned_to = Some(last);
                 database.pruned += range.deleted;
@@ -232,6 +241,7 @@ impl FromDatabase<'_> {
             let contents = prune.content().await?;
             self.keep(|database| database.pruned_content += contents)?;
         }
+        crash::point("backfill", "pruned");
         let pruned = self.database().pruned;
         steps.done(&format!("{pruned} rows deleted"));
         self.keep(|database| database.pruned_all = true)

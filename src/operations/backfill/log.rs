@@ -16,6 +16,7 @@ use crate::{
         kafka::{Bounds, KafkaError, Log, Reader, TopicIdentity},
     },
     config::Settings,
+    crash,
     operations::{
         dlq,
         fence::{consumer, events_topic, group},
@@ -159,6 +160,7 @@ pub(super) async fn mended(
     let (_reader, partitions) = Reader::assign(&consumer(settings), &group, &topic, &from)?;
     for (partition, start) in partitions.iter().zip(starts) {
         partition.committer().commit(*start, "").await?;
+        crash::point("backfill", "mended");
     }
     Ok(())
 }
@@ -214,7 +216,9 @@ impl Watch for Keeper<'_> {
         self.steps.advanced(passed, Some(total), Unit::Records);
         let due = |kept: Instant| kept.elapsed() >= KEEP_INTERVAL;
         if part.done || self.kept.is_none_or(due) {
+            crash::point("backfill", "keeping");
             self.place.save(self.journal)?;
+            crash::point("backfill", "kept");
             self.kept = Some(Instant::now());
         }
         Ok(())

@@ -34,6 +34,7 @@ use self::{
 use super::steps::Steps;
 use crate::{
     config::Settings,
+    crash,
     pipeline::replay::{self, Bounds, Tally, Through},
     progress::Progress,
     stack::{Lock, Site},
@@ -97,6 +98,7 @@ pub async fn prepare(
     place
         .save(&journal)
         .map_err(|source| place.unreachable(source))?;
+    crash::point("backfill", "planned");
     Ok(Backfill {
         settings: settings.clone(),
         request,
@@ -157,6 +159,7 @@ impl Backfill {
         if self.request.has("redis") || (self.request.rebuilds() && has_board) {
             board = Some(rebuild_board(&self.settings, patience, progress).await?);
         }
+        crash::point("backfill", "forgetting");
         self.place.remove()?;
         let pruned = |count: fn(&Database) -> u64| {
             let database = database.as_ref().filter(|_| self.request.prune);

@@ -16,6 +16,7 @@ use crate::{
         postgres::{self, Client},
     },
     config::Settings,
+    crash,
     operations::{
         fence::{consumer, group},
         steps::Steps,
@@ -125,6 +126,7 @@ impl Snapshot<'_> {
     pub(super) async fn follow(&self, id: &str, from: i64) -> Result<u64, BackfillError> {
         let client = postgres::connect(&self.settings.postgres.url).await?;
         self.send(&client, id).await?;
+        crash::point("backfill", "signal_sent");
         self.steps.doing("waiting for the snapshot to begin");
         let topic = self.notifications();
         let stretch = Stretch {

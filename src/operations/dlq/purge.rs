@@ -2,12 +2,15 @@
 //! which record, stays as a letter without bytes: it accounts for the record,
 //! and without it `verify` would miss it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{DlqError, Letter, PURGED, for_each};
 use crate::{
     clients::kafka::{Letter as Outgoing, Log, Producer, delete_before},
     config::Settings,
+    crash,
     operations::{
         fence::{consumer, content_topic, events_topic, group},
         steps::Steps,
@@ -52,7 +55,8 @@ pub async fn purge(
         let identity = log.identity(&topic).await?;
         lives.extend(identity.map(|identity| (topic, identity.to_string())));
     }
-    let mut places = Vec::new();
+    // One for each record, though a purge that was killed has left two.
+    let mut places = BTreeMap::new();
     for_each(settings, |letter| {
         let place = usize::try_from(letter.id.partition).unwrap_or(usize::MAX);
         if ends.get(place).is_none_or(|end| letter.id.offset >= *end) {
@@ -63,22 +67,27 @@ pub async fn purge(
         let is_of =
             |(topic, life): &(String, String)| *topic == letter.topic && *life == letter.generation;
         if lives.iter().any(is_of) {
-            places.push(Letter {
+            let place = (letter.sink.clone(), letter.topic.clone());
+            let place = (place, letter.partition, letter.offset);
+            let kept = Letter {
                 value: None,
                 ..letter
-            });
+            };
+            places.insert(place, kept);
         }
     })
     .await?;
     let steps = Steps::new(progress, "dlq");
     let producer = Producer::new(&settings.kafka.brokers, topic)?;
     let total = places.len() as u64;
-    for place in &places {
+    for place in places.values() {
         keep(&producer, place).await?;
+        crash::point("dlq", "purging");
         purged.accounted += 1;
         steps.advanced(purged.accounted, Some(total), Unit::Records);
     }
     let ends: Vec<(i32, i64)> = (0..).zip(ends).collect();
+    crash::point("dlq", "purged");
     delete_before(&settings.kafka.brokers, topic, &ends).await?;
     Ok(purged)
 }

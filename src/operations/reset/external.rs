@@ -9,6 +9,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use crate::{
     clients::{clickhouse, kafka, postgres, redis},
     config::Settings,
+    crash,
     failure::{Failure, Kind},
     operations::connector::{self, ConnectorError},
     progress::{Event, Progress},
@@ -326,6 +327,7 @@ pub(super) async fn remove(
             }
             _ => {}
         }
+        crash::point("reset", "object_removed");
     }
     let brokers = &settings.kafka.brokers;
     kafka::delete_groups(brokers, &names("group")).await?;

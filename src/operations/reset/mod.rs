@@ -14,6 +14,7 @@ pub use journal::is_unfinished;
 use super::down::{self, DownError};
 use crate::{
     config::{Config, Runtime, Settings},
+    crash,
     failure::{Failure, Kind},
     progress::{Event, Progress},
     stack::{
@@ -257,11 +258,15 @@ impl Reset {
             path: dir.path().to_owned(),
             source,
         })?;
+        crash::point("reset", "listed");
         external::remove_connector(settings, external, timeout, progress).await?;
+        crash::point("reset", "connector_removed");
         let mut stopped = down::Report::new(&self.site);
         let sweep = self.sweep.as_ref();
         down::stop_all(&self.site, sweep, timeout, &mut stopped, progress).await?;
+        crash::point("reset", "stopped");
         external::remove(settings, external, progress).await?;
+        crash::point("reset", "objects_removed");
         if let Some(sweep) = sweep {
             progress.report(Event::Doing {
                 task: TASK,
@@ -278,6 +283,7 @@ impl Reset {
         for folder in ["data", "conf", "logs", "run"] {
             remove(dir.path().join(folder))?;
         }
+        crash::point("reset", "emptied");
         remove(dir.path().to_owned())?;
         progress.report(Event::Done {
             task: TASK,

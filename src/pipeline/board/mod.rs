@@ -20,6 +20,7 @@ use crate::{
     clients::kafka::{KafkaError, Log},
     clock::now_us,
     config::{self, Settings},
+    crash,
     event::FactDecoder,
     sinks::{Fault, board::Board},
 };
@@ -100,6 +101,7 @@ impl BoardWorker {
         while !stop.is_cancelled() {
             let wait = match self.board.take_lease().await {
                 Ok(true) => {
+                    crash::point("redis", "leased");
                     let ended = self.term().await;
                     if ended.was_warm {
                         attempt = 0;

@@ -18,6 +18,7 @@ use super::{Context, Ended, TermEnd, held, kafka, track::Track};
 use crate::{
     clients::kafka::{KafkaError, Partition, Reader},
     clock::{now_ms, now_us},
+    crash,
     pipeline::{
         dead_letter::DeadLetters,
         feed::{Fed, Look, commit, look, read, ticks},
@@ -135,7 +136,8 @@ impl Term {
             if let Err(end) = step {
                 break end;
             }
-            if !warm && self.tracks.iter().all(|track| track.next >= track.goal) {
+            if !warm && self.has_all_of_then() {
+                crash::point("redis", "rebuilt");
                 warm = true;
                 context.stats.set_phase(Phase::Running);
             }
@@ -143,6 +145,7 @@ impl Term {
         if warm && matches!(how, TermEnd::Stopped) {
             // The last word; without it the board is a moment older.
             let _ = board.publish(self.moment()).await;
+            crash::point("redis", "leaving");
         }
         self.end(context).await;
         Ended {
@@ -173,6 +176,11 @@ impl Term {
         }
     }
 
+    /// Whether everything is in that was in the log when the term began.
+    fn has_all_of_then(&self) -> bool {
+        self.tracks.iter().all(|track| track.next >= track.goal)
+    }
+
     fn moment(&self) -> Moment {
         let behind = self.tracks.iter().map(Track::behind).max();
         let behind = behind.unwrap_or_default();
@@ -190,8 +198,10 @@ impl Term {
         if !is_due || Instant::now() < self.not_before {
             return Ok(());
         }
+        crash::point("redis", "publishing");
         match board.publish(self.moment()).await {
             Ok(true) => {
+                crash::point("redis", "published");
                 self.dirty = false;
                 self.failures = 0;
                 self.last_publication = Instant::now();
@@ -262,6 +272,9 @@ impl Term {
         let Some(track) = self.tracks.get_mut(index) else {
             return Ok(());
         };
+        if track.next < track.goal {
+            crash::point("redis", "rebuilding");
+        }
         let mut done = Done::default();
         let mut rejected = Vec::new();
         for record in &fed.decoded {
@@ -269,9 +282,11 @@ impl Term {
             let found = apply(board, record, counts.then_some(&mut done))?;
             rejected.extend(found.filter(|_| counts).cloned());
         }
+        crash::point("redis", "applied");
         if let Some(chunk) = &fed.chunk {
             let sent = self.letters.send_all(chunk, &mut rejected).await;
             sent.map_err(TermEnd::Trouble)?;
+            crash::point("redis", "letters_sent");
         }
         self.dirty |= !fed.decoded.is_empty();
         context.stats.add(&done);

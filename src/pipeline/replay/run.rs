@@ -10,6 +10,7 @@ use crate::{
     chunk::Chunk,
     clients::kafka::{Limits, Partition, Reader, Taken, TopicIdentity},
     config::Settings,
+    crash,
     pipeline::{
         HTTP_LIMITS, Shared, clickhouse, dead_letter::DeadLetters, http, shared, shared_log,
     },
@@ -133,6 +134,7 @@ impl<'a, S: Sink> Run<'a, S> {
                     continue;
                 }
                 let delivery = self.write(&mut sink, &chunk).await?;
+                crash::point("dlq", "applied");
                 let rejected = delivery.rejected.iter();
                 let offsets = rejected.filter_map(|one| Some(chunk.get(one.index)?.offset));
                 still_rejected.extend(offsets.map(|offset| (number, offset)));
@@ -166,6 +168,7 @@ impl<'a, S: Sink> Run<'a, S> {
             kept.map_err(ReplayError::Progress)?;
         }
         self.settle(&mut sink).await?;
+        crash::point("backfill", "settled");
         part.done = true;
         let kept = watch.advanced(part, &self.tally);
         kept.map_err(ReplayError::Progress)
@@ -211,6 +214,7 @@ impl<'a, S: Sink> Run<'a, S> {
         watch: &dyn Watch,
     ) -> Result<(), ReplayError> {
         let delivery = self.write(sink, chunk).await?;
+        crash::point("backfill", "delivered");
         let mut unsent: Vec<Rejected> = delivery.rejected.clone();
         unsent.retain(|rejected| {
             let record = chunk.get(rejected.index);
@@ -220,6 +224,9 @@ impl<'a, S: Sink> Run<'a, S> {
         while let Err(fault) = self.letters.send_all(chunk, &mut unsent).await {
             self.wait(fault, attempt, started).await?;
             attempt += 1;
+        }
+        if !delivery.rejected.is_empty() {
+            crash::point("backfill", "letters_sent");
         }
         chunk.clear();
         Ok(())

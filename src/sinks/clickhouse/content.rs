@@ -11,6 +11,7 @@ use crate::{
     chunk::Chunk,
     clients::clickhouse::{CONTENT, ContentRow, Insert},
     clock::now_ms,
+    crash,
     event::{Change, Content, Record},
     sinks::{Delivery, Fault, PartitionSink, Rejected, Sink, Standing},
     version::Position,
@@ -91,6 +92,7 @@ impl PartitionSink for ContentPartition {
         let store = &self.common.store;
         for (index, record) in batch.records().enumerate() {
             let change = self.common.content.decode(&record);
+            crash::point("content", "decoded");
             let row = match &change {
                 Ok(Change::Upsert { row, .. }) => self.upsert(&record, row)?,
                 Ok(Change::Delete { id }) => self.delete(&record, *id)?,
@@ -153,6 +155,7 @@ impl PartitionSink for ContentPartition {
 }
 
 async fn end(insert: Insert<ContentRow<'static>>) -> Result<(), Fault> {
+    crash::point("content", "sent");
     insert.end().await.map_err(clickhouse)
 }
 

@@ -15,6 +15,7 @@ use crate::{
     chunk::Chunk,
     clients::clickhouse::{Enrichment, FACTS, FactRow, Insert},
     clock::now_ms,
+    crash,
     enrichment::{engagement_pct, engagement_seconds},
     event::{Change, Engagement, FactChange, Record},
     sinks::{Delivery, Fault, PartitionSink, RECONCILE, Rejected, Sink, Standing},
@@ -166,7 +167,10 @@ impl PartitionSink for FactsPartition {
                     writer.delivery.halt = Some(truncated(&record));
                     break;
                 }
-                Ok(change) => writer.take(&record, &change).await?,
+                Ok(change) => {
+                    crash::point("clickhouse", "decoded");
+                    writer.take(&record, &change).await?;
+                }
                 Err(reject) => writer.delivery.rejected.push(Rejected {
                     index,
                     code: reject.code.as_str(),
@@ -204,8 +208,10 @@ impl PartitionSink for FactsPartition {
             })
             .collect::<Result<_, Fault>>()?;
         for chunk in enrichments.chunks(REENRICH_CHUNK) {
+            crash::point("clickhouse", "re_enriching");
             let done = self.common.store.reenrich(self.partition, chunk).await;
             done.map_err(clickhouse)?;
+            crash::point("clickhouse", "re_enriched");
         }
         self.enriched = reached;
         Ok(())
@@ -361,6 +367,7 @@ impl Writer<'_> {
     /// Returns when ClickHouse has acknowledged the batch.
     async fn finish(self) -> Result<Delivery, Fault> {
         if let Some(insert) = self.insert {
+            crash::point("clickhouse", "sent");
             insert.end().await.map_err(clickhouse)?;
         }
         Ok(self.delivery)

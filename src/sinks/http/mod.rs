@@ -22,7 +22,7 @@ use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing};
 use crate::{
     chunk::Chunk,
     clients::web::{Poster, Reply, WebError},
-    config,
+    config, crash,
     event::{Change, FactDecoder, Origin, SourceTable, idempotency},
     retry::retry_after,
 };
@@ -152,6 +152,7 @@ impl PartitionSink for HttpPartition {
     async fn deliver(&mut self, batch: &Chunk, attempt: u32) -> Result<Delivery, Fault> {
         if attempt == 0 {
             self.encode(batch);
+            crash::point("http", "decoded");
         }
         if self.halted {
             // One tells whether it has been mended.
@@ -344,7 +345,10 @@ impl Common {
         let _permit = self.permits.acquire().await;
         let key = request.key.to_string();
         let verdict = match self.poster.post(&key, request.body.clone()).await {
-            Ok(answer) => self.classify(&answer),
+            Ok(answer) => {
+                crash::point("http", "sent");
+                self.classify(&answer)
+            }
             Err(error) => Verdict::Fault(Fault::retry(format!(
                 "external: {}",
                 crate::failure::chain(&error)

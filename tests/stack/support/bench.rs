@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::{
     Fanout, Producer, Record, Stack, Stub, Topics, Worker, Written, accepted_by, eventually,
-    wait_for,
+    set_faults, wait_for,
 };
 
 /// The project.
@@ -146,9 +146,7 @@ impl<'a> Bench<'a> {
     /// Orders failures of its external system, in place of those before:
     /// `status=503&retry_after_seconds=1`, or nothing for none.
     pub fn faults(&self, query: &str) {
-        let url = format!("{}/faults?{query}", self.stub.url);
-        let answer = wait_for(reqwest::Client::new().put(url).send());
-        assert_eq!(answer.expect("the stub").status(), 200, "{query}");
+        set_faults(&self.stub.url, query);
     }
 
     /// What its external system has accepted.

@@ -23,7 +23,9 @@ pub use binary::{Ended, Fanout};
 pub use event::{Event, content};
 pub use log::{Producer, Record, Topics, Written, records};
 pub use stack::{Shared, Stack};
-pub use stores::{Stores, accepted_by};
+pub use stores::{Stores, accepted_by, set_faults};
+#[cfg(feature = "crash-points")]
+pub use worker::Doomed;
 pub use worker::{Going, Stub, Worker};
 
 /// How long anything may take on a busy machine before a test gives up. Never

@@ -126,6 +126,13 @@ impl Stores {
     }
 }
 
+/// Orders failures of the stub at `url`, in place of those before.
+pub fn set_faults(url: &str, query: &str) {
+    let url = format!("{url}/faults?{query}");
+    let answer = wait_for(reqwest::Client::new().put(url).send());
+    assert_eq!(answer.expect("the stub").status(), 200, "{query}");
+}
+
 /// What the stub at `url` has accepted, oldest first.
 pub fn accepted_by(url: &str) -> Vec<Json> {
     let mut accepted = Vec::new();

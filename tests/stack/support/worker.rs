@@ -62,6 +62,25 @@ impl Process {
     }
 }
 
+#[cfg(feature = "crash-points")]
+impl Process {
+    /// Waits until it has died of this crash point.
+    fn dies_at(&mut self, (who, step): (&str, &str)) {
+        use std::os::unix::process::ExitStatusExt as _;
+
+        let status = self.wait();
+        let aborted = status.signal() == Some(Signal::SIGABRT as i32);
+        let line = format!("crash point {who}.{step} crashes the process");
+        // What it said last is heard a moment after its end.
+        eventually(&format!("it dies at {who}.{step}"), || {
+            let said = self.said();
+            (aborted && said.contains(&line))
+                .then_some(())
+                .ok_or_else(|| format!("{status}\n{}", tail(&said, 30)))
+        });
+    }
+}
+
 fn listen(stderr: ChildStderr, said: &Mutex<String>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,6 +153,41 @@ impl Worker {
         let said = self.process.said();
         assert_eq!(status.code(), Some(0), "{stdout}\n{}", tail(&said, 30));
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}\n{stdout}"))
+    }
+}
+
+#[cfg(feature = "crash-points")]
+impl Worker {
+    pub fn is_alive(&mut self) -> bool {
+        self.process.child.try_wait().expect("a child").is_none()
+    }
+
+    /// Waits until it has died of this crash point.
+    pub fn dies_at(mut self, point: (&str, &str)) {
+        self.process.dies_at(point);
+    }
+
+    /// Asks it to stop; it dies of this crash point instead.
+    pub fn dies_told_to_stop(mut self, point: (&str, &str)) {
+        self.process.signal(Signal::SIGTERM);
+        self.process.dies_at(point);
+    }
+}
+
+/// A call with a crash point before it.
+#[cfg(feature = "crash-points")]
+#[derive(Debug)]
+pub struct Doomed(Process);
+
+#[cfg(feature = "crash-points")]
+impl Doomed {
+    pub fn start(stack: &Stack, fanout: &Fanout, arguments: &[&str]) -> Self {
+        Self(Process::start(stack, fanout, arguments))
+    }
+
+    /// Waits until it has died of this crash point.
+    pub fn dies_at(mut self, point: (&str, &str)) {
+        self.0.dies_at(point);
     }
 }
 
