@@ -48,7 +48,7 @@ demo: preflight build ## set up what is missing, build, run it all on made-up ev
 
 test: set_up_for := test
 test: lint ## the same set-up, then every check and test, on real servers
-	cargo test --locked --no-fail-fast
+	cargo test --locked --no-fail-fast --features crash-points
 
 test-docker: ## the stack in containers; starts an engine where there is none and that can be
 	tests/docker/run.sh
@@ -63,6 +63,7 @@ lint: ## formatting and clippy, warnings are errors
 	@stack/native/preflight.sh $(or $(set_up_for),lint)
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --locked --features crash-points -- -D warnings
 
 build: preflight ## the binary, optimised
 	cargo build --release --locked

@@ -109,7 +109,6 @@ mod armed {
                 "settled",
                 "keeping",
                 "kept",
-                "mended",
                 "lease_taken_away",
                 "forgetting",
                 // From the source.
@@ -122,6 +121,7 @@ mod armed {
                 "pruning",
                 "pruned",
                 "settling",
+                "mended",
             ],
         ),
         ("dlq", &["applied", "purging", "purged"]),
