@@ -8,7 +8,9 @@ use fanout::{
     failure::{Failure, Kind},
     operations::check::check,
     project::Project,
-    stack::{Home, Site, StateError, cache_from_env, docker::daemon::Choice, recorded_settings},
+    stack::{
+        Home, Site, StateError, cache_from_env, docker::surroundings::Choice, recorded_settings,
+    },
 };
 use tokio_util::sync::CancellationToken;
 

@@ -183,7 +183,7 @@ pub async fn draw(
         world
             .look_for(&Owner::of(site), containers.values())
             .await?;
-        state.docker_host = Some(world.engine.host.clone());
+        state.set_engine(&world.engine.address);
     }
     let mut blueprint = Blueprint {
         services,

@@ -4,7 +4,10 @@
 use super::{
     Site, State,
     blueprint::BlueprintError,
-    docker::daemon::{self, DaemonError, Surroundings},
+    docker::{
+        daemon::{self, DaemonError},
+        surroundings::Surroundings,
+    },
 };
 use crate::{clients::docker::Engine, config::Runtime};
 
@@ -44,7 +47,7 @@ pub async fn choose(
                 runtime: Runtime::Docker,
                 because: Some(format!(
                     "runtime docker: {} answers at {}",
-                    engine.version, engine.host
+                    engine.version, engine.address.host
                 )),
                 engine: Some(engine),
             }),
@@ -63,7 +66,7 @@ pub async fn choose(
 /// # Errors
 /// When none answers.
 pub async fn engine(site: &Site, recorded: Option<&State>) -> Result<Engine, DaemonError> {
-    let recorded = recorded.and_then(|state| state.docker_host.as_deref());
+    let recorded = recorded.and_then(State::engine);
     daemon::find(&Surroundings::from_env(), &site.docker, recorded).await
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{
     definition::Install,
-    docker::daemon::Choice,
+    docker::surroundings::Choice,
     home::{Home, ProjectDir},
 };
 use crate::project::Project;

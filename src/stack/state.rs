@@ -18,6 +18,7 @@ use super::{
     proc,
 };
 use crate::{
+    clients::docker::Address,
     config::Runtime,
     failure::{Failure, Kind},
     project::Project,
@@ -36,7 +37,10 @@ pub struct State {
     pub runtime: Runtime,
     /// The engine that runs its containers.
     #[serde(default)]
-    pub docker_host: Option<String>,
+    docker_host: Option<String>,
+    /// The folder of the certificates that go with it.
+    #[serde(default)]
+    docker_certificates: Option<PathBuf>,
     #[serde(default)]
     pub services: BTreeMap<String, ServiceState>,
     /// The endpoints as settings: dotted key → value, with passwords.
@@ -105,6 +109,21 @@ struct Formatted {
 }
 
 impl State {
+    /// Where the engine that runs its containers is.
+    #[must_use]
+    pub fn engine(&self) -> Option<Address> {
+        Some(Address {
+            host: self.docker_host.clone()?,
+            certificates: self.docker_certificates.clone(),
+        })
+    }
+
+    /// Records the engine that runs its containers.
+    pub fn set_engine(&mut self, address: &Address) {
+        self.docker_host = Some(address.host.clone());
+        self.docker_certificates.clone_from(&address.certificates);
+    }
+
     /// A project of which nothing is there.
     #[must_use]
     pub fn new(project: &Project, runtime: Runtime) -> Self {
@@ -113,6 +132,7 @@ impl State {
             project: project.to_string(),
             runtime,
             docker_host: None,
+            docker_certificates: None,
             services: BTreeMap::new(),
             settings: BTreeMap::new(),
         }

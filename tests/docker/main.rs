@@ -19,6 +19,7 @@ mod life;
 mod operating;
 mod refusals;
 mod stack;
+mod tls;
 
 use std::{
     env,
@@ -44,9 +45,10 @@ fn main() -> ExitCode {
         ..Arguments::from_args()
     };
     let stack = Arc::new(Stack::new(&images));
-    let groups: [(&str, &[Test]); 3] = [
+    let groups: [(&str, &[Test]); 4] = [
         ("operating", operating::TESTS),
         ("refusals", refusals::TESTS),
+        ("tls", tls::TESTS),
         ("life", life::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, tests)| {

@@ -2,6 +2,7 @@
 //! images, networks and volumes by name, and their labels. Which of them are a
 //! project's, and what is done with them, is the stack's business.
 
+mod address;
 mod containers;
 mod images;
 mod logs;
@@ -9,8 +10,9 @@ mod things;
 
 use std::time::Duration;
 
-use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
+use bollard::{Docker, errors::Error};
 
+pub use address::Address;
 pub use containers::{Container, Health, HealthCheck, Life, NewContainer};
 pub use images::{Credentials, PullStep};
 pub use logs::{Follow, LogLine};
@@ -21,9 +23,6 @@ use crate::failure::chain;
 /// The oldest API that has all that is asked: Docker 20.10's.
 const LEAST_API: (u32, u32) = (1, 41);
 
-/// How long one question may take; a stop takes as long as the container does.
-const TIMEOUT_SECONDS: u64 = 180;
-
 /// How long the first question may take.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,8 +30,7 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Engine {
     docker: Docker,
-    /// Its address: `unix:///var/run/docker.sock`.
-    pub host: String,
+    pub address: Address,
     /// As it calls itself: `Docker 27.3.1`.
     pub version: String,
     /// Whether it runs the health checks of containers by itself: Podman
@@ -46,6 +44,9 @@ pub struct Engine {
 pub enum DockerError {
     #[error("`{host}` is no address of an engine that fanout can talk to: {why}")]
     Address { host: String, why: &'static str },
+    /// Certificates that do not fit, are not there, or have to be there.
+    #[error("{reason}")]
+    Tls { reason: String },
     #[error("the engine at {host} speaks API {found}, and fanout needs 1.41 (Docker 20.10)")]
     TooOld { host: String, found: String },
     #[error("the engine does not answer: {reason}")]
@@ -110,22 +111,22 @@ fn fine_if(done: &[u16], answer: Result<(), Error>) -> Result<(), DockerError> {
 }
 
 impl Engine {
-    /// Asks the engine at `host` (`unix://…`, `tcp://…`, `http://…`) for its
-    /// version.
+    /// Asks the engine at `address` for its version.
     ///
     /// # Errors
     /// When nothing answers there, or something too old.
-    pub async fn connect(host: &str) -> Result<Self, DockerError> {
-        let docker = open(host)?;
+    pub async fn connect(address: &Address) -> Result<Self, DockerError> {
+        let docker = address.open()?;
         let asked = tokio::time::timeout(HELLO_PATIENCE, docker.version());
         let answer = asked.await.map_err(|_| DockerError::Unreachable {
             reason: format!("no answer within {} s", HELLO_PATIENCE.as_secs()),
-        })??;
+        })?;
+        let answer = answer.map_err(|error| address.explain(error.into()))?;
         let found = answer.api_version.unwrap_or_default();
         let api = api_version(&found).unwrap_or_default();
         if api < LEAST_API {
             return Err(DockerError::TooOld {
-                host: host.to_owned(),
+                host: address.host.clone(),
                 found,
             });
         }
@@ -134,33 +135,12 @@ impl Engine {
         let name = if is_podman { "Podman" } else { "Docker" };
         Ok(Self {
             docker,
-            host: host.to_owned(),
+            address: address.clone(),
             version: format!("{name} {}", answer.version.unwrap_or_default()),
             checks_health: !is_podman,
             api,
         })
     }
-}
-
-fn open(host: &str) -> Result<Docker, DockerError> {
-    let unusable = |why| DockerError::Address {
-        host: host.to_owned(),
-        why,
-    };
-    let opened = match host.split_once("://") {
-        Some(("unix", _)) => Docker::connect_with_unix(host, TIMEOUT_SECONDS, API_DEFAULT_VERSION),
-        Some(("tcp" | "http", _)) => {
-            Docker::connect_with_http(host, TIMEOUT_SECONDS, API_DEFAULT_VERSION)
-        }
-        Some(("ssh", _)) => {
-            return Err(unusable(
-                "it goes through ssh; forward the socket and name that",
-            ));
-        }
-        Some(("https", _)) => return Err(unusable("it wants TLS")),
-        _ => return Err(unusable("it is neither unix:// nor tcp://")),
-    };
-    Ok(opened?)
 }
 
 /// `1.41`.
@@ -179,17 +159,5 @@ mod tests {
         assert!(api_version("1.41").expect("a version") >= LEAST_API);
         assert!(api_version("1.100").expect("a version") > LEAST_API);
         assert_eq!(api_version(""), None);
-    }
-
-    #[tokio::test]
-    async fn an_address_that_cannot_be_used_says_why() {
-        for (host, why) in [
-            ("ssh://me@there", "through ssh"),
-            ("https://there:2376", "TLS"),
-            ("there", "neither unix:// nor tcp://"),
-        ] {
-            let error = Engine::connect(host).await.expect_err("no such way");
-            assert!(error.to_string().contains(why), "{error}");
-        }
     }
 }

@@ -72,7 +72,7 @@ fn engine(blueprint: &Blueprint) -> Vec<Finding> {
         return Vec::new();
     };
     let engine = &world.engine;
-    let evidence = format!("{} at {}", engine.version, engine.host);
+    let evidence = format!("{} at {}", engine.version, engine.address.host);
     let missing = blueprint.missing_images();
     let image = |image: &str| {
         let title = format!("image {image}");

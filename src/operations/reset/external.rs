@@ -375,7 +375,7 @@ async fn drop_slot(client: &postgres::Client, name: &str) -> Result<(), External
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::{Home, docker::daemon::Choice};
+    use crate::stack::{Home, docker::surroundings::Choice};
 
     #[test]
     fn only_what_the_project_makes_is_its_own() {

@@ -28,10 +28,10 @@ use crate::{
         Lock, Site,
         blueprint::{self, Blueprint, Wishes},
         docker::{
-            daemon::Surroundings,
             owner::Owner,
             pull::{self, PullError},
             run,
+            surroundings::Surroundings,
         },
         native::{
             install::{self, InstallError},

@@ -9,5 +9,6 @@ pub mod owner;
 pub mod pull;
 pub mod recipe;
 pub mod run;
+pub mod surroundings;
 pub mod sweep;
 pub mod world;

@@ -278,7 +278,7 @@ fn major(image: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::{Home, docker::daemon::Choice};
+    use crate::stack::{Home, docker::surroundings::Choice};
 
     fn site() -> Site {
         Site {
