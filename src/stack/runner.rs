@@ -41,6 +41,18 @@ pub enum RunnerError {
         how: String,
         log: Vec<String>,
     },
+    #[error(
+        "{service} was killed for want of memory{}{}",
+        limit.map_or_else(String::new, |bytes| format!(": its container may have {}", mebibytes(bytes))),
+        lines(log)
+    )]
+    Starved {
+        service: String,
+        container: String,
+        /// Bytes that the container may have; none where it may have all.
+        limit: Option<u64>,
+        log: Vec<String>,
+    },
     #[error("{service} was not ready within {seconds} s: {answer}{}", lines(log))]
     NotInTime {
         service: String,
@@ -68,6 +80,7 @@ impl Failure for RunnerError {
     fn kind(&self) -> Kind {
         match self {
             Self::Died { .. } => Kind::Failed,
+            Self::Starved { .. } => Kind::Environment,
             Self::NotInTime { .. } | Self::ExternalDown { .. } => Kind::NotReady,
             Self::Prepare(error) => error.kind(),
             Self::Process(error) => error.kind(),
@@ -79,6 +92,7 @@ impl Failure for RunnerError {
     fn code(&self) -> &'static str {
         match self {
             Self::Died { .. } => "service_died",
+            Self::Starved { .. } => "out_of_memory",
             Self::NotInTime { .. } => "service_not_ready",
             Self::ExternalDown { .. } => "external_service_down",
             Self::Prepare(error) => error.code(),
@@ -93,6 +107,18 @@ impl Failure for RunnerError {
             Self::Died { service, .. } | Self::NotInTime { service, .. } => {
                 Some(format!("fanout logs {service}"))
             }
+            Self::Starved {
+                container,
+                limit: Some(_),
+                ..
+            } => Some(format!(
+                "docker update --memory 2g --memory-swap 2g {container}, then: fanout up"
+            )),
+            Self::Starved { limit: None, .. } => Some(
+                "docker stats, to see who has it; give the engine's machine more \
+                 (Docker Desktop: Settings, Resources), then: fanout up"
+                    .to_owned(),
+            ),
             Self::ExternalDown { .. } => Some("fanout config show".to_owned()),
             Self::Prepare(error) => error.hint(),
             Self::Process(error) => error.hint(),
@@ -100,6 +126,11 @@ impl Failure for RunnerError {
             Self::Container(error) => error.hint(),
         }
     }
+}
+
+/// `512 MiB`.
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 /// Stops what is left of the service, prepares and starts it, and waits until
@@ -188,6 +219,7 @@ pub async fn confirm_container(
     let mut life = Life::Container {
         engine,
         name: recipe.container.name.clone(),
+        image: recipe.container.image.clone(),
     };
     wait(site, service, &mut life, timeout, progress).await
 }

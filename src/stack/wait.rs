@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use super::{
     Site,
     definition::MAIN_PORT,
+    docker::run,
     logs::last_lines,
     native::process::Started,
     ports,
@@ -16,7 +17,7 @@ use super::{
     runner::RunnerError,
 };
 use crate::{
-    clients::docker::{self, Engine, Health},
+    clients::docker::{self, Ending, Engine, Health},
     config::Runtime,
     progress::{Event, Progress},
 };
@@ -40,6 +41,7 @@ pub(super) enum Life<'a> {
     Container {
         engine: &'a Engine,
         name: String,
+        image: String,
     },
 }
 
@@ -49,6 +51,9 @@ enum Look {
     /// It runs, and something has to come yet.
     Not(String),
     Ended(String),
+    /// Killed for want of memory, with the bytes that its container may have,
+    /// where that is limited.
+    Starved(Option<u64>),
 }
 
 impl Life<'_> {
@@ -65,7 +70,7 @@ impl Life<'_> {
                     _ => Look::Good,
                 }
             }
-            Self::Container { engine, name } => match engine.container(name).await {
+            Self::Container { engine, name, .. } => match engine.container(name).await {
                 Ok(Some(found)) => of_container(found, engine.checks_health),
                 Ok(None) => Look::Ended("its container was removed".to_owned()),
                 Err(error) => Look::Not(error.to_string()),
@@ -84,11 +89,38 @@ impl Life<'_> {
         service.ports.get(MAIN_PORT).is_none_or(listens)
     }
 
+    /// Why it ended before it was ready.
+    async fn death(&self, site: &Site, service: &str, how: String) -> RunnerError {
+        let log = self.evidence(site, service).await;
+        if let Self::Container { engine, image, .. } = self
+            && log.iter().any(|line| run::is_about_the_architecture(line))
+        {
+            return run::other_architecture(engine, service, image).await.into();
+        }
+        RunnerError::Died {
+            service: service.to_owned(),
+            how,
+            log,
+        }
+    }
+
+    async fn starvation(&self, site: &Site, service: &str, limit: Option<u64>) -> RunnerError {
+        RunnerError::Starved {
+            service: service.to_owned(),
+            container: match self {
+                Self::Process { .. } => String::new(),
+                Self::Container { name, .. } => name.clone(),
+            },
+            limit,
+            log: self.evidence(site, service).await,
+        }
+    }
+
     /// Its last words.
     async fn evidence(&self, site: &Site, service: &str) -> Vec<String> {
         match self {
             Self::Process { .. } => last_lines(&site.dir().log(service), EVIDENCE),
-            Self::Container { engine, name } => {
+            Self::Container { engine, name, .. } => {
                 let lines = engine.log(name, Some(EVIDENCE), None).await;
                 let lines = lines.unwrap_or_default().into_iter();
                 lines.map(|line| line.text).collect()
@@ -99,7 +131,8 @@ impl Life<'_> {
 
 fn of_container(found: docker::Container, checked: bool) -> Look {
     match (found.life, found.health) {
-        (docker::Life::Ended(how), _) => Look::Ended(how),
+        (docker::Life::Ended(Ending::OutOfMemory), _) => Look::Starved(found.memory_limit),
+        (docker::Life::Ended(how), _) => Look::Ended(how.to_string()),
         (docker::Life::Created, _) => Look::Ended("it was never started".to_owned()),
         (docker::Life::Running, Health::Good) => Look::Good,
         (docker::Life::Running, _) if !checked => Look::Good,
@@ -130,13 +163,8 @@ pub(super) async fn wait(
     loop {
         let answer = probe(&service.definition.ready, &service.endpoint).await;
         let answer = match (answer, life.look().await) {
-            (_, Look::Ended(how)) => {
-                return Err(RunnerError::Died {
-                    service: name.clone(),
-                    how,
-                    log: life.evidence(site, name).await,
-                });
-            }
+            (_, Look::Ended(how)) => return Err(life.death(site, name, how).await),
+            (_, Look::Starved(limit)) => return Err(life.starvation(site, name, limit).await),
             // Somebody else's server may answer while ours is on its way to
             // find its port taken.
             (Ok(()), Look::Good) if life.listens(site, service) => return Ok(()),
@@ -195,19 +223,24 @@ mod tests {
             life,
             health,
             ports: Vec::new(),
+            memory_limit: Some(6 << 20),
             started_ms: None,
         };
         match of_container(found, checked) {
             Look::Good => "good".to_owned(),
             Look::Not(why) => format!("not: {why}"),
             Look::Ended(how) => format!("ended: {how}"),
+            Look::Starved(limit) => format!("starved: {limit:?}"),
         }
     }
 
     #[test]
     fn a_container_that_ended_is_not_waited_for_and_an_unwell_one_is() {
-        let killed = docker::Life::Ended("killed".to_owned());
-        assert_eq!(look(killed, Health::Starting, true), "ended: killed");
+        let ended = docker::Life::Ended(Ending::Code(1));
+        assert_eq!(look(ended, Health::Starting, true), "ended: exit code 1");
+        let starved = docker::Life::Ended(Ending::OutOfMemory);
+        let said = look(starved, Health::Starting, true);
+        assert_eq!(said, "starved: Some(6291456)");
         let running = || docker::Life::Running;
         assert_eq!(look(running(), Health::Good, true), "good");
         assert_eq!(

@@ -16,6 +16,7 @@ mod binary;
 #[expect(dead_code, reason = "no process is run beside the stack here")]
 mod guard;
 mod life;
+mod misfits;
 mod operating;
 mod refusals;
 mod stack;
@@ -45,9 +46,10 @@ fn main() -> ExitCode {
         ..Arguments::from_args()
     };
     let stack = Arc::new(Stack::new(&images));
-    let groups: [(&str, &[Test]); 4] = [
+    let groups: [(&str, &[Test]); 5] = [
         ("operating", operating::TESTS),
         ("refusals", refusals::TESTS),
+        ("misfits", misfits::TESTS),
         ("tls", tls::TESTS),
         ("life", life::TESTS),
     ];

@@ -153,7 +153,9 @@ fn killed(stack: &Stack) {
     for service in ["redis", "kafka"] {
         docker(&["kill", &stack.container(service)]);
         let check = stack.fanout.run(&["status", "--check"]).ends_with(5);
-        check.says(&format!("stuck at {service}"));
+        check.says(&format!(
+            "stuck at {service}: its container has ended (exit code 137: it was killed)"
+        ));
         let before = stack.ids();
         stack.up().says("start");
         assert_eq!(stack.ids(), before, "the same containers");

@@ -8,9 +8,8 @@ use std::{
 use bollard::{
     body_full,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
-        EndpointSettings, HealthConfig, HealthStatusEnum, HostConfig, Mount, MountType,
-        NetworkingConfig, PortBinding,
+        ContainerCreateBody, ContainerInspectResponse, EndpointSettings, HealthConfig, HostConfig,
+        Mount, MountType, NetworkingConfig, PortBinding,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -18,7 +17,11 @@ use bollard::{
     },
 };
 
-use super::{DockerError, Engine, fine_if, none_if_missing};
+use super::{
+    DockerError, Engine, fine_if,
+    life::{Health, Life, health, life},
+    none_if_missing,
+};
 use crate::timestamp;
 
 /// From this API on a starting container may be asked more often.
@@ -66,29 +69,10 @@ pub struct Container {
     pub health: Health,
     /// Ports of this machine that it publishes while it runs.
     pub ports: Vec<u16>,
+    /// Bytes of memory that it may have, where it is limited.
+    pub memory_limit: Option<u64>,
     /// Milliseconds since the epoch at which it last started.
     pub started_ms: Option<i64>,
-}
-
-/// Whether a container runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
-    /// Made and never started.
-    Created,
-    Running,
-    /// How it ended, in words.
-    Ended(String),
-}
-
-/// What the engine thinks of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
-    /// Well, or nobody asks.
-    Good,
-    /// Not yet asked often enough.
-    Starting,
-    /// With what the last check said.
-    Bad(String),
 }
 
 impl Container {
@@ -316,12 +300,17 @@ fn container(found: ContainerInspectResponse) -> Container {
     let config = found.config.unwrap_or_default();
     let state = found.state.unwrap_or_default();
     let name = found.name.unwrap_or_default();
+    let host = found.host_config.unwrap_or_default();
     Container {
         id: found.id.unwrap_or_default(),
         name: name.trim_start_matches('/').to_owned(),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         image: found.image.unwrap_or_default(),
-        ports: published(found.host_config.unwrap_or_default()),
+        memory_limit: host
+            .memory
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .filter(|bytes| *bytes > 0),
+        ports: published(host),
         health: health(&state),
         started_ms: state
             .started_at
@@ -340,73 +329,9 @@ fn published(host: HostConfig) -> Vec<u16> {
         .collect()
 }
 
-fn life(state: &ContainerState) -> Life {
-    match state.status {
-        Some(ContainerStateStatusEnum::CREATED) => Life::Created,
-        Some(
-            ContainerStateStatusEnum::RUNNING
-            | ContainerStateStatusEnum::PAUSED
-            | ContainerStateStatusEnum::RESTARTING,
-        ) => Life::Running,
-        _ => Life::Ended(ending(state)),
-    }
-}
-
-/// `exit code 1`, `killed: it needed more memory than there is`.
-fn ending(state: &ContainerState) -> String {
-    if state.oom_killed == Some(true) {
-        return "killed: it needed more memory than it may have".to_owned();
-    }
-    let said = state.error.clone().unwrap_or_default();
-    match state.exit_code.unwrap_or_default() {
-        _ if !said.is_empty() => said,
-        137 => "killed".to_owned(),
-        code => format!("exit code {code}"),
-    }
-}
-
-fn health(state: &ContainerState) -> Health {
-    let Some(health) = &state.health else {
-        return Health::Good;
-    };
-    let last = health.log.as_ref().and_then(|log| log.last());
-    let said = last
-        .and_then(|last| last.output.clone())
-        .unwrap_or_default();
-    match health.status {
-        Some(HealthStatusEnum::STARTING) => Health::Starting,
-        Some(HealthStatusEnum::UNHEALTHY) => Health::Bad(said.trim().to_owned()),
-        _ => Health::Good,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn how_a_container_ended_is_told_in_words() {
-        let ended = |state: ContainerState| {
-            life(&ContainerState {
-                status: Some(ContainerStateStatusEnum::EXITED),
-                ..state
-            })
-        };
-        let code = |code| ContainerState {
-            exit_code: Some(code),
-            ..ContainerState::default()
-        };
-        assert_eq!(ended(code(1)), Life::Ended("exit code 1".to_owned()));
-        assert_eq!(ended(code(137)), Life::Ended("killed".to_owned()));
-        let hungry = ContainerState {
-            oom_killed: Some(true),
-            ..code(137)
-        };
-        assert_eq!(
-            ended(hungry),
-            Life::Ended("killed: it needed more memory than it may have".to_owned())
-        );
-    }
 
     #[test]
     fn files_are_packed_under_their_paths() {

@@ -52,6 +52,17 @@ impl Engine {
         Ok(found.map(|image| image.id.unwrap_or_default()))
     }
 
+    /// The processors that an image is made for: `arm64`; none where it is not
+    /// there or does not say.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn image_architecture(&self, name: &str) -> Result<Option<String>, DockerError> {
+        let found = none_if_missing(self.docker.inspect_image(name).await)?;
+        let architecture = found.and_then(|image| image.architecture);
+        Ok(architecture.filter(|name| !name.is_empty()))
+    }
+
     /// Fetches an image, telling every step. An error ends it.
     pub fn pull(
         &self,

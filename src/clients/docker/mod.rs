@@ -5,6 +5,7 @@
 mod address;
 mod containers;
 mod images;
+mod life;
 mod logs;
 mod things;
 
@@ -13,8 +14,9 @@ use std::time::Duration;
 use bollard::{Docker, errors::Error};
 
 pub use address::Address;
-pub use containers::{Container, Health, HealthCheck, Life, NewContainer};
+pub use containers::{Container, HealthCheck, NewContainer};
 pub use images::{Credentials, PullStep};
+pub use life::{Ending, Health, Life};
 pub use logs::{Follow, LogLine};
 pub use things::Thing;
 
@@ -33,6 +35,8 @@ pub struct Engine {
     pub address: Address,
     /// As it calls itself: `Docker 27.3.1`.
     pub version: String,
+    /// The processors that it has: `amd64`.
+    pub architecture: String,
     /// Whether it runs the health checks of containers by itself: Podman
     /// leaves that to timers that may not be there.
     pub checks_health: bool,
@@ -136,6 +140,7 @@ impl Engine {
         Ok(Self {
             docker,
             address: address.clone(),
+            architecture: answer.arch.unwrap_or_default(),
             version: format!("{name} {}", answer.version.unwrap_or_default()),
             checks_health: !is_podman,
             api,

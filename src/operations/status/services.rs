@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    clients::docker::{Container, Engine, Health},
+    clients::docker::{Container, Engine, Health, Life},
     config::{Config, Runtime},
     secret::masked_url,
     stack::{
@@ -27,7 +27,7 @@ pub struct ServiceStatus {
     pub pid: Option<i32>,
     /// None for what is no container.
     pub container: Option<String>,
-    /// What it answered instead of what it should.
+    /// What it answered instead of what it should, or how it ended.
     pub problem: Option<String>,
 }
 
@@ -103,6 +103,8 @@ struct Found {
     pid: Option<i32>,
     container: Option<String>,
     problem: Option<String>,
+    /// How it ended, where nobody had asked it to.
+    ended: Option<String>,
 }
 
 impl Place<'_> {
@@ -141,7 +143,7 @@ impl Place<'_> {
             url: masked_url(endpoint),
             pid: found.pid,
             container: found.container,
-            problem: answer.err(),
+            problem: answer.err().or(found.ended),
         }
     }
 
@@ -168,9 +170,12 @@ impl Place<'_> {
     fn process(&self, name: &str) -> Found {
         let dir = self.site.dir();
         let record = process::running(&dir, name);
+        let exists = dir.record(name).exists();
+        let ended = exists && record.is_none();
         Found {
-            exists: dir.record(name).exists(),
+            exists,
             running: record.is_some(),
+            ended: ended.then(|| "its process has ended".to_owned()),
             since_ms: record.as_ref().map(|record| record.started_ms),
             pid: record.map(|record| record.process.pid),
             ..Found::default()
@@ -202,6 +207,7 @@ impl Place<'_> {
                 running: found.is_running(),
                 since_ms: found.started_ms.filter(|_| found.is_running()),
                 problem: unwell(&found),
+                ended: ended(&found.life),
                 container: Some(found.name),
                 ..Found::default()
             },
@@ -211,6 +217,14 @@ impl Place<'_> {
                 ..Found::default()
             },
         }
+    }
+}
+
+fn ended(life: &Life) -> Option<String> {
+    match life {
+        Life::Running => None,
+        Life::Created => Some("its container was never started".to_owned()),
+        Life::Ended(how) => Some(format!("its container has ended ({how})")),
     }
 }
 

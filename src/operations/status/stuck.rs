@@ -72,7 +72,7 @@ fn servers(report: &Report) -> Option<Stuck> {
     let name = &service.name;
     let problem = service.problem.clone().unwrap_or_default();
     let (why, remedy) = match service.state {
-        ServiceState::Died => ("its process has ended".to_owned(), "fanout up".to_owned()),
+        ServiceState::Died => (problem, "fanout up".to_owned()),
         ServiceState::Stopped => ("it is stopped".to_owned(), "fanout up".to_owned()),
         ServiceState::Unreachable => (
             format!(
@@ -272,7 +272,10 @@ mod tests {
         report.connector = None;
         assert_eq!(at(&report), "kafka");
         report.services[1].state = ServiceState::Ready;
-        assert_eq!(at(&report), "clickhouse");
+        report.services[0].problem = Some("its container has ended (exit code 1)".to_owned());
+        let stuck = find(&report).expect("stuck");
+        assert_eq!(stuck.at, "clickhouse");
+        assert_eq!(stuck.why, "its container has ended (exit code 1)");
         report.services[0].state = ServiceState::Ready;
         assert_eq!(at(&report), "connector");
     }

@@ -21,6 +21,18 @@ pub enum ContainerError {
     Foreign(#[from] Foreign),
     #[error("a port of {service} is taken: {said}")]
     Port { service: String, said: String },
+    #[error(
+        "image {image} of {service} is made for {}, and the engine's machine is {}",
+        made_for.as_deref().unwrap_or("another architecture"),
+        engine
+    )]
+    Architecture {
+        service: String,
+        image: String,
+        /// None where the image says the same as the engine, or nothing.
+        made_for: Option<String>,
+        engine: String,
+    },
     #[error("{what} did not work")]
     Docker {
         what: String,
@@ -33,7 +45,9 @@ impl Failure for ContainerError {
     fn kind(&self) -> Kind {
         match self {
             Self::Foreign(error) => error.kind(),
-            Self::Port { .. } | Self::Docker { .. } => Kind::Environment,
+            Self::Port { .. } | Self::Architecture { .. } | Self::Docker { .. } => {
+                Kind::Environment
+            }
         }
     }
 
@@ -41,6 +55,7 @@ impl Failure for ContainerError {
         match self {
             Self::Foreign(error) => error.code(),
             Self::Port { .. } => "port_taken",
+            Self::Architecture { .. } => "image_architecture",
             Self::Docker { .. } => "docker_failed",
         }
     }
@@ -49,6 +64,9 @@ impl Failure for ContainerError {
         match self {
             Self::Foreign(error) => error.hint(),
             Self::Port { .. } => Some("fanout up --ports auto".to_owned()),
+            Self::Architecture { service, .. } => Some(format!(
+                "name another in fanout.yaml: services: {{{service}: {{image: …}}}}"
+            )),
             Self::Docker { .. } => Some("docker info".to_owned()),
         }
     }
@@ -123,12 +141,33 @@ pub async fn start(
                 said: message,
             })
         }
+        Err(DockerError::Answer { message, .. }) if is_about_the_architecture(&message) => {
+            Err(other_architecture(engine, service, &recipe.container.image).await)
+        }
         other => other.map_err(docker(format!("starting container {name}"))),
     }
 }
 
 fn is_about_a_port(message: &str) -> bool {
     message.contains("port is already allocated") || message.contains("address already in use")
+}
+
+/// What the kernel says of a program that was made for other processors.
+#[must_use]
+pub fn is_about_the_architecture(said: &str) -> bool {
+    said.to_lowercase().contains("exec format error")
+}
+
+/// Of an image whose program the engine's machine cannot run. One that says
+/// that it was made for another may all the same: there are emulators.
+pub async fn other_architecture(engine: &Engine, service: &str, image: &str) -> ContainerError {
+    let said = engine.image_architecture(image).await.ok().flatten();
+    ContainerError::Architecture {
+        service: service.to_owned(),
+        image: image.to_owned(),
+        made_for: said.filter(|said| *said != engine.architecture),
+        engine: engine.architecture.clone(),
+    }
 }
 
 async fn clear(
