@@ -17,6 +17,10 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("images_are_pulled_and_the_stack_comes_up", first_up),
     ("an_event_goes_through_and_every_store_agrees", smoke),
+    (
+        "a_connector_that_is_made_anew_does_not_show_the_password",
+        connector_anew,
+    ),
     ("a_second_up_has_nothing_to_do", second_up),
     ("compose_knows_what_is_there", compose_labels),
     ("ports_are_published_on_the_loopback_only", loopback),
@@ -55,6 +59,21 @@ fn smoke(stack: &Stack) {
     stack.fanout.run(&["status", "--check"]).ends_with(0);
     let applied = stack.fanout.run(&["connector", "apply"]).ends_with(0);
     applied.says("unchanged");
+}
+
+fn connector_anew(stack: &Stack) {
+    stack.fanout.run(&["connector", "delete"]).ends_with(0);
+    let applied = stack.fanout.run(&["connector", "apply"]).ends_with(0);
+    applied.says("created");
+    let status = stack.fanout.document(0, &["connector", "status"]);
+    let name = status["connector"]["name"].as_str().expect("a name");
+    let url = format!("http://localhost:8083/connectors/{name}/config");
+    let config = docker(&["exec", &stack.container("connect"), "curl", "-s", &url]);
+    let config: serde_json::Value = serde_json::from_str(&config).expect("a document");
+    assert_eq!(
+        config["database.password"],
+        "${file:/etc/fanout/secrets.properties:postgres_password}"
+    );
 }
 
 fn second_up(stack: &Stack) {

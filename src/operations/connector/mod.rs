@@ -32,6 +32,9 @@ use crate::{
 /// The name under which progress is reported.
 const TASK: &str = "connector";
 
+/// Where a Connect in a container has its secrets, by its definition.
+const SECRETS_INSIDE: &str = "/etc/fanout/secrets.properties";
+
 /// Between two looks at the status.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -69,8 +72,9 @@ impl Serialize for Applied {
     }
 }
 
-/// What lies over [`placeholders`] in this project: a Connect of ours reads the
-/// password from a file of its own, so that its REST shows a reference instead.
+/// What lies over [`placeholders`] in this project: a Connect of ours, process
+/// or container, reads the password from a file of its own, so that its REST
+/// shows a reference instead.
 ///
 /// # Errors
 /// When the project's state is there and cannot be read.
@@ -80,17 +84,19 @@ pub fn overrides(site: &Site) -> Result<Values, StateError> {
     let connect = state
         .as_ref()
         .and_then(|state| state.services.get("connect"));
-    let secrets = dir.conf("connect").join("secrets.properties");
-    if connect.map(|known| known.runtime) != Some(Runtime::Native) || !secrets.exists() {
-        return Ok(Values::new());
-    }
-    Ok(password_reference(&secrets.display().to_string()))
+    let secrets = match connect.map(|known| known.runtime) {
+        Some(Runtime::Native) => {
+            let conf = dir.conf("connect").join("secrets.properties");
+            conf.exists().then(|| conf.display().to_string())
+        }
+        Some(Runtime::Docker) => Some(SECRETS_INSIDE.to_owned()),
+        Some(Runtime::External) | None => None,
+    };
+    Ok(secrets.map_or_else(Values::new, |secrets| password_reference(&secrets)))
 }
 
-/// The password as a reference into a file that Connect reads, so that REST
-/// does not show it.
-#[must_use]
-pub fn password_reference(secrets: &str) -> Values {
+/// The password as a reference into a file that Connect reads.
+fn password_reference(secrets: &str) -> Values {
     let reference = format!("${{file:{secrets}:postgres_password}}");
     Values::from([("postgres.password".to_owned(), reference)])
 }
@@ -410,6 +416,15 @@ fn not_running(rest: &Rest, status: Option<ConnectorStatus>) -> ConnectorError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::definition;
+
+    #[test]
+    fn a_connect_in_a_container_has_its_secrets_where_the_connector_looks() {
+        let all = definition::services().expect("valid definitions");
+        let connect = all.iter().find(|one| one.name == "connect").expect("it");
+        let way = connect.container_way(None).expect("a container");
+        assert!(way.files.contains_key(SECRETS_INSIDE), "{:?}", way.files);
+    }
 
     #[test]
     fn what_was_applied_has_every_key() {

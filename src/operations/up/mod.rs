@@ -40,11 +40,7 @@ use crate::{
         ports::{self, Moved},
         preflight, runner,
     },
-    template::Values,
 };
-
-/// Where a Connect in a container has its secrets.
-const SECRETS_INSIDE: &str = "/etc/fanout/secrets.properties";
 
 /// A halted sink looks again within this.
 const HALT_PATIENCE: Duration = Duration::from_secs(15);
@@ -350,7 +346,7 @@ impl Up {
                 objects::in_time("clickhouse", timeout, objects::clickhouse(settings)).await?;
             }
             "connect" => {
-                let overrides = self.connector_overrides();
+                let overrides = connector::overrides(&self.site)?;
                 let applied = connector::apply(settings, &overrides, timeout, progress).await?;
                 return Ok(applied != Applied::Unchanged);
             }
@@ -400,20 +396,6 @@ impl Up {
             }
             sleep(Duration::from_millis(250)).await;
         }
-    }
-
-    /// A Connect of ours reads the password from a file of its own, so that
-    /// REST shows a reference instead.
-    fn connector_overrides(&self) -> Values {
-        let secrets = if self.blueprint.recipes.contains_key("connect") {
-            let conf = self.site.dir().conf("connect");
-            conf.join("secrets.properties").display().to_string()
-        } else if self.blueprint.containers.contains_key("connect") {
-            SECRETS_INSIDE.to_owned()
-        } else {
-            return Values::new();
-        };
-        connector::password_reference(&secrets)
     }
 
     /// Where everything is.
