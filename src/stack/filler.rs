@@ -5,13 +5,79 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
+use super::{
+    definition::{self, DefinitionError},
+    values::unwritable,
+};
 use crate::{
+    failure::{Failure, Kind},
     plan::Fingerprint,
     template::{TemplateError, Values, render},
 };
 
+/// Why a definition cannot be filled in.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    #[error("the definition of {service} cannot be filled in")]
+    Template {
+        service: String,
+        #[source]
+        source: TemplateError,
+    },
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    #[error("{what}, in {setting}, {why}, which its configuration file does not take")]
+    Credential {
+        setting: String,
+        what: String,
+        why: String,
+    },
+    #[error("the settings cannot be read")]
+    Settings(#[from] serde_json::Error),
+}
+
+impl Failure for FillError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Credential { .. } => Kind::Usage,
+            _ => Kind::Failed,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Credential { .. } => "credential",
+            _ => "stack_definition",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Credential { .. } => Some("fanout config show".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The texts of these assets.
+pub(super) fn assets<'a>(
+    names: impl Iterator<Item = &'a String>,
+) -> Result<Vec<&'static str>, FillError> {
+    names.map(|name| Ok(definition::asset(name)?)).collect()
+}
+
+/// Refuses a credential that would break one of the texts that it is written
+/// into.
+pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), FillError> {
+    match unwritable(texts, values) {
+        Some((setting, what, why)) => Err(FillError::Credential { setting, what, why }),
+        None => Ok(()),
+    }
+}
+
 /// Fills texts and remembers what went into them.
 pub(super) struct Filler<'a> {
+    service: &'a str,
     values: &'a Values,
     /// Values that make no other service.
     places: &'a [&'a str],
@@ -20,8 +86,9 @@ pub(super) struct Filler<'a> {
 }
 
 impl<'a> Filler<'a> {
-    pub(super) fn new(values: &'a Values, places: &'a [&'a str]) -> Self {
+    pub(super) fn new(service: &'a str, values: &'a Values, places: &'a [&'a str]) -> Self {
         Self {
+            service,
             values,
             places,
             used: BTreeSet::new(),
@@ -29,8 +96,11 @@ impl<'a> Filler<'a> {
         }
     }
 
-    pub(super) fn fill(&mut self, template: &str) -> Result<String, TemplateError> {
-        let rendered = render(template, self.values)?;
+    pub(super) fn fill(&mut self, template: &str) -> Result<String, FillError> {
+        let rendered = render(template, self.values).map_err(|source| FillError::Template {
+            service: self.service.to_owned(),
+            source,
+        })?;
         self.used.extend(rendered.used);
         Ok(rendered.text)
     }
@@ -76,7 +146,7 @@ mod tests {
             ("redis.password".to_owned(), "secret".to_owned()),
             ("data".to_owned(), "/somewhere".to_owned()),
         ]);
-        let mut filler = Filler::new(&values, &["data"]);
+        let mut filler = Filler::new("it", &values, &["data"]);
         let template = "{{port}} {{port.inner}} {{data}} {{redis.password}}";
         assert_eq!(
             filler.fill(template).expect("known"),

@@ -11,13 +11,13 @@ use crate::{
     plan::Fingerprint,
     stack::{
         Site,
-        definition::{self, ContainerWay, DefinitionError},
+        definition::{self, ContainerWay},
         endpoint,
-        filler::Filler,
+        filler::{self, FillError, Filler},
         resolve::Service,
         values,
     },
-    template::{TemplateError, Values},
+    template::Values,
 };
 
 /// A service ready to be made.
@@ -45,29 +45,15 @@ pub enum RecipeError {
         needs: String,
         at: String,
     },
-    #[error("the definition of {service} cannot be filled in")]
-    Template {
-        service: String,
-        #[source]
-        source: TemplateError,
-    },
     #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error("{what}, in {setting}, {why}, which its configuration file does not take")]
-    Credential {
-        setting: String,
-        what: String,
-        why: String,
-    },
-    #[error("the settings cannot be read")]
-    Settings(#[from] serde_json::Error),
+    Fill(#[from] FillError),
 }
 
 impl Failure for RecipeError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoWay { .. } | Self::OutOfReach { .. } | Self::Credential { .. } => Kind::Usage,
-            _ => Kind::Failed,
+            Self::NoWay { .. } | Self::OutOfReach { .. } => Kind::Usage,
+            Self::Fill(error) => error.kind(),
         }
     }
 
@@ -75,8 +61,7 @@ impl Failure for RecipeError {
         match self {
             Self::NoWay { .. } => "no_container",
             Self::OutOfReach { .. } => "out_of_reach",
-            Self::Credential { .. } => "credential",
-            _ => "stack_definition",
+            Self::Fill(error) => error.code(),
         }
     }
 
@@ -88,8 +73,7 @@ impl Failure for RecipeError {
             Self::OutOfReach { service, needs, .. } => Some(format!(
                 "run both in one way, in fanout.yaml: services: {{{service}: {{runtime: …}}, {needs}: {{runtime: …}}}}"
             )),
-            Self::Credential { .. } => Some("fanout config show".to_owned()),
-            _ => None,
+            Self::Fill(error) => error.hint(),
         }
     }
 }
@@ -145,11 +129,7 @@ pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, Recipe
     let image = tagged(image.unwrap_or(&way.image));
     let values = fillings(service, &image, kitchen)?;
     check_credentials(way, &values)?;
-    let template = |source| RecipeError::Template {
-        service: name.clone(),
-        source,
-    };
-    let mut filler = Filler::new(&values, &["image.major"]);
+    let mut filler = Filler::new(name, &values, &["image.major"]);
     let owner = Owner::of(kitchen.site);
     let mut container = NewContainer {
         name: owner.container(name),
@@ -159,13 +139,11 @@ pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, Recipe
     };
     filler.input("image", &image);
     for argument in &way.command {
-        container
-            .command
-            .push(filler.fill(argument).map_err(template)?);
+        container.command.push(filler.fill(argument)?);
     }
     filler.input("command", &way.command.join("\0"));
     for (variable, text) in &way.env {
-        let value = filler.fill(text).map_err(template)?;
+        let value = filler.fill(text)?;
         container.env.insert(variable.clone(), value);
         filler.input(&format!("env.{variable}"), text);
     }
@@ -175,13 +153,13 @@ pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, Recipe
     }
     let mut files = BTreeMap::new();
     for (path, asset) in &way.files {
-        let text = definition::asset(asset)?;
-        files.insert(path.clone(), filler.fill(text).map_err(template)?);
+        let text = definition::asset(asset).map_err(FillError::from)?;
+        files.insert(path.clone(), filler.fill(text)?);
         filler.input(&format!("files.{path}"), text);
     }
     let mut volumes = BTreeMap::new();
     for (volume, folder) in &way.volumes {
-        let volume = filler.fill(volume).map_err(template)?;
+        let volume = filler.fill(volume)?;
         filler.input(&format!("volumes.{volume}"), folder);
         container
             .volumes
@@ -217,21 +195,17 @@ pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, Recipe
 
 /// Refuses what would break the files that it is written into. ClickHouse's
 /// image writes one itself, with the user's name as that of a section.
-fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), RecipeError> {
+fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), FillError> {
     const IN_A_FILE: &str = "{{clickhouse.user}}";
-    let files = way.files.values().map(|name| definition::asset(name));
-    let files: Result<Vec<&str>, _> = files.collect();
     let variables = way.env.values().map(String::as_str);
     let written = variables.filter(|text| text.contains(IN_A_FILE));
-    let texts: Vec<&str> = files?.into_iter().chain(written).collect();
-    match values::unwritable(&texts, values) {
-        Some((setting, what, why)) => Err(RecipeError::Credential { setting, what, why }),
-        None => Ok(()),
-    }
+    let files = filler::assets(way.files.values())?;
+    let texts: Vec<&str> = files.into_iter().chain(written).collect();
+    filler::check_credentials(&texts, values)
 }
 
 fn fillings(service: &Service, image: &str, kitchen: &Kitchen<'_>) -> Result<Values, RecipeError> {
-    let mut values = values::of(service, kitchen.settings)?;
+    let mut values = values::of(service, kitchen.settings).map_err(FillError::from)?;
     values.insert("project".to_owned(), kitchen.site.project.to_string());
     values.insert("image.major".to_owned(), major(image).to_owned());
     for need in &service.definition.needs {

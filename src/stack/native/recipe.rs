@@ -17,10 +17,10 @@ use crate::{
     plan::Fingerprint,
     stack::{
         Site,
-        definition::{self, DefinitionError, Install, Way},
-        filler::Filler,
+        definition::{self, Install, Way},
+        filler::{self, FillError, Filler},
         resolve::Service,
-        values::{flat, unwritable},
+        values::flat,
     },
     template::{TemplateError, Values, render},
 };
@@ -55,45 +55,29 @@ pub struct Recipe {
 pub enum RecipeError {
     #[error("{service} cannot be run as a process of this machine")]
     NoWay { service: String },
-    #[error("the definition of {service} cannot be filled in")]
-    Template {
-        service: String,
-        #[source]
-        source: TemplateError,
-    },
     #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error("{what}, in {setting}, {why}, which its configuration file does not take")]
-    Credential {
-        setting: String,
-        what: String,
-        why: String,
-    },
-    #[error("the settings cannot be read")]
-    Settings(#[from] serde_json::Error),
+    Fill(#[from] FillError),
 }
 
 impl Failure for RecipeError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoWay { .. } => Kind::Environment,
-            Self::Credential { .. } => Kind::Usage,
-            _ => Kind::Failed,
+            Self::Fill(error) => error.kind(),
         }
     }
 
     fn code(&self) -> &'static str {
         match self {
             Self::NoWay { .. } => "no_native_way",
-            Self::Credential { .. } => "credential",
-            _ => "stack_definition",
+            Self::Fill(error) => error.code(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Credential { .. } => Some("fanout config show".to_owned()),
-            _ => None,
+            Self::NoWay { .. } => None,
+            Self::Fill(error) => error.hint(),
         }
     }
 }
@@ -120,7 +104,7 @@ pub fn recipe(
     let name = &service.definition.name;
     let (way, found) = choose_way(service, recorded, kitchen)?;
     let data = kitchen.site.dir().data(name, &way.variant);
-    let values = values::of(service, &way, &found.paths, kitchen)?;
+    let values = values::of(service, &way, &found.paths, kitchen).map_err(FillError::from)?;
     check_credentials(&way, &values)?;
     let mut recipe = Recipe {
         data: data.clone(),
@@ -138,18 +122,11 @@ pub fn recipe(
 }
 
 /// Refuses what would break the files and commands that it is written into.
-fn check_credentials(way: &Way, values: &Values) -> Result<(), RecipeError> {
-    let files: Result<Vec<&str>, _> = way
-        .files
-        .values()
-        .map(|name| definition::asset(name))
-        .collect();
+fn check_credentials(way: &Way, values: &Values) -> Result<(), FillError> {
     let inputs = way.prepare.iter().map(|step| step.input.as_str());
-    let texts: Vec<&str> = files?.into_iter().chain(inputs).collect();
-    match unwritable(&texts, values) {
-        Some((setting, what, why)) => Err(RecipeError::Credential { setting, what, why }),
-        None => Ok(()),
-    }
+    let files = filler::assets(way.files.values())?;
+    let texts: Vec<&str> = files.into_iter().chain(inputs).collect();
+    filler::check_credentials(&texts, values)
 }
 
 fn choose_way(
@@ -185,20 +162,16 @@ fn choose_way(
 
 impl Recipe {
     /// Fills in command, environment and files, and takes the fingerprint.
-    fn fill(&mut self, service: &Service, kitchen: &Kitchen<'_>) -> Result<(), RecipeError> {
-        let template = |source| RecipeError::Template {
-            service: service.definition.name.clone(),
-            source,
-        };
-        let mut filler = Filler::new(&self.values, &values::PLACES);
+    fn fill(&mut self, service: &Service, kitchen: &Kitchen<'_>) -> Result<(), FillError> {
+        let mut filler = Filler::new(&service.definition.name, &self.values, &values::PLACES);
         for argument in &self.way.command {
-            self.command.push(filler.fill(argument).map_err(template)?);
+            self.command.push(filler.fill(argument)?);
         }
         filler.input("command", &self.way.command.join("\0"));
         filler.input("variant", &self.way.variant);
         self.env = inherited(self.way.settings);
         for (variable, text) in &self.way.env {
-            let value = filler.fill(text).map_err(template)?;
+            let value = filler.fill(text)?;
             filler.input(&format!("env.{variable}"), text);
             if value.is_empty() {
                 self.env.remove(variable);
@@ -214,7 +187,7 @@ impl Recipe {
         }
         for (file, asset) in &self.way.files {
             let text = definition::asset(asset)?;
-            let filled = filler.fill(text).map_err(template)?;
+            let filled = filler.fill(text)?;
             self.files.insert(file.clone(), filled);
             filler.input(&format!("files.{file}"), text);
         }
