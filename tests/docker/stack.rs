@@ -13,6 +13,7 @@ use std::{
 use super::{
     binary::{Ended, Fanout},
     guard::Guard,
+    trials::Subject,
 };
 
 /// How long anything may take on a busy machine before a test gives up.
@@ -143,9 +144,10 @@ impl Stack {
             .filter(|(service, id)| before.get(service) != Some(id));
         other.map(|(service, _)| service).collect()
     }
+}
 
-    /// What an operator would look at first.
-    pub fn evidence(&self) -> String {
+impl Subject for Stack {
+    fn evidence(&self) -> String {
         let status = self.fanout.run(&["status"]).evidence();
         let logs = self.fanout.run(&["logs", "--tail", "10"]).evidence();
         format!("{status}\n{logs}\n{}", docker(&["ps", "-a"]))

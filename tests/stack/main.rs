@@ -24,23 +24,14 @@ mod reset;
 mod support;
 mod verify;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
-use support::{Shared, Stack};
+use support::{Shared, Stack, trials};
 
 /// A test: a sentence, and what proves it.
-type Test = (&'static str, fn(&Stack));
+type Test = trials::Test<Stack>;
 
 fn main() -> ExitCode {
-    let arguments = Arguments {
-        // They share the stack.
-        test_threads: Some(1),
-        ..Arguments::from_args()
-    };
     let shared = Shared::default();
     // What leaves the stack as it found it comes before what does not.
     let groups: &[(&str, &[Test])] = &[
@@ -59,24 +50,5 @@ fn main() -> ExitCode {
     ];
     #[cfg(not(feature = "crash-points"))]
     eprintln!("the crash points are left out: they are built with --features crash-points");
-    let trials = groups.iter().flat_map(|(group, tests)| {
-        let shared = shared.clone();
-        tests.iter().map(move |(name, test)| {
-            let shared = shared.clone();
-            Trial::test(format!("{group}::{name}"), move || {
-                prove(&shared, *test);
-                Ok(())
-            })
-        })
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
-}
-
-/// Runs a test; where it fails, what the stack says of itself is shown too.
-fn prove(shared: &Shared, test: fn(&Stack)) {
-    let stack = shared.stack();
-    if let Err(failure) = catch_unwind(AssertUnwindSafe(|| test(stack))) {
-        eprintln!("{}", stack.evidence());
-        resume_unwind(failure);
-    }
+    trials::run(groups, move |prove| prove(shared.stack()))
 }

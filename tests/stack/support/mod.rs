@@ -7,6 +7,7 @@ mod guard;
 mod log;
 mod stack;
 mod stores;
+pub mod trials;
 mod worker;
 
 use std::{

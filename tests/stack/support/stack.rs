@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::Value as Json;
 
-use super::{Ended, Fanout, Stores, eventually, guard::Guard, tail};
+use super::{Ended, Fanout, Stores, eventually, guard::Guard, tail, trials::Subject};
 
 /// The default ports that something else holds while the stack is up.
 pub const HELD_PORTS: [u16; 2] = [5432, 6379];
@@ -149,9 +149,10 @@ impl Stack {
     pub fn file(&self, path: &str) -> PathBuf {
         self.fanout.home().join("fanout").join(path)
     }
+}
 
-    /// What an operator would look at first.
-    pub fn evidence(&self) -> String {
+impl Subject for Stack {
+    fn evidence(&self) -> String {
         let log = fs::read_to_string(self.file("logs/pipeline.log")).unwrap_or_default();
         format!(
             "{}\n--- pipeline.log\n{}",
