@@ -117,7 +117,8 @@ pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Resul
         .no_proxy()
         .timeout(timeout)
         .build()?;
-    let response = client.get(url).send().await?;
+    let sent = client.get(url).send().await;
+    let response = sent.map_err(reqwest::Error::without_url)?;
     if !response.status().is_success() {
         return Err(WebError::Status {
             url: crate::secret::masked_url(url),

@@ -61,7 +61,8 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     );
     let (connector, connector_problem) = split(connector);
     let (slot, slot_problem) = split(slot);
-    let (pipeline, pipeline_problem) = split(pipeline);
+    let ours = |pipeline: Status| of_project(pipeline, site.project.as_str());
+    let (pipeline, pipeline_problem) = split(pipeline.and_then(ours));
     let mut report = Report {
         project: site.project.to_string(),
         runtime: state.map(|state| state.runtime),
@@ -77,6 +78,14 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     };
     report.stuck = stuck::find(&report);
     Ok(report)
+}
+
+/// Another project's pipeline may have the port that is the usual one.
+fn of_project(pipeline: Status, project: &str) -> Result<Status, String> {
+    if pipeline.project == project {
+        return Ok(pipeline);
+    }
+    Err(format!("that of project {} does", pipeline.project))
 }
 
 fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
@@ -110,4 +119,24 @@ pub async fn pipeline(url: &str) -> Result<Status, String> {
         return Err(format!("GET {url} answered {}", answer.status));
     }
     serde_json::from_str(&answer.body).map_err(|error| format!("GET {url} is no status: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_projects_pipeline_is_not_this_ones() {
+        let pipeline = Status {
+            format: 1,
+            version: String::new(),
+            project: "blue".to_owned(),
+            pid: 1,
+            started_ms: 0,
+            sinks: Vec::new(),
+        };
+        assert_eq!(of_project(pipeline.clone(), "blue"), Ok(pipeline.clone()));
+        let other = of_project(pipeline, "red");
+        assert_eq!(other, Err("that of project blue does".to_owned()));
+    }
 }
