@@ -99,6 +99,8 @@ impl<'a> Faults<'a> {
             .sleep_until(self.stage.begun.elapsed() + entry.lasts);
         let since = Instant::now();
         self.mend();
+        let took = since.elapsed().as_secs_f64();
+        self.stage.say(&format!("fanout up took {took:.1} s"));
         drop(servers);
         self.recoveries.measure(self.stage, service.name(), since);
     }

@@ -28,6 +28,24 @@ enum Way {
     Reply,
 }
 
+/// What a blackhole leaves of a connection that had something under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Late,
+    Lost,
+}
+
+impl Fate {
+    /// Every other connection's.
+    fn of(number: u64) -> Self {
+        if number.is_multiple_of(2) {
+            Self::Late
+        } else {
+            Self::Lost
+        }
+    }
+}
+
 impl Proxy {
     /// In front of a port of this machine.
     pub fn start(upstream: u16) -> Self {
@@ -47,19 +65,19 @@ impl Proxy {
 }
 
 async fn listen(listener: TcpListener, upstream: u16, modes: watch::Receiver<Mode>) {
-    loop {
+    for number in 0_u64.. {
         let Ok((client, _)) = listener.accept().await else {
             sleep(Duration::from_millis(10)).await;
             continue;
         };
         if *modes.borrow() != Mode::Cut {
-            tokio::spawn(carry(client, upstream, modes.clone()));
+            tokio::spawn(carry(client, upstream, Fate::of(number), modes.clone()));
         }
     }
 }
 
 /// Carries one connection until one side, or the proxy, ends it.
-async fn carry(client: TcpStream, upstream: u16, modes: watch::Receiver<Mode>) {
+async fn carry(client: TcpStream, upstream: u16, fate: Fate, modes: watch::Receiver<Mode>) {
     let both = async {
         let server = TcpStream::connect(("127.0.0.1", upstream)).await?;
         client.set_nodelay(true)?;
@@ -67,8 +85,8 @@ async fn carry(client: TcpStream, upstream: u16, modes: watch::Receiver<Mode>) {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::try_join!(
-            pump(from_client, to_server, Way::Request, modes.clone()),
-            pump(from_server, to_client, Way::Reply, modes.clone()),
+            pump(from_client, to_server, (Way::Request, fate), modes.clone()),
+            pump(from_server, to_client, (Way::Reply, fate), modes.clone()),
         )
     };
     let mut cuts = modes.clone();
@@ -82,13 +100,13 @@ async fn carry(client: TcpStream, upstream: u16, modes: watch::Receiver<Mode>) {
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    way: Way,
+    (way, fate): (Way, Fate),
     mut modes: watch::Receiver<Mode>,
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
         let length = from.read(&mut piece).await?;
-        admit(way, length, &mut modes).await?;
+        admit(way, fate, length, &mut modes).await?;
         if length == 0 {
             return to.shutdown().await;
         }
@@ -97,7 +115,12 @@ async fn pump(
 }
 
 /// Returns when a piece may go on; an error where the connection ends instead.
-async fn admit(way: Way, length: usize, modes: &mut watch::Receiver<Mode>) -> io::Result<()> {
+async fn admit(
+    way: Way,
+    fate: Fate,
+    length: usize,
+    modes: &mut watch::Receiver<Mode>,
+) -> io::Result<()> {
     loop {
         let mode = *modes.borrow_and_update();
         match mode {
@@ -108,7 +131,12 @@ async fn admit(way: Way, length: usize, modes: &mut watch::Receiver<Mode>) -> io
             }
             Mode::LoseReplies if way == Way::Request || length == 0 => return Ok(()),
             Mode::Cut | Mode::LoseReplies => return Err(io::ErrorKind::ConnectionReset.into()),
-            Mode::Blackhole => modes.changed().await.map_err(io::Error::other)?,
+            Mode::Blackhole => {
+                modes.changed().await.map_err(io::Error::other)?;
+                if fate == Fate::Lost {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+            }
         }
     }
 }
@@ -165,6 +193,14 @@ pub mod tests {
             proxy.set(Mode::Pass);
             let mut stream = connect().await.expect("a connection");
             assert_eq!(say(&mut stream).await.expect("an echo"), b"there");
+
+            proxy.set(Mode::Blackhole);
+            assert!(timeout(NEVER, say(&mut stream)).await.is_err(), "it came");
+            proxy.set(Mode::Pass);
+            assert!(say(&mut stream).await.is_err(), "it was not lost");
+            let mut stream = connect().await.expect("a connection");
+            assert_eq!(say(&mut stream).await.expect("an echo"), b"there");
+
             proxy.set(Mode::Cut);
             assert!(say(&mut stream).await.is_err(), "it was not cut");
             let mut stream = connect().await.expect("a connection");

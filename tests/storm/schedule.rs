@@ -31,7 +31,8 @@ pub enum Mode {
     Delay(Duration),
     /// Connections end, new ones at once.
     Cut,
-    /// Nothing arrives and nobody is told.
+    /// Nothing arrives and nobody is told; afterwards half of the connections
+    /// go on, late, and half have lost what was under way.
     Blackhole,
     /// Requests arrive, their replies do not: the connection ends instead.
     LoseReplies,
