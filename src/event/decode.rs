@@ -288,7 +288,10 @@ fn check_columns(cells: &Cells<'_>) -> Result<(), Reject> {
 
 fn read_before<'a>(text: &'a str, names: &'static [&'static str]) -> Result<Cells<'a>, Reject> {
     match document::read(text, ReadCells(names)) {
-        Ok(Part::Object(cells)) => Ok(cells),
+        Ok(Part::Object(cells)) => match cells.duplicate {
+            Some(name) => Err(envelope::duplicate(name)),
+            None => Ok(cells),
+        },
         Ok(_) => Err(Reject::new(RejectCode::BadType, "before is not an object")),
         Err(error) => {
             let detail = format!("before: {error}");

@@ -57,6 +57,11 @@ fn a_delete_needs_no_more_than_its_key() {
     assert_rejected(&value, RejectCode::BadId);
     value["before"] = json!([1]);
     assert_rejected(&value, RejectCode::BadType);
+    value["before"] = json!({"id": 1});
+    let twice = value
+        .to_string()
+        .replace("\"before\":{", "\"before\":{\"id\":2,");
+    assert_eq!(reject(&twice).code, RejectCode::DuplicateField);
 }
 
 #[test]

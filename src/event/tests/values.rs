@@ -346,6 +346,12 @@ fn an_unchanged_value_is_taken_from_before() {
             "{text}"
         );
     }
+    let twice = with("device", unavailable.clone());
+    let text = twice.to_string().replace(
+        "\"before\":null",
+        r#""before":{"device":"tv","device":"web"}"#,
+    );
+    assert_eq!(reject(&text).code, RejectCode::DuplicateField);
     let mut value = with("raw_payload", unavailable);
     value["before"] = json!({"raw_payload": {"a": [1]}});
     let text = value.to_string();

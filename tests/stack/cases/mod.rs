@@ -8,6 +8,7 @@
 pub mod case;
 mod envelopes;
 mod events;
+mod neighbours;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -136,7 +137,12 @@ fn told_to_stop(stack: &Stack) {
 
 /// The whole table, each case with a subject of its own.
 fn cases() -> Vec<Case> {
-    let tables = [envelopes::CASES, events::CASES, rows::CASES];
+    let tables = [
+        envelopes::CASES,
+        events::CASES,
+        rows::CASES,
+        neighbours::CASES,
+    ];
     let named = tables.into_iter().flatten();
     let case = |(number, (name, build)): (i64, &(&'static str, fn(&Subject) -> Case))| {
         Case::of(name, Subject::new("cdc-cases", number), build)
