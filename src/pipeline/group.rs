@@ -2,11 +2,7 @@
 //! sink, joins the group, and runs one loop for each partition that it is
 //! given, until told to stop.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -44,7 +40,10 @@ pub(super) struct GroupWorker<S> {
 
 /// A partition's loop and how to end it.
 struct Running {
+    number: i32,
     ending: Ending,
+    /// Cancelled when there is no use in draining any more.
+    fence: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -184,8 +183,11 @@ impl<S: Sink> GroupWorker<S> {
             }
         }
         crash::point(self.name, "leaving");
-        let lost = gone.is_cancelled();
-        end(running.drain().map(|(_, running)| running).collect(), lost).await;
+        if gone.is_cancelled() {
+            // What was done there is nobody's any more.
+            running.values().for_each(|one| one.fence.cancel());
+        }
+        self.end(running.into_values().collect()).await;
         // The revocation that leaving causes has nobody left to wait for.
         drop(events);
         let left = tokio::task::spawn_blocking(|| membership.leave()).await;
@@ -212,17 +214,14 @@ impl<S: Sink> GroupWorker<S> {
                     running.insert(number, started);
                 }
             }
-            Rebalance::Revoked {
-                partitions,
-                lost,
-                done,
-            } => {
+            Rebalance::Revoked { partitions, done } => {
+                tracing::info!(sink = self.name, ?partitions, "partitions revoked");
                 crash::point(self.name, "revoked");
                 let ended = partitions
                     .iter()
                     .filter_map(|number| running.remove(number))
                     .collect();
-                end(ended, lost).await;
+                self.end(ended).await;
                 crash::point(self.name, "drained");
                 drop(done);
             }
@@ -237,7 +236,6 @@ impl<S: Sink> GroupWorker<S> {
         let ending = Ending {
             stop: self.shared.stop.child_token(),
             again,
-            ..Ending::default()
         };
         let hold = Hold {
             sink: Arc::clone(&self.sink),
@@ -248,8 +246,36 @@ impl<S: Sink> GroupWorker<S> {
             ending: ending.clone(),
         };
         Running {
+            number: claim.partition.number(),
             ending,
+            fence: claim.partition.fence().clone(),
             task: tokio::spawn(hold.run(claim)),
+        }
+    }
+
+    /// Ends loops and waits until they have drained, or until their partitions
+    /// are somebody else's: then what they have in hand is, too.
+    async fn end(&self, running: Vec<Running>) {
+        for one in &running {
+            one.ending.stop.cancel();
+        }
+        for mut one in running {
+            let ended = tokio::select! {
+                ended = &mut one.task => ended,
+                () = one.fence.cancelled() => {
+                    one.task.abort();
+                    let ended = one.task.await;
+                    self.stats.released(one.number);
+                    tracing::info!(sink = self.name, partition = one.number, "partition lost");
+                    ended
+                }
+            };
+            match ended {
+                Err(error) if !error.is_cancelled() => {
+                    tracing::error!(%error, "a partition's loop failed");
+                }
+                _ => {}
+            }
         }
     }
 }
@@ -323,20 +349,6 @@ impl<S: Sink> Watch<S> {
     }
 }
 
-/// Ends loops and waits until they have drained. Where the partitions are
-/// lost, they commit nothing more.
-async fn end(running: Vec<Running>, lost: bool) {
-    for one in &running {
-        one.ending.lost.store(lost, Ordering::Release);
-        one.ending.stop.cancel();
-    }
-    for one in running {
-        if let Err(error) = one.task.await {
-            tracing::error!(%error, "a partition's loop failed");
-        }
-    }
-}
-
 /// What it takes to hold a partition.
 struct Hold<S> {
     sink: Arc<S>,
@@ -393,11 +405,12 @@ impl<S: Sink> Hold<S> {
         let number = claim.partition.number();
         let mut attempt = 0;
         loop {
-            let wait = match self
-                .sink
-                .claim(number, claim.committed, &claim.metadata)
-                .await
-            {
+            let claimed = self.sink.claim(number, claim.committed, &claim.metadata);
+            let claimed = tokio::select! {
+                claimed = claimed => claimed,
+                () = self.ending.stop.cancelled() => return None,
+            };
+            let wait = match claimed {
                 Ok(sink) => {
                     self.stats.unhalt(number);
                     self.stats.recovered(number);

@@ -2,13 +2,7 @@
 //! dead-letter, settle, commit. Because each step waits for the one before, a
 //! crash between any two repeats work and loses none.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -34,12 +28,10 @@ pub struct Batching {
 }
 
 /// How the loop is told to end.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Ending {
     /// Finish what is in hand, commit it, and return.
     pub stop: CancellationToken,
-    /// Somebody else owns the partition: commit nothing more.
-    pub lost: Arc<AtomicBool>,
     /// To be cancelled by a loop that cannot go on where it is: the sink is
     /// opened, and the group joined, again.
     pub again: CancellationToken,
@@ -278,9 +270,6 @@ impl<S: PartitionSink> Loop<S> {
         let metadata = self.sink.metadata();
         let mut attempt = 0;
         loop {
-            if self.ending.lost.load(Ordering::Acquire) {
-                return Err(Abandoned::Fenced);
-            }
             match self.committer.commit(next, &metadata).await {
                 Ok(()) => break,
                 Err(error) if is_fenced(&error) => return Err(Abandoned::Fenced),

@@ -2,8 +2,9 @@
 //! from where.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -18,10 +19,12 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
 
 use super::{ConsumerSettings, Partition, consumer_config, partition::serve};
 
-/// How long a revoked partition may take to drain before it is let go as it is.
+/// How long a revoked partition may take to drain before it is let go as it is,
+/// and its owner fenced.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long one try to read the group's commits may take.
@@ -47,12 +50,9 @@ pub enum Rebalance {
     /// These are now this process's.
     Assigned(Vec<Claim>),
     /// These no longer are. Drained and committed, they are let go when `done`
-    /// is dropped; where `lost`, somebody else has them already.
-    Revoked {
-        partitions: Vec<i32>,
-        lost: bool,
-        done: Done,
-    },
+    /// is dropped. Where somebody else has them already, or they take too long,
+    /// their fences are cancelled first.
+    Revoked { partitions: Vec<i32>, done: Done },
     /// The group or the broker has something to say; the membership goes on.
     Fault(KafkaError),
     /// An assignment could not be taken up: only leaving and joining again
@@ -71,6 +71,8 @@ pub struct MemberContext {
     events: Option<UnboundedSender<Rebalance>>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     leaving: AtomicBool,
+    /// The fences of the partitions that are this process's.
+    held: Mutex<HashMap<i32, CancellationToken>>,
 }
 
 impl ClientContext for MemberContext {
@@ -107,6 +109,7 @@ impl MemberContext {
             events,
             consumer: OnceLock::new(),
             leaving: AtomicBool::new(false),
+            held: Mutex::default(),
         }
     }
 
@@ -150,7 +153,7 @@ impl MemberContext {
             };
             begin.add_partition_offset(element.topic(), element.partition(), start)?;
             claims.push(Claim {
-                partition: Partition::split(&shared, &self.topic, element.partition())?,
+                partition: self.hold(Partition::split(&shared, &self.topic, element.partition())?),
                 committed: offset,
                 metadata: element.metadata().to_owned(),
             });
@@ -166,21 +169,43 @@ impl MemberContext {
         consumer: &BaseConsumer<Self>,
         list: &TopicPartitionList,
     ) -> Result<(), KafkaError> {
-        let lost = consumer.assignment_lost();
+        let elements = list.elements();
+        let partitions = elements.iter().map(TopicPartitionListElem::partition);
+        let partitions: Vec<i32> = partitions.collect();
+        let fences = self.let_go(&partitions);
+        if consumer.assignment_lost() {
+            cancel(&fences);
+        }
         let (done, drained) = mpsc::channel();
-        let partitions = list
-            .elements()
-            .iter()
-            .map(TopicPartitionListElem::partition)
-            .collect();
         self.send(Rebalance::Revoked {
             partitions,
-            lost,
             done: Done(done),
         });
         // An error is the good case: all senders are dropped.
         let _ = drained.recv_timeout(DRAIN_TIMEOUT);
+        cancel(&fences);
         consumer.incremental_unassign(list)
+    }
+
+    /// The partition is this process's until it is let go.
+    fn hold(&self, partition: Partition) -> Partition {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(partition.number(), partition.fence().clone());
+        drop(held);
+        partition
+    }
+
+    /// The fences of partitions that will soon be somebody else's.
+    fn let_go(&self, partitions: &[i32]) -> Vec<CancellationToken> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let fences = partitions.iter();
+        fences.filter_map(|number| held.remove(number)).collect()
+    }
+}
+
+fn cancel(fences: &[CancellationToken]) {
+    for fence in fences {
+        fence.cancel();
     }
 }
 

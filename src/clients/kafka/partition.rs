@@ -11,6 +11,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::member::MemberContext;
 use crate::chunk::Chunk;
@@ -43,6 +44,7 @@ pub struct Partition {
     consumer: Arc<BaseConsumer<MemberContext>>,
     queue: PartitionQueue<MemberContext>,
     arrived: Arc<Notify>,
+    fence: CancellationToken,
 }
 
 impl std::fmt::Debug for Partition {
@@ -75,6 +77,7 @@ impl Partition {
             consumer: Arc::clone(consumer),
             queue,
             arrived,
+            fence: CancellationToken::new(),
         })
     }
 
@@ -86,6 +89,12 @@ impl Partition {
     /// Partition number.
     pub fn number(&self) -> i32 {
         self.number
+    }
+
+    /// Cancelled once the partition is no longer this process's: from then on
+    /// nothing is committed for it from here.
+    pub fn fence(&self) -> &CancellationToken {
+        &self.fence
     }
 
     /// Copies what is there to the end of `chunk`, up to the limits, and never
@@ -157,6 +166,7 @@ impl Partition {
             topic: Arc::clone(&self.topic),
             number: self.number,
             consumer: Arc::clone(&self.consumer),
+            fence: self.fence.clone(),
         }
     }
 }
@@ -167,6 +177,7 @@ pub struct Committer {
     topic: Arc<str>,
     number: i32,
     consumer: Arc<BaseConsumer<MemberContext>>,
+    fence: CancellationToken,
 }
 
 impl std::fmt::Debug for Committer {
@@ -181,16 +192,24 @@ impl std::fmt::Debug for Committer {
 
 impl Committer {
     /// Commits that everything before `next` is done. Waits for the broker.
+    ///
+    /// # Errors
+    /// When the broker refuses it, or the partition has been let go: the broker
+    /// would not refuse that, where this process is a member again by then.
     pub async fn commit(&self, next: i64, metadata: &str) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&self.topic, self.number, Offset::Offset(next))?;
         if let Some(mut element) = list.find_partition(&self.topic, self.number) {
             element.set_metadata(metadata);
         }
-        let consumer = Arc::clone(&self.consumer);
-        let committed =
-            tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync)).await;
-        committed.unwrap_or(Err(KafkaError::Canceled))
+        let (consumer, fence) = (Arc::clone(&self.consumer), self.fence.clone());
+        let committed = tokio::task::spawn_blocking(move || {
+            if fence.is_cancelled() {
+                return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::AssignmentLost));
+            }
+            consumer.commit(&list, CommitMode::Sync)
+        });
+        committed.await.unwrap_or(Err(KafkaError::Canceled))
     }
 }
 
