@@ -87,20 +87,32 @@ pub(super) async fn read(
     }
 }
 
-/// Commits what is done, now and then, and once more at the end.
+/// How far the board is.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    /// By partition, what may be committed.
+    pub next: Vec<i64>,
+    /// Until when the lease is held for certain. A worker that was stopped for
+    /// longer must not take back what its successor has committed, and these
+    /// commits are fenced by nothing else: the group has no members.
+    pub until: Instant,
+}
+
+/// Commits what is done, now and then, and once more at the end, as long as the
+/// lease is held.
 pub(super) async fn commit(
     committers: Vec<Committer>,
-    mut progress: watch::Receiver<Vec<i64>>,
+    mut progress: watch::Receiver<Progress>,
     stats: Arc<SinkStats>,
 ) {
     let mut committed: Vec<i64> = vec![-1; committers.len()];
     loop {
         let goes_on = progress.changed().await.is_ok();
-        let next = progress.borrow_and_update().clone();
+        let Progress { next, until } = progress.borrow_and_update().clone();
         for ((number, committer), (next, committed)) in
             (0..).zip(&committers).zip(next.iter().zip(&mut committed))
         {
-            if next == committed {
+            if next == committed || Instant::now() >= until {
                 continue;
             }
             crash::point("redis", "committing");

@@ -21,7 +21,7 @@ use crate::{
     crash,
     pipeline::{
         dead_letter::DeadLetters,
-        feed::{Fed, Look, commit, look, read, ticks},
+        feed::{Fed, Look, Progress, commit, look, read, ticks},
         stats::{Done, Phase, WHOLE_SINK},
     },
     sinks::{
@@ -61,7 +61,7 @@ pub(super) struct Term {
     looks: mpsc::Receiver<Look>,
     feed: mpsc::Receiver<Result<Fed, KafkaError>>,
     /// How far each partition is done, for the committing task.
-    progress: watch::Sender<Vec<i64>>,
+    progress: watch::Sender<Progress>,
     tracks: Vec<Track>,
     letters: DeadLetters,
     dirty: bool,
@@ -84,7 +84,11 @@ impl Term {
         let (reader, partitions) =
             Reader::assign(&context.shared.consumer, &group, &topic, &starts).map_err(kafka)?;
         let (sender, feed) = mpsc::channel(QUEUE);
-        let (progress, to_commit) = watch::channel(tracks.iter().map(Track::done).collect());
+        let now = Instant::now();
+        let (progress, to_commit) = watch::channel(Progress {
+            next: tracks.iter().map(Track::done).collect(),
+            until: now,
+        });
         let committers = partitions.iter().map(Partition::committer).collect();
         let mut tasks = JoinSet::new();
         tasks.spawn(commit(committers, to_commit, Arc::clone(&context.stats)));
@@ -95,7 +99,6 @@ impl Term {
         let (seen, looks) = mpsc::channel(LOOKS);
         let stats = Arc::clone(&context.stats);
         let looking = look(context.log.clone(), topic, identity, stats, seen);
-        let now = Instant::now();
         Ok(Self {
             _reader: reader,
             tasks,
@@ -144,7 +147,10 @@ impl Term {
         };
         if warm && matches!(how, TermEnd::Stopped) {
             // The last word; without it the board is a moment older.
-            let _ = board.publish(self.moment()).await;
+            let asked = Instant::now();
+            if let Ok(true) = board.publish(self.moment()).await {
+                self.held_since(context, asked);
+            }
             crash::point("redis", "leaving");
         }
         self.end(context).await;
@@ -169,16 +175,26 @@ impl Term {
 
     /// Keeps the lease until the first publication.
     async fn renew(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+        let asked = Instant::now();
         match held(board.renew_lease().await) {
             Err(TermEnd::Trouble(fault)) => self.trouble(context, fault),
             Err(TermEnd::LeaseLost) => self.take_back(context, board).await,
-            outcome => outcome,
+            outcome => {
+                self.held_since(context, asked);
+                outcome
+            }
         }
     }
 
     /// Whether everything is in that was in the log when the term began.
     fn has_all_of_then(&self) -> bool {
         self.tracks.iter().all(|track| track.next >= track.goal)
+    }
+
+    /// The lease was given, or renewed, at this moment or later.
+    fn held_since(&self, context: &Context, asked: Instant) {
+        let until = asked + Duration::from_millis(context.settings.lease_ms);
+        self.progress.send_modify(|progress| progress.until = until);
     }
 
     fn moment(&self) -> Moment {
@@ -199,9 +215,11 @@ impl Term {
             return Ok(());
         }
         crash::point("redis", "publishing");
+        let asked = Instant::now();
         match board.publish(self.moment()).await {
             Ok(true) => {
                 crash::point("redis", "published");
+                self.held_since(context, asked);
                 self.dirty = false;
                 self.failures = 0;
                 self.last_publication = Instant::now();
@@ -217,13 +235,18 @@ impl Term {
     /// The lease has run out, or Redis has lost it. Where nobody else has it,
     /// what is known of the log is as right as before.
     async fn take_back(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+        let asked = Instant::now();
         match board.take_lease().await {
             Ok(true) => {
+                self.held_since(context, asked);
                 board.distrust();
                 self.dirty = true;
                 Ok(())
             }
-            Ok(false) => Err(TermEnd::LeaseLost),
+            Ok(false) => {
+                self.progress.send_modify(|progress| progress.until = asked);
+                Err(TermEnd::LeaseLost)
+            }
             Err(fault) => self.trouble(context, fault),
         }
     }
@@ -293,7 +316,7 @@ impl Term {
         track.advanced(fed.next.unwrap_or(track.next));
         let now = track.done();
         self.progress.send_modify(|progress| {
-            if let Some(at) = progress.get_mut(index) {
+            if let Some(at) = progress.next.get_mut(index) {
                 *at = now;
             }
         });
