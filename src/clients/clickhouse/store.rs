@@ -75,6 +75,9 @@ pub struct TopicRow {
     /// The storage table that it is written into.
     #[serde(with = "clickhouse::serde::uuid")]
     pub table_id: Uuid,
+    /// Where in it the source was truncated, `partition@offset`; empty where it
+    /// was not.
+    pub truncated: String,
 }
 
 /// What rows of one content should be enriched with now.

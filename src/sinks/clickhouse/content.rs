@@ -41,7 +41,7 @@ impl Sink for ContentMirror {
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
-        self.generations.standing(&self.common).await
+        Ok(self.generations.standing(&self.common).await?.1)
     }
 
     async fn claim(

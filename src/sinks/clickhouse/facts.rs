@@ -9,7 +9,7 @@ use super::{
     Common,
     catalogue::{Known, Reached},
     clickhouse,
-    generations::{Current, Generations, Life, Metadata},
+    generations::{Current, Generations, Life, Metadata, record_truncate, truncated},
 };
 use crate::{
     chunk::Chunk,
@@ -53,11 +53,14 @@ impl Sink for Facts {
     async fn open(&self) -> Result<(), Fault> {
         self.generations.open(&self.common).await?;
         let found = self.generations.current()?;
+        found.whole()?;
         self.common.load_catalogue(&found.content).await
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
-        self.generations.standing(&self.common).await
+        let (found, standing) = self.generations.standing(&self.common).await?;
+        found.whole()?;
+        Ok(standing)
     }
 
     async fn claim(
@@ -164,7 +167,13 @@ impl PartitionSink for FactsPartition {
         for (index, record) in batch.records().enumerate() {
             match self.common.facts.decode(&record) {
                 Ok(Change::Truncate { .. }) => {
-                    writer.delivery.halt = Some(truncated(&record));
+                    let place = format!("{}@{}", record.partition, record.offset);
+                    // What stands before it is done first; a replay may meet one
+                    // that was mended long ago.
+                    if index == 0 && !self.catches_up {
+                        self.tell_of_truncate(&place).await?;
+                    }
+                    writer.delivery.halt = Some(truncated(&place));
                     break;
                 }
                 Ok(change) => {
@@ -237,6 +246,13 @@ impl PartitionSink for FactsPartition {
 }
 
 impl FactsPartition {
+    /// The workers of the other partitions halt as well.
+    async fn tell_of_truncate(&self, place: &str) -> Result<(), Fault> {
+        let topic = self.common.facts.source().topic();
+        let life = self.generations.facts;
+        record_truncate(&self.common.store, &topic, life, place).await
+    }
+
     fn position(&self, known: &Known) -> Result<Position, Fault> {
         position(self.generations.content, known.offset)
     }
@@ -378,15 +394,4 @@ impl Writer<'_> {
 fn position(generation: u16, offset: i64) -> Result<Position, Fault> {
     Position::new(generation, offset)
         .map_err(|error| Fault::halt("position", error.to_string(), "report this as a bug"))
-}
-
-fn truncated(record: &Record<'_>) -> crate::sinks::Halt {
-    crate::sinks::Halt {
-        code: "truncated".to_owned(),
-        reason: format!(
-            "{} was truncated at {}/{}: which rows are gone is not in the log",
-            record.topic, record.partition, record.offset
-        ),
-        remedy: RECONCILE.to_owned(),
-    }
 }

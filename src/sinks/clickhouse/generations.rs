@@ -40,6 +40,8 @@ pub(super) struct Life {
     starts: Vec<i64>,
     settled: bool,
     table_id: Uuid,
+    /// Where the source was truncated; empty where it was not.
+    truncated: String,
 }
 
 /// Both topics as they were found.
@@ -112,6 +114,7 @@ impl From<&TopicRow> for Life {
             starts: row.starts.clone(),
             settled: row.settled != 0,
             table_id: row.table_id,
+            truncated: row.truncated.clone(),
         }
     }
 }
@@ -122,6 +125,16 @@ impl Found {
             facts: self.facts.generation,
             content: self.content.generation,
         }
+    }
+
+    /// A truncate stands in the log of one partition and concerns the rows of
+    /// all: whoever meets it tells the others by this, and only another life
+    /// goes on behind it.
+    pub(super) fn whole(&self) -> Result<(), Fault> {
+        if self.facts.truncated.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::Halt(truncated(&self.facts.truncated)))
     }
 
     /// A rebuild that was begun has to be brought to its end.
@@ -171,22 +184,21 @@ impl Generations {
         })
     }
 
-    /// Whether the topics still live the lives that were found.
-    pub(super) async fn standing(&self, common: &Common) -> Result<Standing, Fault> {
+    /// Both topics as they are now, and whether they still live the lives that
+    /// were found.
+    pub(super) async fn standing(&self, common: &Common) -> Result<(Found, Standing), Fault> {
         let known = self.current()?;
         let found = self.find(common).await?;
         let same = known.generations().facts == found.generations().facts
             && known.generations().content == found.generations().content;
-        Ok(Standing {
-            same,
-            caution: found.caution(),
-        })
+        let caution = found.caution();
+        Ok((found, Standing { same, caution }))
     }
 
     /// Nothing is taken over under lives that are past: the sink is opened
     /// again first.
     pub(super) async fn still(&self, common: &Common) -> Result<(), Fault> {
-        if self.standing(common).await?.same {
+        if self.standing(common).await?.1.same {
             return Ok(());
         }
         Err(Fault::retry("history has begun anew"))
@@ -245,9 +257,44 @@ async fn find(store: &Store, log: &Log, topic: &str, table_id: Uuid) -> Result<L
         starts: Vec::new(),
         settled: 1,
         table_id,
+        truncated: String::new(),
     };
     store.record_life(&row).await.map_err(clickhouse)?;
     Ok(Life::from(&row))
+}
+
+/// The halt that a truncate at this place is.
+pub(super) fn truncated(place: &str) -> Halt {
+    Halt {
+        code: "truncated".to_owned(),
+        reason: format!(
+            "the source was truncated, at {place} of its log: which rows are gone is not in it"
+        ),
+        remedy: RECONCILE.to_owned(),
+    }
+}
+
+/// Tells all workers that the source was truncated in this life.
+pub(super) async fn record_truncate(
+    store: &Store,
+    topic: &str,
+    generation: u16,
+    place: &str,
+) -> Result<(), Fault> {
+    let lives = store.lives(topic).await.map_err(clickhouse)?;
+    let last = lives.into_iter().last();
+    let Some(life) = last.filter(|life| life.generation == generation) else {
+        // Another life has begun, behind it.
+        return Ok(());
+    };
+    if !life.truncated.is_empty() {
+        return Ok(());
+    }
+    let life = TopicRow {
+        truncated: place.to_owned(),
+        ..life
+    };
+    store.record_life(&life).await.map_err(clickhouse)
 }
 
 fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {

@@ -142,6 +142,7 @@ impl Rebuild {
             starts: self.log.ends(topic).await.map_err(kafka)?,
             settled: 0,
             table_id: table_id.unwrap_or_default(),
+            truncated: String::new(),
         })
     }
 }

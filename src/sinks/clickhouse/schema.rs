@@ -73,6 +73,7 @@ const EXPECTED: [Expected; 3] = [
             ("starts", "Array(Int64)"),
             ("settled", "UInt8"),
             ("table_id", "UUID"),
+            ("truncated", "String"),
         ],
     },
 ];
