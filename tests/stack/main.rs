@@ -23,6 +23,7 @@ mod operating;
 mod reset;
 mod support;
 mod verify;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),
+        ("workers", workers::TESTS),
         #[cfg(feature = "crash-points")]
         ("crashes", crashes::TESTS),
         ("history", history::TESTS),

@@ -185,6 +185,48 @@ impl<'a> Topics<'a> {
         Ok(())
     }
 
+    /// The ids of a group's members, where it is at rest.
+    pub fn members(&self, group: &str) -> Result<Vec<String>, String> {
+        let list = self.admin.inner().fetch_group_list(Some(group), PATIENCE);
+        let list = list.map_err(|error| error.to_string())?;
+        let found = list.groups().iter().find(|found| found.name() == group);
+        let found = found.ok_or("no such group")?;
+        if found.state() != "Stable" {
+            return Err(found.state().to_owned());
+        }
+        let members = found.members().iter();
+        let mut ids: Vec<String> = members.map(|member| member.id().to_owned()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// What a group has committed of each partition of a topic, with what it
+    /// says to that.
+    pub fn commits(&self, group: &str, topic: &str) -> Vec<(i64, String)> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set(
+                "bootstrap.servers",
+                self.stack.stores.url("FANOUT_KAFKA_BROKERS"),
+            )
+            .set("group.id", group)
+            .create()
+            .expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition(topic, partition.id());
+        }
+        let committed = consumer.committed_offsets(list, PATIENCE);
+        let committed = committed.unwrap_or_else(|error| panic!("{group}: {error}"));
+        let elements = committed.elements();
+        let commit = elements.iter().map(|element| {
+            let offset = element.offset().to_raw().unwrap_or(-1);
+            (offset.max(-1), element.metadata().to_owned())
+        });
+        commit.collect()
+    }
+
     /// One past the last committed record of each partition.
     pub fn ends(&self, topic: &str) -> Vec<i64> {
         let consumer: BaseConsumer = ClientConfig::new()

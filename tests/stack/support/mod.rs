@@ -27,7 +27,7 @@ pub use stack::{Shared, Stack};
 pub use stores::{Stores, accepted_by, set_faults};
 #[cfg(feature = "crash-points")]
 pub use worker::Doomed;
-pub use worker::{Going, Stub, Worker};
+pub use worker::{Going, Stub, Worker, status_of};
 
 /// How long anything may take on a busy machine before a test gives up. Never
 /// a measure: what is waited for ends the waiting.

@@ -97,6 +97,16 @@ impl Drop for Process {
     }
 }
 
+/// What a pipeline says of itself; null where nobody answers.
+pub fn status_of(url: &str) -> Json {
+    wait_for(async {
+        match reqwest::get(format!("{url}/status")).await {
+            Ok(answer) => answer.json().await.expect("a status"),
+            Err(_) => Json::Null,
+        }
+    })
+}
+
 /// A `fanout run`.
 #[derive(Debug)]
 pub struct Worker {
@@ -141,6 +151,32 @@ impl Worker {
     /// The end of its log.
     pub fn said(&self) -> String {
         tail(&self.process.said(), 30)
+    }
+
+    /// Its whole log.
+    pub fn log(&self) -> String {
+        self.process.said()
+    }
+
+    /// Where it serves its own HTTP.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Holds it still, as a machine that is suspended does.
+    pub fn pause(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
+    /// Kills it the hard way.
+    pub fn kill(mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait();
     }
 
     /// Asks it to stop and waits; its last document.
