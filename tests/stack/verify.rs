@@ -21,7 +21,10 @@ use crate::{
 
 /// The tests, in their order.
 pub const TESTS: &[Test] = &[
-    ("a_stack_that_agrees_is_clean", |stack| stack.verifies()),
+    ("a_stack_that_agrees_is_clean", |stack| {
+        event(stack);
+        stack.verifies();
+    }),
     ("a_missing_row", missing_row),
     ("a_row_marked_deleted", |stack| {
         tampered_row(

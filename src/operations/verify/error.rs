@@ -31,6 +31,8 @@ pub enum VerifyError {
     Web(#[from] WebError),
     #[error("the stub's list of events cannot be read")]
     StubDocument,
+    #[error("what is compared cannot be kept in {}", std::env::temp_dir().display())]
+    Disk(#[from] std::io::Error),
     #[error("the board cannot be judged: {reason}")]
     BoardNotReady { reason: &'static str },
 }
@@ -44,6 +46,7 @@ impl Failure for VerifyError {
             | Self::ClickHouse(_)
             | Self::Redis(_)
             | Self::Kafka(_)
+            | Self::Disk(_)
             | Self::Web(_) => Kind::Environment,
             Self::StubDocument => Kind::Failed,
             Self::BoardNotReady { .. } => Kind::NotReady,
@@ -59,6 +62,7 @@ impl Failure for VerifyError {
             Self::Redis(_) => "redis",
             Self::Kafka(_) => "kafka",
             Self::Web(_) => "external",
+            Self::Disk(_) => "temporary_files",
             Self::StubDocument => "stub_document",
             Self::BoardNotReady { .. } => "board_not_ready",
         }
@@ -68,6 +72,7 @@ impl Failure for VerifyError {
         match self {
             Self::Fence(error) => error.hint(),
             Self::ClickHouseUrl(_) => Some("fanout config show".to_owned()),
+            Self::Disk(_) => Some("TMPDIR=/a/larger/disk fanout verify".to_owned()),
             _ => Some("fanout status".to_owned()),
         }
     }

@@ -1,13 +1,17 @@
-//! The calls that fanout's own stub of the external system has had. Another
-//! system cannot be asked.
+//! The calls that fanout's own stub of the external system has had, against the
+//! inserts in the log. Another system cannot be asked.
 
-use std::time::Duration;
+use std::{collections::HashMap, fmt::Write as _, io, time::Duration};
 
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::{
     VerifyError,
-    ledger::{Calls, Sha},
+    findings::{Check, Difference, Findings, MAX_SHOWN},
+    ledger::{Call, Had, Sha},
+    log::Walk,
+    spill::{Heap, Spill},
 };
 use crate::{
     clients::web::{Method, Web, WebError},
@@ -19,6 +23,9 @@ use crate::{
 const PAGE: usize = 1_000;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Body shown of a call that is missing, in characters.
+const EXCERPT: usize = 300;
 
 #[derive(Debug, Deserialize)]
 struct Page {
@@ -33,10 +40,40 @@ struct Listed {
     sha256: String,
 }
 
+/// Keys that the log does not know: how many, and the first of them.
+#[derive(Debug, Default)]
+struct Unknown {
+    count: u64,
+    shown: Vec<String>,
+}
+
+/// All calls that the stub has had.
+#[derive(Debug)]
+pub(super) struct Journal {
+    had: Spill<Had>,
+    /// Keys that no pipeline makes.
+    foreign: Unknown,
+}
+
+impl Unknown {
+    fn add(&mut self, key: &str) {
+        self.count += 1;
+        if self.shown.len() < MAX_SHOWN {
+            self.shown.push(key.to_owned());
+        }
+    }
+}
+
 /// All calls the stub has had; none where it is not fanout's stub.
-pub(super) async fn calls(settings: &Settings) -> Result<Option<Calls>, VerifyError> {
+pub(super) async fn journal(
+    settings: &Settings,
+    heaps: usize,
+) -> Result<Option<Journal>, VerifyError> {
     let web = Web::new(TIMEOUT)?;
-    let mut calls = Calls::default();
+    let mut journal = Journal {
+        had: Spill::new(heaps)?,
+        foreign: Unknown::default(),
+    };
     let mut after = Some(0);
     while let Some(place) = after {
         let page = match page(&web, settings, &format!("after={place}")).await? {
@@ -47,11 +84,136 @@ pub(super) async fn calls(settings: &Settings) -> Result<Option<Calls>, VerifyEr
         };
         for listed in page.events {
             let sha = sha(&listed.sha256).ok_or(VerifyError::StubDocument)?;
-            calls.had(&listed.key, sha);
+            match Uuid::parse_str(&listed.key) {
+                Ok(key) => journal.had.push(&Had { key, sha })?,
+                Err(_) => journal.foreign.add(&listed.key),
+            }
         }
         after = page.next;
     }
-    Ok(Some(calls))
+    Ok(Some(journal))
+}
+
+/// How a call that must have been had was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    Missing,
+    /// Under another body, of this digest.
+    Otherwise(Sha),
+}
+
+/// Compares one heap: says what is wrong with which call, and adds what the log
+/// does not know. Gives how many calls were judged.
+fn compare(
+    had: impl Iterator<Item = io::Result<Had>>,
+    calls: impl Iterator<Item = io::Result<Call>>,
+    is_judged: impl Fn(&Call) -> bool,
+    wrong: &mut Vec<(Call, Wrong)>,
+    unknown: &mut Unknown,
+) -> io::Result<u64> {
+    let mut known: HashMap<Uuid, (Sha, bool)> = HashMap::new();
+    for had in had {
+        let Had { key, sha } = had?;
+        known.insert(key, (sha, false));
+    }
+    let mut judged = 0;
+    for call in calls {
+        let call = call?;
+        let received = known.get_mut(&call.key).map(|(sha, in_log)| {
+            *in_log = true;
+            *sha
+        });
+        if !call.required || !is_judged(&call) {
+            continue;
+        }
+        judged += 1;
+        match received {
+            Some(sha) if sha == call.sha => {}
+            Some(sha) => wrong.push((call, Wrong::Otherwise(sha))),
+            None => wrong.push((call, Wrong::Missing)),
+        }
+    }
+    for (key, _) in known.iter().filter(|(_, (_, in_log))| !in_log) {
+        unknown.add(&key.to_string());
+    }
+    Ok(judged)
+}
+
+impl Walk<'_> {
+    /// Each insert has to have been told, under its key and with its body, and
+    /// nothing else.
+    pub(super) async fn external(
+        &mut self,
+        journal: Journal,
+        calls: Spill<Call>,
+        is_whole: bool,
+    ) -> Result<Findings, VerifyError> {
+        let mut findings = Findings::new(Check::External);
+        let mut unknown = journal.foreign;
+        let had: Vec<Heap<Had>> = journal.had.heaps()?;
+        for (had, calls) in had.into_iter().zip(calls.heaps()?) {
+            let mut wrong = Vec::new();
+            let is_judged = |call: &Call| call.offset < self.end(call.partition);
+            findings.compared += compare(had, calls, is_judged, &mut wrong, &mut unknown)?;
+            for (call, how) in wrong {
+                self.wrong(&call, how, &mut findings).await?;
+            }
+        }
+        if unknown.count > 0 && !is_whole {
+            let count = unknown.count;
+            findings.note(format!(
+                "{count} keys are not judged: the log no longer has all of history"
+            ));
+        } else {
+            for key in &unknown.shown {
+                findings.differs(Difference::extra(Check::External, key, &"a call"));
+            }
+            findings.differences += unknown.count - unknown.shown.len() as u64;
+        }
+        Ok(findings)
+    }
+
+    async fn wrong(
+        &self,
+        call: &Call,
+        how: Wrong,
+        findings: &mut Findings,
+    ) -> Result<(), VerifyError> {
+        if self.letters.has("http", call.partition, call.offset) {
+            findings.excuse(&call.key);
+            return Ok(());
+        }
+        let difference = match how {
+            Wrong::Missing => {
+                let mut what = format!("{}@{}", call.partition, call.offset);
+                // Only what is shown is read again.
+                if findings.shown.len() < MAX_SHOWN
+                    && let Some(body) = self.body(call.partition, call.offset).await?
+                {
+                    let body = String::from_utf8_lossy(&body);
+                    what.push(' ');
+                    what.extend(body.chars().take(EXCERPT));
+                }
+                Difference::missing(Check::External, &call.key, &what)
+            }
+            Wrong::Otherwise(found) => {
+                let text = |sha: &[u8]| Some(format!("sha256 {}", hex(sha)));
+                let (expected, found) = (text(&call.sha), text(&found));
+                Difference::of(Check::External, &call.key, "body", expected, found)
+            }
+        };
+        findings.differs(difference);
+        Ok(())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 async fn page(web: &Web, settings: &Settings, which: &str) -> Result<Option<Page>, WebError> {
@@ -81,5 +243,48 @@ mod tests {
         assert_eq!(sha[..2], [0x0f, 0xa1]);
         assert_eq!(super::sha("0f"), None);
         assert_eq!(super::sha(&"zz".repeat(32)), None);
+    }
+    #[test]
+    fn a_call_is_looked_up_by_key_and_body() {
+        let key = |number| Uuid::from_u128(number);
+        let call = |number, sha: u8, offset, required| Call {
+            key: key(number),
+            sha: [sha; 32],
+            partition: 0,
+            offset,
+            required,
+        };
+        let had = [1, 2, 3, 9].map(|number| {
+            Ok(Had {
+                key: key(number),
+                sha: [1; 32],
+            })
+        });
+        let calls = [
+            call(1, 1, 0, true),
+            call(2, 7, 1, true),
+            // Known, and required of nobody.
+            call(3, 7, 2, false),
+            call(4, 1, 3, true),
+            call(5, 1, 4, false),
+            // Behind the fence.
+            call(6, 1, 50, true),
+        ];
+        let (mut wrong, mut unknown) = (Vec::new(), Unknown::default());
+        let judged = compare(
+            had.into_iter(),
+            calls.into_iter().map(Ok),
+            |call| call.offset < 50,
+            &mut wrong,
+            &mut unknown,
+        );
+        assert_eq!(judged.expect("entries"), 3);
+        let wrong: Vec<_> = wrong.iter().map(|(call, how)| (call.key, *how)).collect();
+        let otherwise = Wrong::Otherwise([1; 32]);
+        assert_eq!(wrong, [(key(2), otherwise), (key(4), Wrong::Missing)]);
+        assert_eq!(
+            (unknown.count, &unknown.shown),
+            (1, &vec![key(9).to_string()])
+        );
     }
 }

@@ -1,12 +1,13 @@
 //! What the log says must have become of each of its records: the position
-//! each row has to stand at, and the calls the external system must have had.
-//! Pure.
+//! each row has to stand at, and the calls the external system must have had;
+//! and what the stores say of the same. Pure, but for where entries are kept.
 
-use std::collections::HashMap;
+use std::io;
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::spill::{Entry, Source};
 use crate::event::{Change, FactDecoder, Origin, Record, idempotency};
 
 /// SHA-256 of a body.
@@ -19,127 +20,90 @@ pub struct Latest {
     pub deleted: bool,
 }
 
-/// One partition's records, added up.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    /// Event → its latest change.
-    pub latest: HashMap<i64, Latest>,
-    pub applied: u64,
-    pub ignored: u64,
-    pub rejected: u64,
+/// A change of a row, as the log has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    pub event: i64,
+    pub latest: Latest,
+    /// It lies behind the fence.
+    pub later: bool,
+}
+
+/// Where a row stands, as ClickHouse has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stands {
+    pub event: i64,
+    pub offset: i64,
+    /// The offset that its version was made from.
+    pub version_offset: i64,
 }
 
 /// A call that the external system may have had.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub key: Uuid,
-    pub body: Vec<u8>,
+    pub sha: Sha,
+    pub partition: i32,
+    pub offset: i64,
     /// Whether it must have had it.
     pub required: bool,
 }
 
+/// A call that it has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Had {
+    pub key: Uuid,
+    pub sha: Sha,
+}
+
 /// What one record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// Applied or ignored, with the call it makes.
-    Taken(Option<Call>),
+pub enum Made {
+    /// A row is another, or gone; with the call that makes.
+    Row(i64, Latest, Option<Call>),
+    Ignored,
     /// To be found among the dead letters.
     Rejected,
     /// Rows are gone, and the log does not say which.
     Truncate,
 }
 
-impl Ledger {
-    /// Adds a record. `snapshots` says whether rows that only a snapshot has
-    /// shown are sent, too.
-    pub fn add(&mut self, decoder: &FactDecoder, record: &Record<'_>, snapshots: bool) -> Entry {
-        let offset = record.offset;
-        match decoder.decode(record) {
-            Err(_) => {
-                self.rejected += 1;
-                Entry::Rejected
-            }
-            Ok(Change::Ignored(_)) => {
-                self.ignored += 1;
-                Entry::Taken(None)
-            }
-            Ok(Change::Truncate { .. }) => Entry::Truncate,
-            Ok(Change::Delete { id }) => {
-                self.apply(id, offset, true);
-                Entry::Taken(None)
-            }
-            Ok(Change::Upsert { origin, row, .. }) => {
-                self.apply(row.id, offset, false);
-                let required = match origin {
-                    Origin::Insert => true,
-                    Origin::Snapshot | Origin::IncrementalSnapshot => snapshots,
-                    Origin::Update => return Entry::Taken(None),
-                };
-                let body = idempotency::body(&row);
-                let table = decoder.source().qualified();
-                Entry::Taken(Some(Call {
-                    key: idempotency::idempotency_key(&table, &body),
-                    body,
-                    required,
-                }))
-            }
+/// Reads a record. `snapshots` says whether rows that only a snapshot has shown
+/// are sent, too.
+pub fn read(decoder: &FactDecoder, record: &Record<'_>, snapshots: bool) -> Made {
+    let latest = |deleted| Latest {
+        offset: record.offset,
+        deleted,
+    };
+    match decoder.decode(record) {
+        Err(_) => Made::Rejected,
+        Ok(Change::Ignored(_)) => Made::Ignored,
+        Ok(Change::Truncate { .. }) => Made::Truncate,
+        Ok(Change::Delete { id }) => Made::Row(id, latest(true), None),
+        Ok(Change::Upsert { origin, row, .. }) => {
+            let required = match origin {
+                Origin::Insert => true,
+                Origin::Snapshot | Origin::IncrementalSnapshot => snapshots,
+                Origin::Update => return Made::Row(row.id, latest(false), None),
+            };
+            let body = idempotency::body(&row);
+            let call = Call {
+                key: idempotency::idempotency_key(&decoder.source().qualified(), &body),
+                sha: digest(&body),
+                partition: record.partition,
+                offset: record.offset,
+                required,
+            };
+            Made::Row(row.id, latest(false), Some(call))
         }
-    }
-
-    fn apply(&mut self, id: i64, offset: i64, deleted: bool) {
-        self.applied += 1;
-        self.latest.insert(id, Latest { offset, deleted });
     }
 }
 
-/// What the external system says it has had.
-#[derive(Debug, Default)]
-pub struct Calls {
-    /// Key → digest of its body, and whether the log knows it.
-    had: HashMap<Uuid, (Sha, bool)>,
-    /// Keys that no pipeline makes.
-    pub foreign: Vec<String>,
-}
-
-/// How a call was received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Received {
-    Yes,
-    No,
-    /// Under another body, of this digest.
-    Otherwise(Sha),
-}
-
-impl Calls {
-    /// Adds a call that was had.
-    pub fn had(&mut self, key: &str, sha: Sha) {
-        match Uuid::parse_str(key) {
-            Ok(key) => {
-                self.had.insert(key, (sha, false));
-            }
-            Err(_) => self.foreign.push(key.to_owned()),
-        }
-    }
-
-    /// Looks a call of the log up, and remembers that the log knows it.
-    pub fn received(&mut self, call: &Call) -> Received {
-        let Some((sha, known)) = self.had.get_mut(&call.key) else {
-            return Received::No;
-        };
-        *known = true;
-        if *sha == digest(&call.body) {
-            Received::Yes
-        } else {
-            Received::Otherwise(*sha)
-        }
-    }
-
-    /// The keys that the log does not know.
-    pub fn unknown(&self) -> impl Iterator<Item = String> + '_ {
-        let unknown = self.had.iter().filter(|(_, (_, known))| !known);
-        unknown
-            .map(|(key, _)| key.to_string())
-            .chain(self.foreign.iter().cloned())
+/// The body of the call that a record makes.
+pub fn body(decoder: &FactDecoder, record: &Record<'_>) -> Option<Vec<u8>> {
+    match decoder.decode(record) {
+        Ok(Change::Upsert { row, .. }) => Some(idempotency::body(&row)),
+        _ => None,
     }
 }
 
@@ -149,20 +113,142 @@ pub fn digest(body: &[u8]) -> Sha {
     Sha256::digest(body).into()
 }
 
+/// Half of a key is as good as all of it for finding a heap.
+fn half(key: &Uuid) -> u64 {
+    key.as_u64_pair().1
+}
+
+/// A field of an entry, from its bytes.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    if let Some(found) = bytes.get(at..at + N) {
+        field.copy_from_slice(found);
+    }
+    field
+}
+
+/// The bytes of an entry, from its fields.
+fn joined<const N: usize>(fields: &[&[u8]]) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (to, from) in bytes.iter_mut().zip(fields.iter().copied().flatten()) {
+        *to = *from;
+    }
+    bytes
+}
+
+impl Entry for Changed {
+    type Bytes = [u8; 18];
+
+    fn key(&self) -> u64 {
+        self.event.cast_unsigned()
+    }
+
+    fn bytes(&self) -> Self::Bytes {
+        joined(&[
+            &self.event.to_le_bytes(),
+            &self.latest.offset.to_le_bytes(),
+            &[u8::from(self.latest.deleted), u8::from(self.later)],
+        ])
+    }
+
+    fn read(from: &mut Source) -> io::Result<Option<Self>> {
+        let bytes: Option<[u8; 18]> = from.next()?;
+        Ok(bytes.map(|bytes| Self {
+            event: i64::from_le_bytes(field(&bytes, 0)),
+            latest: Latest {
+                offset: i64::from_le_bytes(field(&bytes, 8)),
+                deleted: bytes[16] != 0,
+            },
+            later: bytes[17] != 0,
+        }))
+    }
+}
+
+impl Entry for Stands {
+    type Bytes = [u8; 24];
+
+    fn key(&self) -> u64 {
+        self.event.cast_unsigned()
+    }
+
+    fn bytes(&self) -> Self::Bytes {
+        joined(&[
+            &self.event.to_le_bytes(),
+            &self.offset.to_le_bytes(),
+            &self.version_offset.to_le_bytes(),
+        ])
+    }
+
+    fn read(from: &mut Source) -> io::Result<Option<Self>> {
+        let bytes: Option<[u8; 24]> = from.next()?;
+        Ok(bytes.map(|bytes| Self {
+            event: i64::from_le_bytes(field(&bytes, 0)),
+            offset: i64::from_le_bytes(field(&bytes, 8)),
+            version_offset: i64::from_le_bytes(field(&bytes, 16)),
+        }))
+    }
+}
+
+impl Entry for Call {
+    type Bytes = [u8; 61];
+
+    fn key(&self) -> u64 {
+        half(&self.key)
+    }
+
+    fn bytes(&self) -> Self::Bytes {
+        joined(&[
+            self.key.as_bytes(),
+            &self.sha,
+            &self.partition.to_le_bytes(),
+            &self.offset.to_le_bytes(),
+            &[u8::from(self.required)],
+        ])
+    }
+
+    fn read(from: &mut Source) -> io::Result<Option<Self>> {
+        let bytes: Option<[u8; 61]> = from.next()?;
+        Ok(bytes.map(|bytes| Self {
+            key: Uuid::from_bytes(field(&bytes, 0)),
+            sha: field(&bytes, 16),
+            partition: i32::from_le_bytes(field(&bytes, 48)),
+            offset: i64::from_le_bytes(field(&bytes, 52)),
+            required: bytes[60] != 0,
+        }))
+    }
+}
+
+impl Entry for Had {
+    type Bytes = [u8; 48];
+
+    fn key(&self) -> u64 {
+        half(&self.key)
+    }
+
+    fn bytes(&self) -> Self::Bytes {
+        joined(&[self.key.as_bytes(), &self.sha])
+    }
+
+    fn read(from: &mut Source) -> io::Result<Option<Self>> {
+        let bytes: Option<[u8; 48]> = from.next()?;
+        Ok(bytes.map(|bytes| Self {
+            key: Uuid::from_bytes(field(&bytes, 0)),
+            sha: field(&bytes, 16),
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::spill::Spill, *};
     use crate::event::SourceTable;
 
-    fn decoder() -> FactDecoder {
-        FactDecoder::new(SourceTable {
+    fn made(offset: i64, op: &str, id: i64) -> Made {
+        let decoder = FactDecoder::new(SourceTable {
             prefix: "cdc".to_owned(),
             schema: "public".to_owned(),
             table: "engagement_events".to_owned(),
-        })
-    }
-
-    fn add(ledger: &mut Ledger, offset: i64, op: &str, id: i64) -> Entry {
+        });
         let row = format!(
             r#"{{"id":{id},"content_id":null,"user_id":null,"event_type":"play","event_ts":"2026-01-01T00:00:00Z","duration_ms":1,"device":null,"raw_payload":null}}"#
         );
@@ -177,65 +263,78 @@ mod tests {
         let key = format!(r#"{{"id":{id}}}"#);
         let record = Record {
             topic: "cdc.public.engagement_events",
-            partition: 0,
+            partition: 2,
             offset,
             timestamp_ms: 0,
             key: Some(key.as_bytes()),
             value: Some(value.as_bytes()),
         };
-        ledger.add(&decoder(), &record, false)
+        let made = read(&decoder, &record, false);
+        if let Made::Row(_, _, Some(call)) = &made {
+            let body = body(&decoder, &record).expect("a body");
+            assert_eq!(call.sha, digest(&body));
+        }
+        made
     }
 
     #[test]
-    fn the_latest_change_of_each_event_is_kept() {
-        let mut ledger = Ledger::default();
-        let inserted = add(&mut ledger, 1, "c", 7);
-        assert!(matches!(
-            inserted,
-            Entry::Taken(Some(Call { required: true, .. }))
-        ));
-        assert_eq!(add(&mut ledger, 2, "u", 7), Entry::Taken(None));
-        let read = add(&mut ledger, 3, "r", 8);
+    fn each_kind_of_record_makes_what_it_has_to() {
+        let latest = |offset, deleted| Latest { offset, deleted };
+        let Made::Row(7, stored, Some(inserted)) = made(1, "c", 7) else {
+            panic!("an insert makes a row and a call");
+        };
+        assert_eq!(stored, latest(1, false));
+        assert!(inserted.required && (inserted.partition, inserted.offset) == (2, 1));
+        assert_eq!(made(2, "u", 7), Made::Row(7, latest(2, false), None));
+        let read = made(3, "r", 8);
         assert!(matches!(
             read,
-            Entry::Taken(Some(Call {
-                required: false,
-                ..
-            }))
+            Made::Row(
+                8,
+                _,
+                Some(Call {
+                    required: false,
+                    ..
+                })
+            )
         ));
-        assert_eq!(add(&mut ledger, 5, "d", 8), Entry::Taken(None));
-        assert_eq!(add(&mut ledger, 6, "x", 8), Entry::Rejected);
-        assert_eq!(
-            ledger.latest[&7],
-            Latest {
-                offset: 2,
-                deleted: false
-            }
-        );
-        assert_eq!(
-            ledger.latest[&8],
-            Latest {
-                offset: 5,
-                deleted: true
-            }
-        );
-        assert_eq!((ledger.applied, ledger.rejected), (4, 1));
+        assert_eq!(made(5, "d", 8), Made::Row(8, latest(5, true), None));
+        assert_eq!(made(6, "x", 8), Made::Rejected);
+    }
+
+    fn put_away<E: Entry + std::fmt::Debug + PartialEq>(entry: &E) {
+        let mut spill = Spill::new(1).expect("a file");
+        spill.push(entry).expect("space");
+        let mut heap = spill.heaps().expect("a file").remove(0);
+        assert_eq!(heap.next().expect("one").expect("an entry"), *entry);
+        assert!(heap.next().is_none());
     }
 
     #[test]
-    fn a_call_is_looked_up_by_key_and_body() {
-        let mut ledger = Ledger::default();
-        let Entry::Taken(Some(call)) = add(&mut ledger, 1, "c", 7) else {
-            panic!("an insert makes a call");
-        };
-        let mut calls = Calls::default();
-        assert_eq!(calls.received(&call), Received::No);
-        calls.had(&call.key.to_string(), digest(b"other"));
-        calls.had("curl", digest(b"1"));
-        assert_eq!(calls.unknown().count(), 2);
-        assert_eq!(calls.received(&call), Received::Otherwise(digest(b"other")));
-        assert_eq!(calls.unknown().collect::<Vec<_>>(), ["curl"]);
-        calls.had(&call.key.to_string(), digest(&call.body));
-        assert_eq!(calls.received(&call), Received::Yes);
+    fn entries_come_back_as_they_were() {
+        let (key, sha) = (Uuid::new_v4(), digest(b"a body"));
+        put_away(&Had { key, sha });
+        for flag in [false, true] {
+            put_away(&Call {
+                key,
+                sha,
+                partition: i32::MAX,
+                offset: i64::MAX - 1,
+                required: flag,
+            });
+            put_away(&Changed {
+                event: i64::MIN,
+                latest: Latest {
+                    offset: 9,
+                    deleted: flag,
+                },
+                later: !flag,
+            });
+        }
+        put_away(&Stands {
+            event: -1,
+            offset: 2,
+            version_offset: 3,
+        });
     }
 }

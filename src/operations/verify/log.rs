@@ -1,13 +1,17 @@
 //! One pass over the log, a partition at a time: every record has become
-//! something, and every insert was told to the external system.
+//! something, and every insert was told to the external system. What has to be
+//! compared is put away in heaps meanwhile, so that memory does not grow with
+//! the log.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::collections::HashMap;
 
 use super::{
     Context, VerifyError,
+    external::Journal,
     findings::{Check, Difference, Findings},
-    ledger::{Call, Calls, Entry, Latest, Ledger, Received, digest},
+    ledger::{self, Call, Changed, Latest, Made, Stands},
     letters::Letters,
+    spill::{Heap, Spill},
 };
 use crate::{
     clients::kafka::{Bounds, Log, Scan, Stretch},
@@ -15,20 +19,6 @@ use crate::{
     operations::fence::{Fence, consumer, events_topic, group},
     progress::Unit,
 };
-
-/// Body shown of a call that is missing, in characters.
-const EXCERPT: usize = 300;
-
-/// What one partition's records come to.
-struct Read {
-    partition: i32,
-    /// One past the last record that was read.
-    until: i64,
-    /// Event → its latest change before the fence.
-    judged: HashMap<i64, Latest>,
-    /// Event → its latest change behind the fence.
-    later: HashMap<i64, Latest>,
-}
 
 /// Whether a row stands where its event has no change: at a record that was
 /// read and is another's, or past the end of the log. In between it may have
@@ -39,17 +29,18 @@ fn is_ahead(found: i64, read_until: i64, end: i64) -> bool {
 
 /// Walks the log up to its end, and judges what lies before the fence.
 pub(super) struct Walk<'a> {
-    pub context: &'a Context<'a>,
-    pub fence: &'a Fence,
+    context: &'a Context<'a>,
+    fence: &'a Fence,
     pub letters: &'a Letters,
-    /// What the external system has had; none where it cannot be asked.
-    pub calls: Option<Calls>,
     /// History as ClickHouse has it.
-    pub life: Life,
-    /// Records from before that.
+    life: Life,
+    topic: String,
+    decoder: FactDecoder,
+    /// So many heaps are made of whatever is compared.
+    heaps: usize,
+    /// Records from before that history.
     earlier: u64,
-    pub records: Findings,
-    pub external: Findings,
+    records: Findings,
 }
 
 /// Where history begins in ClickHouse.
@@ -66,49 +57,63 @@ impl<'a> Walk<'a> {
         context: &'a Context<'a>,
         fence: &'a Fence,
         letters: &'a Letters,
-        calls: Option<Calls>,
         life: Life,
+        heaps: usize,
     ) -> Self {
-        let external = if calls.is_some() {
-            Findings::new(Check::External)
-        } else {
-            let why = "the external system is not fanout's stub and cannot be asked";
-            Findings::skipped(Check::External, why)
-        };
+        let settings = context.settings;
         Self {
             context,
             fence,
             letters,
-            calls,
             life,
+            topic: events_topic(settings),
+            decoder: FactDecoder::new(SourceTable {
+                prefix: settings.kafka.topic_prefix.clone(),
+                schema: "public".to_owned(),
+                table: "engagement_events".to_owned(),
+            }),
+            heaps,
             earlier: 0,
             records: Findings::new(Check::Records),
-            external,
         }
     }
 
-    /// Does all of it.
-    pub(super) async fn run(mut self) -> Result<(Findings, Findings), VerifyError> {
+    /// Does all of it. `journal` is what the external system has had; none where
+    /// it cannot be asked.
+    pub(super) async fn run(
+        mut self,
+        journal: Option<Journal>,
+    ) -> Result<(Findings, Findings), VerifyError> {
         let settings = self.context.settings;
-        let topic = events_topic(settings);
         let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
         // Read after the calls were listed: what they are of is in it.
-        let bounds = log.bounds(&topic).await?;
+        let bounds = log.bounds(&self.topic).await?;
+        let mut calls = match journal {
+            Some(_) => Some(Spill::new(self.heaps)?),
+            None => None,
+        };
         for (partition, bounds) in (0..).zip(&bounds) {
-            let read = self.partition(&topic, partition, *bounds).await?;
+            let changes = self.partition(partition, *bounds, calls.as_mut()).await?;
             if self.context.has("clickhouse") {
-                self.rows(&log, &topic, read).await?;
+                self.rows(&log, partition, bounds.end, changes).await?;
             }
         }
-        self.commits(&topic, &bounds).await?;
-        self.unknown_calls(&bounds);
+        self.commits(&bounds).await?;
         if self.earlier > 0 && self.context.has("clickhouse") {
             let earlier = self.earlier;
             self.records.note(format!(
                 "{earlier} records from before the last rebuild are not judged by clickhouse's rows"
             ));
         }
-        Ok((self.records, self.external))
+        let is_whole = !self.life.is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0);
+        let external = match journal.zip(calls) {
+            Some((journal, calls)) => self.external(journal, calls, is_whole).await?,
+            None => Findings::skipped(
+                Check::External,
+                "the external system is not fanout's stub and cannot be asked",
+            ),
+        };
+        Ok((self.records, external))
     }
 
     /// Where the present life of the partition begins in ClickHouse.
@@ -117,104 +122,95 @@ impl<'a> Walk<'a> {
         self.life.starts.get(place).copied().unwrap_or(0)
     }
 
-    fn end(&self, partition: i32) -> i64 {
+    /// Where the fence is.
+    pub(super) fn end(&self, partition: i32) -> i64 {
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         self.fence.events.get(place).copied().unwrap_or(0)
     }
 
-    /// Adds up one partition; what lies behind the fence only counts as known.
+    fn scan(&self, stretch: Stretch) -> Result<Scan, VerifyError> {
+        let settings = self.context.settings;
+        let reader = group(settings, "verify");
+        let scan = Scan::start(&consumer(settings), &reader, &self.topic, &[stretch]);
+        Ok(scan?)
+    }
+
+    /// Reads one partition and puts away what it changes and what it tells; what
+    /// lies behind the fence only counts as known.
     async fn partition(
         &mut self,
-        topic: &str,
         partition: i32,
         bounds: Bounds,
-    ) -> Result<Read, VerifyError> {
-        let settings = self.context.settings;
-        let decoder = FactDecoder::new(SourceTable {
-            prefix: settings.kafka.topic_prefix.clone(),
-            schema: "public".to_owned(),
-            table: "engagement_events".to_owned(),
-        });
-        let snapshots = settings.external.include_snapshots;
-        let stretch = Stretch {
+        mut calls: Option<&mut Spill<Call>>,
+    ) -> Result<Spill<Changed>, VerifyError> {
+        let snapshots = self.context.settings.external.include_snapshots;
+        let mut scan = self.scan(Stretch {
             partition,
             from: bounds.start,
             until: Some(bounds.end),
-        };
-        let reader = group(settings, "verify");
-        let mut scan = Scan::start(&consumer(settings), &reader, topic, &[stretch])?;
-        let (mut ledger, mut later) = (Ledger::default(), Ledger::default());
-        let mut earlier = Ledger::default();
+        })?;
+        let mut changes = Spill::new(self.heaps)?;
         let (start, end) = (self.start(partition), self.end(partition));
         while let Some(seen) = scan.next().await? {
-            let judged = seen.offset < end;
-            let into = match judged {
-                true if seen.offset < start => &mut earlier,
-                true => &mut ledger,
-                false => &mut later,
-            };
-            let entry = into.add(&decoder, &seen.record(topic), snapshots);
-            self.records.compared += u64::from(judged);
-            self.entry(entry, partition, seen.offset, judged);
-            if self.records.compared.is_multiple_of(10_000) {
-                let total: i64 = self.fence.events.iter().sum();
-                let total = total.unsigned_abs().max(self.records.compared);
-                let steps = &self.context.steps;
-                steps.advanced(self.records.compared, Some(total), Unit::Records);
-            }
-        }
-        self.earlier += earlier.applied + earlier.ignored + earlier.rejected;
-        Ok(Read {
-            partition,
-            until: bounds.end,
-            judged: ledger.latest,
-            later: later.latest,
-        })
-    }
-
-    fn entry(&mut self, entry: Entry, partition: i32, offset: i64, judged: bool) {
-        match entry {
-            Entry::Taken(Some(call)) => self.call(&call, partition, offset, judged),
-            Entry::Rejected if judged => {
-                if offset >= self.start(partition) {
-                    self.rejected("clickhouse", partition, offset);
+            let offset = seen.offset;
+            let (judged, earlier) = (offset < end, offset < start.min(end));
+            let made = ledger::read(&self.decoder, &seen.record(&self.topic), snapshots);
+            self.earlier += u64::from(earlier && made != Made::Truncate);
+            match made {
+                Made::Row(event, latest, call) => {
+                    let later = !judged;
+                    if !earlier {
+                        changes.push(&Changed {
+                            event,
+                            latest,
+                            later,
+                        })?;
+                    }
+                    if let (Some(calls), Some(call)) = (&mut calls, call) {
+                        calls.push(&call)?;
+                    }
                 }
-                self.rejected("http", partition, offset);
+                Made::Rejected if judged => {
+                    if !earlier {
+                        self.rejected("clickhouse", partition, offset);
+                    }
+                    self.rejected("http", partition, offset);
+                }
+                Made::Truncate if judged => {
+                    self.records
+                        .note(format!("truncated at {partition}@{offset}"));
+                }
+                Made::Rejected | Made::Truncate | Made::Ignored => {}
             }
-            Entry::Truncate if judged => {
-                let note = format!("truncated at {partition}@{offset}");
-                self.records.note(note);
-            }
-            Entry::Taken(None) | Entry::Rejected | Entry::Truncate => {}
+            self.records.compared += u64::from(judged);
+            self.advanced();
+        }
+        Ok(changes)
+    }
+
+    fn advanced(&self) {
+        let done = self.records.compared;
+        if done.is_multiple_of(10_000) {
+            let total: i64 = self.fence.events.iter().sum();
+            let total = total.unsigned_abs().max(done);
+            let steps = &self.context.steps;
+            steps.advanced(done, Some(total), Unit::Records);
         }
     }
 
-    /// Each insert has to have been told, under its key and with its body.
-    fn call(&mut self, call: &Call, partition: i32, offset: i64, judged: bool) {
-        let Some(calls) = &mut self.calls else { return };
-        let received = calls.received(call);
-        if !judged || !call.required {
-            return;
-        }
-        self.external.compared += 1;
-        match received {
-            Received::Yes => {}
-            _ if self.letters.has("http", partition, offset) => self.external.excuse(&call.key),
-            Received::No => {
-                let body = String::from_utf8_lossy(&call.body);
-                let body: String = body.chars().take(EXCERPT).collect();
-                let what = format!("{partition}@{offset} {body}");
-                let missing = Difference::missing(Check::External, &call.key, &what);
-                self.external.differs(missing);
-            }
-            Received::Otherwise(sha) => {
-                let text = |sha: &[u8]| Some(format!("sha256 {}", hex(sha)));
-                let (expected, found) = (text(&digest(&call.body)), text(&sha));
-                let check = Check::External;
-                let differs = Difference::of(check, &call.key, "body", expected, found);
-                self.external.differs(differs);
-            }
-        }
+    /// The body of the call that a record makes, where the log still has it.
+    pub(super) async fn body(
+        &self,
+        partition: i32,
+        offset: i64,
+    ) -> Result<Option<Vec<u8>>, VerifyError> {
+        let mut scan = self.scan(Stretch {
+            partition,
+            from: offset,
+            until: Some(offset + 1),
+        })?;
+        let seen = scan.next().await?;
+        Ok(seen.and_then(|seen| ledger::body(&self.decoder, &seen.record(&self.topic))))
     }
 
     /// A record that nobody understands has to be among the dead letters.
@@ -234,38 +230,78 @@ impl<'a> Walk<'a> {
 
     /// Each event's row has to stand at its latest change, or at one that came
     /// later.
-    async fn rows(&mut self, log: &Log, topic: &str, read: Read) -> Result<(), VerifyError> {
-        let partition = read.partition;
-        let mut latest = read.judged;
-        let mut ahead = Vec::new();
+    async fn rows(
+        &mut self,
+        log: &Log,
+        partition: i32,
+        read_until: i64,
+        changes: Spill<Changed>,
+    ) -> Result<(), VerifyError> {
+        let mut stands = Spill::new(self.heaps)?;
         let mut origins = self.context.query.origins(partition)?;
         while let Some(origin) = origins.next().await? {
-            let Some(change) = latest.remove(&origin.event_id) else {
-                continue;
-            };
-            let known = read.later.get(&origin.event_id).copied().unwrap_or(change);
-            let highest = origin.offset.max(origin.version_offset);
-            if origin.offset < change.offset {
-                self.behind(partition, origin.event_id, change, Some(origin.offset));
-            } else if highest > known.offset {
-                ahead.push((origin.event_id, known, highest));
-            }
+            stands.push(&Stands {
+                event: origin.event_id,
+                offset: origin.offset,
+                version_offset: origin.version_offset,
+            })?;
         }
-        for (id, change) in latest {
-            // A delete of a row that was never stored leaves nothing to store.
-            if !change.deleted {
-                self.behind(partition, id, change, None);
-            }
+        let mut ahead = Vec::new();
+        for (changes, stands) in changes.heaps()?.into_iter().zip(stands.heaps()?) {
+            self.heap(partition, changes, stands, &mut ahead)?;
         }
         if ahead.is_empty() {
             return Ok(());
         }
         // Read after the rows: whatever they stand at was in the log by now.
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        let end = log.ends(topic).await?.get(place).copied().unwrap_or(0);
+        let ends = log.ends(&self.topic).await?;
+        let end = ends.get(place).copied().unwrap_or(0);
         for (id, known, found) in ahead {
-            if is_ahead(found, read.until, end) {
+            if is_ahead(found, read_until, end) {
                 self.behind(partition, id, known, Some(found));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares one heap; rows that stand further than the log was read are
+    /// judged later.
+    fn heap(
+        &mut self,
+        partition: i32,
+        changes: Heap<Changed>,
+        stands: Heap<Stands>,
+        ahead: &mut Vec<(i64, Latest, i64)>,
+    ) -> Result<(), VerifyError> {
+        let (mut latest, mut later) = (HashMap::new(), HashMap::new());
+        for change in changes {
+            let change = change?;
+            let into = if change.later {
+                &mut later
+            } else {
+                &mut latest
+            };
+            // In the log's order: the last one stays.
+            into.insert(change.event, change.latest);
+        }
+        for stand in stands {
+            let stand = stand?;
+            let Some(change) = latest.remove(&stand.event) else {
+                continue;
+            };
+            let known = later.get(&stand.event).copied().unwrap_or(change);
+            let highest = stand.offset.max(stand.version_offset);
+            if stand.offset < change.offset {
+                self.behind(partition, stand.event, change, Some(stand.offset));
+            } else if highest > known.offset {
+                ahead.push((stand.event, known, highest));
+            }
+        }
+        for (id, change) in latest {
+            // A delete of a row that was never stored leaves nothing to store.
+            if !change.deleted {
+                self.behind(partition, id, change, None);
             }
         }
         Ok(())
@@ -287,12 +323,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Nobody can have done more than there is.
-    async fn commits(&mut self, topic: &str, bounds: &[Bounds]) -> Result<(), VerifyError> {
+    async fn commits(&mut self, bounds: &[Bounds]) -> Result<(), VerifyError> {
         let settings = self.context.settings;
         for group in &self.context.groups {
             let log = Log::new(&consumer(settings), group)?;
-            let commits = log.commits(topic, bounds.len()).await?;
-            let ends = log.ends(topic).await?;
+            let commits = log.commits(&self.topic, bounds.len()).await?;
+            let ends = log.ends(&self.topic).await?;
             for (partition, (commit, end)) in commits.iter().zip(ends).enumerate() {
                 if let Some((offset, _)) = commit
                     && *offset > end
@@ -309,35 +345,6 @@ impl<'a> Walk<'a> {
         }
         Ok(())
     }
-
-    /// What the external system has had and the log does not know.
-    fn unknown_calls(&mut self, bounds: &[Bounds]) {
-        let Some(calls) = &self.calls else { return };
-        let unknown: Vec<String> = calls.unknown().collect();
-        if unknown.is_empty() {
-            return;
-        }
-        if self.life.is_rebuilt || bounds.iter().any(|bounds| bounds.start > 0) {
-            let count = unknown.len();
-            self.external.note(format!(
-                "{count} keys are not judged: the log no longer has all of history"
-            ));
-            return;
-        }
-        for key in unknown {
-            self.external
-                .differs(Difference::extra(Check::External, &key, &"a call"));
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing into a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

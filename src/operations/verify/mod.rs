@@ -15,6 +15,7 @@ mod letters;
 mod log;
 mod rows;
 mod source;
+mod spill;
 
 use std::time::Duration;
 
@@ -122,14 +123,15 @@ pub async fn verify(
         }
     }
     context.steps.doing("reading the log");
-    let calls = if context.has("http") {
-        external::calls(settings).await?
+    let heaps = spill::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
+    let journal = if context.has("http") {
+        external::journal(settings, heaps).await?
     } else {
         None
     };
     let life = life(settings, &endpoint).await?;
-    let walk = Walk::new(&context, &fence, &letters, calls, life);
-    let (records, external) = walk.run().await?;
+    let walk = Walk::new(&context, &fence, &letters, life, heaps);
+    let (records, external) = walk.run(journal).await?;
     if context.has("http") {
         checks.push(external);
     }
