@@ -185,7 +185,9 @@ impl<S: Sink> GroupWorker<S> {
         crash::point(self.name, "leaving");
         if gone.is_cancelled() {
             // What was done there is nobody's any more.
-            running.values().for_each(|one| one.fence.cancel());
+            for one in running.values() {
+                one.fence.cancel();
+            }
         }
         self.end(running.into_values().collect()).await;
         // The revocation that leaving causes has nobody left to wait for.
