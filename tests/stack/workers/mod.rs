@@ -2,6 +2,8 @@
 //! each other whatever becomes of one, and nothing is lost, undone or published
 //! by one that has lost its right to.
 
+mod board;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -27,12 +29,16 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("they_share_the_partitions_whoever_comes_and_goes", shared),
     ("one_that_was_held_still_commits_nothing_late", late),
-    ("one_publishes_the_board_and_the_others_stand_by", lease),
+    (
+        "one_publishes_the_board_and_the_others_stand_by",
+        board::lease,
+    ),
     (
         "what_a_killed_one_owes_is_enriched_by_the_next",
         owed_enrichment,
     ),
     ("a_slow_sink_stays_in_its_group", slow_sink),
+    ("one_that_does_not_drain_is_fenced", fenced),
     ("a_truncate_halts_them_all", truncate),
 ];
 
@@ -226,6 +232,16 @@ fn commits(stack: &Stack) -> Vec<(&'static str, Vec<i64>)> {
     commits.to_vec()
 }
 
+/// What is committed never goes back.
+fn forward(seen: &[Vec<(&'static str, Vec<i64>)>]) {
+    for (before, after) in seen.iter().zip(&seen[1..]) {
+        for ((group, before), (_, after)) in before.iter().zip(after) {
+            let back = before.iter().zip(after).any(|(was, is)| is < was);
+            assert!(!back, "{group} goes back: {before:?} {after:?}");
+        }
+    }
+}
+
 /// It is held still with calls on their way, for longer than its session.
 fn late(stack: &Stack) {
     let second = another(stack, &["--sinks", "clickhouse,http"]);
@@ -257,12 +273,7 @@ fn late(stack: &Stack) {
         },
     );
     assert!(second.log().contains("partition lost"), "{}", second.said());
-    for (before, after) in seen.iter().zip(&seen[1..]) {
-        for ((group, before), (_, after)) in before.iter().zip(after) {
-            let back = before.iter().zip(after).any(|(was, is)| is < was);
-            assert!(!back, "{group} goes back: {before:?} {after:?}");
-        }
-    }
+    forward(&seen);
     let applied = || sink(second.url(), "http")["applied"].as_u64();
     let before = applied();
     let load = load(stack);
@@ -276,95 +287,6 @@ fn late(stack: &Stack) {
     second.stop();
     share(&[own(stack)]);
     agrees(stack);
-}
-
-/// Who holds the lease, and the board's sequence number and moment, as of one
-/// moment.
-type Published = (Option<String>, Option<i64>, Option<i64>);
-
-fn published(stack: &Stack) -> Published {
-    let script = "return {redis.call('GET', '{top10m}:lease'), \
-                  redis.call('HGET', '{top10m}:meta', 'seq'), \
-                  redis.call('HGET', '{top10m}:meta', 'as_of')}";
-    stack.stores.redis(&["EVAL", script, "0"])
-}
-
-/// Waits until one of these publishes the board and the others stand by; says
-/// which.
-fn publishes(workers: &[&str]) -> usize {
-    eventually("one publishes and the others stand by", || {
-        let states: Vec<Json> = workers
-            .iter()
-            .map(|url| sink(url, "redis")["state"].clone())
-            .collect();
-        let running: Vec<usize> = (0..states.len())
-            .filter(|place| states[*place] == "running")
-            .collect();
-        let standby = states.iter().filter(|state| *state == "standby").count();
-        match running[..] {
-            [one] if standby + 1 == states.len() => Ok(one),
-            _ => Err(format!("{states:?}")),
-        }
-    })
-}
-
-fn lease(stack: &Stack) {
-    let mut others = vec![another(stack, &[]), another(stack, &[])];
-    let urls = [own(stack), others[0].url(), others[1].url()].map(str::to_owned);
-    let [own, first, second] = [&urls[0], &urls[1], &urls[2]];
-    assert_eq!(publishes(&[own, first, second]), 0, "who was there first");
-    let seen = watched(
-        || published(stack),
-        || {
-            stack.kill("pipeline");
-            let holder = publishes(&[first, second]);
-            let event = Event::insert(stack);
-            event.scores(event.content, Some(1));
-            others[holder].pause();
-            let next = &others[1 - holder];
-            eventually("the other takes over", || {
-                same(&0, publishes(&[next.url()]))
-            });
-            event.scores(event.content, Some(1));
-            others[holder].resume();
-            assert_eq!(publishes(&[next.url(), others[holder].url()]), 0);
-            let event = Event::insert(stack);
-            event.scores(event.content, Some(1));
-            stack.fanout.run(&["verify"]).ends_with(0);
-            stack.mend();
-            publishes(&[next.url(), others[holder].url(), own]);
-            others.remove(holder).stop();
-            others.remove(0).stop();
-            assert_eq!(publishes(&[own]), 0);
-        },
-    );
-    one_after_the_other(&seen);
-    agrees(stack);
-}
-
-/// A holder that has lost the lease never has it again, and the board only ever
-/// grows younger.
-fn one_after_the_other(seen: &[Published]) {
-    let mut holders: Vec<&str> = Vec::new();
-    let (mut seq, mut as_of) = (None, None);
-    // Each counts from one; at first the board is still its predecessor's.
-    let mut begins_anew = true;
-    for (holder, now_seq, now_as_of) in seen {
-        assert!(*now_as_of >= as_of, "the board grows older: {seen:?}");
-        if let Some(holder) = holder.as_deref()
-            && holders.last() != Some(&holder)
-        {
-            assert!(!holders.contains(&holder), "{holder} is back: {seen:?}");
-            holders.push(holder);
-            begins_anew = true;
-        }
-        if *now_as_of > as_of {
-            assert!(begins_anew || *now_seq > seq, "an old board: {seen:?}");
-            begins_anew = false;
-        }
-        (seq, as_of) = (*now_seq, *now_as_of);
-    }
-    assert_eq!(holders.len(), 4, "{holders:?}");
 }
 
 /// How far the rows of each partition are enriched, by their commits.
@@ -458,6 +380,48 @@ fn slow_sink(stack: &Stack) {
     delay(stack, 0);
     assert_eq!(members(), Ok(before));
     assert_eq!(moves(&own_log(stack, since), "http"), (vec![], vec![]));
+    agrees(stack);
+}
+
+/// What it has in hand takes longer than the group waits.
+fn fenced(stack: &Stack) {
+    share(&[own(stack)]);
+    let since = own_log(stack, 0).len();
+    let applied = || sink(own(stack), "http")["applied"].as_u64();
+    let before = applied();
+    delay(stack, 6_000);
+    // While the first are on their way, the rest gathers behind them.
+    for events in ["30", "1500"] {
+        let seed = ["seed", "--events", events, "--content", "20"];
+        stack.fanout.run(&seed).ends_with(0);
+    }
+    eventually("it has the rest in hand", || {
+        let now = applied();
+        (now > before)
+            .then_some(())
+            .ok_or_else(|| format!("{now:?}"))
+    });
+    let second = another(stack, &["--sinks", "http"]);
+    let seen = watched(
+        || commits(stack),
+        || {
+            eventually("the other has partitions all the same", || {
+                let owned = owned(second.url(), "http")?;
+                (!owned.is_empty())
+                    .then_some(())
+                    .ok_or_else(|| "none".to_owned())
+            });
+            delay(stack, 0);
+            let ends = Topics::of(stack).ends(EVENTS);
+            eventually("both drain", || same(&ends, commits(stack)[1].1.clone()));
+        },
+    );
+    let log = own_log(stack, since);
+    let mut lost = log.lines().filter(|line| line.contains("partition lost"));
+    assert!(lost.any(|line| line.contains("http")), "{log}");
+    forward(&seen);
+    second.stop();
+    share(&[own(stack)]);
     agrees(stack);
 }
 

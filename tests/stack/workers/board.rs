@@ -1,0 +1,95 @@
+//! The board has one publisher: who holds the lease.
+
+use serde_json::Value as Json;
+
+use super::{agrees, another, own, sink, watched};
+use crate::support::{Event, Stack, eventually, same};
+
+/// Who holds the lease, and the board's sequence number and moment, as of one
+/// moment.
+type Published = (Option<String>, Option<i64>, Option<i64>);
+
+fn published(stack: &Stack) -> Published {
+    let script = "return {redis.call('GET', '{top10m}:lease'), \
+                  redis.call('HGET', '{top10m}:meta', 'seq'), \
+                  redis.call('HGET', '{top10m}:meta', 'as_of')}";
+    stack.stores.redis(&["EVAL", script, "0"])
+}
+
+/// Waits until one of these publishes the board and the others stand by; says
+/// which.
+fn publishes(workers: &[&str]) -> usize {
+    eventually("one publishes and the others stand by", || {
+        let states: Vec<Json> = workers
+            .iter()
+            .map(|url| sink(url, "redis")["state"].clone())
+            .collect();
+        let running: Vec<usize> = (0..states.len())
+            .filter(|place| states[*place] == "running")
+            .collect();
+        let standby = states.iter().filter(|state| *state == "standby").count();
+        match running[..] {
+            [one] if standby + 1 == states.len() => Ok(one),
+            _ => Err(format!("{states:?}")),
+        }
+    })
+}
+
+pub(super) fn lease(stack: &Stack) {
+    let mut others = vec![another(stack, &[]), another(stack, &[])];
+    let urls = [own(stack), others[0].url(), others[1].url()].map(str::to_owned);
+    let [own, first, second] = [&urls[0], &urls[1], &urls[2]];
+    assert_eq!(publishes(&[own, first, second]), 0, "who was there first");
+    let seen = watched(
+        || published(stack),
+        || {
+            stack.kill("pipeline");
+            let holder = publishes(&[first, second]);
+            let event = Event::insert(stack);
+            event.scores(event.content, Some(1));
+            others[holder].pause();
+            let next = &others[1 - holder];
+            eventually("the other takes over", || {
+                same(&0, publishes(&[next.url()]))
+            });
+            event.scores(event.content, Some(1));
+            others[holder].resume();
+            assert_eq!(publishes(&[next.url(), others[holder].url()]), 0);
+            let event = Event::insert(stack);
+            event.scores(event.content, Some(1));
+            stack.fanout.run(&["verify"]).ends_with(0);
+            stack.mend();
+            publishes(&[next.url(), others[holder].url(), own]);
+            others.remove(holder).stop();
+            others.remove(0).stop();
+            assert_eq!(publishes(&[own]), 0);
+        },
+    );
+    one_after_the_other(&seen);
+    agrees(stack);
+}
+
+/// A holder that has lost the lease never has it again, and the board only ever
+/// grows younger.
+fn one_after_the_other(seen: &[Published]) {
+    let mut holders: Vec<&str> = Vec::new();
+    let (mut seq, mut as_of) = (None, None);
+    // Each counts from one; at first the board is still its predecessor's.
+    let mut begins_anew = true;
+    for (holder, now_seq, now_as_of) in seen {
+        assert!(*now_as_of >= as_of, "the board grows older: {seen:?}");
+        if let Some(holder) = holder.as_deref()
+            && holders.last() != Some(&holder)
+        {
+            assert!(!holders.contains(&holder), "{holder} is back: {seen:?}");
+            holders.push(holder);
+            begins_anew = true;
+        }
+        if *now_as_of > as_of {
+            assert!(begins_anew || *now_seq > seq, "an old board: {seen:?}");
+            begins_anew = false;
+        }
+        (seq, as_of) = (*now_seq, *now_as_of);
+    }
+    assert_eq!(holders.len(), 4, "{holders:?}");
+}
