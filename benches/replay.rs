@@ -4,6 +4,9 @@
 //! The stack is a real one, started for the run and removed after it. Rates
 //! differ from machine to machine; the ratios are what is worth comparing.
 //!
+//! What dead letters cost is a ratio too: the same log clean, and with a record
+//! in a hundred that nobody understands, by turns.
+//!
 //! `BENCH_EVENTS` sets how many events there are (default 300,000),
 //! `BENCH_ONLY` picks measurements by name.
 #![allow(
@@ -23,10 +26,11 @@ use std::{
 };
 
 use fanout::{
+    clients::kafka::ensure_topics,
     config::{Config, Layers, Settings, load},
     event::{FactDecoder, Record, SourceTable},
     operations::{fence, objects},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Source, topics},
     progress::Silent,
     project::Project,
     stack::{Home, recorded_settings},
@@ -34,7 +38,8 @@ use fanout::{
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -114,7 +119,7 @@ struct External {
 }
 
 impl External {
-    fn start(stack: &Stack, run: usize) -> Self {
+    fn start(stack: &Stack, run: &str) -> Self {
         let data = format!("external-{run}");
         let arguments = [
             "--output",
@@ -159,14 +164,15 @@ async fn measure_all(stack: &Stack) {
         .await
         .expect("all is in the log");
     let topic = fence::events_topic(&settings);
+    let content = fence.content;
     let ends = fence.events;
 
-    let bare = best("bare read", 1.0, || bare_read(&settings, &topic, &ends));
+    let bare = best("bare read", None, || bare_read(&settings, &topic, &ends));
     let records = bare.records;
     let bare = bare.rate;
     if wanted("decode") {
         let kept = collect(&settings, &topic, &ends);
-        best("decode, one thread", bare, || decode(&kept));
+        best("decode, one thread", Some(("bare", bare)), || decode(&kept));
     }
     for (name, sinks) in [
         ("clickhouse", "clickhouse"),
@@ -175,6 +181,15 @@ async fn measure_all(stack: &Stack) {
     ] {
         if wanted(name) {
             sink(stack, &settings, name, sinks, &ends, (records, bare)).await;
+        }
+    }
+    if wanted("poison") {
+        let log = Log {
+            events: collect(&settings, &topic, &ends),
+            content: collect(&settings, &fence::content_topic(&settings), &content),
+        };
+        for sink in ["clickhouse", "http"] {
+            poison(stack, &settings, sink, &log).await;
         }
     }
 }
@@ -199,23 +214,24 @@ impl Measured {
     }
 }
 
-fn best(name: &str, bare: f64, mut run: impl FnMut() -> Measured) -> Measured {
+fn best(name: &str, of: Of, mut run: impl FnMut() -> Measured) -> Measured {
     let runs: Vec<Measured> = (0..RUNS).map(|_| run()).collect();
-    report(name, bare, &runs)
+    report(name, of, &runs)
 }
 
-/// Prints a line: the best run, its ratio to the bare rate, and all runs.
-fn report(name: &str, bare: f64, runs: &[Measured]) -> Measured {
+/// A rate to compare with, and what it is of.
+type Of = Option<(&'static str, f64)>;
+
+/// Prints a line: the best run, its ratio to another rate, and all runs.
+fn report(name: &str, of: Of, runs: &[Measured]) -> Measured {
     let best = runs
         .iter()
         .copied()
         .max_by(|one, other| one.rate.total_cmp(&other.rate))
         .expect("at least one run");
-    let ratio = if bare > 1.0 {
-        format!("{:.2} of bare", best.rate / bare)
-    } else {
-        "1.00".to_owned()
-    };
+    let ratio = of.map_or("1.00".to_owned(), |(what, rate)| {
+        format!("{:.2} of {what}", best.rate / rate)
+    });
     let rates: Vec<String> = runs.iter().map(|run| format!("{:.0}", run.rate)).collect();
     let each = match best.bytes / best.records.max(1) {
         0 => String::new(),
@@ -292,6 +308,7 @@ fn bare_read(settings: &Settings, topic: &str, ends: &[i64]) -> Measured {
 
 /// A record on its own.
 struct Kept {
+    partition: i32,
     offset: i64,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -301,6 +318,7 @@ fn collect(settings: &Settings, topic: &str, ends: &[i64]) -> Vec<Kept> {
     let mut kept = Vec::new();
     read(settings, topic, ends, |record| {
         kept.push(Kept {
+            partition: record.partition,
             offset: record.offset,
             key: record.key.unwrap_or_default().to_vec(),
             value: record.value.unwrap_or_default().to_vec(),
@@ -352,7 +370,7 @@ async fn sink(
         }
         // A system that has seen the keys before has less to do.
         let external = if sink == "http" {
-            let external = External::start(stack, run);
+            let external = External::start(stack, &run.to_string());
             settings.external.url.clone_from(&external.url);
             Some(external)
         } else {
@@ -366,7 +384,107 @@ async fn sink(
         runs.push(measured);
         drop(external);
     }
-    report(name, bare, &runs);
+    report(name, Some(("bare", bare)), &runs);
+}
+
+/// Of so many records one is followed by one that nobody understands.
+const POISON_EVERY: usize = 100;
+
+/// Both topics, to be written again under other names.
+struct Log {
+    events: Vec<Kept>,
+    content: Vec<Kept>,
+}
+
+impl Log {
+    /// Writes it under the prefix of these settings; returns where the events
+    /// end then.
+    async fn copy(&self, settings: &Settings, with_poison: bool) -> Vec<i64> {
+        let kafka = &settings.kafka;
+        let source = Source::new(&kafka.topic_prefix);
+        let all = topics(&source, &kafka.dead_letter_topic);
+        ensure_topics(&kafka.brokers, 1, &all)
+            .await
+            .expect("topics");
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &kafka.brokers)
+            .set("linger.ms", "20")
+            .create()
+            .expect("a producer");
+        let name = format!("\"name\":\"{}\"", kafka.topic_prefix);
+        let mut ends = vec![0; 3];
+        for (topic, records) in [
+            (source.content.topic(), &self.content),
+            (source.facts.topic(), &self.events),
+        ] {
+            let is_events = topic == source.facts.topic();
+            let mut write = |partition: i32, key: &[u8], value: &[u8]| {
+                send(&producer, &topic, partition, key, value);
+                if is_events {
+                    ends[usize::try_from(partition).expect("a partition")] += 1;
+                }
+            };
+            for (number, kept) in records.iter().enumerate() {
+                let value = String::from_utf8_lossy(&kept.value);
+                let value = value.replacen("\"name\":\"cdc\"", &name, 1);
+                write(kept.partition, &kept.key, value.as_bytes());
+                if is_events && with_poison && number % POISON_EVERY == 0 {
+                    write(
+                        kept.partition,
+                        &kept.key,
+                        &value.as_bytes()[..value.len() / 2],
+                    );
+                }
+            }
+        }
+        producer.flush(Duration::from_secs(60)).expect("written");
+        ends
+    }
+}
+
+/// Hands a record over, waiting where there are too many on their way.
+fn send(producer: &BaseProducer, topic: &str, partition: i32, key: &[u8], value: &[u8]) {
+    let mut record = BaseRecord::to(topic).partition(partition).key(key);
+    record = record.payload(value);
+    while let Err((error, again)) = producer.send(record) {
+        let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+        assert!(full, "{error}");
+        producer.poll(Duration::from_millis(10));
+        record = again;
+    }
+}
+
+/// One sink over the same log clean and with poison, by turns.
+async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
+    let mut rates = [Vec::new(), Vec::new()];
+    for run in 0..RUNS {
+        for (with_poison, runs) in [false, true].into_iter().zip(&mut rates) {
+            let name = format!(
+                "{sink}{run}{}",
+                if with_poison { "poison" } else { "clean" }
+            );
+            let mut settings = settings.clone();
+            settings.kafka.topic_prefix.clone_from(&name);
+            settings.kafka.dead_letter_topic = format!("{name}.dlq");
+            settings.kafka.group_prefix.clone_from(&name);
+            settings.clickhouse.database.clone_from(&name);
+            if sink == "clickhouse" {
+                objects::clickhouse(&settings).await.expect("tables");
+            }
+            let external = External::start(stack, &name);
+            settings.external.url.clone_from(&external.url);
+            let ends = log.copy(&settings, with_poison).await;
+            let measured = replay(&settings, sink, &ends).await;
+            assert_eq!(measured.records, log.events.len(), "{name}");
+            runs.push(measured);
+        }
+    }
+    let [clean, poisoned] = &rates;
+    let clean = report(&format!("{sink}, clean"), None, clean);
+    let of = Some(("clean", clean.rate));
+    let poisoned = report(&format!("{sink}, 1 % poison"), of, poisoned);
+    let cost = 100.0 * (1.0 - poisoned.rate / clean.rate);
+    println!("{sink}: 1 % poison costs {cost:.1} % of the throughput");
 }
 
 async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
