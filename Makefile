@@ -1,13 +1,15 @@
 # Two commands do all on a fresh machine: `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker storm bench lint build preflight down reset
+.PHONY: help demo test test-docker storm bench fuzz lint build preflight down reset
 
 # Where rustup puts cargo, in a shell that was open before rustup came; first,
 # as rustup has it: a system's own rust may be too old.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO_TARGET_DIR ?= target
 FANOUT := $(CARGO_TARGET_DIR)/release/fanout
+# How long the decoder is fuzzed.
+FUZZ_SECONDS ?= 60
 # How the demo's servers are run: `make demo RUNTIME=docker` pulls images.
 RUNTIME ?= native
 
@@ -53,11 +55,17 @@ test: lint ## the same set-up, then every check and test, on real servers
 test-docker: ## the stack in containers; starts an engine where there is none and that can be
 	tests/docker/run.sh
 
+# With the feature of `make test`, so that both have one build.
 storm: preflight ## break everything on a schedule for STORM_MINUTES (3), then hold every store against the source
-	cargo test --locked --test storm -- --include-ignored
+	cargo test --locked --features crash-points --test storm -- --include-ignored
 
 bench: preflight ## measure the pipeline on recorded events
 	cargo bench --locked
+
+# Without a sanitizer the compiler that builds fanout will do: the decoder has no unsafe code to find fault with.
+fuzz: preflight ## fuzz the decoder, from recorded events, for FUZZ_SECONDS
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	cargo fuzz run --sanitizer none decode -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10
 
 lint: ## formatting and clippy, warnings are errors
 	@stack/native/preflight.sh $(or $(set_up_for),lint)

@@ -103,9 +103,18 @@ fn is_the_same_to_the_board(
     let decoded = board::decode(facts, &chunk);
     assert_eq!(decoded.len(), 1);
     match (&decoded[0].change, change) {
-        (BoardChange::Event { id, event: Some(event) }, Ok(Change::Upsert { row, .. })) => {
+        (
+            BoardChange::Event {
+                id,
+                event: Some(event),
+            },
+            Ok(Change::Upsert { row, .. }),
+        ) => {
             assert_eq!((*id, event.content_id), (row.id, row.content_id));
-            assert_eq!((event.event_ts, event.duration_ms), (row.event_ts, row.duration_ms));
+            assert_eq!(
+                (event.event_ts, event.duration_ms),
+                (row.event_ts, row.duration_ms)
+            );
         }
         (BoardChange::Event { id, event: None }, Ok(Change::Delete { id: gone })) => {
             assert_eq!(id, gone);
@@ -129,7 +138,11 @@ fn is_the_same_with_a_schema(
     };
     // What has no `op` may be wrapped already.
     let is_bare = envelope.contains_key("op");
-    if !is_bare || ["schema", "payload"].iter().any(|name| envelope.contains_key(*name)) {
+    if !is_bare
+        || ["schema", "payload"]
+            .iter()
+            .any(|name| envelope.contains_key(*name))
+    {
         return;
     }
     let mut wrapped = br#"{"schema":{},"payload":"#.to_vec();
