@@ -145,7 +145,11 @@ fn an_engine_that_is_named_and_does_not_answer_is_told_with_both_remedies() {
         "docker",
         "up",
     ];
-    fanout.run(&named).with(3).says("it goes through ssh");
+    fanout
+        .run(&named)
+        .with(3)
+        .says("ssh://somewhere")
+        .says("run fanout there");
     assert!(!fanout.home().join("fanout/state.json").exists());
 }
 
