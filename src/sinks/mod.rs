@@ -8,7 +8,11 @@ pub mod board;
 pub mod clickhouse;
 pub mod http;
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::{self, Future},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -159,12 +163,17 @@ pub trait PartitionSink: Send + Sync + 'static {
         attempt: u32,
     ) -> impl Future<Output = Result<Delivery, Fault>> + Send;
 
-    /// Does what is owed besides the batch, before it is committed.
-    fn settle(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Does what is owed besides the batch, before it is committed; most owe
+    /// nothing.
+    fn settle(&mut self) -> impl Future<Output = Result<(), Fault>> + Send {
+        future::ready(Ok(()))
+    }
 
     /// Resolves when [`Self::settle`] has something to do though no record
     /// came.
-    fn owed(&mut self) -> impl Future<Output = ()> + Send;
+    fn owed(&mut self) -> impl Future<Output = ()> + Send {
+        future::pending()
+    }
 
     /// Where to begin, where that is not what the group has committed.
     fn begin(&self) -> Option<i64> {

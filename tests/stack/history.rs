@@ -80,11 +80,7 @@ fn mends(stack: &Stack) -> Json {
 fn others_go_on(stack: &Stack) {
     let event = Event::insert(stack);
     event.scores(event.content, Some(1));
-    eventually("the external system is told", || {
-        let told = stack.stores.accepted();
-        let told = told.iter().any(|call| call["body"]["id"] == event.id);
-        told.then_some(()).ok_or_else(|| "not yet".to_owned())
-    });
+    event.is_told();
 }
 
 fn part_of_the_source(stack: &Stack) {

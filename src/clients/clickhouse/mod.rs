@@ -11,7 +11,7 @@ use std::{
 
 pub use clickhouse::insert::Insert;
 pub use history::{ContentPlace, PlaceRow, Times};
-pub use query::{CountedRow, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
+pub use query::{COLUMNS, CountedRow, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
 pub use store::{
     CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,
 };

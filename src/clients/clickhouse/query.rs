@@ -34,6 +34,21 @@ pub struct TextRow {
     pub length_seconds: Option<String>,
 }
 
+/// The columns of [`TextRow`] after its id, in its order.
+pub const COLUMNS: [&str; 11] = [
+    "content_id",
+    "user_id",
+    "event_type",
+    "event_ts",
+    "duration_ms",
+    "engagement_seconds",
+    "engagement_pct",
+    "device",
+    "raw_payload",
+    "content_type",
+    "length_seconds",
+];
+
 /// What the rows of a range of ids come to: two ranges of the same sum hold the
 /// same rows.
 ///
@@ -151,19 +166,6 @@ impl Query {
     /// # Errors
     /// When the server does not answer.
     pub async fn sum(&self, first: i64, last: i64) -> Result<Sum, ClickHouseError> {
-        const COLUMNS: [&str; 11] = [
-            "content_id",
-            "user_id",
-            "event_type",
-            "event_ts",
-            "duration_ms",
-            "engagement_seconds",
-            "engagement_pct",
-            "device",
-            "raw_payload",
-            "content_type",
-            "length_seconds",
-        ];
         let part = |column: &&str| {
             format!("ifNull(concat(toString(length({column})), ':', {column}), '-')")
         };

@@ -43,6 +43,34 @@ pub struct FactRow<'a> {
     pub _record_ts: i64,
 }
 
+impl FactRow<'static> {
+    /// What deletes an event: nothing in it but which, and at which version.
+    #[must_use]
+    pub fn deleted(event_id: i64, version: u128) -> Self {
+        Self {
+            event_id,
+            content_id: None,
+            user_id: None,
+            event_type: None,
+            event_ts: 0,
+            duration_ms: None,
+            engagement_seconds: None,
+            engagement_pct: None,
+            device: None,
+            raw_payload: None,
+            content_type: None,
+            length_seconds: None,
+            processed_at: 0,
+            _version: version,
+            _deleted: 1,
+            _partition: 0,
+            _offset: 0,
+            _content_offset: 0,
+            _record_ts: 0,
+        }
+    }
+}
+
 /// One row of the catalogue's copy.
 #[derive(Debug, Clone, Row, Serialize, Deserialize)]
 pub struct ContentRow<'a> {
@@ -56,6 +84,24 @@ pub struct ContentRow<'a> {
     pub processed_at: i64,
     pub _version: u64,
     pub _deleted: u8,
+}
+
+impl ContentRow<'static> {
+    /// What deletes a content.
+    #[must_use]
+    pub fn deleted(id: Uuid, version: u64, processed_at: i64) -> Self {
+        Self {
+            id,
+            slug: "",
+            title: "",
+            content_type: None,
+            length_seconds: None,
+            publish_ts: 0,
+            processed_at,
+            _version: version,
+            _deleted: 1,
+        }
+    }
 }
 
 /// One life of a topic.

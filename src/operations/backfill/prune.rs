@@ -103,19 +103,9 @@ impl<'a> Prune<'a> {
         let gone: Vec<ContentRow<'static>> = stored
             .iter()
             .filter(|place| !live.contains(&place.id))
-            .map(|place| ContentRow {
-                id: place.id,
-                slug: "",
-                title: "",
-                content_type: None,
-                length_seconds: None,
-                publish_ts: 0,
-                processed_at: now,
-                // Of two rows of one version the later one holds, and the next
-                // record's is above.
-                _version: place.version,
-                _deleted: 1,
-            })
+            // Of two rows of one version the later one holds, and the next
+            // record's is above.
+            .map(|place| ContentRow::deleted(place.id, place.version, now))
             .collect();
         if !gone.is_empty() {
             self.store.insert_content(&gone).await?;
@@ -135,25 +125,11 @@ fn gone<'s>(stored: &'s [PlaceRow], live: &HashSet<i64>) -> impl Iterator<Item =
 fn delete(place: &PlaceRow, now_ms: i64) -> Option<FactRow<'static>> {
     let version = Version::from_stored(place.version).ok()?;
     Some(FactRow {
-        event_id: place.event_id,
-        content_id: None,
-        user_id: None,
-        event_type: None,
-        event_ts: 0,
-        duration_ms: None,
-        engagement_seconds: None,
-        engagement_pct: None,
-        device: None,
-        raw_payload: None,
-        content_type: None,
-        length_seconds: None,
         processed_at: now_ms,
-        _version: Version::last_of(version.fact()).get(),
-        _deleted: 1,
         _partition: place.partition,
         _offset: place.offset,
-        _content_offset: 0,
         _record_ts: place.record_ms,
+        ..FactRow::deleted(place.event_id, Version::last_of(version.fact()).get())
     })
 }
 

@@ -1,24 +1,10 @@
 //! The comparison itself: two streams of rows in the order of their ids, side
 //! by side. Pure.
 
+pub use crate::clients::clickhouse::COLUMNS;
 use crate::clients::clickhouse::TextRow;
 
 use super::findings::{Check, Difference};
-
-/// The columns that are compared, as the view names them.
-pub const COLUMNS: [&str; 11] = [
-    "content_id",
-    "user_id",
-    "event_type",
-    "event_ts",
-    "duration_ms",
-    "engagement_seconds",
-    "engagement_pct",
-    "device",
-    "raw_payload",
-    "content_type",
-    "length_seconds",
-];
 
 /// One row: its id and its columns as text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -137,14 +137,6 @@ impl PartitionSink for ContentPartition {
         Ok(delivery)
     }
 
-    async fn settle(&mut self) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn owed(&mut self) {
-        std::future::pending::<()>().await;
-    }
-
     fn begin(&self) -> Option<i64> {
         self.begin
     }
@@ -179,17 +171,7 @@ impl ContentPartition {
     }
 
     fn delete(&self, record: &Record<'_>, id: uuid::Uuid) -> Result<ContentRow<'static>, Fault> {
-        Ok(ContentRow {
-            id,
-            slug: "",
-            title: "",
-            content_type: None,
-            length_seconds: None,
-            publish_ts: 0,
-            processed_at: now_ms(),
-            _version: self.version(record)?,
-            _deleted: 1,
-        })
+        Ok(ContentRow::deleted(id, self.version(record)?, now_ms()))
     }
 
     fn version(&self, record: &Record<'_>) -> Result<u64, Fault> {

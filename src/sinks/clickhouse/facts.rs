@@ -347,25 +347,11 @@ impl Writer<'_> {
     fn delete(&self, record: &Record<'_>, id: i64) -> Result<FactRow<'static>, Fault> {
         let fact = position(self.generations.facts, record.offset)?;
         Ok(FactRow {
-            event_id: id,
-            content_id: None,
-            user_id: None,
-            event_type: None,
-            event_ts: 0,
-            duration_ms: None,
-            engagement_seconds: None,
-            engagement_pct: None,
-            device: None,
-            raw_payload: None,
-            content_type: None,
-            length_seconds: None,
             processed_at: self.processed_at,
-            _version: Version::new(fact, None).get(),
-            _deleted: 1,
             _partition: self.partition,
             _offset: record.offset,
-            _content_offset: 0,
             _record_ts: record.timestamp_ms,
+            ..FactRow::deleted(id, Version::new(fact, None).get())
         })
     }
 

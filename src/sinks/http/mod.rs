@@ -166,14 +166,6 @@ impl PartitionSink for HttpPartition {
         Ok(std::mem::take(&mut self.delivery))
     }
 
-    async fn settle(&mut self) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn owed(&mut self) {
-        std::future::pending::<()>().await;
-    }
-
     fn begin(&self) -> Option<i64> {
         self.begin
     }

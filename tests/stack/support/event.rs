@@ -57,6 +57,15 @@ impl<'a> Event<'a> {
         );
     }
 
+    /// Waits until the external system has its insert.
+    pub fn is_told(&self) {
+        eventually("the external system is told", || {
+            let told = self.stack.stores.accepted();
+            let told = told.iter().any(|call| call["body"]["id"] == self.id);
+            told.then_some(()).ok_or_else(|| "not yet".to_owned())
+        });
+    }
+
     /// Waits until a content has this score on the board, or none.
     pub fn scores(&self, content: Uuid, score: Option<i64>) {
         eventually(&format!("{content} scores {score:?}"), || {

@@ -441,11 +441,7 @@ fn truncate(stack: &Stack) {
     }
     let event = Event::insert(stack);
     event.scores(event.content, Some(1));
-    eventually("the external system is told", || {
-        let told = stack.stores.accepted();
-        let told = told.iter().any(|call| call["body"]["id"] == event.id);
-        told.then_some(()).ok_or_else(|| "not yet".to_owned())
-    });
+    event.is_told();
     let third = another(stack, &["--sinks", "clickhouse"]);
     eventually("one that comes later halts as well", || {
         let sink = sink(third.url(), "clickhouse");
