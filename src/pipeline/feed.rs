@@ -11,7 +11,9 @@ use tokio::{
 use super::stats::SinkStats;
 use crate::{
     chunk::Chunk,
-    clients::kafka::{Committer, KafkaError, Limits, Log, Partition, Taken, TopicIdentity},
+    clients::kafka::{
+        Committer, KafkaError, Limits, Log, Partition, Taken, TopicIdentity, is_unanswered,
+    },
     crash,
     event::FactDecoder,
     sinks::board::{BoardChange, Decoded, decode},
@@ -99,7 +101,8 @@ pub(super) struct Progress {
 }
 
 /// Commits what is done, now and then, and once more at the end, as long as the
-/// lease is held.
+/// lease is held. Gives up where a commit gets no answer: another consumer has
+/// to go on.
 pub(super) async fn commit(
     committers: Vec<Committer>,
     mut progress: watch::Receiver<Progress>,
@@ -122,7 +125,12 @@ pub(super) async fn commit(
                     *committed = *next;
                     stats.committed(number, *next);
                 }
-                Err(error) => tracing::warn!(sink = "redis", %error, "not committed"),
+                Err(error) => {
+                    tracing::warn!(sink = "redis", %error, "not committed");
+                    if is_unanswered(&error) {
+                        return;
+                    }
+                }
             }
         }
         if !goes_on {

@@ -166,8 +166,15 @@ impl<S: Sink> GroupWorker<S> {
         };
         let _watch = AbortOnDropHandle::new(tokio::spawn(watch.run()));
         let mut failed = Ok(());
+        let mut ticks = ticks(WATCH_INTERVAL);
         loop {
             tokio::select! {
+                _ = ticks.tick() => if membership.is_stuck() {
+                    let reason = "kafka: a commit has had no answer";
+                    tracing::warn!(sink = self.name, reason, "joining again");
+                    self.stats.failed(WHOLE_SINK, reason);
+                    break;
+                },
                 event = events.recv() => match event {
                     Some(Rebalance::Failed(error)) => {
                         failed = Err(error);

@@ -21,7 +21,10 @@ use rdkafka::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumerSettings, Partition, consumer_config, partition::serve};
+use super::{
+    ConsumerSettings, Partition, consumer_config,
+    partition::{Commits, close_if_stuck, serve},
+};
 
 /// How long a revoked partition may take to drain before it is let go as it is,
 /// and its owner fenced.
@@ -73,6 +76,7 @@ pub struct MemberContext {
     leaving: AtomicBool,
     /// The fences of the partitions that are this process's.
     held: Mutex<HashMap<i32, CancellationToken>>,
+    commits: Arc<Commits>,
 }
 
 impl ClientContext for MemberContext {
@@ -110,7 +114,13 @@ impl MemberContext {
             consumer: OnceLock::new(),
             leaving: AtomicBool::new(false),
             held: Mutex::default(),
+            commits: Arc::default(),
         }
+    }
+
+    /// Those that have no answer yet.
+    pub(super) fn commits(&self) -> &Commits {
+        &self.commits
     }
 
     /// Lets the context split queues off the consumer it belongs to.
@@ -251,6 +261,7 @@ fn committed<C: ConsumerContext>(
 #[derive(Debug)]
 pub struct Membership {
     stop: Arc<AtomicBool>,
+    commits: Arc<Commits>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -266,6 +277,7 @@ impl Membership {
         let consumer: Arc<BaseConsumer<MemberContext>> =
             Arc::new(consumer_config(settings, group).create_with_context(context)?);
         consumer.context().bind(&consumer);
+        let commits = Arc::clone(&consumer.context().commits);
         consumer.subscribe(&[topic])?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -280,12 +292,20 @@ impl Membership {
                     },
                 );
                 consumer.context().leaving.store(true, Ordering::Release);
+                close_if_stuck(&consumer);
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(Self {
             stop,
+            commits,
             thread: Some(thread),
         })
+    }
+
+    /// Whether a commit has had no answer for so long that none will come: only
+    /// leaving and joining again, as another consumer, helps.
+    pub fn is_stuck(&self) -> bool {
+        self.commits.are_stuck()
     }
 
     /// Leaves the group. Blocking, as long as the partitions' owners take to

@@ -24,7 +24,9 @@ use rdkafka::{
 pub use describe::TopicIdentity;
 pub use log::{Bounds, Log};
 pub use member::{Claim, Done, Membership, Rebalance};
-pub use partition::{Committer, Limits, Partition, Taken, is_fenced, is_out_of_range};
+pub use partition::{
+    Committer, Limits, Partition, Taken, is_fenced, is_out_of_range, is_unanswered,
+};
 pub use producer::{Letter, Producer};
 pub use rdkafka::error::KafkaError;
 pub use reader::Reader;

@@ -1,7 +1,10 @@
 //! One partition in this process's hands: taking its records, committing how
 //! far they are done.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -10,14 +13,22 @@ use rdkafka::{
     },
     error::{KafkaError, RDKafkaErrorCode},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::member::MemberContext;
 use crate::chunk::Chunk;
 
+/// How long the broker may take to answer a commit. It outlasts a broker's
+/// restart; longer than that, librdkafka may have lost it, and would then wait
+/// for its answer for good, with it every later assignment of the consumer.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// How long the consumer may take to go elsewhere.
-const SEEK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a consumer is served before anything else is looked at.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// How much to take at once.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +117,7 @@ impl Partition {
     pub fn take(&mut self, chunk: &mut Chunk, limits: Limits) -> Result<Taken, KafkaError> {
         let mut at_end = false;
         while chunk.len() < limits.records && chunk.size() < limits.bytes {
-            match self.queue.poll(std::time::Duration::ZERO) {
+            match self.queue.poll(Duration::ZERO) {
                 None if at_end => return Ok(Taken::End),
                 None => return Ok(Taken::Drained),
                 Some(Ok(message)) => {
@@ -191,11 +202,14 @@ impl std::fmt::Debug for Committer {
 }
 
 impl Committer {
-    /// Commits that everything before `next` is done. Waits for the broker.
+    /// Commits that everything before `next` is done. Waits for the broker, for
+    /// a while.
     ///
     /// # Errors
     /// When the broker refuses it, or the partition has been let go: the broker
-    /// would not refuse that, where this process is a member again by then.
+    /// would not refuse that, where this process is a member again by then. When
+    /// there is no answer ([`is_unanswered`]): it may or may not be done, then
+    /// or later.
     pub async fn commit(&self, next: i64, metadata: &str) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&self.topic, self.number, Offset::Offset(next))?;
@@ -207,10 +221,79 @@ impl Committer {
             if fence.is_cancelled() {
                 return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::AssignmentLost));
             }
+            let _pending = consumer.context().commits().begin();
             consumer.commit(&list, CommitMode::Sync)
         });
-        committed.await.unwrap_or(Err(KafkaError::Canceled))
+        match timeout(COMMIT_TIMEOUT, committed).await {
+            Ok(joined) => joined.unwrap_or(Err(KafkaError::Canceled)),
+            Err(_) => Err(KafkaError::ConsumerCommit(
+                RDKafkaErrorCode::OperationTimedOut,
+            )),
+        }
     }
+}
+
+/// Commits of a consumer that have not been answered.
+#[derive(Debug, Default)]
+pub(super) struct Commits(Mutex<Vec<Instant>>);
+
+impl Commits {
+    fn begin(&self) -> Pending<'_> {
+        let since = Instant::now();
+        self.since().push(since);
+        Pending {
+            commits: self,
+            since,
+        }
+    }
+
+    /// Whether one is overdue: the consumer is of no use any more.
+    pub(super) fn are_stuck(&self) -> bool {
+        let since = self.since();
+        since.iter().any(|since| since.elapsed() > COMMIT_TIMEOUT)
+    }
+
+    fn since(&self) -> MutexGuard<'_, Vec<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A commit, until it is answered.
+struct Pending<'a> {
+    commits: &'a Commits,
+    since: Instant,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let mut all = self.commits.since();
+        if let Some(at) = all.iter().position(|since| *since == self.since) {
+            all.swap_remove(at);
+        }
+    }
+}
+
+/// Closes a consumer that has a commit without an answer: that keeps it from
+/// being dropped, which would close it too. Blocking, for a while.
+pub(super) fn close_if_stuck(consumer: &BaseConsumer<MemberContext>) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    if !consumer.context().commits().are_stuck() {
+        return;
+    }
+    tracing::warn!("a commit has had no answer: its consumer is given up");
+    if let Err(error) = consumer.close_queue() {
+        tracing::debug!(%error, "a consumer cannot be closed");
+    }
+    let begun = Instant::now();
+    while !consumer.closed() && begun.elapsed() < PATIENCE {
+        consumer.poll(SLICE);
+    }
+}
+
+/// Whether a commit has not been answered in time.
+#[must_use]
+pub fn is_unanswered(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
 /// Whether a commit was refused because the partition is no longer ours. While
@@ -237,13 +320,13 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
 }
 
 /// Keeps a consumer's own events served: rebalances, errors. Partitions' own
-/// queues are served by their owners. Blocking; returns when `stop` says so.
+/// queues are served by their owners. Blocking; when `stop` says so, closes the
+/// consumer, which leaves its group, and returns.
 pub(super) fn serve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     mut stop: impl FnMut() -> bool,
     mut fault: impl FnMut(KafkaError),
 ) {
-    const SLICE: std::time::Duration = std::time::Duration::from_millis(100);
     while !stop() {
         match consumer.poll(SLICE) {
             None | Some(Err(KafkaError::PartitionEOF(_))) => {}

@@ -134,6 +134,10 @@ impl Term {
                     Ok(())
                 }
                 Some(look) = self.looks.recv() => self.looked(look),
+                () = self.progress.closed() => {
+                    let reason = "kafka: a commit has had no answer, reading anew";
+                    Err(TermEnd::Trouble(Fault::retry(reason)))
+                }
                 fed = self.feed.recv() => self.take(fed, context, board).await,
             };
             if let Err(end) = step {

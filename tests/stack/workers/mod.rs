@@ -21,7 +21,7 @@ use serde_json::Value as Json;
 use crate::{
     Test,
     support::{
-        Event, Going, Stack, Topics, Worker, content, eventually, same, status_of, wait_for,
+        Event, Going, Stack, Topics, Worker, content, eventually, same, status_of, tail, wait_for,
     },
 };
 
@@ -39,6 +39,7 @@ pub const TESTS: &[Test] = &[
     ),
     ("a_slow_sink_stays_in_its_group", slow_sink),
     ("one_that_does_not_drain_is_fenced", fenced),
+    ("a_commit_without_an_answer_is_given_up", unanswered),
     ("a_truncate_halts_them_all", truncate),
 ];
 
@@ -181,6 +182,16 @@ impl Drop for Done<'_> {
     }
 }
 
+/// Waits until the worker has calls on their way to a slow external system.
+fn has_calls_on_their_way(url: &str) {
+    eventually("it has calls on their way", || {
+        let lag = sink(url, "http")["lag"].as_u64();
+        (lag > Some(50))
+            .then_some(())
+            .ok_or_else(|| format!("{lag:?}"))
+    });
+}
+
 fn load(stack: &Stack) -> Going {
     Going::start(stack, &["seed", "--rate", "200", "--content", "20"])
 }
@@ -252,12 +263,7 @@ fn late(stack: &Stack) {
             delay(stack, 2_000);
             let seed = ["seed", "--events", "400", "--content", "20"];
             stack.fanout.run(&seed).ends_with(0);
-            eventually("it has calls on their way", || {
-                let lag = sink(second.url(), "http")["lag"].as_u64();
-                (lag > Some(50))
-                    .then_some(())
-                    .ok_or_else(|| format!("{lag:?}"))
-            });
+            has_calls_on_their_way(second.url());
             second.pause();
             share(&[own(stack)]);
             delay(stack, 0);
@@ -422,6 +428,31 @@ fn fenced(stack: &Stack) {
     forward(&seen);
     second.stop();
     share(&[own(stack)]);
+    agrees(stack);
+}
+
+/// The broker is held still with calls on their way, for longer than a commit
+/// may take: nothing waits for the answer for good, which librdkafka may have
+/// lost.
+fn unanswered(stack: &Stack) {
+    share(&[own(stack)]);
+    let since = own_log(stack, 0).len();
+    delay(stack, 500);
+    let seed = ["seed", "--events", "400", "--content", "20"];
+    stack.fanout.run(&seed).ends_with(0);
+    has_calls_on_their_way(own(stack));
+    let broker = stack.pid("kafka");
+    kill(broker, Signal::SIGSTOP).expect("it runs");
+    eventually("the commit is given up", || {
+        let log = own_log(stack, since);
+        log.contains("joining again")
+            .then_some(())
+            .ok_or_else(|| tail(&log, 20))
+    });
+    delay(stack, 0);
+    kill(broker, Signal::SIGCONT).expect("it runs");
+    share(&[own(stack)]);
+    stack.is_well();
     agrees(stack);
 }
 
