@@ -29,32 +29,65 @@ impl Identity {
         })
     }
 
-    /// Whether this very process still runs; a zombie does not.
+    /// Whether this very process still runs; a zombie does not. One of which
+    /// threads are left does: it has its files and ports until the last is
+    /// gone.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        stat(self.pid).is_some_and(|stat| {
-            stat.start_ticks == self.start_ticks
-                && !matches!(stat.state, 'Z' | 'X')
-                && boot() == self.boot
-        })
+        self.stat().is_some_and(|stat| !stat.has_ended())
+    }
+
+    /// Whether it is on its way out: it will not do anything more, and still
+    /// holds what it held.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.stat()
+            .is_some_and(|stat| stat.is_dead() && !stat.has_ended())
+    }
+
+    /// None where the pid is nobody's or another process's.
+    fn stat(&self) -> Option<Stat> {
+        let stat = stat(self.pid)?;
+        (stat.start_ticks == self.start_ticks && boot() == self.boot).then_some(stat)
     }
 }
 
 struct Stat {
+    /// Of the thread that is the process's first.
     state: char,
+    threads: u32,
     start_ticks: u64,
+}
+
+impl Stat {
+    fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
+    /// A killed process's first thread may be dead before the others are.
+    fn has_ended(&self) -> bool {
+        self.is_dead() && self.threads <= 1
+    }
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// `/proc/<pid>/stat`: the command in parentheses may hold anything, so fields
 /// are counted from its last `)`.
-fn stat(pid: i32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn parse(text: &str) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    // `state` is field 3, the start time field 22.
-    let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, start_ticks })
+    // `state` is field 3, the number of threads 20, the start time 22.
+    let threads = fields.nth(16)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    Some(Stat {
+        state,
+        threads,
+        start_ticks,
+    })
 }
 
 fn boot() -> String {
@@ -129,7 +162,17 @@ mod tests {
         while stat(pid).is_some_and(|stat| stat.state != 'Z') {
             std::thread::yield_now();
         }
-        assert!(!identity.is_alive());
+        assert!(!identity.is_alive() && !identity.is_ending());
         child.wait().expect("waited for");
+    }
+
+    #[test]
+    fn a_zombie_of_which_threads_are_left_has_not_ended() {
+        let line = "17713 (a ) b) Z 17710 17710 1506 0 -1 4227084 3047 6523 1 0 2 1 2 1 20 0 2 0 49997 0 0 18446744073709551615 0 0 0 0 0 0 0 16781318 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        let stat = parse(line).expect("a process");
+        assert_eq!((stat.threads, stat.start_ticks), (2, 49997));
+        assert!(stat.is_dead() && !stat.has_ended());
+        let last = Stat { threads: 1, ..stat };
+        assert!(last.has_ended());
     }
 }

@@ -138,11 +138,17 @@ impl Started {
     }
 }
 
-/// What is known of the service's process, where it is alive.
+/// What is known of the service's process, where it is alive. Waits for one
+/// that is about to be gone: its ports are free only then.
 #[must_use]
 pub fn running(dir: &ProjectDir, service: &str) -> Option<Record> {
+    const LOOK_AGAIN: Duration = Duration::from_millis(5);
     let text = fs::read_to_string(dir.record(service)).ok()?;
     let record: Record = serde_json::from_str(&text).ok()?;
+    let begun = Instant::now();
+    while record.process.is_ending() && begun.elapsed() < KILL_PATIENCE {
+        std::thread::sleep(LOOK_AGAIN);
+    }
     (record.format == RECORD_FORMAT && record.process.is_alive()).then_some(record)
 }
 

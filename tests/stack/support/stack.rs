@@ -114,8 +114,8 @@ impl Stack {
 
     /// Brings the stack back to what it should be, and sees that it is.
     pub fn mend(&self) {
-        // A port that was left may be somebody else's by now.
-        self.fanout.run(&["up", "--ports", "auto"]).ends_with(0);
+        // On the ports that it had: they are free as soon as it is gone.
+        self.fanout.run(&["up"]).ends_with(0);
         self.is_well();
     }
 
