@@ -26,6 +26,7 @@ mod trials;
 
 use std::{env, process::ExitCode, sync::Arc};
 
+use libtest_mimic::Arguments;
 use stack::Stack;
 
 /// A test: a sentence, and what proves it.
@@ -44,5 +45,5 @@ fn main() -> ExitCode {
         ("tls", tls::TESTS),
         ("life", life::TESTS),
     ];
-    trials::run(&groups, move |prove| prove(&stack))
+    trials::run(Arguments::from_args(), &groups, move |prove| prove(&stack))
 }

@@ -1,9 +1,9 @@
 //! fanout whole, on the real servers: one stack, brought up natively for all
 //! of these tests, which run one after the other in the order below.
 //!
-//! `cargo test --test stack` runs them, `cargo test --test stack -- verify`
-//! those of one name. The stack is reset when the process ends, however it
-//! ends.
+//! `cargo test --test stack` runs them, in two halves side by side, each with a
+//! stack of its own; `cargo test --test stack -- verify` those of one name. A
+//! stack is reset when its process ends, however it ends.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -18,6 +18,7 @@ mod crashes;
 mod dead_letters;
 mod end_to_end;
 mod external;
+mod halves;
 mod history;
 mod operating;
 mod reset;
@@ -53,5 +54,8 @@ fn main() -> ExitCode {
     ];
     #[cfg(not(feature = "crash-points"))]
     eprintln!("the crash points are left out: they are built with --features crash-points");
-    trials::run(groups, move |prove| prove(shared.stack()))
+    let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
+    halves::run(&names, &["crashes", "history", "reset"], |arguments| {
+        trials::run(arguments, groups, move |prove| prove(shared.stack()))
+    })
 }

@@ -2,7 +2,6 @@
 //! and what was found.
 
 use std::{
-    net::TcpListener,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -25,10 +24,6 @@ use crate::{
 /// A question to a server that may stand still.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A server that is killed frees its port for a while: let it be one that
-/// nobody else is after.
-const USUAL_PORTS: [u16; 6] = [8081, 8083, 8123, 9464, 19092, 19093];
-
 /// The board's window: short, so that events leave it during a storm.
 pub const WINDOW_SECONDS: u64 = 30;
 
@@ -48,9 +43,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn set() -> Self {
-        let held = USUAL_PORTS.map(|port| TcpListener::bind(("127.0.0.1", port)));
         let stack = Stack::bring_up(&["--no-run"]).unwrap_or_else(|why| panic!("{why}"));
-        drop(held);
         let variables = [
             (Link::Redis, "FANOUT_REDIS_URL"),
             (Link::ClickHouse, "FANOUT_CLICKHOUSE_URL"),

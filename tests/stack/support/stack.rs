@@ -17,8 +17,10 @@ use serde_json::Value as Json;
 
 use super::{Ended, Fanout, Stores, eventually, guard::Guard, tail, trials::Subject};
 
-/// The default ports that something else holds while the stack is up.
-pub const HELD_PORTS: [u16; 2] = [5432, 6379];
+/// The default ports: something else holds them while a stack is up. A server
+/// that is killed frees its port for a while, and every other stack would take
+/// one of these.
+const DEFAULT_PORTS: [u16; 8] = [5432, 6379, 8081, 8083, 8123, 9464, 19092, 19093];
 
 /// A stack that is up.
 #[derive(Debug)]
@@ -164,7 +166,7 @@ impl Subject for Stack {
 
 fn hold_ports(held: &Mutex<Vec<TcpListener>>) {
     let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-    for port in HELD_PORTS {
+    for port in DEFAULT_PORTS {
         // Where it is taken already, it is held.
         held.extend(TcpListener::bind(("127.0.0.1", port)).ok());
     }

@@ -18,13 +18,14 @@ pub trait Subject {
 
 /// Runs the tests of every group. `stack` gives the one that they share.
 pub fn run<S: Subject + 'static>(
+    arguments: Arguments,
     groups: &[(&str, &'static [Test<S>])],
     stack: impl Fn(&dyn Fn(&S)) + Clone + Send + 'static,
 ) -> ExitCode {
     let arguments = Arguments {
         // They share the stack.
         test_threads: Some(1),
-        ..Arguments::from_args()
+        ..arguments
     };
     let trials = groups.iter().flat_map(|(group, tests)| {
         let stack = stack.clone();
