@@ -37,7 +37,7 @@ use crate::{
         ConsumerSettings, KafkaError, Limits, Log, Producer, TopicSpec, ensure_topics,
     },
     clock::now_ms,
-    config::{self, Settings},
+    config::Settings,
     event::SourceTable,
     failure::{Failure, Kind},
     sinks::{self, Sink},
@@ -194,7 +194,7 @@ impl Pipeline {
     }
 
     fn start_http(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
-        let sink = http(shared, &settings.external)?;
+        let sink = http(shared, settings)?;
         let batching = Batching {
             limits: HTTP_LIMITS,
             linger: Duration::ZERO,
@@ -330,12 +330,15 @@ fn clickhouse(
 }
 
 /// The sink into the external system.
-fn http(shared: &Shared, settings: &config::External) -> Result<sinks::http::Http, PipelineError> {
+fn http(shared: &Shared, settings: &Settings) -> Result<sinks::http::Http, PipelineError> {
     let log = shared_log(shared, "http")?;
     let group = sinks::mended_group(&shared.group_prefix, "http");
     let mended = log_of(shared, &group)?;
-    let history = sinks::http::History::new(shared.source.facts.topic(), log, mended);
-    let sink = sinks::http::Http::new(settings, &shared.source.facts, history);
+    let group = sinks::lives_group(&shared.group_prefix, "http");
+    let dead_letters = settings.kafka.dead_letter_topic.clone();
+    let lives = sinks::http::Lives::new(log_of(shared, &group)?, dead_letters);
+    let history = sinks::http::History::new(shared.source.facts.topic(), log, mended, lives);
+    let sink = sinks::http::Http::new(&settings.external, &shared.source.facts, history);
     sink.map_err(|error| PipelineError::Sink {
         sink: "http",
         reason: error.to_string(),

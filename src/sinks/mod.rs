@@ -61,6 +61,13 @@ pub fn mended_group(group_prefix: &str, sink: &str) -> String {
     format!("{group_prefix}-{sink}-mended")
 }
 
+/// The group, of no members, that notes which life of its topic a sink was fed
+/// from last.
+#[must_use]
+pub fn lives_group(group_prefix: &str, sink: &str) -> String {
+    format!("{group_prefix}-{sink}-lives")
+}
+
 /// The one remedy for every break in history.
 pub const RECONCILE: &str = "fanout backfill --from earliest --source database --prune";
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
 
@@ -152,6 +152,34 @@ impl Log {
             Ok((0..).take(partitions).map(at).collect())
         })
         .await
+    }
+
+    /// What the group has noted at a topic: the metadata of a commit that is
+    /// not of anybody's reading. Kafka forgets it with the topic, and a few
+    /// days after it was last noted.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn noted(&self, topic: &str) -> Result<Option<String>, KafkaError> {
+        let first = self.commits(topic, 1).await?.pop().flatten();
+        Ok(first.map(|(_, note)| note))
+    }
+
+    /// Notes it, for a group without members.
+    ///
+    /// # Errors
+    /// When the broker refuses it or does not answer.
+    pub async fn note(&self, topic: &str, note: &str) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(topic, 0, Offset::Offset(0))?;
+        if let Some(mut element) = list.find_partition(topic, 0) {
+            element.set_metadata(note);
+        }
+        let done = self.ask(move |consumer| consumer.commit(&list, CommitMode::Sync));
+        let unanswered = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
+        tokio::time::timeout(TIMEOUT, done)
+            .await
+            .unwrap_or(Err(unanswered))
     }
 
     /// Which life of the topic this is; none where there is no such topic.

@@ -74,13 +74,14 @@ const CONNECTOR_TOPICS: [&str; 5] = [
 ];
 
 /// Groups that the pipeline commits for: its sinks', and the content mirror's.
-const GROUPS: [&str; 6] = [
+const GROUPS: [&str; 7] = [
     "redis",
     "clickhouse",
     "http",
     "content",
     "redis-mended",
     "http-mended",
+    "http-lives",
 ];
 
 /// Whether anybody else's slot or publication may need Debezium's tables.

@@ -53,9 +53,9 @@ pub(super) async fn run(
             Box::pin(run.work(work)).await
         }
         Through::Http { include_snapshots } => {
-            let mut external = settings.external.clone();
-            external.include_snapshots |= include_snapshots;
-            let sink = http(&shared, &external)?;
+            let mut settings = settings.clone();
+            settings.external.include_snapshots |= include_snapshots;
+            let sink = http(&shared, &settings)?;
             let run = Run::new(&shared, "http", facts, HTTP_LIMITS, bounds, sink).await?;
             Box::pin(run.work(work)).await
         }

@@ -1,12 +1,18 @@
 //! Where the external system's history stands: what was deleted from the log
-//! before it was sent is noticed, unless it was made up for from the source.
+//! before it was sent, or with it, is noticed, unless it was made up for from the
+//! source.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
     clients::kafka::{KafkaError, Log},
-    sinks::Fault,
+    sinks::{Fault, Halt, Standing},
 };
 
 /// Format of the commits' metadata.
@@ -22,6 +28,53 @@ pub struct History {
     log: Log,
     /// Knows up to where the log's gaps were made up for from the source.
     mended: Log,
+    lives: Lives,
+}
+
+/// Which life of the topic the external system was told of last. Commits do not
+/// tell: they go with the topic. It is noted at the dead letters' topic, which
+/// stays.
+#[derive(Debug)]
+pub struct Lives {
+    log: Log,
+    place: String,
+    noted: Mutex<Option<Instant>>,
+}
+
+impl Lives {
+    /// `log` asks for the notes of [`crate::sinks::lives_group`].
+    pub fn new(log: Log, dead_letters: String) -> Self {
+        Self {
+            log,
+            place: dead_letters,
+            noted: Mutex::default(),
+        }
+    }
+
+    async fn last(&self) -> Result<Option<String>, Fault> {
+        self.log.noted(&self.place).await.map_err(kafka)
+    }
+
+    /// Kafka forgets what was not noted for long.
+    async fn note(&self, life: Metadata) -> Result<(), Fault> {
+        const NOTE_AGAIN: Duration = Duration::from_secs(3600);
+        let known = *self.noted();
+        if known.is_none_or(|since| since.elapsed() > NOTE_AGAIN) {
+            let noted = self.log.note(&self.place, &life.text()).await;
+            noted.map_err(kafka)?;
+            *self.noted() = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// What was noted is another.
+    fn forget(&self) {
+        *self.noted() = None;
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a commit says besides its offset: of which life of the topic it is.
@@ -55,8 +108,47 @@ impl Metadata {
 
 impl History {
     /// `mended` asks for the commits of [`crate::sinks::mended_group`].
-    pub fn new(topic: String, log: Log, mended: Log) -> Self {
-        Self { topic, log, mended }
+    pub fn new(topic: String, log: Log, mended: Log, lives: Lives) -> Self {
+        Self {
+            topic,
+            log,
+            mended,
+            lives,
+        }
+    }
+
+    /// Whether the topic is the one that was read before. Another is read from
+    /// its start; of what the last one had, it is not known how much was sent.
+    pub(super) async fn standing(&self) -> Result<Standing, Fault> {
+        let life = self.metadata().await?;
+        let last = self.lives.last().await?;
+        let is_last = last.as_deref().is_some_and(|last| life.allows(last));
+        if !is_last {
+            self.lives.forget();
+        }
+        if is_last || last.is_none() || self.is_made_up_for().await? {
+            self.lives.note(life).await?;
+            return Ok(Standing::SAME);
+        }
+        let topic = &self.topic;
+        Ok(Standing {
+            same: true,
+            caution: Some(Halt {
+                code: "topic_changed".to_owned(),
+                reason: format!(
+                    "topic {topic} was recreated: what it had before and was not sent yet is not \
+                     in it"
+                ),
+                remedy: REMEDY.to_owned(),
+            }),
+        })
+    }
+
+    /// Whether everything before the log's beginning was told from the source.
+    async fn is_made_up_for(&self) -> Result<bool, Fault> {
+        let bounds = self.log.bounds(&self.topic).await.map_err(kafka)?;
+        let mended = self.mended.committed(&self.topic, bounds.len()).await;
+        Ok(mended.map_err(kafka)?.iter().all(Option::is_some))
     }
 
     /// Where to read on. What this sink promises are the inserts in the log; of

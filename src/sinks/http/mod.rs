@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-pub use history::History;
+pub use history::{History, Lives};
 
 use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing};
 use crate::{
@@ -89,7 +89,7 @@ impl Sink for Http {
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
-        Ok(Standing::SAME)
+        self.history.standing().await
     }
 
     async fn claim(
