@@ -370,7 +370,7 @@ struct Hold<S> {
 
 impl<S: Sink> Hold<S> {
     /// Has the sink take the partition over, then runs its loop.
-    async fn run(self, claim: Claim) {
+    async fn run(self, mut claim: Claim) {
         let number = claim.partition.number();
         self.stats.claimed(number, claim.committed);
         let Some(sink) = self.claim(&claim).await else {

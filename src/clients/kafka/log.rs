@@ -7,6 +7,7 @@ use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionListElem,
 };
 
 use super::{ConsumerSettings, TopicIdentity, consumer_config, describe};
@@ -104,13 +105,13 @@ impl Log {
             }
             let found = consumer.offsets_for_times(times, TIMEOUT)?;
             let at = |(partition, end): (i32, &i64)| {
-                let element = found.find_partition(&topic, partition);
-                match element.map(|element| element.offset()) {
-                    Some(Offset::Offset(offset)) => offset,
+                let element = answer(&found, &topic, partition)?;
+                Ok(match element.offset() {
+                    Offset::Offset(offset) => offset,
                     _ => *end,
-                }
+                })
             };
-            Ok((0..).zip(&ends).map(at).collect())
+            (0..).zip(&ends).map(at).collect()
         })
         .await
     }
@@ -143,13 +144,13 @@ impl Log {
             }
             let committed = consumer.committed_offsets(list, TIMEOUT)?;
             let at = |partition| {
-                let element = committed.find_partition(&topic, partition)?;
-                match element.offset() {
+                let element = answer(&committed, &topic, partition)?;
+                Ok(match element.offset() {
                     Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
                     _ => None,
-                }
+                })
             };
-            Ok((0..).take(partitions).map(at).collect())
+            (0..).take(partitions).map(at).collect()
         })
         .await
     }
@@ -188,6 +189,19 @@ impl Log {
         self.ask(move |consumer| describe::identity(consumer.client(), &topic, TIMEOUT))
             .await
     }
+}
+
+/// What was answered for one partition. The question as a whole succeeds where
+/// one of its partitions has no leader; that one is left as it was asked for.
+fn answer<'a>(
+    list: &'a TopicPartitionList,
+    topic: &str,
+    partition: i32,
+) -> Result<TopicPartitionListElem<'a>, KafkaError> {
+    let element = list.find_partition(topic, partition);
+    let element = element.ok_or_else(unknown_topic)?;
+    element.error()?;
+    Ok(element)
 }
 
 fn unknown_topic() -> KafkaError {

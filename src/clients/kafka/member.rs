@@ -157,11 +157,12 @@ impl MemberContext {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
-            let start = match offset {
-                Some(offset) if !is_gone(consumer, &element, offset) => Offset::Offset(offset),
-                _ => Offset::Beginning,
-            };
-            begin.add_partition_offset(element.topic(), element.partition(), start)?;
+            let start = start(consumer, &element, offset)?;
+            begin.add_partition_offset(
+                element.topic(),
+                element.partition(),
+                Offset::Offset(start),
+            )?;
             claims.push(Claim {
                 partition: self.hold(Partition::split(&shared, &self.topic, element.partition())?),
                 committed: offset,
@@ -219,21 +220,27 @@ fn cancel(fences: &[CancellationToken]) {
     }
 }
 
-/// Whether the log no longer has this offset. The consumer then begins at what
-/// there is, and whoever takes the partition over judges the gap; to ask for
-/// the offset would leave the partition in an error for good.
-fn is_gone<C: ConsumerContext>(
+/// Where to begin: where the group was, or at what there is where the log no
+/// longer has that; whoever takes the partition over judges the gap. A number
+/// and not "the beginning", which librdkafka looks up, and comes back to half a
+/// second after a seek that it was still looking up at.
+fn start<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     element: &TopicPartitionListElem<'_>,
-    offset: i64,
-) -> bool {
+    committed: Option<i64>,
+) -> Result<i64, KafkaError> {
     let (topic, partition) = (element.topic(), element.partition());
-    match consumer.fetch_watermarks(topic, partition, COMMITTED_TIMEOUT) {
-        Ok((start, end)) => offset < start || offset > end,
-        Err(error) => {
+    match (
+        consumer.fetch_watermarks(topic, partition, COMMITTED_TIMEOUT),
+        committed,
+    ) {
+        (Ok((start, end)), Some(offset)) if start <= offset && offset <= end => Ok(offset),
+        (Ok((start, _)), _) => Ok(start),
+        (Err(error), Some(offset)) => {
             tracing::warn!(topic, partition, %error, "the log's bounds cannot be read");
-            false
+            Ok(offset)
         }
+        (Err(error), None) => Err(error),
     }
 }
 
@@ -245,7 +252,14 @@ fn committed<C: ConsumerContext>(
     let mut tries = 0;
     loop {
         tries += 1;
-        match consumer.committed_offsets(list.clone(), COMMITTED_TIMEOUT) {
+        let asked = consumer.committed_offsets(list.clone(), COMMITTED_TIMEOUT);
+        let whole = asked.and_then(|committed| {
+            for element in committed.elements() {
+                element.error()?;
+            }
+            Ok(committed)
+        });
+        match whole {
             Ok(committed) => return Ok(committed),
             Err(error) if tries == COMMITTED_TRIES => return Err(error),
             Err(error) => {

@@ -56,6 +56,8 @@ pub struct Partition {
     queue: PartitionQueue<MemberContext>,
     arrived: Arc<Notify>,
     fence: CancellationToken,
+    /// Where it begins; what stands before is not taken.
+    floor: i64,
 }
 
 impl std::fmt::Debug for Partition {
@@ -89,6 +91,7 @@ impl Partition {
             queue,
             arrived,
             fence: CancellationToken::new(),
+            floor: 0,
         })
     }
 
@@ -120,6 +123,7 @@ impl Partition {
             match self.queue.poll(Duration::ZERO) {
                 None if at_end => return Ok(Taken::End),
                 None => return Ok(Taken::Drained),
+                Some(Ok(message)) if message.offset() < self.floor => {}
                 Some(Ok(message)) => {
                     at_end = false;
                     chunk.push(
@@ -158,7 +162,8 @@ impl Partition {
 
     /// Goes on reading at another offset; 0 is the log's start. Before the
     /// first record is taken.
-    pub async fn seek(&self, offset: i64) -> Result<(), KafkaError> {
+    pub async fn seek(&mut self, offset: i64) -> Result<(), KafkaError> {
+        self.floor = offset;
         let (consumer, topic) = (Arc::clone(&self.consumer), Arc::clone(&self.topic));
         let number = self.number;
         let offset = match offset {

@@ -9,7 +9,7 @@ mod commands;
 mod load;
 mod sinks;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use fanout::crash::POINTS;
 
@@ -24,6 +24,7 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("each_step_of_each_sink", sinks::each_step),
     ("a_rebalance", sinks::rebalances),
+    ("a_session_that_is_lost", sinks::lost_sessions),
     ("an_orderly_end", sinks::orderly_ends),
     ("dead_letters_replayed_and_purged", commands::dead_letters),
     ("a_reset", commands::resets),
@@ -42,6 +43,9 @@ enum Way {
     Load,
     /// Another worker that joins the group.
     Rebalance,
+    /// The worker held still for longer than its session: so its only
+    /// partition is taken from it.
+    Lost,
     /// A signal to end.
     End,
     Replay,
@@ -55,6 +59,7 @@ enum Way {
 fn way((who, step): Point) -> Way {
     match (who, step) {
         ("content", "draining") | (_, "leaving") => Way::End,
+        ("content", "revoked" | "drained") => Way::Lost,
         ("clickhouse" | "http", "revoked" | "draining" | "drained") => Way::Rebalance,
         ("dlq", "applied") => Way::Replay,
         ("dlq", _) => Way::Purge,
@@ -82,10 +87,14 @@ fn armed(fanout: &Fanout, (who, step): Point) -> Fanout {
     fanout.with("FANOUT_CRASH_AT", &format!("{who}.{step}"))
 }
 
+/// How long a killed worker is not missed.
+const SESSION: Duration = Duration::from_millis(1500);
+
 /// The project's workers, as they are run here: a killed one is missed soon.
 fn workers(stack: &Stack) -> Fanout {
-    let fanout = stack.fanout.with("FANOUT_KAFKA_SESSION_TIMEOUT_MS", "1500");
-    fanout.with("FANOUT_BOARD_LEASE_MS", "1500")
+    let ms = SESSION.as_millis().to_string();
+    let fanout = stack.fanout.with("FANOUT_KAFKA_SESSION_TIMEOUT_MS", &ms);
+    fanout.with("FANOUT_BOARD_LEASE_MS", &ms)
 }
 
 /// Has all sinks run until nothing differs anywhere.
@@ -100,6 +109,7 @@ fn none_left_out(stack: &Stack) {
     let ways = [
         Way::Load,
         Way::Rebalance,
+        Way::Lost,
         Way::End,
         Way::Replay,
         Way::Purge,

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Load, Point, Way, armed, points, recovers, workers};
+use super::{Load, Point, SESSION, Way, armed, points, recovers, workers};
 use crate::support::{Doomed, Stack, Worker, eventually, set_faults};
 
 /// The processes, and whose points are passed in each.
@@ -112,6 +112,25 @@ pub fn rebalances(stack: &Stack) {
         recovers(stack, &load);
     }
     set_faults(url, "");
+    stack.mend();
+}
+
+pub fn lost_sessions(stack: &Stack) {
+    let load = Load::new(stack);
+    stack.kill("pipeline");
+    for victims in rounds(Way::Lost) {
+        load.during(|| {
+            for (sinks, point) in victims {
+                let worker = hoarder(stack, (sinks, point));
+                is_at_work(&worker, point);
+                worker.pause();
+                std::thread::sleep(2 * SESSION);
+                worker.resume();
+                worker.dies_at(point);
+            }
+        });
+        recovers(stack, &load);
+    }
     stack.mend();
 }
 
