@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     acknowledged::{Known, Look, SINKS},
     log::{Broker, Change, EVENTS, Event, Letter, Log, PARTITIONS},
-    model::{Model, Rules, counts},
+    model::{Model, Rules, Scores, counts},
     reader::{self, Reading, State},
     stage::{Stage, WINDOW_SECONDS, until},
     support::wait_for,
@@ -267,8 +267,10 @@ impl Oracle<'_> {
             }
         }
         if expected != state.scores {
-            let both = format!("SQL: {expected:?}\n  board: {state:?}");
-            self.differ("the board is not what SQL says", vec![both]);
+            self.differ(
+                "the board is not what SQL says",
+                vec![apart(&expected, &state)],
+            );
         }
     }
 
@@ -283,7 +285,7 @@ impl Oracle<'_> {
         for state in in_order {
             let expected = model.board(&state.positions, state.as_of_us);
             if expected != state.scores || state.window_seconds != WINDOW_SECONDS {
-                wrong.push(format!("model: {expected:?}\n  board: {state:?}"));
+                wrong.push(apart(&expected, state));
             }
             stale.extend(falls_short(state, seen));
         }
@@ -294,6 +296,33 @@ impl Oracle<'_> {
         self.differ("boards are not the model's", wrong);
         self.differ("boards say they are complete and are not", stale);
     }
+}
+
+/// In what a board is not as expected: its members that are not, and where and
+/// when it was published.
+fn apart(expected: &Scores, state: &State) -> String {
+    let State { scores, .. } = state;
+    let members: BTreeSet<&String> = expected.keys().chain(scores.keys()).collect();
+    let wrong: Vec<String> = members
+        .into_iter()
+        .filter(|member| expected.get(*member) != scores.get(*member))
+        .map(|member| {
+            let score = |board: &Scores| board.get(member).copied().unwrap_or_default();
+            format!("{member}: {}, not {}", score(scores), score(expected))
+        })
+        .collect();
+    let shown = wrong.iter().take(SHOWN).map(String::as_str);
+    format!(
+        "as of {} at {:?}, sequence {}, complete {}, window {} s: {} of {} members are wrong: {}",
+        state.as_of_us,
+        state.positions,
+        state.seq,
+        state.complete,
+        state.window_seconds,
+        wrong.len(),
+        expected.len(),
+        shown.collect::<Vec<_>>().join("; ")
+    )
 }
 
 fn rules() -> Rules {
