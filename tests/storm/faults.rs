@@ -19,12 +19,15 @@ use crate::{
     reader,
     recovery::Recoveries,
     schedule::{Answer, Entry, Fault, Mode, Service},
-    stage::{Stage, until},
+    stage::{SpellId, Stage, until},
     workers::Workers,
 };
 
 /// An operator tries again for so long.
 const MENDS_WITHIN: Duration = Duration::from_secs(180);
+
+/// What was mended by itself has its effect for so long.
+const SETTLES: Duration = Duration::from_secs(5);
 
 /// How old an old dump is at least.
 const DUMP_AGE: Duration = Duration::from_secs(7);
@@ -88,6 +91,7 @@ impl<'a> Faults<'a> {
     fn kill(&self, service: Service, entry: &Entry) {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell(entry.fault);
+        let spell = self.stage.spell();
         let signal = match service {
             // What pg_ctl calls an immediate stop.
             Service::Postgres => Signal::SIGQUIT,
@@ -102,12 +106,14 @@ impl<'a> Faults<'a> {
         let took = since.elapsed().as_secs_f64();
         self.stage.say(&format!("fanout up took {took:.1} s"));
         drop(servers);
-        self.recoveries.measure(self.stage, service.name(), since);
+        let recoveries = self.recoveries;
+        recoveries.measure(self.stage, service.name(), since, spell);
     }
 
     fn freeze(&self, service: Service, entry: &Entry) {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell(entry.fault);
+        let spell = self.stage.spell();
         let pid = self.stage.stack.pid(service.name());
         let thawed = Thawed::after_freezing(pid);
         self.stage
@@ -115,7 +121,8 @@ impl<'a> Faults<'a> {
         let since = Instant::now();
         drop(thawed);
         drop(servers);
-        self.recoveries.measure(self.stage, service.name(), since);
+        let recoveries = self.recoveries;
+        recoveries.measure(self.stage, service.name(), since, spell);
     }
 
     /// `fanout up`, again where something else was in its way.
@@ -136,6 +143,7 @@ impl<'a> Faults<'a> {
     /// Everything else, as it is scheduled.
     pub fn break_others<'scope>(&'scope self, entries: &[Entry], scope: &'scope Scope<'scope, '_>) {
         let mut frozen = BTreeMap::new();
+        let mut spells = BTreeMap::new();
         for act in acts(entries) {
             self.stage.sleep_until(act.at);
             self.workers.look_after();
@@ -144,7 +152,10 @@ impl<'a> Faults<'a> {
                     return;
                 }
                 self.tell(act.fault);
+                spells.insert(act.number, self.stage.spell());
             }
+            let spell = spells[&act.number];
+            self.lasts(spell, &act);
             match (act.fault, act.begins) {
                 (Fault::Link(link, mode), true) => self.stage.set_link(link, mode),
                 (Fault::Link(link, _), false) => self.stage.set_link(link, Mode::Pass),
@@ -156,37 +167,52 @@ impl<'a> Faults<'a> {
                 }
                 (Fault::FreezeWorker, false) => {
                     self.workers.thaw(frozen[&act.number]);
-                    self.measure(scope);
+                    self.measure(scope, spell);
                 }
                 (Fault::KillWorker, true) => {
                     self.workers.kill_one();
                     // The last one has to be replaced first.
                     if self.workers.count() > 0 {
-                        self.measure(scope);
+                        self.measure(scope, spell);
                     }
                 }
                 (Fault::KillWorker, false) => {
                     let was_last = self.workers.count() == 0;
                     self.workers.start_one();
                     if was_last {
-                        self.measure(scope);
+                        self.measure(scope, spell);
                     }
                 }
                 (Fault::FlushAll, true) => self.flush_all(),
                 (Fault::OldDump, true) => {
-                    scope.spawn(|| self.old_dump());
+                    scope.spawn(move || self.old_dump(spell));
                 }
                 _ => {}
             }
         }
     }
 
+    /// Says until when a fault that nobody measures has its effect.
+    fn lasts(&self, spell: SpellId, act: &Act) {
+        let now = Instant::now();
+        match (act.fault, act.begins) {
+            (Fault::Link(..) | Fault::External(_), false) => {
+                self.stage.spell_ends(spell, now + SETTLES);
+            }
+            (Fault::Workers(_) | Fault::FlushAll, true) => {
+                self.stage.spell_ends(spell, now + SETTLES);
+            }
+            _ => {}
+        }
+    }
+
     /// Beside the schedule, which goes on.
-    fn measure<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+    fn measure<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, spell: SpellId) {
         let since = Instant::now();
         scope.spawn(move || {
             let _ends = self.stage.ends_with_me();
-            self.recoveries.measure(self.stage, "worker", since);
+            let recoveries = self.recoveries;
+            recoveries.measure(self.stage, "worker", since, spell);
         });
     }
 
@@ -201,7 +227,7 @@ impl<'a> Faults<'a> {
     }
 
     /// Redis dies and its folder is put back to what it was.
-    fn old_dump(&self) {
+    fn old_dump(&self, spell: SpellId) {
         let _ends = self.stage.ends_with_me();
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let data = self.stage.stack.file("data/redis");
@@ -222,7 +248,8 @@ impl<'a> Faults<'a> {
         let since = Instant::now();
         self.mend();
         drop(servers);
-        self.recoveries.measure(self.stage, "redis", since);
+        let recoveries = self.recoveries;
+        recoveries.measure(self.stage, "redis", since, spell);
     }
 }
 

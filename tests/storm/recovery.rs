@@ -1,5 +1,5 @@
 //! How long it takes, from the moment mending begins, until changes arrive
-//! again. Whatever else goes wrong meanwhile counts in.
+//! again. Whatever else goes wrong meanwhile counts in, and is told apart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::{
     reader,
-    stage::{Stage, until},
+    stage::{SpellId, Stage, until},
     support::wait_for,
 };
 
@@ -41,17 +41,45 @@ pub const AIMS: [(&str, u64); 6] = [
     ("connect", 45),
 ];
 
+/// One recovery.
+#[derive(Debug, Clone, Copy)]
+struct Took {
+    time: Duration,
+    /// Nothing else was wrong meanwhile.
+    alone: bool,
+}
+
+/// Of several recoveries.
+#[derive(Debug, Clone, Copy)]
+pub struct Summary {
+    pub times: usize,
+    pub median: Duration,
+    pub worst: Duration,
+}
+
+impl Summary {
+    fn of(mut times: Vec<Duration>) -> Option<Self> {
+        times.sort();
+        Some(Self {
+            times: times.len(),
+            median: *times.get(times.len() / 2)?,
+            worst: *times.last()?,
+        })
+    }
+}
+
 /// How long each recovery took, by component.
 #[derive(Default)]
 pub struct Recoveries {
-    took: Mutex<BTreeMap<&'static str, Vec<Duration>>>,
+    took: Mutex<BTreeMap<&'static str, Vec<Took>>>,
     /// Batches of canaries so far.
     batches: Mutex<i64>,
 }
 
 impl Recoveries {
-    /// Waits until `component`, broken until `since`, serves again.
-    pub fn measure(&self, stage: &Stage, component: &'static str, since: Instant) {
+    /// Waits until `component`, broken until `since`, serves again; then the
+    /// fault's spell is over.
+    pub fn measure(&self, stage: &Stage, component: &'static str, since: Instant, spell: SpellId) {
         let left = || DEADLINE.saturating_sub(since.elapsed());
         let outcome = match component {
             "redis" => until(left(), || board_is_fresh(stage)),
@@ -63,12 +91,17 @@ impl Recoveries {
                     _ => Ok(()),
                 }),
         };
-        let took = since.elapsed();
+        let took = Took {
+            time: since.elapsed(),
+            alone: stage.was_alone(spell, since),
+        };
+        stage.spell_ends(spell, Instant::now());
         match outcome {
             Ok(()) => {
+                let seconds = took.time.as_secs_f64();
+                let besides = if took.alone { "" } else { ", with more amiss" };
                 stage.say(&format!(
-                    "{component} is back after {:.1} s",
-                    took.as_secs_f64()
+                    "{component} is back after {seconds:.1} s{besides}"
                 ));
                 let mut all = self.took.lock().unwrap_or_else(PoisonError::into_inner);
                 all.entry(component).or_default().push(took);
@@ -105,14 +138,16 @@ impl Recoveries {
         Ok((first..=last).collect())
     }
 
-    /// Of each component, how often, the median, and the worst.
-    pub fn summary(&self) -> BTreeMap<&'static str, (usize, Duration, Duration)> {
+    /// Of each component: all recoveries, and those with nothing else amiss.
+    pub fn summary(&self) -> BTreeMap<&'static str, (Summary, Option<Summary>)> {
         let all = self.took.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = |took: &Vec<Duration>| {
-            let mut sorted = took.clone();
-            sorted.sort();
-            let worst = *sorted.last()?;
-            Some((sorted.len(), sorted[sorted.len() / 2], worst))
+        let one = |took: &Vec<Took>| {
+            let alone = took.iter().filter(|one| one.alone);
+            let alone = Summary::of(alone.map(|one| one.time).collect());
+            Some((
+                Summary::of(took.iter().map(|one| one.time).collect())?,
+                alone,
+            ))
         };
         all.iter()
             .filter_map(|(name, took)| Some((*name, one(took)?)))

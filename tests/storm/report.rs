@@ -6,7 +6,7 @@ use crate::{
     load::Written,
     oracle::Judged,
     poison::Sent,
-    recovery::{AIMS, Recoveries},
+    recovery::{AIMS, Recoveries, Summary},
 };
 
 /// All there is to tell.
@@ -38,17 +38,30 @@ impl Report<'_> {
     }
 
     fn recoveries(&self) {
-        println!("recovery, in seconds");
-        println!("  {:<12} times  median  worst  aim", "");
+        println!("recovery, in seconds: all, and those with nothing else amiss");
+        println!(
+            "  {:<12} times  median  worst   times  median  worst   aim",
+            ""
+        );
         let summary = self.recoveries.summary();
         for (component, aim) in AIMS {
-            let Some((times, median, worst)) = summary.get(component) else {
+            let Some((all, alone)) = summary.get(component) else {
                 continue;
             };
-            let (median, worst) = (median.as_secs_f64(), worst.as_secs_f64());
-            println!("  {component:<12} {times:>5}  {median:>6.1}  {worst:>5.1}  {aim:>3}");
+            let alone = alone.map_or_else(|| format!("{:>5}  {:>6}  {:>5}", 0, "-", "-"), numbers);
+            println!("  {component:<12} {}   {alone}   {aim:>3}", numbers(*all));
         }
     }
+}
+
+fn numbers(summary: Summary) -> String {
+    let Summary {
+        times,
+        median,
+        worst,
+    } = summary;
+    let (median, worst) = (median.as_secs_f64(), worst.as_secs_f64());
+    format!("{times:>5}  {median:>6.1}  {worst:>5.1}")
 }
 
 fn section<K: std::fmt::Display, N: std::fmt::Display>(title: &str, counts: &BTreeMap<K, N>) {

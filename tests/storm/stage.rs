@@ -38,8 +38,14 @@ pub struct Stage {
     web: reqwest::Client,
     /// The load and the looks end.
     over: AtomicBool,
+    /// Until when each fault had its effect; none while it has.
+    spells: Mutex<Vec<Option<Instant>>>,
     findings: Mutex<Vec<String>>,
 }
+
+/// The time of one fault, from its beginning until what it broke is back.
+#[derive(Debug, Clone, Copy)]
+pub struct SpellId(usize);
 
 impl Stage {
     pub fn set() -> Self {
@@ -81,6 +87,7 @@ impl Stage {
                 .build()
                 .expect("a client"),
             over: AtomicBool::new(false),
+            spells: Mutex::default(),
             findings: Mutex::default(),
         }
     }
@@ -97,6 +104,31 @@ impl Stage {
 
     pub fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Something goes wrong.
+    pub fn spell(&self) -> SpellId {
+        let mut spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
+        spells.push(None);
+        SpellId(spells.len() - 1)
+    }
+
+    /// It is over now, or will be then.
+    pub fn spell_ends(&self, SpellId(which): SpellId, until: Instant) {
+        let mut spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
+        spells[which] = Some(until);
+    }
+
+    /// Whether nothing else was wrong since then.
+    pub fn was_alone(&self, SpellId(which): SpellId, since: Instant) -> bool {
+        let spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = spells
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != which);
+        others
+            .into_iter()
+            .all(|(_, until)| until.is_some_and(|until| until <= since))
     }
 
     /// Ends everything, should this thread panic.
