@@ -12,11 +12,14 @@ use super::stats::SinkStats;
 use crate::{
     chunk::Chunk,
     clients::kafka::{
-        Committer, KafkaError, Limits, Log, Partition, Taken, TopicIdentity, is_unanswered,
+        ConsumerSettings, KafkaError, Limits, Log, Partition, Taken, TopicIdentity, is_unanswered,
     },
     crash,
     event::FactDecoder,
-    sinks::board::{BoardChange, Decoded, decode},
+    sinks::{
+        TopicLife,
+        board::{BoardChange, Decoded, decode},
+    },
 };
 
 /// Records decoded at once.
@@ -27,6 +30,10 @@ const LIMITS: Limits = Limits {
 
 /// Offsets are committed at most this often.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// And at least this often: an earlier holder's commit that comes late takes
+/// them back, and nothing fences it.
+const COMMIT_AGAIN: Duration = Duration::from_secs(10);
 
 /// The log's ends are read this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -100,43 +107,75 @@ pub(super) struct Progress {
     pub until: Instant,
 }
 
-/// Commits what is done, now and then, and once more at the end, as long as the
-/// lease is held. Gives up where a commit gets no answer: another consumer has
-/// to go on.
-pub(super) async fn commit(
-    committers: Vec<Committer>,
-    mut progress: watch::Receiver<Progress>,
-    stats: Arc<SinkStats>,
-) {
-    let mut committed: Vec<i64> = vec![-1; committers.len()];
-    loop {
-        let goes_on = progress.changed().await.is_ok();
-        let Progress { next, until } = progress.borrow_and_update().clone();
-        for ((number, committer), (next, committed)) in
-            (0..).zip(&committers).zip(next.iter().zip(&mut committed))
-        {
-            if next == committed || Instant::now() >= until {
+/// Commits for the board's group, which has no members.
+pub(super) struct Commits {
+    pub consumer: ConsumerSettings,
+    pub group: String,
+    pub topic: String,
+    /// What every commit says.
+    pub life: TopicLife,
+    pub stats: Arc<SinkStats>,
+}
+
+/// A partition's last commit.
+type Last = Option<(i64, Instant)>;
+
+impl Commits {
+    /// Commits what is done, now and then, and once more at the end, as long as
+    /// the lease is held.
+    pub(super) async fn run(self, mut progress: watch::Receiver<Progress>) {
+        let mut last: Vec<Last> = Vec::new();
+        let mut log = None;
+        loop {
+            let goes_on = progress.changed().await.is_ok();
+            let now = progress.borrow_and_update().clone();
+            last.resize(now.next.len(), None);
+            if let Err(error) = self.commit(&now, &mut last, &mut log).await {
+                tracing::warn!(sink = "redis", %error, "not committed");
+                if is_unanswered(&error) {
+                    // Librdkafka may have lost it, with all that would follow.
+                    log = None;
+                }
+            }
+            if !goes_on {
+                return;
+            }
+            sleep(COMMIT_INTERVAL).await;
+        }
+    }
+
+    async fn commit(
+        &self,
+        progress: &Progress,
+        last: &mut [Last],
+        log: &mut Option<Log>,
+    ) -> Result<(), KafkaError> {
+        let metadata = self.life.text();
+        let log = match log {
+            Some(log) => log,
+            None => log.insert(self.connect().await?),
+        };
+        for ((partition, next), last) in (0..).zip(&progress.next).zip(last) {
+            let stands =
+                last.is_some_and(|(at, since)| at == *next && since.elapsed() < COMMIT_AGAIN);
+            if stands || Instant::now() >= progress.until {
                 continue;
             }
             crash::point("redis", "committing");
-            match committer.commit(*next, "").await {
-                Ok(()) => {
-                    crash::point("redis", "committed");
-                    *committed = *next;
-                    stats.committed(number, *next);
-                }
-                Err(error) => {
-                    tracing::warn!(sink = "redis", %error, "not committed");
-                    if is_unanswered(&error) {
-                        return;
-                    }
-                }
-            }
+            log.commit(&self.topic, partition, *next, &metadata).await?;
+            crash::point("redis", "committed");
+            *last = Some((*next, Instant::now()));
+            self.stats.committed(partition, *next);
         }
-        if !goes_on {
-            return;
-        }
-        sleep(COMMIT_INTERVAL).await;
+        Ok(())
+    }
+
+    /// A connection to a broker that answers: a commit to one that does not
+    /// would be waited for.
+    async fn connect(&self) -> Result<Log, KafkaError> {
+        let log = Log::new(&self.consumer, &self.group)?;
+        log.identity(&self.topic).await?;
+        Ok(log)
     }
 }
 

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     chunk::Chunk,
-    clients::kafka::{Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range},
+    clients::kafka::{
+        Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range, is_unanswered,
+    },
     crash,
     sinks::{Delivery, Fault, PartitionSink},
 };
@@ -273,6 +275,12 @@ impl<S: PartitionSink> Loop<S> {
             match self.committer.commit(next, &metadata).await {
                 Ok(()) => break,
                 Err(error) if is_fenced(&error) => return Err(Abandoned::Fenced),
+                Err(error) if is_unanswered(&error) => {
+                    let sink = self.stats.name();
+                    tracing::warn!(sink, offset = next, "a commit has had no answer");
+                    self.ending.again.cancel();
+                    return Err(Abandoned::Stopped);
+                }
                 Err(error) => {
                     let reason = format!("offset {next} is not committed: {error}");
                     self.endure(Fault::retry(reason), attempt).await?;

@@ -7,6 +7,7 @@
 pub mod board;
 pub mod clickhouse;
 pub mod http;
+mod life;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use life::TopicLife;
 
 use crate::chunk::Chunk;
 

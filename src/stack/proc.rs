@@ -37,8 +37,8 @@ impl Identity {
         self.stat().is_some_and(|stat| !stat.has_ended())
     }
 
-    /// Whether it is on its way out: it will not do anything more, and still
-    /// holds what it held.
+    /// Whether it is on its way out: its first thread is dead, and the others
+    /// hold what it held.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.stat()

@@ -1,8 +1,11 @@
 //! Two halves of the tests, side by side: they wait more than they work. Each
-//! is a process, and has a stack of its own.
+//! is a process, and has a stack of its own. With any argument there is one.
 
 use std::{
-    env, io,
+    env,
+    fs::{self, File},
+    io,
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     thread,
 };
@@ -34,32 +37,31 @@ pub fn run(
     if env::args_os().len() > 1 {
         return tests(arguments);
     }
-    let mut other = start_second();
+    let said = Path::new(env!("CARGO_TARGET_TMPDIR")).join("second-half.log");
+    println!("The other half runs beside these: {}", said.display());
+    let mut other = start_second(&said);
     let tether = other.stdin.take();
-    // What it prints has to be taken off it all the while.
-    let other = thread::spawn(move || other.wait_with_output());
     arguments.skip = only(false);
     let first = tests(arguments);
     println!("The other half of the tests, which runs beside these:");
-    let ended = other.join().expect("it is waited for");
-    let ended = ended.expect("it can be waited for");
+    let ended = other.wait().expect("it can be waited for");
     drop(tether);
-    print!("{}", String::from_utf8_lossy(&ended.stdout));
-    eprint!("{}", String::from_utf8_lossy(&ended.stderr));
-    if ended.status.success() {
+    print!("{}", fs::read_to_string(&said).expect("what it said"));
+    if ended.success() {
         first
     } else {
         ExitCode::FAILURE
     }
 }
 
-fn start_second() -> Child {
+fn start_second(said: &Path) -> Child {
+    let log = File::create(said).expect("a log");
     let program = env::current_exe().expect("this program has a path");
     Command::new(program)
         .env(MARK, "1")
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
         .spawn()
         .expect("this program starts once more")
 }

@@ -10,7 +10,10 @@ use rdkafka::{
     topic_partition_list::TopicPartitionListElem,
 };
 
-use super::{ConsumerSettings, TopicIdentity, consumer_config, describe};
+use super::{
+    ConsumerSettings, TopicIdentity, consumer_config, describe,
+    partition::{answered, commit_of},
+};
 
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,10 +67,16 @@ impl Log {
         self.ask(move |consumer| {
             let metadata = consumer.fetch_metadata(Some(&topic), TIMEOUT)?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
-            let count = found
-                .filter(|found| found.error().is_none())
-                .map_or(0, |found| found.partitions().len());
-            Ok((count > 0).then(|| i32::try_from(count).unwrap_or(i32::MAX)))
+            let Some(found) = found else { return Ok(None) };
+            match found.error().map(RDKafkaErrorCode::from) {
+                None => {}
+                Some(
+                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
+                ) => return Ok(None),
+                Some(code) => return Err(KafkaError::MetadataFetch(code)),
+            }
+            let count = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+            Ok((count > 0).then_some(count))
         })
         .await
     }
@@ -169,18 +178,27 @@ impl Log {
     /// Notes it, for a group without members.
     ///
     /// # Errors
-    /// When the broker refuses it or does not answer.
+    /// As [`Self::commit`].
     pub async fn note(&self, topic: &str, note: &str) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(topic, 0, Offset::Offset(0))?;
-        if let Some(mut element) = list.find_partition(topic, 0) {
-            element.set_metadata(note);
-        }
-        let done = self.ask(move |consumer| consumer.commit(&list, CommitMode::Sync));
-        let unanswered = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
-        tokio::time::timeout(TIMEOUT, done)
-            .await
-            .unwrap_or(Err(unanswered))
+        self.commit(topic, 0, 0, note).await
+    }
+
+    /// Commits, for a group without members, that everything before `next` is
+    /// done.
+    ///
+    /// # Errors
+    /// When the broker refuses it, or does not answer in time: it may or may
+    /// not be done, then or later.
+    pub async fn commit(
+        &self,
+        topic: &str,
+        partition: i32,
+        next: i64,
+        metadata: &str,
+    ) -> Result<(), KafkaError> {
+        let list = commit_of(topic, partition, next, metadata)?;
+        let consumer = Arc::clone(&self.consumer);
+        answered(move || consumer.commit(&list, CommitMode::Sync)).await
     }
 
     /// Which life of the topic this is; none where there is no such topic.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConsumerSettings, Partition, consumer_config,
-    partition::{Commits, close_if_stuck, serve},
+    partition::{Commits, close_if_pending, serve},
 };
 
 /// How long a revoked partition may take to drain before it is let go as it is,
@@ -119,7 +119,7 @@ impl MemberContext {
     }
 
     /// Those that have no answer yet.
-    pub(super) fn commits(&self) -> &Commits {
+    pub(super) fn commits(&self) -> &Arc<Commits> {
         &self.commits
     }
 
@@ -306,7 +306,7 @@ impl Membership {
                     },
                 );
                 consumer.context().leaving.store(true, Ordering::Release);
-                close_if_stuck(&consumer);
+                close_if_pending(&consumer);
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(Self {

@@ -56,7 +56,7 @@ pub struct Partition {
     queue: PartitionQueue<MemberContext>,
     arrived: Arc<Notify>,
     fence: CancellationToken,
-    /// Where it begins; what stands before is not taken.
+    /// Set by a seek: what stands before is not taken.
     floor: i64,
 }
 
@@ -171,7 +171,20 @@ impl Partition {
             offset => Offset::Offset(offset),
         };
         let sought = tokio::task::spawn_blocking(move || {
-            consumer.seek(&topic, number, offset, SEEK_TIMEOUT)
+            let begun = Instant::now();
+            loop {
+                match consumer.seek(&topic, number, offset, SEEK_TIMEOUT) {
+                    // It is assigned, and fetched only when commits that are on
+                    // their way have been answered.
+                    Err(error)
+                        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State)
+                            && begun.elapsed() < SEEK_TIMEOUT =>
+                    {
+                        std::thread::sleep(SLICE);
+                    }
+                    sought => return sought,
+                }
+            }
         });
         sought.await.unwrap_or(Err(KafkaError::Canceled))
     }
@@ -216,25 +229,45 @@ impl Committer {
     /// there is no answer ([`is_unanswered`]): it may or may not be done, then
     /// or later.
     pub async fn commit(&self, next: i64, metadata: &str) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(&self.topic, self.number, Offset::Offset(next))?;
-        if let Some(mut element) = list.find_partition(&self.topic, self.number) {
-            element.set_metadata(metadata);
-        }
+        let list = commit_of(&self.topic, self.number, next, metadata)?;
         let (consumer, fence) = (Arc::clone(&self.consumer), self.fence.clone());
-        let committed = tokio::task::spawn_blocking(move || {
+        let pending = consumer.context().commits().begin();
+        answered(move || {
+            let _pending = pending;
             if fence.is_cancelled() {
                 return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::AssignmentLost));
             }
-            let _pending = consumer.context().commits().begin();
             consumer.commit(&list, CommitMode::Sync)
-        });
-        match timeout(COMMIT_TIMEOUT, committed).await {
-            Ok(joined) => joined.unwrap_or(Err(KafkaError::Canceled)),
-            Err(_) => Err(KafkaError::ConsumerCommit(
-                RDKafkaErrorCode::OperationTimedOut,
-            )),
-        }
+        })
+        .await
+    }
+}
+
+/// What commits that everything before `next` is done.
+pub(super) fn commit_of(
+    topic: &str,
+    partition: i32,
+    next: i64,
+    metadata: &str,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(topic, partition, Offset::Offset(next))?;
+    if let Some(mut element) = list.find_partition(topic, partition) {
+        element.set_metadata(metadata);
+    }
+    Ok(list)
+}
+
+/// The answer to a commit, which blocks, where it comes in time.
+pub(super) async fn answered(
+    commit: impl FnOnce() -> Result<(), KafkaError> + Send + 'static,
+) -> Result<(), KafkaError> {
+    let committed = tokio::task::spawn_blocking(commit);
+    match timeout(COMMIT_TIMEOUT, committed).await {
+        Ok(joined) => joined.unwrap_or(Err(KafkaError::Canceled)),
+        Err(_) => Err(KafkaError::ConsumerCommit(
+            RDKafkaErrorCode::OperationTimedOut,
+        )),
     }
 }
 
@@ -243,11 +276,11 @@ impl Committer {
 pub(super) struct Commits(Mutex<Vec<Instant>>);
 
 impl Commits {
-    fn begin(&self) -> Pending<'_> {
+    fn begin(self: &Arc<Self>) -> Pending {
         let since = Instant::now();
         self.since().push(since);
         Pending {
-            commits: self,
+            commits: Arc::clone(self),
             since,
         }
     }
@@ -255,7 +288,11 @@ impl Commits {
     /// Whether one is overdue: the consumer is of no use any more.
     pub(super) fn are_stuck(&self) -> bool {
         let since = self.since();
-        since.iter().any(|since| since.elapsed() > COMMIT_TIMEOUT)
+        since.iter().any(|since| since.elapsed() >= COMMIT_TIMEOUT)
+    }
+
+    fn are_pending(&self) -> bool {
+        !self.since().is_empty()
     }
 
     fn since(&self) -> MutexGuard<'_, Vec<Instant>> {
@@ -264,12 +301,13 @@ impl Commits {
 }
 
 /// A commit, until it is answered.
-struct Pending<'a> {
-    commits: &'a Commits,
+#[derive(Debug)]
+struct Pending {
+    commits: Arc<Commits>,
     since: Instant,
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Pending {
     fn drop(&mut self) {
         let mut all = self.commits.since();
         if let Some(at) = all.iter().position(|since| *since == self.since) {
@@ -278,14 +316,14 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Closes a consumer that has a commit without an answer: that keeps it from
-/// being dropped, which would close it too. Blocking, for a while.
-pub(super) fn close_if_stuck(consumer: &BaseConsumer<MemberContext>) {
+/// Closes a consumer whose commits have not all been answered. To drop it would
+/// close it too, but whoever waits for the answer keeps it. Blocking, for a
+/// while.
+pub(super) fn close_if_pending(consumer: &BaseConsumer<MemberContext>) {
     const PATIENCE: Duration = Duration::from_secs(5);
-    if !consumer.context().commits().are_stuck() {
+    if !consumer.context().commits().are_pending() {
         return;
     }
-    tracing::warn!("a commit has had no answer: its consumer is given up");
     if let Err(error) = consumer.close_queue() {
         tracing::debug!(%error, "a consumer cannot be closed");
     }
@@ -325,8 +363,7 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
 }
 
 /// Keeps a consumer's own events served: rebalances, errors. Partitions' own
-/// queues are served by their owners. Blocking; when `stop` says so, closes the
-/// consumer, which leaves its group, and returns.
+/// queues are served by their owners. Blocking; returns when `stop` says so.
 pub(super) fn serve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     mut stop: impl FnMut() -> bool,

@@ -13,9 +13,7 @@ use rdkafka::{
 };
 
 use super::{
-    ConsumerSettings, Partition, consumer_config,
-    member::MemberContext,
-    partition::{close_if_stuck, serve},
+    ConsumerSettings, Partition, consumer_config, member::MemberContext, partition::serve,
 };
 
 /// Reads each partition of a topic, until dropped.
@@ -66,7 +64,6 @@ impl Reader {
                     || stopped.load(Ordering::Acquire),
                     |error| tracing::debug!(%error, "a reader's consumer"),
                 );
-                close_if_stuck(&consumer);
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok((Self { stop }, partitions))

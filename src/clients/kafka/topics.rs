@@ -8,6 +8,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionListElem,
 };
 
 /// How long a broker may take to do what it is asked.
@@ -80,8 +81,12 @@ pub async fn delete_before(
     for &(partition, offset) in offsets {
         list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
     }
-    admin(brokers)?.delete_records(&list, &options()).await?;
-    Ok(())
+    let deleted = admin(brokers)?.delete_records(&list, &options()).await?;
+    // What is wrong is said of each partition, also where it is of all.
+    deleted
+        .elements()
+        .iter()
+        .try_for_each(TopicPartitionListElem::error)
 }
 
 /// Deletes consumer groups; one that is not there is no error.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clients::{
         clickhouse::{Endpoint, Store},
-        kafka::{Bounds, KafkaError, Log, Reader, TopicIdentity},
+        kafka::{Bounds, KafkaError, Log, TopicIdentity},
     },
     config::Settings,
     crash,
@@ -24,7 +24,7 @@ use crate::{
     },
     pipeline::replay::{Part, Tally, Watch},
     progress::Unit,
-    sinks::mended_group,
+    sinks::{TopicLife, mended_group},
 };
 
 /// Progress is kept this often: what a kill may repeat.
@@ -156,10 +156,14 @@ pub(super) async fn mended(
 ) -> Result<(), BackfillError> {
     let group = mended_group(&settings.kafka.group_prefix, sink);
     let topic = events_topic(settings);
-    let from: Vec<Option<i64>> = starts.iter().copied().map(Some).collect();
-    let (_reader, partitions) = Reader::assign(&consumer(settings), &group, &topic, &from)?;
-    for (partition, start) in partitions.iter().zip(starts) {
-        partition.committer().commit(*start, "").await?;
+    let log = Log::new(&consumer(settings), &group)?;
+    let identity = log.identity(&topic).await?;
+    let Some(identity) = identity else {
+        return Err(BackfillError::NoTopic { topic });
+    };
+    let life = TopicLife::from(identity);
+    for (partition, start) in (0..).zip(starts) {
+        log.commit(&topic, partition, *start, &life.text()).await?;
         crash::point("backfill", "mended");
     }
     Ok(())

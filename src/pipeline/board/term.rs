@@ -16,16 +16,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Context, Ended, TermEnd, held, kafka, track::Track};
 use crate::{
-    clients::kafka::{KafkaError, Partition, Reader},
+    clients::kafka::{KafkaError, Reader},
     clock::{now_ms, now_us},
     crash,
     pipeline::{
         dead_letter::DeadLetters,
-        feed::{Fed, Look, Progress, commit, look, read, ticks},
+        feed::{Commits, Fed, Look, Progress, look, read, ticks},
         stats::{Done, Phase, WHOLE_SINK},
     },
     sinks::{
-        Fault, Rejected, Tally,
+        Fault, Rejected, Tally, TopicLife,
         board::{Board, BoardChange, Decoded, Moment},
     },
     window::Applied,
@@ -78,7 +78,8 @@ impl Term {
         let identity = context.log.identity(&topic).await.map_err(kafka)?;
         let identity =
             identity.ok_or_else(|| Fault::retry(format!("waiting for topic {topic}")))?;
-        let (tracks, committed) = tracks(context, &topic).await?;
+        let life = TopicLife::from(identity);
+        let (tracks, committed) = tracks(context, &topic, life).await?;
         let starts: Vec<_> = tracks.iter().map(|track| Some(track.next)).collect();
         let group = context.shared.group("redis");
         let (reader, partitions) =
@@ -89,9 +90,15 @@ impl Term {
             next: tracks.iter().map(Track::done).collect(),
             until: now,
         });
-        let committers = partitions.iter().map(Partition::committer).collect();
+        let commits = Commits {
+            consumer: context.shared.consumer.clone(),
+            group,
+            topic: topic.clone(),
+            life,
+            stats: Arc::clone(&context.stats),
+        };
         let mut tasks = JoinSet::new();
-        tasks.spawn(commit(committers, to_commit, Arc::clone(&context.stats)));
+        tasks.spawn(commits.run(to_commit));
         for (partition, committed) in partitions.into_iter().zip(committed) {
             context.stats.claimed(partition.number(), committed);
             tasks.spawn(read(partition, context.decoder.clone(), sender.clone()));
@@ -134,10 +141,6 @@ impl Term {
                     Ok(())
                 }
                 Some(look) = self.looks.recv() => self.looked(look),
-                () = self.progress.closed() => {
-                    let reason = "kafka: a commit has had no answer, reading anew";
-                    Err(TermEnd::Trouble(Fault::retry(reason)))
-                }
                 fed = self.feed.recv() => self.take(fed, context, board).await,
             };
             if let Err(end) = step {
@@ -329,7 +332,11 @@ impl Term {
 }
 
 /// Where each partition begins and ends, and what was committed of it.
-async fn tracks(context: &Context, topic: &str) -> Result<(Vec<Track>, Vec<Option<i64>>), Fault> {
+async fn tracks(
+    context: &Context,
+    topic: &str,
+    life: TopicLife,
+) -> Result<(Vec<Track>, Vec<Option<i64>>), Fault> {
     let settings = &context.settings;
     let reach = Duration::from_secs(settings.window_seconds + settings.skew_seconds);
     let reach_ms = i64::try_from((reach + CLOCK_SLACK).as_millis()).unwrap_or(i64::MAX);
@@ -338,10 +345,15 @@ async fn tracks(context: &Context, topic: &str) -> Result<(Vec<Track>, Vec<Optio
     let log = &context.log;
     let bounds = log.bounds(topic).await.map_err(kafka)?;
     let starts = log.offsets_at(topic, since).await.map_err(kafka)?;
-    let committed = log.committed(topic, bounds.len()).await.map_err(kafka)?;
+    let of_this_life = |commits: Vec<Option<(i64, String)>>| -> Vec<Option<i64>> {
+        let commits = commits.into_iter();
+        commits.map(|commit| life.offset(commit)).collect()
+    };
+    let committed = log.commits(topic, bounds.len()).await.map_err(kafka)?;
+    let committed = of_this_life(committed);
     // What a rebuild from the source has not read again is gone.
-    let mended = context.mended.committed(topic, bounds.len());
-    let mended = mended.await.map_err(kafka)?;
+    let mended = context.mended.commits(topic, bounds.len());
+    let mended = of_this_life(mended.await.map_err(kafka)?);
     let starts = starts.into_iter().zip(mended);
     let starts = starts.map(|(start, mended)| start.max(mended.unwrap_or(0)));
     let mut tracks = Vec::with_capacity(bounds.len());

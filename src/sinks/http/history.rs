@@ -7,16 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
 use crate::{
     clients::kafka::{KafkaError, Log},
-    sinks::{Fault, Halt, Standing},
+    sinks::{Fault, Halt, Standing, TopicLife},
 };
-
-/// Format of the commits' metadata.
-const METADATA_FORMAT: u16 = 1;
 
 /// What makes up for inserts that the log lost before they were sent.
 const REMEDY: &str = "fanout backfill --from earliest --source database --sinks http";
@@ -38,7 +32,8 @@ pub struct History {
 pub struct Lives {
     log: Log,
     place: String,
-    noted: Mutex<Option<Instant>>,
+    /// When it is to be noted next; none where that is now.
+    due: Mutex<Option<Instant>>,
 }
 
 impl Lives {
@@ -47,7 +42,7 @@ impl Lives {
         Self {
             log,
             place: dead_letters,
-            noted: Mutex::default(),
+            due: Mutex::default(),
         }
     }
 
@@ -56,53 +51,29 @@ impl Lives {
     }
 
     /// Kafka forgets what was not noted for long.
-    async fn note(&self, life: Metadata) -> Result<(), Fault> {
-        const NOTE_AGAIN: Duration = Duration::from_secs(3600);
-        let known = *self.noted();
-        if known.is_none_or(|since| since.elapsed() > NOTE_AGAIN) {
-            let noted = self.log.note(&self.place, &life.text()).await;
-            noted.map_err(kafka)?;
-            *self.noted() = Some(Instant::now());
+    async fn note(&self, life: TopicLife) {
+        const AGAIN: Duration = Duration::from_secs(3600);
+        const RETRY: Duration = Duration::from_secs(60);
+        if self.due().is_some_and(|due| Instant::now() < due) {
+            return;
         }
-        Ok(())
+        let wait = match self.log.note(&self.place, &life.text()).await {
+            Ok(()) => AGAIN,
+            Err(error) => {
+                tracing::warn!(sink = "http", %error, "the topic's life is not noted");
+                RETRY
+            }
+        };
+        *self.due() = Some(Instant::now() + wait);
     }
 
     /// What was noted is another.
     fn forget(&self) {
-        *self.noted() = None;
+        *self.due() = None;
     }
 
-    fn noted(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a commit says besides its offset: of which life of the topic it is.
-/// One that was made while the topic was made anew may be of the life before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Metadata {
-    /// Format: 1.
-    f: u16,
-    /// The topic's id.
-    t: Uuid,
-}
-
-impl Metadata {
-    fn new(topic: Uuid) -> Self {
-        Self {
-            f: METADATA_FORMAT,
-            t: topic,
-        }
-    }
-
-    /// Whether a commit that says this is of the same life, as far as it says.
-    fn allows(self, text: &str) -> bool {
-        text.is_empty() || serde_json::from_str::<Self>(text).is_ok_and(|other| other == self)
-    }
-
-    pub(super) fn text(self) -> String {
-        // A number and a UUID always serialise.
-        serde_json::to_string(&self).unwrap_or_default()
+    fn due(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,35 +91,44 @@ impl History {
     /// Whether the topic is the one that was read before. Another is read from
     /// its start; of what the last one had, it is not known how much was sent.
     pub(super) async fn standing(&self) -> Result<Standing, Fault> {
-        let life = self.metadata().await?;
+        let life = self.life().await?;
         let last = self.lives.last().await?;
-        let is_last = last.as_deref().is_some_and(|last| life.allows(last));
-        if !is_last {
+        if last.is_some_and(|last| !life.allows(&last)) {
+            if !self.is_made_up_for(life).await? {
+                return Ok(Standing {
+                    same: true,
+                    caution: Some(self.recreated()),
+                });
+            }
             self.lives.forget();
         }
-        if is_last || last.is_none() || self.is_made_up_for().await? {
-            self.lives.note(life).await?;
-            return Ok(Standing::SAME);
+        self.lives.note(life).await;
+        Ok(Standing::SAME)
+    }
+
+    fn recreated(&self) -> Halt {
+        Halt {
+            code: "topic_changed".to_owned(),
+            reason: format!(
+                "topic {} was recreated: what it had before and was not sent yet is not in it",
+                self.topic
+            ),
+            remedy: REMEDY.to_owned(),
         }
-        let topic = &self.topic;
-        Ok(Standing {
-            same: true,
-            caution: Some(Halt {
-                code: "topic_changed".to_owned(),
-                reason: format!(
-                    "topic {topic} was recreated: what it had before and was not sent yet is not \
-                     in it"
-                ),
-                remedy: REMEDY.to_owned(),
-            }),
-        })
     }
 
     /// Whether everything before the log's beginning was told from the source.
-    async fn is_made_up_for(&self) -> Result<bool, Fault> {
+    async fn is_made_up_for(&self, life: TopicLife) -> Result<bool, Fault> {
         let bounds = self.log.bounds(&self.topic).await.map_err(kafka)?;
-        let mended = self.mended.committed(&self.topic, bounds.len()).await;
-        Ok(mended.map_err(kafka)?.iter().all(Option::is_some))
+        let mended = self.mended(bounds.len(), life).await?;
+        Ok(mended.iter().all(Option::is_some))
+    }
+
+    /// Up to where each partition, of so many, was made up for.
+    async fn mended(&self, partitions: usize, life: TopicLife) -> Result<Vec<Option<i64>>, Fault> {
+        let commits = self.mended.commits(&self.topic, partitions).await;
+        let commits = commits.map_err(kafka)?.into_iter();
+        Ok(commits.map(|commit| life.offset(commit)).collect())
     }
 
     /// Where to read on. What this sink promises are the inserts in the log; of
@@ -159,20 +139,25 @@ impl History {
         partition: i32,
         committed: Option<i64>,
         said: &str,
-    ) -> Result<(i64, Metadata), Fault> {
-        let metadata = self.metadata().await?;
-        let committed = committed.filter(|_| metadata.allows(said));
-        Ok((self.next(partition, committed).await?, metadata))
+    ) -> Result<(i64, TopicLife), Fault> {
+        let life = self.life().await?;
+        let committed = committed.filter(|_| life.allows(said));
+        Ok((self.next(partition, committed, life).await?, life))
     }
 
-    /// What the commits of the topic as it is now carry.
-    pub(super) async fn metadata(&self) -> Result<Metadata, Fault> {
+    /// The topic's, as it is now: what its commits carry.
+    async fn life(&self) -> Result<TopicLife, Fault> {
         let identity = self.log.identity(&self.topic).await.map_err(kafka)?;
         let missing = || Fault::retry(format!("topic {} does not exist", self.topic));
-        Ok(Metadata::new(identity.ok_or_else(missing)?.id))
+        Ok(TopicLife::from(identity.ok_or_else(missing)?))
     }
 
-    async fn next(&self, partition: i32, committed: Option<i64>) -> Result<i64, Fault> {
+    async fn next(
+        &self,
+        partition: i32,
+        committed: Option<i64>,
+        life: TopicLife,
+    ) -> Result<i64, Fault> {
         let bounds = self.log.bounds(&self.topic).await.map_err(kafka)?;
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let (start, end) = bounds
@@ -180,8 +165,8 @@ impl History {
             .map_or((0, 0), |bounds| (bounds.start, bounds.end));
         match committed {
             Some(next) if next < start => {
-                let mended = self.mended.committed(&self.topic, bounds.len()).await;
-                let mended = mended.map_err(kafka)?.get(place).copied().flatten();
+                let mended = self.mended(bounds.len(), life).await?;
+                let mended = mended.get(place).copied().flatten();
                 if mended.is_some_and(|mended| start <= mended) {
                     return Ok(start);
                 }
@@ -202,25 +187,4 @@ impl History {
 
 fn kafka(error: KafkaError) -> Fault {
     Fault::retry(format!("kafka: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_metadata_of_a_commit_keeps_its_form() {
-        let metadata = Metadata::new(Uuid::from_u128(7));
-        let text = r#"{"f":1,"t":"00000000-0000-0000-0000-000000000007"}"#;
-        assert_eq!(metadata.text(), text);
-        assert!(metadata.allows(text));
-    }
-
-    #[test]
-    fn a_commit_of_another_life_of_the_topic_does_not_count() {
-        let metadata = Metadata::new(Uuid::from_u128(7));
-        assert!(!metadata.allows(&Metadata::new(Uuid::from_u128(8)).text()));
-        assert!(!metadata.allows(r#"{"f":2,"t":"00000000-0000-0000-0000-000000000007"}"#));
-        assert!(metadata.allows(""), "made before commits said so");
-    }
 }

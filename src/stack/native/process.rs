@@ -143,10 +143,11 @@ impl Started {
 #[must_use]
 pub fn running(dir: &ProjectDir, service: &str) -> Option<Record> {
     const LOOK_AGAIN: Duration = Duration::from_millis(5);
+    const PATIENCE: Duration = Duration::from_secs(2);
     let text = fs::read_to_string(dir.record(service)).ok()?;
     let record: Record = serde_json::from_str(&text).ok()?;
     let begun = Instant::now();
-    while record.process.is_ending() && begun.elapsed() < KILL_PATIENCE {
+    while record.process.is_ending() && begun.elapsed() < PATIENCE {
         std::thread::sleep(LOOK_AGAIN);
     }
     (record.format == RECORD_FORMAT && record.process.is_alive()).then_some(record)

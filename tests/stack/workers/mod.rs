@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value as Json;
 
 use crate::{
@@ -331,7 +334,7 @@ fn owed_enrichment(stack: &Stack) {
     });
     let topics = Topics::of(stack);
     let before = topics.ends(CONTENT);
-    kill(clickhouse, Signal::SIGSTOP).expect("it runs");
+    let held = Held::still(clickhouse);
     stack.stores.postgres(&format!(
         "UPDATE content SET length_seconds = 650 WHERE id = '{content}'"
     ));
@@ -346,6 +349,7 @@ fn owed_enrichment(stack: &Stack) {
     stack.kill("pipeline");
     other.kill();
     kill(clickhouse, Signal::SIGKILL).expect("it runs");
+    drop(held);
     let owed = enriched(stack);
     assert!(owed.iter().all(|reached| *reached < end), "{owed:?} {end}");
     stack.fanout.run(&["up", "--no-run"]).ends_with(0);
@@ -431,6 +435,23 @@ fn fenced(stack: &Stack) {
     agrees(stack);
 }
 
+/// A process that is held still, until dropped.
+struct Held(Pid);
+
+impl Held {
+    fn still(pid: Pid) -> Self {
+        kill(pid, Signal::SIGSTOP).expect("it runs");
+        Self(pid)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The test may have killed it.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
 /// The broker is held still with calls on their way, for longer than a commit
 /// may take: nothing waits for the answer for good, which librdkafka may have
 /// lost.
@@ -441,17 +462,22 @@ fn unanswered(stack: &Stack) {
     let seed = ["seed", "--events", "400", "--content", "20"];
     stack.fanout.run(&seed).ends_with(0);
     has_calls_on_their_way(own(stack));
-    let broker = stack.pid("kafka");
-    kill(broker, Signal::SIGSTOP).expect("it runs");
+    let held = Held::still(stack.pid("kafka"));
     eventually("the commit is given up", || {
         let log = own_log(stack, since);
-        log.contains("joining again")
+        log.contains("a commit has had no answer")
             .then_some(())
             .ok_or_else(|| tail(&log, 20))
     });
     delay(stack, 0);
-    kill(broker, Signal::SIGCONT).expect("it runs");
+    drop(held);
     share(&[own(stack)]);
+    let topics = Topics::of(stack);
+    for group in ["fanout-clickhouse", "fanout-http"] {
+        eventually("the consumer that was given up has left", || {
+            same(&1, topics.members(group)?.len())
+        });
+    }
     stack.is_well();
     agrees(stack);
 }
