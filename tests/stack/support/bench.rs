@@ -61,6 +61,11 @@ impl<'a> Bench<'a> {
         format!("{}.public.engagement_events", self.prefix())
     }
 
+    /// The group of one of its sinks.
+    pub fn group(&self, sink: &str) -> String {
+        format!("{}-{sink}", self.settings.kafka.group_prefix)
+    }
+
     pub fn letters_topic(&self) -> String {
         self.settings.kafka.dead_letter_topic.clone()
     }

@@ -6,7 +6,7 @@ use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     metadata::MetadataPartition,
@@ -198,6 +198,26 @@ impl<'a> Topics<'a> {
         let mut ids: Vec<String> = members.map(|member| member.id().to_owned()).collect();
         ids.sort();
         Ok(ids)
+    }
+
+    /// Commits for a group without members, as one would whose time is over.
+    pub fn commit(&self, group: &str, topic: &str, (offset, says): (i64, &str)) {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set(
+                "bootstrap.servers",
+                self.stack.stores.url("FANOUT_KAFKA_BROKERS"),
+            )
+            .set("group.id", group)
+            .create()
+            .expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, 0, Offset::Offset(offset))
+            .expect("a partition");
+        list.find_partition(topic, 0)
+            .expect("just added")
+            .set_metadata(says);
+        let committed = consumer.commit(&list, CommitMode::Sync);
+        committed.unwrap_or_else(|error| panic!("{group}: {error}"));
     }
 
     /// What a group has committed of each partition of a topic, with what it

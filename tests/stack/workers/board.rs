@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{agrees, another, own, sink, watched};
-use crate::support::{Event, Stack, eventually, same};
+use crate::support::{Bench, Event, Record, Stack, Topics, eventually, same};
 
 /// Who holds the lease, and the board's sequence number and moment, as of one
 /// moment.
@@ -92,4 +92,45 @@ fn one_after_the_other(seen: &[Published]) {
         (seq, as_of) = (*now_seq, *now_as_of);
     }
     assert_eq!(holders.len(), 4, "{holders:?}");
+}
+
+/// The board's group has no members: what somebody commits whose time is over
+/// is not refused.
+pub(super) fn stray_commits(stack: &Stack) {
+    let poison = Record {
+        key: None,
+        value: Some(b"{".to_vec()),
+    };
+    let bench = Bench::new(stack, "stray");
+    let (topics, topic) = (Topics::of(stack), bench.events_topic());
+    let group = bench.group("redis");
+    let committed = || topics.commits(&group, &topic).swap_remove(0);
+    let is_at = |end: i64| {
+        eventually("the group is at the end", || {
+            let (offset, said) = committed();
+            same(&end, offset).map(|_| said)
+        })
+    };
+    let letters = || {
+        let listed = bench
+            .fanout()
+            .document(0, &["dlq", "ls", "--sink", "redis"]);
+        let letters = listed["letters"].as_array().expect("letters");
+        letters.len()
+    };
+    let worker = bench.run(&["--sinks", "redis"]);
+    bench.event(0, &poison);
+    eventually("it is dead-lettered", || same(&1, letters()));
+    let said = is_at(1);
+    topics.commit(&group, &topic, (0, &said));
+    assert_eq!(is_at(1), said, "it is set right though nothing came");
+    worker.stop();
+    let end = bench.event(0, &poison).offset + 1;
+    let other = r#"{"f":1,"t":"00000000-0000-0000-0000-000000000007"}"#;
+    topics.commit(&group, &topic, (end, other));
+    let worker = bench.run(&["--sinks", "redis"]);
+    // So all counts that this life has, the first once more.
+    eventually("of another life, it does not count", || same(&3, letters()));
+    assert_eq!(is_at(end), said);
+    worker.stop();
 }

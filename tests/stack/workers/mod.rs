@@ -37,6 +37,10 @@ pub const TESTS: &[Test] = &[
         board::lease,
     ),
     (
+        "a_stray_commit_of_the_boards_does_no_harm",
+        board::stray_commits,
+    ),
+    (
         "what_a_killed_one_owes_is_enriched_by_the_next",
         owed_enrichment,
     ),
