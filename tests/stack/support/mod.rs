@@ -31,7 +31,7 @@ pub use worker::{Going, Stub, Worker, status_of};
 
 /// How long anything may take on a busy machine before a test gives up. Never
 /// a measure: what is waited for ends the waiting.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
