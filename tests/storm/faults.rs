@@ -10,16 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 
 use crate::{
     reader,
     recovery::Recoveries,
     schedule::{Answer, Entry, Fault, Mode, Service},
     stage::{SpellId, Stage, until},
+    support::Held,
     workers::Workers,
 };
 
@@ -115,11 +113,11 @@ impl<'a> Faults<'a> {
         self.tell(entry.fault);
         let spell = self.stage.spell();
         let pid = self.stage.stack.pid(service.name());
-        let thawed = Thawed::after_freezing(pid);
+        let held = Held::after_stopping(pid);
         self.stage
             .sleep_until(self.stage.begun.elapsed() + entry.lasts);
         let since = Instant::now();
-        drop(thawed);
+        drop(held);
         drop(servers);
         let recoveries = self.recoveries;
         recoveries.measure(self.stage, service.name(), since, spell);
@@ -284,22 +282,4 @@ fn acts(entries: &[Entry]) -> Vec<Act> {
         .collect();
     acts.sort_by_key(|act| act.at);
     acts
-}
-
-/// Goes on when dropped, also where the storm fails: what stands still cannot
-/// be taken down.
-struct Thawed(Pid);
-
-impl Thawed {
-    fn after_freezing(pid: Pid) -> Self {
-        kill(pid, Signal::SIGSTOP).expect("it runs");
-        Self(pid)
-    }
-}
-
-impl Drop for Thawed {
-    fn drop(&mut self) {
-        // It may have been killed meanwhile.
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
 }

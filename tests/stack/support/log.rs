@@ -200,16 +200,21 @@ impl<'a> Topics<'a> {
         Ok(ids)
     }
 
-    /// Commits for a group without members, as one would whose time is over.
-    pub fn commit(&self, group: &str, topic: &str, (offset, says): (i64, &str)) {
-        let consumer: BaseConsumer = ClientConfig::new()
+    /// Asks and commits for a group, and does not join it.
+    fn of_group(&self, group: &str) -> BaseConsumer {
+        ClientConfig::new()
             .set(
                 "bootstrap.servers",
                 self.stack.stores.url("FANOUT_KAFKA_BROKERS"),
             )
             .set("group.id", group)
             .create()
-            .expect("a consumer");
+            .expect("a consumer")
+    }
+
+    /// Commits for a group without members, as one would whose time is over.
+    pub fn commit(&self, group: &str, topic: &str, (offset, says): (i64, &str)) {
+        let consumer = self.of_group(group);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, 0, Offset::Offset(offset))
             .expect("a partition");
@@ -223,14 +228,7 @@ impl<'a> Topics<'a> {
     /// What a group has committed of each partition of a topic, with what it
     /// says to that.
     pub fn commits(&self, group: &str, topic: &str) -> Vec<(i64, String)> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set(
-                "bootstrap.servers",
-                self.stack.stores.url("FANOUT_KAFKA_BROKERS"),
-            )
-            .set("group.id", group)
-            .create()
-            .expect("a consumer");
+        let consumer = self.of_group(group);
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
         let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
         let mut list = TopicPartitionList::new();

@@ -15,16 +15,14 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value as Json;
 
 use crate::{
     Test,
     support::{
-        Event, Going, Stack, Topics, Worker, content, eventually, same, status_of, tail, wait_for,
+        Event, Going, Held, Stack, Topics, Worker, content, eventually, same, status_of, tail,
+        wait_for,
     },
 };
 
@@ -338,7 +336,7 @@ fn owed_enrichment(stack: &Stack) {
     });
     let topics = Topics::of(stack);
     let before = topics.ends(CONTENT);
-    let held = Held::still(clickhouse);
+    let held = Held::after_stopping(clickhouse);
     stack.stores.postgres(&format!(
         "UPDATE content SET length_seconds = 650 WHERE id = '{content}'"
     ));
@@ -439,23 +437,6 @@ fn fenced(stack: &Stack) {
     agrees(stack);
 }
 
-/// A process that is held still, until dropped.
-struct Held(Pid);
-
-impl Held {
-    fn still(pid: Pid) -> Self {
-        kill(pid, Signal::SIGSTOP).expect("it runs");
-        Self(pid)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // The test may have killed it.
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
-}
-
 /// The broker is held still with calls on their way, for longer than a commit
 /// may take: nothing waits for the answer for good, which librdkafka may have
 /// lost.
@@ -466,7 +447,7 @@ fn unanswered(stack: &Stack) {
     let seed = ["seed", "--events", "400", "--content", "20"];
     stack.fanout.run(&seed).ends_with(0);
     has_calls_on_their_way(own(stack));
-    let held = Held::still(stack.pid("kafka"));
+    let held = Held::after_stopping(stack.pid("kafka"));
     eventually("the commit is given up", || {
         let log = own_log(stack, since);
         log.contains("a commit has had no answer")
