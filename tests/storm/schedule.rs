@@ -84,6 +84,9 @@ const CALM: Duration = Duration::from_secs(8);
 /// Servers break one after the other: time for each to come back.
 const SERVER_SLOT: Duration = Duration::from_secs(17);
 
+/// Time for whatever breaks alone, and for what comes of it.
+const LONE_SLOT: Duration = Duration::from_secs(40);
+
 /// Everything else overlaps with them, but not with its own kind.
 const OTHER_SLOT: Duration = Duration::from_millis(6_500);
 
@@ -104,6 +107,23 @@ pub fn schedule(seed: u64, minutes: u64) -> Vec<Entry> {
         entries.extend(dealt(&mut rng, end, slot, &deck));
     }
     entries.sort_by_key(|entry| entry.at);
+    entries
+}
+
+/// Servers and workers alone, each with time to come back before the next: how
+/// long that takes with nothing else amiss.
+pub fn one_by_one(seed: u64, minutes: u64) -> Vec<Entry> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut deck = server_faults();
+    deck.extend([Fault::KillWorker, Fault::FreezeWorker]);
+    let end = Duration::from_secs(minutes * 60);
+    // One is to take over from the other.
+    let mut entries = vec![Entry {
+        at: Duration::ZERO,
+        fault: Fault::Workers(2),
+        lasts: Duration::ZERO,
+    }];
+    entries.extend(dealt(&mut rng, end, LONE_SLOT, &deck));
     entries
 }
 

@@ -17,7 +17,7 @@ use crate::{
     reader::{self, Reading},
     recovery::Recoveries,
     report::Report,
-    schedule::{Entry, schedule},
+    schedule::{Entry, one_by_one, schedule},
     stage::{Stage, until},
     workers::Workers,
 };
@@ -41,9 +41,15 @@ struct Told {
 pub fn run() {
     let seed = number("STORM_SEED").unwrap_or_else(rand::random);
     let minutes = number("STORM_MINUTES").unwrap_or(3);
-    let again = format!("STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
+    let lone = number("STORM_ONE_BY_ONE").is_some_and(|number| number > 0);
+    let how = if lone { "STORM_ONE_BY_ONE=1 " } else { "" };
+    let again = format!("{how}STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
     println!("{again}");
-    let entries = schedule(seed, minutes);
+    let entries = if lone {
+        one_by_one(seed, minutes)
+    } else {
+        schedule(seed, minutes)
+    };
     for entry in &entries {
         println!("{entry}");
     }
