@@ -188,7 +188,8 @@ async fn measure_all(stack: &Stack) {
             events: collect(&settings, &topic, &ends),
             content: collect(&settings, &fence::content_topic(&settings), &content),
         };
-        for sink in ["clickhouse", "http"] {
+        // The board's events have to be young.
+        for sink in ["redis", "clickhouse", "http"] {
             poison(stack, &settings, sink, &log).await;
         }
     }
@@ -238,7 +239,7 @@ fn report(name: &str, of: Of, runs: &[Measured]) -> Measured {
         bytes => format!(" of {bytes} bytes"),
     };
     println!(
-        "{name:<20} {:>9.0} records/s  {ratio:<14} {} records{each}, {:.2} s; runs: {}",
+        "{name:<22} {:>9.0} records/s  {ratio:<14} {} records{each}, {:.2} s; runs: {}",
         best.rate,
         best.records,
         best.elapsed.as_secs_f64(),
@@ -468,6 +469,7 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
             settings.kafka.dead_letter_topic = format!("{name}.dlq");
             settings.kafka.group_prefix.clone_from(&name);
             settings.clickhouse.database.clone_from(&name);
+            settings.board.key.clone_from(&name);
             if sink == "clickhouse" {
                 objects::clickhouse(&settings).await.expect("tables");
             }

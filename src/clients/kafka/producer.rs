@@ -44,7 +44,8 @@ impl Producer {
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "20000")
             .set("message.max.bytes", (64 * 1024 * 1024).to_string())
-            .set("linger.ms", "5")
+            // Letters are few, and whoever sends one waits for it.
+            .set("linger.ms", "0")
             .set("log_level", "3")
             .create()?;
         Ok(Self {
