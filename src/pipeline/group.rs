@@ -169,7 +169,8 @@ impl<S: Sink> GroupWorker<S> {
         let mut ticks = ticks(WATCH_INTERVAL);
         loop {
             tokio::select! {
-                // Of a loop that was ended before its answer was overdue.
+                // Made by a loop that was ended before it was overdue: the others
+                // notice theirs themselves.
                 _ = ticks.tick() => if membership.is_stuck() {
                     let reason = "kafka: a commit has had no answer";
                     tracing::warn!(sink = self.name, reason, "joining again");

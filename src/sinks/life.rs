@@ -33,11 +33,14 @@ impl TopicLife {
         text.is_empty() || serde_json::from_str::<Self>(text).is_ok_and(|other| other == self)
     }
 
-    /// The offset of a commit of this life; none where it is of another.
+    /// The offsets of commits, by partition; none for one of another life.
     #[must_use]
-    pub fn offset(self, commit: Option<(i64, String)>) -> Option<i64> {
-        let (offset, _) = commit.filter(|(_, said)| self.allows(said))?;
-        Some(offset)
+    pub fn offsets(self, commits: Vec<Option<(i64, String)>>) -> Vec<Option<i64>> {
+        let offset = |commit: Option<(i64, String)>| {
+            let (offset, _) = commit.filter(|(_, said)| self.allows(said))?;
+            Some(offset)
+        };
+        commits.into_iter().map(offset).collect()
     }
 
     /// As metadata.
@@ -73,8 +76,7 @@ mod tests {
         assert!(!life.allows(&other));
         assert!(!life.allows(r#"{"f":2,"t":"00000000-0000-0000-0000-000000000007"}"#));
         assert!(life.allows(""), "made before commits said so");
-        assert_eq!(life.offset(Some((5, other))), None);
-        assert_eq!(life.offset(Some((5, life.text()))), Some(5));
-        assert_eq!(life.offset(None), None);
+        let commits = vec![Some((5, other)), Some((5, life.text())), None];
+        assert_eq!(life.offsets(commits), [None, Some(5), None]);
     }
 }

@@ -39,10 +39,7 @@ fn are_there(bench: &Bench, sink: &str, count: usize) -> Vec<Json> {
 fn in_its_place(stack: &Stack) {
     let bench = Bench::new(stack, "inplace");
     let worker = bench.run(&["--sinks", "clickhouse"]);
-    let garbage = Record {
-        key: None,
-        value: Some(b"{".to_vec()),
-    };
+    let garbage = Record::garbage();
     let first = bench.event(0, &garbage);
     let second = bench.event(0, &garbage);
     bench.insert(0, 1);

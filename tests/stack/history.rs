@@ -76,6 +76,14 @@ fn mends(stack: &Stack) -> Json {
     report
 }
 
+/// The same, and tells the external system all of the source again.
+fn mends_outside_too(stack: &Stack) {
+    let mut all = RECONCILE.to_vec();
+    all.extend(["--sinks", "clickhouse,http"]);
+    stack.fanout.document(0, &all);
+    stack.is_well();
+}
+
 /// The board and the external system take an event whatever else is halted.
 fn others_go_on(stack: &Stack) {
     let event = Event::insert(stack);
@@ -238,10 +246,7 @@ fn retention(stack: &Stack) {
     halts(stack, "http", "retention_passed");
     let event = Event::insert(stack);
     event.scores(event.content, Some(1));
-    let mut all = RECONCILE.to_vec();
-    all.extend(["--sinks", "clickhouse,http"]);
-    stack.fanout.document(0, &all);
-    stack.is_well();
+    mends_outside_too(stack);
     let told: Vec<Json> = stack.stores.accepted();
     for event in &events {
         event.becomes("device", &Json::from("ios"));
@@ -267,10 +272,7 @@ fn recreated_topic(stack: &Stack) {
     // What the topic had and was not sent only a repetition makes up for.
     let shown = stack.fanout.run(&["status", "--check"]).ends_with(5);
     shown.says("hint: fanout backfill --from earliest --source database --sinks http");
-    let mut all = RECONCILE.to_vec();
-    all.extend(["--sinks", "clickhouse,http"]);
-    stack.fanout.document(0, &all);
-    stack.is_well();
+    mends_outside_too(stack);
     agrees(stack);
     event.change("device = 'one'", "device = 'two'");
     event.becomes("device", &Json::from("two"));

@@ -104,8 +104,7 @@ impl<'a> Faults<'a> {
         let took = since.elapsed().as_secs_f64();
         self.stage.say(&format!("fanout up took {took:.1} s"));
         drop(servers);
-        let recoveries = self.recoveries;
-        recoveries.measure(self.stage, service.name(), since, spell);
+        self.recovers(service.name(), since, spell);
     }
 
     fn freeze(&self, service: Service, entry: &Entry) {
@@ -119,8 +118,7 @@ impl<'a> Faults<'a> {
         let since = Instant::now();
         drop(held);
         drop(servers);
-        let recoveries = self.recoveries;
-        recoveries.measure(self.stage, service.name(), since, spell);
+        self.recovers(service.name(), since, spell);
     }
 
     /// `fanout up`, again where something else was in its way.
@@ -192,16 +190,19 @@ impl<'a> Faults<'a> {
 
     /// Says until when a fault that nobody measures has its effect.
     fn lasts(&self, spell: SpellId, act: &Act) {
-        let now = Instant::now();
-        match (act.fault, act.begins) {
-            (Fault::Link(..) | Fault::External(_), false) => {
-                self.stage.spell_ends(spell, now + SETTLES);
-            }
-            (Fault::Workers(_) | Fault::FlushAll, true) => {
-                self.stage.spell_ends(spell, now + SETTLES);
-            }
-            _ => {}
+        if let (Fault::Link(..) | Fault::External(_), false)
+        | (Fault::Workers(_) | Fault::FlushAll, true) = (act.fault, act.begins)
+        {
+            self.stage.spell_ends(spell, Instant::now() + SETTLES);
         }
+    }
+
+    /// Waits until what was broken until then serves again.
+    fn recovers(&self, component: &'static str, since: Instant, spell: SpellId) {
+        let Self {
+            recoveries, stage, ..
+        } = self;
+        recoveries.measure(stage, component, since, spell);
     }
 
     /// Beside the schedule, which goes on.
@@ -209,8 +210,7 @@ impl<'a> Faults<'a> {
         let since = Instant::now();
         scope.spawn(move || {
             let _ends = self.stage.ends_with_me();
-            let recoveries = self.recoveries;
-            recoveries.measure(self.stage, "worker", since, spell);
+            self.recovers("worker", since, spell);
         });
     }
 
@@ -246,8 +246,7 @@ impl<'a> Faults<'a> {
         let since = Instant::now();
         self.mend();
         drop(servers);
-        let recoveries = self.recoveries;
-        recoveries.measure(self.stage, "redis", since, spell);
+        self.recovers("redis", since, spell);
     }
 }
 

@@ -122,13 +122,10 @@ impl Stage {
     /// Whether nothing else was wrong since then.
     pub fn was_alone(&self, SpellId(which): SpellId, since: Instant) -> bool {
         let spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = spells
-            .iter()
-            .enumerate()
+        let mut others = (0..)
+            .zip(spells.iter())
             .filter(|(other, _)| *other != which);
-        others
-            .into_iter()
-            .all(|(_, until)| until.is_some_and(|until| until <= since))
+        others.all(|(_, until)| until.is_some_and(|until| until <= since))
     }
 
     /// Ends everything, should this thread panic.

@@ -125,17 +125,6 @@ impl Log {
         .await
     }
 
-    /// What the group has committed for each of `partitions` partitions.
-    pub async fn committed(
-        &self,
-        topic: &str,
-        partitions: usize,
-    ) -> Result<Vec<Option<i64>>, KafkaError> {
-        let commits = self.commits(topic, partitions).await?;
-        let offset = |commit: Option<(i64, String)>| commit.map(|(offset, _)| offset);
-        Ok(commits.into_iter().map(offset).collect())
-    }
-
     /// What the group has committed, with the commits' metadata, by partition.
     ///
     /// # Errors

@@ -345,15 +345,11 @@ async fn tracks(
     let log = &context.log;
     let bounds = log.bounds(topic).await.map_err(kafka)?;
     let starts = log.offsets_at(topic, since).await.map_err(kafka)?;
-    let of_this_life = |commits: Vec<Option<(i64, String)>>| -> Vec<Option<i64>> {
-        let commits = commits.into_iter();
-        commits.map(|commit| life.offset(commit)).collect()
-    };
     let committed = log.commits(topic, bounds.len()).await.map_err(kafka)?;
-    let committed = of_this_life(committed);
+    let committed = life.offsets(committed);
     // What a rebuild from the source has not read again is gone.
     let mended = context.mended.commits(topic, bounds.len());
-    let mended = of_this_life(mended.await.map_err(kafka)?);
+    let mended = life.offsets(mended.await.map_err(kafka)?);
     let starts = starts.into_iter().zip(mended);
     let starts = starts.map(|(start, mended)| start.max(mended.unwrap_or(0)));
     let mut tracks = Vec::with_capacity(bounds.len());

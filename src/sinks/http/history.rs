@@ -127,8 +127,7 @@ impl History {
     /// Up to where each partition, of so many, was made up for.
     async fn mended(&self, partitions: usize, life: TopicLife) -> Result<Vec<Option<i64>>, Fault> {
         let commits = self.mended.commits(&self.topic, partitions).await;
-        let commits = commits.map_err(kafka)?.into_iter();
-        Ok(commits.map(|commit| life.offset(commit)).collect())
+        Ok(life.offsets(commits.map_err(kafka)?))
     }
 
     /// Where to read on. What this sink promises are the inserts in the log; of

@@ -26,6 +26,14 @@ pub struct Record {
 }
 
 impl Record {
+    /// What nobody understands.
+    pub fn garbage() -> Self {
+        Self {
+            key: None,
+            value: Some(b"{".to_vec()),
+        }
+    }
+
     /// An event as the connector of this prefix writes its insert.
     pub fn insert(prefix: &str, id: i64) -> Self {
         let now = jiff::Timestamp::now();

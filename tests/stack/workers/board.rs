@@ -97,10 +97,7 @@ fn one_after_the_other(seen: &[Published]) {
 /// The board's group has no members: what somebody commits whose time is over
 /// is not refused.
 pub(super) fn stray_commits(stack: &Stack) {
-    let poison = Record {
-        key: None,
-        value: Some(b"{".to_vec()),
-    };
+    let poison = Record::garbage();
     let bench = Bench::new(stack, "stray");
     let (topics, topic) = (Topics::of(stack), bench.events_topic());
     let group = bench.group("redis");
