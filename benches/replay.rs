@@ -403,7 +403,7 @@ impl Log {
     async fn copy(&self, settings: &Settings, with_poison: bool) -> Vec<i64> {
         let kafka = &settings.kafka;
         let source = Source::new(&kafka.topic_prefix);
-        let all = topics(&source, &kafka.dead_letter_topic);
+        let all = topics(&source, kafka);
         ensure_topics(&kafka.brokers, 1, &all)
             .await
             .expect("topics");

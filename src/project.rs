@@ -148,6 +148,12 @@ impl Project {
     pub fn dead_letter_topic(&self) -> String {
         format!("{}.dlq", self.0)
     }
+
+    /// Compacted topic of what every worker has to know: `fanout.state`.
+    #[must_use]
+    pub fn state_topic(&self) -> String {
+        format!("{}.state", self.0)
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +192,7 @@ mod tests {
         assert_eq!(project.board_key(), "top10m");
         assert_eq!(project.group("clickhouse"), "fanout-clickhouse");
         assert_eq!(project.dead_letter_topic(), "fanout.dlq");
+        assert_eq!(project.state_topic(), "fanout.state");
     }
 
     #[test]

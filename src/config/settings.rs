@@ -50,6 +50,8 @@ pub struct Kafka {
     pub group_prefix: String,
     /// Topic of dead letters.
     pub dead_letter_topic: String,
+    /// Compacted topic of what every worker of the project has to know.
+    pub state_topic: String,
     /// Replicas of each topic that fanout or the connector creates.
     pub replication_factor: u16,
     /// Prefetched and not yet taken, per consumer.
@@ -244,6 +246,7 @@ impl Settings {
             .as_str()
             .clone_into(&mut settings.kafka.group_prefix);
         settings.kafka.dead_letter_topic = project.dead_letter_topic();
+        settings.kafka.state_topic = project.state_topic();
         settings.connector.name = project.connector();
         settings.connector.slot = project.slot();
         settings.connector.publication = project.publication();
@@ -269,6 +272,7 @@ impl Default for Kafka {
             topic_prefix: "cdc".to_owned(),
             group_prefix: "fanout".to_owned(),
             dead_letter_topic: "fanout.dlq".to_owned(),
+            state_topic: "fanout.state".to_owned(),
             replication_factor: 1,
             prefetch_kbytes: 32 * 1024,
             session_timeout_ms: 6_000,

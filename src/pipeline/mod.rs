@@ -37,7 +37,7 @@ use crate::{
         ConsumerSettings, KafkaError, Limits, Log, Producer, TopicSpec, ensure_topics,
     },
     clock::now_ms,
-    config::Settings,
+    config::{self, Settings},
     event::SourceTable,
     failure::{Failure, Kind},
     sinks::{self, Sink},
@@ -157,11 +157,9 @@ impl Pipeline {
             stop,
             shutdown_timeout: Duration::from_millis(settings.pipeline.shutdown_timeout_ms),
         };
-        pipeline.workers.spawn(create_topics(
-            shared.clone(),
-            settings.kafka.dead_letter_topic.clone(),
-            settings.kafka.replication_factor,
-        ));
+        pipeline
+            .workers
+            .spawn(create_topics(shared.clone(), settings.kafka.clone()));
         for sink in sinks {
             match sink.as_str() {
                 "clickhouse" => pipeline.start_clickhouse(&shared, settings)?,
@@ -357,7 +355,7 @@ fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {
 }
 
 /// The topics the pipeline stands on, as the connector would create them.
-pub fn topics(source: &Source, dead_letters: &str) -> Vec<TopicSpec> {
+pub fn topics(source: &Source, settings: &config::Kafka) -> Vec<TopicSpec> {
     let append_time = ("message.timestamp.type", "LogAppendTime".to_owned());
     let large = ("max.message.bytes", LARGEST_RECORD.to_string());
     vec![
@@ -376,16 +374,22 @@ pub fn topics(source: &Source, dead_letters: &str) -> Vec<TopicSpec> {
             ],
         },
         TopicSpec {
-            name: dead_letters.to_owned(),
+            name: settings.dead_letter_topic.clone(),
             partitions: 1,
             config: vec![large, ("retention.ms", "-1".to_owned())],
+        },
+        TopicSpec {
+            name: settings.state_topic.clone(),
+            partitions: 1,
+            config: vec![("cleanup.policy", "compact".to_owned())],
         },
     ]
 }
 
 /// Creates what is missing, as often as it takes.
-async fn create_topics(shared: Shared, dead_letters: String, replication: u16) {
-    let topics = topics(&shared.source, &dead_letters);
+async fn create_topics(shared: Shared, settings: config::Kafka) {
+    let topics = topics(&shared.source, &settings);
+    let replication = settings.replication_factor;
     let mut attempt = 0;
     while let Err(error) = ensure_topics(&shared.consumer.brokers, replication, &topics).await {
         tracing::warn!(%error, "topics cannot be created yet");

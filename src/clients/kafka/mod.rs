@@ -11,6 +11,7 @@ mod partition;
 mod producer;
 mod reader;
 mod scan;
+mod state;
 mod topics;
 
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub use producer::{Letter, Producer};
 pub use rdkafka::error::KafkaError;
 pub use reader::Reader;
 pub use scan::{Scan, Seen, Stretch};
+pub use state::StateTopic;
 pub use topics::{
     TopicSpec, delete_before, delete_groups, delete_topics, ensure_topics, list_topics_and_groups,
 };

@@ -115,7 +115,7 @@ impl FromDatabase<'_> {
         }
         objects::clickhouse(self.settings).await?;
         let source = Source::new(&self.settings.kafka.topic_prefix);
-        let topics = topics(&source, &self.settings.kafka.dead_letter_topic);
+        let topics = topics(&source, &self.settings.kafka);
         let kafka = &self.settings.kafka;
         ensure_topics(&kafka.brokers, kafka.replication_factor, &topics).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;

@@ -253,6 +253,7 @@ fn topics_of(site: &Site, settings: &Settings) -> BTreeSet<String> {
     let mut topics = BTreeSet::from([
         format!("__debezium-heartbeat.{prefix}"),
         settings.kafka.dead_letter_topic.clone(),
+        settings.kafka.state_topic.clone(),
     ]);
     topics.extend(of_connector);
     topics.extend(of_connect);

@@ -1,0 +1,119 @@
+//! Small facts that outlive every process and every other store: the latest
+//! value of each key in a compacted topic. What the keys mean, and the format
+//! of their values, is the caller's business.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{ConsumerSettings, Letter, Log, Producer, Scan, Stretch};
+
+/// The latest value of each key, as far as the topic has been read.
+#[derive(Debug, Default)]
+struct Known {
+    /// The topic that was read; nil where the broker gives no ids.
+    topic: Uuid,
+    next: i64,
+    values: BTreeMap<String, Vec<u8>>,
+}
+
+/// A compacted topic of one partition, read as a map. Cheap to clone; clones
+/// share what has been read.
+#[derive(Debug, Clone)]
+pub struct StateTopic {
+    settings: ConsumerSettings,
+    group: String,
+    topic: String,
+    log: Log,
+    producer: Producer,
+    known: Arc<Mutex<Known>>,
+}
+
+impl StateTopic {
+    /// Nothing is sent before the first call. `group` is only a name for the
+    /// broker's logs: no group is joined and nothing is committed.
+    ///
+    /// # Errors
+    /// When a client cannot be created.
+    pub fn new(settings: &ConsumerSettings, group: &str, topic: &str) -> Result<Self, KafkaError> {
+        Ok(Self {
+            settings: settings.clone(),
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            log: Log::new(settings, group)?,
+            producer: Producer::new(&settings.brokers, topic)?,
+            known: Arc::default(),
+        })
+    }
+
+    /// The value of a key as of now; none where it was never set.
+    ///
+    /// # Errors
+    /// When the broker does not answer. A topic that does not exist holds
+    /// nothing and is no error.
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, KafkaError> {
+        let mut known = self.known.lock().await;
+        self.refresh(&mut known).await?;
+        Ok(known.values.get(key).cloned())
+    }
+
+    /// Sets a key. Returns when all replicas have the value.
+    ///
+    /// # Errors
+    /// When the broker does not accept it in time: it may or may not be set.
+    pub async fn set(&self, key: &str, value: &[u8]) -> Result<(), KafkaError> {
+        let letter = Letter {
+            key: Some(key.as_bytes()),
+            value: Some(value),
+            headers: &[],
+        };
+        self.producer.send(letter).await
+    }
+
+    /// Reads what has been appended since the last call, or everything where
+    /// the topic is another one.
+    async fn refresh(&self, known: &mut Known) -> Result<(), KafkaError> {
+        let Some(identity) = self.log.identity(&self.topic).await? else {
+            *known = Known::default();
+            return Ok(());
+        };
+        let bounds = match self.log.bounds(&self.topic).await {
+            Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
+                *known = Known::default();
+                return Ok(());
+            }
+            bounds => bounds?,
+        };
+        let Some(bounds) = bounds.first() else {
+            return Ok(());
+        };
+        if known.topic != identity.id || bounds.end < known.next {
+            *known = Known {
+                topic: identity.id,
+                ..Known::default()
+            };
+        }
+        if known.next >= bounds.end {
+            return Ok(());
+        }
+        let stretch = Stretch {
+            partition: 0,
+            from: known.next.max(bounds.start),
+            until: Some(bounds.end),
+        };
+        let mut scan = Scan::start(&self.settings, &self.group, &self.topic, &[stretch])?;
+        while let Some(record) = scan.next().await? {
+            let Some(key) = record.key else { continue };
+            let key = String::from_utf8_lossy(&key).into_owned();
+            match record.value {
+                Some(value) => known.values.insert(key, value),
+                None => known.values.remove(&key),
+            };
+            known.next = record.offset + 1;
+        }
+        known.next = bounds.end;
+        Ok(())
+    }
+}
