@@ -30,7 +30,7 @@ use fanout::{
     config::{Config, Layers, Settings, load},
     event::{FactDecoder, Record, SourceTable},
     operations::{fence, objects},
-    pipeline::{Pipeline, Source, topics},
+    pipeline::{Pipeline, Source, Start, source, topics},
     progress::Silent,
     project::Project,
     stack::{Home, recorded_settings},
@@ -492,8 +492,14 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
 async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
     let stop = CancellationToken::new();
     let started = Instant::now();
-    let pipeline = Pipeline::start("bench", settings, &[sink.to_owned()], stop.clone())
-        .expect("the pipeline starts");
+    let start = Start {
+        project: "bench",
+        sinks: &[sink.to_owned()],
+        // Nobody looks at a source: there is none.
+        source: source::source().1,
+        creates_topics: true,
+    };
+    let pipeline = Pipeline::start(start, settings, stop.clone()).expect("the pipeline starts");
     let reporter = pipeline.reporter();
     let mut first: Option<Instant> = None;
     loop {

@@ -8,6 +8,7 @@ use fanout::{
     config::Settings,
     escape::escape,
     operations::connector::{self, Applied, ConnectorError, ConnectorStatus, State},
+    source::RECONCILE,
 };
 use serde::Serialize;
 
@@ -18,6 +19,9 @@ use crate::{
     exit::{CommandError, Outcome, Verdict},
     table::{render, table},
 };
+
+/// What is said of a connector that somebody else had reconfigured.
+const DRIFTED: &str = "somebody else had changed what it delivers; to recover what was missed";
 
 /// What to do with the connector.
 #[derive(Debug, Subcommand)]
@@ -187,8 +191,12 @@ impl Report {
         let would = if self.dry_run { "would be " } else { "" };
         let mut text = match &self.applied {
             Some(Applied::Created) => format!("{would}created\n"),
-            Some(Applied::Updated { changed }) => {
-                format!("{would}updated: {}\n", changed.join(", "))
+            Some(Applied::Updated { changed, drifted }) => {
+                let mut text = format!("{would}updated: {}\n", changed.join(", "));
+                if *drifted {
+                    text.push_str(&format!("{DRIFTED}: {RECONCILE}\n"));
+                }
+                text
             }
             Some(Applied::Unchanged) => "unchanged\n".to_owned(),
             None if self.dry_run => format!("would {} it\n", self.action),

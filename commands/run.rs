@@ -69,6 +69,7 @@ impl Arguments {
                 any_port: self.http_addr.is_none() && !is_asked_for,
                 until_idle: self.until_idle,
                 timeout: self.timeout,
+                creates_topics: true,
             },
             context.stop().clone(),
         )

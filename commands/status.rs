@@ -8,6 +8,7 @@ use fanout::{
     instant::Age,
     operations::status::{Report, ServiceStatus, status},
     pipeline::status::{SinkState, SinkStatus},
+    source::{Severity, Standing},
 };
 
 use crate::{
@@ -126,7 +127,8 @@ fn services(services: &[ServiceStatus]) -> String {
     render(&table)
 }
 
-/// The connector and its slot, a line each.
+/// The connector, its slot and the source, a line each; of the source each thing
+/// that is wrong.
 fn source(report: &Report) -> String {
     let unknown = |problem: &Option<String>, none: &str| match problem {
         Some(problem) => format!("unknown: {}", escape(problem)),
@@ -150,7 +152,36 @@ fn source(report: &Report) -> String {
         }
         None => unknown(&report.slot_problem, "none"),
     };
-    format!("connector  {connector}\nslot       {slot}")
+    let mut text = format!("connector  {connector}\nslot       {slot}");
+    for line in report.source.iter().flat_map(findings) {
+        text.push_str(&format!("\nsource     {line}"));
+    }
+    text
+}
+
+/// What is wrong with the source; one line where nothing is.
+fn findings(source: &Standing) -> Vec<String> {
+    let mut lines: Vec<String> = source
+        .findings
+        .iter()
+        .map(|finding| format!("{}: {}", severity(finding.severity), escape(&finding.what)))
+        .collect();
+    if let Some(problem) = &source.problem {
+        lines.push(format!("not seen in full: {}", escape(problem)));
+    }
+    if lines.is_empty() {
+        lines.push("as expected".to_owned());
+    }
+    lines
+}
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Unsupported => "unsupported",
+        Severity::Incomplete => "losing changes",
+        Severity::Unreconciled => "not reconciled",
+        Severity::Impaired => "impaired",
+    }
 }
 
 fn sinks(sinks: &[SinkStatus]) -> String {
@@ -188,6 +219,10 @@ fn trouble(sink: &SinkStatus, printer: &Printer) -> Option<String> {
     if let Some(halt) = &sink.halt {
         let (reason, remedy) = (escape(&halt.reason), printer.hint(&halt.remedy));
         return Some(format!("{name} halted: {reason}; {}", escape(&remedy)));
+    }
+    if let Some(caution) = &sink.caution {
+        let (reason, remedy) = (escape(&caution.reason), printer.hint(&caution.remedy));
+        return Some(format!("{name} is degraded: {reason}; {}", escape(&remedy)));
     }
     if sink.state != SinkState::Retrying {
         return None;

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use fanout::{
-    escape::escape,
-    operations::up::{self, Endpoint, Pull, Report, Request, Up},
+    escape::{escape, escape_lines},
+    operations::{
+        source::Consent,
+        up::{self, Endpoint, Pull, Report, Request, Up},
+    },
     plan::{Plan, Recreate, Step},
     stack::{PortMode, blueprint::Wishes, ports::Moved},
 };
@@ -45,6 +48,10 @@ pub struct Arguments {
     /// Print the plan and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Alter servers that are not fanout's own without asking, and create an empty
+    /// table where one was dropped
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -132,6 +139,11 @@ impl Arguments {
                 PullChoice::Always => Pull::Always,
                 PullChoice::Never => Pull::Never,
             },
+            consent: if self.yes {
+                Consent::All
+            } else {
+                Consent::None
+            },
         }
     }
 }
@@ -156,7 +168,11 @@ fn conclude(
             if dry_run {
                 listing(up, moved)
             } else if report.changed {
-                endpoints(&report.services)
+                format!(
+                    "{}{}",
+                    altered(report, context),
+                    endpoints(&report.services)
+                )
             } else {
                 format!("nothing to do\n\n{}", endpoints(&report.services))
             }
@@ -195,6 +211,25 @@ fn steps(plan: &Plan) -> String {
         table.add_row([service.as_str(), runtime.name(), &action]);
     }
     render(&table)
+}
+
+/// What was made or repaired, and what recovers the changes missed until then.
+fn altered(report: &Report, context: &Context) -> String {
+    let mut text = String::new();
+    for one in &report.altered {
+        let (service, what) = (&one.service, escape_lines(&one.what));
+        text.push_str(&format!("{service}: {what}\n"));
+    }
+    if let Some(remedy) = report.remedy {
+        let remedy = context.printer().hint(remedy);
+        text.push_str(&format!(
+            "\nchanges made before this repair may be missing; to recover them: {remedy}\n"
+        ));
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
 }
 
 fn endpoints(services: &[Endpoint]) -> String {

@@ -4,7 +4,7 @@
 /// One embedded file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asset {
-    /// Where it is in the repository: `sql/postgres/01_content.sql`.
+    /// Where it is in the repository: `sql/postgres/content.sql`.
     pub path: &'static str,
     pub text: &'static str,
 }
@@ -24,10 +24,10 @@ pub const ALL: &[Asset] = embed![
     "sql/clickhouse/04_content.sql",
     "sql/clickhouse/05_fanout_topics.sql",
     "sql/clickhouse/06_fanout_topics_history.sql",
-    "sql/postgres/01_content.sql",
-    "sql/postgres/02_engagement_events.sql",
-    "sql/postgres/03_debezium.sql",
-    "sql/postgres/04_publication.sql",
+    "sql/postgres/content.sql",
+    "sql/postgres/debezium_heartbeat.sql",
+    "sql/postgres/debezium_signal.sql",
+    "sql/postgres/engagement_events.sql",
     "stack/clickhouse.yaml",
     "stack/connect.yaml",
     "stack/console.yaml",

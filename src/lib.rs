@@ -35,6 +35,7 @@ pub mod project;
 pub mod retry;
 pub mod secret;
 pub mod sinks;
+pub mod source;
 pub mod stack;
 pub mod template;
 pub mod timestamp;

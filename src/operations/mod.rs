@@ -18,6 +18,7 @@ pub mod reset;
 pub mod run;
 pub mod seed;
 pub mod smoke;
+pub mod source;
 pub mod status;
 mod steps;
 pub mod stub;

@@ -1,12 +1,12 @@
-//! What has to be in the servers before the pipeline runs: the source tables
-//! with their publication in Postgres, the tables and views in ClickHouse. All
-//! of it is made where it is not there, and left alone where it is.
+//! What has to be in ClickHouse before the pipeline runs: its tables and views.
+//! They are made where they are not there, and left alone where they are. What
+//! Postgres has to have is up to [`super::source`].
 
 use std::time::Duration;
 
 use crate::{
     assets,
-    clients::{clickhouse, postgres},
+    clients::clickhouse,
     config::Settings,
     failure::{Failure, Kind},
     template::{TemplateError, Values, render},
@@ -15,12 +15,6 @@ use crate::{
 /// Why the objects are not there.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectsError {
-    #[error("{file} cannot be applied to postgres")]
-    Postgres {
-        file: &'static str,
-        #[source]
-        source: postgres::PostgresError,
-    },
     #[error("{file} cannot be applied to clickhouse")]
     ClickHouse {
         file: &'static str,
@@ -50,7 +44,6 @@ impl Failure for ObjectsError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Postgres { .. } => "postgres_objects",
             Self::ClickHouse { .. } => "clickhouse_objects",
             Self::Url(_) => "clickhouse_url",
             Self::Template { .. } => "sql_template",
@@ -60,7 +53,6 @@ impl Failure for ObjectsError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Postgres { .. } => "fanout logs postgres".to_owned(),
             Self::ClickHouse { .. } => "fanout logs clickhouse".to_owned(),
             Self::TooLong { server, .. } => format!("fanout logs {server}, then fanout up"),
             Self::Url(_) | Self::Template { .. } => "fanout config show".to_owned(),
@@ -70,12 +62,7 @@ impl Failure for ObjectsError {
 
 /// Names that the statements are written with.
 fn values(settings: &Settings) -> Values {
-    [
-        ("publication", &settings.connector.publication),
-        ("database", &settings.clickhouse.database),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.clone()))
-    .into()
+    Values::from([("database".to_owned(), settings.clickhouse.database.clone())])
 }
 
 /// The files below `folder` with their statements.
@@ -93,22 +80,6 @@ fn statements(
             }),
         })
         .collect()
-}
-
-/// Applies `sql/postgres/`.
-///
-/// # Errors
-/// When Postgres does not take a file.
-pub async fn postgres(settings: &Settings) -> Result<(), ObjectsError> {
-    let statements = statements("sql/postgres/", settings)?;
-    let on = |file| move |source| ObjectsError::Postgres { file, source };
-    let client = postgres::connect(&settings.postgres.url)
-        .await
-        .map_err(on("sql/postgres"))?;
-    for (file, text) in statements {
-        client.batch_execute(&text).await.map_err(on(file))?;
-    }
-    Ok(())
 }
 
 /// Applies `sql/clickhouse/`, one statement a file.
@@ -132,14 +103,17 @@ pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
 ///
 /// # Errors
 /// As `work`, or when the time is over.
-pub async fn in_time(
+pub async fn in_time<T, E>(
     server: &'static str,
     timeout: Duration,
-    work: impl Future<Output = Result<(), ObjectsError>>,
-) -> Result<(), ObjectsError> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E>
+where
+    E: From<ObjectsError>,
+{
     let seconds = timeout.as_secs();
     let done = tokio::time::timeout(timeout, work).await;
-    done.unwrap_or(Err(ObjectsError::TooLong { server, seconds }))
+    done.unwrap_or_else(|_| Err(ObjectsError::TooLong { server, seconds }.into()))
 }
 
 #[cfg(test)]
@@ -148,12 +122,10 @@ mod tests {
 
     #[test]
     fn every_statement_can_be_filled_in() {
-        for folder in ["sql/postgres/", "sql/clickhouse/"] {
-            let statements = statements(folder, &Settings::default()).expect("filled in");
-            assert!(!statements.is_empty());
-            for (file, text) in statements {
-                assert!(!text.contains("{{"), "{file}: {text}");
-            }
+        let statements = statements("sql/clickhouse/", &Settings::default()).expect("filled in");
+        assert!(!statements.is_empty());
+        for (file, text) in statements {
+            assert!(!text.contains("{{"), "{file}: {text}");
         }
     }
 }

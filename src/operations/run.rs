@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connector::keeper,
     fence::{self, Fence, FenceError},
+    source,
 };
 use crate::{
     config::Settings,
     failure::{Failure, Kind},
     pipeline::{
-        Pipeline, PipelineError, Reporter, server,
+        Pipeline, PipelineError, Reporter, Start, server,
+        source::source as source_watch,
         status::{Halt, Status},
     },
     progress::Progress,
@@ -48,6 +50,8 @@ pub struct Options {
     pub until_idle: bool,
     /// How long that may take; for ever without.
     pub timeout: Option<Duration>,
+    /// Make topics that are not there.
+    pub creates_topics: bool,
 }
 
 /// What it did.
@@ -137,10 +141,18 @@ impl Run {
             address: options.listen,
             source,
         })?;
-        let pipeline = Pipeline::start(project.as_str(), settings, &options.sinks, stop.clone())?;
+        let (writer, watch) = source_watch();
+        let start = Start {
+            project: project.as_str(),
+            sinks: &options.sinks,
+            source: watch,
+            creates_topics: options.creates_topics,
+        };
+        let pipeline = Pipeline::start(start, settings, stop.clone())?;
         let reporter = pipeline.reporter();
         tokio::spawn(serve(listener, reporter.clone(), stop.clone()));
         tokio::spawn(keeper::keep(settings.clone(), stop.clone()));
+        tokio::spawn(source::watch(settings.clone(), writer, stop.clone()));
         Ok(Self {
             pipeline,
             reporter,

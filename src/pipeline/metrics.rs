@@ -31,7 +31,7 @@ type Number = fn(&SinkStatus) -> Option<f64>;
 impl Collector for Sinks {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.counts(&mut encoder)?;
-        let gauges: [(&str, &str, Option<Unit>, Number); 5] = [
+        let gauges: [(&str, &str, Option<Unit>, Number); 6] = [
             (
                 "sink_lag_records",
                 "Records between the commit and the end of the log",
@@ -58,6 +58,12 @@ impl Collector for Sinks {
                 "1 while the sink waits for an operator",
                 None,
                 |sink| Some(f64::from(u8::from(sink.state == SinkState::Halted))),
+            ),
+            (
+                "sink_degraded",
+                "1 while what the sink holds is not to be relied on",
+                None,
+                |sink| Some(f64::from(u8::from(sink.caution.is_some()))),
             ),
             (
                 "sink_retrying",

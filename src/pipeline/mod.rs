@@ -17,6 +17,7 @@ mod partition;
 mod patience;
 pub mod replay;
 pub mod server;
+pub mod source;
 pub mod stats;
 pub mod status;
 
@@ -29,6 +30,7 @@ use self::{
     group::GroupWorker,
     partition::Batching,
     patience::Patience,
+    source::SourceWatch,
     stats::{Phase, SinkStats},
     status::Status,
 };
@@ -112,6 +114,8 @@ impl Source {
 pub(crate) struct Shared {
     pub(crate) consumer: ConsumerSettings,
     pub(crate) source: Source,
+    /// What is known of the source, and can be asked of it.
+    pub(crate) watch: SourceWatch,
     pub(crate) group_prefix: String,
     pub(crate) producer: Producer,
     pub(crate) patience: Patience,
@@ -134,39 +138,55 @@ pub struct Pipeline {
     workers: JoinSet<()>,
     stop: CancellationToken,
     shutdown_timeout: Duration,
+    source: SourceWatch,
+}
+
+/// What a pipeline is started with, besides its settings.
+#[derive(Debug)]
+pub struct Start<'a> {
+    pub project: &'a str,
+    pub sinks: &'a [String],
+    /// What is known of the source.
+    pub source: SourceWatch,
+    /// Topics that are not there are made; otherwise they are waited for.
+    pub creates_topics: bool,
 }
 
 impl Pipeline {
-    /// Starts the workers of `sinks`. They wait for servers that are not there
+    /// Starts the workers of the sinks. They wait for servers that are not there
     /// yet.
     ///
     /// # Errors
     /// When a setting can never work, whatever the servers do.
     pub fn start(
-        project: &str,
+        start: Start<'_>,
         settings: &Settings,
-        sinks: &[String],
         stop: CancellationToken,
     ) -> Result<Self, PipelineError> {
-        let shared = shared(settings, stop.clone())?;
+        let shared = shared(settings, start.source.clone(), stop.clone())?;
         let mut pipeline = Self {
-            project: project.to_owned(),
+            project: start.project.to_owned(),
             started_ms: now_ms(),
             stats: Vec::new(),
             workers: JoinSet::new(),
             stop,
             shutdown_timeout: Duration::from_millis(settings.pipeline.shutdown_timeout_ms),
+            source: start.source.clone(),
         };
-        pipeline
-            .workers
-            .spawn(create_topics(shared.clone(), settings.kafka.clone()));
-        for sink in sinks {
+        if start.creates_topics {
+            let creating = create_topics(shared.clone(), settings.kafka.clone());
+            pipeline.workers.spawn(creating);
+        }
+        for sink in start.sinks {
             match sink.as_str() {
                 "clickhouse" => pipeline.start_clickhouse(&shared, settings)?,
                 "http" => pipeline.start_http(&shared, settings)?,
                 _ => pipeline.start_board(&shared, settings)?,
             }
         }
+        let sinks = pipeline.stats.clone();
+        let following = source::follow(shared.clone(), sinks);
+        pipeline.workers.spawn(following);
         Ok(pipeline)
     }
 
@@ -243,6 +263,7 @@ impl Pipeline {
             project: self.project.clone(),
             started_ms: self.started_ms,
             stats: self.stats.clone(),
+            source: self.source.clone(),
         }
     }
 
@@ -268,6 +289,7 @@ pub struct Reporter {
     project: String,
     started_ms: i64,
     stats: Vec<Arc<SinkStats>>,
+    source: SourceWatch,
 }
 
 impl Reporter {
@@ -279,12 +301,17 @@ impl Reporter {
             project: self.project.clone(),
             pid: std::process::id(),
             started_ms: self.started_ms,
+            source: self.source.latest(),
             sinks: self.stats.iter().map(|stats| stats.status()).collect(),
         }
     }
 }
 
-fn shared(settings: &Settings, stop: CancellationToken) -> Result<Shared, PipelineError> {
+fn shared(
+    settings: &Settings,
+    watch: SourceWatch,
+    stop: CancellationToken,
+) -> Result<Shared, PipelineError> {
     let brokers = settings.kafka.brokers.clone();
     let producer =
         Producer::new(&brokers, &settings.kafka.dead_letter_topic).map_err(|source| {
@@ -300,6 +327,7 @@ fn shared(settings: &Settings, stop: CancellationToken) -> Result<Shared, Pipeli
             session_timeout_ms: settings.kafka.session_timeout_ms,
         },
         source: Source::new(&settings.kafka.topic_prefix),
+        watch,
         group_prefix: settings.kafka.group_prefix.clone(),
         producer,
         patience: Patience::new(&settings.pipeline),

@@ -79,5 +79,5 @@ pub(super) fn halt_for(stats: &SinkStats, partition: i32, halt: Halt) {
 
 /// The partition, where it is one.
 fn number(partition: i32) -> Option<i32> {
-    (partition != WHOLE_SINK).then_some(partition)
+    (partition > WHOLE_SINK).then_some(partition)
 }

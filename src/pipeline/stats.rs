@@ -43,6 +43,8 @@ struct Inner {
     /// By partition; -1 is the sink as a whole.
     halts: BTreeMap<i32, Halt>,
     caution: Option<Halt>,
+    /// The same, because of the source.
+    source_caution: Option<Halt>,
     /// By partition, the whole sink or the log: what the last try failed with.
     failing: BTreeMap<i32, String>,
     progress: BTreeMap<i32, Progress>,
@@ -70,6 +72,10 @@ pub const WHOLE_SINK: i32 = -1;
 /// The one that stands for the log itself.
 const LOG: i32 = -2;
 
+/// The one that stands for the source: the first of all, so that every partition
+/// waits for it.
+pub const SOURCE: i32 = -3;
+
 impl SinkStats {
     pub fn new(name: &'static str, topic: impl Into<String>) -> Self {
         Self {
@@ -85,6 +91,7 @@ impl SinkStats {
                 last_write_ms: None,
                 halts: BTreeMap::new(),
                 caution: None,
+                source_caution: None,
                 failing: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 meter: VecDeque::new(),
@@ -164,6 +171,16 @@ impl SinkStats {
         self.lock().caution = caution;
     }
 
+    /// The same, because of the source.
+    pub fn set_source_caution(&self, caution: Option<Halt>) {
+        self.lock().source_caution = caution;
+    }
+
+    /// Whether the source keeps the sink halted.
+    pub fn is_held_by_source(&self) -> bool {
+        self.lock().halts.contains_key(&SOURCE)
+    }
+
     pub fn committed(&self, partition: i32, next: i64) {
         self.lock().progress.entry(partition).or_default().committed = Some(next);
     }
@@ -225,7 +242,7 @@ impl SinkStats {
             extra_fields: inner.extra_fields,
             retries: inner.retries,
             halt: inner.halts.values().next().cloned(),
-            caution: inner.caution.clone(),
+            caution: inner.caution.clone().or(inner.source_caution.clone()),
             partitions: inner
                 .progress
                 .iter()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::sinks::Halt;
+pub use crate::{sinks::Halt, source::Standing};
 
 /// A running pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Status {
     pub pid: u32,
     /// Milliseconds since the epoch.
     pub started_ms: i64,
+    /// What is known of the source.
+    #[serde(default)]
+    pub source: Standing,
     pub sinks: Vec<SinkStatus>,
 }
 

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use life::TopicLife;
 
+pub use crate::source::RECONCILE;
+
 use crate::chunk::Chunk;
 
 /// Counts by reason. The reasons are few and fixed.
@@ -70,9 +72,6 @@ pub fn mended_group(group_prefix: &str, sink: &str) -> String {
 pub fn lives_group(group_prefix: &str, sink: &str) -> String {
     format!("{group_prefix}-{sink}-lives")
 }
-
-/// The one remedy for every break in history.
-pub const RECONCILE: &str = "fanout backfill --from earliest --source database --prune";
 
 /// Where a sink stands that was opened before.
 #[derive(Debug, Clone, PartialEq, Eq)]

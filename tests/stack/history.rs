@@ -40,7 +40,7 @@ pub const RECONCILE: [&str; 6] = [
 const EVENTS: &str = "cdc.public.engagement_events";
 
 /// What `status` says of a sink; null where the pipeline says nothing.
-fn sink(stack: &Stack, name: &str) -> Json {
+pub fn sink(stack: &Stack, name: &str) -> Json {
     let status = stack.status();
     let sinks = status["sinks"].as_array().expect("sinks");
     let sink = sinks.iter().find(|sink| sink["name"] == name);
@@ -68,7 +68,7 @@ fn agrees(stack: &Stack) {
 }
 
 /// Mends, and sees that everything agrees.
-fn mends(stack: &Stack) -> Json {
+pub fn mends(stack: &Stack) -> Json {
     let report = stack.fanout.document(0, &RECONCILE);
     assert_eq!(report["plan"]["rebuilds"], true, "{report:#}");
     stack.is_well();

@@ -22,6 +22,7 @@ mod halves;
 mod history;
 mod operating;
 mod reset;
+mod source;
 mod support;
 mod verify;
 mod workers;
@@ -50,12 +51,15 @@ fn main() -> ExitCode {
         // From here on history has begun anew, and verify says so.
         ("workers", workers::TESTS),
         ("history", history::TESTS),
+        ("source", source::TESTS),
         ("reset", reset::TESTS),
     ];
     #[cfg(not(feature = "crash-points"))]
     eprintln!("the crash points are left out: they are built with --features crash-points");
     let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
-    halves::run(&names, &["crashes", "history", "reset"], |arguments| {
-        trials::run(arguments, groups, move |prove| prove(shared.stack()))
-    })
+    halves::run(
+        &names,
+        &["crashes", "history", "source", "reset"],
+        |arguments| trials::run(arguments, groups, move |prove| prove(shared.stack())),
+    )
 }

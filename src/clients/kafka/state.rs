@@ -59,6 +59,14 @@ impl StateTopic {
         Ok(known.values.get(key).cloned())
     }
 
+    /// Whether the topic is there.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn exists(&self) -> Result<bool, KafkaError> {
+        Ok(self.log.partitions(&self.topic).await?.is_some())
+    }
+
     /// Sets a key. Returns when all replicas have the value.
     ///
     /// # Errors

@@ -25,11 +25,13 @@ use crate::{
         connector,
         fence::{self, FenceError, consumer, content_topic, events_topic, group},
         objects,
+        source::{Inspector, Refusal},
         steps::Steps,
     },
     pipeline::{Source, replay::ReplayError, topics},
     progress::Progress,
     sinks::{Fault, clickhouse::Rebuild},
+    source::{Fingerprint, Severity, judge},
 };
 
 /// How long it may take until a connector runs that just began.
@@ -59,6 +61,7 @@ impl FromDatabase<'_> {
     pub(super) async fn run(mut self) -> Result<Database, BackfillError> {
         let rebuild = self.rebuild()?;
         if self.rebuilds {
+            self.source_is_sound().await?;
             self.begin_lives(&rebuild).await?;
         } else if self.database().starts.is_none() {
             let log = Log::new(&consumer(self.settings), &group(self.settings, "backfill"))?;
@@ -139,11 +142,22 @@ impl FromDatabase<'_> {
         }
         if self.rebuilds {
             let timeout = self.patience.max(CONNECTOR_PATIENCE);
-            if connector::mend(self.settings, timeout, self.progress).await? {
+            let mut inspector = Inspector::new(self.settings)?;
+            let before = inspector.catalogue().await?;
+            let begins_anew = connector::mend(self.settings, timeout, self.progress).await?;
+            if begins_anew {
                 // It reads everything by itself, before it goes on.
                 self.until_it_streams().await?;
-                let rows = self.rows;
-                return self.keep(|database| database.snapshot_rows = Some(rows));
+            }
+            let latest = inspector.snapshot().await?;
+            let source = Fingerprint::of(&before, inspector.expected(), latest);
+            let rows = self.rows;
+            self.keep(|database| {
+                database.source = Some(source);
+                database.snapshot_rows = begins_anew.then_some(rows);
+            })?;
+            if begins_anew {
+                return Ok(());
             }
         }
         let steps = Steps::new(self.progress, "snapshot");
@@ -176,6 +190,19 @@ impl FromDatabase<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// What is read anew from a source that still loses changes is out of date at
+    /// once.
+    async fn source_is_sound(&self) -> Result<(), BackfillError> {
+        let mut inspector = Inspector::new(self.settings)?;
+        let catalogue = inspector.catalogue().await?;
+        let mut findings = judge(&catalogue, inspector.expected());
+        findings.retain(|finding| finding.severity <= Severity::Incomplete);
+        if findings.is_empty() {
+            return Ok(());
+        }
+        Err(BackfillError::Source(Refusal { findings }))
     }
 
     /// A connector that has just begun makes its slot after it says it runs.
@@ -246,6 +273,25 @@ impl FromDatabase<'_> {
         steps.done(&format!("{pruned} rows deleted"));
         self.keep(|database| database.pruned_all = true)
     }
+}
+
+/// Keeps that history is complete again, as of when the source was read.
+pub(super) async fn reconciled(
+    settings: &Settings,
+    source: Option<&Fingerprint>,
+) -> Result<(), BackfillError> {
+    let mut inspector = Inspector::new(settings)?;
+    // Who watches the source fills it in where Connect cannot be asked now.
+    let connector = inspector.connector().await.ok().flatten();
+    let source = if let Some(source) = source {
+        source.clone()
+    } else {
+        let catalogue = inspector.catalogue().await?;
+        let latest = inspector.snapshot().await?;
+        Fingerprint::of(&catalogue, inspector.expected(), latest)
+    };
+    inspector.records().begin(source, connector).await?;
+    Ok(())
 }
 
 /// How much of the log a group has done.

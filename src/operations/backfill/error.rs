@@ -10,7 +10,12 @@ use crate::{
         redis::RedisError,
     },
     failure::{Failure, Kind},
-    operations::{connector::ConnectorError, fence::FenceError, objects::ObjectsError},
+    operations::{
+        connector::ConnectorError,
+        fence::FenceError,
+        objects::ObjectsError,
+        source::{InspectError, RecordsError, Refusal},
+    },
     pipeline::replay::ReplayError,
 };
 
@@ -54,6 +59,12 @@ pub enum BackfillError {
     Objects(#[from] ObjectsError),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
+    #[error("the source is not as it has to be: {0}")]
+    Source(Refusal),
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     #[error("it is not caught up")]
     Fence(#[from] FenceError),
     #[error("the connector tells nothing of the snapshot for {}s", waited.as_secs())]
@@ -78,7 +89,9 @@ impl Failure for BackfillError {
     fn kind(&self) -> Kind {
         match self {
             Self::Usage(_) => Kind::Usage,
-            Self::Busy { .. } => Kind::Refused,
+            Self::Busy { .. } | Self::Source(_) => Kind::Refused,
+            Self::Inspect(_) => Kind::Environment,
+            Self::Records(error) => error.kind(),
             Self::Journal { .. } | Self::Malformed { .. } | Self::Kafka(_) | Self::Redis(_) => {
                 Kind::Environment
             }
@@ -111,6 +124,9 @@ impl Failure for BackfillError {
             Self::Objects(error) => error.code(),
             Self::Connector(error) => error.code(),
             Self::Fence(error) => error.code(),
+            Self::Source(_) => "source_broken",
+            Self::Inspect(_) => "source",
+            Self::Records(error) => error.code(),
             Self::SnapshotSilent { .. } => "snapshot_silent",
             Self::SnapshotAborted => "snapshot_aborted",
             Self::SnapshotFailed { .. } => "snapshot_failed",
@@ -143,6 +159,9 @@ impl Failure for BackfillError {
                 format!("fanout backfill --from {from}{to} --source database")
             }
             Self::Replay(error) => return error.hint(),
+            Self::Source(refusal) => return refusal.findings.first().map(|it| it.remedy.clone()),
+            Self::Inspect(_) => "fanout status".to_owned(),
+            Self::Records(error) => return error.hint(),
             Self::NoBoard { .. } => "fanout status: is `fanout run` up?".to_owned(),
         })
     }

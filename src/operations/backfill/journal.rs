@@ -19,6 +19,7 @@ use super::BackfillError;
 use crate::{
     clients::clickhouse::Times,
     pipeline::replay::Part,
+    source::Fingerprint,
     stack::{Lock, ProjectDir},
 };
 
@@ -52,6 +53,10 @@ pub struct Database {
     pub lives: Option<(u16, u16)>,
     /// Where the events' topic ended when it began, by partition.
     pub starts: Option<Vec<i64>>,
+    /// The source as it was before the snapshot: what is altered from then on
+    /// may be missing. None in journals of before this was kept.
+    #[serde(default)]
+    pub source: Option<Fingerprint>,
     /// The id of the signal that asked for the snapshot.
     pub signal: Option<String>,
     /// The notifications of it are from here on.

@@ -159,6 +159,10 @@ impl Backfill {
         if self.request.has("redis") || (self.request.rebuilds() && has_board) {
             board = Some(rebuild_board(&self.settings, patience, progress).await?);
         }
+        if self.request.rebuilds() {
+            let source = database.as_ref().and_then(|one| one.source.as_ref());
+            database::reconciled(&self.settings, source).await?;
+        }
         crash::point("backfill", "forgetting");
         self.place.remove()?;
         let pruned = |count: fn(&Database) -> u64| {

@@ -23,7 +23,7 @@ pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 use self::rest::Rest;
 use crate::{
     config::{Runtime, Settings},
-    operations::steps::Steps,
+    operations::{source, steps::Steps},
     progress::Progress,
     stack::{Site, State as StackState, StateError},
     template::Values,
@@ -52,6 +52,8 @@ pub enum Applied {
     /// With the names of the properties that were not as they should be.
     Updated {
         changed: Vec<String>,
+        /// Somebody else had changed what it delivers: changes may be missing.
+        drifted: bool,
     },
     Unchanged,
 }
@@ -62,7 +64,7 @@ impl Serialize for Applied {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (action, changed) = match self {
             Self::Created => ("created", None),
-            Self::Updated { changed } => ("updated", Some(changed)),
+            Self::Updated { changed, .. } => ("updated", Some(changed)),
             Self::Unchanged => ("unchanged", None),
         };
         let mut fields = serializer.serialize_struct("Applied", 2)?;
@@ -121,19 +123,18 @@ pub async fn apply(
     let mut desired = properties(settings, overrides)?;
     steps.doing("waiting for kafka connect");
     rest.ready(deadline).await?;
-    let applied = match rest.config().await? {
-        None => Applied::Created,
-        Some(current) => {
-            desired::keep_reference(&mut desired, &current, overrides);
-            match changed(&current, &desired) {
-                changed if changed.is_empty() => Applied::Unchanged,
-                changed => Applied::Updated { changed },
-            }
-        }
-    };
+    let current = rest.config().await?;
+    let mut applied = compared(&mut desired, current.as_ref(), overrides);
     if applied != Applied::Unchanged {
         steps.doing("configuring");
         rest.put_config(&desired, deadline).await?;
+        // Where it cannot be kept, later looks find the difference.
+        let kept = source::reconfigured(settings, current.as_ref(), &desired).await;
+        match (&mut applied, kept) {
+            (Applied::Updated { drifted, .. }, Ok(found)) => *drifted = found,
+            (_, Err(error)) => tracing::warn!(%error, "the new configuration is not on record"),
+            _ => {}
+        }
     }
     until_running(settings, &rest, deadline, &steps).await?;
     Ok(applied)
@@ -151,16 +152,32 @@ pub async fn plan(
     let rest = Rest::new(settings)?;
     rest.ready(Instant::now() + timeout).await?;
     let mut desired = properties(settings, overrides)?;
-    let Some(current) = rest.config().await? else {
-        return Ok(Applied::Created);
+    let current = rest.config().await?;
+    Ok(compared(&mut desired, current.as_ref(), overrides))
+}
+
+/// What has to be done to a connector that is configured like this.
+fn compared(desired: &mut Properties, current: Option<&Properties>, overrides: &Values) -> Applied {
+    let Some(current) = current else {
+        return Applied::Created;
     };
-    desired::keep_reference(&mut desired, &current, overrides);
-    let changed = changed(&current, &desired);
-    Ok(if changed.is_empty() {
-        Applied::Unchanged
-    } else {
-        Applied::Updated { changed }
-    })
+    desired::keep_reference(desired, current, overrides);
+    match changed(current, desired) {
+        changed if changed.is_empty() => Applied::Unchanged,
+        changed => Applied::Updated {
+            changed,
+            drifted: false,
+        },
+    }
+}
+
+/// What Connect has the connector configured with; none where it has no such
+/// connector.
+///
+/// # Errors
+/// When Connect does not answer.
+pub async fn configuration(settings: &Settings) -> Result<Option<Properties>, ConnectorError> {
+    Rest::new(settings)?.config().await
 }
 
 /// What Connect says of the connector; none where it has no such connector.
@@ -434,8 +451,9 @@ mod tests {
             r#"{"action":"created","changed":null}"#
         );
         let changed = vec!["slot.name".to_owned()];
+        let drifted = false;
         assert_eq!(
-            document(Applied::Updated { changed }),
+            document(Applied::Updated { changed, drifted }),
             r#"{"action":"updated","changed":["slot.name"]}"#
         );
     }

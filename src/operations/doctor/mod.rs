@@ -10,7 +10,7 @@ use serde::Serialize;
 pub use bundle::{Bundle, bundle};
 
 use super::{
-    status::{self, ServiceStatus},
+    status::{self, ServiceState, ServiceStatus},
     steps::Steps,
 };
 use crate::{
@@ -109,20 +109,21 @@ pub async fn examine(
     steps.doing("looking at the machine");
     findings.extend(machine::examine(site, config).await);
     steps.doing("looking at the servers");
-    findings.extend(externals(site, config).await);
-    findings.extend(source::examine(&config.settings).await);
+    // That the state cannot be read is found elsewhere.
+    let report = status::status(site, config).await.ok();
+    let services = report.map(|report| report.services).unwrap_or_default();
+    let is_kafka = |one: &ServiceStatus| one.name == "kafka" && one.state == ServiceState::Ready;
+    let kafka_answers = services.iter().any(is_kafka);
+    findings.extend(externals(services));
+    findings.extend(source::examine(&config.settings, kafka_answers).await);
     steps.done("examined");
     findings
 }
 
 /// Servers that are not fanout's have to be there already.
-async fn externals(site: &Site, config: &Config) -> Vec<Finding> {
-    let Ok(report) = status::status(site, config).await else {
-        // That the state cannot be read is found elsewhere.
-        return Vec::new();
-    };
+fn externals(services: Vec<ServiceStatus>) -> Vec<Finding> {
     let external = |service: &ServiceStatus| service.runtime == Runtime::External;
-    let services = report.services.into_iter().filter(external);
+    let services = services.into_iter().filter(external);
     services.map(of_external).collect()
 }
 

@@ -1,120 +1,129 @@
 //! The source database: what Debezium and the pipeline need of it.
 
-use std::time::Duration;
-
-use tokio::time::timeout;
-
-use super::Finding;
+use super::Finding as Checked;
 use crate::{
-    clients::postgres::{self, Client, PostgresError},
+    clients::postgres,
     config::Settings,
     failure::chain,
-    operations::connector::SLOT_LOST_REMEDY,
+    operations::{
+        connector::SLOT_LOST_REMEDY,
+        source::{InspectError, Looked, look},
+    },
+    source::{Code, Expected, ExpectedTable, Finding, Severity, has_begun},
 };
 
-/// A server that is down need not be waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The tables of the source.
-const TABLES: [&str; 2] = ["content", "engagement_events"];
-
-pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
-    let connected = timeout(PATIENCE, postgres::connect(&settings.postgres.url)).await;
-    let client = match connected {
-        Ok(Ok(client)) => client,
-        Ok(Err(error)) if !postgres::is_unreachable(&error) => {
+/// `kafka_answers` says whether Kafka can be asked for what is kept about the
+/// source.
+pub(super) async fn examine(settings: &Settings, kafka_answers: bool) -> Vec<Checked> {
+    match look(settings, kafka_answers).await {
+        Ok(looked) => findings(&looked, settings),
+        Err(InspectError::Postgres(error)) if !postgres::is_unreachable(&error) => {
             let fix = Some("fanout config show".to_owned());
-            return vec![Finding::fail("postgres", chain(&error), fix)];
+            vec![Checked::fail("postgres", chain(&error), fix)]
         }
-        _ => {
-            return vec![Finding::pass("postgres", "not running: not looked into")];
+        Err(InspectError::Postgres(_)) => {
+            vec![Checked::pass("postgres", "not running: not looked into")]
         }
+        Err(error @ InspectError::TooLong { .. }) => {
+            vec![Checked::warn(
+                "postgres",
+                error.to_string(),
+                "fanout status",
+            )]
+        }
+        Err(error) => vec![Checked::fail("postgres", chain(&error), None)],
+    }
+}
+
+fn findings(looked: &Looked, settings: &Settings) -> Vec<Checked> {
+    let expected = Expected::demo(&settings.connector);
+    let begun = has_begun(&looked.catalogue);
+    let found = &looked.standing.findings;
+    let mut checked = passed(looked, &expected);
+    checked.extend(found.iter().map(|finding| of_finding(finding, begun)));
+    checked.extend(slot(looked, settings));
+    checked
+}
+
+/// What was looked at and is as it should be.
+fn passed(looked: &Looked, expected: &Expected) -> Vec<Checked> {
+    let wrong = |codes: &[Code], table: Option<&ExpectedTable>| {
+        let name = table.map(ExpectedTable::qualified);
+        let mut found = looked.standing.findings.iter();
+        found.any(|one| codes.contains(&one.code) && (name.is_none() || one.table == name))
     };
-    let looked = async {
-        let mut findings = vec![wal_level(&client).await?];
-        findings.extend(replica_identities(&client).await?);
-        findings.extend(slot(&client, settings).await?);
-        Ok::<_, PostgresError>(findings)
+    let mut checked = Vec::new();
+    if !wrong(&[Code::WalLevel], None) {
+        let level = looked.catalogue.wal_level.clone();
+        checked.push(Checked::pass("postgres: wal_level", level));
+    }
+    for table in &expected.tables {
+        let name = table.qualified();
+        let mut found = looked.standing.findings.iter();
+        let is_unsupported = |one: &Finding| {
+            one.severity == Severity::Unsupported && one.table.as_ref() == Some(&name)
+        };
+        if found.any(is_unsupported) {
+            continue;
+        }
+        let shape = format!("postgres: table {}", table.name);
+        checked.push(Checked::pass(shape, "of a supported shape"));
+        if !wrong(&[Code::ReplicaIdentity], Some(table)) {
+            let identity = format!("postgres: replica identity of {}", table.name);
+            checked.push(Checked::pass(identity, "full"));
+        }
+    }
+    let of_publication = [
+        Code::PublicationMissing,
+        Code::PublicationOperations,
+        Code::PublicationTable,
+        Code::PublicationRowFilter,
+        Code::PublicationColumns,
+        Code::PublicationStray,
+    ];
+    if looked.catalogue.publication.is_some() && !wrong(&of_publication, None) {
+        let name = format!("postgres: publication {}", expected.publication);
+        checked.push(Checked::pass(name, "all tables, all operations"));
+    }
+    checked
+}
+
+fn of_finding(finding: &Finding, begun: bool) -> Checked {
+    let what = match (&finding.table, finding.code) {
+        (Some(table), Code::ReplicaIdentity) => {
+            let table = table.rsplit('.').next().unwrap_or(table);
+            format!("postgres: replica identity of {table}")
+        }
+        (Some(table), _) => format!("postgres: {table}"),
+        (None, Code::WalLevel) => "postgres: wal_level".to_owned(),
+        (None, Code::ConnectorConfig | Code::SnapshotRepeated) => "connector".to_owned(),
+        (None, _) => "postgres".to_owned(),
     };
-    match timeout(PATIENCE, looked).await {
-        Ok(Ok(findings)) => findings,
-        Ok(Err(error)) => vec![Finding::fail("postgres", chain(&error), None)],
-        Err(_) => {
-            let evidence = "did not answer in time";
-            vec![Finding::warn("postgres", evidence, "fanout status")]
-        }
+    let (evidence, fix) = (finding.what.clone(), finding.remedy.clone());
+    let is_to_come = finding.code == Code::TableMissing && !begun;
+    let is_mild = matches!(finding.code, Code::ColumnNullable | Code::DomainOverEnum)
+        && finding.severity == Severity::Impaired;
+    if is_to_come || is_mild {
+        return Checked::warn(what, evidence, fix);
     }
-}
-
-async fn wal_level(client: &Client) -> Result<Finding, PostgresError> {
-    let row = client.query_one("SHOW wal_level", &[]).await?;
-    let level: String = row.try_get(0)?;
-    let name = "postgres: wal_level";
-    Ok(if level == "logical" {
-        Finding::pass(name, level)
-    } else {
-        let fix = "ALTER SYSTEM SET wal_level = 'logical', and restart postgres";
-        Finding::fail(name, level, Some(fix.to_owned()))
-    })
-}
-
-/// Without the whole old row a change does not carry values kept out of line,
-/// and a record without them is a dead letter.
-async fn replica_identities(client: &Client) -> Result<Vec<Finding>, PostgresError> {
-    let sql = "SELECT relname::text, relreplident::text FROM pg_class
-               WHERE relnamespace = 'public'::regnamespace AND relname = ANY ($1::text[])";
-    let tables: Vec<&str> = TABLES.to_vec();
-    let rows = client.query(sql, &[&tables]).await?;
-    let mut identities = Vec::new();
-    for row in &rows {
-        identities.push((row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?));
-    }
-    Ok(TABLES
-        .iter()
-        .map(|table| identity(table, &identities))
-        .collect())
-}
-
-fn identity(table: &str, identities: &[(String, String)]) -> Finding {
-    let name = format!("postgres: replica identity of {table}");
-    let found = identities.iter().find(|(found, _)| found == table);
-    match found.map(|(_, identity)| identity.as_str()) {
-        None => Finding::warn(name, "the table is not there yet", "fanout up"),
-        Some("f") => Finding::pass(name, "full"),
-        Some(identity) => {
-            let identity = match identity {
-                "d" => "default",
-                "n" => "nothing",
-                "i" => "an index",
-                other => other,
-            };
-            let fix = format!("ALTER TABLE public.{table} REPLICA IDENTITY FULL");
-            Finding::fail(name, identity, Some(fix))
-        }
-    }
+    Checked::fail(what, evidence, Some(fix))
 }
 
 /// A slot that has lost its log does not come back by itself.
-async fn slot(client: &Client, settings: &Settings) -> Result<Option<Finding>, PostgresError> {
-    let slot = &settings.connector.slot;
-    let sql = "SELECT wal_status, active FROM pg_replication_slots WHERE slot_name = $1";
-    let Some(row) = client.query_opt(sql, &[slot]).await? else {
-        return Ok(None);
-    };
-    let status: Option<String> = row.try_get(0)?;
-    let active: bool = row.try_get(1)?;
-    let name = format!("postgres: slot {slot}");
-    Ok(Some(match (status.as_deref(), active) {
+fn slot(looked: &Looked, settings: &Settings) -> Option<Checked> {
+    let slot = looked.catalogue.slot.as_ref()?;
+    let name = format!("postgres: slot {}", settings.connector.slot);
+    Some(match (slot.wal_status.as_deref(), slot.active) {
         (Some("lost"), _) => {
             let fix = SLOT_LOST_REMEDY.to_owned();
-            Finding::fail(name, "has lost its log", Some(fix))
+            Checked::fail(name, "has lost its log", Some(fix))
         }
-        (_, true) => Finding::pass(name, "read"),
+        (_, true) => Checked::pass(name, "read"),
         (_, false) => {
             let evidence = "nobody reads it, and postgres keeps its log";
-            Finding::warn(name, evidence, "fanout connector status")
+            Checked::warn(name, evidence, "fanout connector status")
         }
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -122,15 +131,17 @@ mod tests {
     use super::{super::Level, *};
 
     #[test]
-    fn only_a_full_identity_passes_and_the_fix_is_a_statement() {
-        let of = |identity: &str| [("content".to_owned(), identity.to_owned())];
-        assert_eq!(identity("content", &of("f")).level, Level::Pass);
-        let finding = identity("content", &of("d"));
-        assert_eq!(finding.level, Level::Fail);
-        assert_eq!(
-            finding.fix.as_deref(),
-            Some("ALTER TABLE public.content REPLICA IDENTITY FULL")
+    fn what_up_has_yet_to_make_is_a_warning_and_what_is_gone_a_failure() {
+        let missing = Finding::new(
+            Code::TableMissing,
+            Severity::Unsupported,
+            "table public.content does not exist",
+            "fanout up",
         );
-        assert_eq!(identity("content", &[]).level, Level::Warn);
+        let missing = missing.of_table("public.content");
+        assert_eq!(of_finding(&missing, false).level, Level::Warn);
+        let gone = of_finding(&missing, true);
+        assert_eq!(gone.level, Level::Fail);
+        assert_eq!(gone.name, "postgres: public.content");
     }
 }

@@ -13,12 +13,16 @@ pub use services::{ServiceState, ServiceStatus};
 pub use slot::SlotStatus;
 pub use stuck::Stuck;
 
-use super::connector::{self, ConnectorStatus};
+use super::{
+    connector::{self, ConnectorStatus},
+    source,
+};
 use crate::{
     clients::web::{Method, Web},
-    config::{Config, Runtime},
+    config::{Config, Runtime, Settings},
     failure::chain,
     pipeline::status::{SinkStatus, Status},
+    source::Standing,
     stack::{Site, State, blueprint::BlueprintError},
 };
 
@@ -37,6 +41,8 @@ pub struct Report {
     pub connector_problem: Option<String>,
     pub slot: Option<SlotStatus>,
     pub slot_problem: Option<String>,
+    /// What is known of the source; none where Postgres does not answer.
+    pub source: Option<Standing>,
     /// Where the pipeline serves its own status, whoever started it.
     pub pipeline_url: String,
     pub pipeline_problem: Option<String>,
@@ -63,10 +69,12 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     let (slot, slot_problem) = split(slot);
     let ours = |pipeline: Status| of_project(pipeline, site.project.as_str());
     let (pipeline, pipeline_problem) = split(pipeline.and_then(ours));
+    let services = services?;
     let mut report = Report {
         project: site.project.to_string(),
         runtime: state.map(|state| state.runtime),
-        services: services?,
+        source: source_of(settings, &services).await,
+        services,
         connector: connector.flatten(),
         connector_problem,
         slot: slot.flatten(),
@@ -78,6 +86,24 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     };
     report.stuck = stuck::find(&report);
     Ok(report)
+}
+
+/// Looks at the source, where there is somebody to ask.
+async fn source_of(settings: &Settings, services: &[ServiceStatus]) -> Option<Standing> {
+    let answers = |name: &str| {
+        let mut found = services.iter().filter(|one| one.name == name);
+        found.any(|one| one.state == ServiceState::Ready)
+    };
+    if !answers("postgres") {
+        return None;
+    }
+    match source::look(settings, answers("kafka")).await {
+        Ok(looked) => Some(looked.standing),
+        Err(error) => Some(Standing {
+            problem: Some(chain(&error)),
+            ..Standing::default()
+        }),
+    }
 }
 
 /// Another project's pipeline may have the port that is the usual one.
@@ -95,9 +121,7 @@ fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
     }
 }
 
-async fn connector_status(
-    settings: &crate::config::Settings,
-) -> Result<Option<ConnectorStatus>, String> {
+async fn connector_status(settings: &Settings) -> Result<Option<ConnectorStatus>, String> {
     match tokio::time::timeout(PATIENCE, connector::status(settings)).await {
         Ok(answer) => answer.map_err(|error| chain(&error)),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
@@ -133,6 +157,7 @@ mod tests {
             project: "blue".to_owned(),
             pid: 1,
             started_ms: 0,
+            source: Standing::default(),
             sinks: Vec::new(),
         };
         assert_eq!(of_project(pipeline.clone(), "blue"), Ok(pipeline.clone()));

@@ -8,6 +8,7 @@ use crate::{
     config::Runtime,
     operations::connector::{SLOT_LOST_REMEDY, remedy_of},
     pipeline::status::{SinkState, SinkStatus},
+    source::{Finding, Standing},
 };
 
 /// The first thing on the way that does not work.
@@ -28,7 +29,7 @@ fn stuck(at: &str, why: impl Into<String>, remedy: impl Into<String>) -> Stuck {
     }
 }
 
-/// Looks along the way: servers, connector, slot, pipeline, sinks.
+/// Looks along the way: servers, source, connector, slot, pipeline, sinks.
 pub(super) fn find(report: &Report) -> Option<Stuck> {
     if report
         .services
@@ -41,15 +42,16 @@ pub(super) fn find(report: &Report) -> Option<Stuck> {
             "fanout up",
         ));
     }
+    let halted = report.sinks.iter().filter(|sink| sink.halt.is_some());
     servers(report)
+        .or_else(|| source(report, Standing::is_broken))
         .or_else(|| connector(report))
         .or_else(|| slot(report))
         .or_else(|| pipeline(report))
-        .or_else(|| {
-            // What waits for an operator before what may pass.
-            let halted = report.sinks.iter().filter(|sink| sink.halt.is_some());
-            halted.chain(&report.sinks).find_map(sink)
-        })
+        // What waits for an operator before what may pass.
+        .or_else(|| halted.into_iter().find_map(sink))
+        .or_else(|| source(report, |_| true))
+        .or_else(|| report.sinks.iter().find_map(sink))
 }
 
 /// The servers in the order in which an event meets them.
@@ -91,6 +93,13 @@ fn servers(report: &Report) -> Option<Stuck> {
         ),
     };
     Some(stuck(name, why, remedy))
+}
+
+/// The worst that is known of the source, where it is as bad as that.
+fn source(report: &Report, is_bad: impl Fn(&Standing) -> bool) -> Option<Stuck> {
+    let standing = report.source.as_ref().filter(|standing| is_bad(standing))?;
+    let worst: &Finding = standing.findings.first()?;
+    Some(stuck("source", worst.what.clone(), worst.remedy.clone()))
 }
 
 fn connector(report: &Report) -> Option<Stuck> {
@@ -248,6 +257,7 @@ mod tests {
                 wal_status: Some("reserved".to_owned()),
             }),
             slot_problem: None,
+            source: None,
             pipeline_url: String::new(),
             pipeline_problem: None,
             sinks: vec![sink("redis", SinkState::Running)],

@@ -1,8 +1,13 @@
 //! Why a stack is not up.
 
 use crate::{
+    clients::kafka::KafkaError,
     failure::{Failure, Kind},
-    operations::{connector::ConnectorError, objects::ObjectsError},
+    operations::{
+        connector::ConnectorError,
+        objects::ObjectsError,
+        source::{ProvisionError, RecordsError},
+    },
     pipeline::status::Halt,
     stack::{
         LockError, StateError,
@@ -39,12 +44,22 @@ pub enum UpError {
     Objects(#[from] ObjectsError),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
+    #[error(transparent)]
+    Source(#[from] ProvisionError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     #[error("a reset of project {project} has begun and is not done")]
     ResetUnfinished { project: String },
     #[error("sink {sink} halted: {}", halt.reason)]
     Halted { sink: String, halt: Halt },
     #[error("the pipeline was not past its start within {seconds} s: {what}")]
     SinkNotReady { what: String, seconds: u64 },
+}
+
+impl From<KafkaError> for UpError {
+    fn from(error: KafkaError) -> Self {
+        Self::Records(error.into())
+    }
 }
 
 impl UpError {
@@ -64,6 +79,8 @@ impl UpError {
             Self::Runner(error) => error,
             Self::Objects(error) => error,
             Self::Connector(error) => error,
+            Self::Source(error) => error,
+            Self::Records(error) => error,
         })
     }
 }

@@ -2,6 +2,7 @@
 //! has to be in it with it.
 
 mod error;
+mod furnish;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,20 +11,17 @@ use std::{
 
 use futures_util::future::try_join_all;
 use serde::Serialize;
-use tokio::time::sleep;
 
 pub use error::UpError;
+pub use furnish::Altered;
 
-use super::{
-    connector::{self, Applied},
-    objects, reset, status,
-};
+use super::{reset, source::Consent};
 use crate::{
     config::{Config, Runtime},
-    pipeline::status::{SinkState, SinkStatus},
     plan::{Action, Plan, Step},
     progress::{Event, Progress, Silent},
     secret::masked_url,
+    source::RECONCILE,
     stack::{
         Lock, Site,
         blueprint::{self, Blueprint, Wishes},
@@ -41,9 +39,6 @@ use crate::{
         preflight, runner,
     },
 };
-
-/// A halted sink looks again within this.
-const HALT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What may be downloaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +59,9 @@ pub struct Request {
     /// How long a service may take from its start until it serves.
     pub timeout: Duration,
     pub pull: Pull,
+    /// What may be done to servers that are not fanout's own, and what else
+    /// wants to be agreed to.
+    pub consent: Consent,
 }
 
 /// An `up` that knows what it will do and holds the project for it.
@@ -80,6 +78,10 @@ pub struct Up {
 pub struct Report {
     /// Whether anything is other than before.
     pub changed: bool,
+    /// What was made, or repaired, in servers that ran already.
+    pub altered: Vec<Altered>,
+    /// What recovers changes that were missed until a repair.
+    pub remedy: Option<&'static str>,
     #[serde(flatten)]
     pub plan: Plan,
     pub services: Vec<Endpoint>,
@@ -195,12 +197,19 @@ impl Up {
             run::network(&world.engine, &Owner::of(&self.site)).await?;
         }
         let mut changed = !self.plan().is_empty();
+        let mut altered = Vec::new();
         for level in self.levels() {
             let brought = level.into_iter().map(|step| self.bring_up(step, progress));
-            let results = try_join_all(brought).await?;
-            changed |= results.into_iter().any(|changed| changed);
+            for (started, found) in try_join_all(brought).await? {
+                changed |= started || !found.is_empty();
+                altered.extend(found);
+            }
         }
-        Ok(self.report(changed))
+        Ok(Report {
+            remedy: altered.iter().any(|one| one.recovers).then_some(RECONCILE),
+            altered,
+            ..self.report(changed)
+        })
     }
 
     async fn install(&self, progress: &dyn Progress) -> Result<(), UpError> {
@@ -307,95 +316,31 @@ impl Up {
     }
 
     /// Brings one service to where it serves and holds what it has to hold;
-    /// says whether what it holds is other than before.
-    async fn bring_up(&self, step: &Step, progress: &dyn Progress) -> Result<bool, UpError> {
+    /// says whether it was started, and what it holds that is other than before.
+    async fn bring_up(
+        &self,
+        step: &Step,
+        progress: &dyn Progress,
+    ) -> Result<(bool, Vec<Altered>), UpError> {
         let Some(service) = self.blueprint.service(&step.service) else {
-            return Ok(false);
+            return Ok((false, Vec::new()));
         };
         let begun = Instant::now();
         if !self.start(step, service, progress).await? {
             // What it holds is looked after too, without a word.
-            return self.furnish(&step.service, &Silent).await;
+            return Ok((false, self.furnish(service, &Silent).await?));
         }
-        let changed = self.furnish(&step.service, progress).await?;
+        let altered = self.furnish(service, progress).await?;
+        // That a new server is filled is no news.
+        let altered = altered
+            .into_iter()
+            .filter(|_| step.action != Action::Create);
         let what = format!("ready after {:.1} s", begun.elapsed().as_secs_f64());
         progress.report(Event::Done {
             task: &step.service,
             what: &what,
         });
-        Ok(changed)
-    }
-
-    /// Makes what a service has to hold before others use it.
-    async fn furnish(&self, service: &str, progress: &dyn Progress) -> Result<bool, UpError> {
-        let doing = |what| {
-            progress.report(Event::Doing {
-                task: service,
-                what,
-            });
-        };
-        let settings = &self.blueprint.settings;
-        let timeout = self.request.timeout;
-        match service {
-            "postgres" => {
-                doing("making its tables and publication");
-                objects::in_time("postgres", timeout, objects::postgres(settings)).await?;
-            }
-            "clickhouse" => {
-                doing("making its tables");
-                objects::in_time("clickhouse", timeout, objects::clickhouse(settings)).await?;
-            }
-            "connect" => {
-                let overrides = connector::overrides(&self.site)?;
-                let applied = connector::apply(settings, &overrides, timeout, progress).await?;
-                return Ok(applied != Applied::Unchanged);
-            }
-            "pipeline" => self.see_sinks(progress).await?,
-            _ => {}
-        }
-        Ok(false)
-    }
-
-    /// Waits until every sink is past its start. One that halts is given the
-    /// time to look again: what halted it may just have been mended.
-    async fn see_sinks(&self, progress: &dyn Progress) -> Result<(), UpError> {
-        let url = &self.blueprint.settings.http.url;
-        let begun = Instant::now();
-        let mut told = String::new();
-        loop {
-            let (what, halt) = match status::pipeline(url).await {
-                Ok(status) => {
-                    let waits = |sink: &SinkStatus| {
-                        matches!(sink.state, SinkState::Starting | SinkState::Halted)
-                    };
-                    let Some(sink) = status.sinks.into_iter().find(waits) else {
-                        return Ok(());
-                    };
-                    let detail = sink.detail.as_deref().unwrap_or("starting");
-                    let what = format!("sink {}: {detail}", sink.name);
-                    (what, sink.halt.map(|halt| (sink.name, halt)))
-                }
-                // What says nothing of its sinks is not past its start.
-                Err(problem) => (problem, None),
-            };
-            if let Some((sink, halt)) = halt
-                && begun.elapsed() >= HALT_PATIENCE
-            {
-                return Err(UpError::Halted { sink, halt });
-            }
-            if begun.elapsed() >= self.request.timeout {
-                return Err(UpError::SinkNotReady {
-                    what,
-                    seconds: self.request.timeout.as_secs(),
-                });
-            }
-            if told != what {
-                let task = "pipeline";
-                progress.report(Event::Doing { task, what: &what });
-                told = what;
-            }
-            sleep(Duration::from_millis(250)).await;
-        }
+        Ok((true, altered.collect()))
     }
 
     /// Where everything is.
@@ -416,6 +361,8 @@ impl Up {
         };
         Report {
             changed,
+            altered: Vec::new(),
+            remedy: None,
             plan: self.plan().clone(),
             services: self.blueprint.services.iter().map(endpoint).collect(),
         }

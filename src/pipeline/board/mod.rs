@@ -28,6 +28,9 @@ use crate::{
 /// A worker that stands by looks again this often.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(1000);
 
+/// How often a worker looks whether the source still lets it go on.
+const HOLD_INTERVAL: Duration = Duration::from_millis(500);
+
 /// The worker.
 pub(super) struct BoardWorker {
     context: Context,
@@ -52,6 +55,8 @@ enum TermEnd {
     /// The log has to be read again: a truncate was met, in the light of which
     /// it reads otherwise, or the topic is another.
     ReadAgain,
+    /// The source has a shape that cannot be followed.
+    Held,
     Trouble(Fault),
 }
 
@@ -99,6 +104,12 @@ impl BoardWorker {
         let stop = self.context.shared.stop.clone();
         let mut attempt = 0;
         while !stop.is_cancelled() {
+            if self.context.stats.is_held_by_source() {
+                tokio::select! {
+                    () = sleep(HOLD_INTERVAL) => continue,
+                    () = stop.cancelled() => break,
+                }
+            }
             let wait = match self.board.take_lease().await {
                 Ok(true) => {
                     crash::point("redis", "leased");
@@ -109,6 +120,10 @@ impl BoardWorker {
                     match ended.how {
                         TermEnd::Stopped => break,
                         TermEnd::LeaseLost | TermEnd::ReadAgain => Duration::ZERO,
+                        TermEnd::Held => {
+                            self.board.release_lease().await;
+                            Duration::ZERO
+                        }
                         TermEnd::Trouble(fault) => {
                             self.board.release_lease().await;
                             self.context.endure(fault, attempt)

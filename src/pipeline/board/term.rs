@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Context, Ended, TermEnd, held, kafka, track::Track};
+use super::{Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka, track::Track};
 use crate::{
     clients::kafka::{KafkaError, Reader},
     clock::{now_ms, now_us},
@@ -129,6 +129,7 @@ impl Term {
         let mut renew = ticks(context.renewal());
         let mut replace = ticks(Duration::from_secs(settings.replace_interval_seconds));
         replace.reset();
+        let mut hold = ticks(HOLD_INTERVAL);
         let mut warm = false;
         let how = loop {
             let step = tokio::select! {
@@ -140,6 +141,11 @@ impl Term {
                     board.distrust();
                     Ok(())
                 }
+                _ = hold.tick() => if context.stats.is_held_by_source() {
+                    Err(TermEnd::Held)
+                } else {
+                    Ok(())
+                },
                 Some(look) = self.looks.recv() => self.looked(look),
                 fed = self.feed.recv() => self.take(fed, context, board).await,
             };

@@ -12,7 +12,7 @@ use crate::{
     config::Settings,
     crash,
     pipeline::{
-        HTTP_LIMITS, Shared, clickhouse, dead_letter::DeadLetters, http, shared, shared_log,
+        HTTP_LIMITS, Shared, clickhouse, dead_letter::DeadLetters, http, shared, shared_log, source,
     },
     sinks::{
         Delivery, Fault, PartitionSink, Rejected, Sink,
@@ -35,7 +35,9 @@ pub(super) async fn run(
     work: Work<'_>,
     bounds: &Bounds,
 ) -> Result<Done, ReplayError> {
-    let shared = shared(settings, bounds.stop.clone())?;
+    // A replay is bounded: nobody watches the source for it.
+    let (_, watch) = source::source();
+    let shared = shared(settings, watch, bounds.stop.clone())?;
     let (facts, content) = (shared.source.facts.topic(), shared.source.content.topic());
     let rows = Limits {
         records: settings.clickhouse.batch_rows,

@@ -1,5 +1,8 @@
 //! PostgreSQL, by tokio-postgres.
 
+pub mod catalogue;
+mod locks;
+
 use std::time::Duration;
 
 use tokio_postgres::{NoTls, config::Host};
@@ -7,6 +10,8 @@ use tokio_postgres::{NoTls, config::Host};
 pub use tokio_postgres::{
     Client, Error as PostgresError, Row, RowStream, Statement, Transaction, types::ToSql,
 };
+
+pub use locks::{Holder, LOCK_TIMEOUT, holder_of, is_lock_timeout, with_lock_timeout};
 
 use crate::secret::Secret;
 

@@ -9,8 +9,3 @@ CREATE TABLE IF NOT EXISTS public.engagement_events (
     device      text,
     raw_payload jsonb
 );
-
--- The board's window and a backfill from the database select by time,
-CREATE INDEX IF NOT EXISTS engagement_events_event_ts_idx ON public.engagement_events (event_ts);
--- and the deletion of a content row looks for its events.
-CREATE INDEX IF NOT EXISTS engagement_events_content_id_idx ON public.engagement_events (content_id);

@@ -1,0 +1,82 @@
+//! Statements that take locks give up early: one that waits for a lock holds
+//! up everybody who comes after it.
+
+use std::{fmt, time::Duration};
+
+use tokio_postgres::{Client, Error as PostgresError, error::SqlState};
+
+/// How long a statement may wait for a lock.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Who has a lock on a table, as far as the role may know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub pid: i32,
+    pub role: String,
+    pub application: String,
+    /// `idle in transaction`, `active` …
+    pub state: String,
+    /// How long its transaction has gone on.
+    pub seconds: i64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {}", self.pid)?;
+        let known = [
+            ("role ", &self.role),
+            ("", &self.application),
+            ("", &self.state),
+        ];
+        let known: Vec<String> = known
+            .iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(kind, text)| format!("{kind}{text}"))
+            .collect();
+        if !known.is_empty() {
+            write!(f, " ({})", known.join(", "))?;
+        }
+        write!(f, ", in a transaction for {} s", self.seconds)
+    }
+}
+
+/// Has every statement of this connection give up after [`LOCK_TIMEOUT`].
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn with_lock_timeout(client: &Client) -> Result<(), PostgresError> {
+    let set = format!("SET lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+    client.batch_execute(&set).await
+}
+
+/// Whether a statement was given up because somebody else has a lock.
+#[must_use]
+pub fn is_lock_timeout(error: &PostgresError) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// Whose transaction has had a lock on the table for the longest, if anybody's
+/// still has.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn holder_of(client: &Client, table: &str) -> Result<Option<Holder>, PostgresError> {
+    let sql = "
+        SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
+            coalesce(a.state, ''),
+            coalesce(extract(epoch FROM now() - a.xact_start), 0)::bigint
+        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.relation = to_regclass($1) AND l.granted AND a.pid <> pg_backend_pid()
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        ORDER BY a.xact_start NULLS LAST LIMIT 1";
+    let Some(row) = client.query_opt(sql, &[&table]).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Holder {
+        pid: row.try_get(0)?,
+        role: row.try_get(1)?,
+        application: row.try_get(2)?,
+        state: row.try_get(3)?,
+        seconds: row.try_get(4)?,
+    }))
+}

@@ -1,0 +1,253 @@
+//! Brings a database to what the connector needs: refuses shapes that cannot be
+//! followed, and executes only the statements that are needed.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::inspector::InspectError;
+use crate::{
+    clients::postgres::{self, Client, Holder, LOCK_TIMEOUT, PostgresError, catalogue::Reader},
+    config::Settings,
+    failure::{Failure, Kind},
+    source::{
+        Catalogue, Code, Expected, Finding, Fingerprint, Severity, Statement, drop_stray,
+        has_begun, judge, statements, strays,
+    },
+};
+
+/// What the operator has agreed to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Consent {
+    /// Nothing.
+    #[default]
+    None,
+    /// What was listed, each by its text.
+    Listed(BTreeSet<String>),
+    /// Whatever is needed.
+    All,
+}
+
+impl Consent {
+    /// Whether this may be done.
+    #[must_use]
+    pub fn covers(&self, what: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Listed(listed) => listed.contains(what),
+            Self::All => true,
+        }
+    }
+}
+
+/// On whose server, and what may be done there.
+#[derive(Debug, Clone, Copy)]
+pub struct Permit<'a> {
+    /// It is fanout's own: what is needed is done.
+    pub is_ours: bool,
+    pub consent: &'a Consent,
+}
+
+/// Shapes that fanout does not follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub findings: Vec<Finding>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let whats: Vec<&str> = self.findings.iter().map(|one| one.what.as_str()).collect();
+        f.write_str(&whats.join("; "))
+    }
+}
+
+/// Why the database is not as it has to be.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error("the source is of a shape that fanout does not support: {0}")]
+    Unsupported(Refusal),
+    #[error("postgres refused: {sql}")]
+    Statement {
+        sql: String,
+        #[source]
+        source: PostgresError,
+    },
+    #[error(
+        "{table} is locked{}, and this was given up after {} s: {sql}",
+        by(holder.as_ref()),
+        LOCK_TIMEOUT.as_secs()
+    )]
+    Locked {
+        table: String,
+        sql: String,
+        holder: Option<Holder>,
+    },
+    #[error("confirmation required: postgres is not fanout's own, and needs: {sql}")]
+    NotConfirmed { sql: String },
+}
+
+fn by(holder: Option<&Holder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+}
+
+impl From<PostgresError> for ProvisionError {
+    fn from(error: PostgresError) -> Self {
+        Self::Inspect(error.into())
+    }
+}
+
+impl Failure for ProvisionError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Inspect(_) => Kind::Environment,
+            Self::Unsupported(_) | Self::NotConfirmed { .. } => Kind::Refused,
+            Self::Statement { .. } => Kind::Failed,
+            Self::Locked { .. } => Kind::NotReady,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Inspect(_) => "postgres",
+            Self::Unsupported(_) => "source_unsupported",
+            Self::Statement { .. } => "postgres_objects",
+            Self::Locked { .. } => "postgres_locked",
+            Self::NotConfirmed { .. } => "not_confirmed",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Inspect(_) => "fanout status".to_owned(),
+            Self::Unsupported(refusal) => refusal.findings.first()?.remedy.clone(),
+            Self::Statement { .. } => {
+                "execute it as a role that may, or grant that to fanout's; then fanout up"
+                    .to_owned()
+            }
+            Self::Locked { .. } => "end that transaction, then fanout up".to_owned(),
+            Self::NotConfirmed { .. } => "fanout up --yes".to_owned(),
+        })
+    }
+}
+
+/// The statements that are needed now, in their order.
+///
+/// # Errors
+/// When Postgres does not answer, or the source has a shape that is not
+/// supported. That a table is missing is none as long as the connector has not
+/// begun, and else where its creation was agreed to.
+pub async fn needed(
+    settings: &Settings,
+    permit: Permit<'_>,
+) -> Result<Vec<Statement>, ProvisionError> {
+    let reader = connect(settings).await?;
+    let expected = Expected::demo(&settings.connector);
+    let catalogue = reader.read(&expected).await.map_err(InspectError::from)?;
+    let needed = statements(&catalogue, &expected, permit.is_ours);
+    let replaces = |finding: &Finding| {
+        let creates = |one: &&Statement| one.repairs == Some(Code::TableMissing);
+        let mut created = needed.iter().filter(creates);
+        created.any(|one| one.table == finding.table && permit.consent.covers(&one.sql))
+    };
+    let refused = refusals(&catalogue, &expected, replaces);
+    if refused.is_empty() {
+        return Ok(needed);
+    }
+    let findings = refused;
+    Err(ProvisionError::Unsupported(Refusal { findings }))
+}
+
+/// The shapes that stand in the way. A missing table does not where it is
+/// created for the first time, or `replaces` says that it may be.
+fn refusals(
+    catalogue: &Catalogue,
+    expected: &Expected,
+    replaces: impl Fn(&Finding) -> bool,
+) -> Vec<Finding> {
+    let begun = has_begun(catalogue);
+    let mut findings = judge(catalogue, expected);
+    findings.retain(|finding| {
+        let is_created = finding.code == Code::TableMissing && (!begun || replaces(finding));
+        finding.severity == Severity::Unsupported && !is_created
+    });
+    findings
+}
+
+/// Executes what is needed; returns it.
+///
+/// # Errors
+/// As [`needed`], when a statement is refused or waits for a lock, or, on a
+/// server of somebody else's, one was not agreed to. What was executed before
+/// stays.
+pub async fn provision(
+    settings: &Settings,
+    permit: Permit<'_>,
+) -> Result<Vec<Statement>, ProvisionError> {
+    let needed = needed(settings, permit).await?;
+    execute(settings, permit, needed).await
+}
+
+/// Takes tables out of the publication that were ours under `history` and have
+/// another name now; returns the statements.
+///
+/// # Errors
+/// As [`provision`].
+pub async fn drop_strays(
+    settings: &Settings,
+    permit: Permit<'_>,
+    history: &Fingerprint,
+) -> Result<Vec<Statement>, ProvisionError> {
+    let reader = connect(settings).await?;
+    let expected = Expected::demo(&settings.connector);
+    let catalogue = reader.read(&expected).await.map_err(InspectError::from)?;
+    let strays = strays(&catalogue, &expected, history).into_iter();
+    let drops = strays.map(|(_, stray)| drop_stray(&expected.publication, stray));
+    execute(settings, permit, drops.collect()).await
+}
+
+async fn connect(settings: &Settings) -> Result<Reader, ProvisionError> {
+    let client = postgres::connect(&settings.postgres.url).await?;
+    Ok(Reader::new(client).await?)
+}
+
+async fn execute(
+    settings: &Settings,
+    permit: Permit<'_>,
+    statements: Vec<Statement>,
+) -> Result<Vec<Statement>, ProvisionError> {
+    let unheard = |one: &&Statement| !permit.is_ours && !permit.consent.covers(&one.sql);
+    if let Some(statement) = statements.iter().find(unheard) {
+        let sql = statement.sql.clone();
+        return Err(ProvisionError::NotConfirmed { sql });
+    }
+    if statements.is_empty() {
+        return Ok(statements);
+    }
+    let client = postgres::connect(&settings.postgres.url).await?;
+    postgres::with_lock_timeout(&client).await?;
+    for statement in &statements {
+        if let Err(source) = client.batch_execute(&statement.sql).await {
+            return Err(refused(&client, statement, source).await);
+        }
+    }
+    Ok(statements)
+}
+
+/// Why a statement was not executed.
+async fn refused(client: &Client, statement: &Statement, source: PostgresError) -> ProvisionError {
+    let sql = statement.sql.clone();
+    let Some(table) = statement.table.clone() else {
+        return ProvisionError::Statement { sql, source };
+    };
+    if !postgres::is_lock_timeout(&source) {
+        return ProvisionError::Statement { sql, source };
+    }
+    // Who it is only helps: without it the error says the rest.
+    let asked = postgres::holder_of(client, &table);
+    let holder = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    ProvisionError::Locked {
+        holder: holder.ok().and_then(Result::ok).flatten(),
+        table,
+        sql,
+    }
+}

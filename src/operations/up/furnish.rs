@@ -1,0 +1,163 @@
+//! What each service has to hold before others use it: tables, the publication,
+//! the connector, sinks that are past their start.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::time::sleep;
+
+use super::{Up, UpError};
+use crate::{
+    config::Runtime,
+    operations::{
+        connector::{self, Applied},
+        objects,
+        source::{self, Permit},
+        status,
+    },
+    pipeline::status::{SinkState, SinkStatus},
+    progress::{Event, Progress},
+    source::Statement,
+    stack::Service,
+};
+
+/// A halted sink looks again within this.
+const HALT_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Something that was made or repaired in a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Altered {
+    pub service: String,
+    /// A statement, or a sentence.
+    pub what: String,
+    /// Changes were lost until then.
+    pub recovers: bool,
+}
+
+impl Altered {
+    fn in_postgres(statement: Statement) -> Self {
+        Self {
+            service: "postgres".to_owned(),
+            what: statement.sql,
+            recovers: statement.recovers,
+        }
+    }
+
+    fn in_connect(connector: &str, applied: Applied) -> Option<Self> {
+        let (what, recovers) = match applied {
+            Applied::Unchanged => return None,
+            Applied::Created => (format!("registered connector {connector}"), false),
+            Applied::Updated { changed, drifted } => {
+                let changed = changed.join(", ");
+                (format!("updated connector {connector}: {changed}"), drifted)
+            }
+        };
+        Some(Self {
+            service: "connect".to_owned(),
+            what,
+            recovers,
+        })
+    }
+}
+
+impl Up {
+    /// Makes what a service has to hold before others use it; returns what was
+    /// not there before.
+    pub(super) async fn furnish(
+        &self,
+        service: &Service,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Altered>, UpError> {
+        let name = service.definition.name.as_str();
+        let doing = |what| progress.report(Event::Doing { task: name, what });
+        let settings = &self.blueprint.settings;
+        let timeout = self.request.timeout;
+        match name {
+            "postgres" => {
+                doing("making its tables and publication");
+                let provisioned = async {
+                    let permit = self.permit();
+                    Ok::<_, UpError>(source::provision(settings, permit).await?)
+                };
+                let made = objects::in_time("postgres", timeout, provisioned).await?;
+                return Ok(made.into_iter().map(Altered::in_postgres).collect());
+            }
+            "clickhouse" => {
+                doing("making its tables");
+                objects::in_time("clickhouse", timeout, objects::clickhouse(settings)).await?;
+            }
+            "connect" => return self.furnish_connect(progress).await,
+            "pipeline" => self.see_sinks(progress).await?,
+            _ => {}
+        }
+        Ok(Vec::new())
+    }
+
+    /// The connector, and what of the source only its history tells.
+    async fn furnish_connect(&self, progress: &dyn Progress) -> Result<Vec<Altered>, UpError> {
+        let settings = &self.blueprint.settings;
+        let overrides = connector::overrides(&self.site)?;
+        let mut altered = Vec::new();
+        if let Some(history) = source::Records::new(settings)?.load().await? {
+            let fingerprint = &history.baseline.fingerprint;
+            let dropped = source::drop_strays(settings, self.permit(), fingerprint).await?;
+            altered.extend(dropped.into_iter().map(Altered::in_postgres));
+        }
+        let timeout = self.request.timeout;
+        let applied = connector::apply(settings, &overrides, timeout, progress).await?;
+        altered.extend(Altered::in_connect(&settings.connector.name, applied));
+        Ok(altered)
+    }
+
+    /// What may be done to the source.
+    fn permit(&self) -> Permit<'_> {
+        let service = self.blueprint.service("postgres");
+        let is_ours = service.is_some_and(|it| it.runtime != Runtime::External);
+        Permit {
+            is_ours,
+            consent: &self.request.consent,
+        }
+    }
+
+    /// Waits until every sink is past its start. One that halts is given the
+    /// time to look again: what halted it may just have been mended.
+    async fn see_sinks(&self, progress: &dyn Progress) -> Result<(), UpError> {
+        let url = &self.blueprint.settings.http.url;
+        let begun = Instant::now();
+        let mut told = String::new();
+        loop {
+            let (what, halt) = match status::pipeline(url).await {
+                Ok(status) => {
+                    let waits = |sink: &SinkStatus| {
+                        matches!(sink.state, SinkState::Starting | SinkState::Halted)
+                    };
+                    let Some(sink) = status.sinks.into_iter().find(waits) else {
+                        return Ok(());
+                    };
+                    let detail = sink.detail.as_deref().unwrap_or("starting");
+                    let what = format!("sink {}: {detail}", sink.name);
+                    (what, sink.halt.map(|halt| (sink.name, halt)))
+                }
+                // What says nothing of its sinks is not past its start.
+                Err(problem) => (problem, None),
+            };
+            if let Some((sink, halt)) = halt
+                && begun.elapsed() >= HALT_PATIENCE
+            {
+                return Err(UpError::Halted { sink, halt });
+            }
+            if begun.elapsed() >= self.request.timeout {
+                return Err(UpError::SinkNotReady {
+                    what,
+                    seconds: self.request.timeout.as_secs(),
+                });
+            }
+            if told != what {
+                let task = "pipeline";
+                progress.report(Event::Doing { task, what: &what });
+                told = what;
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the pipeline needs of the source.
+
+use crate::config;
+
+/// The schema of the source tables.
+pub const SCHEMA: &str = "public";
+
+/// Tables that fanout makes for Debezium: where a snapshot is asked for, and
+/// the row that each heartbeat touches.
+pub const HELPERS: [&str; 2] = ["debezium_signal", "debezium_heartbeat"];
+
+/// The source as it has to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub publication: String,
+    pub slot: String,
+    pub tables: Vec<ExpectedTable>,
+}
+
+/// A table whose changes are followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedTable {
+    pub name: String,
+    /// The one column of its primary key.
+    pub key: String,
+    /// The columns in use; others may be as they like.
+    pub columns: Vec<ExpectedColumn>,
+    /// Columns that fanout's own statements select by.
+    pub indexed: Vec<String>,
+}
+
+/// A column in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedColumn {
+    pub name: String,
+    pub kind: Type,
+    /// A record without a value cannot be applied.
+    pub required: bool,
+}
+
+/// The types of which every value can be taken. A domain counts as the type
+/// that it is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    Uuid,
+    /// Only `bigint`: ids are compared and handed out as such.
+    BigInt,
+    /// At most 32 bits.
+    Int,
+    Text,
+    /// `timestamp` without a zone arrives as a number without a unit.
+    Timestamptz,
+    Json,
+}
+
+impl Type {
+    /// Its names in `pg_type`.
+    #[must_use]
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Uuid => &["uuid"],
+            Self::BigInt => &["int8"],
+            Self::Int => &["int4", "int2"],
+            Self::Text => &["text", "varchar"],
+            Self::Timestamptz => &["timestamptz"],
+            Self::Json => &["jsonb", "json"],
+        }
+    }
+
+    /// As it is written in a statement.
+    #[must_use]
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::Uuid => "uuid",
+            Self::BigInt => "bigint",
+            Self::Int => "integer",
+            Self::Text => "text",
+            Self::Timestamptz => "timestamptz",
+            Self::Json => "jsonb",
+        }
+    }
+}
+
+impl Expected {
+    /// The built-in pipeline's: content and its events.
+    #[must_use]
+    pub fn demo(connector: &config::Connector) -> Self {
+        Self {
+            publication: connector.publication.clone(),
+            slot: connector.slot.clone(),
+            tables: vec![content(), engagement_events()],
+        }
+    }
+
+    /// The names of all tables that matter, those for Debezium included.
+    #[must_use]
+    pub fn relations(&self) -> Vec<&str> {
+        let tables = self.tables.iter().map(|table| table.name.as_str());
+        tables.chain(HELPERS).collect()
+    }
+}
+
+impl ExpectedTable {
+    /// `public.content`.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        format!("{SCHEMA}.{}", self.name)
+    }
+
+    fn new(name: &str, columns: &[(&str, Type)], required: &[&str], indexed: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            key: "id".to_owned(),
+            columns: columns
+                .iter()
+                .map(|(name, kind)| ExpectedColumn {
+                    name: (*name).to_owned(),
+                    kind: *kind,
+                    required: required.contains(name),
+                })
+                .collect(),
+            indexed: indexed.iter().map(|column| (*column).to_owned()).collect(),
+        }
+    }
+}
+
+fn content() -> ExpectedTable {
+    let columns = [
+        ("id", Type::Uuid),
+        ("title", Type::Text),
+        ("content_type", Type::Text),
+        ("length_seconds", Type::Int),
+    ];
+    ExpectedTable::new("content", &columns, &[], &[])
+}
+
+fn engagement_events() -> ExpectedTable {
+    let columns = [
+        ("id", Type::BigInt),
+        ("content_id", Type::Uuid),
+        ("user_id", Type::Uuid),
+        ("event_type", Type::Text),
+        ("event_ts", Type::Timestamptz),
+        ("duration_ms", Type::Int),
+        ("device", Type::Text),
+        ("raw_payload", Type::Json),
+    ];
+    ExpectedTable::new(
+        "engagement_events",
+        &columns,
+        &["event_ts"],
+        &["event_ts", "content_id"],
+    )
+}

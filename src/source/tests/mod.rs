@@ -1,0 +1,197 @@
+//! What is noticed, and what is no false alarm.
+
+mod changes;
+mod repairs;
+mod shapes;
+
+use super::*;
+use crate::config;
+
+fn expected() -> Expected {
+    Expected::demo(&config::Connector::default())
+}
+
+/// A relation as `up` makes it.
+fn relation(table: &ExpectedTable, oid: u32) -> Relation {
+    let columns = (1..).zip(&table.columns).map(|(number, column)| Column {
+        name: column.name.clone(),
+        number,
+        xmin: 700,
+        base: column.kind.names()[0].to_owned(),
+        shown: column.kind.sql().to_owned(),
+        not_null: column.required,
+        generated: false,
+    });
+    Relation {
+        oid,
+        identity: "f".to_owned(),
+        columns: columns.collect(),
+        primary_key: Some(PrimaryKey {
+            oid: oid + 1,
+            name: format!("{}_pkey", table.name),
+            index: format!("{}_pkey", table.name),
+            columns: vec!["id".to_owned()],
+            deferrable: false,
+        }),
+        indexed: table.indexed.clone(),
+        ..helper(&table.name, oid)
+    }
+}
+
+fn helper(name: &str, oid: u32) -> Relation {
+    Relation {
+        oid,
+        name: name.to_owned(),
+        kind: "r".to_owned(),
+        persistence: "p".to_owned(),
+        identity: "d".to_owned(),
+        file: oid,
+        published: true,
+        member: Some(Member {
+            oid: oid + 2,
+            ..Member::default()
+        }),
+        ..Relation::default()
+    }
+}
+
+/// A database in which everything is as it should be, and the connector reads.
+fn good() -> Catalogue {
+    let expected = expected();
+    let tables = (100..).step_by(10).zip(&expected.tables);
+    let tables = tables.map(|(oid, table)| relation(table, oid));
+    let helpers = (200..).step_by(10).zip(HELPERS);
+    let helpers = helpers.map(|(oid, name)| helper(name, oid));
+    Catalogue {
+        version: 150_018,
+        wal_level: "logical".to_owned(),
+        role: "app".to_owned(),
+        relations: tables.chain(helpers).collect(),
+        publication: Some(Publication {
+            oid: 300,
+            xmin: 701,
+            insert: true,
+            update: true,
+            delete: true,
+            truncate: true,
+            ..Publication::default()
+        }),
+        slot: Some(Slot {
+            active: true,
+            wal_status: Some("reserved".to_owned()),
+        }),
+        domain_over_enum: None,
+    }
+}
+
+/// The same before the connector has begun.
+fn unread() -> Catalogue {
+    Catalogue {
+        slot: None,
+        ..good()
+    }
+}
+
+fn table<'c>(catalogue: &'c mut Catalogue, name: &str) -> &'c mut Relation {
+    let mut relations = catalogue.relations.iter_mut();
+    relations.find(|one| one.name == name).expect("a table")
+}
+
+fn column<'c>(catalogue: &'c mut Catalogue, name: &str) -> &'c mut Column {
+    let events = table(catalogue, "engagement_events");
+    let mut columns = events.columns.iter_mut();
+    columns.find(|one| one.name == name).expect("a column")
+}
+
+/// What is found after `change`: code and severity.
+fn found(change: impl FnOnce(&mut Catalogue)) -> Vec<(Code, Severity)> {
+    let mut catalogue = good();
+    change(&mut catalogue);
+    let findings = judge(&catalogue, &expected());
+    for finding in &findings {
+        let told = !finding.what.is_empty() && !finding.remedy.is_empty();
+        assert!(told, "{finding:?}");
+    }
+    let all = findings.into_iter();
+    all.map(|finding| (finding.code, finding.severity))
+        .collect()
+}
+
+fn history(catalogue: &Catalogue) -> History {
+    let snapshot = Some("first".to_owned());
+    let fingerprint = Fingerprint::of(catalogue, &expected(), snapshot);
+    let connector = relevant(&Properties::from([("a".to_owned(), "1".to_owned())]));
+    let baseline = Baseline::new(
+        "one".to_owned(),
+        "then".to_owned(),
+        fingerprint,
+        Some(connector),
+    );
+    History {
+        changed: Changed::since(&baseline),
+        baseline,
+    }
+}
+
+/// What is said of a database that was good and is like this now.
+fn since_good(now: &Catalogue) -> Vec<Finding> {
+    let history = history(&good());
+    assess(now, &expected(), Some(&history), &Surroundings::default())
+}
+
+/// Whether history is said to be incomplete after `change`.
+fn is_alarmed(change: impl FnOnce(&mut Catalogue)) -> bool {
+    let mut catalogue = good();
+    change(&mut catalogue);
+    let findings = since_good(&catalogue);
+    let mut findings = findings.iter();
+    findings.any(|one| one.severity == Severity::Unreconciled)
+}
+
+#[test]
+fn the_records_keep_their_form() {
+    let history = history(&good());
+    let text = history.baseline.text();
+    assert!(
+        text.starts_with(r#"{"format":1,"id":"one","at":"then","fingerprint":{"#),
+        "{text}"
+    );
+    let read = Baseline::read(text.as_bytes()).expect("a baseline");
+    assert_eq!(read, history.baseline);
+    let changed = history.changed.text();
+    assert_eq!(changed, r#"{"format":1,"baseline":"one","reasons":[]}"#);
+    assert_eq!(
+        Changed::read(changed.as_bytes()).expect("it"),
+        history.changed
+    );
+    let newer = text.replace(r#""format":1"#, r#""format":2"#);
+    let error = Baseline::read(newer.as_bytes()).expect_err("a newer one");
+    assert!(error.to_string().contains("format 2"), "{error}");
+}
+
+#[test]
+fn the_connector_delivers_the_tables_that_are_expected() {
+    let text = crate::assets::text("connect/pg-engagement-cdc.json").expect("a template");
+    let template: Properties = serde_json::from_str(text).expect("properties");
+    let expected = expected();
+    let tables = expected.tables.iter().map(ExpectedTable::qualified);
+    let signal = format!("{SCHEMA}.{}", HELPERS[0]);
+    let list: Vec<String> = tables.chain([signal]).collect();
+    assert_eq!(template["table.include.list"], list.join(","));
+    let decisive = relevant(&template);
+    for name in [
+        "table.include.list",
+        "skipped.operations",
+        "transforms",
+        "database.dbname",
+    ] {
+        assert!(decisive.contains_key(name), "{name}");
+    }
+    for name in [
+        "database.password",
+        "poll.interval.ms",
+        "topic.creation.groups",
+    ] {
+        assert!(!decisive.contains_key(name), "{name}");
+    }
+}
