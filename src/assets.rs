@@ -35,6 +35,7 @@ pub const ALL: &[Asset] = embed![
     "stack/docker/redis.conf",
     "stack/kafka.yaml",
     "stack/native/chdb_front.py",
+    "stack/native/chdb_guard.py",
     "stack/native/clickhouse-server.yaml",
     "stack/native/connect.properties",
     "stack/native/debezium/pom.xml",

@@ -25,6 +25,7 @@ use crate::{
     },
     progress::Progress,
     project::Project,
+    stack::endpoint,
 };
 
 /// How often `--until-idle` looks again while it is not.
@@ -150,7 +151,9 @@ impl Run {
         };
         let pipeline = Pipeline::start(start, settings, stop.clone())?;
         let reporter = pipeline.reporter();
-        tokio::spawn(serve(listener, reporter.clone(), stop.clone()));
+        let configured = endpoint::host_and_port(&settings.http.url);
+        let names = configured.map(|(host, _)| host).into_iter().collect();
+        tokio::spawn(serve(listener, reporter.clone(), names, stop.clone()));
         tokio::spawn(keeper::keep(settings.clone(), stop.clone()));
         tokio::spawn(source::watch(settings.clone(), writer, stop.clone()));
         Ok(Self {
@@ -260,8 +263,13 @@ async fn listen(options: &Options) -> Result<TcpListener, RunError> {
     }
 }
 
-async fn serve(listener: TcpListener, reporter: Reporter, stop: CancellationToken) {
-    if let Err(error) = server::serve(listener, reporter, stop).await {
+async fn serve(
+    listener: TcpListener,
+    reporter: Reporter,
+    names: Vec<String>,
+    stop: CancellationToken,
+) {
+    if let Err(error) = server::serve(listener, reporter, names, stop).await {
         tracing::error!(%error, "the pipeline's own http ended");
     }
 }

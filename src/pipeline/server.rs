@@ -1,4 +1,5 @@
-//! The pipeline's own HTTP: `/healthz`, `/metrics`, `/status`.
+//! The pipeline's own HTTP: `/healthz`, `/metrics`, `/status`. Which requests it
+//! answers at all is [`crate::clients::browser`]'s business.
 
 use axum::{
     Json, Router,
@@ -11,14 +12,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Reporter, metrics, status::SinkState};
+use crate::clients::browser;
 
-/// Serves until `stop`.
+/// Serves until `stop`. `names` are the host names that it is configured to be
+/// reached by.
 ///
 /// # Errors
 /// When the listener breaks.
 pub async fn serve(
     listener: TcpListener,
     reporter: Reporter,
+    names: Vec<String>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let router = Router::new()
@@ -26,6 +30,7 @@ pub async fn serve(
         .route("/metrics", get(metrics_text))
         .route("/status", get(status))
         .with_state(reporter);
+    let router = browser::guarded(router, listener.local_addr()?, names);
     axum::serve(listener, router)
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await

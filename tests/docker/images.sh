@@ -79,7 +79,7 @@ jars debezium debezium-postgres-3.6.3.Final/jars "$folder/plugin"
 image debezium/connect:3.6.0.Final "$folder"
 folder=$(context clickhouse)
 packages "$folder/packages"
-cp "$root/stack/native/chdb_front.py" "$folder"
+cp "$root/stack/native/chdb_front.py" "$root/stack/native/chdb_guard.py" "$folder"
 image clickhouse/clickhouse-server:25.8 "$folder"
 
 step "push to $registry"

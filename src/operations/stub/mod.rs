@@ -20,7 +20,10 @@ pub use faults::Faults;
 pub use journal::JournalError;
 
 use self::journal::Journal;
-use crate::failure::{Failure, Kind};
+use crate::{
+    clients::browser,
+    failure::{Failure, Kind},
+};
 
 /// What `GET /events` calls itself: by this others know that they talk to it.
 pub const SYSTEM: &str = "fanout-stub";
@@ -153,8 +156,9 @@ impl Stub {
             let _ = stream.set_nodelay(true);
         });
         let graceful = stop.clone();
-        let server = axum::serve(listener, routes::router(self.state))
-            .with_graceful_shutdown(graceful.cancelled_owned());
+        let router = browser::guarded(routes::router(self.state), self.address, Vec::new());
+        let server =
+            axum::serve(listener, router).with_graceful_shutdown(graceful.cancelled_owned());
         let late = async {
             stop.cancelled().await;
             tokio::time::sleep(SHUTDOWN).await;
