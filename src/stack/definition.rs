@@ -208,7 +208,7 @@ pub enum User {
     /// fanout's own.
     #[default]
     Own,
-    /// fanout's own, but never root's: the server refuses to run as root.
+    /// fanout's own, but never root's.
     Unprivileged,
 }
 

@@ -9,7 +9,7 @@
 //!                  logs/<service>.log
 //!                  run/<service>.…  its process
 //!       .ports.lock                held while a project chooses its ports
-//! <cache>/native/<install>-<version>/
+//! <cache>/native/<install>-<version>/   all that servers run from
 //! ```
 //!
 //! One folder, so that `reset` removes one folder.
@@ -24,6 +24,9 @@ use crate::project::Project;
 
 /// Root's home by default.
 pub(super) const ROOT_HOME: &str = "/var/lib/fanout";
+
+/// Root's cache by default.
+pub(super) const ROOT_CACHE: &str = "/var/cache/fanout";
 
 /// The folder of all projects of this user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +70,16 @@ impl Home {
     }
 }
 
-/// `$FANOUT_CACHE`, else `$XDG_CACHE_HOME/fanout`, by default `~/.cache/fanout`.
+/// `$FANOUT_CACHE`; else for root `/var/cache/fanout`, from which a server that
+/// drops root's rights can run; else `$XDG_CACHE_HOME/fanout`, by default
+/// `~/.cache/fanout`.
 #[must_use]
 pub fn cache_from_env() -> PathBuf {
     if let Some(path) = folder("FANOUT_CACHE") {
         return absolute(&path);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from(ROOT_CACHE);
     }
     let cache = folder("XDG_CACHE_HOME").unwrap_or_else(|| user_home().join(".cache"));
     absolute(&cache.join("fanout"))

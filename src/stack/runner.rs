@@ -156,6 +156,11 @@ pub async fn start(
         doing("making its data");
     }
     let account = prepare::account(&dir, name, recipe)?;
+    if let Some(account) = &account
+        && account.lacks(&recipe.data)
+    {
+        doing(&format!("giving its data to user {}", account.name));
+    }
     let prepared = prepare::prepare(site, name, recipe, account.as_ref());
     match tokio::time::timeout(timeout, prepared).await {
         Ok(prepared) => prepared?,

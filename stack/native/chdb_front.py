@@ -725,6 +725,7 @@ def main() -> int:
     spool = os.path.join(path, "front.spool")
     shutil.rmtree(spool, ignore_errors=True)
     os.makedirs(spool)
+    os.environ["TMPDIR"] = spool  # the usual folder may be another user's
 
     # Waited for below, in this thread alone; threads made from here on inherit that they leave them alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

@@ -1,9 +1,11 @@
-//! The user whose rights a server has where fanout runs as root and the server
-//! refuses to.
+//! The user whose rights a server has where fanout runs as root. Servers listen
+//! on ports that every local user can reach and can write files (Redis by
+//! `CONFIG SET dir`, Connect by a connector, Postgres by `COPY`), so none of
+//! them ever has root's rights.
 
 use std::{
-    io,
-    os::unix::fs::{MetadataExt as _, chown},
+    fs, io,
+    os::unix::fs::{MetadataExt as _, chown, lchown},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{Failure, Kind},
-    stack::home::ROOT_HOME,
+    stack::home::{ROOT_CACHE, ROOT_HOME},
 };
 
 /// Users that root's rights are dropped to, the first that exists.
@@ -28,12 +30,13 @@ pub struct Account {
 /// Why a server cannot run as another user.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    #[error("{service} refuses to run as root, and this machine has no user {}", CANDIDATES.join(" or "))]
+    #[error("{service} is never run as root, and this machine has no user {}", CANDIDATES.join(" or "))]
     NoUser { service: String },
-    #[error("{service} runs as user {user}, for whom {} is closed", closed.display())]
+    #[error("{service} runs as user {user}, who cannot reach its {what}: {} is closed", closed.display())]
     Closed {
         service: String,
         user: String,
+        what: Needed,
         closed: PathBuf,
     },
     #[error("{} cannot be given to user {user}", path.display())]
@@ -43,6 +46,27 @@ pub enum AccountError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What a server has to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// Below the home.
+    Data,
+    /// In the cache.
+    Install,
+    /// Wherever the machine has it.
+    Program,
+}
+
+impl std::fmt::Display for Needed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Data => "data",
+            Self::Install => "installed files",
+            Self::Program => "program",
+        })
+    }
 }
 
 impl Failure for AccountError {
@@ -61,7 +85,7 @@ impl Failure for AccountError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoUser { .. } => Some("useradd --system postgres".to_owned()),
-            Self::Closed { closed, .. } => Some(remedy(closed)),
+            Self::Closed { what, closed, .. } => Some(remedy(*what, closed)),
             Self::Chown { .. } => Some(
                 "name a folder on a disk with owners: FANOUT_HOME=/var/lib/fanout fanout up"
                     .to_owned(),
@@ -70,13 +94,18 @@ impl Failure for AccountError {
     }
 }
 
-/// Opens root's usual home where that is what is closed, else goes there.
-fn remedy(closed: &Path) -> String {
-    let usual = Path::new(ROOT_HOME);
+/// Opens root's usual folder where that is what is closed, else goes there.
+fn remedy(what: Needed, closed: &Path) -> String {
+    let (usual, instead) = match what {
+        Needed::Data => (ROOT_HOME, format!("FANOUT_HOME={ROOT_HOME} fanout up")),
+        Needed::Install => (ROOT_CACHE, format!("FANOUT_CACHE={ROOT_CACHE} fanout up")),
+        Needed::Program => ("/usr/bin", "PATH=/usr/bin:$PATH fanout up".to_owned()),
+    };
+    let usual = Path::new(usual);
     if closed.starts_with(usual) || usual.starts_with(closed) {
         format!("chmod 755 {}", closed.display())
     } else {
-        format!("FANOUT_HOME={ROOT_HOME} fanout up")
+        instead
     }
 }
 
@@ -110,17 +139,37 @@ impl Account {
     ///
     /// # Errors
     /// Names the outermost folder that is closed.
-    pub fn check_reach(&self, service: &str, path: &Path) -> Result<(), AccountError> {
-        let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
-        folders.reverse();
-        match folders.into_iter().find(|folder| !self.may_pass(folder)) {
+    pub fn check_reach(
+        &self,
+        service: &str,
+        what: Needed,
+        path: &Path,
+    ) -> Result<(), AccountError> {
+        match self.closed(path) {
             Some(closed) => Err(AccountError::Closed {
                 service: service.to_owned(),
                 user: self.name.clone(),
-                closed: closed.to_owned(),
+                what,
+                closed,
             }),
             None => Ok(()),
         }
+    }
+
+    /// The outermost folder above `path`, or above what it is a link to, that
+    /// the user may not pass through.
+    #[must_use]
+    pub fn closed(&self, path: &Path) -> Option<PathBuf> {
+        let real = path.canonicalize().ok();
+        [Some(path), real.as_deref()]
+            .into_iter()
+            .flatten()
+            .find_map(|path| {
+                let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
+                folders.reverse();
+                folders.into_iter().find(|folder| !self.may_pass(folder))
+            })
+            .map(Path::to_owned)
     }
 
     fn may_pass(&self, folder: &Path) -> bool {
@@ -135,6 +184,45 @@ impl Account {
             0o001
         };
         metadata.mode() & bit != 0
+    }
+
+    /// Gives the user a folder with all that is in it, where it is not theirs:
+    /// the data of a server that an earlier version ran as root. The folder
+    /// itself comes last, so that nobody but root can change anything in it
+    /// until all of it is done, and an interrupted attempt is made again.
+    ///
+    /// # Errors
+    /// As [`Self::own`].
+    pub fn take_over(&self, folder: &Path) -> Result<(), AccountError> {
+        if !self.lacks(folder) {
+            return Ok(());
+        }
+        // The operator may have moved it to another disk and left a link.
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        self.give(&folder).map_err(|source| AccountError::Chown {
+            path: folder,
+            user: self.name.clone(),
+            source,
+        })
+    }
+
+    /// Follows no link below `folder`.
+    fn give(&self, folder: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.give(&entry.path())?;
+            } else {
+                lchown(entry.path(), Some(self.uid), Some(self.gid))?;
+            }
+        }
+        lchown(folder, Some(self.uid), Some(self.gid))
+    }
+
+    /// Whether a folder is there and another user's.
+    #[must_use]
+    pub fn lacks(&self, folder: &Path) -> bool {
+        fs::metadata(folder).is_ok_and(|found| found.uid() != self.uid)
     }
 
     /// Gives the user a file or folder.
@@ -172,22 +260,75 @@ mod tests {
         open(folder.path(), 0o755);
         open(&closed, 0o700);
         let error = stranger
-            .check_reach("postgres", &closed.join("data"))
+            .check_reach("postgres", Needed::Data, &closed.join("data"))
             .expect_err("closed");
         assert!(error.to_string().ends_with("closed is closed"), "{error}");
         assert_eq!(
             error.hint().as_deref(),
             Some("FANOUT_HOME=/var/lib/fanout fanout up")
         );
+        // What is reached by a link has to be open where it really is.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(closed.join("bin"), &link).expect("linked");
+        fs::create_dir(closed.join("bin")).expect("made");
+        assert_eq!(
+            stranger.closed(&link),
+            Some(closed.canonicalize().expect("there"))
+        );
         open(&closed, 0o711);
+        assert_eq!(stranger.closed(&link), None);
         stranger
-            .check_reach("postgres", &closed.join("data"))
+            .check_reach("postgres", Needed::Data, &closed.join("data"))
             .expect("open");
     }
 
     #[test]
+    fn data_of_the_same_user_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(folder.path().join("inner")).expect("made");
+        fs::write(folder.path().join("inner/file"), "x").expect("written");
+        std::os::unix::fs::symlink("/etc", folder.path().join("link")).expect("linked");
+        let own = fs::metadata(folder.path()).expect("there");
+        let me = Account {
+            name: "me".to_owned(),
+            uid: own.uid(),
+            gid: own.gid(),
+        };
+        assert!(!me.lacks(folder.path()));
+        me.take_over(folder.path()).expect("nothing to do");
+        assert!(!me.lacks(&folder.path().join("nothing")));
+    }
+
+    #[test]
+    fn data_that_was_roots_is_handed_over_whole_and_links_are_not_followed() {
+        if !nix::unistd::geteuid().is_root() {
+            // Nobody else can give files away.
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = folder.path().join("data");
+        let outside = folder.path().join("outside");
+        fs::create_dir_all(data.join("inner")).expect("made");
+        fs::write(data.join("inner/file"), "x").expect("written");
+        fs::write(&outside, "x").expect("written");
+        std::os::unix::fs::symlink(&outside, data.join("link")).expect("linked");
+        let stranger = Account {
+            name: "stranger".to_owned(),
+            uid: 65_533,
+            gid: 65_533,
+        };
+        assert!(stranger.lacks(&data));
+        stranger.take_over(&data).expect("given");
+        let owner = |path: &Path| fs::symlink_metadata(path).expect("there").uid();
+        for name in ["", "inner", "inner/file", "link"] {
+            assert_eq!(owner(&data.join(name)), 65_533, "{name}");
+        }
+        assert_eq!(owner(&outside), 0);
+    }
+
+    #[test]
     fn the_usual_home_is_opened_rather_than_recommended() {
-        let opens = |closed| remedy(Path::new(closed));
+        let opens = |closed| remedy(Needed::Data, Path::new(closed));
         assert_eq!(opens("/var/lib/fanout"), "chmod 755 /var/lib/fanout");
         assert_eq!(opens("/var/lib/fanout/p"), "chmod 755 /var/lib/fanout/p");
         assert_eq!(opens("/var/lib"), "chmod 755 /var/lib");

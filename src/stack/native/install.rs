@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -18,10 +19,12 @@ use tokio::{
 };
 
 use super::{
+    account,
     launch::Launch,
     process::{self, Outlives, ProcessError},
     programs::{self, Missing},
-    python, recipe,
+    python::{self, Unfit},
+    recipe,
 };
 use crate::{
     failure::{Failure, Kind},
@@ -30,6 +33,7 @@ use crate::{
     stack::{
         Site,
         definition::{self, DefinitionError, Install, Program, Source},
+        home::make_passable,
         lock::Lock,
     },
 };
@@ -118,38 +122,60 @@ pub fn is_there(site: &Site, install: &Install) -> bool {
     let place = site.install_folder(install);
     match install.from {
         Source::Maven { .. } => place.is_dir(),
-        Source::Python { .. } => python::works(&place),
+        Source::Python { .. } => {
+            let account = account::unprivileged("python").ok().flatten();
+            python::works(&place, account.as_ref())
+        }
     }
 }
 
 /// What the machine lacks to install it.
 #[must_use]
 pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
-    let program = |debian: &str| Program {
-        debian: debian.to_owned(),
-        also_in: Vec::new(),
-        beside: None,
-        at_least: None,
-        made_by: None,
-    };
-    let needed = match install.from {
-        Source::Maven { .. } => ("mvn", program("maven")),
-        Source::Python { .. } => ("python3", program("python3 python3-venv")),
-    };
-    let needed = BTreeMap::from([(needed.0.to_owned(), needed.1)]);
     let wanted_by = format!("installing {name}");
-    let mut found = programs::find(&needed, &wanted_by);
-    if let Some(python) = found.paths.get("python3")
-        && !python::makes_environments(python)
-    {
-        found.missing.push(Missing {
-            program: "python3".to_owned(),
-            problem: "cannot make virtual environments".to_owned(),
-            wanted_by,
-            debian: "python3-venv".to_owned(),
-        });
+    match install.from {
+        Source::Maven { .. } => {
+            let maven = Program {
+                debian: "maven".to_owned(),
+                also_in: Vec::new(),
+                beside: None,
+                at_least: None,
+                made_by: None,
+            };
+            programs::find(&BTreeMap::from([("mvn".to_owned(), maven)]), &wanted_by).missing
+        }
+        Source::Python { .. } => {
+            let account = account::unprivileged(name).ok().flatten();
+            let unfit = python::find(account.as_ref()).err();
+            unfit
+                .map(|unfit| no_python(unfit, wanted_by))
+                .into_iter()
+                .collect()
+        }
     }
-    found.missing
+}
+
+fn no_python(unfit: Unfit, wanted_by: String) -> Missing {
+    let (problem, debian) = match unfit {
+        Unfit::NotThere => ("is not there".to_owned(), "python3 python3-venv"),
+        Unfit::MakesNoEnvironments => (
+            "cannot make virtual environments".to_owned(),
+            "python3-venv",
+        ),
+        Unfit::Closed { user, closed } => (
+            format!(
+                "cannot be run by user {user}: {} is closed",
+                closed.display()
+            ),
+            "python3 python3-venv",
+        ),
+    };
+    Missing {
+        program: "python3".to_owned(),
+        problem,
+        wanted_by,
+        debian: debian.to_owned(),
+    }
 }
 
 /// Installs, unless it is there and not to be made `anew`. Waits where another
@@ -166,6 +192,12 @@ pub async fn ensure(
 ) -> Result<(), InstallError> {
     let place = site.install_folder(install);
     let lock_path = place.with_file_name(format!("{}.lock", install.folder));
+    if let Some(folder) = place.parent() {
+        make_passable(folder).map_err(|source| InstallError::File {
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
     let _lock = take_turn(&lock_path, name, progress).await?;
     if !anew && is_there(site, install) {
         return Ok(());
@@ -185,6 +217,7 @@ pub async fn ensure(
     for command in commands(install, &partial)? {
         watch(site, name, command, &partial, progress).await?;
     }
+    open_to_all(&partial).map_err(on_partial)?;
     exchange(&partial, &place).map_err(|source| InstallError::File {
         path: place,
         source,
@@ -194,6 +227,23 @@ pub async fn ensure(
         what: "installed",
     });
     Ok(())
+}
+
+/// Lets everybody read what was installed, whatever the umask: where fanout is
+/// root, servers run from it that are not.
+fn open_to_all(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            open_to_all(&entry.path())?;
+        } else if kind.is_file() {
+            let mode = entry.metadata()?.permissions().mode();
+            let all = if mode & 0o100 == 0 { 0o444 } else { 0o555 };
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode | all))?;
+        }
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
 /// Puts what is whole in its place. It is on the disk before it has its name,
@@ -263,6 +313,9 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
             ])])
         }
         Source::Python { requirements } => {
+            let account = account::unprivileged("python").ok().flatten();
+            let found = python::find(account.as_ref());
+            let found = found.unwrap_or_else(|_| PathBuf::from("python3"));
             let file = partial.join("requirements.txt");
             fs::write(&file, definition::asset(requirements)?).map_err(on_file(&file))?;
             let python = format!("{place}/bin/python3");
@@ -273,7 +326,12 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
             ]));
             pip.extend(words(&["-r", &file.display().to_string()]));
             Ok(vec![
-                words(&["python3", "-m", "venv", &place.to_string()]),
+                words(&[
+                    &found.display().to_string(),
+                    "-m",
+                    "venv",
+                    &place.to_string(),
+                ]),
                 pip,
             ])
         }

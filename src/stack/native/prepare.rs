@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    account::{self, Account, AccountError},
+    account::{self, Account, AccountError, Needed},
     launch::Launch,
     process::{self, Outlives},
     recipe::Recipe,
@@ -112,7 +112,7 @@ pub fn project_folders(dir: &ProjectDir) -> Result<(), PrepareError> {
 ///
 /// # Errors
 /// When root's rights have to be dropped and there is nobody to drop them to,
-/// or the project's folder is closed to them.
+/// or what the service needs is closed to them.
 pub fn account(
     dir: &ProjectDir,
     service: &str,
@@ -123,7 +123,14 @@ pub fn account(
         User::Unprivileged => account::unprivileged(service)?,
     };
     if let Some(account) = &account {
-        account.check_reach(service, &dir.all_data().join(service))?;
+        let data = dir.all_data().join(service);
+        account.check_reach(service, Needed::Data, &data)?;
+        for install in &recipe.installs {
+            account.check_reach(service, Needed::Install, install)?;
+        }
+        for program in recipe.programs.values() {
+            account.check_reach(service, Needed::Program, program)?;
+        }
     }
     Ok(account)
 }
@@ -144,6 +151,9 @@ pub async fn prepare(
         if let Some(name) = &recipe.way.pid_file {
             let path = recipe.data.join(name);
             remove_file(&path).map_err(file_error(&path))?;
+        }
+        if let Some(account) = account {
+            account.take_over(&recipe.data)?;
         }
         return write_files(&conf, &recipe.files, account);
     }

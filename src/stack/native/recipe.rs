@@ -17,7 +17,7 @@ use crate::{
     plan::Fingerprint,
     stack::{
         Site,
-        definition::{self, Install, Way},
+        definition::{self, Install, User, Way},
         filler::{self, FillError, Filler},
         resolve::Service,
         values::flat,
@@ -47,6 +47,8 @@ pub struct Recipe {
     pub missing: Vec<Missing>,
     /// Where its programs are.
     pub programs: BTreeMap<String, PathBuf>,
+    /// Where its installs are, or will be.
+    pub installs: Vec<PathBuf>,
     values: Values,
 }
 
@@ -106,6 +108,11 @@ pub fn recipe(
     let data = kitchen.site.dir().data(name, &way.variant);
     let values = values::of(service, &way, &found.paths, kitchen).map_err(FillError::from)?;
     check_credentials(&way, &values)?;
+    let installs = way
+        .installs
+        .iter()
+        .filter_map(|name| kitchen.installs.get(name));
+    let installs = installs.map(|install| kitchen.site.install_folder(install));
     let mut recipe = Recipe {
         data: data.clone(),
         command: Vec::new(),
@@ -114,6 +121,7 @@ pub fn recipe(
         fingerprint: Fingerprint::new(),
         missing: found.missing,
         programs: found.paths,
+        installs: installs.collect(),
         values,
         way,
     };
@@ -169,6 +177,10 @@ impl Recipe {
         }
         filler.input("command", &self.way.command.join("\0"));
         filler.input("variant", &self.way.variant);
+        if self.way.user == User::Unprivileged && nix::unistd::geteuid().is_root() {
+            // One that still runs as root is started anew.
+            filler.input("user", "unprivileged");
+        }
         self.env = inherited(self.way.settings);
         for (variable, text) in &self.way.env {
             let value = filler.fill(text)?;
