@@ -15,6 +15,7 @@ pub mod logs;
 pub mod objects;
 pub mod peek;
 pub mod reset;
+pub mod role;
 pub mod run;
 pub mod seed;
 pub mod smoke;

@@ -69,12 +69,16 @@ pub(super) fn flat(settings: &Settings) -> Result<Values, serde_json::Error> {
 
 /// Credentials that the files of services are made of, the setting each is
 /// part of, and what would end it, or be something else, in one of them.
-const WRITTEN: [(&str, &str, &str); 4] = [
+const WRITTEN: [(&str, &str, &str); 5] = [
+    ("postgres.user", "postgres.url", "\"\\"),
     ("postgres.password", "postgres.url", "\"\\"),
     ("postgres.database", "postgres.url", "\"\\"),
     ("clickhouse.user", "clickhouse.url", NO_NAME),
     ("redis.password", "redis.url", "\"\\"),
 ];
+
+/// The superuser of a Postgres that fanout runs.
+const POSTGRES_SUPERUSER: &str = "fanout_superuser";
 
 /// In the name of a section of ClickHouse's configuration.
 const NO_NAME: &str = " !\"#$%&'()*+,./:;<=>?@[\\]^`{|}~";
@@ -88,7 +92,9 @@ pub(super) fn unwritable(texts: &[&str], values: &Values) -> Option<(String, Str
         if !texts.iter().any(|text| text.contains(&placeholder)) {
             return None;
         }
-        let why = if value.starts_with(char::is_whitespace) {
+        let why = if *name == "postgres.user" && value == POSTGRES_SUPERUSER {
+            "is that of the server's superuser".to_owned()
+        } else if value.starts_with(char::is_whitespace) {
             "begins with a blank".to_owned()
         } else if value.contains(char::is_control) {
             "has a control character".to_owned()
@@ -117,6 +123,10 @@ mod tests {
         let why = refused(redis, "redis.password", "p\nw");
         assert_eq!(why.as_deref(), Some("has a control character"));
         assert_eq!(refused("nothing", "redis.password", "p\"w"), None);
+        let role = "CREATE ROLE \"{{postgres.user}}\"";
+        assert_eq!(refused(role, "postgres.user", "app"), None);
+        let why = refused(role, "postgres.user", "fanout_superuser");
+        assert_eq!(why.as_deref(), Some("is that of the server's superuser"));
         let why = refused("{{clickhouse.user}}", "clickhouse.user", "a.b");
         assert_eq!(why.as_deref(), Some("has a `.`"));
     }

@@ -59,7 +59,10 @@ pub fn is_unreachable(error: &PostgresError) -> bool {
 /// # Errors
 /// When the URL is malformed, nothing listens, or the credentials are wrong.
 pub async fn connect(url: &str) -> Result<Client, PostgresError> {
-    let mut config: tokio_postgres::Config = url.parse()?;
+    open(url.parse()?).await
+}
+
+async fn open(mut config: tokio_postgres::Config) -> Result<Client, PostgresError> {
     config
         .application_name("fanout")
         .connect_timeout(Duration::from_secs(10));
@@ -70,6 +73,16 @@ pub async fn connect(url: &str) -> Result<Client, PostgresError> {
         }
     });
     Ok(client)
+}
+
+/// Connects to the same database as somebody else.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_as(url: &str, user: &str, password: &str) -> Result<Client, PostgresError> {
+    let mut config: tokio_postgres::Config = url.parse()?;
+    config.user(user).password(password);
+    open(config).await
 }
 
 /// A real query, so that a server still in recovery does not count as ready.

@@ -6,6 +6,7 @@ use crate::{
     operations::{
         connector::ConnectorError,
         objects::ObjectsError,
+        role::RoleError,
         source::{ProvisionError, RecordsError},
     },
     pipeline::status::Halt,
@@ -43,6 +44,8 @@ pub enum UpError {
     #[error(transparent)]
     Objects(#[from] ObjectsError),
     #[error(transparent)]
+    Role(#[from] RoleError),
+    #[error(transparent)]
     Connector(#[from] ConnectorError),
     #[error(transparent)]
     Source(#[from] ProvisionError),
@@ -78,6 +81,7 @@ impl UpError {
             Self::Container(error) => error,
             Self::Runner(error) => error,
             Self::Objects(error) => error,
+            Self::Role(error) => error,
             Self::Connector(error) => error,
             Self::Source(error) => error,
             Self::Records(error) => error,

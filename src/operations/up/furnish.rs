@@ -11,7 +11,7 @@ use crate::{
     config::Runtime,
     operations::{
         connector::{self, Applied},
-        objects,
+        objects, role,
         source::{self, Permit},
         status,
     },
@@ -40,6 +40,18 @@ impl Altered {
             service: "postgres".to_owned(),
             what: statement.sql,
             recovers: statement.recovers,
+        }
+    }
+
+    /// Of a database that an earlier version made.
+    fn of_role(role: &str) -> Self {
+        let superuser = role::SUPERUSER;
+        Self {
+            service: "postgres".to_owned(),
+            what: format!(
+                "role {role} is no longer a superuser; {superuser}, without a password, is"
+            ),
+            recovers: false,
         }
     }
 
@@ -77,10 +89,19 @@ impl Up {
                 doing("making its tables and publication");
                 let provisioned = async {
                     let permit = self.permit();
-                    Ok::<_, UpError>(source::provision(settings, permit).await?)
+                    let role = if permit.is_ours {
+                        role::restrict(&settings.postgres.url).await?
+                    } else {
+                        None
+                    };
+                    let made = source::provision(settings, permit).await?;
+                    Ok::<_, UpError>((role, made))
                 };
-                let made = objects::in_time("postgres", timeout, provisioned).await?;
-                return Ok(made.into_iter().map(Altered::in_postgres).collect());
+                let (role, made) = objects::in_time("postgres", timeout, provisioned).await?;
+                let restricted = role.as_deref().map(Altered::of_role).into_iter();
+                return Ok(restricted
+                    .chain(made.into_iter().map(Altered::in_postgres))
+                    .collect());
             }
             "clickhouse" => {
                 doing("making its tables");

@@ -14,7 +14,12 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
     echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
     # The first server listens nowhere that a client of the network could see.
     pg_ctl -D "$PGDATA" -w -o "-c listen_addresses= -c unix_socket_directories=/tmp" start
-    PGPASSWORD=$POSTGRES_PASSWORD createdb -h /tmp -U "$user" "${POSTGRES_DB:-$user}" 2>/dev/null || true
+    export PGPASSWORD=$POSTGRES_PASSWORD
+    createdb -h /tmp -U "$user" "${POSTGRES_DB:-$user}" 2>/dev/null || true
+    for script in /docker-entrypoint-initdb.d/*.sql; do
+        [ ! -f "$script" ] || psql -h /tmp -U "$user" -d "${POSTGRES_DB:-$user}" -v ON_ERROR_STOP=1 -q -f "$script"
+    done
+    unset PGPASSWORD
     pg_ctl -D "$PGDATA" -w -m fast stop
 fi
 shift
