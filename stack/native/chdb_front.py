@@ -177,6 +177,7 @@ class Engine:
             self.guard = Guard(probe)
         finally:
             probe.close()
+        chdb_guard.write_default_database(path)
         self.path = f"{path}?config-file={config}"
         self.lock = threading.Lock()
         self.keeper = _chdb.connect(self.path)

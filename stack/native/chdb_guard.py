@@ -5,7 +5,8 @@ nothing else: no file, no URL, no other server, no program. Three layers hold th
 
 1. *ClickHouse's own privileges.* The engine starts with a configuration whose one user has the grants in `GRANTS`. The
    engine itself then refuses sources (`file`, `url`, `s3`, `remote`, `mysql`, …), their table and database engines,
-   dictionaries, named collections, BACKUP and RESTORE, users and grants, and most of SYSTEM.
+   dictionaries, named collections, BACKUP and RESTORE, users and grants, and most of SYSTEM. Its database `default` is an
+   ordinary one: chDB's own shows files as tables.
 2. *Constraints on settings.* Settings hold paths, URLs, SQL and other dialects (`format_schema`, `output_format_schema`,
    `additional_table_filters`, a table's `disk`, …). Every setting of a textual type is constant, except those in
    `FREE_SETTINGS`; so is what else changes how a statement is read (`PINNED_SETTINGS`).
@@ -23,13 +24,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import uuid
 from collections.abc import Mapping
 from typing import Any
 from xml.sax.saxutils import escape
 
 GRANTS = (
     "GRANT SHOW, SELECT, INSERT, ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE, "
-    "DROP, TRUNCATE, UNDROP TABLE, OPTIMIZE, CHECK, KILL QUERY, dictGet, SYSTEM MERGES, SYSTEM TTL MERGES ON *.*"
+    "DROP, TRUNCATE, UNDROP TABLE, OPTIMIZE, CHECK, KILL QUERY, dictGet, SYSTEM MERGES, SYSTEM TTL MERGES ON *.*",
+    # every session of the engine begins in it
+    "REVOKE DROP DATABASE ON default.*",
 )
 
 # Settings of a textual type that name no file, no server and no statement.
@@ -109,19 +113,36 @@ def write_configuration(probe: Any, folder: str) -> str:
     constants = sorted(texts - FREE_SETTINGS | PINNED_SETTINGS.keys())
     values = "".join(f"<{name}>{value}</{name}>" for name, value in PINNED_SETTINGS.items())
     constraints = "".join(f"<{name}><const/></{name}>" for name in constants)
+    grants = "".join(f"<query>{grant}</query>" for grant in GRANTS)
     users = (
         f"<clickhouse><profiles><default>{values}<constraints>{constraints}</constraints></default></profiles>"
         "<quotas><default/></quotas><users><default><no_password/><networks><ip>::/0</ip></networks>"
-        f"<profile>default</profile><quota>default</quota><grants><query>{GRANTS}</query></grants>"
-        "</default></users></clickhouse>"
+        f"<profile>default</profile><quota>default</quota><grants>{grants}</grants></default></users></clickhouse>"
     )
     os.makedirs(folder, mode=0o700, exist_ok=True)
     users_path, path = os.path.join(folder, "users.xml"), os.path.join(folder, "config.xml")
-    config = f"<clickhouse><users_config>{escape(users_path)}</users_config></clickhouse>"
+    config = (
+        f"<clickhouse><users_config>{escape(users_path)}</users_config>"
+        # none that shows files as tables, which is what chDB makes of its default database; see write_default_database
+        "<default_database></default_database><database>default</database></clickhouse>"
+    )
     for name, text in ((users_path, users), (path, config)):
         with open(name, "w", encoding="utf-8") as file:
             file.write(text)
     return path
+
+
+def write_default_database(engine: str) -> None:
+    """Has the engine in this folder begin with an ordinary database `default`, which keeps what an earlier one held."""
+    metadata = os.path.join(engine, "metadata")
+    definition, link = os.path.join(metadata, "default.sql"), os.path.join(metadata, "default")
+    if os.path.exists(definition):
+        return
+    os.makedirs(metadata, exist_ok=True)
+    database = os.path.basename(os.readlink(link)) if os.path.islink(link) else str(uuid.uuid4())
+    with open(definition + ".tmp", "w", encoding="utf-8") as file:
+        file.write(f"ATTACH DATABASE _ UUID '{database}'\nENGINE = Atomic\n")
+    os.replace(definition + ".tmp", definition)
 
 
 def rows(connection: Any, question: str) -> set[str]:

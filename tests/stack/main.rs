@@ -21,7 +21,9 @@ mod external;
 mod halves;
 mod history;
 mod operating;
+mod refused_writes;
 mod reset;
+mod security;
 mod source;
 mod support;
 mod verify;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
     // What leaves the stack as it found it comes before what does not.
     let groups: &[(&str, &[Test])] = &[
         ("operating", operating::TESTS),
+        ("security", security::TESTS),
+        ("refused_writes", refused_writes::TESTS),
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
         ("backfill", backfill::TESTS),

@@ -206,10 +206,7 @@ impl Writer {
         let (id, value) = (self.any_live(), value(self));
         Step {
             kind,
-            sql: format!(
-                "SET LOCAL session_replication_role = replica;
-                 UPDATE engagement_events SET {column} = {value} WHERE id = {id}"
-            ),
+            sql: format!("UPDATE engagement_events SET {column} = {value} WHERE id = {id}"),
             ..Step::default()
         }
     }
@@ -264,7 +261,7 @@ impl Writer {
         let row = self.row_of(id, &format!("'{content}'"));
         Step {
             kind: "insert before its content",
-            sql: format!("SET LOCAL session_replication_role = replica; {row}"),
+            sql: row,
             born: vec![id],
             ..Step::default()
         }
@@ -316,10 +313,7 @@ impl Writer {
         let id = self.any_content();
         Step {
             kind: "content deleted",
-            sql: format!(
-                "SET LOCAL session_replication_role = replica;
-                 DELETE FROM content WHERE id = '{id}'"
-            ),
+            sql: format!("DELETE FROM content WHERE id = '{id}'"),
             content_gone: Some(id),
             ..Step::default()
         }

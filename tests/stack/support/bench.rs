@@ -7,8 +7,8 @@ use fanout::{config::Settings, operations::objects};
 use serde_json::Value as Json;
 
 use super::{
-    Fanout, Producer, Record, Stack, Stub, Topics, Worker, Written, accepted_by, eventually,
-    set_faults, wait_for,
+    Fanout, Producer, Record, Stack, Stores, Stub, Topics, Worker, Written, accepted_by,
+    eventually, set_faults, wait_for,
 };
 
 /// The project.
@@ -23,9 +23,13 @@ pub struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// Makes its tables and starts its external system.
     pub fn new(stack: &'a Stack, project: &str) -> Self {
+        Self::on(stack, project, stack.stores.url("FANOUT_CLICKHOUSE_URL"))
+    }
+
+    /// The same with its tables in another ClickHouse.
+    pub fn on(stack: &'a Stack, project: &str, clickhouse: &str) -> Self {
         let name = project.parse().expect("a name");
         let mut settings = Settings::for_project(&name);
-        let clickhouse = stack.stores.url("FANOUT_CLICKHOUSE_URL");
         clickhouse.clone_into(&mut settings.clickhouse.url);
         wait_for(objects::clickhouse(&settings)).expect("the tables");
         let data = stack.fanout.home().join(format!("stub-of-{project}"));
@@ -36,7 +40,9 @@ impl<'a> Bench<'a> {
             fanout = fanout.with(variable, url);
         }
         Self {
-            fanout: fanout.with("FANOUT_EXTERNAL_URL", &stub.url),
+            fanout: fanout
+                .with("FANOUT_EXTERNAL_URL", &stub.url)
+                .with("FANOUT_CLICKHOUSE_URL", clickhouse),
             stack,
             settings,
             stub,
@@ -110,7 +116,8 @@ impl<'a> Bench<'a> {
     pub fn clickhouse(&self, question: &str) -> String {
         let database = &self.settings.clickhouse.database;
         let question = question.replace("{db}", database);
-        self.stack.stores.clickhouse(&question).trim().to_owned()
+        let url = &self.settings.clickhouse.url;
+        Stores::clickhouse_at(url, &question).trim().to_owned()
     }
 
     /// How its external system misbehaves from now on.

@@ -68,8 +68,12 @@ impl Stores {
 
     /// Executes one statement in ClickHouse.
     pub fn clickhouse(&self, statement: &str) -> String {
+        Self::clickhouse_at(self.url("FANOUT_CLICKHOUSE_URL"), statement)
+    }
+
+    /// The same in another ClickHouse.
+    pub fn clickhouse_at(url: &str, statement: &str) -> String {
         wait_for(async {
-            let url = self.url("FANOUT_CLICKHOUSE_URL");
             let endpoint: Endpoint = url.parse().expect("a url");
             let request = reqwest::Client::new()
                 .post(&endpoint.url)
