@@ -22,24 +22,29 @@ BEGIN
     -- What is not the system's, nor an extension's, is the new role's.
     EXECUTE format('ALTER DATABASE %I OWNER TO %I', current_database(), role);
     FOR object IN
-        WITH members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
+        WITH places AS (
+            SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+        ),
+        members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
         owned AS (SELECT classid, objid FROM pg_depend WHERE deptype IN ('a', 'i') AND classid = 'pg_class'::regclass)
-        SELECT format('SCHEMA %I', nspname) AS what FROM pg_namespace
-        WHERE nspowner = bootstrap AND oid >= 16384
+        -- The schema public is whatever this version of Postgres makes of it.
+        SELECT format('SCHEMA %I', nspname) AS what FROM places JOIN pg_namespace USING (oid, nspname)
+        WHERE nspowner = bootstrap AND nspname <> 'public'
         UNION ALL
         SELECT CASE relkind WHEN 'v' THEN 'VIEW ' WHEN 'm' THEN 'MATERIALIZED VIEW ' WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
             || oid::regclass
         FROM pg_class
-        WHERE relowner = bootstrap AND oid >= 16384 AND relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+        WHERE relowner = bootstrap AND relnamespace IN (SELECT oid FROM places)
+            AND relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
             AND ('pg_class'::regclass, oid) NOT IN (SELECT classid, objid FROM members)
             AND NOT (relkind = 'S' AND oid IN (SELECT objid FROM owned))
         UNION ALL
         SELECT 'ROUTINE ' || oid::regprocedure FROM pg_proc
-        WHERE proowner = bootstrap AND oid >= 16384
+        WHERE proowner = bootstrap AND pronamespace IN (SELECT oid FROM places)
             AND ('pg_proc'::regclass, oid) NOT IN (SELECT classid, objid FROM members)
         UNION ALL
         SELECT 'TYPE ' || type.oid::regtype FROM pg_type AS type LEFT JOIN pg_class AS class ON class.oid = type.typrelid
-        WHERE type.typowner = bootstrap AND type.oid >= 16384
+        WHERE type.typowner = bootstrap AND type.typnamespace IN (SELECT oid FROM places)
             AND (type.typtype IN ('e', 'd', 'r') OR class.relkind = 'c')
             AND ('pg_type'::regclass, type.oid) NOT IN (SELECT classid, objid FROM members)
         UNION ALL

@@ -1,6 +1,7 @@
 //! Reading and changing the place that a setting names: a URL, or the
 //! `host:port` of a broker.
 
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// Host and port of an endpoint; of several brokers, the first one's.
@@ -62,17 +63,7 @@ pub fn credentials(endpoint: &str) -> (String, String, String) {
 
 /// `%40` → `@`.
 fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = (*first == b'%')
-            .then(|| after.get(..2))
-            .flatten()
-            .and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

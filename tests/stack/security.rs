@@ -393,7 +393,8 @@ fn run(program: &Path, arguments: &[&str], input: &str) {
         .args(arguments)
         .current_dir("/")
         .stdin(Stdio::piped())
-        .stdout(Stdio::null());
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     if let Some(account) = account::unprivileged("postgres").expect("a user") {
         command.uid(account.uid).gid(account.gid);
     }
@@ -401,7 +402,8 @@ fn run(program: &Path, arguments: &[&str], input: &str) {
     let mut stdin = child.stdin.take().expect("a pipe");
     std::io::Write::write_all(&mut stdin, input.as_bytes()).expect("it reads");
     drop(stdin);
-    assert!(child.wait().expect("it ends").success(), "{arguments:?}");
+    let ended = child.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{arguments:?}\n{ended:?}");
 }
 
 /// Makes the data of a Postgres as earlier versions did: the role is the one
@@ -454,13 +456,14 @@ fn earlier_superuser(stack: &Stack) {
     up.says("role app is no longer a superuser");
     let stores = Stores::of(&fanout);
     is_no_superuser(stores.url("FANOUT_POSTGRES_URL"));
-    let strangers = "SELECT coalesce(string_agg(what, ', '), 'none') FROM (\
-         SELECT oid::regclass::text, relowner FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'v', 'S') \
-         UNION ALL SELECT nspname, nspowner FROM pg_namespace WHERE oid >= 16384 \
-         UNION ALL SELECT proname, proowner FROM pg_proc WHERE oid >= 16384 \
-         UNION ALL SELECT typname, typowner FROM pg_type WHERE oid >= 16384 \
+    let strangers = "WITH places AS (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'Odd Name')) \
+         SELECT coalesce(string_agg(what, ', '), 'none') FROM (\
+         SELECT relname, relowner FROM pg_class WHERE relnamespace IN (SELECT oid FROM places) \
+         UNION ALL SELECT proname, proowner FROM pg_proc WHERE pronamespace IN (SELECT oid FROM places) \
+         UNION ALL SELECT typname, typowner FROM pg_type WHERE typnamespace IN (SELECT oid FROM places) \
+         UNION ALL SELECT nspname, nspowner FROM pg_namespace WHERE nspname = 'Odd Name' \
          UNION ALL SELECT pubname, pubowner FROM pg_publication) AS owned (what, owner) \
-         WHERE owner <> current_user::regrole";
+         WHERE owner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)";
     assert_eq!(stores.postgres_text(strangers), "none");
     // What was there is usable as before.
     stores.postgres("INSERT INTO kept DEFAULT VALUES; ALTER TABLE kept ADD COLUMN more text");

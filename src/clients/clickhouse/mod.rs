@@ -11,6 +11,7 @@ use std::{
 
 pub use clickhouse::insert::Insert;
 pub use history::{ContentPlace, PlaceRow, Times};
+use percent_encoding::percent_decode_str;
 pub use query::{COLUMNS, CountedRow, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
 pub use store::{
     CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,
@@ -48,8 +49,10 @@ impl std::str::FromStr for Endpoint {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(invalid("its scheme has to be http or https".to_owned()));
         }
-        let user = url.username().to_owned();
-        let password = crate::secret::Secret::new(url.password().unwrap_or_default());
+        // In a URL `!` may be `%21`, and `@` has to be `%40`.
+        let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let user = decoded(url.username());
+        let password = crate::secret::Secret::new(decoded(url.password().unwrap_or_default()));
         let cannot = |()| invalid("it has no host".to_owned());
         url.set_username("").map_err(cannot)?;
         url.set_password(None).map_err(cannot)?;
@@ -128,4 +131,19 @@ async fn bounded<T>(
     tokio::time::timeout(patience, answer)
         .await
         .unwrap_or(Err(ClickHouseError::TimedOut))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_password_are_what_the_url_says_decoded() {
+        let endpoint: Endpoint = "http://an%40op:p%21w%3A@127.0.0.1:8123/"
+            .parse()
+            .expect("a url");
+        assert_eq!(endpoint.user, "an@op");
+        assert_eq!(endpoint.password.reveal(), "p!w:");
+        assert_eq!(endpoint.url, "http://127.0.0.1:8123");
+    }
 }
