@@ -93,7 +93,7 @@ pub(super) fn unwritable(texts: &[&str], values: &Values) -> Option<(String, Str
             return None;
         }
         let why = if *name == "postgres.user" && value == POSTGRES_SUPERUSER {
-            "is that of the server's superuser".to_owned()
+            "is the name of the server's superuser".to_owned()
         } else if value.starts_with(char::is_whitespace) {
             "begins with a blank".to_owned()
         } else if value.contains(char::is_control) {
@@ -126,7 +126,10 @@ mod tests {
         let role = "CREATE ROLE \"{{postgres.user}}\"";
         assert_eq!(refused(role, "postgres.user", "app"), None);
         let why = refused(role, "postgres.user", "fanout_superuser");
-        assert_eq!(why.as_deref(), Some("is that of the server's superuser"));
+        assert_eq!(
+            why.as_deref(),
+            Some("is the name of the server's superuser")
+        );
         let why = refused("{{clickhouse.user}}", "clickhouse.user", "a.b");
         assert_eq!(why.as_deref(), Some("has a `.`"));
     }

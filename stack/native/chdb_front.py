@@ -447,13 +447,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.receive(in_file=bool(insert)) as body:
             if (content_type := self.headers.get("Content-Type", "")).lower().startswith("multipart/form-data"):
                 parameters |= form_fields(content_type, body.read())
-                statement, insert = parameters.get("query", ""), None
+                statement = parameters.get("query", "")
+                insert = split_insert(statement)
+            inline = b""  # the beginning of an insert's data, where it was read with its statement
             if not insert:
                 prefix = statement.encode() + b"\n" if statement else b""
-                head = prefix + (b"" if content_type.startswith("multipart/") else body.read(INLINE_HEAD))
-                if inline := split_inline_insert(head):
-                    insert = inline[:2]
-                    body.seek(inline[2] - len(prefix))
+                head = prefix + body.read(INLINE_HEAD)
+                if found := split_inline_insert(head):
+                    insert, inline = found[:2], head[found[2] :]
                 else:
                     statement = (head + body.read()).decode(errors="surrogateescape").strip()
             if not insert and not statement:
@@ -467,23 +468,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             database = self.header("X-ClickHouse-Database") or parameters.get("database", "")
             with self.server.engine.session(database, settings, read_only) as connection:
                 if insert:
-                    self.insert(connection, *insert, body)
+                    self.insert(connection, *insert, inline, body)
                 else:
                     self.run(connection, statement)
 
-    def insert(self, connection: Any, statement: str, data_format: str, body: BinaryIO) -> None:
+    def insert(self, connection: Any, statement: str, data_format: str, inline: bytes, body: BinaryIO) -> None:
         """Stores all the rows of the request, or raises what the engine raised: acknowledged is what is stored."""
-        with self.rest_in_file(body) as file:
+        with self.rest_in_file(inline, body) as file:
             path = f"/proc/self/fd/{file.fileno()}"
             statement = self.server.engine.guard.insert_from_file(connection, statement, data_format, path)
             self.summarize(connection.query(statement, "TabSeparated", params=self.query_parameters()))
         self.send(200, b"", TEXT)
 
     @contextmanager
-    def rest_in_file(self, body: BinaryIO) -> Iterator[BinaryIO]:
-        """A file that holds what is left of the body: the body itself where it is one and nothing of it was read."""
-        if isinstance(body, tempfile.SpooledTemporaryFile) or body.tell():
+    def rest_in_file(self, inline: bytes, body: BinaryIO) -> Iterator[BinaryIO]:
+        """A file of what is left of the body, after what was read of it: the body itself where it is such a file."""
+        if isinstance(body, tempfile.SpooledTemporaryFile) or inline or body.tell():
             with tempfile.TemporaryFile(dir=self.server.spool) as file:
+                file.write(inline)
                 shutil.copyfileobj(body, file, MIB)
                 file.flush()
                 yield file
