@@ -63,6 +63,8 @@ from chdb_guard import SPACE, Guard, Refused
 
 MIB = 1 << 20
 BODY_IN_MEMORY = 64 * MIB  # a larger request body goes to a file
+SMALL_INSERT = MIB  # data up to this size is inserted by one thread: more cost more than they gain
+ONE_THREAD = {"max_threads": "1", "max_parsing_threads": "1", "input_format_parallel_parsing": "0"}
 INLINE_HEAD = 64 * 1024  # where data follows its INSERT in one body, the statement ends within this
 BUFFERED_RESPONSE = MIB  # a result up to this size is complete, and known to be without error, before its status is sent
 DRAIN_SECONDS = 8.0  # how long SIGTERM waits for requests under way
@@ -465,6 +467,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                                  "implies readonly. You should use method POST for modifying queries.")
             settings = {name: value for name, value in parameters.items()
                         if name not in INTERFACE_PARAMETERS and not name.startswith("param_")}
+            if insert and os.fstat(body.fileno()).st_size <= SMALL_INSERT:
+                settings = {**ONE_THREAD, **settings}
             database = self.header("X-ClickHouse-Database") or parameters.get("database", "")
             with self.server.engine.session(database, settings, read_only) as connection:
                 if insert:
