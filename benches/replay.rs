@@ -403,10 +403,8 @@ impl Log {
     async fn copy(&self, settings: &Settings, with_poison: bool) -> Vec<i64> {
         let kafka = &settings.kafka;
         let source = Source::new(&kafka.topic_prefix);
-        let all = topics(&source, kafka);
-        ensure_topics(&kafka.brokers, 1, &all)
-            .await
-            .expect("topics");
+        let all = topics::specs(settings);
+        ensure_topics(&kafka.brokers, &all).await.expect("topics");
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &kafka.brokers)
             .set("linger.ms", "20")

@@ -43,3 +43,14 @@ pub struct Silent;
 impl Progress for Silent {
     fn report(&self, _event: Event<'_>) {}
 }
+
+/// Passes on notes and drops everything else.
+pub struct NotesOnly<'a>(pub &'a dyn Progress);
+
+impl Progress for NotesOnly<'_> {
+    fn report(&self, event: Event<'_>) {
+        if matches!(event, Event::Note { .. }) {
+            self.0.report(event);
+        }
+    }
+}

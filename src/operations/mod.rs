@@ -23,5 +23,6 @@ pub mod source;
 pub mod status;
 mod steps;
 pub mod stub;
+pub mod topics;
 pub mod up;
 pub mod verify;

@@ -20,6 +20,7 @@ pub mod server;
 pub mod source;
 pub mod stats;
 pub mod status;
+pub mod topics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +40,7 @@ use crate::{
         ConsumerSettings, KafkaError, Limits, Log, Producer, TopicSpec, ensure_topics,
     },
     clock::now_ms,
-    config::{self, Settings},
+    config::Settings,
     event::SourceTable,
     failure::{Failure, Kind},
     sinks::{self, Sink},
@@ -51,10 +52,6 @@ const HTTP_LIMITS: Limits = Limits {
     records: 512,
     bytes: 64 * 1024 * 1024,
 };
-
-/// The largest record a topic takes, in bytes: an update of a row with a
-/// payload of 10 MB carries it twice, escaped.
-const LARGEST_RECORD: u32 = 64 * 1024 * 1024;
 
 /// Why the pipeline does not start. Once it has started, trouble is told in
 /// its status instead.
@@ -174,7 +171,7 @@ impl Pipeline {
             source: start.source.clone(),
         };
         if start.creates_topics {
-            let creating = create_topics(shared.clone(), settings.kafka.clone());
+            let creating = create_topics(shared.clone(), topics::specs(settings));
             pipeline.workers.spawn(creating);
         }
         for sink in start.sinks {
@@ -382,44 +379,10 @@ fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {
     })
 }
 
-/// The topics the pipeline stands on, as the connector would create them.
-pub fn topics(source: &Source, settings: &config::Kafka) -> Vec<TopicSpec> {
-    let append_time = ("message.timestamp.type", "LogAppendTime".to_owned());
-    let large = ("max.message.bytes", LARGEST_RECORD.to_string());
-    vec![
-        TopicSpec {
-            name: source.facts.topic(),
-            partitions: 3,
-            config: vec![append_time.clone(), large.clone()],
-        },
-        TopicSpec {
-            name: source.content.topic(),
-            partitions: 1,
-            config: vec![
-                append_time,
-                large.clone(),
-                ("cleanup.policy", "compact".to_owned()),
-            ],
-        },
-        TopicSpec {
-            name: settings.dead_letter_topic.clone(),
-            partitions: 1,
-            config: vec![large, ("retention.ms", "-1".to_owned())],
-        },
-        TopicSpec {
-            name: settings.state_topic.clone(),
-            partitions: 1,
-            config: vec![("cleanup.policy", "compact".to_owned())],
-        },
-    ]
-}
-
 /// Creates what is missing, as often as it takes.
-async fn create_topics(shared: Shared, settings: config::Kafka) {
-    let topics = topics(&shared.source, &settings);
-    let replication = settings.replication_factor;
+async fn create_topics(shared: Shared, topics: Vec<TopicSpec>) {
     let mut attempt = 0;
-    while let Err(error) = ensure_topics(&shared.consumer.brokers, replication, &topics).await {
+    while let Err(error) = ensure_topics(&shared.consumer.brokers, &topics).await {
         tracing::warn!(%error, "topics cannot be created yet");
         tokio::select! {
             () = tokio::time::sleep(shared.patience.delay(attempt)) => {}

@@ -26,6 +26,7 @@ mod reset;
 mod security;
 mod source;
 mod support;
+mod topics;
 mod verify;
 mod workers;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ("refused_writes", refused_writes::TESTS),
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
+        ("topics", topics::TESTS),
         ("backfill", backfill::TESTS),
         ("dead_letters", dead_letters::TESTS),
         ("verify", verify::TESTS),

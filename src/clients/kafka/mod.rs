@@ -34,7 +34,8 @@ pub use reader::Reader;
 pub use scan::{Scan, Seen, Stretch};
 pub use state::StateTopic;
 pub use topics::{
-    TopicSpec, delete_before, delete_groups, delete_topics, ensure_topics, list_topics_and_groups,
+    TopicConfig, TopicSpec, delete_before, delete_groups, delete_topics, ensure_topics,
+    list_topics_and_groups, set_topic_config, topic_configs,
 };
 
 /// How the consumers of one process are set.

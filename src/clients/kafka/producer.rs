@@ -37,13 +37,14 @@ impl std::fmt::Debug for Producer {
 
 impl Producer {
     /// Nothing is sent before the first letter.
+    /// What is sent may be as large as the topic takes.
     pub fn new(brokers: &str, topic: &str) -> Result<Self, KafkaError> {
         let inner = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("client.id", "fanout")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "20000")
-            .set("message.max.bytes", (64 * 1024 * 1024).to_string())
+            .set("message.max.bytes", (128 * 1024 * 1024).to_string())
             // Letters are few, and whoever sends one waits for it.
             .set("linger.ms", "0")
             .set("log_level", "3")

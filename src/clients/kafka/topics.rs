@@ -1,11 +1,17 @@
 //! Topics as things: made where they are missing, listed, removed with the
 //! groups that read them.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, OwnedResourceSpecifier,
+        ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::TopicPartitionListElem,
@@ -19,8 +25,43 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct TopicSpec {
     pub name: String,
     pub partitions: i32,
+    pub replication: u16,
     /// Topic settings by their Kafka names.
-    pub config: Vec<(&'static str, String)>,
+    pub config: Vec<(String, String)>,
+}
+
+/// The settings of a topic that is there, by their Kafka names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// As they are in force.
+    values: BTreeMap<String, String>,
+    /// Those that were set for this topic.
+    own: BTreeSet<String>,
+}
+
+impl TopicConfig {
+    /// A setting's value; none where the broker does not know it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The settings that were set for this topic.
+    pub fn own(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.own
+            .iter()
+            .filter_map(|name| Some((name.as_str(), self.get(name)?)))
+    }
+}
+
+/// Settings that are all in force and none the topic's own.
+impl FromIterator<(String, String)> for TopicConfig {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(values: I) -> Self {
+        Self {
+            values: values.into_iter().collect(),
+            own: BTreeSet::new(),
+        }
+    }
 }
 
 fn admin(brokers: &str) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
@@ -108,22 +149,18 @@ pub async fn delete_groups(brokers: &str, names: &[String]) -> Result<(), KafkaE
 }
 
 /// Creates those of `topics` that do not exist; leaves the others as they are.
-pub async fn ensure_topics(
-    brokers: &str,
-    replication: u16,
-    topics: &[TopicSpec],
-) -> Result<(), KafkaError> {
+pub async fn ensure_topics(brokers: &str, topics: &[TopicSpec]) -> Result<(), KafkaError> {
     let admin = admin(brokers)?;
     let new: Vec<NewTopic<'_>> = topics
         .iter()
         .map(|topic| NewTopic {
             name: &topic.name,
             num_partitions: topic.partitions,
-            replication: TopicReplication::Fixed(i32::from(replication)),
+            replication: TopicReplication::Fixed(i32::from(topic.replication)),
             config: topic
                 .config
                 .iter()
-                .map(|(key, value)| (*key, value.as_str()))
+                .map(|(key, value)| (key.as_str(), value.as_str()))
                 .collect(),
         })
         .collect();
@@ -132,6 +169,68 @@ pub async fn ensure_topics(
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => return Err(KafkaError::AdminOp(code)),
         }
+    }
+    Ok(())
+}
+
+/// The settings of these topics, of those that are there.
+///
+/// # Errors
+/// When no broker answers.
+pub async fn topic_configs(
+    brokers: &str,
+    names: &[String],
+) -> Result<BTreeMap<String, TopicConfig>, KafkaError> {
+    let topics: Vec<ResourceSpecifier<'_>> = names
+        .iter()
+        .map(|name| ResourceSpecifier::Topic(name))
+        .collect();
+    let described = admin(brokers)?
+        .describe_configs(&topics, &options())
+        .await?;
+    let mut configs = BTreeMap::new();
+    for resource in described {
+        let resource = match resource {
+            Ok(resource) => resource,
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
+            Err(code) => return Err(KafkaError::AdminOp(code)),
+        };
+        let OwnedResourceSpecifier::Topic(name) = resource.specifier else {
+            continue;
+        };
+        let mut config = TopicConfig::default();
+        for entry in resource.entries {
+            let Some(value) = entry.value else { continue };
+            if entry.source == ConfigSource::DynamicTopic {
+                config.own.insert(entry.name.clone());
+            }
+            config.values.insert(entry.name, value);
+        }
+        configs.insert(name, config);
+    }
+    Ok(configs)
+}
+
+/// Sets settings of a topic; `found` is what [`topic_configs`] said of it.
+///
+/// # Errors
+/// When no broker answers, or it is refused.
+pub async fn set_topic_config(
+    brokers: &str,
+    name: &str,
+    found: &TopicConfig,
+    changes: &[(&str, &str)],
+) -> Result<(), KafkaError> {
+    // What is left out would go back to its default.
+    let kept = found
+        .own()
+        .filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+    let mut config = AlterConfig::new(ResourceSpecifier::Topic(name));
+    for (name, value) in kept.chain(changes.iter().copied()) {
+        config = config.set(name, value);
+    }
+    for altered in admin(brokers)?.alter_configs([&config], &options()).await? {
+        altered.map_err(|(_, code)| KafkaError::AdminOp(code))?;
     }
     Ok(())
 }

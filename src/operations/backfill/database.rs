@@ -28,7 +28,7 @@ use crate::{
         source::{Inspector, Refusal},
         steps::Steps,
     },
-    pipeline::{Source, replay::ReplayError, topics},
+    pipeline::{replay::ReplayError, topics},
     progress::Progress,
     sinks::{Fault, clickhouse::Rebuild},
     source::{Fingerprint, Severity, judge},
@@ -117,10 +117,8 @@ impl FromDatabase<'_> {
             steps.doing(&format!("moved a table that was not right to {aside}"));
         }
         objects::clickhouse(self.settings).await?;
-        let source = Source::new(&self.settings.kafka.topic_prefix);
-        let topics = topics(&source, &self.settings.kafka);
-        let kafka = &self.settings.kafka;
-        ensure_topics(&kafka.brokers, kafka.replication_factor, &topics).await?;
+        let brokers = &self.settings.kafka.brokers;
+        ensure_topics(brokers, &topics::specs(self.settings)).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;
         crash::point("backfill", "lives_begun");
         steps.done(&format!("history begins anew, generation {}", lives.facts));

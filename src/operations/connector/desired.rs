@@ -8,6 +8,7 @@ use crate::{
     assets,
     clients::postgres,
     config::Settings,
+    pipeline::topics,
     template::{self, Values},
 };
 
@@ -44,10 +45,7 @@ pub fn placeholders(settings: &Settings) -> Result<Values, ConnectorError> {
         ("topic_prefix", settings.kafka.topic_prefix.clone()),
         ("slot", settings.connector.slot.clone()),
         ("publication", settings.connector.publication.clone()),
-        (
-            "replication_factor",
-            settings.kafka.replication_factor.to_string(),
-        ),
+        ("largest_record", topics::LARGEST_RECORD.to_string()),
     ];
     Ok(values
         .into_iter()
@@ -55,8 +53,8 @@ pub fn placeholders(settings: &Settings) -> Result<Values, ConnectorError> {
         .collect())
 }
 
-/// The whole configuration: the template's, then the operator's own
-/// properties, under the connector's name.
+/// The whole configuration: the template's and how topics are created, then the
+/// operator's own properties, under the connector's name.
 ///
 /// # Errors
 /// When the settings cannot fill the template.
@@ -70,6 +68,7 @@ pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties,
         // Filled value by value, so that a quote in a password stays one.
         properties.insert(name, template::render(&value, &values)?.text);
     }
+    properties.extend(topics::creation(settings));
     properties.extend(settings.connector.properties.clone());
     properties.insert("name".to_owned(), settings.connector.name.clone());
     Ok(properties)
@@ -130,6 +129,7 @@ mod tests {
             ("slot.name", "dbz_slot"),
             ("poll.interval.ms", "77"),
             ("topic.creation.content.include", "cdc\\.public\\.content"),
+            ("producer.override.max.request.size", "67108864"),
         ] {
             assert_eq!(made.get(name).map(String::as_str), Some(value), "{name}");
         }

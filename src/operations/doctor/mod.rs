@@ -4,6 +4,7 @@
 mod bundle;
 mod machine;
 mod source;
+mod topics;
 
 use serde::Serialize;
 
@@ -114,8 +115,13 @@ pub async fn examine(
     let services = report.map(|report| report.services).unwrap_or_default();
     let is_kafka = |one: &ServiceStatus| one.name == "kafka" && one.state == ServiceState::Ready;
     let kafka_answers = services.iter().any(is_kafka);
+    let is_ours = |one: &ServiceStatus| one.name == "kafka" && one.runtime != Runtime::External;
+    let kafka_is_ours = services.iter().any(is_ours);
     findings.extend(externals(services));
     findings.extend(source::examine(&config.settings, kafka_answers).await);
+    if kafka_answers {
+        findings.extend(topics::examine(&config.settings, kafka_is_ours).await);
+    }
     steps.done("examined");
     findings
 }

@@ -13,7 +13,7 @@ use crate::{
         connector::{self, Applied},
         objects, role,
         source::{self, Permit},
-        status,
+        status, topics,
     },
     pipeline::status::{SinkState, SinkStatus},
     progress::{Event, Progress},
@@ -51,6 +51,14 @@ impl Altered {
             what: format!(
                 "role {role} is no longer a superuser; {superuser}, without a password, is"
             ),
+            recovers: false,
+        }
+    }
+
+    fn in_kafka(what: String) -> Self {
+        Self {
+            service: "kafka".to_owned(),
+            what,
             recovers: false,
         }
     }
@@ -127,7 +135,20 @@ impl Up {
         let timeout = self.request.timeout;
         let applied = connector::apply(settings, &overrides, timeout, progress).await?;
         altered.extend(Altered::in_connect(&settings.connector.name, applied));
+        altered.extend(self.repair_topics(progress).await);
         Ok(altered)
+    }
+
+    /// Repairs the settings of existing topics if the broker belongs to this
+    /// project, and notes them otherwise.
+    async fn repair_topics(&self, progress: &dyn Progress) -> Vec<Altered> {
+        let kafka = self.blueprint.service("kafka");
+        let is_ours = kafka.is_some_and(|kafka| kafka.runtime != Runtime::External);
+        let repair = topics::repair(&self.blueprint.settings, is_ours).await;
+        for text in repair.notes() {
+            progress.report(Event::Note { text: &text });
+        }
+        repair.changes().map(Altered::in_kafka).collect()
     }
 
     /// What may be done to the source.

@@ -19,7 +19,7 @@ use super::{reset, source::Consent};
 use crate::{
     config::{Config, Runtime},
     plan::{Action, Plan, Step},
-    progress::{Event, Progress, Silent},
+    progress::{Event, NotesOnly, Progress},
     secret::masked_url,
     source::RECONCILE,
     stack::{
@@ -327,8 +327,8 @@ impl Up {
         };
         let begun = Instant::now();
         if !self.start(step, service, progress).await? {
-            // What it holds is looked after too, without a word.
-            return Ok((false, self.furnish(service, &Silent).await?));
+            // Its objects are checked too; only notes about them are shown.
+            return Ok((false, self.furnish(service, &NotesOnly(progress)).await?));
         }
         let altered = self.furnish(service, progress).await?;
         // That a new server is filled is no news.

@@ -1,0 +1,82 @@
+//! The settings of existing topics.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Finding;
+use crate::{
+    config::Settings,
+    operations::topics::{self, Differing},
+};
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `is_ours` says whether the broker belongs to the project.
+pub(super) async fn examine(settings: &Settings, is_ours: bool) -> Vec<Finding> {
+    let name = "kafka: settings of the topics";
+    let differing = match timeout(PATIENCE, topics::check(settings)).await {
+        Ok(Ok(differing)) => differing,
+        Ok(Err(error)) => {
+            let evidence = format!("cannot be read: {error}");
+            return vec![Finding::warn(name, evidence, "fanout status")];
+        }
+        Err(_) => {
+            let evidence = format!("not read within {} s", PATIENCE.as_secs());
+            return vec![Finding::warn(name, evidence, "fanout status")];
+        }
+    };
+    if differing.is_empty() {
+        return vec![Finding::pass(name, "as fanout creates them")];
+    }
+    let brokers = &settings.kafka.brokers;
+    differing
+        .iter()
+        .map(|one| differs(one, is_ours, brokers))
+        .collect()
+}
+
+fn differs((topic, differences): &Differing, is_ours: bool, brokers: &str) -> Finding {
+    let fix = if is_ours {
+        "fanout up".to_owned()
+    } else {
+        let settings: Vec<String> = differences
+            .iter()
+            .map(|difference| format!("{}={}", difference.setting, difference.wanted))
+            .collect();
+        format!(
+            "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics \
+             --entity-name {topic} --add-config {}",
+            settings.join(",")
+        )
+    };
+    let name = format!("kafka: settings of topic {topic}");
+    Finding::warn(name, topics::evidence(differences), fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+    use crate::pipeline::topics::Difference;
+
+    #[test]
+    fn the_fix_is_up_for_our_broker_and_kafka_configs_for_another() {
+        let difference = Difference {
+            setting: "retention.ms".to_owned(),
+            found: "1".to_owned(),
+            wanted: "604800000".to_owned(),
+        };
+        let differing = ("cdc.public.content".to_owned(), vec![difference]);
+        let finding = differs(&differing, true, "broker:9092");
+        assert_eq!(finding.level, Level::Warn);
+        assert_eq!(finding.evidence, "retention.ms=1, not 604800000");
+        assert_eq!(finding.fix.as_deref(), Some("fanout up"));
+        let fix = differs(&differing, false, "broker:9092").fix;
+        let fix = fix.expect("a command");
+        assert!(
+            fix.ends_with("--entity-name cdc.public.content --add-config retention.ms=604800000"),
+            "{fix}"
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! Topics whose settings are not fanout's: created by an earlier version, or by
+//! a broker with topic auto-creation. They are repaired if the broker belongs to
+//! the project, and only reported otherwise.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    clients::kafka::{KafkaError, TopicConfig, set_topic_config, topic_configs},
+    config::Settings,
+    pipeline::topics::{Difference, differences, names},
+};
+
+/// A topic and what differs.
+pub type Differing = (String, Vec<Difference>);
+
+/// What [`repair`] did.
+#[derive(Debug, Default)]
+pub struct Repair {
+    changed: Vec<Differing>,
+    /// Left alone, because the broker belongs to somebody else.
+    left: Vec<Differing>,
+    failed: Option<KafkaError>,
+}
+
+impl Repair {
+    /// What was changed, one line for each topic.
+    pub fn changes(&self) -> impl Iterator<Item = String> {
+        self.changed.iter().map(|(topic, differences)| {
+            let changes = differences.iter().map(|difference| {
+                let Difference {
+                    setting,
+                    found,
+                    wanted,
+                } = difference;
+                format!("{setting} from {found} to {wanted}")
+            });
+            let changes: Vec<String> = changes.collect();
+            format!("changed topic {topic}: {}", changes.join(", "))
+        })
+    }
+
+    /// What was not done, one line each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let left = self.left.iter().map(|(topic, differences)| {
+            format!(
+                "kafka: topic {topic} has {}; not changed, because this broker does not belong to \
+                 the project (fanout doctor)",
+                evidence(differences)
+            )
+        });
+        let failed = self.failed.iter();
+        let failed =
+            failed.map(|error| format!("kafka: cannot check the settings of the topics: {error}"));
+        left.chain(failed).collect()
+    }
+}
+
+/// One line of evidence: `retention.ms=1, not 2; cleanup.policy=delete, not compact`.
+#[must_use]
+pub fn evidence(differences: &[Difference]) -> String {
+    let one = |difference: &Difference| {
+        let Difference {
+            setting,
+            found,
+            wanted,
+        } = difference;
+        format!("{setting}={found}, not {wanted}")
+    };
+    let all: Vec<String> = differences.iter().map(one).collect();
+    all.join("; ")
+}
+
+/// The existing topics whose settings differ.
+///
+/// # Errors
+/// When no broker answers.
+pub async fn check(settings: &Settings) -> Result<Vec<Differing>, KafkaError> {
+    let configs = configs(settings).await?;
+    Ok(differences(settings, &configs))
+}
+
+/// Checks the topics and, if the broker belongs to the project, repairs them.
+pub async fn repair(settings: &Settings, is_ours: bool) -> Repair {
+    let mut repair = Repair::default();
+    let done = try_to_repair(settings, is_ours, &mut repair).await;
+    repair.failed = done.err();
+    repair
+}
+
+async fn try_to_repair(
+    settings: &Settings,
+    is_ours: bool,
+    repair: &mut Repair,
+) -> Result<(), KafkaError> {
+    let configs = configs(settings).await?;
+    let differing = differences(settings, &configs);
+    if !is_ours {
+        repair.left = differing;
+        return Ok(());
+    }
+    for (topic, differences) in differing {
+        let Some(config) = configs.get(&topic) else {
+            continue;
+        };
+        let changes: Vec<(&str, &str)> = differences
+            .iter()
+            .map(|difference| (difference.setting.as_str(), difference.wanted.as_str()))
+            .collect();
+        set_topic_config(&settings.kafka.brokers, &topic, config, &changes).await?;
+        repair.changed.push((topic, differences));
+    }
+    Ok(())
+}
+
+async fn configs(settings: &Settings) -> Result<BTreeMap<String, TopicConfig>, KafkaError> {
+    topic_configs(&settings.kafka.brokers, &names(settings)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn differing() -> Differing {
+        let difference = Difference {
+            setting: "delete.retention.ms".to_owned(),
+            found: "86400000".to_owned(),
+            wanted: "2592000000".to_owned(),
+        };
+        ("cdc.public.content".to_owned(), vec![difference])
+    }
+
+    #[test]
+    fn changed_topics_and_topics_left_alone_are_noted() {
+        let changed = Repair {
+            changed: vec![differing()],
+            ..Repair::default()
+        };
+        let change = "changed topic cdc.public.content: delete.retention.ms from 86400000 to \
+                      2592000000";
+        assert_eq!(changed.changes().collect::<Vec<_>>(), [change]);
+        assert!(changed.notes().is_empty());
+        let left = Repair {
+            left: vec![differing()],
+            ..Repair::default()
+        };
+        assert_eq!(left.changes().count(), 0);
+        assert_eq!(
+            left.notes(),
+            [
+                "kafka: topic cdc.public.content has delete.retention.ms=86400000, not \
+                 2592000000; not changed, because this broker does not belong to the project \
+                 (fanout doctor)"
+            ]
+        );
+    }
+}
