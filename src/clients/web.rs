@@ -107,6 +107,23 @@ impl Web {
     }
 }
 
+/// The body, up to `limit` bytes. A body that breaks off before that is an
+/// error: half a response proves nothing about the server behind it.
+async fn read_up_to(
+    limit: usize,
+    response: &mut reqwest::Response,
+) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() < limit {
+        match response.chunk().await? {
+            Some(chunk) => body.extend_from_slice(&chunk),
+            None => break,
+        }
+    }
+    body.truncate(limit);
+    Ok(body)
+}
+
 /// GETs `url`; the answer has to be 2xx and, where `expected` says so, this
 /// very text (surrounding blanks aside).
 ///
@@ -118,17 +135,19 @@ pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Resul
         .timeout(timeout)
         .build()?;
     let sent = client.get(url).send().await;
-    let response = sent.map_err(reqwest::Error::without_url)?;
+    let mut response = sent.map_err(reqwest::Error::without_url)?;
     if !response.status().is_success() {
         return Err(WebError::Status {
             url: crate::secret::masked_url(url),
             status: response.status().as_u16(),
         });
     }
+    let body = read_up_to(MAX_REPLY, &mut response).await;
+    let body = body.map_err(reqwest::Error::without_url)?;
     let Some(expected) = expected else {
         return Ok(());
     };
-    let got = response.text().await?;
+    let got = String::from_utf8_lossy(&body);
     if got.trim() == expected {
         return Ok(());
     }
@@ -139,7 +158,8 @@ pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Resul
     })
 }
 
-/// Replies are read up to this; the rest of a longer one is thrown away.
+/// Replies are read up to this, in bytes. The rest of a longer one is not waited
+/// for: a reply that breaks off only after this much counts as complete.
 const MAX_REPLY: usize = 64 * 1024;
 
 /// What was answered to a POST.
@@ -197,7 +217,8 @@ impl Poster {
     /// Posts a document under a key.
     ///
     /// # Errors
-    /// When no whole reply arrives in time.
+    /// When no complete reply arrives in time, whatever its status says: one
+    /// that breaks off within the first 64 KiB may not be the server's last word.
     pub async fn post(&self, key: &str, body: bytes::Bytes) -> Result<Reply, WebError> {
         let mut response = self
             .client
@@ -210,18 +231,102 @@ impl Poster {
         let status = response.status().as_u16();
         let header = response.headers().get("Retry-After");
         let retry_after = header.and_then(|value| value.to_str().ok().map(str::to_owned));
-        let mut reply = Vec::new();
-        while reply.len() < MAX_REPLY {
-            match response.chunk().await? {
-                Some(chunk) => reply.extend_from_slice(&chunk),
-                None => break,
-            }
-        }
-        reply.truncate(MAX_REPLY);
         Ok(Reply {
             status,
             retry_after,
-            body: reply,
+            body: read_up_to(MAX_REPLY, &mut response).await?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What is left of an answer after these bytes.
+    #[derive(Debug, Clone, Copy)]
+    enum Then {
+        Close,
+        Reset,
+        Hang,
+    }
+
+    /// A server that answers every request with these bytes.
+    async fn serve(answer: Vec<u8>, then: Then) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let mut hanging = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&answer).await;
+                match then {
+                    Then::Close => drop(stream),
+                    Then::Reset => {
+                        let _ = stream.set_zero_linger();
+                    }
+                    Then::Hang => hanging.push(stream),
+                }
+            }
+        });
+        format!("http://{address}/")
+    }
+
+    fn whole(status: u16, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 {status} -\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    #[tokio::test]
+    async fn a_response_that_breaks_off_is_an_error() {
+        let cut: [&[u8]; 4] = [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal",
+        ];
+        for answer in cut {
+            for then in [Then::Close, Then::Reset, Then::Hang] {
+                let url = serve(answer.to_vec(), then).await;
+                let timeout = Duration::from_millis(100);
+                let said = String::from_utf8_lossy(answer);
+                let poster = Poster::new(&url, timeout, 1).expect("a url");
+                let posted = poster.post("key", bytes::Bytes::new()).await;
+                assert!(posted.is_err(), "{then:?} {said:?}: {posted:?}");
+                let web = Web::new(timeout).expect("a client");
+                let got = web.send(Method::GET, &url, None).await;
+                assert!(got.is_err(), "{then:?} {said:?}: {got:?}");
+                let pinged = ping(&url, None, timeout).await;
+                assert!(pinged.is_err(), "{then:?} {said:?}");
+            }
+        }
+    }
+
+    /// Without a length only a reset tells.
+    #[tokio::test]
+    async fn a_response_without_a_length_that_is_reset_is_an_error() {
+        let url = serve(b"HTTP/1.1 200 OK\r\n\r\nhalf".to_vec(), Then::Reset).await;
+        let poster = Poster::new(&url, Duration::from_secs(5), 1).expect("a url");
+        let posted = poster.post("key", bytes::Bytes::new()).await;
+        assert!(posted.is_err(), "{posted:?}");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_long_reply_is_not_waited_for() {
+        let long = vec![b'x'; 2 * MAX_REPLY];
+        let url = serve(whole(201, &long), Then::Hang).await;
+        let poster = Poster::new(&url, Duration::from_secs(5), 1).expect("a url");
+        let reply = poster.post("key", bytes::Bytes::new()).await;
+        let reply = reply.expect("an answer");
+        assert_eq!((reply.status, reply.body.len()), (201, MAX_REPLY));
     }
 }
