@@ -33,6 +33,8 @@ const ENV_FLAGS: &[&str] = &[
     "LOG",
     #[cfg(feature = "crash-points")]
     "CRASH_AT",
+    #[cfg(feature = "crash-points")]
+    "CLOCK_FILE",
 ];
 
 /// What a configuration is made of, lowest layer first.

@@ -31,7 +31,7 @@ pub struct Leaderboard {
     pub members: u64,
     pub meta: Option<Meta>,
     pub score: Score,
-    /// How old the board is.
+    /// How old the board is; 0 where its clock is ahead of this one's.
     pub age_ms: Option<i64>,
     /// Whether a worker holds the board's lease.
     pub has_worker: bool,
@@ -59,6 +59,8 @@ pub enum Remark {
     NeverPublished,
     Warming,
     NoWorker,
+    /// It is of a moment that is yet to come.
+    AheadOfClock,
     NoEvents,
 }
 
@@ -131,6 +133,9 @@ impl Remark {
             Self::NeverPublished => "no pipeline has published it within the last window",
             Self::Warming => "the worker is warming up: events are still missing",
             Self::NoWorker => "no worker is publishing: it gets older",
+            Self::AheadOfClock => {
+                "it is ahead of this machine's clock: the worker's clock differs, or was set back"
+            }
             Self::NoEvents => "no event in the window",
         }
     }
@@ -140,7 +145,7 @@ impl Remark {
     pub fn hint(self) -> Option<&'static str> {
         match self {
             Self::NeverPublished | Self::NoWorker => Some("fanout run"),
-            Self::Warming => Some("fanout status"),
+            Self::Warming | Self::AheadOfClock => Some("fanout status"),
             Self::NoEvents => Some("fanout seed"),
         }
     }
@@ -204,6 +209,7 @@ impl Watch {
             self.titles.extend(named);
         }
         let has_worker = view.lease.is_some();
+        let now_us = now_us();
         let rows = (1..).zip(&view.members).map(|(rank, (member, score))| {
             let title = self.titles.get(member);
             Entry {
@@ -223,9 +229,11 @@ impl Watch {
             members: view.cardinality,
             meta: view.meta,
             score: self.settings.board.score,
-            age_ms: view.meta.map(|meta| (now_us() - meta.as_of_us) / 1_000),
+            age_ms: view
+                .meta
+                .map(|meta| (now_us - meta.as_of_us).max(0) / 1_000),
             has_worker,
-            remark: remark(view.meta, has_worker, view.cardinality),
+            remark: remark(view.meta, now_us, has_worker, view.cardinality),
         };
         self.before = Some(Before {
             all: view.members.len() as u64 == view.cardinality,
@@ -236,11 +244,12 @@ impl Watch {
 }
 
 /// What there is to remark, the gravest first.
-fn remark(meta: Option<Meta>, has_worker: bool, members: u64) -> Option<Remark> {
+fn remark(meta: Option<Meta>, now_us: i64, has_worker: bool, members: u64) -> Option<Remark> {
     match meta {
         None => Some(Remark::NeverPublished),
         Some(_) if !has_worker => Some(Remark::NoWorker),
         Some(meta) if !meta.complete => Some(Remark::Warming),
+        Some(meta) if meta.is_ahead_of(now_us) => Some(Remark::AheadOfClock),
         Some(_) if members == 0 => Some(Remark::NoEvents),
         Some(_) => None,
     }
@@ -342,24 +351,27 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_board_says_why() {
-        let meta = |complete| {
+    fn a_board_says_why_it_is_empty_or_not_to_be_relied_on() {
+        let meta = |complete, as_of_us| {
             Some(Meta {
-                as_of_us: 0,
+                as_of_us,
                 seq: 1,
                 complete,
                 behind_ms: 0,
                 window_seconds: 600,
             })
         };
+        let ahead = 1_200_000_000;
         for (meta, has_worker, members, expected) in [
             (None, true, 0, Some(Remark::NeverPublished)),
-            (meta(true), false, 3, Some(Remark::NoWorker)),
-            (meta(false), true, 3, Some(Remark::Warming)),
-            (meta(true), true, 0, Some(Remark::NoEvents)),
-            (meta(true), true, 3, None),
+            (meta(true, 0), false, 3, Some(Remark::NoWorker)),
+            (meta(false, 0), true, 3, Some(Remark::Warming)),
+            (meta(true, ahead), true, 3, Some(Remark::AheadOfClock)),
+            (meta(true, 1_000_000), true, 3, None),
+            (meta(true, 0), true, 0, Some(Remark::NoEvents)),
+            (meta(true, 0), true, 3, None),
         ] {
-            assert_eq!(remark(meta, has_worker, members), expected);
+            assert_eq!(remark(meta, 0, has_worker, members), expected);
         }
     }
 }

@@ -6,8 +6,10 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use crate::{
     chunk::Chunk,
     clients::kafka::{KafkaError, Letter, Producer, TopicIdentity, is_transient},
+    clock::now_us,
     event::Record,
     sinks::{Fault, Rejected},
+    timestamp::Rfc3339,
 };
 
 /// Letters on their way at once.
@@ -93,7 +95,7 @@ impl DeadLetters {
             ("fanout-offset", record.offset.to_string()),
             ("fanout-generation", self.generation.to_string()),
             ("fanout-timestamp", record.timestamp_ms.to_string()),
-            ("fanout-time", jiff::Timestamp::now().to_string()),
+            ("fanout-time", Rfc3339(now_us()).to_string()),
         ];
         self.producer
             .send(Letter {

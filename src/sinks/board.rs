@@ -153,6 +153,11 @@ impl Board {
         self.published = None;
     }
 
+    /// Whether the clock was set back, so that the board has to be fed again.
+    pub fn has_outrun(&self, now_us: i64) -> bool {
+        self.window.has_outrun(now_us)
+    }
+
     /// The lease, or a fault.
     pub async fn take_lease(&mut self) -> Result<bool, Fault> {
         self.publisher

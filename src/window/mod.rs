@@ -18,6 +18,10 @@ use uuid::Uuid;
 use board::Board;
 use schedule::Schedule;
 
+/// A clock that is behind the board by more than this, in microseconds, was set
+/// back. One that is corrected by less is waited for.
+pub const MAX_FALL_US: i64 = 1_000_000;
+
 /// What a board shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSettings {
@@ -148,7 +152,16 @@ impl Window {
         outcome
     }
 
-    /// Moves the clock. Events leave and enter; a clock that goes back stands.
+    /// Whether the clock was set back to `now_us`. Events that count then may
+    /// have left the window already, and only the log still has them: the board
+    /// has to be built again, in a new window.
+    #[must_use]
+    pub fn has_outrun(&self, now_us: i64) -> bool {
+        self.as_of_us.saturating_sub(now_us) > MAX_FALL_US
+    }
+
+    /// Moves the clock. Events leave and enter. The board never goes back: to an
+    /// earlier moment it stays as it is.
     pub fn advance(&mut self, as_of_us: i64) {
         self.as_of_us = self.as_of_us.max(as_of_us);
         while let Some((event_ts, id)) = self.entering.pop_due(self.as_of_us) {

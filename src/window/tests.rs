@@ -185,6 +185,55 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
+/// Changes in the log's order.
+type Log = Vec<(i64, Option<BoardEvent>, i64)>;
+
+/// The window as its worker keeps it: fed again from the log when the clock was
+/// set back.
+fn follow(window: Window, settings: WindowSettings, log: &Log, now: i64) -> Window {
+    let mut window = if window.has_outrun(now) {
+        let mut anew = Window::new(settings, now);
+        for (id, event, record_time) in log {
+            anew.apply(*id, *event, *record_time);
+        }
+        anew
+    } else {
+        window
+    };
+    window.advance(now);
+    window
+}
+
+#[test]
+fn a_clock_is_set_back_when_it_falls_by_more_than_a_second() {
+    let window = Window::new(settings(Score::Events), 5_000_000);
+    for (now, expected) in [
+        (9_000_000, false),
+        (5_000_000, false),
+        (4_000_000, false),
+        (3_999_999, true),
+        (i64::MIN, true),
+    ] {
+        assert_eq!(window.has_outrun(now), expected, "{now}");
+    }
+}
+
+#[test]
+fn events_that_left_while_the_clock_was_ahead_come_back() {
+    let settings = settings(Score::Events);
+    let start = 10_000_000;
+    let log = vec![(1, Some(event(1, start)), start)];
+    let mut window = Window::new(settings, start);
+    window.apply(1, Some(event(1, start)), start);
+    let ahead = follow(window, settings, &log, start + 1_200_000_000);
+    assert!(ahead.is_empty());
+    let back = follow(ahead, settings, &log, start + 10);
+    assert_eq!(
+        (back.as_of_us(), board(&back)),
+        (start + 10, [(content(1), 1)].into())
+    );
+}
+
 /// Every id's latest change. An event that was too far ahead of its record, or
 /// had left the window, does not come back by waiting.
 #[derive(Default)]
@@ -270,6 +319,38 @@ proptest! {
             prop_assert_eq!(window.cardinality(), model.board(score).len());
             prop_assert_eq!(window.len(), model.kept().count());
             prop_assert_eq!(window.as_of_us(), model.as_of);
+        }
+    }
+
+    /// Whatever the clock does, the board is the model's of a moment that is
+    /// never more than a second ahead of it.
+    #[test]
+    fn the_board_follows_a_clock_that_is_set_back(steps in steps()) {
+        let scaled = WindowSettings {
+            window_us: WINDOW * STEP,
+            skew_us: SKEW * STEP,
+            score: Score::Events,
+        };
+        let mut window = Window::new(scaled, 0);
+        let mut model = Model::default();
+        let mut log = Log::new();
+        for step in steps {
+            match step {
+                Step::Apply { id, event, record_time } => {
+                    log.push((id, event, record_time));
+                    window.apply(id, event, record_time);
+                    model.apply(id, event, record_time);
+                }
+                Step::Advance(now) => {
+                    let before = window.as_of_us();
+                    window = follow(window, scaled, &log, now);
+                    model.as_of = window.as_of_us();
+                    prop_assert!((now..=now + MAX_FALL_US).contains(&model.as_of));
+                    prop_assert!(model.as_of >= before || now < before - MAX_FALL_US);
+                }
+                Step::Drain => {}
+            }
+            prop_assert_eq!(board(&window), model.board(Score::Events));
         }
     }
 }

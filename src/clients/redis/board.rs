@@ -36,6 +36,19 @@ pub struct Meta {
     pub window_seconds: u64,
 }
 
+/// A board may be ahead of the clock of whoever looks at it by this much: what
+/// clocks of different machines differ by.
+const CLOCK_TOLERANCE_US: i64 = 5_000_000;
+
+impl Meta {
+    /// Whether the board is of a moment that is yet to come, by more than clocks
+    /// usually differ.
+    #[must_use]
+    pub fn is_ahead_of(&self, now_us: i64) -> bool {
+        self.as_of_us.saturating_sub(now_us) > CLOCK_TOLERANCE_US
+    }
+}
+
 /// Reads one board.
 #[derive(Clone)]
 pub struct BoardReader {

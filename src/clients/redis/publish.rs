@@ -122,28 +122,33 @@ impl Publisher {
 
     /// Takes the lease where nobody has it, and keeps it where it is ours.
     /// Returns whether it is ours now.
+    ///
+    /// Redis expires keys by its wall clock. A lease that has longer to live
+    /// than any holder asks for was set before that clock was set back; whoever
+    /// had it may be gone, so it is cut to the usual time.
     pub async fn take_lease(&mut self) -> Result<bool, RedisError> {
-        let mut connection = self.connection().await?;
-        let taken: Option<String> = redis::cmd("SET")
-            .arg(&self.keys.lease)
-            .arg(&self.holder)
-            .arg("NX")
-            .arg("PX")
-            .arg(millis(self.lease))
-            .query_async(&mut connection)
-            .await?;
-        if taken.is_some() {
-            return Ok(true);
-        }
-        self.renew_lease().await
+        const TAKE: &str = "local holder = redis.call('GET', KEYS[1]) \
+                            if not holder then \
+                              redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end \
+                            local left = redis.call('PTTL', KEYS[1]) \
+                            if holder == ARGV[1] or left < 0 or left > tonumber(ARGV[2]) then \
+                              redis.call('PEXPIRE', KEYS[1], ARGV[2]) end \
+                            return holder == ARGV[1] and 1 or 0";
+        self.on_lease(TAKE).await
     }
 
     /// Renews the lease; returns whether it is still ours.
     pub async fn renew_lease(&mut self) -> Result<bool, RedisError> {
         const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
                              return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+        self.on_lease(RENEW).await
+    }
+
+    /// Runs a script with the lease's key, its holder and its time in
+    /// milliseconds.
+    async fn on_lease(&mut self, script: &str) -> Result<bool, RedisError> {
         let mut connection = self.connection().await?;
-        Script::new(RENEW)
+        Script::new(script)
             .key(&self.keys.lease)
             .arg(&self.holder)
             .arg(millis(self.lease))

@@ -9,7 +9,6 @@ use uuid::Uuid;
 use super::BackfillError;
 use crate::{
     clients::redis::{self, BoardKeys, BoardReader},
-    clock::now_us,
     config::Settings,
     crash,
     operations::steps::Steps,
@@ -35,14 +34,15 @@ pub(super) async fn rebuild(
     let holder = format!("rebuild-{}", Uuid::new_v4());
     redis::hold(&settings.redis.url, &keys.lease, &holder, HELD).await?;
     crash::point("backfill", "lease_taken_away");
-    // What is as of later than this was published under another lease.
-    let dropped_us = now_us();
     let started = Instant::now();
     let mut reader = BoardReader::connect(&settings.redis.url, keys, patience).await?;
+    // The last publication under the old lease: nobody can publish meanwhile.
+    // Whatever differs comes later. Clocks, which may differ, have no say.
+    let last = reader.read(Some(0)).await?.meta;
     steps.doing("rebuilding the board");
     loop {
         let view = reader.read(Some(0)).await?;
-        let anew = |meta: &redis::Meta| meta.complete && meta.as_of_us > dropped_us;
+        let anew = |meta: &redis::Meta| meta.complete && Some(*meta) != last;
         if view.lease.is_some() && view.meta.as_ref().is_some_and(anew) {
             return Ok(view.cardinality);
         }

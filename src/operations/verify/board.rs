@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt::Display,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use crate::{
     clock::now_us,
     config::Score,
     operations::eligible::{self, Moment, Sum},
+    timestamp::Rfc3339,
 };
 
 /// Between two looks at a board that is not there yet.
@@ -58,7 +60,7 @@ pub(super) async fn check(
 
 /// A complete board as of a moment not before `since_us`. One that nobody
 /// publishes any more is taken as it stands: the fence has shown that there is
-/// nothing more to publish.
+/// nothing more to publish. So is one that stays ahead of the clock.
 async fn fresh(
     reader: &mut BoardReader,
     since_us: i64,
@@ -67,7 +69,11 @@ async fn fresh(
     let deadline = deadline.max(Instant::now() + AT_LEAST);
     loop {
         let view = reader.read(None).await?;
+        let is_late = Instant::now() >= deadline;
         let reason = match view.meta {
+            Some(meta) if meta.complete && meta.is_ahead_of(now_us()) && !is_late => {
+                "it is ahead of this machine's clock"
+            }
             Some(meta) if meta.complete && (meta.as_of_us >= since_us || view.lease.is_none()) => {
                 return Ok((view, meta));
             }
@@ -75,7 +81,7 @@ async fn fresh(
             Some(_) => "it is older than the fence",
             None => "it has never been published",
         };
-        if Instant::now() >= deadline {
+        if is_late {
             return Err(VerifyError::BoardNotReady { reason });
         }
         sleep(PAUSE).await;
@@ -93,14 +99,16 @@ async fn compare(
     let mut findings = Findings::new(Check::Board);
     if meta.window_seconds != board.window_seconds {
         let (expected, found) = (board.window_seconds, meta.window_seconds);
-        findings.differs(property("window_seconds", expected, found));
+        findings.differs(property("window_seconds", &expected, &found));
+    }
+    // It may be right as of its moment, and wrong now.
+    let now = now_us();
+    if meta.is_ahead_of(now) {
+        let (expected, found) = (Rfc3339(now), Rfc3339(meta.as_of_us));
+        findings.differs(property("as_of", &format!("at most {expected}"), &found));
     }
     if view.cardinality != view.members.len() as u64 {
-        findings.differs(property(
-            "members",
-            view.members.len() as u64,
-            view.cardinality,
-        ));
+        findings.differs(property("members", &view.members.len(), &view.cardinality));
     }
     if view.lease.is_none() {
         findings.note("no worker publishes the board: it was judged as it stands");
@@ -131,7 +139,7 @@ fn add(sums: &mut Sums, others: &Sums) {
     }
 }
 
-fn property(what: &str, expected: u64, found: u64) -> Difference {
+fn property(what: &str, expected: &dyn Display, found: &dyn Display) -> Difference {
     let (expected, found) = (Some(expected.to_string()), Some(found.to_string()));
     Difference::of(Check::Board, &"board", what, expected, found)
 }

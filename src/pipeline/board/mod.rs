@@ -53,7 +53,7 @@ enum TermEnd {
     Stopped,
     LeaseLost,
     /// The log has to be read again: a truncate was met, in the light of which
-    /// it reads otherwise, or the topic is another.
+    /// it reads otherwise; the topic is another; or the clock was set back.
     ReadAgain,
     /// The source has a shape that cannot be followed.
     Held,

@@ -223,6 +223,9 @@ impl Term {
 
     /// Publishes where something changed, and now and then where nothing did.
     async fn publish(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+        if board.has_outrun(now_us()) {
+            return self.set_back(board).await;
+        }
         let is_due = self.dirty || self.last_publication.elapsed() >= HEARTBEAT;
         if !is_due || Instant::now() < self.not_before {
             return Ok(());
@@ -243,6 +246,23 @@ impl Term {
             Ok(false) => self.take_back(context, board).await,
             Err(fault) => self.trouble(context, fault),
         }
+    }
+
+    /// The clock was set back. What is published is of a moment that is yet to
+    /// come, and says so until the board is built again from the log.
+    async fn set_back(&mut self, board: &mut Board) -> Result<(), TermEnd> {
+        tracing::warn!(
+            sink = "redis",
+            "the clock was set back: the board is rebuilt"
+        );
+        let incomplete = Moment {
+            complete: false,
+            ..self.moment()
+        };
+        if let Err(fault) = board.publish(incomplete).await {
+            tracing::debug!(?fault, "the board stays as it is until it is rebuilt");
+        }
+        Err(TermEnd::ReadAgain)
     }
 
     /// The lease has run out, or Redis has lost it. Where nobody else has it,

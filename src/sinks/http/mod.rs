@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing};
 use crate::{
     chunk::Chunk,
     clients::web::{Poster, Reply, WebError},
-    config, crash,
+    clock, config, crash,
     event::{Change, FactDecoder, Origin, SourceTable, idempotency},
     retry::retry_after,
 };
@@ -365,7 +365,7 @@ impl Common {
         let after = answer
             .retry_after
             .as_deref()
-            .and_then(|header| retry_after(header, SystemTime::now(), cap));
+            .and_then(|header| retry_after(header, clock::now(), cap));
         match answer.status {
             200..=299 => Verdict::Accepted,
             409 | 425 => Verdict::Conflict(detail, after),

@@ -2,6 +2,8 @@
 
 mod bench;
 mod binary;
+#[cfg(feature = "crash-points")]
+mod clock;
 mod event;
 mod guard;
 mod held;
@@ -22,6 +24,8 @@ use tokio::runtime::Runtime;
 
 pub use bench::Bench;
 pub use binary::{Ended, Fanout};
+#[cfg(feature = "crash-points")]
+pub use clock::Clock;
 pub use event::{Event, content};
 pub use held::Held;
 pub use log::{Producer, Record, Topics, Written, records};

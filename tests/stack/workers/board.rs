@@ -2,8 +2,16 @@
 
 use serde_json::Value as Json;
 
+#[cfg(feature = "crash-points")]
+use std::time::Duration;
+
+#[cfg(feature = "crash-points")]
+use nix::sys::signal::{Signal, kill};
+
 use super::{agrees, another, own, sink, watched};
 use crate::support::{Bench, Event, Record, Stack, Topics, eventually, same};
+#[cfg(feature = "crash-points")]
+use crate::support::{Clock, Worker};
 
 /// Who holds the lease, and the board's sequence number and moment, as of one
 /// moment.
@@ -92,6 +100,35 @@ fn one_after_the_other(seen: &[Published]) {
         (seq, as_of) = (*now_seq, *now_as_of);
     }
     assert_eq!(holders.len(), 4, "{holders:?}");
+}
+
+/// The board's worker has a clock of its own: twenty minutes ahead, then right.
+#[cfg(feature = "crash-points")]
+pub(super) fn set_back(stack: &Stack) {
+    let clock = Clock::new();
+    kill(stack.pid("pipeline"), Signal::SIGTERM).expect("it runs");
+    let fanout = stack.fanout.with("FANOUT_CLOCK_FILE", &clock.file());
+    let worker = Worker::start(stack, &fanout, &[]);
+    let before = Event::insert(stack);
+    before.scores(before.content, Some(1));
+    clock.set(Duration::from_secs(20 * 60));
+    before.scores(before.content, None);
+    let meanwhile = Event::insert(stack);
+    meanwhile.becomes("device", &Json::from("ios"));
+    let shown = stack.fanout.document(0, &["leaderboard"]);
+    assert_eq!(shown["remark"], "ahead_of_clock", "{shown:#}");
+    let report = stack.fanout.document(5, &["verify", "--timeout", "5s"]);
+    let found = report.to_string();
+    assert!(found.contains(r#""what":"as_of""#), "{report:#}");
+    clock.set(Duration::ZERO);
+    before.scores(before.content, Some(1));
+    meanwhile.scores(meanwhile.content, Some(1));
+    stack.fanout.run(&["verify"]).ends_with(0);
+    let log = worker.log();
+    assert!(log.contains("the clock was set back"), "{}", worker.said());
+    worker.stop();
+    stack.mend();
+    agrees(stack);
 }
 
 /// The board's group has no members: what somebody commits whose time is over

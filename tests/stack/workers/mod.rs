@@ -34,6 +34,11 @@ pub const TESTS: &[Test] = &[
         "one_publishes_the_board_and_the_others_stand_by",
         board::lease,
     ),
+    #[cfg(feature = "crash-points")]
+    (
+        "a_clock_that_is_ahead_and_set_back_leaves_the_board_right",
+        board::set_back,
+    ),
     (
         "a_stray_commit_of_the_boards_does_no_harm",
         board::stray_commits,
