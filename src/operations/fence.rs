@@ -16,6 +16,7 @@ use crate::{
     failure::{Failure, Kind},
     operations::steps::Steps,
     progress::Progress,
+    sinks::{TopicLife, is_ours},
 };
 
 /// The prefix of fanout's logical messages; the connector lets only these in.
@@ -47,6 +48,9 @@ pub struct Behind {
     pub partition: usize,
     pub committed: Option<i64>,
     pub end: i64,
+    /// The offset was committed by something else than fanout, so it proves
+    /// nothing.
+    pub foreign: bool,
 }
 
 /// Why it is not caught up.
@@ -79,6 +83,12 @@ pub enum FenceError {
 fn list(partitions: &[Behind]) -> String {
     let one = |behind: &Behind| {
         let committed = match behind.committed {
+            Some(offset) if behind.foreign => {
+                return format!(
+                    "partition {} is at {offset}, which fanout did not commit",
+                    behind.partition
+                );
+            }
             Some(offset) => offset.to_string(),
             None => "nothing".to_owned(),
         };
@@ -174,7 +184,8 @@ pub async fn wait(
         let log = Log::new(&consumer(settings), group)?;
         loop {
             let commits = log.commits(&topic, fence.events.len()).await?;
-            let partitions = behind(&fence, &commits);
+            let life = log.identity(&topic).await?.map(TopicLife::from);
+            let partitions = behind(&fence, life, &commits);
             if partitions.is_empty() {
                 break;
             }
@@ -263,17 +274,27 @@ async fn past_slot(
     }
 }
 
-/// The partitions whose commit is short of their end. A partition that never
-/// had a record needs no commit.
-fn behind(fence: &Fence, commits: &[Option<(i64, String)>]) -> Vec<Behind> {
+/// The partitions whose commit is short of their end, or is not fanout's. A
+/// partition that never had a record needs no commit.
+fn behind(
+    fence: &Fence,
+    life: Option<TopicLife>,
+    commits: &[Option<(i64, String)>],
+) -> Vec<Behind> {
+    let is_foreign = |offset: i64, metadata: &str| {
+        let named = TopicLife::read(metadata);
+        !is_ours(offset, metadata) || named.is_some_and(|named| Some(named) != life)
+    };
     let short = |(partition, end): (usize, &i64)| {
         let commit = commits.get(partition).and_then(Option::as_ref);
         let committed = commit.map(|(offset, _)| *offset);
         let enriched = commit.is_none_or(|(_, metadata)| is_enriched(metadata, &fence.content));
-        (committed.unwrap_or(0) < *end || !enriched).then_some(Behind {
+        let foreign = commit.is_some_and(|(offset, metadata)| is_foreign(*offset, metadata));
+        (committed.unwrap_or(0) < *end || !enriched || foreign).then_some(Behind {
             partition,
             committed,
             end: *end,
+            foreign,
         })
     };
     fence.events.iter().enumerate().filter_map(short).collect()
@@ -298,7 +319,10 @@ fn is_enriched(metadata: &str, content: &[i64]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::clients::kafka::TopicIdentity;
 
     fn fence() -> Fence {
         Fence {
@@ -308,18 +332,20 @@ mod tests {
         }
     }
 
-    fn commit(offset: i64, metadata: &str) -> (i64, String) {
-        (offset, metadata.to_owned())
+    /// A commit of the ClickHouse sink, enriched up to this content.
+    fn commit(offset: i64, content: &str) -> (i64, String) {
+        let metadata = format!(r#"{{"f":2,"g":1,"o":{offset},"c":[{content}]}}"#);
+        (offset, metadata)
     }
 
     fn partitions(commits: &[Option<(i64, String)>]) -> Vec<usize> {
-        let short = behind(&fence(), commits);
+        let short = behind(&fence(), None, commits);
         short.iter().map(|behind| behind.partition).collect()
     }
 
     #[test]
     fn an_empty_partition_needs_no_commit() {
-        let commits = [None, Some(commit(5, "")), Some(commit(6, "")), None];
+        let commits = [None, Some(commit(5, "3")), Some(commit(6, "3")), None];
         assert_eq!(partitions(&commits), [2, 3]);
     }
 
@@ -327,27 +353,39 @@ mod tests {
     fn rows_not_enriched_with_the_latest_content_are_behind() {
         let commits = [
             None,
-            Some(commit(5, r#"{"f":1,"g":1,"c":[3]}"#)),
-            Some(commit(7, r#"{"f":1,"g":1,"c":[2]}"#)),
-            Some(commit(9, r#"{"f":1,"g":1,"c":[]}"#)),
+            Some(commit(5, "3")),
+            Some(commit(7, "2")),
+            Some(commit(9, "")),
         ];
         assert_eq!(partitions(&commits), [2, 3]);
     }
 
     #[test]
+    fn an_offset_that_fanout_did_not_commit_proves_nothing() {
+        let moved = Some((7, commit(5, "3").1));
+        let other = TopicLife::from(TopicIdentity {
+            id: Uuid::from_u128(7),
+            partitions: 4,
+        });
+        let of_other = Some((9, other.text(9, None)));
+        let commits = [None, Some((5, String::new())), moved, of_other];
+        assert_eq!(partitions(&commits), [1, 2, 3]);
+        let of_this = behind(&fence(), Some(other), &commits);
+        assert_eq!(of_this.len(), 2, "{of_this:?}");
+    }
+
+    #[test]
     fn the_error_says_who_is_behind_and_where() {
+        let commits = [None, Some((5, String::new())), Some(commit(6, "3")), None];
         let error = FenceError::GroupBehind {
             group: "fanout-redis".to_owned(),
-            partitions: behind(
-                &fence(),
-                &[None, Some(commit(5, "")), Some(commit(6, "")), None],
-            ),
+            partitions: behind(&fence(), None, &commits),
             waited: Duration::from_secs(3),
         };
         assert_eq!(
             error.to_string(),
-            "group fanout-redis is behind after 3s: partition 2 has 6 of 7 committed, \
-             partition 3 has nothing of 9 committed"
+            "group fanout-redis is behind after 3s: partition 1 is at 5, which fanout did not \
+             commit, partition 2 has 6 of 7 committed, partition 3 has nothing of 9 committed"
         );
     }
 }

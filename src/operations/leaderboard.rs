@@ -131,7 +131,7 @@ impl Remark {
     pub fn text(self) -> &'static str {
         match self {
             Self::NeverPublished => "no pipeline has published it within the last window",
-            Self::Warming => "the worker is warming up: events are still missing",
+            Self::Warming => "events of the window are still missing",
             Self::NoWorker => "no worker is publishing: it gets older",
             Self::AheadOfClock => {
                 "it is ahead of this machine's clock: the worker's clock differs, or was set back"

@@ -8,16 +8,17 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, sleep},
 };
 
-use super::stats::SinkStats;
+use super::stats::{POSITIONS, SinkStats};
 use crate::{
     chunk::Chunk,
     clients::kafka::{
-        ConsumerSettings, KafkaError, Limits, Log, Partition, Taken, TopicIdentity, is_unanswered,
+        Bounds, ConsumerSettings, KafkaError, Limits, Log, Partition, Taken, TopicIdentity,
+        is_unanswered,
     },
     crash,
     event::FactDecoder,
     sinks::{
-        TopicLife,
+        Break, Committed, Halt, MadeUp, Notes, Reading, TopicLife,
         board::{BoardChange, Decoded, decode},
     },
 };
@@ -100,11 +101,20 @@ pub(super) async fn read(
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
     /// By partition, what may be committed.
-    pub next: Vec<i64>,
+    pub done: Vec<Reached>,
     /// Until when the lease is held for certain. A worker that was stopped for
     /// longer must not take back what its successor has committed, and these
     /// commits are fenced by nothing else: the group has no members.
     pub until: Instant,
+}
+
+/// How far one partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Everything before this is done.
+    pub next: i64,
+    /// When the latest of it was appended, in milliseconds since the epoch.
+    pub appended_ms: Option<i64>,
 }
 
 /// Commits for the board's group, which has no members.
@@ -115,6 +125,7 @@ pub(super) struct Commits {
     /// What every commit says.
     pub life: TopicLife,
     pub stats: Arc<SinkStats>,
+    pub notes: Notes,
 }
 
 /// A partition's last commit.
@@ -126,15 +137,21 @@ impl Commits {
     pub(super) async fn run(self, mut progress: watch::Receiver<Progress>) {
         let mut last: Vec<Last> = Vec::new();
         let mut log = None;
+        let mut checked = Instant::now();
         loop {
             let goes_on = progress.changed().await.is_ok();
             let now = progress.borrow_and_update().clone();
-            last.resize(now.next.len(), None);
+            last.resize(now.done.len(), None);
             if let Err(error) = self.commit(&now, &mut last, &mut log).await {
                 tracing::warn!(sink = "redis", %error, "not committed");
                 if is_unanswered(&error) {
                     // Librdkafka may have lost it, with all that would follow.
                     log = None;
+                }
+            } else if goes_on && checked.elapsed() >= COMMIT_AGAIN {
+                checked = Instant::now();
+                if let Some(log) = &log {
+                    self.check(&mut last, log).await;
                 }
             }
             if !goes_on {
@@ -150,24 +167,58 @@ impl Commits {
         last: &mut [Last],
         log: &mut Option<Log>,
     ) -> Result<(), KafkaError> {
-        let metadata = self.life.text();
         let log = match log {
             Some(log) => log,
             None => log.insert(self.connect().await?),
         };
-        for ((partition, next), last) in (0..).zip(&progress.next).zip(last) {
+        for ((partition, done), last) in (0..).zip(&progress.done).zip(last) {
+            let next = done.next;
             let stands =
-                last.is_some_and(|(at, since)| at == *next && since.elapsed() < COMMIT_AGAIN);
+                last.is_some_and(|(at, since)| at == next && since.elapsed() < COMMIT_AGAIN);
             if stands || Instant::now() >= progress.until {
                 continue;
             }
             crash::point("redis", "committing");
-            log.commit(&self.topic, partition, *next, &metadata).await?;
+            let metadata = self.life.text(next, done.appended_ms);
+            log.commit(&self.topic, partition, next, &metadata).await?;
             crash::point("redis", "committed");
-            *last = Some((*next, Instant::now()));
-            self.stats.committed(partition, *next);
+            if last.is_none() {
+                self.note(partition).await;
+            }
+            *last = Some((next, Instant::now()));
+            self.stats.committed(partition, next);
         }
         Ok(())
+    }
+
+    /// A commit that is missing later is known to be lost.
+    async fn note(&self, partition: i32) {
+        let noted = self.notes.note_committed(partition, self.life.topic());
+        if let Err(fault) = noted.await {
+            tracing::debug!(sink = "redis", partition, ?fault, "not noted");
+        }
+    }
+
+    /// Anybody can commit for a group without members. What is not ours any more
+    /// is reported, and committed again.
+    async fn check(&self, last: &mut [Last], log: &Log) {
+        let Ok(commits) = log.commits(&self.topic, last.len()).await else {
+            return;
+        };
+        let mut caution = None;
+        for ((partition, commit), last) in (0..).zip(&commits).zip(last) {
+            let commit = commit.as_ref().map(|(at, said)| (*at, said.as_str()));
+            let Some(broken) = Committed::of(commit, last.is_some()).trouble() else {
+                continue;
+            };
+            *last = None;
+            caution.get_or_insert_with(|| taken_back(&self.group, &self.topic, partition, broken));
+        }
+        if let Some(caution) = &caution {
+            let (code, reason) = (&caution.code, &caution.reason);
+            tracing::warn!(sink = "redis", code, reason, "committing again");
+        }
+        self.stats.set_caution(POSITIONS, caution);
     }
 
     /// A connection to a broker that answers: a commit to one that does not
@@ -179,47 +230,74 @@ impl Commits {
     }
 }
 
+/// What an operator is told of a position that was moved or lost while the board
+/// was followed.
+fn taken_back(group: &str, topic: &str, partition: i32, broken: Break) -> Halt {
+    let reading = Reading {
+        group,
+        topic,
+        partition,
+        bounds: Bounds { start: 0, end: 0 },
+    };
+    reading.halt(broken, "it is committed again", "fanout status --watch")
+}
+
 /// What was seen of the log.
 #[derive(Debug)]
 pub(super) enum Look {
     /// Where each partition ends, by number: of that moment, or later.
     Ends(Instant, Vec<i64>),
-    /// It is another topic, or has other partitions, than what is being read.
+    /// What is being read is another topic, has other partitions, or has been
+    /// made up for from the source.
     Other,
 }
 
-/// Looks at the log, for the lag and for how old what has been read is, until
-/// dropped or until the log is another.
-pub(super) async fn look(
-    log: Log,
-    topic: String,
-    identity: TopicIdentity,
-    stats: Arc<SinkStats>,
-    looks: mpsc::Sender<Look>,
-) {
-    let mut ticks = ticks(LOOK_INTERVAL);
-    for number in 0_u32.. {
-        ticks.tick().await;
-        let at = Instant::now();
-        let look = match log.ends(&topic).await {
-            Ok(ends) => {
-                stats.set_ends(&ends);
-                Look::Ends(at, ends)
+/// Looks at the log, for the lag and for how old what has been read is.
+pub(super) struct Looks {
+    pub log: Log,
+    pub topic: String,
+    pub identity: TopicIdentity,
+    pub stats: Arc<SinkStats>,
+    pub notes: Notes,
+    /// What was made up for when the term began.
+    pub made_up: Option<MadeUp>,
+    pub seen: mpsc::Sender<Look>,
+}
+
+impl Looks {
+    /// Runs until dropped or until the log reads otherwise.
+    pub(super) async fn run(self) {
+        let mut ticks = ticks(LOOK_INTERVAL);
+        for number in 0_u32.. {
+            ticks.tick().await;
+            let at = Instant::now();
+            let look = match self.log.ends(&self.topic).await {
+                Ok(ends) => {
+                    self.stats.set_ends(&ends);
+                    Look::Ends(at, ends)
+                }
+                Err(error) => {
+                    self.stats.lost_sight(&format!("kafka: {error}"));
+                    continue;
+                }
+            };
+            let is_other = number % IDENTIFY_EVERY == 0 && self.is_other().await;
+            let look = if is_other { Look::Other } else { look };
+            if self.seen.send(look).await.is_err() || is_other {
+                return;
             }
-            Err(error) => {
-                stats.lost_sight(&format!("kafka: {error}"));
-                continue;
-            }
-        };
-        let is_other = number % IDENTIFY_EVERY == 0
-            && log
-                .identity(&topic)
-                .await
-                .is_ok_and(|now| now != Some(identity));
-        let look = if is_other { Look::Other } else { look };
-        if looks.send(look).await.is_err() || is_other {
-            return;
         }
+    }
+
+    /// Whether the log has to be read again. Where that cannot be asked, it is
+    /// asked again later.
+    async fn is_other(&self) -> bool {
+        let identity = self.log.identity(&self.topic).await;
+        if identity.is_ok_and(|identity| identity != Some(self.identity)) {
+            return true;
+        }
+        let made_up = self.notes.made_up(self.identity.id).await;
+        made_up.is_ok_and(|made_up| made_up != self.made_up)
     }
 }
 

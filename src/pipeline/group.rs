@@ -12,20 +12,18 @@ use super::{
     dead_letter::DeadLetters,
     feed::ticks,
     partition::{Batching, Ending, Loop},
-    patience::{Patience, halt_for},
+    patience::Patience,
     stats::{Phase, SinkStats, WHOLE_SINK},
+    watch::Watch,
 };
 use crate::{
     clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
     crash,
-    sinks::{Fault, PartitionSink as _, Sink},
+    sinks::{Committed, Fault, Notes, PartitionSink as _, Sink, is_ours},
 };
 
-/// Ends are read, and the sink's checks made, this often.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The sink's checks are made at each so many looks at the ends.
-const CHECK_EVERY: u32 = 3;
+/// A commit that is overdue is looked for this often.
+const STUCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One sink's worker.
 pub(super) struct GroupWorker<S> {
@@ -161,12 +159,14 @@ impl<S: Sink> GroupWorker<S> {
             identity,
             sink: Arc::clone(&self.sink),
             stats: Arc::clone(&self.stats),
+            notes: self.shared.notes(self.name),
+            noted: <_>::default(),
             again: again.clone(),
             gone: gone.clone(),
         };
         let _watch = AbortOnDropHandle::new(tokio::spawn(watch.run()));
         let mut failed = Ok(());
-        let mut ticks = ticks(WATCH_INTERVAL);
+        let mut ticks = ticks(STUCK_INTERVAL);
         loop {
             tokio::select! {
                 // Made by a loop that was ended before it was overdue: the others
@@ -183,7 +183,7 @@ impl<S: Sink> GroupWorker<S> {
                         break;
                     }
                     Some(event) => {
-                        self.rebalance(event, &mut running, letters, &again).await;
+                        self.rebalance(event, &mut running, identity, letters, &again).await;
                     }
                     None => break,
                 },
@@ -212,6 +212,7 @@ impl<S: Sink> GroupWorker<S> {
         &self,
         event: Rebalance,
         running: &mut HashMap<i32, Running>,
+        identity: TopicIdentity,
         letters: &DeadLetters,
         again: &CancellationToken,
     ) {
@@ -221,7 +222,7 @@ impl<S: Sink> GroupWorker<S> {
                 self.stats.recovered(WHOLE_SINK);
                 for claim in claims {
                     let number = claim.partition.number();
-                    let started = self.start(claim, letters.clone(), again.clone());
+                    let started = self.start(claim, identity, letters.clone(), again.clone());
                     running.insert(number, started);
                 }
             }
@@ -243,13 +244,21 @@ impl<S: Sink> GroupWorker<S> {
     }
 
     /// Starts a partition's loop.
-    fn start(&self, claim: Claim, letters: DeadLetters, again: CancellationToken) -> Running {
+    fn start(
+        &self,
+        claim: Claim,
+        identity: TopicIdentity,
+        letters: DeadLetters,
+        again: CancellationToken,
+    ) -> Running {
         let ending = Ending {
             stop: self.shared.stop.child_token(),
             again,
         };
         let hold = Hold {
             sink: Arc::clone(&self.sink),
+            notes: self.shared.notes(self.name),
+            identity,
             stats: Arc::clone(&self.stats),
             patience: self.shared.patience,
             batching: self.batching,
@@ -291,78 +300,12 @@ impl<S: Sink> GroupWorker<S> {
     }
 }
 
-/// Looks after a membership.
-struct Watch<S> {
-    log: Log,
-    topic: String,
-    /// The topic as it was when the group was joined.
-    identity: TopicIdentity,
-    sink: Arc<S>,
-    stats: Arc<SinkStats>,
-    /// To be cancelled where the sink has to be opened again.
-    again: CancellationToken,
-    /// To be cancelled where the offsets in hand are of a topic that is no
-    /// more.
-    gone: CancellationToken,
-}
-
-impl<S: Sink> Watch<S> {
-    /// Reads the ends, for the lag, and now and then looks whether history is
-    /// still the same.
-    async fn run(self) {
-        let mut ticks = ticks(WATCH_INTERVAL);
-        for look in 0_u32.. {
-            ticks.tick().await;
-            match self.log.ends(&self.topic).await {
-                Ok(ends) => self.stats.set_ends(&ends),
-                Err(error) => self.stats.lost_sight(&format!("kafka: {error}")),
-            }
-            if look % CHECK_EVERY == 0 {
-                self.look_at_topic().await;
-                self.look_at_sink().await;
-            }
-        }
-    }
-
-    /// A member does not always notice that its topic was made anew.
-    async fn look_at_topic(&self) {
-        match self.log.identity(&self.topic).await {
-            Ok(Some(identity)) if identity.id != self.identity.id => {
-                tracing::warn!(sink = self.stats.name(), "the topic is another");
-                self.gone.cancel();
-            }
-            Ok(Some(identity)) if identity != self.identity => self.again.cancel(),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(sink = self.stats.name(), %error, "topic not looked at");
-            }
-        }
-    }
-
-    async fn look_at_sink(&self) {
-        match self.sink.check().await {
-            Ok(standing) => {
-                self.stats.unhalt(WHOLE_SINK);
-                self.stats.set_caution(standing.caution);
-                if !standing.same {
-                    tracing::warn!(sink = self.stats.name(), "history has begun anew");
-                    self.again.cancel();
-                }
-            }
-            Err(Fault::Halt(halt)) => {
-                halt_for(&self.stats, WHOLE_SINK, halt);
-                self.again.cancel();
-            }
-            Err(Fault::Retry { reason, .. }) => {
-                tracing::debug!(sink = self.stats.name(), reason, "not checked");
-            }
-        }
-    }
-}
-
 /// What it takes to hold a partition.
 struct Hold<S> {
     sink: Arc<S>,
+    notes: Notes,
+    /// The topic as it was when the group was joined.
+    identity: TopicIdentity,
     stats: Arc<SinkStats>,
     patience: Patience,
     batching: Batching,
@@ -374,13 +317,17 @@ impl<S: Sink> Hold<S> {
     /// Has the sink take the partition over, then runs its loop.
     async fn run(self, mut claim: Claim) {
         let number = claim.partition.number();
-        self.stats.claimed(number, claim.committed);
+        // Where another tool has moved the group to says nothing of the lag.
+        let found = claim.committed.as_ref();
+        let found = found.filter(|(offset, metadata)| is_ours(*offset, metadata));
+        let found = found.map(|(offset, _)| *offset);
+        self.stats.claimed(number, found);
         let Some(sink) = self.claim(&claim).await else {
             self.stats.released(number);
             return;
         };
-        let committed = sink.begin().or(claim.committed);
-        if let Some(begin) = sink.begin()
+        let begin = sink.begin().unwrap_or(claim.start);
+        if begin != claim.start
             && let Err(error) = claim.partition.seek(begin).await
         {
             let reason = format!("kafka: partition {number} cannot be read from {begin}: {error}");
@@ -392,7 +339,8 @@ impl<S: Sink> Hold<S> {
         tracing::info!(
             sink = self.stats.name(),
             partition = number,
-            committed,
+            found,
+            begin,
             "partition assigned"
         );
         crash::point(self.stats.name(), "claimed");
@@ -405,10 +353,20 @@ impl<S: Sink> Hold<S> {
             letters: self.letters,
             patience: self.patience,
             ending: self.ending,
-            committed,
+            found: claim.committed,
+            committed: begin,
         }
         .run()
         .await;
+    }
+
+    async fn claim_once(&self, claim: &Claim) -> Result<S::Partition, Fault> {
+        let number = claim.partition.number();
+        let found = claim.committed.as_ref();
+        let found = found.map(|(offset, metadata)| (*offset, metadata.as_str()));
+        let noted = self.notes.has_committed(number, self.identity.id);
+        let before = found.is_some() || noted.await?;
+        self.sink.claim(number, Committed::of(found, before)).await
     }
 
     /// As often as it takes; none when told to stop before.
@@ -416,9 +374,8 @@ impl<S: Sink> Hold<S> {
         let number = claim.partition.number();
         let mut attempt = 0;
         loop {
-            let claimed = self.sink.claim(number, claim.committed, &claim.metadata);
             let claimed = tokio::select! {
-                claimed = claimed => claimed,
+                claimed = self.claim_once(claim) => claimed,
                 () = self.ending.stop.cancelled() => return None,
             };
             let wait = match claimed {

@@ -21,6 +21,7 @@ pub mod source;
 pub mod stats;
 pub mod status;
 pub mod topics;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,13 +38,13 @@ use self::{
 };
 use crate::{
     clients::kafka::{
-        ConsumerSettings, KafkaError, Limits, Log, Producer, TopicSpec, ensure_topics,
+        ConsumerSettings, KafkaError, Limits, Log, Producer, StateTopic, TopicSpec, ensure_topics,
     },
     clock::now_ms,
     config::Settings,
     event::SourceTable,
     failure::{Failure, Kind},
-    sinks::{self, Sink},
+    sinks::{self, Notes, Sink},
 };
 
 /// What a batch for the external system holds at most: what a crash may send
@@ -115,6 +116,8 @@ pub(crate) struct Shared {
     pub(crate) watch: SourceWatch,
     pub(crate) group_prefix: String,
     pub(crate) producer: Producer,
+    /// What every worker has to know and no group may forget.
+    pub(crate) state: StateTopic,
     pub(crate) patience: Patience,
     pub(crate) stop: CancellationToken,
 }
@@ -123,6 +126,11 @@ impl Shared {
     /// The consumer group of a sink.
     pub(crate) fn group(&self, sink: &str) -> String {
         format!("{}-{sink}", self.group_prefix)
+    }
+
+    /// What is noted of that group.
+    pub(crate) fn notes(&self, sink: &str) -> Notes {
+        Notes::new(self.state.clone(), &self.group(sink))
     }
 }
 
@@ -317,12 +325,20 @@ fn shared(
                 source,
             }
         })?;
+    let consumer = ConsumerSettings {
+        brokers,
+        prefetch_kbytes: settings.kafka.prefetch_kbytes,
+        session_timeout_ms: settings.kafka.session_timeout_ms,
+    };
+    let group = format!("{}-state", settings.kafka.group_prefix);
+    let state = StateTopic::new(&consumer, &group, &settings.kafka.state_topic);
+    let state = state.map_err(|source| PipelineError::Kafka {
+        brokers: consumer.brokers.clone(),
+        source,
+    })?;
     Ok(Shared {
-        consumer: ConsumerSettings {
-            brokers,
-            prefetch_kbytes: settings.kafka.prefetch_kbytes,
-            session_timeout_ms: settings.kafka.session_timeout_ms,
-        },
+        consumer,
+        state,
         source: Source::new(&settings.kafka.topic_prefix),
         watch,
         group_prefix: settings.kafka.group_prefix.clone(),
@@ -355,12 +371,15 @@ fn clickhouse(
 /// The sink into the external system.
 fn http(shared: &Shared, settings: &Settings) -> Result<sinks::http::Http, PipelineError> {
     let log = shared_log(shared, "http")?;
-    let group = sinks::mended_group(&shared.group_prefix, "http");
-    let mended = log_of(shared, &group)?;
-    let group = sinks::lives_group(&shared.group_prefix, "http");
-    let dead_letters = settings.kafka.dead_letter_topic.clone();
-    let lives = sinks::http::Lives::new(log_of(shared, &group)?, dead_letters);
-    let history = sinks::http::History::new(shared.source.facts.topic(), log, mended, lives);
+    let mended = sinks::mended_group(&shared.group_prefix, "http");
+    let lives = sinks::lives_group(&shared.group_prefix, "http");
+    let earlier = sinks::http::EarlierNotes {
+        mended: log_of(shared, &mended)?,
+        lives: log_of(shared, &lives)?,
+        dead_letters: settings.kafka.dead_letter_topic.clone(),
+    };
+    let (topic, notes) = (shared.source.facts.topic(), shared.notes("http"));
+    let history = sinks::http::History::new(topic, log, notes, earlier);
     let sink = sinks::http::Http::new(&settings.external, &shared.source.facts, history);
     sink.map_err(|error| PipelineError::Sink {
         sink: "http",

@@ -49,8 +49,10 @@ pub struct Loop<S> {
     pub letters: DeadLetters,
     pub patience: Patience,
     pub ending: Ending,
-    /// What the group has committed.
-    pub committed: Option<i64>,
+    /// What the group had committed, with its metadata.
+    pub found: Option<(i64, String)>,
+    /// Where reading begins; later, what is committed.
+    pub committed: i64,
 }
 
 /// Why the loop ended before it was told to.
@@ -68,7 +70,38 @@ impl<S: PartitionSink> Loop<S> {
     /// Runs until told to stop, or until the partition is lost.
     pub async fn run(mut self) {
         let number = self.partition.number();
-        self.stats.claimed(number, self.committed);
+        match self.take_up().await {
+            Ok(()) => self.work().await,
+            Err(Abandoned::Fenced) => {
+                tracing::info!(sink = self.stats.name(), number, "partition lost");
+            }
+            Err(_) => {}
+        }
+        self.stats.released(number);
+    }
+
+    /// Commits where reading begins, unless the group is there in these very
+    /// words. From then on a group without a position has lost it, and has not
+    /// just begun.
+    async fn take_up(&mut self) -> Result<(), Abandoned> {
+        let begin = self.committed;
+        let number = self.partition.number();
+        let caution = self.sink.caution();
+        if let Some(caution) = &caution {
+            let (code, reason) = (&caution.code, &caution.reason);
+            tracing::warn!(sink = self.stats.name(), code, reason, "history is broken");
+        }
+        self.stats.set_caution(number, caution);
+        let here = (begin, self.sink.metadata(begin));
+        if self.found.as_ref() == Some(&here) {
+            self.stats.committed(number, begin);
+            return Ok(());
+        }
+        self.send(begin).await
+    }
+
+    async fn work(&mut self) {
+        let number = self.partition.number();
         let mut batch = Chunk::new(Arc::clone(self.partition.topic()), number);
         let mut troubled = false;
         loop {
@@ -102,7 +135,6 @@ impl<S: PartitionSink> Loop<S> {
                 }
             }
         }
-        self.stats.released(number);
     }
 
     /// Fills the batch; returns whether the end of the partition was reached
@@ -157,12 +189,12 @@ impl<S: PartitionSink> Loop<S> {
             self.commit(next).await?;
         }
         // Records are done; what else is owed or past the last record remains.
-        let metadata_before = self.sink.metadata();
+        let metadata_before = self.sink.metadata(self.committed);
         self.settle().await?;
         let position = if at_end { self.position() } else { -1 };
-        let owed = self.sink.metadata() != metadata_before;
-        let next = position.max(self.committed.unwrap_or(-1));
-        if next >= 0 && (owed || self.committed != Some(next)) {
+        let owed = self.sink.metadata(self.committed) != metadata_before;
+        let next = position.max(self.committed);
+        if owed || next != self.committed {
             if owed {
                 crash::point(self.stats.name(), "committing_metadata");
             }
@@ -269,7 +301,14 @@ impl<S: PartitionSink> Loop<S> {
         let drains = self.ending.stop.is_cancelled();
         let step = if drains { "draining" } else { "committing" };
         crash::point(self.stats.name(), step);
-        let metadata = self.sink.metadata();
+        self.send(next).await?;
+        crash::point(self.stats.name(), "committed");
+        Ok(())
+    }
+
+    /// Sends a commit, as often as it takes.
+    async fn send(&mut self, next: i64) -> Result<(), Abandoned> {
+        let metadata = self.sink.metadata(next);
         let mut attempt = 0;
         loop {
             match self.committer.commit(next, &metadata).await {
@@ -288,9 +327,10 @@ impl<S: PartitionSink> Loop<S> {
             }
             attempt += 1;
         }
-        crash::point(self.stats.name(), "committed");
         let number = self.partition.number();
-        self.committed = Some(next);
+        self.committed = next;
+        self.sink.committed(next);
+        self.stats.set_caution(number, self.sink.caution());
         self.stats.recovered(number);
         self.stats.committed(number, next);
         Ok(())

@@ -11,7 +11,10 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Reporter, metrics, status::SinkState};
+use super::{
+    Reporter, metrics,
+    status::{SinkState, SinkStatus},
+};
 use crate::clients::browser;
 
 /// Serves until `stop`. `names` are the host names that it is configured to be
@@ -36,21 +39,33 @@ pub async fn serve(
         .await
 }
 
-/// 200 while no sink is halted, 503 with the names of those that are.
+/// 200 while no sink is halted, 503 with the names of those that are. A sink that
+/// works is healthy; that it is not to be relied on yet is said on a line.
 async fn healthz(State(reporter): State<Reporter>) -> Response {
-    let status = reporter.status();
-    let halted: Vec<String> = status
-        .sinks
-        .iter()
-        .filter(|sink| sink.state == SinkState::Halted)
-        .map(|sink| sink.name.clone())
-        .collect();
-    if halted.is_empty() {
-        (StatusCode::OK, "ok\n").into_response()
+    let (code, text) = health(&reporter.status().sinks);
+    (code, text).into_response()
+}
+
+fn health(sinks: &[SinkStatus]) -> (StatusCode, String) {
+    let names = |is: fn(&SinkStatus) -> bool| {
+        let names = sinks.iter().filter(|sink| is(sink));
+        let names: Vec<&str> = names.map(|sink| sink.name.as_str()).collect();
+        names.join(", ")
+    };
+    let halted = names(|sink| sink.state == SinkState::Halted);
+    let degraded = names(|sink| sink.state != SinkState::Halted && sink.caution.is_some());
+    let (code, mut text) = if halted.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
     } else {
-        let text = format!("halted: {}\n", halted.join(", "));
-        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("halted: {halted}\n"),
+        )
+    };
+    if !degraded.is_empty() {
+        text.push_str(&format!("degraded: {degraded}\n"));
     }
+    (code, text)
 }
 
 async fn metrics_text(State(reporter): State<Reporter>) -> Response {
@@ -65,4 +80,31 @@ async fn metrics_text(State(reporter): State<Reporter>) -> Response {
 
 async fn status(State(reporter): State<Reporter>) -> Response {
     Json(reporter.status()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{stats::SinkStats, status::Halt};
+
+    #[test]
+    fn a_halted_sink_is_unhealthy_and_a_degraded_one_is_named() {
+        let halt = || Halt {
+            code: "offsets_moved".to_owned(),
+            reason: "moved".to_owned(),
+            remedy: "fanout status".to_owned(),
+        };
+        let (redis, http) = (SinkStats::new("redis", "t"), SinkStats::new("http", "t"));
+        let seen = || health(&[redis.status(), http.status()]);
+        assert_eq!(seen(), (StatusCode::OK, "ok\n".to_owned()));
+        redis.set_caution(0, Some(halt()));
+        let text = "ok\ndegraded: redis\n".to_owned();
+        assert_eq!(seen(), (StatusCode::OK, text));
+        http.halt(0, halt());
+        let text = "halted: http\ndegraded: redis\n".to_owned();
+        assert_eq!(seen(), (StatusCode::SERVICE_UNAVAILABLE, text));
+        redis.set_caution(0, None);
+        http.unhalt(0);
+        assert_eq!(seen(), (StatusCode::OK, "ok\n".to_owned()));
+    }
 }

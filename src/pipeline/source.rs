@@ -145,7 +145,7 @@ pub(super) async fn follow(shared: Shared, sinks: Vec<Arc<SinkStats>>) {
                 Some(halt) => halt_for(stats, SOURCE, halt),
                 None => stats.unhalt(SOURCE),
             }
-            stats.set_source_caution(caution(&standing, &tables, stats.name()));
+            stats.set_caution(SOURCE, caution(&standing, &tables, stats.name()));
         }
         tokio::select! {
             goes_on = watch.changed() => if !goes_on { return },

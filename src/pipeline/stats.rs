@@ -42,9 +42,8 @@ struct Inner {
     last_write_ms: Option<i64>,
     /// By partition; -1 is the sink as a whole.
     halts: BTreeMap<i32, Halt>,
-    caution: Option<Halt>,
-    /// The same, because of the source.
-    source_caution: Option<Halt>,
+    /// By partition, or what else they are about.
+    cautions: BTreeMap<i32, Halt>,
     /// By partition, the whole sink or the log: what the last try failed with.
     failing: BTreeMap<i32, String>,
     progress: BTreeMap<i32, Progress>,
@@ -54,6 +53,8 @@ struct Inner {
 #[derive(Debug, Default, Clone, Copy)]
 struct Progress {
     committed: Option<i64>,
+    /// The commit was made by this worker, not read.
+    is_own: bool,
     end: Option<i64>,
 }
 
@@ -76,6 +77,12 @@ const LOG: i32 = -2;
 /// waits for it.
 pub const SOURCE: i32 = -3;
 
+/// The one that stands for the group's positions.
+pub const POSITIONS: i32 = -4;
+
+/// The one that stands for what the board's window needs of the log.
+pub const WINDOW: i32 = -5;
+
 impl SinkStats {
     pub fn new(name: &'static str, topic: impl Into<String>) -> Self {
         Self {
@@ -90,8 +97,7 @@ impl SinkStats {
                 retries: 0,
                 last_write_ms: None,
                 halts: BTreeMap::new(),
-                caution: None,
-                source_caution: None,
+                cautions: BTreeMap::new(),
                 failing: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 meter: VecDeque::new(),
@@ -166,14 +172,13 @@ impl SinkStats {
             .is_some_and(|first| *first != partition)
     }
 
-    /// It works, and what it holds is not to be relied on yet.
-    pub fn set_caution(&self, caution: Option<Halt>) {
-        self.lock().caution = caution;
-    }
-
-    /// The same, because of the source.
-    pub fn set_source_caution(&self, caution: Option<Halt>) {
-        self.lock().source_caution = caution;
+    /// It works, and what it holds is not to be relied on yet; none once it is.
+    pub fn set_caution(&self, partition: i32, caution: Option<Halt>) {
+        let mut inner = self.lock();
+        match caution {
+            Some(caution) => inner.cautions.insert(partition, caution),
+            None => inner.cautions.remove(&partition),
+        };
     }
 
     /// Whether the source keeps the sink halted.
@@ -181,8 +186,19 @@ impl SinkStats {
         self.lock().halts.contains_key(&SOURCE)
     }
 
+    /// This worker has committed that everything before `next` is done.
     pub fn committed(&self, partition: i32, next: i64) {
-        self.lock().progress.entry(partition).or_default().committed = Some(next);
+        let mut inner = self.lock();
+        let progress = inner.progress.entry(partition).or_default();
+        progress.committed = Some(next);
+        progress.is_own = true;
+    }
+
+    /// The partitions that this worker has committed of.
+    pub fn own_commits(&self) -> Vec<i32> {
+        let inner = self.lock();
+        let own = inner.progress.iter().filter(|(_, one)| one.is_own);
+        own.map(|(partition, _)| *partition).collect()
     }
 
     /// A partition is this worker's from now on.
@@ -191,7 +207,7 @@ impl SinkStats {
             partition,
             Progress {
                 committed,
-                end: None,
+                ..Progress::default()
             },
         );
     }
@@ -202,6 +218,7 @@ impl SinkStats {
         inner.progress.remove(&partition);
         inner.failing.remove(&partition);
         inner.halts.remove(&partition);
+        inner.cautions.remove(&partition);
     }
 
     /// The log does not say where it ends: how far behind it the sink is, is
@@ -242,7 +259,7 @@ impl SinkStats {
             extra_fields: inner.extra_fields,
             retries: inner.retries,
             halt: inner.halts.values().next().cloned(),
-            caution: inner.caution.clone().or(inner.source_caution.clone()),
+            caution: inner.caution(),
             partitions: inner
                 .progress
                 .iter()
@@ -262,6 +279,14 @@ impl Inner {
         let dead: u64 = self.dead_letters.values().sum();
         let ignored: u64 = self.ignored.values().sum();
         self.applied + ignored + dead
+    }
+
+    /// The gravest: what the source has lost is said last, since what mends the
+    /// rest may mend that, too.
+    fn caution(&self) -> Option<Halt> {
+        let mut others = self.cautions.iter().filter(|(about, _)| **about != SOURCE);
+        let found = others.next().map(|(_, caution)| caution);
+        found.or(self.cautions.get(&SOURCE)).cloned()
     }
 
     fn state(&self) -> (SinkState, Option<String>) {

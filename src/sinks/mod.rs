@@ -6,8 +6,9 @@
 
 pub mod board;
 pub mod clickhouse;
+mod commit;
 pub mod http;
-mod life;
+mod notes;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use life::TopicLife;
+pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Reading, TopicLife, is_ours};
+pub use notes::{MadeUp, Notes};
 
 pub use crate::source::RECONCILE;
 
@@ -58,16 +60,15 @@ impl Delivery {
     }
 }
 
-/// The group, of no members, whose commits say up to where history was made up
-/// for from the source: what stands before is not missed, and not relied on.
-/// Kafka forgets them with the topic, as it should.
+/// The group, without members, whose commits said up to where history was made
+/// up for from the source. Earlier releases wrote it; [`Notes`] took its place.
 #[must_use]
 pub fn mended_group(group_prefix: &str, sink: &str) -> String {
     format!("{group_prefix}-{sink}-mended")
 }
 
-/// The group, of no members, that notes which life of its topic a sink was fed
-/// from last.
+/// The group, without members, whose one commit named the topic that a sink was
+/// fed from last. Earlier releases wrote it; [`Notes`] took its place.
 #[must_use]
 pub fn lives_group(group_prefix: &str, sink: &str) -> String {
     format!("{group_prefix}-{sink}-lives")
@@ -141,12 +142,13 @@ pub trait Sink: Send + Sync + 'static {
     /// Checks the store and loads what is needed before the first record.
     fn open(&self) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Takes a partition over. `metadata` is what its last commit carried.
+    /// Takes a partition over, where the group is or where it has to begin
+    /// again. A position that cannot be trusted halts, or the sink makes up for
+    /// it by itself and says so ([`PartitionSink::caution`]).
     fn claim(
         &self,
         partition: i32,
-        committed: Option<i64>,
-        metadata: &str,
+        committed: Committed<'_>,
     ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
 
     /// Takes a partition for a bounded replay, beside whoever owns it.
@@ -184,11 +186,21 @@ pub trait PartitionSink: Send + Sync + 'static {
         future::pending()
     }
 
-    /// Where to begin, where that is not what the group has committed.
+    /// Where to begin reading; none for a replay, which is told where.
     fn begin(&self) -> Option<i64> {
         None
     }
 
-    /// What the next commit should carry.
-    fn metadata(&self) -> String;
+    /// The metadata of a commit of `next`.
+    fn metadata(&self, next: i64) -> String;
+
+    /// Everything before `next` is committed.
+    fn committed(&mut self, next: i64) {
+        let _ = next;
+    }
+
+    /// Why what the store holds of this partition is not to be relied on yet.
+    fn caution(&self) -> Option<Halt> {
+        None
+    }
 }

@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("a_deleted_connector_is_mended", deleted_connector),
     ("lost_offsets_are_read_again", lost_offsets),
     ("records_gone_before_they_were_read_are_mended", retention),
+    ("contents_gone_from_the_log_are_mended", content_gone),
     ("a_recreated_topic_is_mended", recreated_topic),
     ("an_added_partition_is_mended", added_partition),
     ("a_table_of_another_shape_is_mended", wrong_table),
@@ -38,6 +39,7 @@ pub const RECONCILE: [&str; 6] = [
 ];
 
 const EVENTS: &str = "cdc.public.engagement_events";
+const CONTENT: &str = "cdc.public.content";
 
 /// What `status` says of a sink; null where the pipeline says nothing.
 pub fn sink(stack: &Stack, name: &str) -> Json {
@@ -56,7 +58,7 @@ fn halts(stack: &Stack, name: &str, code: &str) {
     });
     eventually("the remedy is named", || {
         let ended = stack.fanout.run(&["status", "--check"]);
-        let hint = "hint: fanout backfill --from earliest --source database";
+        let hint = "hint: fanout backfill --from earliest ";
         let named = ended.code == Some(5) && ended.stdout.contains(hint);
         named.then_some(()).ok_or_else(|| ended.evidence())
     });
@@ -218,11 +220,26 @@ fn deleted_connector(stack: &Stack) {
 fn lost_offsets(stack: &Stack) {
     stack.kill("pipeline");
     let topics = Topics::of(stack);
-    let groups = ["fanout-clickhouse", "fanout-content", "fanout-http"];
+    let groups = [
+        "fanout-clickhouse",
+        "fanout-content",
+        "fanout-http",
+        "fanout-redis",
+    ];
     eventually("the groups are gone", || topics.delete_groups(&groups));
     let event = Event::insert(stack);
-    stack.mend();
+    let _ = stack.fanout.run(&["up"]);
+    // ClickHouse and the board make up for it by themselves.
     event.becomes("device", &Json::from("ios"));
+    event.scores(event.content, Some(1));
+    // To tell the outside everything again takes consent.
+    halts(stack, "http", "offsets_lost");
+    let remedy = ["backfill", "--from", "earliest", "--sinks", "http"];
+    let shown = stack.fanout.run(&["status", "--check"]).ends_with(5);
+    shown.says(&format!("hint: fanout {}", remedy.join(" ")));
+    stack.fanout.run(&remedy).ends_with(0);
+    event.is_told();
+    stack.is_well();
     agrees(stack);
 }
 
@@ -244,8 +261,22 @@ fn retention(stack: &Stack) {
     let _ = stack.fanout.run(&["up"]);
     halts(stack, "clickhouse", "retention_passed");
     halts(stack, "http", "retention_passed");
-    let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    let caution = sink(stack, "redis")["caution"].clone();
+    assert_eq!(caution["code"], "retention_passed", "{caution}");
+    let complete = || -> Option<String> {
+        let meta = ["HGET", "{top10m}:meta", "complete"];
+        stack.stores.redis(&meta)
+    };
+    eventually("the board says that it lacks events", || {
+        same(&Some("0".to_owned()), complete())
+    });
+    let remedy = caution["remedy"].as_str().expect("a command");
+    let words: Vec<&str> = remedy.split(' ').skip(1).collect();
+    stack.fanout.run(&words).ends_with(0);
+    for event in &events {
+        event.scores(event.content, Some(1));
+    }
+    assert_eq!(sink(stack, "redis")["caution"], Json::Null);
     mends_outside_too(stack);
     let told: Vec<Json> = stack.stores.accepted();
     for event in &events {
@@ -254,6 +285,20 @@ fn retention(stack: &Stack) {
         assert!(is_told, "{} is not told", event.id);
     }
     agrees(stack);
+}
+
+/// Also for a worker that has read them before.
+fn content_gone(stack: &Stack) {
+    let event = Event::insert(stack);
+    event.becomes("engagement_pct", &Json::from("0.65"));
+    let topics = Topics::of(stack);
+    topics.delete_before(CONTENT, 0, topics.ends(CONTENT)[0]);
+    halts(stack, "clickhouse", "retention_passed");
+    others_go_on(stack);
+    mends(stack);
+    event.becomes("engagement_pct", &Json::from("0.65"));
+    let again = Event::insert(stack);
+    again.becomes("engagement_pct", &Json::from("0.65"));
 }
 
 fn recreated_topic(stack: &Stack) {

@@ -21,6 +21,7 @@ mod external;
 mod halves;
 mod history;
 mod operating;
+mod positions;
 mod refused_writes;
 mod reset;
 mod security;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ("verify", verify::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),
+        ("positions", positions::TESTS),
         #[cfg(feature = "crash-points")]
         ("crashes", crashes::TESTS),
         // From here on history has begun anew, and verify says so.

@@ -41,10 +41,10 @@ const COMMITTED_TRIES: u32 = 20;
 #[derive(Debug)]
 pub struct Claim {
     pub partition: Partition,
-    /// What the group had committed; none where it had not.
-    pub committed: Option<i64>,
-    /// The metadata of that commit.
-    pub metadata: String,
+    /// What the group had committed, with its metadata; none where it had not.
+    pub committed: Option<(i64, String)>,
+    /// Where reading begins unless it is told to go elsewhere.
+    pub start: i64,
 }
 
 /// What the group decided, in order.
@@ -165,8 +165,8 @@ impl MemberContext {
             )?;
             claims.push(Claim {
                 partition: self.hold(Partition::split(&shared, &self.topic, element.partition())?),
-                committed: offset,
-                metadata: element.metadata().to_owned(),
+                committed: offset.map(|offset| (offset, element.metadata().to_owned())),
+                start,
             });
         }
         consumer.incremental_assign(&begin)?;

@@ -70,11 +70,29 @@ impl StateTopic {
     /// Sets a key. Returns when all replicas have the value.
     ///
     /// # Errors
-    /// When the broker does not accept it in time: it may or may not be set.
+    /// When the topic does not exist. When the broker does not accept it in
+    /// time: it may or may not be set.
     pub async fn set(&self, key: &str, value: &[u8]) -> Result<(), KafkaError> {
+        self.send(key, Some(value)).await
+    }
+
+    /// Forgets a key.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub async fn remove(&self, key: &str) -> Result<(), KafkaError> {
+        self.send(key, None).await
+    }
+
+    async fn send(&self, key: &str, value: Option<&[u8]>) -> Result<(), KafkaError> {
+        // A broker that creates topics by itself would not compact it.
+        if self.log.identity(&self.topic).await?.is_none() {
+            let code = RDKafkaErrorCode::UnknownTopicOrPartition;
+            return Err(KafkaError::MessageProduction(code));
+        }
         let letter = Letter {
             key: Some(key.as_bytes()),
-            value: Some(value),
+            value,
             headers: &[],
         };
         self.producer.send(letter).await

@@ -301,7 +301,7 @@ fn committed(partitions: &[fence::Behind]) -> i64 {
 }
 
 /// Asks a store until it works, is hopeless, or has refused for too long.
-async fn insist<T, F: Future<Output = Result<T, Fault>>>(
+pub(super) async fn insist<T, F: Future<Output = Result<T, Fault>>>(
     patience: Duration,
     ask: impl Fn() -> F,
 ) -> Result<T, BackfillError> {

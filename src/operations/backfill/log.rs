@@ -24,7 +24,6 @@ use crate::{
     },
     pipeline::replay::{Part, Tally, Watch},
     progress::Unit,
-    sinks::{TopicLife, mended_group},
 };
 
 /// Progress is kept this often: what a kill may repeat.
@@ -51,6 +50,13 @@ impl Topic {
             name,
             identity,
         }))
+    }
+
+    /// A place that an unfinished backfill has yet to read and that the log no
+    /// longer has: partition and offset.
+    pub(super) async fn gone(&self, journal: &Journal) -> Result<Option<(i32, i64)>, KafkaError> {
+        let bounds = self.log.bounds(&self.name).await?;
+        Ok(gone(journal, &bounds))
     }
 
     /// All that has come since the log ended there.
@@ -123,6 +129,17 @@ impl Topic {
     }
 }
 
+fn gone(journal: &Journal, bounds: &[Bounds]) -> Option<(i32, i64)> {
+    let left = |part: &&Part| !part.done && part.next < part.until;
+    let mut parts = journal.replays.values().flatten().filter(left);
+    let part = parts.find(|part| {
+        let place = usize::try_from(part.partition).unwrap_or(usize::MAX);
+        let bounds = bounds.get(place);
+        bounds.is_none_or(|bounds| !(bounds.start..=bounds.end).contains(&part.next))
+    })?;
+    Some((part.partition, part.next))
+}
+
 /// The partitions from whose front records are gone that may be as late as the
 /// time asked for: it is found no later than at what is left.
 fn older(bounds: &[Bounds], from: &[i64]) -> Vec<(i32, i64)> {
@@ -146,27 +163,6 @@ fn parts(bounds: &[Bounds], from: Option<&[i64]>, to: Option<&[i64]>) -> Vec<Par
         Part::new(number, from, until.max(from))
     };
     bounds.iter().enumerate().map(part).collect()
-}
-
-/// Notes that for a sink history before these offsets is made up for.
-pub(super) async fn mended(
-    settings: &Settings,
-    sink: &str,
-    starts: &[i64],
-) -> Result<(), BackfillError> {
-    let group = mended_group(&settings.kafka.group_prefix, sink);
-    let topic = events_topic(settings);
-    let log = Log::new(&consumer(settings), &group)?;
-    let identity = log.identity(&topic).await?;
-    let Some(identity) = identity else {
-        return Err(BackfillError::NoTopic { topic });
-    };
-    let life = TopicLife::from(identity);
-    for (partition, start) in (0..).zip(starts) {
-        log.commit(&topic, partition, *start, &life.text()).await?;
-        crash::point("backfill", "mended");
-    }
-    Ok(())
 }
 
 /// Keeps how far a replay is, and shows it.
@@ -238,6 +234,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_was_deleted_before_it_was_replayed_is_gone() {
+        let bounds = [Bounds { start: 5, end: 9 }];
+        let at = |next, done| {
+            let mut journal = Journal::new("x".to_owned(), "t/1".to_owned(), "now".to_owned());
+            let part = Part {
+                next,
+                done,
+                ..Part::new(0, 2, 9)
+            };
+            journal.replays.insert("http".to_owned(), vec![part]);
+            gone(&journal, &bounds)
+        };
+        assert_eq!((at(5, false), at(8, false)), (None, None));
+        assert_eq!(at(4, false), Some((0, 4)));
+        assert_eq!((at(9, true), at(4, true)), (None, None));
+    }
 
     #[test]
     fn only_a_front_that_was_cut_off_can_be_too_late() {

@@ -13,6 +13,7 @@ mod database;
 mod error;
 mod journal;
 mod log;
+mod made_up;
 mod plan;
 mod prune;
 mod snapshot;
@@ -145,18 +146,23 @@ impl Backfill {
             let through = Through::Http { include_snapshots };
             let tally = self.replay("http", through, &bounds, progress).await?;
             replayed.insert("http".to_owned(), tally);
-            self.mended(database.as_ref()).await?;
+            if let Some(all) = made_up::outside(&self.journal, database.as_ref()) {
+                made_up::note(&self.settings, "http", all, None, patience).await?;
+            }
         }
         let mut board = None;
         let follows = |sink: &String| sink == "redis";
         let has_board = self.settings.pipeline.sinks.iter().any(follows);
-        if let Some(starts) = database.as_ref().and_then(|one| one.starts.as_deref())
-            && self.request.rebuilds()
-            && has_board
+        let wants_board = self.request.has("redis") || (self.request.rebuilds() && has_board);
+        if let Some(starts) = database.as_ref().and_then(|one| one.starts.clone())
+            && self.journal.to_us.is_none()
+            && wants_board
         {
-            log::mended(&self.settings, "redis", starts).await?;
+            let from_us = self.journal.from_us;
+            let all = (starts, from_us.is_none());
+            made_up::note(&self.settings, "redis", all, from_us, patience).await?;
         }
-        if self.request.has("redis") || (self.request.rebuilds() && has_board) {
+        if wants_board {
             board = Some(rebuild_board(&self.settings, patience, progress).await?);
         }
         if self.request.rebuilds() {
@@ -203,16 +209,6 @@ impl Backfill {
             self.journal.replays.insert("http".to_owned(), parts);
         }
         Ok(database)
-    }
-
-    /// All that there is has been told outside: gaps in the log before it are
-    /// made up for.
-    async fn mended(&self, database: Option<&Database>) -> Result<(), BackfillError> {
-        let whole = self.journal.from_us.is_none() && self.journal.to_us.is_none();
-        match database.and_then(|database| database.starts.as_deref()) {
-            Some(starts) if whole => log::mended(&self.settings, "http", starts).await,
-            _ => Ok(()),
-        }
     }
 
     async fn replay(

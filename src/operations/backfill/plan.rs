@@ -136,24 +136,13 @@ pub(super) async fn look(
     // A rebuild makes the topic where it is not there.
     let life = topic.as_ref().map(|topic| topic.identity.to_string());
     let life = life.unwrap_or_default();
-    let unfinished = place.load()?;
-    let same = |journal: &Journal| journal.request == request.form() && journal.topic == life;
     let mut notes = Vec::new();
-    let (journal, resumes) = match unfinished {
-        Some(journal) if same(&journal) => {
-            let begun = journal.begun.clone();
-            (journal, Some(begun))
-        }
-        other => {
-            if let Some(other) = other {
-                let (what, begun) = (other.request, other.begun);
-                notes.push(format!(
-                    "an unfinished backfill of {begun} ({what}) is given up for this one"
-                ));
-            }
-            let journal = begin(settings, request, topic.as_ref(), life, &mut notes).await?;
-            (journal, None)
-        }
+    let unfinished = place.load()?;
+    let kept = resume(request, unfinished, topic.as_ref(), &life, &mut notes).await?;
+    let resumes = kept.as_ref().map(|journal| journal.begun.clone());
+    let journal = match kept {
+        Some(journal) => journal,
+        None => begin(settings, request, topic.as_ref(), life, &mut notes).await?,
     };
     let rows = match request.source {
         Source::Log => None,
@@ -178,6 +167,39 @@ pub(super) async fn look(
         notes,
     };
     Ok((journal, plan))
+}
+
+/// The unfinished backfill, where this is the same and it can go on.
+async fn resume(
+    request: &Request,
+    unfinished: Option<Journal>,
+    topic: Option<&Topic>,
+    life: &str,
+    notes: &mut Vec<String>,
+) -> Result<Option<Journal>, BackfillError> {
+    let Some(journal) = unfinished else {
+        return Ok(None);
+    };
+    if journal.request != request.form() || journal.topic != life {
+        let (what, begun) = (journal.request, journal.begun);
+        notes.push(format!(
+            "an unfinished backfill of {begun} ({what}) is given up for this one"
+        ));
+        return Ok(None);
+    }
+    let gone = match topic {
+        Some(topic) => topic.gone(&journal).await?,
+        None => None,
+    };
+    let Some((partition, next)) = gone else {
+        return Ok(Some(journal));
+    };
+    notes.push(format!(
+        "the unfinished backfill of {} cannot go on: the log no longer has offset {next} of \
+         partition {partition}, so it begins anew",
+        journal.begun
+    ));
+    Ok(None)
 }
 
 /// A journal of which nothing is done.
@@ -218,6 +240,12 @@ async fn begin(
         let parts = topic
             .parts(request, journal.from_us, journal.to_us, &[])
             .await?;
+        let is_cut = parts.iter().any(|part| part.from > 0);
+        if is_cut && journal.from_us.is_none() {
+            let why = "the log no longer begins at offset 0: what the external system missed before \
+                       that only --source database has";
+            notes.push(why.to_owned());
+        }
         journal.replays.insert("http".to_owned(), parts);
     }
     Ok(journal)

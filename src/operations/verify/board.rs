@@ -77,7 +77,7 @@ async fn fresh(
             Some(meta) if meta.complete && (meta.as_of_us >= since_us || view.lease.is_none()) => {
                 return Ok((view, meta));
             }
-            Some(meta) if !meta.complete => "its worker is still warming up",
+            Some(meta) if !meta.complete => "it does not hold all events of its window yet",
             Some(_) => "it is older than the fence",
             None => "it has never been published",
         };

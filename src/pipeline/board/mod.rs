@@ -3,6 +3,7 @@
 //!
 //! A [`term`] is one rebuild and the following after it.
 
+mod start;
 mod term;
 mod track;
 
@@ -22,7 +23,7 @@ use crate::{
     config::{self, Settings},
     crash,
     event::FactDecoder,
-    sinks::{Fault, board::Board},
+    sinks::{Fault, Notes, board::Board},
 };
 
 /// A worker that stands by looks again this often.
@@ -42,7 +43,8 @@ struct Context {
     shared: Shared,
     settings: config::Board,
     log: Log,
-    /// Knows from where on history counts.
+    notes: Notes,
+    /// What was noted of it by releases before the state topic.
     mended: Log,
     stats: Arc<SinkStats>,
     decoder: FactDecoder,
@@ -91,6 +93,7 @@ impl BoardWorker {
             context: Context {
                 decoder: FactDecoder::new(shared.source.facts.clone()),
                 settings: settings.board.clone(),
+                notes: shared.notes("redis"),
                 shared,
                 log,
                 mended,

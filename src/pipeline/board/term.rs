@@ -14,18 +14,22 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka, track::Track};
+use super::{
+    Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka,
+    start::{Gap, Start},
+    track::Track,
+};
 use crate::{
     clients::kafka::{KafkaError, Reader},
-    clock::{now_ms, now_us},
+    clock::now_us,
     crash,
     pipeline::{
         dead_letter::DeadLetters,
-        feed::{Commits, Fed, Look, Progress, look, read, ticks},
-        stats::{Done, Phase, WHOLE_SINK},
+        feed::{Commits, Fed, Look, Looks, Progress, read, ticks},
+        stats::{Done, POSITIONS, Phase, WHOLE_SINK, WINDOW},
     },
     sinks::{
-        Fault, Rejected, Tally, TopicLife,
+        Fault, Halt, Rejected, TopicLife,
         board::{Board, BoardChange, Decoded, Moment},
     },
     window::Applied,
@@ -36,10 +40,6 @@ const QUEUE: usize = 4;
 
 /// Looks at the log waiting for the board.
 const LOOKS: usize = 4;
-
-/// Added to window and skew when looking for where to begin, for the clocks of
-/// broker and worker.
-const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// The board is published this often though nothing changed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -63,6 +63,7 @@ pub(super) struct Term {
     /// How far each partition is done, for the committing task.
     progress: watch::Sender<Progress>,
     tracks: Vec<Track>,
+    gap: Option<Gap>,
     letters: DeadLetters,
     dirty: bool,
     last_publication: Instant,
@@ -78,42 +79,53 @@ impl Term {
         let identity = context.log.identity(&topic).await.map_err(kafka)?;
         let identity =
             identity.ok_or_else(|| Fault::retry(format!("waiting for topic {topic}")))?;
-        let life = TopicLife::from(identity);
-        let (tracks, committed) = tracks(context, &topic, life).await?;
-        let starts: Vec<_> = tracks.iter().map(|track| Some(track.next)).collect();
+        let start = Start::find(context, identity).await?;
+        let starts: Vec<_> = start.tracks.iter().map(|track| Some(track.next)).collect();
         let group = context.shared.group("redis");
         let (reader, partitions) =
             Reader::assign(&context.shared.consumer, &group, &topic, &starts).map_err(kafka)?;
         let (sender, feed) = mpsc::channel(QUEUE);
         let now = Instant::now();
         let (progress, to_commit) = watch::channel(Progress {
-            next: tracks.iter().map(Track::done).collect(),
+            done: start.tracks.iter().map(Track::done).collect(),
             until: now,
         });
         let commits = Commits {
             consumer: context.shared.consumer.clone(),
             group,
             topic: topic.clone(),
-            life,
+            life: TopicLife::from(identity),
             stats: Arc::clone(&context.stats),
+            notes: context.notes.clone(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(commits.run(to_commit));
-        for (partition, committed) in partitions.into_iter().zip(committed) {
+        for (partition, committed) in partitions.into_iter().zip(start.committed) {
             context.stats.claimed(partition.number(), committed);
             tasks.spawn(read(partition, context.decoder.clone(), sender.clone()));
         }
+        let gap = start.gap.as_ref().map(|gap| gap.caution.clone());
+        caution(context, WINDOW, gap);
+        caution(context, POSITIONS, start.distrust);
         let (seen, looks) = mpsc::channel(LOOKS);
-        let stats = Arc::clone(&context.stats);
-        let looking = look(context.log.clone(), topic, identity, stats, seen);
+        let looking = Looks {
+            log: context.log.clone(),
+            topic,
+            identity,
+            stats: Arc::clone(&context.stats),
+            notes: context.notes.clone(),
+            made_up: start.made_up,
+            seen,
+        };
         Ok(Self {
             _reader: reader,
             tasks,
-            _looking: AbortOnDropHandle::new(tokio::spawn(looking)),
+            _looking: AbortOnDropHandle::new(tokio::spawn(looking.run())),
             looks,
             feed,
             progress,
-            tracks,
+            tracks: start.tracks,
+            gap: start.gap,
             letters: DeadLetters::new(context.shared.producer.clone(), "redis", identity),
             dirty: true,
             last_publication: now,
@@ -184,6 +196,9 @@ impl Term {
         for partition in (0..).take(self.tracks.len()) {
             context.stats.released(partition);
         }
+        for about in [WINDOW, POSITIONS] {
+            context.stats.set_caution(about, None);
+        }
     }
 
     /// Keeps the lease until the first publication.
@@ -217,7 +232,7 @@ impl Term {
             as_of_us: now_us(),
             positions: self.tracks.iter().map(|track| track.next).collect(),
             behind,
-            complete: behind <= COMPLETE_WITHIN,
+            complete: behind <= COMPLETE_WITHIN && self.gap.is_none(),
         }
     }
 
@@ -229,6 +244,13 @@ impl Term {
         let is_due = self.dirty || self.last_publication.elapsed() >= HEARTBEAT;
         if !is_due || Instant::now() < self.not_before {
             return Ok(());
+        }
+        if self
+            .gap
+            .take_if(|gap| Instant::now() >= gap.until)
+            .is_some()
+        {
+            context.stats.set_caution(WINDOW, None);
         }
         crash::point("redis", "publishing");
         let asked = Instant::now();
@@ -306,7 +328,10 @@ impl Term {
                 Ok(())
             }
             Look::Ends(..) | Look::Other => {
-                tracing::warn!(sink = "redis", "the topic is another: the board is rebuilt");
+                tracing::warn!(
+                    sink = "redis",
+                    "the log reads otherwise: the board is rebuilt"
+                );
                 Err(TermEnd::ReadAgain)
             }
         }
@@ -346,10 +371,15 @@ impl Term {
         }
         self.dirty |= !fed.decoded.is_empty();
         context.stats.add(&done);
+        let times = fed
+            .decoded
+            .iter()
+            .map(|record| record.record_time_us / 1000);
+        track.appended_ms = track.appended_ms.max(times.max());
         track.advanced(fed.next.unwrap_or(track.next));
         let now = track.done();
         self.progress.send_modify(|progress| {
-            if let Some(at) = progress.next.get_mut(index) {
+            if let Some(at) = progress.done.get_mut(index) {
                 *at = now;
             }
         });
@@ -357,43 +387,13 @@ impl Term {
     }
 }
 
-/// Where each partition begins and ends, and what was committed of it.
-async fn tracks(
-    context: &Context,
-    topic: &str,
-    life: TopicLife,
-) -> Result<(Vec<Track>, Vec<Option<i64>>), Fault> {
-    let settings = &context.settings;
-    let reach = Duration::from_secs(settings.window_seconds + settings.skew_seconds);
-    let reach_ms = i64::try_from((reach + CLOCK_SLACK).as_millis()).unwrap_or(i64::MAX);
-    let since = now_ms().saturating_sub(reach_ms);
-    let now = Instant::now();
-    let log = &context.log;
-    let bounds = log.bounds(topic).await.map_err(kafka)?;
-    let starts = log.offsets_at(topic, since).await.map_err(kafka)?;
-    let committed = log.commits(topic, bounds.len()).await.map_err(kafka)?;
-    let committed = life.offsets(committed);
-    // What a rebuild from the source has not read again is gone.
-    let mended = context.mended.commits(topic, bounds.len());
-    let mended = life.offsets(mended.await.map_err(kafka)?);
-    let starts = starts.into_iter().zip(mended);
-    let starts = starts.map(|(start, mended)| start.max(mended.unwrap_or(0)));
-    let mut tracks = Vec::with_capacity(bounds.len());
-    let mut skipped = 0;
-    for ((bounds, start), committed) in bounds.iter().zip(starts).zip(&committed) {
-        let start = start.clamp(bounds.start, bounds.end.max(bounds.start));
-        let counted_to = committed.unwrap_or(bounds.start);
-        // Not read: older than the window reaches, so without effect.
-        skipped += u64::try_from(start - counted_to).unwrap_or(0);
-        tracks.push(Track::new(counted_to, start, (now, bounds.end)));
+/// Reports what the board is not to be relied on for.
+fn caution(context: &Context, about: i32, caution: Option<Halt>) {
+    if let Some(caution) = &caution {
+        let (code, reason) = (&caution.code, &caution.reason);
+        tracing::warn!(sink = "redis", code, reason, "history is broken");
     }
-    if skipped > 0 {
-        context.stats.add(&Done {
-            ignored: Tally::from([("before_window", skipped)]),
-            ..Done::default()
-        });
-    }
-    Ok((tracks, committed))
+    context.stats.set_caution(about, caution);
 }
 
 /// Applies a record, counting it where it has not been counted before. Returns

@@ -5,6 +5,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::pipeline::feed::Reached;
+
 /// Looks at the log's end that are kept until they are reached. A board that
 /// is further behind has no use for more.
 const MAX_AHEAD: usize = 64;
@@ -17,6 +19,9 @@ pub(super) struct Track {
     /// The end when the lease was taken.
     pub goal: i64,
     pub next: i64,
+    /// When the latest record that was read, or counted by an earlier term, was
+    /// appended, in milliseconds since the epoch; none where that is not known.
+    pub appended_ms: Option<i64>,
     /// Ends not reached yet, and when they were the end; oldest first.
     ahead: VecDeque<(Instant, i64)>,
     /// All that was in the log then is in.
@@ -30,6 +35,7 @@ impl Track {
             counted_to,
             goal: end,
             next,
+            appended_ms: None,
             ahead: VecDeque::new(),
             current_as_of: None,
         };
@@ -67,8 +73,11 @@ impl Track {
     }
 
     /// What may be committed: never behind what an earlier term has counted.
-    pub fn done(&self) -> i64 {
-        self.next.max(self.counted_to)
+    pub fn done(&self) -> Reached {
+        Reached {
+            next: self.next.max(self.counted_to),
+            appended_ms: self.appended_ms,
+        }
     }
 }
 
@@ -114,10 +123,10 @@ mod tests {
     #[test]
     fn what_was_counted_before_is_not_uncommitted() {
         let mut track = Track::new(100, 40, (ago(1), 200));
-        assert_eq!(track.done(), 100);
+        assert_eq!(track.done().next, 100);
         track.advanced(90);
-        assert_eq!(track.done(), 100);
+        assert_eq!(track.done().next, 100);
         track.advanced(150);
-        assert_eq!(track.done(), 150);
+        assert_eq!(track.done().next, 150);
     }
 }

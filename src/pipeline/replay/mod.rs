@@ -100,6 +100,10 @@ pub enum ReplayError {
     Pipeline(#[from] PipelineError),
     #[error("the log cannot be read")]
     Kafka(#[from] KafkaError),
+    #[error(
+        "offset {next} of partition {partition} was deleted from the log before it was replayed"
+    )]
+    Gone { partition: i32, next: i64 },
     #[error("the log says nothing for {}s", SILENCE.as_secs())]
     Silent,
     #[error("{}", .0.reason)]
@@ -117,7 +121,7 @@ impl Failure for ReplayError {
         match self {
             Self::Pipeline(error) => error.kind(),
             Self::Kafka(_) | Self::Progress(_) => Kind::Environment,
-            Self::Halted(_) => Kind::Failed,
+            Self::Halted(_) | Self::Gone { .. } => Kind::Failed,
             Self::Silent | Self::Refused { .. } => Kind::NotReady,
             Self::Stopped => Kind::Interrupted(2),
         }
@@ -127,6 +131,7 @@ impl Failure for ReplayError {
         match self {
             Self::Pipeline(error) => error.code(),
             Self::Kafka(_) => "kafka",
+            Self::Gone { .. } => "log_gone",
             Self::Silent => "log_silent",
             Self::Halted(_) => "sink_halted",
             Self::Refused { .. } => "sink_refuses",
@@ -142,6 +147,7 @@ impl Failure for ReplayError {
             Self::Kafka(_) | Self::Silent | Self::Refused { .. } => {
                 Some("fanout status".to_owned())
             }
+            Self::Gone { .. } => Some("run it again: it begins anew".to_owned()),
             Self::Progress(_) | Self::Stopped => None,
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Bounds, Kept, Part, ReplayError, SILENCE, Tally, Through, Watch};
 use crate::{
     chunk::Chunk,
-    clients::kafka::{Limits, Partition, Reader, Taken, TopicIdentity},
+    clients::kafka::{Limits, Partition, Reader, Taken, TopicIdentity, is_out_of_range},
     config::Settings,
     crash,
     pipeline::{
@@ -151,7 +151,8 @@ impl<'a, S: Sink> Run<'a, S> {
         let metadata = part.metadata.clone();
         let claim = async |_| self.sink.replay(part.partition, metadata.as_deref()).await;
         let mut sink = self.insist(claim).await?;
-        part.metadata.get_or_insert_with(|| sink.metadata());
+        part.metadata
+            .get_or_insert_with(|| sink.metadata(part.next));
         let group = self.shared.group("backfill");
         let start = [(part.partition, Some(part.next))];
         let (_reader, mut partitions) =
@@ -161,7 +162,14 @@ impl<'a, S: Sink> Run<'a, S> {
         };
         let mut chunk = Chunk::new(Arc::clone(partition.topic()), part.partition);
         while part.next < part.until {
-            let next = self.gather(&mut partition, &mut chunk, part.until).await?;
+            let gathered = self.gather(&mut partition, &mut chunk, part.until).await;
+            let next = gathered.map_err(|error| match error {
+                ReplayError::Kafka(error) if is_out_of_range(&error) => ReplayError::Gone {
+                    partition: part.partition,
+                    next: part.next,
+                },
+                error => error,
+            })?;
             if !chunk.is_empty() {
                 self.deliver(&mut sink, &mut chunk, watch).await?;
             }

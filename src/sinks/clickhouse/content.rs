@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::{
-    Common, clickhouse,
+    Common,
+    begin::{Begin, Rereading},
+    clickhouse,
     generations::{Generations, Metadata},
 };
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
     clock::now_ms,
     crash,
     event::{Change, Content, Record},
-    sinks::{Delivery, Fault, PartitionSink, Rejected, Sink, Standing},
+    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing},
     version::Position,
 };
 
@@ -47,16 +49,17 @@ impl Sink for ContentMirror {
     async fn claim(
         &self,
         partition: i32,
-        committed: Option<i64>,
-        metadata: &str,
+        committed: Committed<'_>,
     ) -> Result<ContentPartition, Fault> {
         self.generations.still(&self.common).await?;
         let found = self.generations.current()?;
-        let trusted = Metadata::read(metadata, found.content.generation).is_some();
-        let start = found.content.start(partition);
-        let begin = committed.filter(|_| trusted).unwrap_or(0).max(start);
+        let topic = self.common.content.source().topic();
+        let group = &self.common.content_group;
+        let begin = Begin::find(&self.common.log, group, &topic, partition).await?;
+        let begin = begin.judge(committed, &found.content, found.content.generation)?;
         Ok(ContentPartition {
-            begin: Some(begin).filter(|begin| committed != Some(*begin)),
+            begin: Some(begin.next),
+            again: begin.again,
             ..self.replay(partition, None).await?
         })
     }
@@ -70,6 +73,7 @@ impl Sink for ContentMirror {
             generation: self.generations.current()?.content.generation,
             common: Arc::clone(&self.common),
             begin: None,
+            again: None,
         })
     }
 }
@@ -80,6 +84,7 @@ pub struct ContentPartition {
     common: Arc<Common>,
     generation: u16,
     begin: Option<i64>,
+    again: Option<Rereading>,
 }
 
 impl PartitionSink for ContentPartition {
@@ -141,8 +146,17 @@ impl PartitionSink for ContentPartition {
         self.begin
     }
 
-    fn metadata(&self) -> String {
-        Metadata::new(self.generation, Vec::new()).text()
+    fn metadata(&self, next: i64) -> String {
+        let again = self.again.as_ref().map(Rereading::again);
+        Metadata::new(self.generation, next, Vec::new(), again).text()
+    }
+
+    fn committed(&mut self, next: i64) {
+        self.again.take_if(|again| again.is_over(next));
+    }
+
+    fn caution(&self) -> Option<Halt> {
+        self.again.as_ref().map(Rereading::caution)
     }
 }
 

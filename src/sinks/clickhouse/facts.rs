@@ -7,9 +7,10 @@ use tokio::sync::watch;
 
 use super::{
     Common,
+    begin::{Begin, Rereading},
     catalogue::{Known, Reached},
     clickhouse,
-    generations::{Current, Generations, Life, Metadata, record_truncate, truncated},
+    generations::{Current, Generations, Metadata, record_truncate, truncated},
 };
 use crate::{
     chunk::Chunk,
@@ -18,7 +19,7 @@ use crate::{
     crash,
     enrichment::{engagement_pct, engagement_seconds},
     event::{Change, Engagement, FactChange, Record},
-    sinks::{Delivery, Fault, PartitionSink, RECONCILE, Rejected, Sink, Standing},
+    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing},
     version::{Position, Version},
 };
 
@@ -54,30 +55,34 @@ impl Sink for Facts {
         self.generations.open(&self.common).await?;
         let found = self.generations.current()?;
         found.whole()?;
+        self.common.has_content(&found.content, &[]).await?;
         self.common.load_catalogue(&found.content).await
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
         let (found, standing) = self.generations.standing(&self.common).await?;
         found.whole()?;
+        self.common.has_content(&found.content, &[]).await?;
         Ok(standing)
     }
 
     async fn claim(
         &self,
         partition: i32,
-        committed: Option<i64>,
-        metadata: &str,
+        committed: Committed<'_>,
     ) -> Result<FactsPartition, Fault> {
         self.generations.still(&self.common).await?;
         let found = self.generations.current()?;
-        // What was committed under other lives says nothing of these.
-        let known = Metadata::read(metadata, found.content.generation);
-        let trusted = committed.filter(|_| known.is_some());
-        let begin = self.begin(partition, trusted, &found.facts).await?;
+        let topic = self.common.facts.source().topic();
+        let group = &self.common.group;
+        let begin = Begin::find(&self.common.log, group, &topic, partition).await?;
+        let begin = begin.judge(committed, &found.facts, found.content.generation)?;
+        let enriched = begin.known.map_or_else(Reached::new, |known| known.c);
+        self.common.has_content(&found.content, &enriched).await?;
         Ok(FactsPartition {
-            enriched: known.map_or_else(Reached::new, |known| known.c),
-            begin: Some(begin).filter(|begin| committed != Some(*begin)),
+            enriched,
+            begin: Some(begin.next),
+            again: begin.again,
             catches_up: false,
             ..self.replay(partition, None).await?
         })
@@ -100,41 +105,10 @@ impl Sink for Facts {
             generations: found.generations(),
             enriched,
             begin: None,
+            again: None,
             advances: self.common.catalogue.advances(),
             catches_up: true,
         })
-    }
-}
-
-impl Facts {
-    /// Where to read on. The log has to begin where the table ends: what was
-    /// deleted between the two is gone, and reading on would hide that.
-    async fn begin(
-        &self,
-        partition: i32,
-        committed: Option<i64>,
-        life: &Life,
-    ) -> Result<i64, Fault> {
-        let topic = self.common.facts.source().topic();
-        let bounds = self.common.log.bounds(&topic).await.map_err(super::kafka)?;
-        let index = usize::try_from(partition).unwrap_or_default();
-        let start = bounds.get(index).map_or(0, |bounds| bounds.start);
-        let next = committed.unwrap_or(0).max(life.start(partition));
-        if start <= next {
-            return Ok(next);
-        }
-        let next = match committed {
-            Some(_) => format!("offset {next} is next"),
-            None => format!("its group has committed nothing, so offset {next} is next"),
-        };
-        Err(Fault::halt(
-            "retention_passed",
-            format!(
-                "partition {partition} of {topic} begins at offset {start}, and {next}: what lies \
-                 between was deleted before it was read"
-            ),
-            RECONCILE,
-        ))
     }
 }
 
@@ -147,6 +121,7 @@ pub struct FactsPartition {
     /// Up to where the stored rows know the catalogue.
     enriched: Reached,
     begin: Option<i64>,
+    again: Option<Rereading>,
     advances: watch::Receiver<u64>,
     /// Somebody else enriches what is stored, perhaps before this has stored
     /// it: settling first reads to the end of the content topic.
@@ -240,8 +215,18 @@ impl PartitionSink for FactsPartition {
         self.begin
     }
 
-    fn metadata(&self) -> String {
-        Metadata::new(self.generations.content, self.enriched.clone()).text()
+    fn metadata(&self, next: i64) -> String {
+        let again = self.again.as_ref().map(Rereading::again);
+        let enriched = self.enriched.clone();
+        Metadata::new(self.generations.content, next, enriched, again).text()
+    }
+
+    fn committed(&mut self, next: i64) {
+        self.again.take_if(|again| again.is_over(next));
+    }
+
+    fn caution(&self) -> Option<Halt> {
+        self.again.as_ref().map(Rereading::caution)
     }
 }
 

@@ -15,14 +15,14 @@ use crate::{
         kafka::{Log, TopicIdentity},
     },
     clock::now_ms,
-    sinks::{Fault, Halt, RECONCILE, Standing},
+    sinks::{
+        Break, COMMIT_FORMAT as METADATA_FORMAT, Committed, Fault, Halt, RECONCILE, Reading,
+        Standing,
+    },
 };
 
 /// Format of `fanout_topics` and of `_version`.
 pub(super) const FORMAT: u16 = 1;
-
-/// Format of the commits' metadata.
-const METADATA_FORMAT: u16 = 1;
 
 /// The generations in force.
 #[derive(Debug, Clone, Copy)]
@@ -61,36 +61,101 @@ pub(super) struct Generations {
 
 /// What a commit says besides its offset: under which life of the content
 /// topic it was made, and how far all rows of the partition are enriched. What
-/// the catalogue has beyond that is owed.
+/// the catalogue has beyond that is owed. Kafka limits it to 4,096 bytes; only
+/// `c` grows with anything, and the content topic has few partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Metadata {
-    /// Format: 1.
+    /// Format.
     f: u16,
     /// Generation of the content topic.
     g: u16,
+    /// The offset that it is for; since format 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    o: Option<i64>,
+    /// Up to here the log is being read again, because of the reason in `w`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    r: Option<Again>,
     /// Next offset of each content partition.
     pub(super) c: Reached,
 }
 
+/// A reading of the log from the start of its life, up to where it ended when
+/// the group's position turned out not to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Again {
+    /// One past the last offset.
+    pub(super) until: i64,
+    /// The offset that something else had committed; none where it was lost.
+    pub(super) moved: Option<i64>,
+}
+
+impl Again {
+    /// What there is to read again after this commit, in a partition that is
+    /// read from `next` and ends at `end`.
+    pub(super) fn of(committed: Committed<'_>, next: i64, end: i64) -> Option<Self> {
+        let moved = match committed.trouble()? {
+            Break::Moved { offset } => Some(offset),
+            _ => None,
+        };
+        Some(Self { until: end, moved }).filter(|again| again.is_ahead_of(next))
+    }
+
+    pub(super) fn is_ahead_of(&self, next: i64) -> bool {
+        next < self.until
+    }
+
+    /// What an operator is told meanwhile.
+    pub(super) fn halt(&self, reading: Reading<'_>) -> Halt {
+        let broken = match self.moved {
+            Some(offset) => Break::Moved { offset },
+            None => Break::Lost,
+        };
+        let effect = format!("the log is read again up to offset {}", self.until);
+        reading.halt(broken, &effect, "fanout status --watch")
+    }
+}
+
 impl Metadata {
-    pub(super) fn new(content_generation: u16, enriched: Reached) -> Self {
+    /// What the next commit, of `next`, says.
+    pub(super) fn new(
+        content_generation: u16,
+        next: i64,
+        enriched: Reached,
+        again: Option<Again>,
+    ) -> Self {
         Self {
             f: METADATA_FORMAT,
             g: content_generation,
+            o: Some(next),
+            r: again.filter(|again| again.is_ahead_of(next)),
             c: enriched,
         }
     }
 
-    /// What a commit says, where it was made under this generation. Both
+    /// What a commit says, where fanout made it and under this generation. Both
     /// topics' generations begin together when history is rebuilt, so this
     /// also tells whether its offset is of the present life.
+    pub(super) fn of(committed: Committed<'_>, content_generation: u16) -> Option<(i64, Self)> {
+        let Committed::Ours { offset, metadata } = committed else {
+            return None;
+        };
+        Some((offset, Self::read(metadata, content_generation)?))
+    }
+
+    /// The same of metadata alone.
     pub(super) fn read(text: &str, content_generation: u16) -> Option<Self> {
         let known: Self = serde_json::from_str(text).ok()?;
-        (known.f == METADATA_FORMAT && known.g == content_generation).then_some(known)
+        let is_known = (1..=METADATA_FORMAT).contains(&known.f);
+        (is_known && known.g == content_generation).then_some(known)
+    }
+
+    /// What was being read again then.
+    pub(super) fn again(&self) -> Option<Again> {
+        self.r
     }
 
     pub(super) fn text(&self) -> String {
-        // Three numbers always serialise.
+        // Numbers always serialise.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -100,6 +165,24 @@ impl Life {
     pub(super) fn start(&self, partition: i32) -> i64 {
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         self.starts.get(place).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+impl Life {
+    /// A life that begins at these offsets.
+    pub(super) fn starting_at(starts: Vec<i64>) -> Self {
+        Self {
+            identity: TopicIdentity {
+                id: Uuid::nil(),
+                partitions: 1,
+            },
+            generation: 1,
+            starts,
+            settled: true,
+            table_id: Uuid::nil(),
+            truncated: String::new(),
+        }
     }
 }
 
@@ -319,19 +402,49 @@ mod tests {
 
     #[test]
     fn the_metadata_of_a_commit_keeps_its_form() {
-        let metadata = Metadata::new(2, vec![7, 9]);
+        let metadata = Metadata::new(2, 5, vec![7, 9], None);
         let text = metadata.text();
-        assert_eq!(text, r#"{"f":1,"g":2,"c":[7,9]}"#);
+        assert_eq!(text, r#"{"f":2,"g":2,"o":5,"c":[7,9]}"#);
         assert_eq!(Metadata::read(&text, 2), Some(metadata));
+        let again = Again {
+            until: 9,
+            moved: Some(8),
+        };
+        let text = Metadata::new(2, 5, vec![7], Some(again)).text();
+        let expected = r#"{"f":2,"g":2,"o":5,"r":{"until":9,"moved":8},"c":[7]}"#;
+        assert_eq!(text, expected);
+        assert_eq!(
+            Metadata::read(&text, 2).and_then(|it| it.again()),
+            Some(again)
+        );
+        assert_eq!(Metadata::new(2, 9, vec![7], Some(again)).again(), None);
+    }
+
+    #[test]
+    fn the_first_format_is_read() {
+        let text = r#"{"f":1,"g":2,"c":[7,9]}"#;
+        let committed = Committed::of(Some((5, text)), true);
+        let (offset, metadata) = Metadata::of(committed, 2).expect("it is fanout's");
+        assert_eq!((offset, metadata.c), (5, vec![7, 9]));
+    }
+
+    #[test]
+    fn what_is_not_trusted_is_read_again_up_to_the_end_of_then() {
+        let moved = Committed::Foreign { offset: 8 };
+        let again = Again::of(moved, 2, 9).expect("there is something");
+        assert_eq!((again.until, again.moved), (9, Some(8)));
+        assert!(Again::of(Committed::Lost, 2, 9).is_some());
+        assert_eq!(Again::of(Committed::Lost, 9, 9), None, "nothing to read");
+        assert_eq!(Again::of(Committed::Never, 2, 9), None);
     }
 
     #[test]
     fn a_commit_of_another_life_says_nothing_of_this_one() {
-        let text = Metadata::new(2, vec![7]).text();
+        let text = Metadata::new(2, 5, vec![7], None).text();
         for other in [1, 3] {
             assert_eq!(Metadata::read(&text, other), None);
         }
         assert_eq!(Metadata::read("", 1), None);
-        assert_eq!(Metadata::read(r#"{"f":2,"g":1,"c":[]}"#, 1), None);
+        assert_eq!(Metadata::read(r#"{"f":3,"g":1,"c":[]}"#, 1), None);
     }
 }

@@ -6,6 +6,7 @@
 //! log, so that replays, repeated batches and other workers' late writes lose
 //! against what is newer.
 
+mod begin;
 pub mod catalogue;
 mod classify;
 mod content;
@@ -32,7 +33,7 @@ use self::{
     follower::Follower,
     generations::{Generations, Life},
 };
-use super::Fault;
+use super::{Fault, RECONCILE};
 use crate::{
     clients::{
         clickhouse::{Endpoint, InvalidUrl, Store},
@@ -48,6 +49,9 @@ pub struct Common {
     store: Store,
     log: Log,
     consumer: ConsumerSettings,
+    /// The facts' consumer group, and the content's.
+    group: String,
+    content_group: String,
     catalogue_group: String,
     facts: FactDecoder,
     content: ContentDecoder,
@@ -78,6 +82,8 @@ impl Common {
             store,
             log,
             consumer: consumer.clone(),
+            group: format!("{group_prefix}-clickhouse"),
+            content_group: format!("{group_prefix}-content"),
             // A name of its own for each process: it joins nothing and commits
             // nothing.
             catalogue_group: format!("{group_prefix}-catalogue-{}", Uuid::new_v4()),
@@ -92,6 +98,36 @@ impl Common {
     fn generations(&self) -> Generations {
         let (facts, content) = (self.facts.source(), self.content.source());
         Generations::new(facts.topic(), content.topic())
+    }
+
+    /// Whether the content topic still holds this life from its start, where the
+    /// catalogue is loaded from, and up to what rows are enriched with. A topic
+    /// whose head was deleted would lose contents without anybody noticing.
+    async fn has_content(&self, life: &Life, enriched: &[i64]) -> Result<(), Fault> {
+        let topic = self.content.source().topic();
+        let bounds = self.log.bounds(&topic).await.map_err(kafka)?;
+        for (partition, bounds) in (0..).zip(&bounds) {
+            let from = life.start(partition);
+            if bounds.start > from {
+                let reason = format!(
+                    "partition {partition} of {topic} begins at offset {} and contents are read \
+                     from offset {from}: what lies between was deleted, so contents may be missing",
+                    bounds.start
+                );
+                return Err(Fault::halt("retention_passed", reason, RECONCILE));
+            }
+        }
+        for (partition, (bounds, enriched)) in bounds.iter().zip(enriched).enumerate() {
+            if *enriched > bounds.end {
+                let reason = format!(
+                    "partition {partition} of {topic} ends at offset {} and rows are enriched up \
+                     to offset {enriched}: the log has lost its end, so rows may be out of date",
+                    bounds.end
+                );
+                return Err(Fault::halt("log_shortened", reason, RECONCILE));
+            }
+        }
+        Ok(())
     }
 
     /// Starts following this life of the content topic, once, and waits until

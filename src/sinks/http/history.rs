@@ -1,108 +1,92 @@
-//! Where the external system's history stands: what was deleted from the log
-//! before it was sent, or with it, is noticed, unless it was made up for from the
-//! source.
+//! Where the external system's history stands. Inserts that were deleted from
+//! the log before they were sent, positions that were lost or moved, and a topic
+//! that was recreated are noticed, and what mends them is named: nothing is
+//! skipped, and nothing is sent again, without an operator's consent.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use uuid::Uuid;
 
 use crate::{
-    clients::kafka::{KafkaError, Log},
-    sinks::{Fault, Halt, Standing, TopicLife},
+    clients::kafka::{Bounds, KafkaError, Log},
+    sinks::{Break, Committed, Fault, Halt, Notes, Reading, Standing, TopicLife},
 };
 
-/// What makes up for inserts that the log lost before they were sent.
-const REMEDY: &str = "fanout backfill --from earliest --source database --sinks http";
+/// Sends all inserts that the log has, under the keys they had.
+const FROM_LOG: &str = "fanout backfill --from earliest --sinks http";
 
-/// The log, as far as this sink asks for it.
+/// Sends all rows of the source: the log no longer has every insert.
+const FROM_SOURCE: &str = "fanout backfill --from earliest --source database --sinks http";
+
+/// The log and the notes, as far as this sink asks for them.
 #[derive(Debug)]
 pub struct History {
     topic: String,
     log: Log,
-    /// Knows up to where the log's gaps were made up for from the source.
-    mended: Log,
-    lives: Lives,
+    notes: Notes,
+    earlier: EarlierNotes,
 }
 
-/// Which life of the topic the external system was told of last. Commits do not
-/// tell: they go with the topic. It is noted at the dead letters' topic, which
-/// stays.
+/// Where releases before the state topic kept their notes.
 #[derive(Debug)]
-pub struct Lives {
-    log: Log,
-    place: String,
-    /// When it is to be noted next; none where that is now.
-    due: Mutex<Option<Instant>>,
+pub struct EarlierNotes {
+    /// Asks for the commits of [`crate::sinks::mended_group`].
+    pub mended: Log,
+    /// Asks for the note of [`crate::sinks::lives_group`].
+    pub lives: Log,
+    /// The topic that note is at.
+    pub dead_letters: String,
 }
 
-impl Lives {
-    /// `log` asks for the notes of [`crate::sinks::lives_group`].
-    pub fn new(log: Log, dead_letters: String) -> Self {
-        Self {
-            log,
-            place: dead_letters,
-            due: Mutex::default(),
-        }
+impl EarlierNotes {
+    /// The topic that the sink was fed from last.
+    async fn topic(&self) -> Result<Option<Uuid>, Fault> {
+        let note = self.lives.noted(&self.dead_letters).await.map_err(kafka)?;
+        Ok(note.and_then(|note| TopicLife::read(&note).map(TopicLife::topic)))
     }
 
-    async fn last(&self) -> Result<Option<String>, Fault> {
-        self.log.noted(&self.place).await.map_err(kafka)
-    }
-
-    /// Kafka forgets what was not noted for long.
-    async fn note(&self, life: TopicLife) {
-        const AGAIN: Duration = Duration::from_secs(3600);
-        const RETRY: Duration = Duration::from_secs(60);
-        if self.due().is_some_and(|due| Instant::now() < due) {
-            return;
-        }
-        let wait = match self.log.note(&self.place, &life.text()).await {
-            Ok(()) => AGAIN,
-            Err(error) => {
-                tracing::warn!(sink = "http", %error, "the topic's life is not noted");
-                RETRY
-            }
-        };
-        *self.due() = Some(Instant::now() + wait);
-    }
-
-    /// What was noted is another.
-    fn forget(&self) {
-        *self.due() = None;
-    }
-
-    fn due(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Up to where each partition, of so many, was made up for.
+    async fn made_up(
+        &self,
+        topic: &str,
+        partitions: usize,
+        life: TopicLife,
+    ) -> Result<Vec<Option<i64>>, Fault> {
+        let commits = self.mended.commits(topic, partitions).await;
+        Ok(life.offsets(&commits.map_err(kafka)?))
     }
 }
 
 impl History {
-    /// `mended` asks for the commits of [`crate::sinks::mended_group`].
-    pub fn new(topic: String, log: Log, mended: Log, lives: Lives) -> Self {
+    /// `log` asks for the commits of the group that `notes` are of.
+    pub fn new(topic: String, log: Log, notes: Notes, earlier: EarlierNotes) -> Self {
         Self {
             topic,
             log,
-            mended,
-            lives,
+            notes,
+            earlier,
         }
     }
 
     /// Whether the topic is the one that was read before. Another is read from
-    /// its start; of what the last one had, it is not known how much was sent.
+    /// its start; how much of the last one was sent is not known.
     pub(super) async fn standing(&self) -> Result<Standing, Fault> {
         let life = self.life().await?;
-        let last = self.lives.last().await?;
-        if last.is_some_and(|last| !life.allows(&last)) {
-            if !self.is_made_up_for(life).await? {
+        let mut last = self.notes.topic().await?;
+        if last.is_none() {
+            last = self.earlier.topic().await?;
+            if last == Some(life.topic()) {
+                self.notes.note_topic(life.topic()).await?;
+            }
+        }
+        if last != Some(life.topic()) {
+            if last.is_some() && !self.is_made_up_for(life).await? {
                 return Ok(Standing {
                     same: true,
                     caution: Some(self.recreated()),
                 });
             }
-            self.lives.forget();
+            self.notes.note_topic(life.topic()).await?;
         }
-        self.lives.note(life).await;
+        self.retire(life).await?;
         Ok(Standing::SAME)
     }
 
@@ -110,80 +94,173 @@ impl History {
         Halt {
             code: "topic_changed".to_owned(),
             reason: format!(
-                "topic {} was recreated: what it had before and was not sent yet is not in it",
+                "topic {} was recreated, so inserts that the earlier topic held may not have been \
+                 sent",
                 self.topic
             ),
-            remedy: REMEDY.to_owned(),
+            remedy: FROM_SOURCE.to_owned(),
         }
     }
 
-    /// Whether everything before the log's beginning was told from the source.
+    /// Whether everything before the log's beginning was sent from the source.
     async fn is_made_up_for(&self, life: TopicLife) -> Result<bool, Fault> {
-        let bounds = self.log.bounds(&self.topic).await.map_err(kafka)?;
-        let mended = self.mended(bounds.len(), life).await?;
-        Ok(mended.iter().all(Option::is_some))
+        let made_up = self.notes.made_up(life.topic()).await?;
+        if made_up.is_some_and(|made_up| made_up.whole) {
+            return Ok(true);
+        }
+        let partitions = self.bounds().await?.len();
+        let made_up = self.earlier.made_up(&self.topic, partitions, life).await?;
+        Ok(made_up.iter().all(Option::is_some))
     }
 
-    /// Up to where each partition, of so many, was made up for.
-    async fn mended(&self, partitions: usize, life: TopicLife) -> Result<Vec<Option<i64>>, Fault> {
-        let commits = self.mended.commits(&self.topic, partitions).await;
-        Ok(life.offsets(commits.map_err(kafka)?))
+    /// Forgets what was made up for once every partition is past it: consent to
+    /// go on there is good for one break.
+    async fn retire(&self, life: TopicLife) -> Result<(), Fault> {
+        let Some(made_up) = self.notes.made_up(life.topic()).await? else {
+            return Ok(());
+        };
+        let commits = self.log.commits(&self.topic, made_up.next.len()).await;
+        let offsets = life.offsets(&commits.map_err(kafka)?);
+        let mut all = offsets.iter().zip(&made_up.next);
+        if all.all(|(offset, next)| offset.is_some_and(|offset| offset >= *next)) {
+            self.notes.forget_made_up().await?;
+        }
+        Ok(())
     }
 
-    /// Where to read on. What this sink promises are the inserts in the log; of
-    /// those that it lost before they were sent only the source still knows.
-    /// `said` is what the commit carried.
+    /// Where to read on, and the incarnation of the topic that this is in.
     pub(super) async fn begin(
         &self,
         partition: i32,
-        committed: Option<i64>,
-        said: &str,
+        committed: Committed<'_>,
     ) -> Result<(i64, TopicLife), Fault> {
         let life = self.life().await?;
-        let committed = committed.filter(|_| life.allows(said));
-        Ok((self.next(partition, committed, life).await?, life))
+        let bounds = self.bounds().await?;
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        let reading = Reading {
+            group: self.notes.group(),
+            topic: &self.topic,
+            partition,
+            bounds: bounds
+                .get(place)
+                .copied()
+                .unwrap_or(Bounds { start: 0, end: 0 }),
+        };
+        let broken = match next(reading, committed, life) {
+            Ok(next) => return Ok((next, life)),
+            Err(broken) => broken,
+        };
+        let made_up = self.notes.made_up(life.topic()).await?;
+        let mut made_up = made_up.and_then(|made_up| made_up.at(partition));
+        if made_up.is_none() && matches!(broken, Break::Gone { .. }) {
+            let earlier = self.earlier.made_up(&self.topic, bounds.len(), life);
+            made_up = earlier.await?.get(place).copied().flatten();
+        }
+        match made_up.and_then(|made_up| reading.check(made_up).ok()) {
+            Some(next) => Ok((next, life)),
+            None => Err(Fault::Halt(halt(reading, broken, &bounds))),
+        }
     }
 
-    /// The topic's, as it is now: what its commits carry.
+    /// The topic's incarnation as it is now: what its commits carry.
     async fn life(&self) -> Result<TopicLife, Fault> {
         let identity = self.log.identity(&self.topic).await.map_err(kafka)?;
         let missing = || Fault::retry(format!("topic {} does not exist", self.topic));
         Ok(TopicLife::from(identity.ok_or_else(missing)?))
     }
 
-    async fn next(
-        &self,
-        partition: i32,
-        committed: Option<i64>,
-        life: TopicLife,
-    ) -> Result<i64, Fault> {
-        let bounds = self.log.bounds(&self.topic).await.map_err(kafka)?;
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        let (start, end) = bounds
-            .get(place)
-            .map_or((0, 0), |bounds| (bounds.start, bounds.end));
-        match committed {
-            Some(next) if next < start => {
-                let mended = self.mended(bounds.len(), life).await?;
-                let mended = mended.get(place).copied().flatten();
-                if mended.is_some_and(|mended| start <= mended) {
-                    return Ok(start);
-                }
-                let reason = format!(
-                    "partition {partition} of {} begins at offset {start}, and offset {next} is \
-                     next: what lies between was deleted before it was sent",
-                    self.topic
-                );
-                Err(Fault::halt("retention_passed", reason, REMEDY))
-            }
-            // Of a topic of this name that is no more.
-            Some(next) if next > end => Ok(start),
-            Some(next) => Ok(next),
-            None => Ok(start),
-        }
+    async fn bounds(&self) -> Result<Vec<Bounds>, Fault> {
+        self.log.bounds(&self.topic).await.map_err(kafka)
     }
+}
+
+/// Where the group's own commits say to read on.
+fn next(reading: Reading<'_>, committed: Committed<'_>, life: TopicLife) -> Result<i64, Break> {
+    if let Some(broken) = committed.trouble() {
+        return Err(broken);
+    }
+    match committed {
+        Committed::Ours { offset, metadata } if life.is_of(metadata) => reading.check(offset),
+        // Of this incarnation nothing was committed.
+        _ => reading.check(0),
+    }
+}
+
+fn halt(reading: Reading<'_>, broken: Break, bounds: &[Bounds]) -> Halt {
+    let effect = match broken {
+        Break::Moved { .. } => "inserts may be skipped or sent again",
+        Break::Gone { .. } => "inserts among them may not have been sent",
+        Break::Lost | Break::Short { .. } => "it is not known which inserts were sent",
+    };
+    let is_whole = bounds.iter().all(|bounds| bounds.start == 0);
+    let remedy = match broken {
+        Break::Moved { .. } | Break::Lost if is_whole => FROM_LOG,
+        _ => FROM_SOURCE,
+    };
+    reading.halt(broken, effect, remedy)
 }
 
 fn kafka(error: KafkaError) -> Fault {
     Fault::retry(format!("kafka: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::kafka::TopicIdentity;
+
+    fn life(topic: u128) -> TopicLife {
+        TopicLife::from(TopicIdentity {
+            id: Uuid::from_u128(topic),
+            partitions: 1,
+        })
+    }
+
+    fn reading(start: i64, end: i64) -> Reading<'static> {
+        Reading {
+            group: "fanout-http",
+            topic: "t",
+            partition: 0,
+            bounds: Bounds { start, end },
+        }
+    }
+
+    #[test]
+    fn only_its_own_position_within_the_log_is_read_on_from() {
+        let own = life(1).text(5, None);
+        let earlier = life(2).text(5, None);
+        let of = |metadata| Committed::of(Some((5, metadata)), true);
+        for (committed, log, expected) in [
+            (of(&own), (0, 9), Ok(5)),
+            (of(&own), (5, 5), Ok(5)),
+            (of(&own), (6, 9), Err(Break::Gone { next: 5 })),
+            (of(&own), (0, 4), Err(Break::Short { next: 5 })),
+            (of(&earlier), (0, 9), Ok(0)),
+            (of(&earlier), (1, 9), Err(Break::Gone { next: 0 })),
+            (of(""), (0, 9), Err(Break::Moved { offset: 5 })),
+            (Committed::Lost, (0, 9), Err(Break::Lost)),
+            (Committed::Never, (0, 9), Ok(0)),
+            (Committed::Never, (1, 9), Err(Break::Gone { next: 0 })),
+        ] {
+            let found = next(reading(log.0, log.1), committed, life(1));
+            assert_eq!(found, expected, "{committed:?} {log:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_every_insert_is_the_remedy() {
+        let whole = [Bounds { start: 0, end: 9 }; 2];
+        let cut = [Bounds { start: 0, end: 9 }, Bounds { start: 3, end: 9 }];
+        for (broken, bounds, expected) in [
+            (Break::Lost, &whole, FROM_LOG),
+            (Break::Moved { offset: 9 }, &whole, FROM_LOG),
+            (Break::Lost, &cut, FROM_SOURCE),
+            (Break::Moved { offset: 9 }, &cut, FROM_SOURCE),
+            (Break::Gone { next: 1 }, &cut, FROM_SOURCE),
+            (Break::Short { next: 9 }, &whole, FROM_SOURCE),
+        ] {
+            let halt = halt(reading(0, 9), broken, bounds);
+            assert_eq!(halt.remedy, expected, "{halt:?}");
+        }
+    }
 }

@@ -16,9 +16,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-pub use history::{History, Lives};
+pub use history::{EarlierNotes, History};
 
-use super::{Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing};
+use super::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing, TopicLife};
 use crate::{
     chunk::Chunk,
     clients::web::{Poster, Reply, WebError},
@@ -95,13 +95,12 @@ impl Sink for Http {
     async fn claim(
         &self,
         partition: i32,
-        committed: Option<i64>,
-        metadata: &str,
+        committed: Committed<'_>,
     ) -> Result<HttpPartition, Fault> {
-        let (begin, metadata) = self.history.begin(partition, committed, metadata).await?;
+        let (begin, life) = self.history.begin(partition, committed).await?;
         Ok(HttpPartition {
-            begin: Some(begin).filter(|begin| committed.is_some_and(|known| known != *begin)),
-            metadata: metadata.text(),
+            begin: Some(begin),
+            life: Some(life),
             ..self.replay(partition, None).await?
         })
     }
@@ -117,7 +116,7 @@ impl Sink for Http {
             delivery: Delivery::default(),
             halted: false,
             begin: None,
-            metadata: String::new(),
+            life: None,
         })
     }
 }
@@ -144,8 +143,8 @@ pub struct HttpPartition {
     /// The last look found that an operator has to mend something.
     halted: bool,
     begin: Option<i64>,
-    /// What every commit carries.
-    metadata: String,
+    /// What every commit names; none in a replay, which commits nothing.
+    life: Option<TopicLife>,
 }
 
 impl PartitionSink for HttpPartition {
@@ -170,8 +169,9 @@ impl PartitionSink for HttpPartition {
         self.begin
     }
 
-    fn metadata(&self) -> String {
-        self.metadata.clone()
+    fn metadata(&self, next: i64) -> String {
+        let life = self.life.map(|life| life.text(next, None));
+        life.unwrap_or_default()
     }
 }
 

@@ -90,6 +90,12 @@ impl<'a> Bench<'a> {
         worker
     }
 
+    /// Starts its pipeline with the HTTP sink alone beside ClickHouse's, which may
+    /// halt.
+    pub fn run_halted(&self) -> Worker {
+        Worker::start(self.stack, &self.fanout, &["--sinks", "clickhouse,http"])
+    }
+
     /// The command line of a board of seconds over the same topics.
     pub fn seconds(&self) -> Worker {
         let fanout = self
@@ -110,6 +116,10 @@ impl<'a> Bench<'a> {
     pub fn letter(&self, record: &Record, headers: &[(&str, String)]) -> Written {
         let topic = &self.settings.kafka.dead_letter_topic;
         self.producer.write_with(topic, 0, record, headers)
+    }
+
+    pub fn state_topic(&self) -> &str {
+        &self.settings.kafka.state_topic
     }
 
     /// A statement in its database.

@@ -220,13 +220,14 @@ impl<'a> Topics<'a> {
             .expect("a consumer")
     }
 
-    /// Commits for a group without members, as one would whose time is over.
-    pub fn commit(&self, group: &str, topic: &str, (offset, says): (i64, &str)) {
+    /// Commits for a group without members, as another tool would, or a worker
+    /// whose time is over.
+    pub fn commit(&self, group: &str, topic: &str, partition: i32, (offset, says): (i64, &str)) {
         let consumer = self.of_group(group);
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, 0, Offset::Offset(offset))
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
             .expect("a partition");
-        list.find_partition(topic, 0)
+        list.find_partition(topic, partition)
             .expect("just added")
             .set_metadata(says);
         let committed = consumer.commit(&list, CommitMode::Sync);

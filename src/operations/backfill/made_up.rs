@@ -1,0 +1,88 @@
+//! Tells a sink that it has had its history otherwise, and where to read on: what
+//! ends its halt, or its caution, on a running pipeline.
+
+use std::time::Duration;
+
+use super::{
+    BackfillError,
+    database::insist,
+    journal::{Database, Journal},
+};
+use crate::{
+    clients::kafka::{Log, StateTopic, ensure_topics},
+    config::Settings,
+    crash,
+    operations::fence::{consumer, events_topic, group},
+    pipeline::{Source, topics},
+    sinks::{MadeUp, Notes},
+};
+
+/// Up to where the external system has had every insert; none where this
+/// backfill was not of everything. The log alone has everything only where
+/// nothing of it was deleted, and nothing of an earlier topic.
+pub(super) fn outside(journal: &Journal, database: Option<&Database>) -> Option<(Vec<i64>, bool)> {
+    if journal.from_us.is_some() || journal.to_us.is_some() {
+        return None;
+    }
+    if let Some(database) = database {
+        return Some((database.starts.clone()?, true));
+    }
+    let parts = journal.replays.get("http")?;
+    let is_whole = parts.iter().all(|part| part.from == 0);
+    is_whole.then(|| (parts.iter().map(|part| part.until).collect(), false))
+}
+
+/// Notes it for a sink: before `next`, by partition, nothing is missing. Insists
+/// for as long as `patience`.
+pub(super) async fn note(
+    settings: &Settings,
+    sink: &str,
+    (next, whole): (Vec<i64>, bool),
+    since_us: Option<i64>,
+    patience: Duration,
+) -> Result<(), BackfillError> {
+    let kafka = &settings.kafka;
+    let group = group(settings, sink);
+    let log = Log::new(&consumer(settings), &group)?;
+    let topic = events_topic(settings);
+    let Some(identity) = log.identity(&topic).await? else {
+        return Err(BackfillError::NoTopic { topic });
+    };
+    let topics = topics(&Source::new(&kafka.topic_prefix), kafka);
+    ensure_topics(&kafka.brokers, kafka.replication_factor, &topics).await?;
+    let state = StateTopic::new(&consumer(settings), &group, &kafka.state_topic)?;
+    let notes = Notes::new(state, &group);
+    let made_up = MadeUp::new(identity.id, next, whole, since_us);
+    insist(patience, async || notes.note_made_up(&made_up).await).await?;
+    crash::point("backfill", "mended");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::replay::Part;
+
+    fn journal(parts: Vec<Part>) -> Journal {
+        let mut journal = Journal::new("x".to_owned(), "t/3".to_owned(), "now".to_owned());
+        journal.replays.insert("http".to_owned(), parts);
+        journal
+    }
+
+    #[test]
+    fn only_a_backfill_of_everything_makes_up_for_history() {
+        let whole = journal(vec![Part::new(0, 0, 5), Part::new(1, 0, 0)]);
+        assert_eq!(outside(&whole, None), Some((vec![5, 0], false)));
+        let cut = journal(vec![Part::new(0, 2, 5), Part::new(1, 0, 7)]);
+        assert_eq!(outside(&cut, None), None);
+        let database = Database {
+            starts: Some(vec![3, 4]),
+            ..Database::default()
+        };
+        assert_eq!(outside(&cut, Some(&database)), Some((vec![3, 4], true)));
+        let mut recent = whole;
+        recent.from_us = Some(1);
+        assert_eq!(outside(&recent, None), None);
+        assert_eq!(outside(&recent, Some(&database)), None);
+    }
+}
