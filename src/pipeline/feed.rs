@@ -18,7 +18,7 @@ use crate::{
     crash,
     event::FactDecoder,
     sinks::{
-        Break, Committed, Halt, MadeUp, Notes, Reading, TopicLife,
+        Break, Committed, Halt, MadeUp, Noted, Notes, Reading, TopicLife,
         board::{BoardChange, Decoded, decode},
     },
 };
@@ -155,6 +155,9 @@ impl Commits {
                 }
             }
             if !goes_on {
+                if Instant::now() < now.until {
+                    self.note_end(&last).await;
+                }
                 return;
             }
             sleep(COMMIT_INTERVAL).await;
@@ -183,7 +186,7 @@ impl Commits {
             log.commit(&self.topic, partition, next, &metadata).await?;
             crash::point("redis", "committed");
             if last.is_none() {
-                self.note(partition).await;
+                self.note(partition, Noted::Begun).await;
             }
             *last = Some((next, Instant::now()));
             self.stats.committed(partition, next);
@@ -191,9 +194,18 @@ impl Commits {
         Ok(())
     }
 
+    async fn note_end(&self, last: &[Last]) {
+        for (partition, last) in (0..).zip(last) {
+            if let Some((next, _)) = last {
+                self.note(partition, Noted::EndedAt(*next)).await;
+            }
+        }
+    }
+
     /// A commit that is missing later is known to be lost.
-    async fn note(&self, partition: i32) {
-        let noted = self.notes.note_committed(partition, self.life.topic());
+    async fn note(&self, partition: i32, noted: Noted) {
+        let topic = self.life.topic();
+        let noted = self.notes.note_committed(partition, topic, noted);
         if let Err(fault) = noted.await {
             tracing::debug!(sink = "redis", partition, ?fault, "not noted");
         }
@@ -208,7 +220,8 @@ impl Commits {
         let mut caution = None;
         for ((partition, commit), last) in (0..).zip(&commits).zip(last) {
             let commit = commit.as_ref().map(|(at, said)| (*at, said.as_str()));
-            let Some(broken) = Committed::of(commit, last.is_some()).trouble() else {
+            let noted = last.map(|(next, _)| Noted::EndedAt(next));
+            let Some(broken) = Committed::of(commit, noted).trouble() else {
                 continue;
             };
             *last = None;

@@ -351,6 +351,8 @@ impl<S: Sink> Hold<S> {
             batching: self.batching,
             stats: self.stats,
             letters: self.letters,
+            notes: self.notes,
+            topic: self.identity.id,
             patience: self.patience,
             ending: self.ending,
             found: claim.committed,
@@ -364,9 +366,8 @@ impl<S: Sink> Hold<S> {
         let number = claim.partition.number();
         let found = claim.committed.as_ref();
         let found = found.map(|(offset, metadata)| (*offset, metadata.as_str()));
-        let noted = self.notes.has_committed(number, self.identity.id);
-        let before = found.is_some() || noted.await?;
-        self.sink.claim(number, Committed::of(found, before)).await
+        let noted = self.notes.committed(number, self.identity.id).await?;
+        self.sink.claim(number, Committed::of(found, noted)).await
     }
 
     /// As often as it takes; none when told to stop before.

@@ -4,8 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     dead_letter::DeadLetters,
@@ -18,7 +19,7 @@ use crate::{
         Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range, is_unanswered,
     },
     crash,
-    sinks::{Delivery, Fault, PartitionSink},
+    sinks::{Delivery, Fault, Noted, Notes, PartitionSink},
 };
 
 /// When a batch is full.
@@ -47,6 +48,9 @@ pub struct Loop<S> {
     pub batching: Batching,
     pub stats: Arc<SinkStats>,
     pub letters: DeadLetters,
+    pub notes: Notes,
+    /// The topic's id.
+    pub topic: Uuid,
     pub patience: Patience,
     pub ending: Ending,
     /// What the group had committed, with its metadata.
@@ -78,6 +82,17 @@ impl<S: PartitionSink> Loop<S> {
             Err(_) => {}
         }
         self.stats.released(number);
+    }
+
+    /// Notes where the group is at an end in good order, for as long as that does not hold up the end.
+    async fn note(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let number = self.partition.number();
+        let ended = Noted::EndedAt(self.committed);
+        let noted = self.notes.note_committed(number, self.topic, ended);
+        if !matches!(timeout(PATIENCE, noted).await, Ok(Ok(()))) {
+            tracing::debug!(sink = self.stats.name(), number, "not noted");
+        }
     }
 
     /// Commits where reading begins, unless the group is there in these very
@@ -116,7 +131,11 @@ impl<S: PartitionSink> Loop<S> {
             };
             match step {
                 Ok(()) if !self.ending.stop.is_cancelled() => {}
-                Ok(()) | Err(Abandoned::Stopped) => break,
+                Ok(()) => {
+                    self.note().await;
+                    break;
+                }
+                Err(Abandoned::Stopped) => break,
                 Err(Abandoned::Fenced) => {
                     tracing::info!(sink = self.stats.name(), number, "partition lost");
                     break;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clients::kafka::{Log, TopicIdentity},
-    sinks::{Fault, Notes, Sink},
+    sinks::{Fault, Noted, Notes, Sink},
 };
 
 /// Ends are read this often.
@@ -62,11 +62,15 @@ impl<S: Sink> Watch<S> {
     /// Notes of which partitions the group has committed, so that a commit that
     /// is missing later is known to be lost.
     async fn note_commits(&mut self) {
-        for partition in self.stats.own_commits() {
+        let own = self.stats.own_commits();
+        self.noted.retain(|partition| own.contains(partition));
+        for partition in own {
             if self.noted.contains(&partition) {
                 continue;
             }
-            match self.notes.note_committed(partition, self.identity.id).await {
+            let topic = self.identity.id;
+            let noted = self.notes.note_committed(partition, topic, Noted::Begun);
+            match noted.await {
                 Ok(()) => {
                     self.noted.insert(partition);
                 }

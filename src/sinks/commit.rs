@@ -24,21 +24,34 @@ pub enum Committed<'a> {
     Lost,
     /// An offset that fanout did not commit.
     Foreign { offset: i64 },
+    /// The same, at the very offset that fanout committed last: a tool that sets
+    /// a group to where it is does no harm.
+    Same { offset: i64 },
     /// What fanout committed last.
     Ours { offset: i64, metadata: &'a str },
 }
 
+/// What is noted of a group's commits, apart from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It has committed; how far, only its commits tell.
+    Begun,
+    /// Its reader ended in good order, and this was its last commit.
+    EndedAt(i64),
+}
+
 impl<'a> Committed<'a> {
-    /// Judges a commit as the broker returns it. `before` says whether the
-    /// group is known to have committed in this incarnation of the topic.
+    /// Judges a commit as the broker returns it, by what is noted of the group
+    /// in this incarnation of the topic.
     #[must_use]
-    pub fn of(commit: Option<(i64, &'a str)>, before: bool) -> Self {
+    pub fn of(commit: Option<(i64, &'a str)>, noted: Option<Noted>) -> Self {
         match commit {
             Some((offset, metadata)) if is_ours(offset, metadata) => {
                 Self::Ours { offset, metadata }
             }
+            Some((offset, _)) if noted == Some(Noted::EndedAt(offset)) => Self::Same { offset },
             Some((offset, _)) => Self::Foreign { offset },
-            None if before => Self::Lost,
+            None if noted.is_some() => Self::Lost,
             None => Self::Never,
         }
     }
@@ -47,7 +60,7 @@ impl<'a> Committed<'a> {
     #[must_use]
     pub fn trouble(self) -> Option<Break> {
         match self {
-            Self::Never | Self::Ours { .. } => None,
+            Self::Never | Self::Ours { .. } | Self::Same { .. } => None,
             Self::Lost => Some(Break::Lost),
             Self::Foreign { offset } => Some(Break::Moved { offset }),
         }
@@ -286,11 +299,18 @@ mod tests {
             (5, r#"{"f":3,"o":5}"#),
             (5, "committed by hand"),
         ] {
-            let found = Committed::of(Some((offset, metadata)), true);
-            assert_eq!(found, Committed::Foreign { offset }, "{metadata}");
+            for noted in [None, Some(Noted::Begun), Some(Noted::EndedAt(4))] {
+                let found = Committed::of(Some((offset, metadata)), noted);
+                assert_eq!(found, Committed::Foreign { offset }, "{metadata}");
+            }
+            let noted = Some(Noted::EndedAt(offset));
+            let found = Committed::of(Some((offset, metadata)), noted);
+            assert_eq!(found, Committed::Same { offset }, "{metadata}");
         }
-        assert_eq!(Committed::of(None, true), Committed::Lost);
-        assert_eq!(Committed::of(None, false), Committed::Never);
+        for noted in [Noted::Begun, Noted::EndedAt(4)] {
+            assert_eq!(Committed::of(None, Some(noted)), Committed::Lost);
+        }
+        assert_eq!(Committed::of(None, None), Committed::Never);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Reading, TopicLife, is_ours};
+pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Noted, Reading, TopicLife, is_ours};
 pub use notes::{MadeUp, Notes};
 
 pub use crate::source::RECONCILE;

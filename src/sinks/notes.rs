@@ -4,7 +4,7 @@
 //! state topic, one key each, in JSON with a format number.
 //!
 //! ```text
-//! <group>/committed/<partition>   {"format":1,"topic":…}  it has committed of this
+//! <group>/committed/<partition>   {"format":1,"topic":…,"ended_at":…}  it has committed
 //! <group>/topic                   {"format":1,"topic":…}  the topic it was fed from last
 //! <group>/made-up                 {"format":1,"topic":…,"next":[…],"whole":…,"since_us":…}
 //! ```
@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::Fault;
+use super::{Fault, Noted};
 use crate::clients::kafka::{KafkaError, StateTopic};
 
 /// Format of the values.
@@ -67,6 +67,15 @@ struct OfTopic {
     topic: Uuid,
 }
 
+/// That a group has committed of a partition.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct HasCommitted {
+    format: u16,
+    topic: Uuid,
+    /// The last commit, where the reader ended in good order after it.
+    ended_at: Option<i64>,
+}
+
 /// Only the number, to tell another format before the rest is read.
 #[derive(Deserialize)]
 struct Formatted {
@@ -88,23 +97,34 @@ impl Notes {
         &self.group
     }
 
-    /// Whether the group is known to have committed of this partition of the
-    /// topic.
-    pub async fn has_committed(&self, partition: i32, topic: Uuid) -> Result<bool, Fault> {
-        let note: Option<OfTopic> = self.read(&committed(partition)).await?;
-        Ok(note.is_some_and(|note| note.topic == topic))
+    /// Whether the group has committed of this partition of the topic; none
+    /// where it is not known to have.
+    pub async fn committed(&self, partition: i32, topic: Uuid) -> Result<Option<Noted>, Fault> {
+        let note: Option<HasCommitted> = self.read(&committed(partition)).await?;
+        let note = note.filter(|note| note.topic == topic);
+        Ok(note.map(|note| note.ended_at.map_or(Noted::Begun, Noted::EndedAt)))
     }
 
     /// Notes that it has.
-    pub async fn note_committed(&self, partition: i32, topic: Uuid) -> Result<(), Fault> {
-        if self.has_committed(partition, topic).await? {
-            return Ok(());
-        }
-        let note = OfTopic {
+    pub async fn note_committed(
+        &self,
+        partition: i32,
+        topic: Uuid,
+        noted: Noted,
+    ) -> Result<(), Fault> {
+        let key = committed(partition);
+        let note = HasCommitted {
             format: FORMAT,
             topic,
+            ended_at: match noted {
+                Noted::Begun => None,
+                Noted::EndedAt(offset) => Some(offset),
+            },
         };
-        self.write(&committed(partition), &note).await
+        if self.read(&key).await?.as_ref() == Some(&note) {
+            return Ok(());
+        }
+        self.write(&key, &note).await
     }
 
     /// The topic that the sink was fed from last.

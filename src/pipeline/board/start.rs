@@ -194,18 +194,17 @@ async fn counted(
     reading: Reading<'_>,
     commit: Option<(i64, &str)>,
 ) -> Result<(Option<i64>, Option<Break>), Fault> {
-    let noted = context.notes.has_committed(reading.partition, life.topic());
-    let before = commit.is_some() || noted.await?;
-    let committed = Committed::of(commit, before);
-    Ok(match committed {
-        Committed::Ours { offset, metadata } if life.is_of(metadata) => {
-            match reading.check(offset) {
-                Err(broken @ Break::Short { .. }) => (None, Some(broken)),
-                // What was deleted since is counted as that.
-                _ => (Some(offset), None),
-            }
-        }
-        _ => (None, committed.trouble()),
+    let noted = context.notes.committed(reading.partition, life.topic());
+    let committed = Committed::of(commit, noted.await?);
+    let offset = match committed {
+        Committed::Ours { offset, metadata } if life.is_of(metadata) => offset,
+        Committed::Same { offset } => offset,
+        _ => return Ok((None, committed.trouble())),
+    };
+    Ok(match reading.check(offset) {
+        Err(broken @ Break::Short { .. }) => (None, Some(broken)),
+        // What was deleted since is counted as that.
+        _ => (Some(offset), None),
     })
 }
 

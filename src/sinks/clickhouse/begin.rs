@@ -78,7 +78,11 @@ impl<'a> Begin<'a> {
         life: &Life,
         content_generation: u16,
     ) -> Result<Begun, Fault> {
-        let (offset, known) = Metadata::of(committed, content_generation).unzip();
+        let (mut offset, known) = Metadata::of(committed, content_generation).unzip();
+        if let Committed::Same { offset: same } = committed {
+            // How far its rows are enriched was in the metadata: all is owed.
+            offset = Some(same);
+        }
         let start = life.start(self.reading.partition);
         let next = offset.unwrap_or(0).max(start);
         let next = self.reading.check(next);
@@ -135,12 +139,13 @@ mod tests {
     fn a_position_that_is_not_trusted_has_the_life_read_again() {
         let own = Metadata::new(2, 5, vec![7], None).text();
         let earlier = Metadata::new(1, 5, vec![7], None).text();
-        let of = |metadata| Committed::of(Some((5, metadata)), true);
+        let of = |metadata| Committed::of(Some((5, metadata)), None);
         for (log, life_start, committed, expected) in [
             ((0, 9), 0, of(own.as_str()), Ok((5, None))),
             ((0, 9), 7, of(own.as_str()), Ok((7, None))),
             ((0, 9), 3, of(earlier.as_str()), Ok((3, None))),
             ((0, 9), 3, of(""), Ok((3, Some(9)))),
+            ((0, 9), 3, Committed::Same { offset: 5 }, Ok((5, None))),
             ((0, 9), 0, Committed::Lost, Ok((0, Some(9)))),
             ((0, 9), 0, Committed::Never, Ok((0, None))),
             ((2, 9), 3, Committed::Never, Ok((3, None))),
@@ -163,7 +168,7 @@ mod tests {
             moved: None,
         };
         let text = Metadata::new(2, 5, vec![7], Some(again)).text();
-        let own = Committed::of(Some((5, &text)), true);
+        let own = Committed::of(Some((5, &text)), None);
         assert_eq!(judged((0, 20), 0, own), Ok((5, Some(9))));
     }
 }

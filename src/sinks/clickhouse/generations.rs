@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn the_first_format_is_read() {
         let text = r#"{"f":1,"g":2,"c":[7,9]}"#;
-        let committed = Committed::of(Some((5, text)), true);
+        let committed = Committed::of(Some((5, text)), None);
         let (offset, metadata) = Metadata::of(committed, 2).expect("it is fanout's");
         assert_eq!((offset, metadata.c), (5, vec![7, 9]));
     }

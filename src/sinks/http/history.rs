@@ -181,6 +181,7 @@ fn next(reading: Reading<'_>, committed: Committed<'_>, life: TopicLife) -> Resu
     }
     match committed {
         Committed::Ours { offset, metadata } if life.is_of(metadata) => reading.check(offset),
+        Committed::Same { offset } => reading.check(offset),
         // Of this incarnation nothing was committed.
         _ => reading.check(0),
     }
@@ -229,7 +230,7 @@ mod tests {
     fn only_its_own_position_within_the_log_is_read_on_from() {
         let own = life(1).text(5, None);
         let earlier = life(2).text(5, None);
-        let of = |metadata| Committed::of(Some((5, metadata)), true);
+        let of = |metadata| Committed::of(Some((5, metadata)), None);
         for (committed, log, expected) in [
             (of(&own), (0, 9), Ok(5)),
             (of(&own), (5, 5), Ok(5)),
@@ -238,6 +239,7 @@ mod tests {
             (of(&earlier), (0, 9), Ok(0)),
             (of(&earlier), (1, 9), Err(Break::Gone { next: 0 })),
             (of(""), (0, 9), Err(Break::Moved { offset: 5 })),
+            (Committed::Same { offset: 5 }, (0, 9), Ok(5)),
             (Committed::Lost, (0, 9), Err(Break::Lost)),
             (Committed::Never, (0, 9), Ok(0)),
             (Committed::Never, (1, 9), Err(Break::Gone { next: 0 })),

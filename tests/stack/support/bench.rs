@@ -122,6 +122,15 @@ impl<'a> Bench<'a> {
         &self.settings.kafka.state_topic
     }
 
+    /// Removes a key from its state topic.
+    pub fn forget(&self, key: &str) {
+        let record = Record {
+            key: Some(key.as_bytes().to_vec()),
+            value: None,
+        };
+        self.producer.write(self.state_topic(), 0, &record);
+    }
+
     /// A statement in its database.
     pub fn clickhouse(&self, question: &str) -> String {
         let database = &self.settings.clickhouse.database;
