@@ -281,8 +281,7 @@ impl Inner {
         self.applied + ignored + dead
     }
 
-    /// The gravest: what the source has lost is said last, since what mends the
-    /// rest may mend that, too.
+    /// The one that is shown: the sink's own before the source's.
     fn caution(&self) -> Option<Halt> {
         let mut others = self.cautions.iter().filter(|(about, _)| **about != SOURCE);
         let found = others.next().map(|(_, caution)| caution);
