@@ -56,10 +56,15 @@ fn halts(stack: &Stack, name: &str, code: &str) {
         let halted = sink["state"] == "halted" && sink["halt"]["code"] == code;
         halted.then_some(()).ok_or_else(|| sink.to_string())
     });
+    is_named(stack, "fanout backfill --from earliest ");
+}
+
+/// Waits until `status` names this remedy first.
+fn is_named(stack: &Stack, remedy: &str) {
     eventually("the remedy is named", || {
         let ended = stack.fanout.run(&["status", "--check"]);
-        let hint = "hint: fanout backfill --from earliest ";
-        let named = ended.code == Some(5) && ended.stdout.contains(hint);
+        let hint = format!("hint: {remedy}");
+        let named = ended.code == Some(5) && ended.stdout.contains(&hint);
         named.then_some(()).ok_or_else(|| ended.evidence())
     });
 }
@@ -194,15 +199,7 @@ fn lost_slot(stack: &Stack) {
     ));
     // It brings Connect back; the connector runs for a moment, or not at all.
     let _ = stack.fanout.run(&["up"]);
-    eventually("the remedy is named", || {
-        let ended = stack.fanout.run(&["status", "--check"]);
-        let named = ended
-            .stdout
-            .contains(&format!("hint: fanout {}", RECONCILE.join(" ")));
-        (ended.code == Some(5) && named)
-            .then_some(())
-            .ok_or_else(|| ended.evidence())
-    });
+    is_named(stack, &format!("fanout {}", RECONCILE.join(" ")));
     mends(stack);
     changed.becomes("device", &Json::from("unseen"));
     assert_eq!(stack.stores.row(gone.id), None);
@@ -235,8 +232,7 @@ fn lost_offsets(stack: &Stack) {
     // To tell the outside everything again takes consent.
     halts(stack, "http", "offsets_lost");
     let remedy = ["backfill", "--from", "earliest", "--sinks", "http"];
-    let shown = stack.fanout.run(&["status", "--check"]).ends_with(5);
-    shown.says(&format!("hint: fanout {}", remedy.join(" ")));
+    is_named(stack, &format!("fanout {}", remedy.join(" ")));
     stack.fanout.run(&remedy).ends_with(0);
     event.is_told();
     stack.is_well();
@@ -292,7 +288,9 @@ fn content_gone(stack: &Stack) {
     let event = Event::insert(stack);
     event.becomes("engagement_pct", &Json::from("0.65"));
     let topics = Topics::of(stack);
+    topics.set_cleanup(CONTENT, "compact,delete");
     topics.delete_before(CONTENT, 0, topics.ends(CONTENT)[0]);
+    topics.set_cleanup(CONTENT, "compact");
     halts(stack, "clickhouse", "retention_passed");
     others_go_on(stack);
     mends(stack);
@@ -315,8 +313,10 @@ fn recreated_topic(stack: &Stack) {
     });
     stack.fanout.document(0, &RECONCILE);
     // What the topic had and was not sent only a repetition makes up for.
-    let shown = stack.fanout.run(&["status", "--check"]).ends_with(5);
-    shown.says("hint: fanout backfill --from earliest --source database --sinks http");
+    is_named(
+        stack,
+        "fanout backfill --from earliest --source database --sinks http",
+    );
     mends_outside_too(stack);
     agrees(stack);
     event.change("device = 'one'", "device = 'two'");

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+        TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
@@ -16,7 +19,7 @@ use rdkafka::{
 
 use serde_json::json;
 
-use super::{Stack, wait_for};
+use super::{Stack, eventually, wait_for};
 
 /// A record's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,7 +148,25 @@ impl<'a> Topics<'a> {
         list.add_partition_offset(topic, partition, Offset::Offset(offset))
             .expect("a partition");
         let deleted = self.admin.delete_records(&list, &Self::options());
-        wait_for(deleted).expect("the broker does it");
+        let deleted = wait_for(deleted).expect("the broker answers");
+        for element in deleted.elements() {
+            element
+                .error()
+                .unwrap_or_else(|error| panic!("{topic}: {error}"));
+        }
+    }
+
+    /// Gives a topic this clean-up policy, and otherwise the settings of a source
+    /// topic.
+    pub fn set_cleanup(&self, topic: &str, policy: &str) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic))
+            .set("message.timestamp.type", "LogAppendTime")
+            .set("max.message.bytes", "67108864")
+            .set("cleanup.policy", policy);
+        let altered = wait_for(self.admin.alter_configs([&config], &Self::options()));
+        for result in altered.expect("the broker answers") {
+            result.unwrap_or_else(|(_, code)| panic!("{topic}: {code}"));
+        }
     }
 
     /// Deletes a topic and makes one of the same name.
@@ -162,7 +183,7 @@ impl<'a> Topics<'a> {
             replication: TopicReplication::Fixed(1),
             config: settings.into(),
         };
-        super::eventually(&format!("{topic} is there again"), || {
+        eventually(&format!("{topic} is there again"), || {
             let made = wait_for(self.admin.create_topics([&new], &Self::options()));
             let made = made.map_err(|error| error.to_string())?;
             match &made[0] {
@@ -230,8 +251,10 @@ impl<'a> Topics<'a> {
         list.find_partition(topic, partition)
             .expect("just added")
             .set_metadata(says);
-        let committed = consumer.commit(&list, CommitMode::Sync);
-        committed.unwrap_or_else(|error| panic!("{group}: {error}"));
+        eventually(&format!("{group} has a coordinator"), || {
+            let committed = consumer.commit(&list, CommitMode::Sync);
+            committed.map_err(|error| error.to_string())
+        });
     }
 
     /// What a group has committed of each partition of a topic, with what it
@@ -244,8 +267,10 @@ impl<'a> Topics<'a> {
         for partition in metadata.topics()[0].partitions() {
             list.add_partition(topic, partition.id());
         }
-        let committed = consumer.committed_offsets(list, PATIENCE);
-        let committed = committed.unwrap_or_else(|error| panic!("{group}: {error}"));
+        let committed = eventually(&format!("{group} has a coordinator"), || {
+            let committed = consumer.committed_offsets(list.clone(), PATIENCE);
+            committed.map_err(|error| error.to_string())
+        });
         let elements = committed.elements();
         let commit = elements.iter().map(|element| {
             let offset = element.offset().to_raw().unwrap_or(-1);
