@@ -229,6 +229,7 @@ fn moved(stack: &Stack) {
     assert_eq!(trial.told().len(), 2, "nothing is sent before it is mended");
     trial.mends(&worker);
     worker.stop();
+    trial.write(0, 1);
     let end = trial.topics.ends(&trial.topic)[0];
     let group = trial.bench.group("http");
     trial.topics.commit(&group, &trial.topic, 0, (end, ""));

@@ -208,7 +208,15 @@ fn load(stack: &Stack) -> Going {
 
 fn shared(stack: &Stack) {
     share(&[own(stack)]);
-    let since = own_log(stack, 0).len();
+    let since = eventually("its log says so too", || {
+        let log = own_log(stack, 0);
+        let all = |name: &&str| moves(&log, name).0.len() >= 3;
+        SPREAD
+            .iter()
+            .all(all)
+            .then_some(log.len())
+            .ok_or_else(|| log.clone())
+    });
     let load = load(stack);
     let second = another(stack, &[]);
     let two = share(&[own(stack), second.url()]);
