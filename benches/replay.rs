@@ -372,7 +372,7 @@ async fn sink(
         // A system that has seen the keys before has less to do.
         let external = if sink == "http" {
             let external = External::start(stack, &run.to_string());
-            settings.external.url.clone_from(&external.url);
+            settings.external.url = external.url.as_str().into();
             Some(external)
         } else {
             None
@@ -472,7 +472,7 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
                 objects::clickhouse(&settings).await.expect("tables");
             }
             let external = External::start(stack, &name);
-            settings.external.url.clone_from(&external.url);
+            settings.external.url = external.url.as_str().into();
             let ends = log.copy(&settings, with_poison).await;
             let measured = replay(&settings, sink, &ends).await;
             assert_eq!(measured.records, log.events.len(), "{name}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use fanout::{config::Value, secret::masked};
+use fanout::config::Value;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -57,7 +57,7 @@ impl Command {
 fn shown(value: &Value) -> Shown {
     Shown {
         key: value.key.clone(),
-        value: masked(&value.key, &value.value),
+        value: value.shown(),
         origin: value.origin.to_string(),
     }
 }

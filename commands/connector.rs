@@ -145,7 +145,7 @@ impl Apply {
     ) -> Result<(), CommandError> {
         let Change { timeout, dry_run } = self.change;
         let progress = context.printer().progress();
-        let overrides = connector::overrides(&context.site()?)?;
+        let overrides = connector::overrides(&context.site()?, settings)?;
         let name = &settings.connector.name;
         if self.forget_offsets {
             let what = "forget its position, which nothing brings back";

@@ -8,6 +8,7 @@ use fanout::{
     failure::{Failure, Kind},
     operations::check::check,
     project::Project,
+    secret::SecretUrl,
     stack::{
         Home, Site, StateError, cache_from_env, docker::surroundings::Choice, recorded_settings,
     },
@@ -178,7 +179,7 @@ impl Context {
 
     fn layered(
         &self,
-        recorded: BTreeMap<String, String>,
+        recorded: BTreeMap<String, SecretUrl>,
         flags: BTreeMap<String, (String, String)>,
     ) -> Result<Config, CommandError> {
         let layers = Layers {
@@ -188,7 +189,9 @@ impl Context {
             env: variables()?,
             flags,
         };
-        Ok(load(&layers)?)
+        let config = load(&layers)?;
+        self.printer.hide(&config.settings);
+        Ok(config)
     }
 
     /// The project's defaults, whatever the file and the environment say.

@@ -106,6 +106,7 @@ impl Command {
             }
             Self::Show { id } => {
                 let letter = dlq::find(&settings, id).await?;
+                printer.print_verbatim();
                 let report = json!({ "letter": document(&letter) });
                 printer.conclude("dlq", Verdict::Done, &report, || show(&letter))
             }

@@ -1,6 +1,11 @@
 //! `fanout doctor`: what is missing, each with its fix.
 
-use std::path::PathBuf;
+use std::{
+    fs::{File, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use fanout::{
@@ -64,7 +69,7 @@ impl Arguments {
         drop(progress);
         if let Some(path) = &self.bundle {
             let bundle = doctor::bundle(&site, config.as_ref(), findings.clone()).await;
-            let write = || std::fs::write(path, serde_json::to_vec_pretty(&bundle)?);
+            let write = || write_private(path, &serde_json::to_vec_pretty(&bundle?)?);
             write().map_err(|source| BundleError {
                 path: path.clone(),
                 source,
@@ -84,6 +89,20 @@ impl Arguments {
         let report = json!({ "findings": findings, "bundle": self.bundle });
         printer.conclude("doctor", verdict, &report, || show(&findings, printer))
     }
+}
+
+/// Writes a file that only its owner may read.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    file.write_all(content)
 }
 
 fn show(findings: &[Finding], printer: &Printer) -> String {

@@ -28,6 +28,9 @@ impl Arguments {
         let variables = env::variables(&config.settings, self.show_secrets);
         let report = Report { variables };
         let printer = context.printer();
+        if self.show_secrets {
+            printer.print_verbatim();
+        }
         printer.conclude("env", Verdict::Done, &report, || {
             let lines: Vec<String> = report.variables.iter().map(env::export_line).collect();
             lines.join("\n")

@@ -9,7 +9,7 @@ use fanout::{
 };
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::printer::Printer;
+use crate::printer::{Printer, Secrets};
 
 /// Variable that says what is logged, in `tracing`'s own words.
 const FILTER: &str = "FANOUT_LOG";
@@ -27,7 +27,7 @@ pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
         .with_env_filter(filter)
         .with_ansi(printer.stderr_colors())
         .with_target(false);
-    let lines = Addressed(printer.project().clone());
+    let lines = Addressed(printer.project().clone(), printer.secrets().clone());
     let started = if printer.is_json() {
         builder.json().with_writer(lines).try_init()
     } else if printer.bars() {
@@ -53,9 +53,10 @@ pub fn verbose(printer: &Printer) {
     }
 }
 
-/// Writes each line to stderr, its remedies typed for this project.
+/// Writes each line to stderr, its remedies typed for this project and without
+/// the secrets that a server may have repeated.
 #[derive(Clone)]
-struct Addressed(Project);
+struct Addressed(Project, Secrets);
 
 impl<'a> MakeWriter<'a> for Addressed {
     type Writer = Self;
@@ -68,7 +69,8 @@ impl<'a> MakeWriter<'a> for Addressed {
 impl io::Write for Addressed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        io::Write::write_all(&mut io::stderr(), self.0.address(&text).as_bytes())?;
+        let text = self.0.address(&text);
+        io::Write::write_all(&mut io::stderr(), self.1.redact(&text).as_bytes())?;
         Ok(bytes.len())
     }
 

@@ -69,6 +69,7 @@ impl Arguments {
             let topic = self.topic.as_deref();
             printer.note(&equivalent(&settings, place, topic, self.count));
         }
+        printer.print_verbatim();
         let mut peek = Peek::start(&settings, place, self.topic).await?;
         let items = peek.look(self.count).await?;
         if !self.follow {

@@ -2,11 +2,17 @@
 //! to stderr, one JSON document instead of either where that was asked for.
 
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal as _, Write as _},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use fanout::{escape::escape_lines, progress::Progress, project::Project};
+use fanout::{
+    config::Settings, escape::escape_lines, progress::Progress, project::Project, secret::Redactor,
+};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{Color, Global, Output},
     exit::{Outcome, Verdict},
-    progress::{Bars, Lines},
+    progress::{Bars, Lines, Redacted},
 };
 
 /// Decides, from the global flags and from what the streams are, what is shown.
@@ -31,10 +37,27 @@ pub struct Printer {
     stderr_colors: bool,
     stderr_terminal: bool,
     project: Project,
+    /// Of the settings, once they are loaded.
+    secrets: Secrets,
+    /// Data is printed as it is.
+    verbatim: AtomicBool,
     /// Why stdout takes no more.
     closed: OnceLock<io::Error>,
     /// Cancelled when stdout takes no more: what goes on has nobody to tell.
     stop: CancellationToken,
+}
+
+/// The secrets that no output may show, once the settings are loaded.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets(Arc<OnceLock<Redactor>>);
+
+impl Secrets {
+    /// A text without them.
+    pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.0
+            .get()
+            .map_or(Cow::Borrowed(text), |redactor| redactor.redact(text))
+    }
 }
 
 /// Fields of documents that hold something to type.
@@ -58,9 +81,30 @@ impl Printer {
             stderr_colors: colors(stderr_terminal),
             stderr_terminal,
             project: global.project.clone(),
+            secrets: Secrets::default(),
+            verbatim: AtomicBool::new(false),
             closed: OnceLock::new(),
             stop,
         }
+    }
+
+    /// Hides the secrets of these settings in all output. What fanout writes
+    /// itself masks them already; this is for servers that repeat what they were
+    /// sent.
+    pub fn hide(&self, settings: &Settings) {
+        // The settings of one command are the same each time they are loaded.
+        let _ = self.secrets.0.set(settings.redactor().distinctive());
+    }
+
+    /// The secrets that are hidden.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Prints data as it is from here on: stored records, or secrets that were
+    /// asked for.
+    pub fn print_verbatim(&self) {
+        self.verbatim.store(true, Ordering::Relaxed);
     }
 
     /// The project that hints are typed for.
@@ -162,6 +206,11 @@ impl Printer {
     fn object(&self, document: Map<String, Json>) {
         let mut document = Json::Object(document);
         self.address(&mut document);
+        if let Some(redactor) = self.secrets.0.get()
+            && !self.verbatim.load(Ordering::Relaxed)
+        {
+            redactor.redact_document(&mut document);
+        }
         self.data(&document.to_string());
     }
 
@@ -189,6 +238,10 @@ impl Printer {
         if self.closed.get().is_some() {
             return;
         }
+        let text = match self.verbatim.load(Ordering::Relaxed) {
+            true => Cow::Borrowed(text),
+            false => self.secrets.redact(text),
+        };
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
         if let Err(error) = written {
@@ -201,18 +254,18 @@ impl Printer {
     /// Something worth saying that is not data, to stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            say(text);
+            self.say(text);
         }
+    }
+
+    fn say(&self, text: &str) {
+        say(&self.secrets.redact(text));
     }
 
     /// What has to be read before something is destroyed, to stderr, however
     /// little was to be said.
-    #[expect(
-        clippy::unused_self,
-        reason = "stderr is reached through a printer only"
-    )]
     pub fn warn(&self, text: &str) {
-        say(text);
+        self.say(text);
     }
 
     /// A question, on the line that its answer is typed on.
@@ -233,21 +286,22 @@ impl Printer {
         } else {
             ("", "", "")
         };
-        say(&format!("{red}error:{reset} {}", escape_lines(message)));
+        self.say(&format!("{red}error:{reset} {}", escape_lines(message)));
         if let Some(hint) = hint {
             let hint = escape_lines(&self.hint(hint));
-            say(&format!("\n{cyan}hint:{reset} {hint}"));
+            self.say(&format!("\n{cyan}hint:{reset} {hint}"));
         }
     }
 
     /// Where long work reports to: bars on a terminal, plain lines elsewhere.
     pub fn progress(&self) -> Arc<dyn Progress> {
+        let secrets = self.secrets.clone();
         if self.quiet {
             Arc::new(fanout::progress::Silent)
         } else if self.stderr_terminal {
-            Arc::new(Bars::new())
+            Arc::new(Redacted::new(Bars::new(), secrets))
         } else {
-            Arc::new(Lines::default())
+            Arc::new(Redacted::new(Lines::default(), secrets))
         }
     }
 }

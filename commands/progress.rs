@@ -14,10 +14,42 @@ use fanout::{
 };
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::printer::say;
+use crate::printer::{Secrets, say};
 
 /// Off a terminal an amount is told this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Progress without the secrets that servers may repeat.
+#[derive(Debug)]
+pub struct Redacted<P> {
+    progress: P,
+    secrets: Secrets,
+}
+
+impl<P> Redacted<P> {
+    pub fn new(progress: P, secrets: Secrets) -> Self {
+        Self { progress, secrets }
+    }
+}
+
+impl<P: Progress> Progress for Redacted<P> {
+    fn report(&self, event: Event<'_>) {
+        let said = match &event {
+            Event::Doing { what, .. } | Event::Done { what, .. } | Event::Failed { what, .. } => {
+                *what
+            }
+            Event::Note { text } => *text,
+            Event::Advanced { .. } => return self.progress.report(event),
+        };
+        let said = self.secrets.redact(said);
+        self.progress.report(match event {
+            Event::Doing { task, .. } => Event::Doing { task, what: &said },
+            Event::Done { task, .. } => Event::Done { task, what: &said },
+            Event::Failed { task, .. } => Event::Failed { task, what: &said },
+            _ => Event::Note { text: &said },
+        });
+    }
+}
 
 /// One bar or spinner for each task.
 #[derive(Debug)]

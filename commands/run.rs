@@ -59,7 +59,7 @@ impl Arguments {
         let printer = context.printer();
         let progress = printer.progress();
         logging::start(printer, &progress);
-        let configured = configured_address(&settings.http.url);
+        let configured = configured_address(settings.http.url.reveal());
         let run = Run::start(
             context.project(),
             &settings,

@@ -121,7 +121,7 @@ fn services(services: &[ServiceStatus]) -> String {
             service.runtime.name(),
             &service.since_ms.map_or("-".to_owned(), age),
             what.as_deref().unwrap_or("-"),
-            &service.url,
+            &service.url.to_string(),
         ]);
     }
     render(&table)

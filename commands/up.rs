@@ -235,7 +235,7 @@ fn altered(report: &Report, context: &Context) -> String {
 fn endpoints(services: &[Endpoint]) -> String {
     let mut table = table(["SERVICE", "URL", "WHAT IT IS"]);
     for service in services {
-        table.add_row([&service.name, &service.url, &service.about]);
+        table.add_row([&service.name, &service.url.to_string(), &service.about]);
     }
     render(&table)
 }

@@ -1,9 +1,15 @@
 //! Plain HTTP, by reqwest: probes, Kafka Connect's REST, the external system.
+//!
+//! No client goes through a proxy, whatever `HTTP_PROXY` and its like say: the
+//! environment of a command must not decide what it talks to, and the clients
+//! of Kafka, Postgres, Redis and ClickHouse know no proxies either.
 
 use std::time::Duration;
 
 pub use reqwest::Method;
 use serde_json::Value as Json;
+
+use crate::secret::{Redactor, SecretUrl};
 
 /// The most of an answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -11,20 +17,27 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Why a request did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
+    /// Never with its URL, which may hold a secret.
     #[error("{0}")]
-    Request(#[from] reqwest::Error),
+    Request(reqwest::Error),
     #[error("`{url}` is no URL: {reason}")]
-    Url { url: String, reason: String },
+    Url { url: SecretUrl, reason: String },
     #[error("GET {url} answered {status}")]
-    Status { url: String, status: u16 },
+    Status { url: SecretUrl, status: u16 },
     #[error("GET {url} answered {got:?} where {expected:?} was expected")]
     Body {
-        url: String,
+        url: SecretUrl,
         expected: String,
         got: String,
     },
     #[error("{url} answered with more than {} MiB", MAX_ANSWER >> 20)]
-    TooLong { url: String },
+    TooLong { url: SecretUrl },
+}
+
+impl From<reqwest::Error> for WebError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Request(error.without_url())
+    }
 }
 
 impl WebError {
@@ -68,11 +81,7 @@ impl Web {
     /// # Errors
     /// When the system's TLS cannot be set up.
     pub fn new(timeout: Duration) -> Result<Self, WebError> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(timeout)
-            .build()?;
-        Ok(Self(client))
+        Ok(Self(builder(timeout).build()?))
     }
 
     /// Sends a request, with a JSON body where there is one.
@@ -82,21 +91,19 @@ impl Web {
     pub async fn send(
         &self,
         method: Method,
-        url: &str,
+        url: &SecretUrl,
         body: Option<&Json>,
     ) -> Result<Answer, WebError> {
-        let mut request = self.0.request(method, url);
+        let mut request = self.0.request(method, url.reveal());
         if let Some(body) = body {
             request = request.json(body);
         }
-        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+        let mut response = request.send().await?;
         let status = response.status().as_u16();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > MAX_ANSWER {
-                return Err(WebError::TooLong {
-                    url: crate::secret::masked_url(url),
-                });
+                return Err(WebError::TooLong { url: url.clone() });
             }
             body.extend_from_slice(&chunk);
         }
@@ -129,21 +136,20 @@ async fn read_up_to(
 ///
 /// # Errors
 /// When nothing answers within `timeout`, or the answer is another.
-pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Result<(), WebError> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(timeout)
-        .build()?;
-    let sent = client.get(url).send().await;
-    let mut response = sent.map_err(reqwest::Error::without_url)?;
+pub async fn ping(
+    url: &SecretUrl,
+    expected: Option<&str>,
+    timeout: Duration,
+) -> Result<(), WebError> {
+    let client = builder(timeout).build()?;
+    let mut response = client.get(url.reveal()).send().await?;
     if !response.status().is_success() {
         return Err(WebError::Status {
-            url: crate::secret::masked_url(url),
+            url: url.clone(),
             status: response.status().as_u16(),
         });
     }
-    let body = read_up_to(MAX_REPLY, &mut response).await;
-    let body = body.map_err(reqwest::Error::without_url)?;
+    let body = read_up_to(MAX_REPLY, &mut response).await?;
     let Some(expected) = expected else {
         return Ok(());
     };
@@ -151,11 +157,17 @@ pub async fn ping(url: &str, expected: Option<&str>, timeout: Duration) -> Resul
     if got.trim() == expected {
         return Ok(());
     }
+    let got: String = got.chars().take(80).collect();
     Err(WebError::Body {
-        url: crate::secret::masked_url(url),
+        url: url.clone(),
         expected: expected.to_owned(),
-        got: got.chars().take(80).collect(),
+        got: Redactor::new(url.secrets()).redact(&got).into_owned(),
     })
+}
+
+/// What all clients have in common.
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().timeout(timeout)
 }
 
 /// Replies are read up to this, in bytes. The rest of a longer one is not waited
@@ -184,19 +196,21 @@ impl Reply {
 #[derive(Debug)]
 pub struct Poster {
     client: reqwest::Client,
-    url: reqwest::Url,
+    url: SecretUrl,
+    parsed: reqwest::Url,
+    /// A reply may repeat what was sent.
+    redactor: Redactor,
 }
 
 impl Poster {
     /// # Errors
     /// When `url` is none.
-    pub fn new(url: &str, timeout: Duration, connections: usize) -> Result<Self, WebError> {
-        let parsed = reqwest::Url::parse(url).map_err(|error| WebError::Url {
-            url: crate::secret::masked_url(url),
+    pub fn new(url: SecretUrl, timeout: Duration, connections: usize) -> Result<Self, WebError> {
+        let parsed = reqwest::Url::parse(url.reveal()).map_err(|error| WebError::Url {
+            url: url.clone(),
             reason: error.to_string(),
         })?;
-        let client = reqwest::Client::builder()
-            .timeout(timeout)
+        let client = builder(timeout)
             .connect_timeout(timeout.min(Duration::from_secs(5)))
             .pool_max_idle_per_host(connections)
             .redirect(reqwest::redirect::Policy::none())
@@ -205,13 +219,15 @@ impl Poster {
             .build()?;
         Ok(Self {
             client,
-            url: parsed,
+            parsed,
+            redactor: Redactor::new(url.secrets()),
+            url,
         })
     }
 
     /// Where it posts to.
-    pub fn url(&self) -> &str {
-        self.url.as_str()
+    pub fn url(&self) -> &SecretUrl {
+        &self.url
     }
 
     /// Posts a document under a key.
@@ -222,7 +238,7 @@ impl Poster {
     pub async fn post(&self, key: &str, body: bytes::Bytes) -> Result<Reply, WebError> {
         let mut response = self
             .client
-            .post(self.url.clone())
+            .post(self.parsed.clone())
             .header("Content-Type", "application/json")
             .header("Idempotency-Key", key)
             .body(body)
@@ -231,10 +247,12 @@ impl Poster {
         let status = response.status().as_u16();
         let header = response.headers().get("Retry-After");
         let retry_after = header.and_then(|value| value.to_str().ok().map(str::to_owned));
+        let reply = read_up_to(MAX_REPLY, &mut response).await?;
+        let text = String::from_utf8_lossy(&reply);
         Ok(Reply {
             status,
             retry_after,
-            body: read_up_to(MAX_REPLY, &mut response).await?,
+            body: self.redactor.redact(&text).into_owned().into_bytes(),
         })
     }
 }
@@ -257,7 +275,7 @@ mod tests {
     }
 
     /// A server that answers every request with these bytes.
-    async fn serve(answer: Vec<u8>, then: Then) -> String {
+    async fn serve(answer: Vec<u8>, then: Then) -> SecretUrl {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
@@ -275,7 +293,7 @@ mod tests {
                 }
             }
         });
-        format!("http://{address}/")
+        format!("http://{address}/").into()
     }
 
     fn whole(status: u16, body: &[u8]) -> Vec<u8> {
@@ -299,7 +317,7 @@ mod tests {
                 let url = serve(answer.to_vec(), then).await;
                 let timeout = Duration::from_millis(100);
                 let said = String::from_utf8_lossy(answer);
-                let poster = Poster::new(&url, timeout, 1).expect("a url");
+                let poster = Poster::new(url.clone(), timeout, 1).expect("a url");
                 let posted = poster.post("key", bytes::Bytes::new()).await;
                 assert!(posted.is_err(), "{then:?} {said:?}: {posted:?}");
                 let web = Web::new(timeout).expect("a client");
@@ -315,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn a_response_without_a_length_that_is_reset_is_an_error() {
         let url = serve(b"HTTP/1.1 200 OK\r\n\r\nhalf".to_vec(), Then::Reset).await;
-        let poster = Poster::new(&url, Duration::from_secs(5), 1).expect("a url");
+        let poster = Poster::new(url.clone(), Duration::from_secs(5), 1).expect("a url");
         let posted = poster.post("key", bytes::Bytes::new()).await;
         assert!(posted.is_err(), "{posted:?}");
     }
@@ -324,7 +342,7 @@ mod tests {
     async fn the_rest_of_a_long_reply_is_not_waited_for() {
         let long = vec![b'x'; 2 * MAX_REPLY];
         let url = serve(whole(201, &long), Then::Hang).await;
-        let poster = Poster::new(&url, Duration::from_secs(5), 1).expect("a url");
+        let poster = Poster::new(url.clone(), Duration::from_secs(5), 1).expect("a url");
         let reply = poster.post("key", bytes::Bytes::new()).await;
         let reply = reply.expect("an answer");
         assert_eq!((reply.status, reply.body.len()), (201, MAX_REPLY));

@@ -13,6 +13,7 @@ use super::Settings;
 use crate::{
     failure::{Failure, Kind},
     project::Project,
+    secret::{SecretUrl, masked},
 };
 
 /// Prefix of the environment variables that set a value.
@@ -42,7 +43,7 @@ const ENV_FLAGS: &[&str] = &[
 pub struct Layers {
     pub project: Project,
     /// Dotted key → value: the endpoints the project's services were given.
-    pub recorded: BTreeMap<String, String>,
+    pub recorded: BTreeMap<String, SecretUrl>,
     /// Path and text of `fanout.yaml`, where there is one.
     pub file: Option<(PathBuf, String)>,
     /// The environment. Variables without the prefix are not looked at.
@@ -74,14 +75,39 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One effective value, for showing.
-#[derive(Debug, Clone, PartialEq)]
+/// One effective value.
+#[derive(Clone, PartialEq)]
 pub struct Value {
     /// Dotted key: `board.window_seconds`.
     pub key: String,
-    /// As JSON, with passwords still in it: mask before showing.
-    pub value: Json,
+    revealed: Json,
     pub origin: Origin,
+}
+
+impl Value {
+    /// The value with its secrets masked.
+    #[must_use]
+    pub fn shown(&self) -> Json {
+        masked(&self.revealed)
+    }
+
+    /// The value itself, for the moment of use.
+    #[must_use]
+    pub fn reveal(&self) -> &Json {
+        &self.revealed
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} = {} ({})",
+            self.key,
+            self.shown(),
+            self.origin
+        )
+    }
 }
 
 /// Settings with the origin of each.
@@ -99,11 +125,11 @@ pub enum ConfigError {
     File { path: PathBuf, reason: String },
     #[error("environment variable {name} names no setting")]
     UnknownVariable { name: String },
-    #[error("{origin} sets {key} to `{value}`, which is no {expected}")]
+    /// Without the value: it may come from a file of secrets.
+    #[error("{key}, set by {origin}, is not {expected}")]
     BadValue {
         origin: String,
         key: String,
-        value: String,
         expected: &'static str,
     },
     #[error("file {} named by {name} cannot be read", path.display())]
@@ -152,8 +178,8 @@ pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
     for_each_value(defaults, |key, value| {
         laid.insert(key, (value, Origin::Default));
     });
-    for (key, text) in &layers.recorded {
-        set_text(&mut laid, key, text, &Origin::Project)?;
+    for (key, url) in &layers.recorded {
+        set_text(&mut laid, key, url.reveal(), &Origin::Project)?;
     }
     if let Some((path, text)) = &layers.file {
         lay_file(&mut laid, path, text)?;
@@ -177,7 +203,11 @@ fn assemble(laid: Laid) -> Result<Config, ConfigError> {
     check(&settings)?;
     let values = laid
         .into_iter()
-        .map(|(key, (value, origin))| Value { key, value, origin })
+        .map(|(key, (revealed, origin))| Value {
+            key,
+            revealed,
+            origin,
+        })
         .collect();
     Ok(Config { settings, values })
 }
@@ -185,9 +215,10 @@ fn assemble(laid: Laid) -> Result<Config, ConfigError> {
 /// The file's own keys over what is laid. The whole document is read as
 /// settings first, so a wrong key or type is told with its line and column.
 fn lay_file(laid: &mut Laid, path: &Path, text: &str) -> Result<(), ConfigError> {
+    // Without the lines around the mistake: they may hold a password.
     let refuse = |error: serde_saphyr::Error| ConfigError::File {
         path: path.to_owned(),
-        reason: error.to_string(),
+        reason: error.without_snippet().to_string(),
     };
     serde_saphyr::from_str::<Option<Settings>>(text).map_err(refuse)?;
     let document: Json = serde_saphyr::from_str(text).map_err(refuse)?;
@@ -241,14 +272,13 @@ fn set_text(laid: &mut Laid, key: &str, text: &str, origin: &Origin) -> Result<(
     let bad = |expected| ConfigError::BadValue {
         origin: origin.to_string(),
         key: key.to_owned(),
-        value: text.to_owned(),
         expected,
     };
     let value = match laid.get(key).map(|(value, _)| value) {
         Some(Json::Number(_)) => Json::from(
             text.trim()
                 .parse::<u64>()
-                .map_err(|_| bad("whole number"))?,
+                .map_err(|_| bad("a whole number"))?,
         ),
         Some(Json::Bool(_)) => Json::from(
             text.trim()
@@ -256,6 +286,7 @@ fn set_text(laid: &mut Laid, key: &str, text: &str, origin: &Origin) -> Result<(
                 .map_err(|_| bad("`true` or `false`"))?,
         ),
         Some(Json::Array(_)) => text.split(',').map(str::trim).collect(),
+        Some(Json::Object(_)) => return Err(bad("a text: set it in fanout.yaml")),
         _ => Json::from(text),
     };
     laid.insert(key.to_owned(), (value, origin.clone()));
@@ -415,7 +446,10 @@ mod tests {
         std::fs::write(file.path(), "redis://:pw@127.0.0.1:1\n").expect("written");
         let path = file.path().to_str().expect("utf-8");
         let config = load(&layers("", &[("FANOUT_REDIS_URL_FILE", path)])).expect("valid");
-        assert_eq!(config.settings.redis.url, "redis://:pw@127.0.0.1:1");
+        assert_eq!(
+            config.settings.redis.url.reveal(),
+            "redis://:pw@127.0.0.1:1"
+        );
     }
 
     #[test]

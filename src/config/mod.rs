@@ -5,6 +5,7 @@
 //! the same inputs always give the same settings; only what a `FANOUT_…_FILE`
 //! variable names is read here.
 
+mod connector_secrets;
 mod layers;
 mod settings;
 

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::project::Project;
+use crate::{
+    project::Project,
+    secret::{Redactor, SecretUrl, Variables},
+};
 
 /// The settings of one project.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,7 +35,8 @@ pub struct Settings {
 #[serde(deny_unknown_fields, default)]
 pub struct Postgres {
     /// `postgres://user:password@host:port/database`.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
     /// How Kafka Connect reaches the same server, as `host:port`, where that
     /// differs from `url` (it does between containers).
     pub connect_address: Option<String>,
@@ -65,7 +69,8 @@ pub struct Kafka {
 #[serde(deny_unknown_fields, default)]
 pub struct Connect {
     /// REST endpoint.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
     /// How often a failed task is restarted in an hour before it is left alone.
     pub task_restarts_per_hour: u32,
 }
@@ -79,7 +84,7 @@ pub struct Connector {
     pub slot: String,
     pub publication: String,
     /// Settings of Debezium's own, laid over fanout's.
-    pub properties: BTreeMap<String, String>,
+    pub properties: Variables,
 }
 
 /// The analytical store.
@@ -87,7 +92,8 @@ pub struct Connector {
 #[serde(deny_unknown_fields, default)]
 pub struct ClickHouse {
     /// `http://user:password@host:port`.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
     pub database: String,
     /// A batch is sent when it holds so many rows …
     pub batch_rows: usize,
@@ -113,7 +119,8 @@ pub enum Compression {
 #[serde(deny_unknown_fields, default)]
 pub struct Redis {
     /// `redis://[user:password@]host:port[/db]`.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
     pub request_timeout_ms: u64,
 }
 
@@ -122,11 +129,14 @@ pub struct Redis {
 #[serde(deny_unknown_fields, default)]
 pub struct External {
     /// Base of its URLs.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
     /// Where inserts are posted, below `url`.
-    pub events_path: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub events_path: SecretUrl,
     /// What answers when it is alive, below `url`.
-    pub ping_path: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub ping_path: SecretUrl,
     pub max_in_flight: usize,
     pub request_timeout_ms: u64,
     /// Also send rows that only a snapshot has shown.
@@ -186,7 +196,8 @@ pub enum Score {
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Where `run` is found, and where it listens.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
 }
 
 /// Redpanda Console, which only runs in a container.
@@ -194,7 +205,8 @@ pub struct Http {
 #[serde(deny_unknown_fields, default)]
 pub struct Console {
     /// The page.
-    pub url: String,
+    #[serde(serialize_with = "SecretUrl::serialize_revealed")]
+    pub url: SecretUrl,
 }
 
 /// What the operator wants different for one service.
@@ -209,7 +221,7 @@ pub struct Service {
     /// `kafka` one of `apache/kafka`.
     pub image: Option<String>,
     /// Environment laid over the definition's.
-    pub env: BTreeMap<String, String>,
+    pub env: Variables,
 }
 
 /// How a service is run.
@@ -236,7 +248,36 @@ impl Runtime {
     }
 }
 
+impl External {
+    /// Where inserts are posted.
+    #[must_use]
+    pub fn events(&self) -> SecretUrl {
+        self.url.join(self.events_path.reveal())
+    }
+}
+
 impl Settings {
+    /// Removes the secrets of these settings from texts.
+    #[must_use]
+    pub fn redactor(&self) -> Redactor {
+        let mut redactor = Redactor::default();
+        // Settings always serialise: every key is a text.
+        let document = serde_json::to_value(self).unwrap_or_default();
+        // The names of the first two levels are fanout's own, and `board.key` is
+        // no secret. The names below are the operator's.
+        let sections = document
+            .as_object()
+            .into_iter()
+            .flat_map(|all| all.values());
+        for field in sections
+            .filter_map(|it| it.as_object())
+            .flat_map(|all| all.values())
+        {
+            redactor.add(field);
+        }
+        redactor
+    }
+
     /// The defaults of a project: those of the default one, under its names.
     #[must_use]
     pub fn for_project(project: &Project) -> Self {
@@ -259,7 +300,7 @@ impl Settings {
 impl Default for Postgres {
     fn default() -> Self {
         Self {
-            url: "postgres://app:app@127.0.0.1:5432/app".to_owned(),
+            url: "postgres://app:app@127.0.0.1:5432/app".into(),
             connect_address: None,
         }
     }
@@ -283,7 +324,7 @@ impl Default for Kafka {
 impl Default for Connect {
     fn default() -> Self {
         Self {
-            url: "http://127.0.0.1:8083".to_owned(),
+            url: "http://127.0.0.1:8083".into(),
             task_restarts_per_hour: 5,
         }
     }
@@ -295,7 +336,7 @@ impl Default for Connector {
             name: "pg-engagement-cdc".to_owned(),
             slot: "dbz_slot".to_owned(),
             publication: "dbz_pub".to_owned(),
-            properties: BTreeMap::new(),
+            properties: Variables::default(),
         }
     }
 }
@@ -303,7 +344,7 @@ impl Default for Connector {
 impl Default for ClickHouse {
     fn default() -> Self {
         Self {
-            url: "http://app:app@127.0.0.1:8123".to_owned(),
+            url: "http://app:app@127.0.0.1:8123".into(),
             database: "analytics".to_owned(),
             batch_rows: 50_000,
             batch_bytes: 64 * 1024 * 1024,
@@ -317,7 +358,7 @@ impl Default for ClickHouse {
 impl Default for Redis {
     fn default() -> Self {
         Self {
-            url: "redis://127.0.0.1:6379".to_owned(),
+            url: "redis://127.0.0.1:6379".into(),
             request_timeout_ms: 5_000,
         }
     }
@@ -326,9 +367,9 @@ impl Default for Redis {
 impl Default for External {
     fn default() -> Self {
         Self {
-            url: "http://127.0.0.1:8081".to_owned(),
-            events_path: "/events".to_owned(),
-            ping_path: "/ping".to_owned(),
+            url: "http://127.0.0.1:8081".into(),
+            events_path: "/events".into(),
+            ping_path: "/ping".into(),
             max_in_flight: 64,
             request_timeout_ms: 10_000,
             include_snapshots: false,
@@ -367,7 +408,7 @@ impl Default for Board {
 impl Default for Console {
     fn default() -> Self {
         Self {
-            url: "http://127.0.0.1:8080".to_owned(),
+            url: "http://127.0.0.1:8080".into(),
         }
     }
 }
@@ -375,7 +416,7 @@ impl Default for Console {
 impl Default for Http {
     fn default() -> Self {
         Self {
-            url: "http://127.0.0.1:9464".to_owned(),
+            url: "http://127.0.0.1:9464".into(),
         }
     }
 }

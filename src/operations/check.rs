@@ -6,6 +6,7 @@ use crate::{
     clients::{clickhouse, postgres},
     config::Settings,
     failure::{Failure, Kind},
+    secret::SecretUrl,
     stack::{
         definition::{self, DefinitionError},
         endpoint::host_and_port,
@@ -21,7 +22,7 @@ pub enum CheckError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error("postgres.url cannot be read")]
-    Postgres(#[source] postgres::PostgresError),
+    Postgres(#[source] postgres::InvalidUrl),
     #[error("clickhouse.url cannot be read")]
     ClickHouse(#[source] clickhouse::InvalidUrl),
     #[error("{key} is no {expected}")]
@@ -66,8 +67,7 @@ impl Failure for CheckError {
 pub fn check(settings: &Settings) -> Result<(), CheckError> {
     resolve::check_names(&definition::services()?, settings)?;
     postgres::address(&settings.postgres.url).map_err(CheckError::Postgres)?;
-    let clickhouse = settings.clickhouse.url.parse::<clickhouse::Endpoint>();
-    clickhouse.map_err(CheckError::ClickHouse)?;
+    clickhouse::Endpoint::at(&settings.clickhouse.url).map_err(CheckError::ClickHouse)?;
     let http = "URL such as http://127.0.0.1:8083";
     for (key, url) in [
         ("connect.url", &settings.connect.url),
@@ -83,8 +83,8 @@ pub fn check(settings: &Settings) -> Result<(), CheckError> {
     address("kafka.brokers", "list such as 127.0.0.1:19092", readable)
 }
 
-fn is_url(text: &str, schemes: &[&str]) -> bool {
-    url::Url::parse(text).is_ok_and(|url| url.has_host() && schemes.contains(&url.scheme()))
+fn is_url(url: &SecretUrl, schemes: &[&str]) -> bool {
+    url::Url::parse(url.reveal()).is_ok_and(|url| url.has_host() && schemes.contains(&url.scheme()))
 }
 
 fn address(key: &'static str, expected: &'static str, readable: bool) -> Result<(), CheckError> {
@@ -102,11 +102,11 @@ mod tests {
     fn the_defaults_are_right_and_each_mistake_is_named() {
         assert!(check(&Settings::default()).is_ok());
         let mut settings = Settings::default();
-        settings.postgres.url = "postgres://h:port".to_owned();
+        settings.postgres.url = "postgres://h:port".into();
         let error = check(&settings).expect_err("refused");
         assert_eq!(error.kind(), Kind::Usage);
         let mut settings = Settings::default();
-        settings.connect.url = "127.0.0.1:8083".to_owned();
+        settings.connect.url = "127.0.0.1:8083".into();
         let error = check(&settings).expect_err("refused").to_string();
         assert!(error.starts_with("connect.url is no URL"), "{error}");
         let mut settings = Settings::default();

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::{config::Settings, secret::masked_url};
+use crate::{config::Settings, secret::SecretUrl};
 
 /// One variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -15,24 +15,21 @@ pub struct Variable {
 /// The variables, with passwords only where `show_secrets` says so.
 #[must_use]
 pub fn variables(settings: &Settings, show_secrets: bool) -> Vec<Variable> {
+    let url = |url: &SecretUrl| match show_secrets {
+        true => url.reveal().to_owned(),
+        false => url.to_string(),
+    };
     let all = [
-        ("FANOUT_POSTGRES_URL", &settings.postgres.url),
-        ("FANOUT_KAFKA_BROKERS", &settings.kafka.brokers),
-        ("FANOUT_CONNECT_URL", &settings.connect.url),
-        ("FANOUT_REDIS_URL", &settings.redis.url),
-        ("FANOUT_CLICKHOUSE_URL", &settings.clickhouse.url),
-        ("FANOUT_EXTERNAL_URL", &settings.external.url),
-        ("FANOUT_HTTP_URL", &settings.http.url),
+        ("FANOUT_POSTGRES_URL", url(&settings.postgres.url)),
+        ("FANOUT_KAFKA_BROKERS", settings.kafka.brokers.clone()),
+        ("FANOUT_CONNECT_URL", url(&settings.connect.url)),
+        ("FANOUT_REDIS_URL", url(&settings.redis.url)),
+        ("FANOUT_CLICKHOUSE_URL", url(&settings.clickhouse.url)),
+        ("FANOUT_EXTERNAL_URL", url(&settings.external.url)),
+        ("FANOUT_HTTP_URL", url(&settings.http.url)),
     ];
     all.into_iter()
-        .map(|(name, value)| Variable {
-            name,
-            value: if show_secrets {
-                value.clone()
-            } else {
-                masked_url(value)
-            },
-        })
+        .map(|(name, value)| Variable { name, value })
         .collect()
 }
 

@@ -294,7 +294,7 @@ async fn reader(settings: &Settings) -> Result<BoardReader, RedisError> {
 }
 
 fn query(settings: &Settings) -> Result<Query, InvalidUrl> {
-    let endpoint: Endpoint = settings.clickhouse.url.parse()?;
+    let endpoint = Endpoint::at(&settings.clickhouse.url)?;
     Ok(Query::new(&endpoint, &settings.clickhouse.database))
 }
 

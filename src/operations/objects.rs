@@ -88,7 +88,7 @@ fn statements(
 /// When ClickHouse does not take a statement, or not within its
 /// `request_timeout_ms`.
 pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
-    let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let patience = Duration::from_millis(settings.clickhouse.request_timeout_ms);
     for (file, text) in statements("sql/clickhouse/", settings)? {
         clickhouse::execute(&endpoint, &text, patience)

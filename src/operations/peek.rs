@@ -125,8 +125,10 @@ pub fn equivalent(settings: &Settings, place: Place, topic: Option<&str>, count:
             format!("redis-cli -u \"$FANOUT_REDIS_URL\" ZREVRANGE {key} 0 {last} WITHSCORES")
         }
         Place::Http => {
-            let path = &settings.external.events_path;
-            format!("curl -s \"$FANOUT_EXTERNAL_URL{path}?limit={count}\"")
+            // A token in the path stays masked; nobody else is to type it.
+            let path = settings.external.events_path.to_string();
+            let separator = if path.contains('?') { '&' } else { '?' };
+            format!("curl -s \"$FANOUT_EXTERNAL_URL{path}{separator}limit={count}\"")
         }
     }
 }
@@ -178,7 +180,7 @@ impl Peek {
                 ends: Vec::new(),
             },
             Place::ClickHouse => {
-                let endpoint: Endpoint = settings.clickhouse.url.parse()?;
+                let endpoint = Endpoint::at(&settings.clickhouse.url)?;
                 Looker::ClickHouse {
                     query: Query::new(&endpoint, &settings.clickhouse.database),
                     latest: None,
@@ -355,10 +357,9 @@ async fn calls(
     seq: &mut Option<u64>,
     count: usize,
 ) -> Result<Vec<Item>, PeekError> {
-    let base = settings.external.url.trim_end_matches('/');
-    let path = &settings.external.events_path;
     let after = seq.map(|seq| format!("&after={seq}"));
-    let url = format!("{base}{path}?limit={count}{}", after.unwrap_or_default());
+    let query = format!("?limit={count}{}", after.unwrap_or_default());
+    let url = settings.external.events().join(&query);
     let answer = web.send(Method::GET, &url, None).await?;
     let mut document = answer.json();
     let Some(Json::Array(events)) = document.get_mut("events").map(Json::take) else {
@@ -391,7 +392,7 @@ mod tests {
     #[test]
     fn the_equivalents_name_no_secret() {
         let mut settings = Settings::default();
-        settings.clickhouse.url = "http://app:geheim@127.0.0.1:1".to_owned();
+        settings.clickhouse.url = "http://app:geheim@127.0.0.1:1".into();
         for place in [Place::Kafka, Place::ClickHouse, Place::Redis, Place::Http] {
             let command = equivalent(&settings, place, None, 5);
             assert!(!command.contains("geheim"), "{command}");

@@ -11,6 +11,7 @@ use crate::{
     assets,
     clients::postgres::{self, PostgresError},
     failure::{Failure, Kind},
+    secret::SecretUrl,
 };
 
 /// Owns the server. `stack/postgres.yaml` and `sql/role` name it too.
@@ -47,7 +48,7 @@ impl Failure for RoleError {
 /// # Errors
 /// When the server refuses a step. Nothing is changed then that another attempt
 /// does not find.
-pub async fn restrict(url: &str) -> Result<Option<String>, RoleError> {
+pub async fn restrict(url: &SecretUrl) -> Result<Option<String>, RoleError> {
     let client = postgres::connect(url).await?;
     let role = "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user";
     let role = client.query_one(role, &[]).await?;

@@ -151,7 +151,7 @@ impl Run {
         };
         let pipeline = Pipeline::start(start, settings, stop.clone())?;
         let reporter = pipeline.reporter();
-        let configured = endpoint::host_and_port(&settings.http.url);
+        let configured = endpoint::host_and_port(settings.http.url.reveal());
         let names = configured.map(|(host, _)| host).into_iter().collect();
         tokio::spawn(serve(listener, reporter.clone(), names, stop.clone()));
         tokio::spawn(keeper::keep(settings.clone(), stop.clone()));

@@ -34,7 +34,7 @@ use self::{
     patience::Patience,
     source::SourceWatch,
     stats::{Phase, SinkStats},
-    status::Status,
+    status::{SinkStatus, Status},
 };
 use crate::{
     clients::kafka::{
@@ -44,6 +44,7 @@ use crate::{
     config::Settings,
     event::SourceTable,
     failure::{Failure, Kind},
+    secret::Redactor,
     sinks::{self, Notes, Sink},
 };
 
@@ -137,6 +138,7 @@ impl Shared {
 /// A running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
+    redactor: Redactor,
     project: String,
     started_ms: i64,
     stats: Vec<Arc<SinkStats>>,
@@ -171,6 +173,7 @@ impl Pipeline {
         let shared = shared(settings, start.source.clone(), stop.clone())?;
         let mut pipeline = Self {
             project: start.project.to_owned(),
+            redactor: settings.redactor().distinctive(),
             started_ms: now_ms(),
             stats: Vec::new(),
             workers: JoinSet::new(),
@@ -265,6 +268,7 @@ impl Pipeline {
     /// What it says of itself, for others to read while it runs.
     pub fn reporter(&self) -> Reporter {
         Reporter {
+            redactor: self.redactor.clone(),
             project: self.project.clone(),
             started_ms: self.started_ms,
             stats: self.stats.clone(),
@@ -291,6 +295,7 @@ impl Pipeline {
 /// Reads the statistics of a running pipeline.
 #[derive(Debug, Clone)]
 pub struct Reporter {
+    redactor: Redactor,
     project: String,
     started_ms: i64,
     stats: Vec<Arc<SinkStats>>,
@@ -298,8 +303,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A snapshot.
+    /// A snapshot, without the secrets that a server may have repeated: anybody
+    /// who reaches the pipeline's HTTP reads it.
     pub fn status(&self) -> Status {
+        let mut sinks: Vec<SinkStatus> = self.stats.iter().map(|it| it.status()).collect();
+        for text in sinks.iter_mut().flat_map(SinkStatus::texts) {
+            *text = self.redactor.redact(text).into_owned();
+        }
         Status {
             format: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -307,7 +317,7 @@ impl Reporter {
             pid: std::process::id(),
             started_ms: self.started_ms,
             source: self.source.latest(),
-            sinks: self.stats.iter().map(|stats| stats.status()).collect(),
+            sinks,
         }
     }
 }

@@ -54,6 +54,16 @@ pub struct SinkStatus {
     pub partitions: Vec<PartitionStatus>,
 }
 
+impl SinkStatus {
+    /// Texts that servers may have had a part in.
+    pub(super) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let halts = [self.halt.as_mut(), self.caution.as_mut()];
+        let halts = halts.into_iter().flatten();
+        let halts = halts.flat_map(|halt| [&mut halt.reason, &mut halt.remedy]);
+        self.detail.iter_mut().chain(halts)
+    }
+}
+
 /// What a sink is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -27,6 +27,7 @@ use crate::{
     config::{Config, Runtime, Settings},
     failure::{Failure, Kind},
     plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
+    secret::SecretUrl,
 };
 
 /// The setting that says where Connect finds Postgres.
@@ -241,14 +242,14 @@ fn running(site: &Site, all: &[Definition], world: Option<&World>) -> BTreeSet<S
 }
 
 /// Where every service is, by the setting that says so.
-fn endpoints(config: &Config, services: &[Service]) -> BTreeMap<String, String> {
+fn endpoints(config: &Config, services: &[Service]) -> BTreeMap<String, SecretUrl> {
     let of = |service: &Service| {
         (
             service.definition.endpoint.clone(),
             service.endpoint.clone(),
         )
     };
-    let mut endpoints: BTreeMap<String, String> = services.iter().map(of).collect();
+    let mut endpoints: BTreeMap<String, SecretUrl> = services.iter().map(of).collect();
     // A Connect in a container finds Postgres by its name there.
     let way = |name: &str| {
         let mut services = services.iter();
@@ -261,7 +262,7 @@ fn endpoints(config: &Config, services: &[Service]) -> BTreeMap<String, String> 
     if let (Some(postgres), Some(_), false) = (way("postgres"), way("connect"), is_said)
         && let Some(inside) = &postgres.inside
     {
-        endpoints.insert(CONNECT_ADDRESS.to_owned(), inside.clone());
+        endpoints.insert(CONNECT_ADDRESS.to_owned(), inside.as_str().into());
     }
     endpoints
 }
@@ -347,7 +348,7 @@ impl Blueprint {
         }
     }
 
-    fn record(&mut self, endpoints: BTreeMap<String, String>) {
+    fn record(&mut self, endpoints: BTreeMap<String, SecretUrl>) {
         self.state.settings.extend(endpoints);
         for service in &self.services {
             let name = &service.definition.name;

@@ -9,6 +9,7 @@ use crate::{
     clients::{clickhouse, kafka, postgres, redis, web},
     escape::escape,
     failure::chain,
+    secret::SecretUrl,
 };
 
 /// How long one question may take.
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// When the server does not answer as it should.
-pub async fn probe(ready: &Ready, endpoint: &str) -> Result<(), String> {
+pub async fn probe(ready: &Ready, endpoint: &SecretUrl) -> Result<(), String> {
     let asked = ask(ready, endpoint);
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(answer) => answer.map_err(|said| escape(&said).into_owned()),
@@ -28,8 +29,8 @@ pub async fn probe(ready: &Ready, endpoint: &str) -> Result<(), String> {
 }
 
 /// Whether anything is there: says so shortly, where clients have much to say.
-async fn listens(endpoint: &str) -> Result<(), String> {
-    let Some((host, port)) = host_and_port(endpoint) else {
+async fn listens(endpoint: &SecretUrl) -> Result<(), String> {
+    let Some((host, port)) = host_and_port(endpoint.reveal()) else {
         return Err(format!("`{endpoint}` has no host and port"));
     };
     match TcpStream::connect((host.as_str(), port)).await {
@@ -38,7 +39,7 @@ async fn listens(endpoint: &str) -> Result<(), String> {
     }
 }
 
-async fn ask(ready: &Ready, endpoint: &str) -> Result<(), String> {
+async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), String> {
     match ready {
         Ready::Postgres => postgres::ping(endpoint)
             .await
@@ -48,24 +49,21 @@ async fn ask(ready: &Ready, endpoint: &str) -> Result<(), String> {
             // The client tries again by itself, ever more slowly: it is asked
             // only once something listens.
             listens(endpoint).await?;
-            let brokers = endpoint.to_owned();
+            let brokers = endpoint.reveal().to_owned();
             // The client blocks, and comes back within the time it is given.
             let asked = tokio::task::spawn_blocking(move || kafka::ping(&brokers, PATIENCE));
             let answer = asked.await.map_err(|error| error.to_string())?;
             answer.map_err(|error| chain(&error))
         }
         Ready::ClickHouse => {
-            let endpoint: clickhouse::Endpoint = endpoint
-                .parse()
-                .map_err(|error: clickhouse::InvalidUrl| error.to_string())?;
+            let endpoint = clickhouse::Endpoint::at(endpoint).map_err(|error| error.to_string())?;
             clickhouse::ping(&endpoint)
                 .await
                 .map_err(|error| chain(&error))
         }
         Ready::Http { path, expect } => {
             listens(endpoint).await?;
-            let url = format!("{}{path}", endpoint.trim_end_matches('/'));
-            web::ping(&url, expect.as_deref(), PATIENCE)
+            web::ping(&endpoint.join(path), expect.as_deref(), PATIENCE)
                 .await
                 .map_err(|error| chain(&error))
         }

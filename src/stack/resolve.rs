@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::{Config, Origin, Runtime, Settings},
     failure::{Failure, Kind},
+    secret::SecretUrl,
 };
 
 /// A service as it shall be.
@@ -25,7 +26,7 @@ pub struct Service {
     /// None for one that is external.
     pub ports: BTreeMap<String, u16>,
     /// Value of its endpoint's setting.
-    pub endpoint: String,
+    pub endpoint: SecretUrl,
 }
 
 impl Service {
@@ -72,7 +73,7 @@ pub enum ResolveError {
     #[error("services.{service}.ports.{name} names no port of {service}")]
     UnknownPort { service: String, name: String },
     #[error("{key} is `{value}`, which has no host and port")]
-    Endpoint { key: String, value: String },
+    Endpoint { key: String, value: SecretUrl },
     #[error("{key} is on {host}, and {service} is run on this machine")]
     Elsewhere {
         key: String,
@@ -178,7 +179,7 @@ fn service(
     let runtime = runtime.unwrap_or(known.runtime);
     let (value, said) = said_place(definition, known.config)?;
     let (ports, endpoint) = match runtime {
-        Runtime::External => (BTreeMap::new(), value),
+        Runtime::External => (BTreeMap::new(), value.into()),
         Runtime::Docker | Runtime::Native => {
             let said = said
                 .map(|place| on_this_machine(definition, place))
@@ -190,7 +191,7 @@ fn service(
             let ports = own_ports(definition, &is_wanted, said, known, given)?;
             let main = ports.get(MAIN_PORT).copied().unwrap_or_default();
             let endpoint = endpoint::with_port(&value, main).unwrap_or(value);
-            (ports, endpoint)
+            (ports, endpoint.into())
         }
     };
     Ok(Service {
@@ -253,11 +254,11 @@ fn said_place(
     let key = &definition.endpoint;
     let found = config.values.iter().find(|value| value.key == *key);
     let value = found
-        .and_then(|value| value.value.as_str())
+        .and_then(|value| value.reveal().as_str())
         .unwrap_or_default();
     let place = endpoint::host_and_port(value).ok_or_else(|| ResolveError::Endpoint {
         key: key.clone(),
-        value: crate::secret::MASK.to_owned(),
+        value: value.into(),
     })?;
     let explicit = found.is_some_and(|value| is_explicit(&value.origin));
     Ok((value.to_owned(), explicit.then_some(place)))
@@ -317,13 +318,13 @@ fn give(given: &mut BTreeMap<u16, String>, port: u16, service: &str) -> Result<(
 /// When an endpoint's key is no setting.
 pub fn settings_with(
     settings: &Settings,
-    endpoints: &BTreeMap<String, String>,
+    endpoints: &BTreeMap<String, SecretUrl>,
 ) -> Result<Settings, ResolveError> {
     let mut tree = serde_json::to_value(settings)?;
     for (key, value) in endpoints {
         let pointer = format!("/{}", key.replace('.', "/"));
         if let Some(place) = tree.pointer_mut(&pointer) {
-            *place = Json::from(value.clone());
+            *place = Json::from(value.reveal());
         }
     }
     Ok(serde_json::from_value(tree)?)

@@ -24,6 +24,7 @@ use crate::{
     config::Runtime,
     failure::{Failure, Kind},
     progress::{Event, Progress},
+    secret::SecretUrl,
 };
 
 /// How long a service that is replaced may take to end.
@@ -63,7 +64,7 @@ pub enum RunnerError {
     #[error("{service} is external, at {url}, and does not answer: {answer}")]
     ExternalDown {
         service: String,
-        url: String,
+        url: SecretUrl,
         answer: String,
     },
     #[error(transparent)]

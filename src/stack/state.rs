@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     home::{Home, ProjectDir},
@@ -22,6 +22,7 @@ use crate::{
     config::Runtime,
     failure::{Failure, Kind},
     project::Project,
+    secret::SecretUrl,
 };
 
 /// Format of the state file that this program writes and reads.
@@ -43,9 +44,10 @@ pub struct State {
     docker_certificates: Option<PathBuf>,
     #[serde(default)]
     pub services: BTreeMap<String, ServiceState>,
-    /// The endpoints as settings: dotted key → value, with passwords.
-    #[serde(default)]
-    pub settings: BTreeMap<String, String>,
+    /// The endpoints as settings: dotted key → value. The file has them with
+    /// their passwords.
+    #[serde(default, serialize_with = "revealed")]
+    pub settings: BTreeMap<String, SecretUrl>,
 }
 
 /// One service of it.
@@ -55,6 +57,13 @@ pub struct ServiceState {
     /// The way it is run, where it is run by fanout.
     pub variant: Option<String>,
     pub ports: BTreeMap<String, u16>,
+}
+
+fn revealed<S: Serializer>(
+    settings: &BTreeMap<String, SecretUrl>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(settings.iter().map(|(key, url)| (key, url.reveal())))
 }
 
 /// Why the state cannot be used.
@@ -210,7 +219,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
 pub fn recorded_settings(
     home: &Home,
     project: &Project,
-) -> Result<BTreeMap<String, String>, StateError> {
+) -> Result<BTreeMap<String, SecretUrl>, StateError> {
     let state = State::load(&home.project(project))?;
     Ok(state.map(|state| state.settings).unwrap_or_default())
 }
@@ -256,7 +265,7 @@ mod tests {
         let mut state = State::new(&Project::default(), Runtime::Native);
         state
             .settings
-            .insert("redis.url".to_owned(), "redis://127.0.0.1:1".to_owned());
+            .insert("redis.url".to_owned(), "redis://127.0.0.1:1".into());
         state.save(&dir).expect("written");
         assert_eq!(State::load(&dir).expect("readable"), Some(state));
     }

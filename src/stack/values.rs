@@ -5,6 +5,7 @@
 //! | `port`, `port.NAME` | the service's own ports on this machine |
 //! | `project` | whose it is |
 //! | `postgres.user` `.password` `.database`, `clickhouse.user` `.password`, `redis.password` | parts of the URLs |
+//! | `connector.secrets` | lines of a properties file: the connector's secret properties |
 //! | `section.name` | any setting, with every service where it shall be |
 
 use serde_json::Value as Json;
@@ -28,9 +29,10 @@ pub(super) fn of(service: &Service, settings: &Settings) -> Result<Values, serde
 
 fn credentials(settings: &Settings) -> Values {
     let (postgres_user, postgres_password, database) =
-        endpoint::credentials(&settings.postgres.url);
-    let (clickhouse_user, clickhouse_password, _) = endpoint::credentials(&settings.clickhouse.url);
-    let (_, redis_password, _) = endpoint::credentials(&settings.redis.url);
+        endpoint::credentials(settings.postgres.url.reveal());
+    let (clickhouse_user, clickhouse_password, _) =
+        endpoint::credentials(settings.clickhouse.url.reveal());
+    let (_, redis_password, _) = endpoint::credentials(settings.redis.url.reveal());
     [
         ("postgres.user", postgres_user),
         ("postgres.password", postgres_password),
@@ -38,6 +40,7 @@ fn credentials(settings: &Settings) -> Values {
         ("clickhouse.user", clickhouse_user),
         ("clickhouse.password", clickhouse_password),
         ("redis.password", redis_password),
+        ("connector.secrets", settings.connector.secret_lines()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()

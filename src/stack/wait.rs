@@ -198,7 +198,7 @@ fn not_in_time(
     match service.runtime {
         Runtime::External => RunnerError::ExternalDown {
             service: name,
-            url: crate::secret::masked_url(&service.endpoint),
+            url: service.endpoint.clone(),
             answer,
         },
         _ => RunnerError::NotInTime {

@@ -190,7 +190,7 @@ fn percentages(stack: &Stack) {
     let (durations, lengths): (Vec<i32>, Vec<i32>) = edges.chain(any).take(PAIRS).unzip();
     let expected: Vec<Option<i64>> = wait_for(async {
         let url = stack.stores.url("FANOUT_POSTGRES_URL");
-        let client = fanout::clients::postgres::connect(url)
+        let client = fanout::clients::postgres::connect(&url.into())
             .await
             .expect("postgres");
         let rows = client

@@ -357,8 +357,7 @@ fn wrong_table(stack: &Stack) {
     // An empty one looks right, and is noticed all the same.
     stack.stores.clickhouse(&format!("DROP TABLE {table}"));
     let mut settings = Settings::default();
-    let url = stack.stores.url("FANOUT_CLICKHOUSE_URL");
-    url.clone_into(&mut settings.clickhouse.url);
+    settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
     wait_for(objects::clickhouse(&settings)).expect("the tables");
     halts(stack, "clickhouse", "table_replaced");
     mends(stack);

@@ -83,7 +83,7 @@ fn smoke(stack: &Stack) {
 /// Where there is no server this is chDB, whose front has to do the same.
 fn clickhouse_over_http(stack: &Stack) {
     let url = stack.stores.url("FANOUT_CLICKHOUSE_URL");
-    let endpoint: Endpoint = url.parse().expect("a url");
+    let endpoint = Endpoint::at(&url.into()).expect("a url");
     let client = reqwest::Client::new();
     let ask = |method: reqwest::Method, query: &str, header: (&str, &str)| {
         let parameters = [("query", query), ("database", "default")];

@@ -154,7 +154,7 @@ impl<'a> Asked<'a> {
     fn new(stack: &'a Stack) -> Self {
         let url = stack.stores.url("FANOUT_CLICKHOUSE_URL");
         Self {
-            endpoint: url.parse().expect("a url"),
+            endpoint: Endpoint::at(&url.into()).expect("a url"),
             stack,
         }
     }
@@ -341,7 +341,7 @@ fn rights(stack: &Stack) {
 /// What a statement is answered with.
 fn refusal(url: &str, statement: &str) -> String {
     wait_for(async {
-        let client = postgres::connect(url).await.expect("postgres");
+        let client = postgres::connect(&url.into()).await.expect("postgres");
         let done = client.batch_execute(statement).await;
         let error = done.expect_err(statement);
         error.as_db_error().expect(statement).message().to_owned()
@@ -365,7 +365,7 @@ fn is_no_superuser(url: &str) {
     }
     // Its password is not the superuser's, and none is.
     let superuser = url.replacen("//app:app@", "//fanout_superuser:app@", 1);
-    let refused = wait_for(postgres::connect(&superuser)).err();
+    let refused = wait_for(postgres::connect(&superuser.into())).err();
     let refused = refused.as_ref().and_then(|error| error.as_db_error());
     let refused = refused.expect("nobody logs in").message();
     assert!(refused.contains("authentication failed"), "{refused}");

@@ -258,7 +258,7 @@ fn locked_table(stack: &Stack) {
     let table = "ALTER TABLE content REPLICA IDENTITY";
     stack.stores.postgres(&format!("{table} DEFAULT"));
     let url = stack.stores.url("FANOUT_POSTGRES_URL");
-    let client = crate::support::wait_for(fanout::clients::postgres::connect(url));
+    let client = crate::support::wait_for(fanout::clients::postgres::connect(&url.into()));
     let client = client.expect("postgres");
     let begin = "BEGIN; SELECT count(*) FROM content";
     crate::support::wait_for(client.batch_execute(begin)).expect("a transaction");

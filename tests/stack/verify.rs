@@ -212,10 +212,7 @@ fn call(stack: &Stack) -> Option<Json> {
 fn copied_tables(stack: &Stack) -> Fanout {
     let mut settings = Settings::default();
     "tampered".clone_into(&mut settings.clickhouse.database);
-    stack
-        .stores
-        .url("FANOUT_CLICKHOUSE_URL")
-        .clone_into(&mut settings.clickhouse.url);
+    settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
     stack.stores.clickhouse("DROP DATABASE IF EXISTS tampered");
     wait_for(objects::clickhouse(&settings)).expect("the tables");
     for table in ["engagement_enriched_storage", "content", "fanout_topics"] {

@@ -110,7 +110,7 @@ impl Writer {
     fn begin(&mut self, stage: &Stage) -> Option<Client> {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
         let read = async {
-            let client = postgres::connect(url).await?;
+            let client = postgres::connect(&url.into()).await?;
             let ids = "SELECT id FROM engagement_events WHERE id BETWEEN 1000000 AND 999999999";
             let ids = client.query(ids, &[]).await?;
             let contents = client.query("SELECT id FROM content", &[]).await?;

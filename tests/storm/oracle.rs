@@ -139,7 +139,7 @@ impl Oracle<'_> {
         // row in Postgres says which events have no time that is one.
         wait_for(async {
             let url = self.stage.stack.stores.url("FANOUT_POSTGRES_URL");
-            let client = postgres::connect(url).await.expect("postgres");
+            let client = postgres::connect(&url.into()).await.expect("postgres");
             let ids = "SELECT id FROM engagement_events
                        WHERE NOT isfinite(event_ts) OR event_ts > '9999-01-01'";
             let rows = client.query(ids, &[]).await.expect("ids");
@@ -434,7 +434,7 @@ const JOIN: &str = "SELECT e.id::text,
 fn join(stage: &Stage) -> String {
     let rows = wait_for(async {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
-        let client = postgres::connect(url).await.expect("postgres");
+        let client = postgres::connect(&url.into()).await.expect("postgres");
         client.query(JOIN, &[]).await.expect("the join")
     });
     let line = |row: &postgres::Row| {
@@ -460,7 +460,7 @@ fn board_in_sql(stage: &Stage, as_of_us: i64, barred: &BTreeSet<i64>) -> BTreeMa
     let as_of = as_of_us as f64;
     let rows = wait_for(async {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
-        let client = postgres::connect(url).await.expect("postgres");
+        let client = postgres::connect(&url.into()).await.expect("postgres");
         client
             .query(sql, &[&as_of, &window, &barred])
             .await

@@ -129,7 +129,12 @@ impl Recoveries {
         );
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
         until(within, || {
-            let writing = async { postgres::connect(url).await?.batch_execute(&sql).await };
+            let writing = async {
+                postgres::connect(&url.into())
+                    .await?
+                    .batch_execute(&sql)
+                    .await
+            };
             match wait_for(async { timeout(ANSWER, writing).await }) {
                 Ok(Ok(())) => Ok(()),
                 other => Err(format!("{other:?}")),

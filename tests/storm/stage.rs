@@ -174,7 +174,7 @@ impl Stage {
     /// A question to ClickHouse itself, where it answers.
     pub fn clickhouse(&self, question: &str) -> Result<String, String> {
         let url = self.stack.stores.url("FANOUT_CLICKHOUSE_URL");
-        let endpoint: Endpoint = url.parse().expect("a url");
+        let endpoint = Endpoint::at(&url.into()).expect("a url");
         let request = self
             .web
             .post(&endpoint.url)

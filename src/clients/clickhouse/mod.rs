@@ -17,54 +17,60 @@ pub use store::{
     CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,
 };
 
+use crate::secret::{Secret, SecretUrl};
+
 /// Where a ClickHouse is and how to log in: from `http://user:password@host:port`.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Without credentials.
     pub url: String,
     pub user: String,
-    pub password: crate::secret::Secret,
+    pub password: Secret,
 }
 
 /// Why a ClickHouse URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("`{url}` is no ClickHouse URL: {reason}")]
 pub struct InvalidUrl {
-    url: String,
+    url: SecretUrl,
     reason: String,
 }
 
 /// Errors of the client crate.
 pub use clickhouse::error::Error as ClickHouseError;
 
-impl std::str::FromStr for Endpoint {
-    type Err = InvalidUrl;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl Endpoint {
+    /// Reads a URL. Only its credentials count besides its place: the client
+    /// sends a query of its own.
+    ///
+    /// # Errors
+    /// When it is no URL, or not one of HTTP.
+    pub fn at(url: &SecretUrl) -> Result<Self, InvalidUrl> {
         let invalid = |reason: String| InvalidUrl {
-            url: crate::secret::masked_url(text),
+            url: url.clone(),
             reason,
         };
-        let mut url = url::Url::parse(text).map_err(|error| invalid(error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") {
+        let mut parsed =
+            url::Url::parse(url.reveal()).map_err(|error| invalid(error.to_string()))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
             return Err(invalid("its scheme has to be http or https".to_owned()));
         }
         // In a URL `!` may be `%21`, and `@` has to be `%40`.
         let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let user = decoded(url.username());
-        let password = crate::secret::Secret::new(decoded(url.password().unwrap_or_default()));
+        let user = decoded(parsed.username());
+        let password = Secret::new(decoded(parsed.password().unwrap_or_default()));
         let cannot = |()| invalid("it has no host".to_owned());
-        url.set_username("").map_err(cannot)?;
-        url.set_password(None).map_err(cannot)?;
+        parsed.set_username("").map_err(cannot)?;
+        parsed.set_password(None).map_err(cannot)?;
+        parsed.set_query(None);
+        parsed.set_fragment(None);
         Ok(Self {
-            url: url.as_str().trim_end_matches('/').to_owned(),
+            url: parsed.as_str().trim_end_matches('/').to_owned(),
             user,
             password,
         })
     }
-}
 
-impl Endpoint {
     /// A client without a database of its own.
     #[must_use]
     pub fn client(&self) -> clickhouse::Client {
@@ -139,9 +145,8 @@ mod tests {
 
     #[test]
     fn user_and_password_are_what_the_url_says_decoded() {
-        let endpoint: Endpoint = "http://an%40op:p%21w%3A@127.0.0.1:8123/"
-            .parse()
-            .expect("a url");
+        let url = SecretUrl::from("http://an%40op:p%21w%3A@127.0.0.1:8123/");
+        let endpoint = Endpoint::at(&url).expect("a url");
         assert_eq!(endpoint.user, "an@op");
         assert_eq!(endpoint.password.reveal(), "p!w:");
         assert_eq!(endpoint.url, "http://127.0.0.1:8123");

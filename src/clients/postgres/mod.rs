@@ -13,7 +13,10 @@ pub use tokio_postgres::{
 
 pub use locks::{Holder, LOCK_TIMEOUT, holder_of, is_lock_timeout, with_lock_timeout};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretUrl};
+
+/// The user and the database of a URL that names none.
+const DEFAULT_USER: &str = "postgres";
 
 /// The parts of a Postgres URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,18 +28,43 @@ pub struct Address {
     pub database: String,
 }
 
+/// Why a Postgres URL cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("`{url}` is no Postgres URL: {reason}")]
+pub struct InvalidUrl {
+    url: SecretUrl,
+    reason: String,
+}
+
+impl InvalidUrl {
+    /// The parser repeats what it took for the name of an option, which may be
+    /// a part of the password: it is shown only where the masked URL shows it.
+    fn new(url: &SecretUrl, error: &PostgresError) -> Self {
+        let mut reason = crate::failure::chain(error);
+        if let Some((_, option)) = reason.split_once("unknown option `")
+            && !url.to_string().contains(option.trim_end_matches('`'))
+        {
+            "it has to be postgres://user:password@host:port/database".clone_into(&mut reason);
+        }
+        Self {
+            url: url.clone(),
+            reason,
+        }
+    }
+}
+
 /// Reads a URL with the client's own parser, so that both mean the same.
 ///
 /// # Errors
 /// When the URL is malformed.
-pub fn address(url: &str) -> Result<Address, PostgresError> {
-    let config: tokio_postgres::Config = url.parse()?;
+pub fn address(url: &SecretUrl) -> Result<Address, InvalidUrl> {
+    let config = config(url).map_err(|error| InvalidUrl::new(url, &error))?;
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(name)) => name.clone(),
         Some(Host::Unix(path)) => path.display().to_string(),
         None => "127.0.0.1".to_owned(),
     };
-    let user = config.get_user().unwrap_or("postgres").to_owned();
+    let user = config.get_user().unwrap_or(DEFAULT_USER).to_owned();
     let password = config.get_password().unwrap_or_default();
     Ok(Address {
         host,
@@ -45,6 +73,15 @@ pub fn address(url: &str) -> Result<Address, PostgresError> {
         database: config.get_dbname().unwrap_or(&user).to_owned(),
         user,
     })
+}
+
+fn config(url: &SecretUrl) -> Result<tokio_postgres::Config, PostgresError> {
+    let mut config: tokio_postgres::Config = url.reveal().parse()?;
+    if config.get_user().is_none() {
+        // The client would ask the system who it runs as.
+        config.user(DEFAULT_USER);
+    }
+    Ok(config)
 }
 
 /// Whether no server answered, or it went away: not an answer of the server's.
@@ -58,8 +95,8 @@ pub fn is_unreachable(error: &PostgresError) -> bool {
 ///
 /// # Errors
 /// When the URL is malformed, nothing listens, or the credentials are wrong.
-pub async fn connect(url: &str) -> Result<Client, PostgresError> {
-    open(url.parse()?).await
+pub async fn connect(url: &SecretUrl) -> Result<Client, PostgresError> {
+    open(config(url)?).await
 }
 
 async fn open(mut config: tokio_postgres::Config) -> Result<Client, PostgresError> {
@@ -79,8 +116,12 @@ async fn open(mut config: tokio_postgres::Config) -> Result<Client, PostgresErro
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_as(url: &str, user: &str, password: &str) -> Result<Client, PostgresError> {
-    let mut config: tokio_postgres::Config = url.parse()?;
+pub async fn connect_as(
+    url: &SecretUrl,
+    user: &str,
+    password: &str,
+) -> Result<Client, PostgresError> {
+    let mut config = config(url)?;
     config.user(user).password(password);
     open(config).await
 }
@@ -89,7 +130,7 @@ pub async fn connect_as(url: &str, user: &str, password: &str) -> Result<Client,
 ///
 /// # Errors
 /// As [`connect`], and when the query fails.
-pub async fn ping(url: &str) -> Result<(), PostgresError> {
+pub async fn ping(url: &SecretUrl) -> Result<(), PostgresError> {
     connect(url).await?.simple_query("SELECT 1").await?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnectio
 use uuid::Uuid;
 
 use super::BoardKeys;
+use crate::secret::SecretUrl;
 
 /// Formats of the meta hash that are understood.
 const FORMAT: u16 = 1;
@@ -72,14 +73,14 @@ impl BoardReader {
     /// When `url` is none, nothing answers within `timeout`, or the credentials
     /// are wrong.
     pub async fn connect(
-        url: &str,
+        url: &SecretUrl,
         keys: BoardKeys,
         timeout: Duration,
     ) -> Result<Self, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
-        let client = Client::open(url)?;
+        let client = Client::open(url.reveal())?;
         let connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;

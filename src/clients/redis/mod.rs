@@ -7,12 +7,14 @@ pub use board::{BoardReader, BoardView, Meta};
 pub use publish::{BoardKeys, Publication, Published, Publisher};
 pub use redis::RedisError;
 
+use crate::secret::SecretUrl;
+
 /// `PING`; a server still loading its data set answers with an error.
 ///
 /// # Errors
 /// When nothing listens, the credentials are wrong, or it is not ready.
-pub async fn ping(url: &str) -> Result<(), RedisError> {
-    let client = redis::Client::open(url)?;
+pub async fn ping(url: &SecretUrl) -> Result<(), RedisError> {
+    let client = redis::Client::open(url.reveal())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     redis::cmd("PING")
         .query_async::<String>(&mut connection)
@@ -24,8 +26,8 @@ pub async fn ping(url: &str) -> Result<(), RedisError> {
 ///
 /// # Errors
 /// As [`ping`].
-pub async fn existing(url: &str, keys: &[String]) -> Result<Vec<String>, RedisError> {
-    let client = redis::Client::open(url)?;
+pub async fn existing(url: &SecretUrl, keys: &[String]) -> Result<Vec<String>, RedisError> {
+    let client = redis::Client::open(url.reveal())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     let mut existing = Vec::new();
     for key in keys {
@@ -45,12 +47,12 @@ pub async fn existing(url: &str, keys: &[String]) -> Result<Vec<String>, RedisEr
 /// # Errors
 /// As [`ping`].
 pub async fn hold(
-    url: &str,
+    url: &SecretUrl,
     key: &str,
     value: &str,
     time: std::time::Duration,
 ) -> Result<(), RedisError> {
-    let client = redis::Client::open(url)?;
+    let client = redis::Client::open(url.reveal())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     redis::cmd("SET")
@@ -66,8 +68,8 @@ pub async fn hold(
 ///
 /// # Errors
 /// When nothing listens, the credentials are wrong, or it refuses.
-pub async fn delete(url: &str, keys: &[String]) -> Result<u64, RedisError> {
-    let client = redis::Client::open(url)?;
+pub async fn delete(url: &SecretUrl, keys: &[String]) -> Result<u64, RedisError> {
+    let client = redis::Client::open(url.reveal())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     // One at a time: in a cluster keys live apart.
     let mut deleted = 0;

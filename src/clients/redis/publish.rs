@@ -8,6 +8,8 @@ use redis::{
 };
 use uuid::Uuid;
 
+use crate::secret::SecretUrl;
+
 /// The keys of a board. The braces keep them on one node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoardKeys {
@@ -82,13 +84,13 @@ impl Publisher {
     /// # Errors
     /// When `url` is none.
     pub fn new(
-        url: &str,
+        url: &SecretUrl,
         keys: BoardKeys,
         lease: Duration,
         timeout: Duration,
     ) -> Result<Self, RedisError> {
         Ok(Self {
-            client: Client::open(url)?,
+            client: Client::open(url.reveal())?,
             connection: None,
             script: Script::new(include_str!("publish.lua")),
             keys,

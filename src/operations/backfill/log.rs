@@ -74,7 +74,7 @@ impl Topic {
     /// Where the present life of the topic begins in ClickHouse: what stood
     /// before would bring back rows that are gone.
     pub(super) async fn life_starts(&self, settings: &Settings) -> Result<Vec<i64>, BackfillError> {
-        let endpoint: Endpoint = settings.clickhouse.url.parse()?;
+        let endpoint = Endpoint::at(&settings.clickhouse.url)?;
         let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
         let store = Store::new(&endpoint, &settings.clickhouse.database, false, timeout);
         let lives = store.lives(&self.name).await?;

@@ -13,7 +13,7 @@ use crate::{
     config::Settings,
     crash,
     operations::fence::{consumer, events_topic, group},
-    pipeline::{Source, topics},
+    pipeline::topics,
     sinks::{MadeUp, Notes},
 };
 
@@ -48,8 +48,7 @@ pub(super) async fn note(
     let Some(identity) = log.identity(&topic).await? else {
         return Err(BackfillError::NoTopic { topic });
     };
-    let topics = topics(&Source::new(&kafka.topic_prefix), kafka);
-    ensure_topics(&kafka.brokers, kafka.replication_factor, &topics).await?;
+    ensure_topics(&kafka.brokers, &topics::specs(settings)).await?;
     let state = StateTopic::new(&consumer(settings), &group, &kafka.state_topic)?;
     let notes = Notes::new(state, &group);
     let made_up = MadeUp::new(identity.id, next, whole, since_us);

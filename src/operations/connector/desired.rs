@@ -9,6 +9,7 @@ use crate::{
     clients::postgres,
     config::Settings,
     pipeline::topics,
+    secret::is_secret,
     template::{self, Values},
 };
 
@@ -18,12 +19,13 @@ pub type Properties = BTreeMap<String, String>;
 /// Where the template is among the embedded files.
 const TEMPLATE: &str = "connect/pg-engagement-cdc.json";
 
-/// The property that holds the database's password, or says where it is.
-const PASSWORD: &str = "database.password";
+/// The override that names the file from which Connect reads secrets.
+pub const SECRETS_FILE: &str = "connector.secrets_file";
 
 /// What the template's placeholders stand for under these settings. The
 /// password stands there itself; a stack that keeps it in a file for Connect
-/// overrides `postgres.password` by `${file:…}`.
+/// overrides `postgres.password` by `${file:…}`, and names the file in
+/// [`SECRETS_FILE`].
 ///
 /// # Errors
 /// When the Postgres URL or `connect_address` cannot be read.
@@ -70,21 +72,26 @@ pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties,
     }
     properties.extend(topics::creation(settings));
     properties.extend(settings.connector.properties.clone());
+    if let Some(file) = overrides.get(SECRETS_FILE) {
+        properties.extend(settings.connector.secret_references(file));
+    }
     properties.insert("name".to_owned(), settings.connector.name.clone());
     Ok(properties)
 }
 
-/// A password that Connect reads from a file of its own stays there: only who
-/// started Connect knows the file, and the reference says more than a text
-/// that REST would show to everyone.
-pub fn keep_reference(desired: &mut Properties, current: &Properties, overrides: &Values) {
-    let reference = current
-        .get(PASSWORD)
-        .filter(|value| value.starts_with("${"));
-    if let Some(reference) = reference
-        && !overrides.contains_key("postgres.password")
-    {
-        desired.insert(PASSWORD.to_owned(), reference.clone());
+/// A secret that Connect reads from a file of its own stays there: only who
+/// started Connect knows the file, and REST would show the text to everyone.
+pub fn keep_references(desired: &mut Properties, current: &Properties, overrides: &Values) {
+    if overrides.contains_key(SECRETS_FILE) {
+        return;
+    }
+    for (name, value) in desired {
+        let reference = current.get(name).filter(|kept| kept.starts_with("${"));
+        if let Some(reference) = reference
+            && is_secret(name)
+        {
+            value.clone_from(reference);
+        }
     }
 }
 
@@ -113,7 +120,7 @@ mod tests {
     #[test]
     fn the_template_is_filled_from_the_settings() {
         let mut settings = Settings::default();
-        settings.postgres.url = "postgres://me:p%22w@db:5499/shop".to_owned();
+        settings.postgres.url = "postgres://me:p%22w@db:5499/shop".into();
         settings
             .connector
             .properties
@@ -156,14 +163,15 @@ mod tests {
     #[test]
     fn a_password_kept_by_reference_stays_one() {
         let reference = "${file:/secrets:postgres_password}";
-        let current = properties_of(&[(PASSWORD, reference)]);
-        let mut desired = properties_of(&[(PASSWORD, "app")]);
-        keep_reference(&mut desired, &current, &Values::new());
-        assert_eq!(desired[PASSWORD], reference);
+        let current = properties_of(&[("database.password", reference), ("x", "${y}")]);
+        let mut desired = properties_of(&[("database.password", "app"), ("x", "1")]);
+        keep_references(&mut desired, &current, &Values::new());
+        assert_eq!(desired["database.password"], reference);
+        assert_eq!(desired["x"], "1");
 
-        let overrides = properties_of(&[("postgres.password", "other")]);
-        let mut desired = properties_of(&[(PASSWORD, "other")]);
-        keep_reference(&mut desired, &current, &overrides);
-        assert_eq!(desired[PASSWORD], "other");
+        let overrides = properties_of(&[(SECRETS_FILE, "/other")]);
+        let mut desired = properties_of(&[("database.password", "other")]);
+        keep_references(&mut desired, &current, &overrides);
+        assert_eq!(desired["database.password"], "other");
     }
 }

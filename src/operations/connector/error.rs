@@ -2,9 +2,13 @@
 
 use super::{State, remedy};
 use crate::{
-    clients::{postgres::PostgresError, web::WebError},
+    clients::{
+        postgres::{InvalidUrl, PostgresError},
+        web::WebError,
+    },
     config::Settings,
     failure::{Failure, Kind},
+    secret::SecretUrl,
     stack::StateError,
     template::TemplateError,
 };
@@ -13,7 +17,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
     #[error("the postgres url cannot be read")]
-    PostgresUrl(#[source] PostgresError),
+    PostgresUrl(#[source] InvalidUrl),
     #[error("postgres does not tell of its slot")]
     Postgres(#[source] PostgresError),
     #[error("the connector's template cannot be filled")]
@@ -23,7 +27,7 @@ pub enum ConnectorError {
     #[error("kafka connect does not answer")]
     Web(#[from] WebError),
     #[error("kafka connect at {url} is not ready: {reason}")]
-    ConnectNotReady { url: String, reason: String },
+    ConnectNotReady { url: SecretUrl, reason: String },
     #[error("kafka connect refuses with {status}: {message}")]
     Refused { status: u16, message: String },
     #[error("there is no connector {name}")]
@@ -38,6 +42,8 @@ pub enum ConnectorError {
         "forgetting the position of connector {name} cannot be undone, and nobody has said yes"
     )]
     NotConfirmed { name: String },
+    #[error("connector.properties has secrets that kafka connect was not started with")]
+    SecretsChanged,
     #[error(transparent)]
     State(#[from] StateError),
     #[error(
@@ -73,6 +79,7 @@ impl Failure for ConnectorError {
             | Self::Missing { .. }
             | Self::Paused { .. }
             | Self::Failed { .. }
+            | Self::SecretsChanged
             | Self::SlotLost { .. } => Kind::Failed,
         }
     }
@@ -89,6 +96,7 @@ impl Failure for ConnectorError {
             Self::NotReady { .. } => "connector_not_ready",
             Self::Paused { .. } => "connector_paused",
             Self::Failed { .. } => "connector_failed",
+            Self::SecretsChanged => "connector_secrets",
             Self::SlotLost { .. } => "slot_lost",
             Self::NotConfirmed { .. } => "not_confirmed",
             Self::State(error) => error.code(),
@@ -109,6 +117,7 @@ impl Failure for ConnectorError {
             Self::Refused { .. } | Self::Failed { .. } => "fanout logs connect --tail 50",
             Self::Missing { .. } => "fanout connector apply",
             Self::NotReady { .. } => "fanout connector status",
+            Self::SecretsChanged => "fanout up",
             Self::Paused { .. } => "fanout connector resume",
             Self::SlotLost { .. } => remedy::SLOT_LOST,
         };

@@ -9,7 +9,7 @@ mod remedy;
 mod rest;
 mod status;
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use tokio::time::{Instant, sleep};
@@ -25,7 +25,7 @@ use crate::{
     config::{Runtime, Settings},
     operations::{source, steps::Steps},
     progress::Progress,
-    stack::{Site, State as StackState, StateError},
+    stack::{Site, State as StackState},
     template::Values,
 };
 
@@ -75,12 +75,13 @@ impl Serialize for Applied {
 }
 
 /// What lies over [`placeholders`] in this project: a Connect of ours, process
-/// or container, reads the password from a file of its own, so that its REST
-/// shows a reference instead.
+/// or container, reads the password and the operator's secret properties from a
+/// file of its own, so that its REST shows references instead.
 ///
 /// # Errors
-/// When the project's state is there and cannot be read.
-pub fn overrides(site: &Site) -> Result<Values, StateError> {
+/// When the project's state is there and cannot be read, or Connect was started
+/// with other secrets than the settings have now.
+pub fn overrides(site: &Site, settings: &Settings) -> Result<Values, ConnectorError> {
     let dir = site.dir();
     let state = StackState::load(&dir)?;
     let connect = state
@@ -88,19 +89,37 @@ pub fn overrides(site: &Site) -> Result<Values, StateError> {
         .and_then(|state| state.services.get("connect"));
     let secrets = match connect.map(|known| known.runtime) {
         Some(Runtime::Native) => {
-            let conf = dir.conf("connect").join("secrets.properties");
-            conf.exists().then(|| conf.display().to_string())
+            let file = dir.conf("connect").join("secrets.properties");
+            let known = fs::read_to_string(&file).ok();
+            if let Some(known) = &known {
+                check_secrets(known, settings)?;
+            }
+            known.map(|_| file.display().to_string())
         }
         Some(Runtime::Docker) => Some(SECRETS_INSIDE.to_owned()),
         Some(Runtime::External) | None => None,
     };
-    Ok(secrets.map_or_else(Values::new, |secrets| password_reference(&secrets)))
+    Ok(secrets.map_or_else(Values::new, references_into))
 }
 
-/// The password as a reference into a file that Connect reads.
-fn password_reference(secrets: &str) -> Values {
+/// Connect reads only the secrets that `up` wrote into its file.
+fn check_secrets(file: &str, settings: &Settings) -> Result<(), ConnectorError> {
+    let wanted = settings.connector.secret_lines();
+    let has = |wanted: &&str| file.lines().any(|line| line == *wanted);
+    match wanted.lines().find(|line| !has(line)) {
+        Some(_) => Err(ConnectorError::SecretsChanged),
+        None => Ok(()),
+    }
+}
+
+/// What refers to a file that Connect reads: the password, and the operator's
+/// own secret properties.
+fn references_into(secrets: String) -> Values {
     let reference = format!("${{file:{secrets}:postgres_password}}");
-    Values::from([("postgres.password".to_owned(), reference)])
+    Values::from([
+        ("postgres.password".to_owned(), reference),
+        (desired::SECRETS_FILE.to_owned(), secrets),
+    ])
 }
 
 /// Makes the connector what the settings say, and waits until it and all of
@@ -161,7 +180,7 @@ fn compared(desired: &mut Properties, current: Option<&Properties>, overrides: &
     let Some(current) = current else {
         return Applied::Created;
     };
-    desired::keep_reference(desired, current, overrides);
+    desired::keep_references(desired, current, overrides);
     match changed(current, desired) {
         changed if changed.is_empty() => Applied::Unchanged,
         changed => Applied::Updated {

@@ -12,6 +12,7 @@ use super::{ConnectorError, ConnectorStatus, Properties};
 use crate::{
     clients::web::{Answer, Method, Web},
     config::Settings,
+    secret::{Redactor, SecretUrl},
 };
 
 /// Connect answers a forwarded request within 90 s; nobody waits that long.
@@ -27,8 +28,10 @@ const BUSY_TRIES: u32 = 40;
 #[derive(Debug, Clone)]
 pub struct Rest {
     web: Web,
-    base: String,
+    base: SecretUrl,
     name: String,
+    /// Connect may repeat what it was sent.
+    redactor: Redactor,
 }
 
 impl Rest {
@@ -39,7 +42,8 @@ impl Rest {
     pub fn new(settings: &Settings) -> Result<Self, ConnectorError> {
         Ok(Self {
             web: Web::new(REQUEST_TIMEOUT)?,
-            base: settings.connect.url.trim_end_matches('/').to_owned(),
+            base: settings.connect.url.clone(),
+            redactor: settings.redactor(),
             name: settings.connector.name.clone(),
         })
     }
@@ -55,7 +59,7 @@ impl Rest {
     /// # Errors
     /// When it has not by the deadline.
     pub async fn ready(&self, deadline: Instant) -> Result<(), ConnectorError> {
-        let url = format!("{}/connectors", self.base);
+        let url = self.base.join("/connectors");
         self.insist(deadline, &[404], || (Method::GET, url.clone(), None))
             .await?;
         Ok(())
@@ -78,7 +82,10 @@ impl Rest {
     /// When Connect does not answer or refuses.
     pub async fn status(&self) -> Result<Option<ConnectorStatus>, ConnectorError> {
         match self.get("/status").await? {
-            Some(answer) => Ok(Some(ConnectorStatus::read(&answer.body)?)),
+            Some(answer) => {
+                let body = self.redactor.redact(&answer.body);
+                Ok(Some(ConnectorStatus::read(&body)?))
+            }
             None => Ok(None),
         }
     }
@@ -173,7 +180,7 @@ impl Rest {
         &self,
         deadline: Instant,
         not_yet: &[u16],
-        request: impl Fn() -> (Method, String, Option<Json>),
+        request: impl Fn() -> (Method, SecretUrl, Option<Json>),
     ) -> Result<Answer, ConnectorError> {
         loop {
             let (method, url, body) = request();
@@ -182,7 +189,7 @@ impl Rest {
                 Ok(answer)
                     if matches!(answer.status, 409 | 503) || not_yet.contains(&answer.status) =>
                 {
-                    format!("it answers {}: {}", answer.status, message(&answer))
+                    format!("it answers {}: {}", answer.status, self.message(&answer))
                 }
                 Ok(answer) => return Err(self.refused(&answer)),
                 Err(error) if error.is_unreachable() => crate::failure::chain(&error),
@@ -198,8 +205,8 @@ impl Rest {
         }
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}/connectors/{}{path}", self.base, self.name)
+    fn url(&self, path: &str) -> SecretUrl {
+        self.base.join(&format!("/connectors/{}{path}", self.name))
     }
 
     fn refused(&self, answer: &Answer) -> ConnectorError {
@@ -210,15 +217,16 @@ impl Rest {
         }
         ConnectorError::Refused {
             status: answer.status,
-            message: message(answer),
+            message: self.message(answer),
         }
     }
-}
 
-/// What Connect says, without the document around it.
-fn message(answer: &Answer) -> String {
-    match answer.json().get("message").and_then(Json::as_str) {
-        Some(text) => text.replace('\n', " "),
-        None => answer.body.chars().take(200).collect(),
+    /// What Connect says, without the document around it.
+    fn message(&self, answer: &Answer) -> String {
+        let text = match answer.json().get("message").and_then(Json::as_str) {
+            Some(text) => text.replace('\n', " "),
+            None => answer.body.chars().take(200).collect(),
+        };
+        self.redactor.redact(&text).into_owned()
     }
 }

@@ -7,12 +7,11 @@ use serde_json::Value as Json;
 
 use super::{ConfigProblem, Finding};
 use crate::{
-    clients::postgres,
     clock::now_us,
     config::{Config, Runtime},
     failure::chain,
     operations::status,
-    secret::{MASK, is_secret, masked},
+    secret::Redactor,
     stack::{Site, State, choice, docker::owner::Owner, logs, selection},
     timestamp::Rfc3339,
 };
@@ -23,31 +22,43 @@ const FORMAT: u16 = 1;
 /// Lines of each service's log.
 const LINES: usize = 200;
 
-/// Shorter passwords are words that stand in any log.
-const SHORTEST_SECRET: usize = 4;
-
 /// What is handed on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Bundle {
-    pub format: u16,
-    pub version: &'static str,
+struct Bundle {
+    format: u16,
+    version: &'static str,
     /// RFC 3339.
-    pub time: String,
-    pub project: String,
-    pub system: String,
-    pub findings: Vec<Finding>,
-    /// Dotted key → value and where it came from; passwords masked.
-    pub config: BTreeMap<String, (Json, String)>,
+    time: String,
+    project: String,
+    system: String,
+    findings: Vec<Finding>,
+    /// Dotted key → value and where it came from; secrets masked.
+    config: BTreeMap<String, (Json, String)>,
     /// Why there is no configuration.
-    pub config_problem: Option<String>,
+    config_problem: Option<String>,
     /// As `fanout status` has it.
-    pub status: Json,
+    status: Json,
     /// Service → the end of its log.
-    pub logs: BTreeMap<String, Vec<String>>,
+    logs: BTreeMap<String, Vec<String>>,
 }
 
-/// Gathers it. What cannot be had is left out.
+/// Gathers a [`Bundle`] and removes every secret from it. What cannot be had is
+/// left out.
+///
+/// # Errors
+/// When it cannot be serialised.
 pub async fn bundle(
+    site: &Site,
+    config: Result<&Config, &ConfigProblem>,
+    findings: Vec<Finding>,
+) -> Result<Json, serde_json::Error> {
+    let gathered = gather(site, config, findings).await;
+    let mut document = serde_json::to_value(gathered)?;
+    redactor(site, config.ok()).redact_document(&mut document);
+    Ok(document)
+}
+
+async fn gather(
     site: &Site,
     config: Result<&Config, &ConfigProblem>,
     findings: Vec<Finding>,
@@ -59,7 +70,6 @@ pub async fn bundle(
         },
         Err(_) => Json::Null,
     };
-    let secrets = config.map(secrets).unwrap_or_default();
     Bundle {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION"),
@@ -70,7 +80,7 @@ pub async fn bundle(
         config: config.map(values).unwrap_or_default(),
         config_problem: config.err().map(|problem| problem.message.clone()),
         status,
-        logs: tails(site, &secrets).await,
+        logs: tails(site).await,
     }
 }
 
@@ -88,61 +98,27 @@ fn system() -> String {
 
 fn values(config: &Config) -> BTreeMap<String, (Json, String)> {
     let shown = |value: &crate::config::Value| {
-        let shown = (masked(&value.key, &value.value), value.origin.to_string());
+        let shown = (value.shown(), value.origin.to_string());
         (value.key.clone(), shown)
     };
     config.values.iter().map(shown).collect()
 }
 
-/// The passwords there are, to be struck out of logs.
-fn secrets(config: &Config) -> Vec<String> {
-    let settings = &config.settings;
-    let mut secrets: Vec<String> = [
-        &settings.clickhouse.url,
-        &settings.redis.url,
-        &settings.external.url,
-    ]
-    .iter()
-    .filter_map(|text| url::Url::parse(text).ok()?.password().map(str::to_owned))
-    .flat_map(|encoded| [decoded(&encoded), encoded])
-    .collect();
-    for value in &config.values {
-        named(&value.key, &value.value, &mut secrets);
+/// Removes every secret that is known: of the configuration, and where that
+/// cannot be read of what the project recorded.
+fn redactor(site: &Site, config: Option<&Config>) -> Redactor {
+    let mut redactor = config
+        .map(|config| config.settings.redactor())
+        .unwrap_or_default();
+    let recorded = State::load(&site.dir()).ok().flatten();
+    let recorded = recorded.map(|state| state.settings).unwrap_or_default();
+    for url in recorded.into_values() {
+        redactor.add(&url.reveal().into());
     }
-    if let Ok(url) = url::Url::parse(&settings.postgres.url) {
-        secrets.extend(url.password().map(str::to_owned));
-    }
-    if let Ok(address) = postgres::address(&settings.postgres.url) {
-        secrets.push(address.password.reveal().to_owned());
-    }
-    secrets.retain(|secret| secret.len() >= SHORTEST_SECRET);
-    // The longest first, so that none is left in pieces.
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets
+    redactor
 }
 
-/// A password as a server's log has it, not as a URL writes it.
-fn decoded(password: &str) -> String {
-    let pair = format!("p={}", password.replace('+', "%2B"));
-    let mut pairs = url::form_urlencoded::parse(pair.as_bytes());
-    pairs
-        .next()
-        .map(|(_, text)| text.into_owned())
-        .unwrap_or_default()
-}
-
-/// What is called like a secret in a setting, at any depth.
-fn named(name: &str, value: &Json, secrets: &mut Vec<String>) {
-    match value {
-        Json::Object(fields) => fields
-            .iter()
-            .for_each(|(name, value)| named(name, value, secrets)),
-        Json::String(text) if is_secret(name) => secrets.push(text.clone()),
-        _ => {}
-    }
-}
-
-async fn tails(site: &Site, secrets: &[String]) -> BTreeMap<String, Vec<String>> {
+async fn tails(site: &Site) -> BTreeMap<String, Vec<String>> {
     let services = selection::definitions().unwrap_or_default();
     let of_file = |name: String| {
         let lines = logs::last_lines(&site.dir().log(&name), LINES);
@@ -151,9 +127,6 @@ async fn tails(site: &Site, secrets: &[String]) -> BTreeMap<String, Vec<String>>
     let mut tails: BTreeMap<String, Vec<String>> =
         services.into_iter().map(|one| of_file(one.name)).collect();
     tails.extend(of_containers(site).await);
-    for line in tails.values_mut().flatten() {
-        *line = strike(std::mem::take(line), secrets);
-    }
     tails
 }
 
@@ -174,28 +147,4 @@ async fn of_containers(site: &Site) -> BTreeMap<String, Vec<String>> {
         tails.insert(name, lines.map(|line| line.text).collect());
     }
     tails
-}
-
-fn strike(line: String, secrets: &[String]) -> String {
-    secrets
-        .iter()
-        .fold(line, |line, secret| line.replace(secret, MASK))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn no_secret_is_handed_on() {
-        let properties = json!({"database.password": "geheim", "poll.interval.ms": "20"});
-        let mut secrets = Vec::new();
-        named("connector.properties", &properties, &mut secrets);
-        assert_eq!(secrets, ["geheim"]);
-        assert_eq!(decoded("p%40%2Bw+"), "p@+w+");
-        let line = strike("login geheim failed".to_owned(), &["geheim".to_owned()]);
-        assert_eq!(line, "login **** failed");
-    }
 }

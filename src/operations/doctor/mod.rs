@@ -8,7 +8,7 @@ mod topics;
 
 use serde::Serialize;
 
-pub use bundle::{Bundle, bundle};
+pub use bundle::bundle;
 
 use super::{
     status::{self, ServiceState, ServiceStatus},
@@ -137,7 +137,7 @@ fn of_external(service: ServiceStatus) -> Finding {
     let name = format!("{}: external", service.name);
     let fix = || Some("make sure that it runs; where it is says: fanout config show".to_owned());
     match service.problem {
-        None => Finding::pass(name, service.url),
+        None => Finding::pass(name, service.url.to_string()),
         Some(problem) => Finding::fail(name, format!("{}: {problem}", service.url), fix()),
     }
 }

@@ -275,7 +275,7 @@ async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
 
 async fn in_clickhouse(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
     let database = &settings.clickhouse.database;
-    let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let there = clickhouse::columns(&endpoint, database, patience(settings)).await?;
     let ours = CLICKHOUSE_OBJECTS.into_iter();
     Ok(ours
@@ -323,7 +323,7 @@ pub(super) async fn remove(
         match one.service.as_ref() {
             "postgres" => drop_in_postgres(settings, one).await?,
             "clickhouse" => {
-                let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+                let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
                 let statement = format!("DROP {} IF EXISTS {}", one.kind, one.name);
                 clickhouse::execute(&endpoint, &statement, patience(settings)).await?;
             }

@@ -125,7 +125,7 @@ impl Follow<'_> {
         if let Some(hop) = self.not_driven(Place::ClickHouse) {
             return hop;
         }
-        let endpoint: Endpoint = match self.settings.clickhouse.url.parse() {
+        let endpoint = match Endpoint::at(&self.settings.clickhouse.url) {
             Ok(endpoint) => endpoint,
             Err(error) => {
                 return broken(Place::ClickHouse, chain(&error), Some("fanout config show"));
@@ -190,9 +190,8 @@ impl Follow<'_> {
             Ok(web) => web,
             Err(error) => return broken(Place::Http, chain(&error), None),
         };
-        let base = self.settings.external.url.trim_end_matches('/');
         let key = self.marked.idempotency_key();
-        let url = format!("{base}{}?key={key}", self.settings.external.events_path);
+        let url = self.settings.external.events().join(&format!("?key={key}"));
         let first = web.send(Method::GET, &url, None).await;
         if let Ok(answer) = &first
             && serde_json::from_str::<Calls>(&answer.body).is_err()

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, Runtime, Settings},
     failure::chain,
     pipeline::status::{SinkStatus, Status},
+    secret::SecretUrl,
     source::Standing,
     stack::{Site, State, blueprint::BlueprintError},
 };
@@ -44,7 +45,7 @@ pub struct Report {
     /// What is known of the source; none where Postgres does not answer.
     pub source: Option<Standing>,
     /// Where the pipeline serves its own status, whoever started it.
-    pub pipeline_url: String,
+    pub pipeline_url: SecretUrl,
     pub pipeline_problem: Option<String>,
     pub sinks: Vec<SinkStatus>,
     /// The first thing on the way that does not work.
@@ -132,8 +133,8 @@ async fn connector_status(settings: &Settings) -> Result<Option<ConnectorStatus>
 ///
 /// # Errors
 /// What went wrong, as one line.
-pub async fn pipeline(url: &str) -> Result<Status, String> {
-    let url = format!("{}/status", url.trim_end_matches('/'));
+pub async fn pipeline(url: &SecretUrl) -> Result<Status, String> {
+    let url = url.join("/status");
     let answer = async {
         let web = Web::new(PATIENCE)?;
         web.send(Method::GET, &url, None).await

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     clients::docker::{Container, Engine, Health, Life},
     config::{Config, Runtime},
-    secret::masked_url,
+    secret::SecretUrl,
     stack::{
         Site, State, blueprint::BlueprintError, choice, definition::Definition,
         docker::owner::Owner, native::process, probe::probe, selection,
@@ -23,7 +23,7 @@ pub struct ServiceStatus {
     /// Milliseconds since the epoch at which its process or container started.
     pub since_ms: Option<i64>,
     /// Without its password.
-    pub url: String,
+    pub url: SecretUrl,
     pub pid: Option<i32>,
     /// None for what is no container.
     pub container: Option<String>,
@@ -121,7 +121,7 @@ impl Place<'_> {
         let external = runtime == Runtime::External;
         let answer = match &found.problem {
             Some(problem) => Err(problem.clone()),
-            None if external || found.running => probe(&definition.ready, endpoint).await,
+            None if external || found.running => probe(&definition.ready, &endpoint).await,
             None => Ok(()),
         };
         let state = match (&answer, found.running) {
@@ -140,7 +140,7 @@ impl Place<'_> {
             runtime,
             state,
             since_ms: found.since_ms,
-            url: masked_url(endpoint),
+            url: endpoint,
             pid: found.pid,
             container: found.container,
             problem: answer.err().or(found.ended),
@@ -159,12 +159,13 @@ impl Place<'_> {
             .unwrap_or(project)
     }
 
-    fn endpoint(&self, definition: &Definition) -> &str {
+    fn endpoint(&self, definition: &Definition) -> SecretUrl {
         let mut values = self.config.values.iter();
         let found = values.find(|value| value.key == definition.endpoint);
         found
-            .and_then(|value| value.value.as_str())
+            .and_then(|value| value.reveal().as_str())
             .unwrap_or_default()
+            .into()
     }
 
     fn process(&self, name: &str) -> Found {

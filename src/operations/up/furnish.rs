@@ -125,7 +125,7 @@ impl Up {
     /// The connector, and what of the source only its history tells.
     async fn furnish_connect(&self, progress: &dyn Progress) -> Result<Vec<Altered>, UpError> {
         let settings = &self.blueprint.settings;
-        let overrides = connector::overrides(&self.site)?;
+        let overrides = connector::overrides(&self.site, settings)?;
         let mut altered = Vec::new();
         if let Some(history) = source::Records::new(settings)?.load().await? {
             let fingerprint = &history.baseline.fingerprint;

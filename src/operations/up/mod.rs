@@ -20,7 +20,7 @@ use crate::{
     config::{Config, Runtime},
     plan::{Action, Plan, Step},
     progress::{Event, NotesOnly, Progress},
-    secret::masked_url,
+    secret::SecretUrl,
     source::RECONCILE,
     stack::{
         Lock, Site,
@@ -92,8 +92,7 @@ pub struct Report {
 pub struct Endpoint {
     pub name: String,
     pub runtime: Runtime,
-    /// Without its password.
-    pub url: String,
+    pub url: SecretUrl,
     pub pid: Option<i32>,
     /// None for what is no container.
     pub container: Option<String>,
@@ -350,7 +349,7 @@ impl Up {
         let endpoint = |service: &crate::stack::Service| Endpoint {
             name: service.definition.name.clone(),
             runtime: service.runtime,
-            url: masked_url(&service.endpoint),
+            url: service.endpoint.clone(),
             pid: process::running(&dir, &service.definition.name).map(|record| record.process.pid),
             container: self
                 .blueprint

@@ -217,9 +217,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 async fn page(web: &Web, settings: &Settings, which: &str) -> Result<Option<Page>, WebError> {
-    let base = settings.external.url.trim_end_matches('/');
-    let path = &settings.external.events_path;
-    let url = format!("{base}{path}?limit={PAGE}&bodies=false&{which}");
+    let query = format!("?limit={PAGE}&bodies=false&{which}");
+    let url = settings.external.events().join(&query);
     let answer = web.send(Method::GET, &url, None).await?;
     let page = serde_json::from_str::<Page>(&answer.body).ok();
     Ok(page.filter(|page| answer.is_success() && page.system == SYSTEM))

@@ -94,7 +94,7 @@ pub async fn verify(
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Report, VerifyError> {
-    let endpoint: clickhouse::Endpoint = settings.clickhouse.url.parse()?;
+    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let sinks = &settings.pipeline.sinks;
     let context = Context {
         settings,

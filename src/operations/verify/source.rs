@@ -1,9 +1,12 @@
 //! The join in Postgres, as of one moment: what the view has to equal.
 
 use super::compare::{COLUMNS, Row};
-use crate::clients::{
-    clickhouse::{MAX_TEXT, Sum},
-    postgres::{self, Client, PostgresError},
+use crate::{
+    clients::{
+        clickhouse::{MAX_TEXT, Sum},
+        postgres::{self, Client, PostgresError},
+    },
+    secret::SecretUrl,
 };
 
 /// A connection that sees Postgres as it was at its first question.
@@ -17,7 +20,7 @@ impl Source {
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn snapshot(url: &str) -> Result<Self, PostgresError> {
+    pub async fn snapshot(url: &SecretUrl) -> Result<Self, PostgresError> {
         let client = postgres::connect(url).await?;
         // The question takes the snapshot; beginning does not.
         client

@@ -71,7 +71,7 @@ impl Common {
         consumer: &ConsumerSettings,
         group_prefix: &str,
     ) -> Result<Self, InvalidUrl> {
-        let endpoint: Endpoint = settings.url.parse()?;
+        let endpoint = Endpoint::at(&settings.url)?;
         let store = Store::new(
             &endpoint,
             &settings.database,

@@ -42,7 +42,7 @@ impl Rebuild {
         facts: String,
         content: String,
     ) -> Result<Self, InvalidUrl> {
-        let endpoint: Endpoint = settings.url.parse()?;
+        let endpoint = Endpoint::at(&settings.url)?;
         let timeout = Duration::from_millis(settings.request_timeout_ms);
         Ok(Self {
             store: Store::new(&endpoint, &settings.database, false, timeout),

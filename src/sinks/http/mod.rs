@@ -64,14 +64,9 @@ impl Http {
 
 impl Common {
     fn new(settings: &config::External, facts: &SourceTable) -> Result<Self, WebError> {
-        let url = format!(
-            "{}{}",
-            settings.url.trim_end_matches('/'),
-            settings.events_path
-        );
         let timeout = Duration::from_millis(settings.request_timeout_ms);
         Ok(Self {
-            poster: Poster::new(&url, timeout, settings.max_in_flight)?,
+            poster: Poster::new(settings.events(), timeout, settings.max_in_flight)?,
             decoder: FactDecoder::new(facts.clone()),
             table: facts.qualified(),
             settings: settings.clone(),

@@ -103,7 +103,7 @@ impl Kitchen<'_> {
             let way = service.container_way(self.settings);
             return Ok(way.and_then(|way| way.inside.clone()));
         }
-        match endpoint::host_and_port(&service.endpoint) {
+        match endpoint::host_and_port(service.endpoint.reveal()) {
             Some((host, port)) if !endpoint::is_loopback(&host) => {
                 Ok(Some(format!("{host}:{port}")))
             }
@@ -272,7 +272,7 @@ mod tests {
             definition: all.iter().find(|one| one.name == name).expect("it").clone(),
             runtime,
             ports: BTreeMap::from([("main".to_owned(), 1234)]),
-            endpoint: endpoint.to_owned(),
+            endpoint: endpoint.into(),
         };
         vec![
             service("postgres", runtime, postgres),

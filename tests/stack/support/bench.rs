@@ -30,7 +30,7 @@ impl<'a> Bench<'a> {
     pub fn on(stack: &'a Stack, project: &str, clickhouse: &str) -> Self {
         let name = project.parse().expect("a name");
         let mut settings = Settings::for_project(&name);
-        clickhouse.clone_into(&mut settings.clickhouse.url);
+        settings.clickhouse.url = clickhouse.into();
         wait_for(objects::clickhouse(&settings)).expect("the tables");
         let data = stack.fanout.home().join(format!("stub-of-{project}"));
         fs::create_dir(&data).expect("a folder");
@@ -136,7 +136,9 @@ impl<'a> Bench<'a> {
         let database = &self.settings.clickhouse.database;
         let question = question.replace("{db}", database);
         let url = &self.settings.clickhouse.url;
-        Stores::clickhouse_at(url, &question).trim().to_owned()
+        Stores::clickhouse_at(url.reveal(), &question)
+            .trim()
+            .to_owned()
     }
 
     /// How its external system misbehaves from now on.

@@ -46,7 +46,7 @@ impl Stores {
     /// Executes statements in the source, together one transaction.
     pub fn postgres(&self, statements: &str) {
         wait_for(async {
-            let client = postgres::connect(self.url("FANOUT_POSTGRES_URL"))
+            let client = postgres::connect(&self.url("FANOUT_POSTGRES_URL").into())
                 .await
                 .expect("postgres");
             let done = client.batch_execute(statements).await;
@@ -57,7 +57,7 @@ impl Stores {
     /// The first column of the first row, as text.
     pub fn postgres_text(&self, question: &str) -> String {
         wait_for(async {
-            let client = postgres::connect(self.url("FANOUT_POSTGRES_URL"))
+            let client = postgres::connect(&self.url("FANOUT_POSTGRES_URL").into())
                 .await
                 .expect("postgres");
             let row = client.query_one(question, &[]).await;
@@ -74,7 +74,7 @@ impl Stores {
     /// The same in another ClickHouse.
     pub fn clickhouse_at(url: &str, statement: &str) -> String {
         wait_for(async {
-            let endpoint: Endpoint = url.parse().expect("a url");
+            let endpoint = Endpoint::at(&url.into()).expect("a url");
             let request = reqwest::Client::new()
                 .post(&endpoint.url)
                 .basic_auth(&endpoint.user, Some(endpoint.password.reveal()))
