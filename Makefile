@@ -64,14 +64,16 @@ bench: preflight ## measure the pipeline on recorded events
 
 # Without a sanitizer the compiler that builds fanout will do: the decoder has no unsafe code to find fault with.
 fuzz: preflight ## fuzz the decoder, from recorded events, for FUZZ_SECONDS
-	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz@0.13.2
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	cargo fuzz run --sanitizer none decode -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10
 
-lint: ## formatting and clippy, warnings are errors
+lint: ## formatting, clippy (warnings are errors) and what the dependencies are
 	@stack/native/preflight.sh $(or $(set_up_for),lint)
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --all-targets --locked --features crash-points -- -D warnings
+	@tests/dependencies.sh
 
 build: preflight ## the binary, optimised
 	cargo build --release --locked

@@ -10,7 +10,8 @@ use fanout::{
     project::Project,
     secret::SecretUrl,
     stack::{
-        Home, Site, StateError, cache_from_env, docker::surroundings::Choice, recorded_settings,
+        Home, HomeError, Site, StateError, cache_from_env, docker::surroundings::Choice,
+        recorded_settings,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub enum ContextError {
     Program(#[source] std::io::Error),
     #[error("the asynchronous runtime does not start")]
     Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Home(#[from] HomeError),
     #[error("interrupted by {}", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
     Interrupted(i32),
 }
@@ -52,6 +55,7 @@ impl Failure for ContextError {
         match self {
             Self::ConfigFile { .. } | Self::Variable { .. } => Kind::Usage,
             Self::Program(_) | Self::Runtime(_) => Kind::Environment,
+            Self::Home(error) => error.kind(),
             Self::Interrupted(signal) => Kind::Interrupted(*signal),
         }
     }
@@ -62,6 +66,7 @@ impl Failure for ContextError {
             Self::Variable { .. } => "config_value",
             Self::Program(_) => "program",
             Self::Runtime(_) => "runtime",
+            Self::Home(error) => error.code(),
             Self::Interrupted(_) => "interrupted",
         }
     }
@@ -73,6 +78,7 @@ impl Failure for ContextError {
             }
             Self::Variable { name } => Some(format!("unset {name}")),
             Self::Program(_) | Self::Runtime(_) => Some("fanout doctor".to_owned()),
+            Self::Home(error) => error.hint(),
             Self::Interrupted(_) => None,
         }
     }
@@ -117,8 +123,8 @@ impl Context {
     pub fn site(&self) -> Result<Site, ContextError> {
         Ok(Site {
             project: self.project().clone(),
-            home: self.home(),
-            cache: cache_from_env(),
+            home: self.home()?,
+            cache: cache_from_env()?,
             fanout: std::env::current_exe().map_err(ContextError::Program)?,
             config_file: self.config_path(),
             docker: Choice {
@@ -133,7 +139,7 @@ impl Context {
         clippy::unused_self,
         reason = "part of the surroundings, like the rest"
     )]
-    pub fn home(&self) -> Home {
+    pub fn home(&self) -> Result<Home, HomeError> {
         Home::from_env()
     }
 
@@ -150,7 +156,7 @@ impl Context {
     /// The effective configuration, also of a project whose state nobody can
     /// read: it is to be removed.
     pub fn config_for_reset(&self) -> Result<Config, CommandError> {
-        let recorded = match recorded_settings(&self.home(), self.project()) {
+        let recorded = match recorded_settings(&self.home()?, self.project()) {
             Err(StateError::Malformed { .. }) => BTreeMap::new(),
             other => other?,
         };
@@ -174,7 +180,7 @@ impl Context {
         &self,
         flags: BTreeMap<String, (String, String)>,
     ) -> Result<Config, CommandError> {
-        self.layered(recorded_settings(&self.home(), self.project())?, flags)
+        self.layered(recorded_settings(&self.home()?, self.project())?, flags)
     }
 
     fn layered(

@@ -238,9 +238,10 @@ impl Printer {
         if self.closed.get().is_some() {
             return;
         }
-        let text = match self.verbatim.load(Ordering::Relaxed) {
-            true => Cow::Borrowed(text),
-            false => self.secrets.redact(text),
+        let text = if self.verbatim.load(Ordering::Relaxed) {
+            Cow::Borrowed(text)
+        } else {
+            self.secrets.redact(text)
         };
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());

@@ -67,7 +67,8 @@ impl Arguments {
         let report = smoke::smoke(&settings, options, &*progress).await?;
         drop(progress);
         if let Some(path) = self.junit {
-            let written = std::fs::write(&path, smoke::junit(&report));
+            let junit = smoke::junit(&report);
+            let written = std::fs::write(&path, printer.secrets().redact(&junit).as_bytes());
             written.map_err(|source| JunitError { path, source })?;
         }
         let broken = report.broken();

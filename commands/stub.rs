@@ -43,11 +43,12 @@ struct Listening {
 
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
-        let own = || {
-            let project = context.home().project(context.project());
+        let data = if let Some(data) = self.data {
+            data
+        } else {
+            let project = context.home()?.project(context.project());
             project.all_data().join("stub")
         };
-        let data = self.data.unwrap_or_else(own);
         let faults = Faults {
             fail_rate: self.fail_rate,
             status: self.status,

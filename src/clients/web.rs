@@ -81,7 +81,7 @@ impl Web {
     /// # Errors
     /// When the system's TLS cannot be set up.
     pub fn new(timeout: Duration) -> Result<Self, WebError> {
-        Ok(Self(builder(timeout).build()?))
+        Ok(Self(client(timeout)?))
     }
 
     /// Sends a request, with a JSON body where there is one.
@@ -141,7 +141,7 @@ pub async fn ping(
     expected: Option<&str>,
     timeout: Duration,
 ) -> Result<(), WebError> {
-    let client = builder(timeout).build()?;
+    let client = client(timeout)?;
     let mut response = client.get(url.reveal()).send().await?;
     if !response.status().is_success() {
         return Err(WebError::Status {
@@ -168,6 +168,17 @@ pub async fn ping(
 /// What all clients have in common.
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_proxy().timeout(timeout)
+}
+
+fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    built(|| builder(timeout))
+}
+
+/// A machine may have no certificates to check HTTPS against, or
+/// `SSL_CERT_FILE` name none. HTTP needs none, and HTTPS trusts nobody then.
+fn built(builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
+    let without = || builder().tls_certs_only([]).build();
+    builder().build().or_else(|_| without())
 }
 
 /// Replies are read up to this, in bytes. The rest of a longer one is not waited
@@ -210,13 +221,14 @@ impl Poster {
             url: url.clone(),
             reason: error.to_string(),
         })?;
-        let client = builder(timeout)
-            .connect_timeout(timeout.min(Duration::from_secs(5)))
-            .pool_max_idle_per_host(connections)
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .user_agent(concat!("fanout/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = built(|| {
+            builder(timeout)
+                .connect_timeout(timeout.min(Duration::from_secs(5)))
+                .pool_max_idle_per_host(connections)
+                .redirect(reqwest::redirect::Policy::none())
+                .tcp_nodelay(true)
+                .user_agent(concat!("fanout/", env!("CARGO_PKG_VERSION")))
+        })?;
         Ok(Self {
             client,
             parsed,

@@ -15,9 +15,12 @@ pub struct Variable {
 /// The variables, with passwords only where `show_secrets` says so.
 #[must_use]
 pub fn variables(settings: &Settings, show_secrets: bool) -> Vec<Variable> {
-    let url = |url: &SecretUrl| match show_secrets {
-        true => url.reveal().to_owned(),
-        false => url.to_string(),
+    let url = |url: &SecretUrl| {
+        if show_secrets {
+            url.reveal().to_owned()
+        } else {
+            url.to_string()
+        }
     };
     let all = [
         ("FANOUT_POSTGRES_URL", url(&settings.postgres.url)),

@@ -235,8 +235,13 @@ pub struct Install {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Source {
-    /// The dependencies of a `pom.xml`, as jars in a folder below the install's.
-    Maven { pom: String, into: String },
+    /// The dependencies of a `pom.xml`, as jars in a folder below the install's,
+    /// and the list of their checksums.
+    Maven {
+        pom: String,
+        into: String,
+        checksums: String,
+    },
     /// A virtual environment with the packages of a `requirements.txt`.
     Python { requirements: String },
 }

@@ -1,12 +1,16 @@
 //! Fills a definition's texts and remembers what went into them, so that each
 //! cause of a change has a name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use sha2::{Digest as _, Sha256};
 
 use super::{
     definition::{self, DefinitionError},
+    files,
     values::unwritable,
 };
 use crate::{
@@ -32,6 +36,11 @@ pub enum FillError {
         what: String,
         why: String,
     },
+    #[error(
+        "{} has a `{letter}`, which the configuration files of servers do not take",
+        path.display()
+    )]
+    Place { path: PathBuf, letter: char },
     #[error("the settings cannot be read")]
     Settings(#[from] serde_json::Error),
 }
@@ -40,6 +49,7 @@ impl Failure for FillError {
     fn kind(&self) -> Kind {
         match self {
             Self::Credential { .. } => Kind::Usage,
+            Self::Place { .. } => Kind::Environment,
             _ => Kind::Failed,
         }
     }
@@ -47,6 +57,7 @@ impl Failure for FillError {
     fn code(&self) -> &'static str {
         match self {
             Self::Credential { .. } => "credential",
+            Self::Place { .. } => "folder_name",
             _ => "stack_definition",
         }
     }
@@ -54,6 +65,10 @@ impl Failure for FillError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Credential { .. } => Some("fanout config show".to_owned()),
+            Self::Place { .. } => Some(
+                "name folders without it: FANOUT_HOME=<folder> FANOUT_CACHE=<folder> fanout up"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -71,6 +86,17 @@ pub(super) fn assets<'a>(
 pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), FillError> {
     match unwritable(texts, values) {
         Some((setting, what, why)) => Err(FillError::Credential { setting, what, why }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a folder whose name would break the texts that it is written into.
+pub(super) fn check_place(path: &Path) -> Result<(), FillError> {
+    match files::unwritable(path) {
+        Some(letter) => Err(FillError::Place {
+            path: path.to_owned(),
+            letter,
+        }),
         None => Ok(()),
     }
 }

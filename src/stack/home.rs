@@ -12,15 +12,21 @@
 //! <cache>/native/<install>-<version>/   all that servers run from
 //! ```
 //!
-//! One folder, so that `reset` removes one folder.
+//! One folder, so that `reset` removes one folder. All of it is its owner's
+//! alone: [`super::files`] says which modes that takes.
 
 use std::{
-    env, fs, io,
-    os::unix::fs::PermissionsExt as _,
+    env, io,
     path::{Path, PathBuf},
 };
 
-use crate::project::Project;
+use nix::unistd::{User, geteuid};
+
+use super::files;
+use crate::{
+    failure::{Failure, Kind},
+    project::Project,
+};
 
 /// Root's home by default.
 pub(super) const ROOT_HOME: &str = "/var/lib/fanout";
@@ -36,20 +42,66 @@ pub struct Home(PathBuf);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectDir(PathBuf);
 
+/// Why a folder is not used.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be used", path.display())]
+pub struct HomeError {
+    path: PathBuf,
+    /// Names another.
+    variable: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+impl Failure for HomeError {
+    fn kind(&self) -> Kind {
+        Kind::Environment
+    }
+
+    fn code(&self) -> &'static str {
+        "folder_untrusted"
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(format!(
+            "name a folder of your own: {}=<folder> fanout …",
+            self.variable
+        ))
+    }
+}
+
 impl Home {
     /// `$FANOUT_HOME`; else for root `/var/lib/fanout`, which a server that
     /// drops root's rights can reach; else `$XDG_STATE_HOME/fanout`, by default
     /// `~/.local/state/fanout`.
-    #[must_use]
-    pub fn from_env() -> Self {
-        if let Some(path) = folder("FANOUT_HOME") {
-            return Self(absolute(&path));
+    ///
+    /// # Errors
+    /// When it is there and another user's, or others may write into it.
+    pub fn from_env() -> Result<Self, HomeError> {
+        const VARIABLE: &str = "FANOUT_HOME";
+        let path = match folder(VARIABLE) {
+            Some(path) => path,
+            None if geteuid().is_root() => PathBuf::from(ROOT_HOME),
+            None => match folder("XDG_STATE_HOME") {
+                Some(state) => state.join("fanout"),
+                None => user_home(VARIABLE)?.join(".local/state/fanout"),
+            },
+        };
+        trusted(absolute(&path), VARIABLE).map(Self)
+    }
+
+    /// Makes it, where it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is not to be trusted.
+    pub(super) fn make(&self) -> io::Result<()> {
+        if !self.0.exists() {
+            if let Some(above) = self.0.parent() {
+                files::shared_folder(above)?;
+            }
+            return files::own_folder(&self.0, files::passable());
         }
-        if nix::unistd::geteuid().is_root() {
-            return Self(PathBuf::from(ROOT_HOME));
-        }
-        let state = folder("XDG_STATE_HOME").unwrap_or_else(|| user_home().join(".local/state"));
-        Self(absolute(&state.join("fanout")))
+        files::check_folder(&self.0)
     }
 
     /// A home at this place.
@@ -73,16 +125,31 @@ impl Home {
 /// `$FANOUT_CACHE`; else for root `/var/cache/fanout`, from which a server that
 /// drops root's rights can run; else `$XDG_CACHE_HOME/fanout`, by default
 /// `~/.cache/fanout`.
-#[must_use]
-pub fn cache_from_env() -> PathBuf {
-    if let Some(path) = folder("FANOUT_CACHE") {
-        return absolute(&path);
+///
+/// # Errors
+/// When it is there and another user's, or others may write into it.
+pub fn cache_from_env() -> Result<PathBuf, HomeError> {
+    const VARIABLE: &str = "FANOUT_CACHE";
+    let path = match folder(VARIABLE) {
+        Some(path) => path,
+        None if geteuid().is_root() => PathBuf::from(ROOT_CACHE),
+        None => match folder("XDG_CACHE_HOME") {
+            Some(cache) => cache.join("fanout"),
+            None => user_home(VARIABLE)?.join(".cache/fanout"),
+        },
+    };
+    trusted(absolute(&path), VARIABLE)
+}
+
+fn trusted(path: PathBuf, variable: &'static str) -> Result<PathBuf, HomeError> {
+    match files::check_folder(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(HomeError {
+            path,
+            variable,
+            source,
+        }),
     }
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from(ROOT_CACHE);
-    }
-    let cache = folder("XDG_CACHE_HOME").unwrap_or_else(|| user_home().join(".cache"));
-    absolute(&cache.join("fanout"))
 }
 
 /// The folder that an environment variable names; empty is unset.
@@ -92,36 +159,46 @@ fn folder(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// A user without a home has one of their own among the temporary files.
-fn user_home() -> PathBuf {
-    env::home_dir()
-        .filter(|home| home.is_dir())
-        .unwrap_or_else(|| env::temp_dir().join(format!("fanout-{}", nix::unistd::geteuid())))
+/// The user's home, by HOME or by the system's list of users. Who has none gets
+/// a folder of their own among the temporary files, where everybody may make
+/// one of that name: it has to be theirs alone.
+fn user_home(variable: &'static str) -> Result<PathBuf, HomeError> {
+    let listed = || Some(User::from_uid(geteuid()).ok()??.dir);
+    let homes = [env::home_dir(), listed()];
+    let mut homes = homes.into_iter().flatten();
+    if let Some(home) = homes.find(|home| home.is_absolute() && home.is_dir()) {
+        return Ok(home);
+    }
+    let path = env::temp_dir().join(format!("fanout-{}", geteuid()));
+    match files::own_folder(&path, 0o700) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(HomeError {
+            path,
+            variable,
+            source,
+        }),
+    }
 }
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Makes a folder and those above it that are not there. They are open to
-/// pass through, whatever the umask: a server that drops root's rights has its
-/// data below.
-pub(super) fn make_passable(folder: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|one| !one.exists()).collect();
-    for one in missing.into_iter().rev() {
-        match fs::create_dir(one) {
-            Ok(()) => fs::set_permissions(one, fs::Permissions::from_mode(0o755))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 impl ProjectDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Makes it and the home above it, where they are not there.
+    ///
+    /// # Errors
+    /// When one cannot be made, or is not to be trusted.
+    pub(super) fn make(&self) -> io::Result<()> {
+        if let Some(home) = self.0.parent() {
+            Home::at(home).make()?;
+        }
+        files::own_folder(&self.0, files::passable())
     }
 
     /// What `up` decided.
@@ -180,20 +257,43 @@ impl ProjectDir {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt as _,
+    };
+
     use super::*;
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").permissions().mode() & 0o777
+    }
+
     #[test]
-    fn what_is_made_is_open_and_what_was_there_stays_as_it_was() {
+    fn what_is_made_is_the_owners_and_a_home_that_was_there_stays_as_it_was() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
-        let (home, project) = (folder.path().join("a/home"), folder.path().join("a/home/p"));
-        let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
-        let made = make_passable(&project);
-        nix::sys::stat::umask(umask);
-        made.expect("made");
-        assert_eq!([mode(&home), mode(&project)], [0o755, 0o755]);
-        fs::set_permissions(&home, fs::Permissions::from_mode(0o711)).expect("changed");
-        make_passable(&project).expect("there already");
-        assert_eq!(mode(&home), 0o711);
+        let home = Home::at(&folder.path().join("a/home"));
+        let project = home.project(&Project::default());
+        project.make().expect("made");
+        assert_eq!(mode(home.path()), files::passable());
+        assert_eq!(mode(project.path()), files::passable());
+        for path in [home.path(), project.path()] {
+            fs::set_permissions(path, Permissions::from_mode(0o755)).expect("changed");
+        }
+        project.make().expect("there already");
+        assert_eq!(mode(home.path()), 0o755);
+        assert_eq!(mode(project.path()), files::passable());
+    }
+
+    #[test]
+    fn a_home_that_others_may_change_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("changed");
+        let error = trusted(folder.path().to_owned(), "FANOUT_HOME").expect_err("open to all");
+        assert_eq!(error.kind(), Kind::Environment);
+        assert_eq!(
+            error.hint().as_deref(),
+            Some("name a folder of your own: FANOUT_HOME=<folder> fanout …")
+        );
+        Home::at(folder.path()).make().expect_err("open to all");
     }
 }

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::home::{Home, ProjectDir, make_passable};
+use super::{
+    files,
+    home::{Home, ProjectDir},
+};
 use crate::failure::{Failure, Kind};
 
 /// How long another `up` may take to choose its ports.
@@ -71,7 +74,7 @@ impl Lock {
     /// be made.
     pub fn project(dir: &ProjectDir) -> Result<Self, LockError> {
         let path = dir.lock();
-        match make_passable(dir.path()).and_then(|()| Self::try_at(&path)) {
+        match dir.make().and_then(|()| Self::try_at(&path)) {
             Ok(Ok(lock)) => Ok(lock),
             Ok(Err(holder)) => Err(LockError::Held {
                 project: dir
@@ -96,7 +99,7 @@ impl Lock {
         let path = home.path().join(".ports.lock");
         let started = Instant::now();
         loop {
-            match make_passable(home.path()).and_then(|()| Self::try_at(&path)) {
+            match home.make().and_then(|()| Self::try_at(&path)) {
                 Ok(Ok(lock)) => return Ok(lock),
                 Ok(Err(_)) if started.elapsed() < HOME_PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -114,15 +117,12 @@ impl Lock {
     /// When the file cannot be made or opened.
     pub fn try_at(path: &Path) -> io::Result<Result<Self, String>> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            files::shared_folder(folder)?;
         }
         loop {
-            let mut file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)?;
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            let mut file = files::open(path, &mut options)?;
             match file.try_lock() {
                 Ok(()) if !is_at(&file, path) => {}
                 Ok(()) => {

@@ -7,6 +7,7 @@ pub mod choice;
 pub mod definition;
 pub mod docker;
 pub mod endpoint;
+pub mod files;
 mod filler;
 mod home;
 mod lock;
@@ -24,7 +25,7 @@ mod state;
 mod values;
 mod wait;
 
-pub use home::{Home, ProjectDir, cache_from_env};
+pub use home::{Home, HomeError, ProjectDir, cache_from_env};
 pub use lock::{Lock, LockError};
 pub use resolve::{PortMode, Service};
 pub use site::Site;

@@ -11,7 +11,7 @@ use super::{
     },
     native::{
         account::AccountError,
-        launch::Launch,
+        launch::{self, Launch},
         prepare::{self, PrepareError},
         process::{self, Ended, Left, ProcessError, lines},
         recipe::Recipe,
@@ -178,6 +178,7 @@ pub async fn start(
         command: recipe.command.clone(),
         env: recipe.env.clone(),
         folder: recipe.data.clone(),
+        umask: launch::PRIVATE,
         input: String::new(),
         account,
         fingerprint: recipe.fingerprint.clone(),

@@ -5,14 +5,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    files::{self, write_atomically},
     home::{Home, ProjectDir},
     native::process,
     proc,
@@ -159,15 +158,21 @@ impl State {
     /// # Errors
     /// When the file is there and cannot be read or understood.
     pub fn load(dir: &ProjectDir) -> Result<Option<Self>, StateError> {
+        // Whoever could write it could name servers of their own in it.
+        files::check_own_folder(dir.path()).map_err(|source| StateError::Read {
+            path: dir.path().to_owned(),
+            source,
+        })?;
         let path = dir.state();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::Read { path, source }),
         };
+        // Without the value that is wrong: it may hold a password.
         let malformed = |error: serde_json::Error| StateError::Malformed {
             path: path.clone(),
-            reason: error.to_string(),
+            reason: format!("line {}, column {}", error.line(), error.column()),
         };
         let formatted: Formatted = serde_json::from_str(&text).map_err(malformed)?;
         if formatted.format != FORMAT {
@@ -193,23 +198,6 @@ impl State {
         write_atomically(&path, text.as_bytes())
             .map_err(|source| StateError::Write { path, source })
     }
-}
-
-/// Writes a file of the owner's alone beside `path`, then renames it there.
-///
-/// # Errors
-/// When the folder takes no file.
-pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
 }
 
 /// The endpoints that the project's services were given, as settings.

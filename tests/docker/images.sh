@@ -39,13 +39,14 @@ jars() { # <pom> <folder in the cache> <into>
         cp "$cached"/*.jar "$3"
     else
         step "maven: $1"
-        mvn -q -B -f "$root/stack/native/$1/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$3"
+        mvn -q -B -C -f "$root/stack/native/$1/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$3"
     fi
+    (cd "$3" && sha256sum --strict --quiet -c "$root/stack/native/$1/checksums.sha256")
 }
 
 packages() { # <into>
     step 'pip: chdb'
-    python3 -m pip download -q --no-deps --python-version 3.11 --only-binary=:all: \
+    python3 -m pip download -q --no-deps --python-version 3.11 --only-binary=:all: --require-hashes \
         -r "$root/stack/native/requirements.txt" -d "$work/wheels"
     mkdir -p "$1"
     for wheel in "$work"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$1"; done

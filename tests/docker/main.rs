@@ -12,6 +12,12 @@
 
 #[path = "../stack/support/binary.rs"]
 mod binary;
+#[path = "../stack/support/canary.rs"]
+#[expect(
+    dead_code,
+    reason = "the stack of containers has a configuration of its own"
+)]
+mod canary;
 #[path = "../stack/support/guard.rs"]
 #[expect(dead_code, reason = "no process is run beside the stack here")]
 mod guard;

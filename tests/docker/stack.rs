@@ -47,6 +47,29 @@ pub struct Stack {
     _guard: Guard,
 }
 
+/// The name that a stand-in is pulled by. Those of the official images that are
+/// pinned by digest are so too.
+fn stand_in(registry: &str, image: &str) -> String {
+    const PINNED: [&str; 2] = ["postgres:17", "clickhouse/clickhouse-server:25.8"];
+    let name = format!("{registry}/{image}");
+    if !PINNED.contains(&image) {
+        return name;
+    }
+    let (repository, tag) = image.split_once(':').expect("a tag");
+    let output = Command::new("curl")
+        .args(["--silent", "--fail", "--head", "--header"])
+        .arg("Accept: application/vnd.docker.distribution.manifest.v2+json")
+        .arg(format!("http://{registry}/v2/{repository}/manifests/{tag}"))
+        .output()
+        .expect("curl");
+    let headers = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    let digest = headers
+        .lines()
+        .find_map(|line| line.strip_prefix("docker-content-digest:"));
+    let digest = digest.unwrap_or_else(|| panic!("no digest of {name}: {headers}"));
+    format!("{name}@{}", digest.trim())
+}
+
 impl Stack {
     pub fn new(images: &str) -> Self {
         let folder = tempfile::Builder::new()
@@ -61,7 +84,7 @@ impl Stack {
             "official" => BTreeMap::new(),
             registry => STAND_INS
                 .iter()
-                .map(|(service, image)| ((*service).to_owned(), format!("{registry}/{image}")))
+                .map(|(service, image)| ((*service).to_owned(), stand_in(registry, image)))
                 .collect(),
         };
         let stack = Self {

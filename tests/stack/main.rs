@@ -24,9 +24,11 @@ mod operating;
 mod positions;
 mod refused_writes;
 mod reset;
+mod secrets;
 mod security;
 mod source;
 mod support;
+mod surroundings;
 mod topics;
 mod verify;
 mod workers;
@@ -54,6 +56,9 @@ fn main() -> ExitCode {
         ("cases", cases::TESTS),
         ("external", external::TESTS),
         ("positions", positions::TESTS),
+        ("surroundings", surroundings::TESTS),
+        // What all those before have left behind is searched.
+        ("secrets", secrets::TESTS),
         #[cfg(feature = "crash-points")]
         ("crashes", crashes::TESTS),
         // From here on history has begun anew, and verify says so.

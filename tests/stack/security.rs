@@ -409,13 +409,14 @@ fn run(program: &Path, arguments: &[&str], input: &str) {
 /// Makes the data of a Postgres as earlier versions did: the role is the one
 /// that `initdb` makes.
 fn data_of_an_earlier_version(stack: &Stack, data: &Path) {
-    fs::create_dir_all(data).expect("a folder");
-    fs::set_permissions(data, fs::Permissions::from_mode(0o700)).expect("closed");
-    let password = data.with_file_name("password");
+    let above = data.parent().expect("a folder above");
+    fs::create_dir_all(above).expect("a folder");
+    let password = above.join("password");
     fs::write(&password, "app\n").expect("a file");
     fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).expect("open");
-    if let Some(account) = account::unprivileged("postgres").expect("a user") {
-        account.own(data).expect("given");
+    match account::unprivileged("postgres").expect("a user") {
+        Some(account) => account.new_folder(data).expect("a folder of its own"),
+        None => fs::create_dir(data).expect("a folder"),
     }
     let folder = data.to_str().expect("a path in UTF-8");
     let file = format!("--pwfile={}", password.display());

@@ -8,8 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +19,7 @@ use crate::{
     clients::clickhouse::Times,
     pipeline::replay::Part,
     source::Fingerprint,
-    stack::{Lock, ProjectDir},
+    stack::{Lock, ProjectDir, files::write_atomically},
 };
 
 /// Format of the file that this program writes and reads.
@@ -166,11 +165,7 @@ impl Place {
     /// # Errors
     /// When the disk does not take it.
     pub fn save(&self, journal: &Journal) -> io::Result<()> {
-        let beside = self.0.with_extension("json.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec_pretty(journal)?)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.0)
+        write_atomically(&self.0, &serde_json::to_vec_pretty(journal)?)
     }
 
     /// Forgets it: the backfill is done.

@@ -6,16 +6,12 @@
 //! <home>/<project>/reset.json   format 1
 //! ```
 
-use std::{
-    fs::{self, File},
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::{fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Owned;
-use crate::stack::ProjectDir;
+use crate::stack::{ProjectDir, files::write_atomically};
 
 /// Format of the file that this program writes and reads.
 const FORMAT: u32 = 1;
@@ -52,11 +48,7 @@ pub(super) fn save(dir: &ProjectDir, external: &[Owned]) -> io::Result<()> {
         format: FORMAT,
         external: external.to_vec(),
     };
-    let beside = path(dir).with_extension("json.new");
-    let mut file = File::create(&beside)?;
-    file.write_all(&serde_json::to_vec_pretty(&journal)?)?;
-    file.sync_all()?;
-    fs::rename(&beside, path(dir))
+    write_atomically(&path(dir), &serde_json::to_vec_pretty(&journal)?)
 }
 
 /// What was found now and what an earlier reset had found, each once.

@@ -6,9 +6,9 @@
 //! body with a line feed.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -135,9 +135,11 @@ impl Journal {
             path: path.clone(),
             source,
         };
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(folder).map_err(failed)?;
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
+        options.read(true).append(true).create(true).mode(0o600);
         let file = options.open(&path).map_err(failed)?;
         let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| JournalError::Locked { path: path.clone() })?;

@@ -78,9 +78,8 @@ async fn accept(Shared(state): Shared<Arc<State>>, headers: HeaderMap, body: Byt
     }
 }
 
-/// What to list.
+/// What to list. Other parameters are ignored: a client may send a token.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Asked {
     limit: Option<usize>,
     /// Oldest first, behind this place in the order of acceptance.

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, chown, lchown},
+    os::unix::fs::{MetadataExt as _, lchown},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{Failure, Kind},
-    stack::home::{ROOT_CACHE, ROOT_HOME},
+    stack::{
+        files,
+        home::{ROOT_CACHE, ROOT_HOME},
+    },
 };
 
 /// Users that root's rights are dropped to, the first that exists.
@@ -192,7 +195,7 @@ impl Account {
     /// until all of it is done, and an interrupted attempt is made again.
     ///
     /// # Errors
-    /// As [`Self::own`].
+    /// When the system does not let us.
     pub fn take_over(&self, folder: &Path) -> Result<(), AccountError> {
         if !self.lacks(folder) {
             return Ok(());
@@ -225,12 +228,12 @@ impl Account {
         fs::metadata(folder).is_ok_and(|found| found.uid() != self.uid)
     }
 
-    /// Gives the user a file or folder.
+    /// Makes a new folder that is the user's.
     ///
     /// # Errors
-    /// When the system does not let us.
-    pub fn own(&self, path: &Path) -> Result<(), AccountError> {
-        chown(path, Some(self.uid), Some(self.gid)).map_err(|source| AccountError::Chown {
+    /// When something is there already, or the system does not let us.
+    pub fn new_folder(&self, path: &Path) -> Result<(), AccountError> {
+        files::given_folder(path, self.uid, self.gid).map_err(|source| AccountError::Chown {
             path: path.to_owned(),
             user: self.name.clone(),
             source,

@@ -20,11 +20,12 @@ use tokio::{
 
 use super::{
     account,
-    launch::Launch,
+    checksums::{self, ChecksumError},
+    environment,
+    launch::{self, Launch},
     process::{self, Outlives, ProcessError},
     programs::{self, Missing},
-    python::{self, Unfit},
-    recipe,
+    python,
 };
 use crate::{
     failure::{Failure, Kind},
@@ -33,7 +34,7 @@ use crate::{
     stack::{
         Site,
         definition::{self, DefinitionError, Install, Program, Source},
-        home::make_passable,
+        files,
         lock::Lock,
     },
 };
@@ -68,6 +69,12 @@ pub enum InstallError {
         command: String,
         output: Vec<String>,
     },
+    #[error("{name} was downloaded and is not used")]
+    Checksum {
+        name: String,
+        #[source]
+        source: ChecksumError,
+    },
     #[error("{} cannot be used", path.display())]
     File {
         path: PathBuf,
@@ -84,7 +91,10 @@ impl Failure for InstallError {
     fn kind(&self) -> Kind {
         match self {
             Self::Stalled { .. } => Kind::NotReady,
-            Self::Forbidden { .. } | Self::Failed { .. } | Self::File { .. } => Kind::Environment,
+            Self::Forbidden { .. }
+            | Self::Failed { .. }
+            | Self::Checksum { .. }
+            | Self::File { .. } => Kind::Environment,
             Self::Definition(error) => error.kind(),
             Self::Process(error) => error.kind(),
         }
@@ -95,6 +105,7 @@ impl Failure for InstallError {
             Self::Forbidden { .. } => "install_forbidden",
             Self::Failed { .. } => "install_failed",
             Self::Stalled { .. } => "install_stalled",
+            Self::Checksum { .. } => "install_checksum",
             Self::File { .. } => "cache_unreachable",
             Self::Definition(error) => error.code(),
             Self::Process(error) => error.code(),
@@ -106,6 +117,11 @@ impl Failure for InstallError {
             Self::Forbidden { .. } => Some("fanout up --pull missing".to_owned()),
             Self::Failed { .. } | Self::Stalled { .. } => Some(
                 "check that the package registry (or its mirror) is reachable, then: fanout up"
+                    .to_owned(),
+            ),
+            Self::Checksum { .. } => Some(
+                "find out who changed the file; where Maven's own copy (~/.m2/repository) is \
+                 damaged, remove it there, then: fanout up"
                     .to_owned(),
             ),
             Self::File { .. } => {
@@ -148,33 +164,10 @@ pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
             let account = account::unprivileged(name).ok().flatten();
             let unfit = python::find(account.as_ref()).err();
             unfit
-                .map(|unfit| no_python(unfit, wanted_by))
+                .map(|unfit| unfit.missing(wanted_by))
                 .into_iter()
                 .collect()
         }
-    }
-}
-
-fn no_python(unfit: Unfit, wanted_by: String) -> Missing {
-    let (problem, debian) = match unfit {
-        Unfit::NotThere => ("is not there".to_owned(), "python3 python3-venv"),
-        Unfit::MakesNoEnvironments => (
-            "cannot make virtual environments".to_owned(),
-            "python3-venv",
-        ),
-        Unfit::Closed { user, closed } => (
-            format!(
-                "cannot be run by user {user}: {} is closed",
-                closed.display()
-            ),
-            "python3 python3-venv",
-        ),
-    };
-    Missing {
-        program: "python3".to_owned(),
-        problem,
-        wanted_by,
-        debian: debian.to_owned(),
     }
 }
 
@@ -193,7 +186,7 @@ pub async fn ensure(
     let place = site.install_folder(install);
     let lock_path = place.with_file_name(format!("{}.lock", install.folder));
     if let Some(folder) = place.parent() {
-        make_passable(folder).map_err(|source| InstallError::File {
+        files::shared_folder(folder).map_err(|source| InstallError::File {
             path: folder.to_owned(),
             source,
         })?;
@@ -209,13 +202,23 @@ pub async fn ensure(
     };
     process::end_holders(&partial.with_extension("tether"), name).await?;
     remove(&partial).map_err(on_partial)?;
-    fs::create_dir_all(&partial).map_err(on_partial)?;
+    files::own_folder(&partial, 0o755).map_err(on_partial)?;
     progress.report(Event::Doing {
         task: name,
         what: "installing",
     });
     for command in commands(install, &partial)? {
         watch(site, name, command, &partial, progress).await?;
+    }
+    if let Source::Maven {
+        into, checksums, ..
+    } = &install.from
+    {
+        let list = definition::asset(checksums)?;
+        checksums::check(&partial.join(into), list).map_err(|source| InstallError::Checksum {
+            name: name.to_owned(),
+            source,
+        })?;
     }
     open_to_all(&partial).map_err(on_partial)?;
     exchange(&partial, &place).map_err(|source| InstallError::File {
@@ -301,15 +304,17 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
     let place = partial.display();
     let words = |line: &[&str]| -> Vec<String> { line.iter().map(ToString::to_string).collect() };
     match &install.from {
-        Source::Maven { pom, into } => {
+        Source::Maven { pom, into, .. } => {
             let file = partial.join("pom.xml");
-            fs::write(&file, definition::asset(pom)?).map_err(on_file(&file))?;
+            let text = definition::asset(pom)?;
+            files::write_atomically(&file, text.as_bytes()).map_err(on_file(&file))?;
             let (file, output) = (file.display().to_string(), partial.join(into));
             let output = format!("-DoutputDirectory={}", output.display());
             let goal = "dependency:copy-dependencies";
             let plain = "-Dstyle.color=never";
+            let strict = "--strict-checksums";
             Ok(vec![words(&[
-                "mvn", "-B", plain, "-f", &file, goal, &output,
+                "mvn", "-B", strict, plain, "-f", &file, goal, &output,
             ])])
         }
         Source::Python { requirements } => {
@@ -317,9 +322,12 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
             let found = python::find(account.as_ref());
             let found = found.unwrap_or_else(|_| PathBuf::from("python3"));
             let file = partial.join("requirements.txt");
-            fs::write(&file, definition::asset(requirements)?).map_err(on_file(&file))?;
+            let text = definition::asset(requirements)?;
+            files::write_atomically(&file, text.as_bytes()).map_err(on_file(&file))?;
             let python = format!("{place}/bin/python3");
             let mut pip = words(&[&python, "-m", "pip", "install", "--no-deps", "--no-input"]);
+            // What has to be built would fetch more than the list has.
+            pip.extend(words(&["--require-hashes", "--only-binary=:all:"]));
             pip.extend(words(&[
                 "--progress-bar=off",
                 "--disable-pip-version-check",
@@ -358,8 +366,9 @@ async fn watch(
         record: None,
         tether: partial.with_extension("tether"),
         command,
-        env: environment(),
+        env: environment::of_install(),
         folder: partial.to_owned(),
+        umask: launch::PUBLIC,
         input: String::new(),
         account: None,
         fingerprint: Fingerprint::new(),
@@ -384,21 +393,6 @@ async fn watch(
             output: said.last_lines(),
         }),
     }
-}
-
-/// fanout's own environment. Java asks the system's list of users for the home
-/// folder, which not every user is on; others ask HOME.
-fn environment() -> BTreeMap<String, String> {
-    let mut env = recipe::inherited(false);
-    let listed = nix::unistd::User::from_uid(nix::unistd::geteuid());
-    let listed = listed.ok().flatten().map(|user| user.dir);
-    if let Some(home) = env.get("HOME").cloned()
-        && listed.is_none_or(|listed| listed != Path::new(&home))
-    {
-        let options = env.entry("MAVEN_OPTS".to_owned()).or_default();
-        *options = format!("-Duser.home={home} {options}");
-    }
-    env
 }
 
 /// Waits for the child's end; none when it stalls.

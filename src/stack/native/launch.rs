@@ -10,23 +10,35 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
-    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    sys::stat::{Mode, umask},
+};
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
 use crate::{
     failure::{Failure, Kind},
     plan::Fingerprint,
-    stack::{proc::Identity, state::write_atomically},
+    stack::{
+        files::{self, write_atomically},
+        proc::Identity,
+    },
 };
+
+/// [`Launch::umask`] of what writes for its own eyes.
+pub const PRIVATE: u32 = 0o077;
+
+/// [`Launch::umask`] of what writes for everybody to read.
+pub const PUBLIC: u32 = 0o022;
 
 /// Format of [`Record`].
 pub const RECORD_FORMAT: u32 = 1;
@@ -46,6 +58,9 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Working folder.
     pub folder: PathBuf,
+    /// What nobody else may do with the files it makes, whatever umask `up` was
+    /// called with.
+    pub umask: u32,
     /// What it reads from stdin; a few lines at most.
     pub input: String,
     /// Whose rights to drop to.
@@ -125,6 +140,7 @@ fn steps() -> Result<std::convert::Infallible, LaunchError> {
     let (program, arguments) = launch.command.split_first().ok_or(LaunchError::NoCommand)?;
     // Fails only for one that leads a session already.
     let _ = nix::unistd::setsid();
+    umask(Mode::from_bits_truncate(launch.umask));
     feed(&launch.input).map_err(system("changing stdin"))?;
     let tether = hold(&launch.tether)?;
     if let Some(path) = &launch.record {
@@ -183,13 +199,10 @@ fn feed(input: &str) -> io::Result<()> {
 
 /// Locks the tether, so that a service never runs twice.
 fn hold(path: &Path) -> Result<File, LaunchError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(system(format!("opening {}", path.display())))?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    let file =
+        files::open(path, &mut options).map_err(system(format!("opening {}", path.display())))?;
     let started = Instant::now();
     loop {
         match file.try_lock() {

@@ -3,6 +3,8 @@
 //! how they are stopped.
 
 pub mod account;
+pub mod checksums;
+pub mod environment;
 pub mod install;
 pub mod launch;
 pub mod prepare;

@@ -3,14 +3,15 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
+use nix::unistd::Gid;
+
 use super::{
     account::{self, Account, AccountError, Needed},
-    launch::Launch,
+    launch::{self, Launch},
     process::{self, Outlives},
     recipe::Recipe,
 };
@@ -20,6 +21,7 @@ use crate::{
     stack::{
         Site,
         definition::{self, Prepare, User},
+        files,
         home::ProjectDir,
     },
     template::TemplateError,
@@ -98,12 +100,13 @@ impl Failure for PrepareError {
 /// When the home takes no folder.
 pub fn project_folders(dir: &ProjectDir) -> Result<(), PrepareError> {
     for (folder, mode) in [
-        ("data", 0o755),
-        ("conf", 0o755),
-        ("logs", 0o755),
+        ("data", files::passable()),
+        ("conf", files::passable()),
+        ("logs", 0o700),
         ("run", 0o700),
     ] {
-        make_folder(&dir.path().join(folder), mode)?;
+        let path = dir.path().join(folder);
+        files::own_folder(&path, mode).map_err(file_error(&path))?;
     }
     Ok(())
 }
@@ -159,9 +162,9 @@ pub async fn prepare(
     }
     let new = recipe.data.with_extension("new");
     remove(&new)?;
-    make_folder(&new, 0o700)?;
-    if let Some(account) = account {
-        account.own(&new)?;
+    match account {
+        Some(account) => account.new_folder(&new)?,
+        None => files::own_folder(&new, 0o700).map_err(file_error(&new))?,
     }
     let template = |source| PrepareError::Template {
         service: service.to_owned(),
@@ -210,6 +213,7 @@ async fn run(
         command: step.run,
         env: recipe.env.clone(),
         folder: place.0.to_owned(),
+        umask: launch::PRIVATE,
         input: format!("{}\n", step.input),
         account: place.1.cloned(),
         fingerprint: Fingerprint::new(),
@@ -231,30 +235,20 @@ async fn run(
     Err(failed(output.status.to_string(), shown))
 }
 
-/// Files that may hold secrets: the folder is its owner's alone.
+/// Files that may hold secrets. They stay fanout's: a server of another user
+/// may read them, and cannot lead fanout elsewhere by what it puts there.
 fn write_files(
     conf: &Path,
-    files: &std::collections::BTreeMap<String, String>,
+    texts: &std::collections::BTreeMap<String, String>,
     account: Option<&Account>,
 ) -> Result<(), PrepareError> {
-    make_folder(conf, 0o700)?;
-    for (name, text) in files {
+    let reader = account.map(|account| Gid::from_raw(account.gid));
+    files::readable_folder(conf, reader).map_err(file_error(conf))?;
+    for (name, text) in texts {
         let path = conf.join(name);
-        crate::stack::state::write_atomically(&path, text.as_bytes()).map_err(file_error(&path))?;
-        if let Some(account) = account {
-            account.own(&path)?;
-        }
-    }
-    if let Some(account) = account {
-        account.own(conf)?;
+        files::write_for(reader, &path, text.as_bytes()).map_err(file_error(&path))?;
     }
     Ok(())
-}
-
-fn make_folder(path: &Path, mode: u32) -> Result<(), PrepareError> {
-    fs::create_dir_all(path)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .map_err(file_error(path))
 }
 
 /// Removes a folder, if it is there.

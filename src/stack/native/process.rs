@@ -18,12 +18,16 @@ use tokio::{
     time::sleep,
 };
 
-use super::launch::{Launch, RECORD_FORMAT, Record};
+use super::{
+    environment,
+    launch::{Launch, RECORD_FORMAT, Record},
+};
 use crate::{
     escape::escape,
     failure::{Failure, Kind},
     stack::{
         definition::StopSignal,
+        files,
         home::ProjectDir,
         proc::{self, Identity},
     },
@@ -172,7 +176,7 @@ pub async fn spawn(
     outlives: Outlives,
 ) -> io::Result<Child> {
     let spec = serde_json::to_vec(launch)?;
-    let mut child = Command::new(fanout)
+    let mut child = Command::from(environment::command(fanout))
         .arg("launch")
         .stdin(Stdio::piped())
         .stdout(outputs.0)
@@ -234,7 +238,7 @@ fn open_log(path: &Path) -> Result<fs::File, ProcessError> {
         if fs::metadata(path).is_ok_and(|log| log.len() > LOG_LIMIT) {
             fs::rename(path, path.with_extension("log.1"))?;
         }
-        fs::File::options().append(true).create(true).open(path)
+        files::open(path, fs::File::options().append(true).create(true))
     };
     open().map_err(|source| ProcessError::File {
         path: path.to_owned(),

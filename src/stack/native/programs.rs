@@ -8,12 +8,13 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
+use super::environment;
 use crate::{
     failure::{Failure, Kind},
-    stack::definition::Program,
+    stack::{definition::Program, files},
 };
 
 /// A program that is not there, or not as it should be.
@@ -134,7 +135,7 @@ impl Search<'_> {
 
     /// The major version that made the data.
     fn made_by(&self, program: &Program) -> Option<u32> {
-        let text = fs::read_to_string(self.data.join(program.made_by.as_ref()?)).ok()?;
+        let text = files::read_small(&self.data.join(program.made_by.as_ref()?)).ok()?;
         first_number(&text)
     }
 
@@ -214,7 +215,7 @@ pub fn too_old(
 
 /// The major version that a program says it has.
 fn version(path: &Path) -> Option<u32> {
-    let output = Command::new(path)
+    let output = environment::command(path)
         .arg("--version")
         .stdin(Stdio::null())
         .output()

@@ -5,10 +5,10 @@ use std::{
     env,
     ffi::OsStr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
-use super::account::Account;
+use super::{account::Account, environment, programs::Missing};
 
 /// Fails where there are no modules to make an environment with: Debian ships
 /// Python without them. Names the interpreter and its library, wherever a
@@ -26,6 +26,33 @@ pub enum Unfit {
         user: String,
         closed: PathBuf,
     },
+}
+
+impl Unfit {
+    /// What to install instead.
+    #[must_use]
+    pub fn missing(self, wanted_by: String) -> Missing {
+        let (problem, debian) = match self {
+            Self::NotThere => ("is not there".to_owned(), "python3 python3-venv"),
+            Self::MakesNoEnvironments => (
+                "cannot make virtual environments".to_owned(),
+                "python3-venv",
+            ),
+            Self::Closed { user, closed } => (
+                format!(
+                    "cannot be run by user {user}: {} is closed",
+                    closed.display()
+                ),
+                "python3 python3-venv",
+            ),
+        };
+        Missing {
+            program: "python3".to_owned(),
+            problem,
+            wanted_by,
+            debian: debian.to_owned(),
+        }
+    }
 }
 
 /// The first Python of PATH that makes environments which `account`, where
@@ -53,7 +80,7 @@ fn find_in(path: &OsStr, account: Option<&Account>) -> Result<PathBuf, Unfit> {
 }
 
 fn check(python: &Path, account: Option<&Account>) -> Result<(), Unfit> {
-    let said = Command::new(python)
+    let said = environment::command(python)
         .args(["-c", SELF_PORTRAIT])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -85,7 +112,7 @@ pub fn works(folder: &Path, account: Option<&Account>) -> bool {
     if account.is_some_and(|account| account.closed(&python).is_some()) {
         return false;
     }
-    let said = Command::new(python)
+    let said = environment::command(&python)
         .arg("--version")
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -3,11 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
 use super::{
+    environment,
     programs::{self, Missing},
     values,
 };
@@ -24,12 +25,6 @@ use crate::{
     },
     template::{TemplateError, Values, render},
 };
-
-/// Variables of fanout's own, which servers are not given.
-const OWN_VARIABLES: &str = "FANOUT_";
-
-/// Those that are about one command's output.
-const OUTPUT_VARIABLES: [&str; 3] = ["FANOUT_OUTPUT", "FANOUT_COLOR", "FANOUT_RUNTIME"];
 
 /// A service ready to be prepared and started.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,6 +103,7 @@ pub fn recipe(
     let data = kitchen.site.dir().data(name, &way.variant);
     let values = values::of(service, &way, &found.paths, kitchen).map_err(FillError::from)?;
     check_credentials(&way, &values)?;
+    check_places(&way, kitchen)?;
     let installs = way
         .installs
         .iter()
@@ -135,6 +131,18 @@ fn check_credentials(way: &Way, values: &Values) -> Result<(), FillError> {
     let files = filler::assets(way.files.values())?;
     let texts: Vec<&str> = files.into_iter().chain(inputs).collect();
     filler::check_credentials(&texts, values)
+}
+
+/// Refuses folders that cannot be written into the service's files.
+fn check_places(way: &Way, kitchen: &Kitchen<'_>) -> Result<(), FillError> {
+    if way.files.is_empty() {
+        return Ok(());
+    }
+    filler::check_place(kitchen.site.home.path())?;
+    if way.installs.is_empty() {
+        return Ok(());
+    }
+    filler::check_place(&kitchen.site.cache)
 }
 
 fn choose_way(
@@ -181,7 +189,12 @@ impl Recipe {
             // One that still runs as root is started anew.
             filler.input("user", "unprivileged");
         }
-        self.env = inherited(self.way.settings);
+        let home = kitchen.site.dir().conf(&service.definition.name);
+        self.env = if self.way.settings {
+            environment::of_pipeline(&home)
+        } else {
+            environment::of_server(&home)
+        };
         for (variable, text) in &self.way.env {
             let value = filler.fill(text)?;
             filler.input(&format!("env.{variable}"), text);
@@ -222,19 +235,6 @@ impl Recipe {
         values.insert("data".to_owned(), data.to_owned());
         Ok(render(template, &values)?.text)
     }
-}
-
-/// fanout's own environment. Its `FANOUT_…` variables, which may hold secrets
-/// of other servers, go only to fanout itself.
-#[must_use]
-pub fn inherited(with_own: bool) -> BTreeMap<String, String> {
-    env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| {
-            let passed_on = with_own && !OUTPUT_VARIABLES.contains(&name.as_str());
-            passed_on || !name.starts_with(OWN_VARIABLES)
-        })
-        .collect()
 }
 
 /// Differs where this program's file was replaced by another.

@@ -58,6 +58,11 @@ impl<'a> Bench<'a> {
         &self.fanout
     }
 
+    /// Where its external system is.
+    pub fn external(&self) -> &str {
+        &self.stub.url
+    }
+
     /// First part of its topics' names.
     pub fn prefix(&self) -> &str {
         &self.settings.kafka.topic_prefix

@@ -15,6 +15,8 @@ use nix::{
 };
 use serde_json::Value as Json;
 
+use super::canary;
+
 /// A call that takes longer hangs: the first `up` of a machine downloads.
 const LONGEST_RUN: Duration = Duration::from_secs(900);
 
@@ -94,12 +96,16 @@ impl Fanout {
             panic!("{line}: it does not end\n{said:?}")
         });
         let output = output.expect("an end");
-        Ended {
+        let ended = Ended {
             line,
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        if !arguments.contains(&"--show-secrets") {
+            canary::is_silent(&ended.evidence());
         }
+        ended
     }
 
     /// Calls it for its JSON document, which has to come with this code.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod binary;
+pub mod canary;
 #[cfg(feature = "crash-points")]
 mod clock;
 mod event;

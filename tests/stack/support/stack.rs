@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::Value as Json;
 
-use super::{Ended, Fanout, Stores, eventually, guard::Guard, tail, trials::Subject};
+use super::{Ended, Fanout, Stores, canary, eventually, guard::Guard, tail, trials::Subject};
 
 /// The default ports: something else holds them while a stack is up. A server
 /// that is killed frees its port for a while, and every other stack would take
@@ -61,6 +61,7 @@ impl Stack {
         let home = home();
         let fanout = Fanout::at(&home);
         let guard = Guard::new(&fanout, &home);
+        fs::write(home.join("fanout.yaml"), canary::CONFIG).expect("written");
         let mut line = vec!["--runtime", "native", "up", "--ports", "auto"];
         line.extend(flags);
         let first_up = fanout.run(&line);

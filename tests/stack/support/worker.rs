@@ -16,7 +16,7 @@ use nix::{
 };
 use serde_json::Value as Json;
 
-use super::{Fanout, PATIENCE, Stack, eventually, tail, wait_for};
+use super::{Fanout, PATIENCE, Stack, canary, eventually, tail, wait_for};
 
 /// A process with what it says on stderr; killed when dropped.
 #[derive(Debug)]
@@ -91,6 +91,9 @@ fn listen(stderr: ChildStderr, said: &Mutex<String>) {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if !thread::panicking() {
+            canary::is_silent(&self.said());
+        }
         // It has gone already where the test went well.
         let _ = self.child.kill();
         let _ = self.child.wait();

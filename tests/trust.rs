@@ -1,0 +1,331 @@
+//! What is not to be trusted is not used: folders that others can change,
+//! downloads that are not the ones that fanout was tested with. And what is
+//! secret is not shown, as far as no server has to run for it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failing test shows the evidence"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{PermissionsExt as _, chown, lchown, symlink},
+        process::CommandExt as _,
+    },
+    path::Path,
+    process::Command,
+};
+
+use support::{Ended, Fanout};
+
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
+
+/// In every secret here.
+const MARK: &str = "canary7f3a";
+
+#[track_caller]
+fn is_silent(ended: Ended) -> Ended {
+    let shown = ended.stdout.contains(MARK) || ended.stderr.contains(MARK);
+    assert!(!shown, "{ended:#?}");
+    ended
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_told_without_the_secrets_around_it() {
+    let url = format!("postgres://app:{MARK}@127.0.0.1:1/app");
+    for (text, told) in [
+        (
+            format!("redis:\n  url: redis://:{MARK}@h:1\n  uurl: x\n"),
+            "line 3, column 3",
+        ),
+        (format!("redis: redis://:{MARK}@h:1\n"), "line 1, column 8"),
+        (
+            format!("redis: {{request_timeout_ms: {MARK}}}\n"),
+            "line 1, column 29",
+        ),
+        (
+            format!("postgres: {{url: \"http://app:{MARK}=1@h:1/d\"}}\n"),
+            "postgres.url",
+        ),
+        (
+            format!("postgres: {{url: \"postgres://app@h/d?x={MARK}\"}}\n"),
+            "unknown option `x`",
+        ),
+        (format!("external: {{url: \"{MARK}\"}}\n"), "external.url"),
+        (
+            format!("kafka: {{brokers: \"app:{MARK}@h\"}}\n"),
+            "kafka.brokers",
+        ),
+        (
+            format!("postgres: {{url: \"{url}\"}}\nservices: {{redis: {{ports: {{x: 1}}}}}}\n"),
+            "services.redis.ports.x",
+        ),
+    ] {
+        let fanout = Fanout::new().config(&text);
+        for output in ["human", "json"] {
+            let ended = fanout.run(&["--output", output, "config", "check"]).with(2);
+            is_silent(ended).says(told);
+        }
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_told_without_its_value() {
+    for (variable, told) in [
+        ("FANOUT_CONNECTOR_PROPERTIES", "connector.properties"),
+        (
+            "FANOUT_REDIS_REQUEST_TIMEOUT_MS",
+            "redis.request_timeout_ms",
+        ),
+        ("FANOUT_EXTERNAL_URL", "external.url"),
+    ] {
+        let fanout = Fanout::new().env(variable, &format!("database.password={MARK}"));
+        is_silent(fanout.run(&["config", "check"]).with(2)).says(told);
+    }
+    let fanout = Fanout::new();
+    let state = fanout.home().join("fanout/state.json");
+    fs::create_dir_all(state.parent().expect("a folder")).expect("made");
+    fs::write(&state, format!(r#"{{"format": "{MARK}"}}"#)).expect("written");
+    is_silent(fanout.run(&["status"]).with(3)).says("line 1");
+}
+
+#[test]
+fn the_configuration_is_shown_without_secrets() {
+    let text = format!(
+        r#"
+external:
+  url: "https://{MARK}@h/x?api_key={MARK}&k={MARK}"
+  events_path: "/events?sig={MARK}"
+connector:
+  properties: {{ssl.key.passphrase: "{MARK}", poll.interval.ms: "20"}}
+services:
+  redis: {{env: {{API_CREDENTIAL: "{MARK}", STRIPE_API_KEY: "{MARK}", TZ: UTC}}}}
+"#
+    );
+    let fanout = Fanout::new().config(&text);
+    for output in ["human", "json"] {
+        let ended = fanout.run(&["--output", output, "config", "show"]).with(0);
+        is_silent(ended)
+            .says("https://****@h/x?api_key=****&k=****")
+            .says("poll.interval.ms")
+            .says("UTC");
+        is_silent(fanout.run(&["--output", output, "env"]).with(0));
+    }
+    let shown = fanout.run(&["--output", "json", "config", "show"]).json();
+    let values = shown["values"].as_array().expect("values");
+    let properties = values
+        .iter()
+        .find(|value| value["key"] == "connector.properties");
+    assert_eq!(
+        properties.expect("them")["value"]["ssl.key.passphrase"],
+        "****"
+    );
+    let shown = fanout.run(&["env", "--show-secrets"]).with(0);
+    assert!(shown.stdout.contains(MARK), "{shown:#?}");
+}
+
+#[test]
+fn a_connection_that_fails_shows_no_secret() {
+    let fanout = Fanout::new()
+        .config("services: {stub: {runtime: external}, redis: {runtime: external}}\n")
+        .env(
+            "FANOUT_EXTERNAL_URL",
+            &format!("http://app:{MARK}@127.0.0.1:1/x?token={MARK}"),
+        )
+        .env(
+            "FANOUT_REDIS_URL",
+            &format!("redis://app:{MARK}@127.0.0.1:1"),
+        );
+    for service in ["stub", "redis"] {
+        let ended = fanout.run(&["up", service, "--timeout", "1s"]).with(4);
+        is_silent(ended).says("127.0.0.1:1").says("****");
+    }
+}
+
+#[test]
+fn a_home_that_others_may_change_is_not_used() {
+    let fanout = Fanout::new();
+    fs::create_dir(fanout.home()).expect("made");
+    fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o777)).expect("opened");
+    for command in [["status"], ["up"], ["down"], ["reset"]] {
+        fanout
+            .run(&command)
+            .with(3)
+            .says("cannot be used: others may write into it (mode 777)")
+            .says("hint: name a folder of your own: FANOUT_HOME=<folder> fanout …");
+    }
+    fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o755)).expect("closed");
+    fanout.run(&["down"]).with(0);
+}
+
+#[test]
+fn a_link_of_another_user_in_place_of_a_project_is_not_followed() {
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else can make one.
+        return;
+    }
+    let fanout = Fanout::new();
+    let elsewhere = fanout.home().with_file_name("elsewhere");
+    fs::create_dir_all(&elsewhere).expect("made");
+    fs::create_dir(fanout.home()).expect("made");
+    let link = fanout.home().join("fanout");
+    symlink(&elsewhere, &link).expect("linked");
+    lchown(&link, Some(NOBODY), None).expect("given");
+    fanout
+        .run(&["status"])
+        .with(3)
+        .says("it is a link of user nobody");
+    let port = "services: {redis: {ports: {main: 1}}}\n";
+    let fanout = fanout.config(port);
+    fanout
+        .run(&["up", "redis"])
+        .with(3)
+        .says("it is a link of user nobody");
+    assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
+}
+
+#[test]
+fn a_folder_that_servers_cannot_be_told_of_is_refused() {
+    let fanout = Fanout::new();
+    let home = fanout.home().join("a,b");
+    let fanout = fanout.env("FANOUT_HOME", home.to_str().expect("utf-8"));
+    let ended = fanout.run(&["up", "redis", "--ports", "auto"]).with(3);
+    ended
+        .says("a,b has a `,`, which the configuration files of servers do not take")
+        .says("hint: name folders without it: FANOUT_HOME=<folder>");
+    assert!(!home.join("fanout/state.json").exists());
+}
+
+/// What a user without a home folder sees, as root can try it.
+#[test]
+fn a_user_without_a_home_gets_a_folder_that_is_theirs_or_none() {
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else can become another user.
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode));
+    open(0o1777).expect("opened");
+    // Where the binary was built may be closed to others.
+    let program = folder.path().join("fanout");
+    fs::copy(env!("CARGO_BIN_EXE_fanout"), &program).expect("copied");
+    let place = folder.path().join(format!("fanout-{NOBODY}"));
+    let run = || {
+        let output = Command::new(&program)
+            .args(["--runtime", "native", "down"])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("TMPDIR", folder.path())
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let refused = |why: &str| {
+        let (code, said) = run();
+        let hint = "hint: name a folder of your own: FANOUT_HOME=<folder> fanout …";
+        assert!(
+            code == Some(3) && said.contains(why) && said.contains(hint),
+            "{code:?} {said}"
+        );
+    };
+    fs::create_dir(&place).expect("made");
+    refused("it belongs to user root");
+    fs::remove_dir(&place).expect("removed");
+    symlink("/var/tmp", &place).expect("linked");
+    refused("it belongs to user root");
+    lchown(&place, Some(4_000), None).expect("given");
+    refused("it is a link of user 4000");
+    fs::remove_file(&place).expect("removed");
+    fs::write(&place, "").expect("written");
+    chown(&place, Some(NOBODY), None).expect("given");
+    refused("it is no folder");
+    fs::remove_file(&place).expect("removed");
+
+    assert_eq!(run().0, Some(0), "{}", run().1);
+    let mode = fs::metadata(&place).expect("made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+/// A program that stands in for one of the machine's.
+fn program(folder: &Path, name: &str, script: &str) {
+    fs::create_dir_all(folder).expect("made");
+    let path = folder.join(name);
+    fs::write(&path, script).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+}
+
+#[test]
+fn a_jar_that_is_another_than_it_was_is_not_installed() {
+    let fanout = Fanout::new();
+    let bin = fanout.home().with_file_name("bin");
+    // A mirror that was broken into: whatever Maven checks against comes from
+    // there too.
+    let script = "#!/bin/sh
+for argument; do case $argument in -DoutputDirectory=*) folder=${argument#*=} ;; esac; done
+mkdir -p \"$folder\"
+echo evil >\"$folder/kafka_2.13-4.3.0.jar\"
+";
+    program(&bin, "mvn", script);
+    let path = format!(
+        "{}:{}",
+        bin.display(),
+        std::env::var("PATH").expect("a path")
+    );
+    let fanout = fanout.env("PATH", &path);
+    let ended = fanout.run(&["up", "kafka", "--ports", "auto"]).with(3);
+    ended
+        .says("kafka was downloaded and is not used: ")
+        .says("hint: find out who changed the file");
+    let cache = fanout.home().with_file_name("cache").join("native");
+    assert!(!cache.join("kafka-4.3.0").exists());
+}
+
+/// Wheels of the right names and versions, with something else in them.
+const WHEELS: &str = r#"
+import sys, zipfile
+for name, version in (line.split("==") for line in sys.argv[2:]):
+    plain = name.replace("-", "_")
+    info = f"{plain}-{version}.dist-info"
+    with zipfile.ZipFile(f"{sys.argv[1]}/{plain}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{plain}.py", "print('evil')")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", f"{plain}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+"#;
+
+#[test]
+fn a_wheel_that_is_another_than_it_was_is_not_installed() {
+    let fanout = Fanout::new();
+    let wheels = fanout.home().with_file_name("wheels");
+    fs::create_dir(&wheels).expect("made");
+    let requirements = include_str!("../stack/native/requirements.txt");
+    let pinned = requirements
+        .lines()
+        .filter(|line| !line.starts_with(['#', ' ']))
+        .filter_map(|line| line.split_whitespace().next());
+    let made = Command::new("python3")
+        .args(["-c", WHEELS])
+        .arg(&wheels)
+        .args(pinned)
+        .status();
+    assert!(made.expect("python").success());
+    let fanout = fanout
+        .env("PIP_NO_INDEX", "1")
+        .env("PIP_FIND_LINKS", wheels.to_str().expect("utf-8"));
+    let ended = fanout.run(&["up", "clickhouse", "--ports", "auto"]).with(3);
+    ended
+        .says("chdb could not be installed: ")
+        .says("DO NOT MATCH THE HASHES");
+    let cache = fanout.home().with_file_name("cache").join("native");
+    assert!(!cache.join("chdb-26.9.0").exists());
+}
