@@ -61,9 +61,8 @@ fn hostile_environment(stack: &Stack) {
     fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("opened");
     let mut fanout = Fanout::at(&home);
     // Before HOME means another one.
-    if let Some(cache) = cache() {
-        fanout = fanout.with("FANOUT_CACHE", &cache);
-    }
+    let cache = fanout::stack::cache_from_env().expect("the cache of this stack");
+    fanout = fanout.with("FANOUT_CACHE", cache.to_str().expect("a path in UTF-8"));
     for (variable, value) in HOSTILE {
         fanout = fanout.with(variable, value);
     }
@@ -99,12 +98,6 @@ fn hostile_environment(stack: &Stack) {
     assert_eq!(seeded["ok"], Json::Bool(true), "{seeded:#}");
     fanout.run(&["down"]).ends_with(0);
     fanout.run(&["reset", "--yes"]).ends_with(0);
-}
-
-/// The cache that the stack was brought up from.
-fn cache() -> Option<String> {
-    let cache = std::env::var("FANOUT_CACHE").ok();
-    cache.or_else(|| Some(format!("{}/.cache/fanout", std::env::var("HOME").ok()?)))
 }
 
 /// Calls the binary with another umask, as a shell can.
