@@ -2,8 +2,27 @@
 
 use std::time::Duration;
 
-/// Reads `30s`, `1m 30s`, `250ms` or bare seconds.
+/// Longer than anybody waits, and short enough to be added to any moment.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
+/// Reads a duration above 0: `30s`, `1m 30s`, `250ms` or bare seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
+    match duration_or_zero(text)? {
+        Duration::ZERO => Err("expected a duration above 0".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// Reads a duration that may be 0.
+pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    let duration = read(text)?;
+    if duration > LONGEST {
+        return Err("expected a duration of at most 100 years".to_owned());
+    }
+    Ok(duration)
+}
+
+fn read(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
     }
@@ -11,6 +30,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "expected a duration such as `30s` or `5m`".to_owned())?;
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// Reads how many of something are wanted: at least 1.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number above 0".to_owned()),
+        Ok(count) => Ok(count),
+    }
 }
 
 #[cfg(test)]
@@ -27,8 +54,19 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "-1s", "soon", "-3"] {
+        for text in [
+            "", "-1s", "soon", "-3", "0", "0s", "0ms", "nan", "inf", "1e300", "101y",
+        ] {
             assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn nothing_is_no_count() {
+        assert_eq!(count("1"), Ok(1));
+        for text in ["0", "-1", "1.5", "", "many"] {
+            assert!(count(text).is_err(), "{text}");
         }
     }
 }

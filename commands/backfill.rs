@@ -5,16 +5,21 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, ValueEnum};
 use fanout::{
+    clock::now_us,
+    config::Settings,
     escape::escape,
     instant::TimeSpec,
     operations::backfill::{self, Plan, Report, Request, Source},
+    stack::reach::Need,
 };
 use serde::Serialize;
 
 use crate::{
     arguments::duration,
+    confirm::confirm,
     context::Context,
     exit::{Outcome, Verdict},
+    servers::stores,
     table::{render, table},
 };
 
@@ -46,6 +51,9 @@ pub struct Arguments {
     /// Say what would be replayed, and replay nothing
     #[arg(long)]
     dry_run: bool,
+    /// Give up another backfill that is not finished, without asking
+    #[arg(long)]
+    yes: bool,
     /// How long a server may refuse, or have nothing to say
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
@@ -68,10 +76,15 @@ struct Document<'a> {
 
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
+        let request = self.request();
+        request.check(now_us())?;
+        let config = context.config()?;
+        context
+            .reach(&config, &servers(&request, &config.settings))
+            .await?;
+        let settings = config.settings;
         let site = context.site()?;
         let printer = context.printer();
-        let request = self.request();
         if self.dry_run {
             let plan = backfill::plan(&site, &settings, request).await?;
             let document = Document {
@@ -84,6 +97,10 @@ impl Arguments {
         let backfill = backfill::prepare(&site, &settings, request).await?;
         let plan = backfill.plan().clone();
         printer.note(&show(&plan));
+        if let Some(unfinished) = &plan.gives_up {
+            let what = format!("give up {unfinished}");
+            confirm(context, self.yes, "yes", &what).await?;
+        }
         let progress = printer.progress();
         let stop = context.stop().clone();
         // Long work with much in hand: on the heap.
@@ -112,13 +129,28 @@ impl Arguments {
     }
 }
 
+/// What it talks to.
+fn servers(request: &Request, settings: &Settings) -> Vec<(&'static str, Need)> {
+    let mut servers = vec![("kafka", Need::Running)];
+    if request.source == Source::Database {
+        servers.extend([("postgres", Need::Running), ("connect", Need::Ours)]);
+        // The mirror of the content, and the board that is made anew.
+        servers.extend(stores(&settings.pipeline.sinks));
+    }
+    servers.extend(stores(&request.sinks));
+    servers
+}
+
 /// What it will do, before it does it.
 fn show(plan: &Plan) -> String {
     let to = plan.to.as_deref().unwrap_or("now");
     let mut text = format!("from {} to {to}, into {}", plan.from, plan.sinks.join(", "));
     if let Some(begun) = &plan.resumes {
         // Writing into a string cannot fail.
-        let _ = write!(text, "\ngoes on with the one begun at {begun}");
+        let _ = write!(text, "\nresumes the one begun at {begun}");
+    }
+    if let Some(unfinished) = &plan.gives_up {
+        let _ = write!(text, "\ngives up {}", escape(unfinished));
     }
     if let Some(rows) = plan.rows {
         let _ = write!(text, "\n{rows} rows of the source are read anew");

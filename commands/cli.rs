@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use fanout::{config::Runtime, project::Project, stack::native::launch::become_service};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    parser::ValueSource,
+};
+use fanout::{config::Runtime, project::Project};
 
 use crate::{completions, context::Context, exit::Outcome};
 
@@ -74,6 +77,58 @@ pub struct Global {
     /// Never ask
     #[arg(long, global = true)]
     pub no_input: bool,
+    /// Flags that hints repeat: those of the stack and the configuration that
+    /// the command line has, with their values.
+    #[arg(skip)]
+    pub given: Vec<(&'static str, String)>,
+    /// The command that was called: `dlq replay`.
+    #[arg(skip)]
+    pub path: String,
+}
+
+/// Those flags, and clap's names of them.
+const REPEATED: [(&str, &str); 4] = [
+    ("--config", "config"),
+    ("--runtime", "runtime"),
+    ("--docker-host", "docker_host"),
+    ("--docker-context", "docker_context"),
+];
+
+/// Reads the command line.
+///
+/// # Errors
+/// What clap has to say: also where help or the version was asked for.
+pub fn parse() -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.global.remember(&matches);
+    Ok(cli)
+}
+
+impl Global {
+    /// Keeps what hints have to repeat.
+    pub fn remember(&mut self, matches: &ArgMatches) {
+        self.given = given(matches);
+        let mut names = Vec::new();
+        let mut level = matches;
+        while let Some((name, below)) = level.subcommand() {
+            names.push(name);
+            level = below;
+        }
+        self.path = names.join(" ");
+    }
+}
+
+/// The repeated flags that the command line has.
+fn given(matches: &ArgMatches) -> Vec<(&'static str, String)> {
+    let of = |(flag, name): &(&'static str, &str)| {
+        if matches.value_source(name)? != ValueSource::CommandLine {
+            return None;
+        }
+        let value = matches.get_raw(name)?.next()?;
+        Some((*flag, value.to_string_lossy().into_owned()))
+    };
+    REPEATED.iter().filter_map(of).collect()
 }
 
 /// `--runtime`.
@@ -118,7 +173,7 @@ pub enum Color {
 pub enum Command {
     /// Start the stack, or what of it does not run or has changed
     Up(crate::up::Arguments),
-    /// Stop the stack and keep its data
+    /// Stop the stack, or some services of it, and keep the data
     Down(crate::down::Arguments),
     /// Remove all that the project owns, after listing it
     Reset(crate::reset::Arguments),
@@ -159,9 +214,6 @@ pub enum Command {
     Completions(crate::completions::Arguments),
     /// Print the manual page
     Man,
-    /// Become the service that stdin describes
-    #[command(hide = true)]
-    Launch,
 }
 
 impl Command {
@@ -188,7 +240,6 @@ impl Command {
             Self::Config(_) => "config",
             Self::Completions(_) => "completions",
             Self::Man => "man",
-            Self::Launch => "launch",
         }
     }
 
@@ -208,8 +259,7 @@ impl Command {
             | Self::Config(_)
             | Self::Doctor(_)
             | Self::Completions(_)
-            | Self::Man
-            | Self::Launch => false,
+            | Self::Man => false,
             Self::Status(arguments) => arguments.goes_on(),
             Self::Logs(arguments) => arguments.goes_on(),
             Self::Seed(arguments) => arguments.goes_on(),
@@ -227,7 +277,7 @@ impl Command {
             Self::Reset(arguments) => arguments.run(context).await,
             Self::Status(arguments) => arguments.run(context).await,
             Self::Logs(arguments) => arguments.run(context).await,
-            Self::Env(arguments) => arguments.run(context),
+            Self::Env(arguments) => arguments.run(context).await,
             Self::Connector(command) => command.run(context).await,
             Self::Seed(arguments) => arguments.run(context).await,
             Self::Run(arguments) => arguments.run(context).await,
@@ -242,7 +292,6 @@ impl Command {
             Self::Config(command) => command.run(context),
             Self::Completions(arguments) => arguments.run(context),
             Self::Man => completions::man(context),
-            Self::Launch => Err(become_service().into()),
         }
     }
 }

@@ -1,16 +1,58 @@
-//! The question before something is destroyed.
+//! The question before something is destroyed, given up, or sent out again.
 
 use std::io::{self, IsTerminal as _};
 
+use fanout::failure::{Failure, Kind};
 use tokio::sync::oneshot;
 
 use crate::context::Context;
 
-/// Asks for `word`, where there is somebody to ask; says whether it came.
-/// `what` follows it: `remove all of this`.
-pub async fn confirmed(context: &Context, word: &str, what: &str) -> bool {
-    let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !asks || context.global().no_input || context.printer().is_json() {
+/// It was not confirmed.
+#[derive(Debug, thiserror::Error)]
+#[error("confirmation required to {what}")]
+pub struct NotConfirmed {
+    /// `remove all of project fanout`.
+    what: String,
+    /// The command that wants it: `dlq purge`.
+    command: String,
+}
+
+impl Failure for NotConfirmed {
+    fn kind(&self) -> Kind {
+        Kind::Refused
+    }
+
+    fn code(&self) -> &'static str {
+        "not_confirmed"
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(format!("fanout {} --yes", self.command))
+    }
+}
+
+/// Returns where `yes` was given, or `word` is typed on a terminal.
+///
+/// # Errors
+/// When neither is; also where nobody can be asked.
+pub async fn confirm(
+    context: &Context,
+    yes: bool,
+    word: &str,
+    what: &str,
+) -> Result<(), NotConfirmed> {
+    if yes || asked(context, word, what).await {
+        return Ok(());
+    }
+    Err(NotConfirmed {
+        what: what.to_owned(),
+        command: context.global().path.clone(),
+    })
+}
+
+async fn asked(context: &Context, word: &str, what: &str) -> bool {
+    let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !is_terminal || context.global().no_input || context.printer().is_json() {
         return false;
     }
     context.printer().ask(&format!("type {word} to {what}: "));

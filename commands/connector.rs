@@ -9,12 +9,13 @@ use fanout::{
     escape::escape,
     operations::connector::{self, Applied, ConnectorError, ConnectorStatus, State},
     source::RECONCILE,
+    stack::reach::Need,
 };
 use serde::Serialize;
 
 use crate::{
     arguments::duration,
-    confirm::confirmed,
+    confirm::confirm,
     context::Context,
     exit::{CommandError, Outcome, Verdict},
     table::{render, table},
@@ -37,7 +38,7 @@ pub enum Command {
     /// Let it go on
     Resume(Change),
     /// Remove it; slot, topics and its position stay
-    Delete(Change),
+    Delete(Delete),
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +51,15 @@ pub struct Apply {
     forget_offsets: bool,
     /// Forget it without asking
     #[arg(long, requires = "forget_offsets")]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    #[command(flatten)]
+    change: Change,
+    /// Delete it without asking
+    #[arg(long)]
     yes: bool,
 }
 
@@ -75,7 +85,7 @@ struct Report {
 
 impl Command {
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
+        let settings = context.servers(self.servers()).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let mut report = Report {
@@ -94,11 +104,7 @@ impl Command {
                 report.dry_run = true;
                 report.connector = Some(known(&settings).await?);
             }
-            Self::Delete(change) if change.dry_run => {
-                report.dry_run = true;
-                report.connector = connector::status(&settings).await?;
-                report.deleted = Some(report.connector.is_some());
-            }
+            Self::Delete(arguments) => arguments.run(context, &settings, &mut report).await?,
             Self::Restart(Change { timeout, .. }) => {
                 report.connector = Some(connector::restart(&settings, timeout, &*progress).await?);
             }
@@ -108,12 +114,22 @@ impl Command {
             Self::Resume(Change { timeout, .. }) => {
                 report.connector = Some(connector::resume(&settings, timeout, &*progress).await?);
             }
-            Self::Delete(Change { timeout, .. }) => {
-                report.deleted = Some(connector::delete(&settings, timeout).await?);
-            }
         }
         drop(progress);
         printer.conclude("connector", report.verdict(), &report, || report.human())
+    }
+
+    /// What it talks to. The connector that `apply` registers goes to Postgres,
+    /// and so does it itself to remove a lost slot.
+    fn servers(&self) -> &'static [(&'static str, Need)] {
+        match self {
+            Self::Apply(Apply {
+                forget_offsets: true,
+                ..
+            }) => &[("connect", Need::Running), ("postgres", Need::Running)],
+            Self::Apply(_) => &[("connect", Need::Running), ("postgres", Need::Ours)],
+            _ => &[("connect", Need::Running)],
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -148,11 +164,8 @@ impl Apply {
         let overrides = connector::overrides(&context.site()?, settings)?;
         let name = &settings.connector.name;
         if self.forget_offsets {
-            let what = "forget its position, which nothing brings back";
-            if !self.yes && !confirmed(context, name, what).await {
-                let name = name.clone();
-                return Err(ConnectorError::NotConfirmed { name }.into());
-            }
+            let what = format!("forget the position of connector {name} for good");
+            confirm(context, self.yes, name, &what).await?;
             connector::forget_offsets(settings, timeout, &*progress).await?;
         }
         report.dry_run = dry_run;
@@ -162,6 +175,28 @@ impl Apply {
             connector::apply(settings, &overrides, timeout, &*progress).await?
         });
         report.connector = connector::status(settings).await?;
+        Ok(())
+    }
+}
+
+impl Delete {
+    async fn run(
+        &self,
+        context: &Context,
+        settings: &Settings,
+        report: &mut Report,
+    ) -> Result<(), CommandError> {
+        let Change { timeout, dry_run } = self.change;
+        report.dry_run = dry_run;
+        if dry_run {
+            report.connector = connector::status(settings).await?;
+            report.deleted = Some(report.connector.is_some());
+            return Ok(());
+        }
+        let name = &settings.connector.name;
+        let what = format!("delete connector {name}");
+        confirm(context, self.yes, name, &what).await?;
+        report.deleted = Some(connector::delete(settings, timeout).await?);
         Ok(())
     }
 }

@@ -4,19 +4,22 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use fanout::{
-    config::{Config, Layers, load},
+    config::{Config, Layers, Settings, load},
     failure::{Failure, Kind},
     operations::check::check,
     project::Project,
     secret::SecretUrl,
     stack::{
-        Home, HomeError, Site, StateError, cache_from_env, docker::surroundings::Choice,
+        Home, HomeError, Site, State, StateError, cache_from_env,
+        docker::surroundings::Choice,
+        reach::{self, Need, ReachError},
         recorded_settings,
+        resolve::on_configured_ports,
     },
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::Global, exit::CommandError, printer::Printer};
+use crate::{cli::Global, exit::CommandError, printer::Printer, servers::of_pipeline};
 
 /// The configuration read when no file is named.
 const DEFAULT_FILE: &str = "fanout.yaml";
@@ -195,9 +198,37 @@ impl Context {
             env: variables()?,
             flags,
         };
-        let config = load(&layers)?;
+        let config = on_configured_ports(load(&layers)?)?;
         self.printer.hide(&config.settings);
         Ok(config)
+    }
+
+    /// The effective settings, where the command may talk to each of these
+    /// services.
+    pub async fn servers(&self, uses: &[(&str, Need)]) -> Result<Settings, CommandError> {
+        let config = self.config()?;
+        self.reach(&config, uses).await?;
+        Ok(config.settings)
+    }
+
+    /// The project as it was brought up; none where it was not, and the operator
+    /// has named all of its servers instead.
+    pub async fn known(&self, config: &Config) -> Result<Option<State>, CommandError> {
+        match reach::recorded(&self.site()?) {
+            Ok(state) => Ok(Some(state)),
+            Err(ReachError::NeverUp { .. }) => {
+                let servers = of_pipeline(&config.settings, Need::Placed);
+                self.reach(config, &servers).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Refuses to talk to a server that is neither the project's nor named by
+    /// the operator.
+    pub async fn reach(&self, config: &Config, uses: &[(&str, Need)]) -> Result<(), CommandError> {
+        Ok(reach::check(&self.site()?, config, uses).await?)
     }
 
     /// The project's defaults, whatever the file and the environment say.

@@ -1,23 +1,25 @@
 //! `fanout dlq`: what was rejected, by whom and why; applied again, forgotten.
 
-use std::time::Duration;
-
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use clap::{Args, Subcommand};
 use fanout::{
     config::Settings,
     escape::{ellipsis, escape},
-    operations::dlq::{self, Filter, Letter, LetterId, Listing, Report, Selected},
+    operations::dlq::{
+        self, DlqError, Filter, Letter, LetterId, Listing, Purged, Report, Selected,
+    },
+    stack::reach::Need,
 };
 use serde_json::{Value as Json, json};
 
 use crate::{
-    arguments::duration,
-    confirm::confirmed,
+    arguments::{count, duration},
+    confirm::confirm,
     context::Context,
     exit::{Outcome, Verdict},
-    table::{render, table},
+    servers::stores,
+    table::{plural, render, table},
 };
 
 /// The widest an error is shown in a table.
@@ -48,7 +50,7 @@ pub struct List {
     #[arg(long)]
     code: Option<String>,
     /// How many
-    #[arg(long, short = 'n', default_value_t = 20)]
+    #[arg(long, short = 'n', default_value = "20", value_parser = count)]
     limit: usize,
 }
 
@@ -86,18 +88,21 @@ pub struct Purge {
 
 impl Command {
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
         let printer = context.printer();
+        let filter = self.filter()?;
+        let config = context.config()?;
+        let mut servers = vec![("kafka", Need::Running)];
+        if let Self::Replay(_) = &self {
+            servers.extend(stores(&config.settings.pipeline.sinks));
+        }
+        context.reach(&config, &servers).await?;
+        let settings = config.settings;
         match self {
             Self::Ls(arguments) => {
-                let filter = Filter {
-                    ids: Vec::new(),
-                    sink: arguments.sink,
-                    code: arguments.code,
-                };
                 let listing = dlq::list(&settings, &filter, arguments.limit).await?;
                 let latest: Vec<Json> = listing.latest.iter().map(document).collect();
                 let report = json!({
+                    "action": "ls",
                     "counts": listing.counts,
                     "letters": latest,
                     "purged": listing.purged,
@@ -107,43 +112,59 @@ impl Command {
             Self::Show { id } => {
                 let letter = dlq::find(&settings, id).await?;
                 printer.print_verbatim();
-                let report = json!({ "letter": document(&letter) });
+                let report = json!({ "action": "show", "letter": document(&letter) });
                 printer.conclude("dlq", Verdict::Done, &report, || show(&letter))
             }
-            Self::Replay(arguments) => arguments.run(context, &settings).await,
+            Self::Replay(arguments) => arguments.run(context, &settings, &filter).await,
             Self::Purge(arguments) => arguments.run(context, &settings).await,
         }
     }
 }
 
+impl Command {
+    /// Which letters it is about, as far as it says so.
+    fn filter(&self) -> Result<Filter, DlqError> {
+        match self {
+            Self::Ls(List { sink, code, .. }) => {
+                Filter::new(Vec::new(), sink.clone(), code.clone())
+            }
+            Self::Replay(Replay {
+                ids, sink, code, ..
+            }) => Filter::new(ids.clone(), sink.clone(), code.clone()),
+            Self::Show { .. } | Self::Purge(_) => Ok(Filter::default()),
+        }
+    }
+}
+
 impl Replay {
-    async fn run(self, context: &Context, settings: &Settings) -> Outcome {
-        let filter = Filter {
-            ids: self.ids,
-            sink: self.sink,
-            code: self.code,
-        };
-        let selected = dlq::select(settings, &filter).await?;
+    async fn run(self, context: &Context, settings: &Settings, filter: &Filter) -> Outcome {
+        let selected = dlq::select(settings, filter).await?;
         let printer = context.printer();
         if self.dry_run {
-            let report = json!({ "dry_run": true, "letters": selected.counts() });
+            let report = replay_document(true, &selected.counts(), None);
             return printer.conclude("dlq", Verdict::Done, &report, || counts(&selected));
         }
         printer.note(&counts(&selected));
-        let asked = !self.yes && selected.goes_outside();
+        let selection = selected.counts();
+        if selected.goes_outside() {
+            let what = "call the external system again";
+            confirm(context, self.yes, "yes", what).await?;
+        }
         let progress = printer.progress();
         let how = dlq::Replay {
-            confirmed: self.yes
-                || (asked && confirmed(context, "yes", "tell the external system again").await),
             patience: self.timeout,
             stop: context.stop().clone(),
         };
         let work = Box::pin(selected.replay(settings, &how, &*progress));
         let report = work.await?;
         drop(progress);
-        let document = json!({ "dry_run": false, "done": report });
+        let document = replay_document(false, &selection, Some(&report));
         printer.conclude("dlq", Verdict::Done, &document, || replayed(&report))
     }
+}
+
+fn replay_document(dry_run: bool, selected: &BTreeMap<String, u64>, done: Option<&Report>) -> Json {
+    json!({ "action": "replay", "dry_run": dry_run, "selected": selected, "done": done })
 }
 
 impl Purge {
@@ -151,19 +172,27 @@ impl Purge {
         let printer = context.printer();
         let listing = dlq::list(settings, &Filter::default(), 0).await?;
         if self.dry_run {
-            let report = json!({ "dry_run": true, "counts": listing.counts });
+            let report = purge_document(true, &listing, None);
             return printer.conclude("dlq", Verdict::Done, &report, || tally(&listing));
         }
         printer.note(&tally(&listing));
-        let yes = self.yes || confirmed(context, "yes", "forget the bytes of all of these").await;
+        if !listing.counts.is_empty() {
+            let what = "forget the bytes of every dead letter";
+            confirm(context, self.yes, "yes", what).await?;
+        }
         let progress = printer.progress();
-        let purged = dlq::purge(settings, yes, &*progress).await?;
+        let purged = dlq::purge(settings, &*progress).await?;
         drop(progress);
-        let report = json!({ "dry_run": false, "done": purged });
+        let report = purge_document(false, &listing, Some(purged));
         printer.conclude("dlq", Verdict::Done, &report, || {
-            format!("purged {} dead letters", purged.letters)
+            let letters = purged.letters;
+            format!("purged {letters} dead letter{}", plural(letters))
         })
     }
+}
+
+fn purge_document(dry_run: bool, listing: &Listing, done: Option<Purged>) -> Json {
+    json!({ "action": "purge", "dry_run": dry_run, "counts": listing.counts, "done": done })
 }
 
 /// `3 of clickhouse, 3 of http`.

@@ -65,7 +65,8 @@ impl Arguments {
         });
         let printer = context.printer();
         let progress = printer.progress();
-        let findings = doctor::examine(&site, config.as_ref(), &*progress).await;
+        // Many questions at once: on the heap.
+        let findings = Box::pin(doctor::examine(&site, config.as_ref(), &*progress)).await;
         drop(progress);
         if let Some(path) = &self.bundle {
             let bundle = doctor::bundle(&site, config.as_ref(), findings.clone()).await;

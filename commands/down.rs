@@ -1,9 +1,13 @@
-//! `fanout down`: stops the stack and says where its data stays.
+//! `fanout down`: stops the stack, or some services of it, and says where the
+//! data stays.
 
 use std::time::Duration;
 
 use clap::Args;
-use fanout::operations::down::{self, Report};
+use fanout::{
+    operations::down::{self, Report},
+    stack::reach::{self, ReachError},
+};
 
 use crate::{
     arguments::duration,
@@ -11,9 +15,12 @@ use crate::{
     exit::{Outcome, Verdict},
 };
 
-/// How to stop.
+/// What to stop, and how.
 #[derive(Debug, Args)]
 pub struct Arguments {
+    /// Only these services; what needs them keeps running
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
     /// How long each service may take before it is killed
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
@@ -27,15 +34,38 @@ impl Arguments {
         let site = context.site()?;
         let printer = context.printer();
         let report = if self.dry_run {
-            down::dry_run(&site).await?
+            down::dry_run(&site, &self.services).await?
         } else {
-            down::down(&site, self.timeout, &*printer.progress()).await?
+            down::down(&site, &self.services, self.timeout, &*printer.progress()).await?
         };
-        printer.conclude("down", Verdict::Done, &report, || summary(&report))
+        if report.stopped.is_empty()
+            && let Err(error @ ReachError::NeverUp { .. }) = reach::recorded(&site)
+        {
+            return Err(error.into());
+        }
+        if !report.dependents.is_empty() {
+            printer.note(&remark(&report));
+        }
+        printer.conclude("down", Verdict::Done, &report, || {
+            summary(&report, &self.services)
+        })
     }
 }
 
-fn summary(report: &Report) -> String {
+/// What stopping some does not stop.
+fn remark(report: &Report) -> String {
+    let (keeps, needs) = match (report.dependents.len(), report.dry_run) {
+        (1, false) => ("keeps", "needs"),
+        (_, false) => ("keep", "need"),
+        (1, true) => ("would keep", "needs"),
+        (_, true) => ("would keep", "need"),
+    };
+    let dependents = report.dependents.join(", ");
+    let stopped = report.stopped.join(", ");
+    format!("{dependents} {keeps} running and {needs} {stopped}")
+}
+
+fn summary(report: &Report, asked: &[String]) -> String {
     let names = report.stopped.join(", ");
     let data = if report.volumes.is_empty() {
         report.data.display().to_string()
@@ -44,7 +74,11 @@ fn summary(report: &Report) -> String {
         format!("{} and the volumes {volumes}", report.data.display())
     };
     match (report.stopped.is_empty(), report.dry_run) {
-        (true, _) => "nothing is running".to_owned(),
+        (true, _) => match asked {
+            [] => "nothing is running".to_owned(),
+            [one] => format!("{one} is not running"),
+            several => format!("none of {} is running", several.join(", ")),
+        },
         (false, true) => format!("would stop {names}; the data stays in {data}"),
         (false, false) => format!("stopped {names}; the data stays in {data}"),
     }

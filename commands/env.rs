@@ -23,16 +23,18 @@ struct Report {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> Outcome {
+    pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
-        let variables = env::variables(&config.settings, self.show_secrets);
+        let state = context.known(&config).await?;
+        let variables = env::variables(&config, state.as_ref(), self.show_secrets)?;
         let report = Report { variables };
         let printer = context.printer();
         if self.show_secrets {
             printer.print_verbatim();
         }
         printer.conclude("env", Verdict::Done, &report, || {
-            let lines: Vec<String> = report.variables.iter().map(env::export_line).collect();
+            let lines = report.variables.iter().filter_map(env::export_line);
+            let lines: Vec<String> = lines.collect();
             lines.join("\n")
         })
     }

@@ -4,7 +4,10 @@
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use fanout::failure::{Failure, Kind, chain};
+use fanout::{
+    escape::escape_lines,
+    failure::{Failure, Kind, chain},
+};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
@@ -46,13 +49,13 @@ impl CommandError {
         self.0.hint()
     }
 
-    fn to_json(&self) -> Json {
+    fn to_json(&self, hint: Option<&str>) -> Json {
         let cause = self.0.source().map(chain);
         json!({
             "code": self.0.code(),
             "message": self.0.to_string(),
             "cause": cause,
-            "hint": self.0.hint(),
+            "hint": hint,
         })
     }
 }
@@ -86,24 +89,29 @@ fn end(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::CheckFalse) => ExitCode::from(code(Kind::CheckFalse)),
         Err(error) => {
-            if !printer.failure(command, &error.to_json()) {
-                printer.error(&chain(&*error.0), error.0.hint().as_deref());
+            let hint = error.hint().map(|hint| printer.hints().retype(&hint));
+            if !printer.failure(command, &error.to_json(hint.as_deref())) {
+                printer.error(&error.message(), hint.as_deref());
             }
             ExitCode::from(code(error.0.kind()))
         }
     }
 }
 
+/// Why a process did not become the service that it was started to be: for the
+/// service's log.
+pub fn not_launched(error: &dyn Failure) -> ExitCode {
+    say(&format!("error: {}", escape_lines(&chain(error))));
+    ExitCode::from(code(error.kind()))
+}
+
 /// What clap has to say: help and version to stdout with 0, mistakes with 2.
 pub fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // Printing help to a closed pipe is no failure.
-        return match error.print() {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                ExitCode::from(code(Kind::Environment))
-            }
-            _ => ExitCode::SUCCESS,
-        };
+        return shown(error.print());
+    }
+    if std::env::args_os().len() <= 1 {
+        return shown(Cli::command().print_help());
     }
     let (global, command) = understood();
     let (schema, hint) = match &command {
@@ -128,6 +136,16 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         say(&format!("\nhint: {hint}"));
     }
     ExitCode::from(code(Kind::Usage))
+}
+
+/// Printing help to a closed pipe is no failure.
+fn shown(printed: std::io::Result<()>) -> ExitCode {
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            ExitCode::from(code(Kind::Environment))
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// What clap says is wrong, on one line: without its usage, with what a first
@@ -160,7 +178,11 @@ fn understood() -> (Option<Global>, Option<String>) {
         return (None, None);
     };
     let command = matches.subcommand_name().map(str::to_owned);
-    (Global::from_arg_matches(&matches).ok(), command)
+    let global = Global::from_arg_matches(&matches).ok().map(|mut global| {
+        global.remember(&matches);
+        global
+    });
+    (global, command)
 }
 
 #[cfg(test)]

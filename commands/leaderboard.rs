@@ -8,12 +8,14 @@ use fanout::{
     escape::{ellipsis, escape},
     instant::Age,
     operations::leaderboard::{self, Explanation, Leaderboard, Watch},
+    stack::reach::Need,
     timestamp::Rfc3339,
 };
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    arguments::duration,
+    arguments::{count, duration},
     context::Context,
     exit::{Outcome, Verdict},
     printer::Printer,
@@ -30,7 +32,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// How many lines
-    #[arg(long, short = 'n', default_value_t = 10)]
+    #[arg(long, short = 'n', default_value = "10", value_parser = count)]
     limit: usize,
     /// Look again and again [default interval: 1s]
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
@@ -47,11 +49,18 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
+        // Titles come from where they are, and events from the source.
+        let servers = [
+            ("redis", Need::Running),
+            ("clickhouse", Need::Ours),
+            ("postgres", Need::Ours),
+        ];
+        let settings = context.servers(&servers).await?;
         let printer = context.printer();
         if let Some(content) = self.explain {
             let explanation = leaderboard::explain(&settings, content).await?;
-            return printer.conclude("leaderboard", Verdict::Done, &explanation, || {
+            let report = json!({ "explanation": explanation });
+            return printer.conclude("leaderboard", Verdict::Done, &report, || {
                 explain(&explanation)
             });
         }

@@ -3,13 +3,13 @@
 
 use std::{io, sync::Arc};
 
-use fanout::{
-    progress::{Event, Progress},
-    project::Project,
-};
+use fanout::progress::{Event, Progress};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::printer::{Printer, Secrets};
+use crate::{
+    hints::Hints,
+    printer::{Printer, Secrets},
+};
 
 /// Variable that says what is logged, in `tracing`'s own words.
 const FILTER: &str = "FANOUT_LOG";
@@ -27,7 +27,7 @@ pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
         .with_env_filter(filter)
         .with_ansi(printer.stderr_colors())
         .with_target(false);
-    let lines = Addressed(printer.project().clone(), printer.secrets().clone());
+    let lines = Addressed(printer.hints().clone(), printer.secrets().clone());
     let started = if printer.is_json() {
         builder.json().with_writer(lines).try_init()
     } else if printer.bars() {
@@ -53,10 +53,10 @@ pub fn verbose(printer: &Printer) {
     }
 }
 
-/// Writes each line to stderr, its remedies typed for this project and without
-/// the secrets that a server may have repeated.
+/// Writes each line to stderr, its remedies typed for this call and without the
+/// secrets that a server may have repeated.
 #[derive(Clone)]
-struct Addressed(Project, Secrets);
+struct Addressed(Hints, Secrets);
 
 impl<'a> MakeWriter<'a> for Addressed {
     type Writer = Self;
@@ -81,7 +81,7 @@ impl io::Write for Addressed {
 
 /// Writes each line as a note of the progress, so that bars stay below.
 #[derive(Clone)]
-struct Notes(Arc<dyn Progress>, Project);
+struct Notes(Arc<dyn Progress>, Hints);
 
 impl<'a> MakeWriter<'a> for Notes {
     type Writer = Self;

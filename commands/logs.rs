@@ -5,8 +5,10 @@ use std::time::Duration;
 use clap::Args;
 use fanout::{
     escape::escape,
+    failure::{Failure, Kind},
     instant::{Resolved, TimeSpec},
     operations::logs::{Line, Logs, Selection},
+    stack::reach,
 };
 use serde::Serialize;
 
@@ -33,7 +35,8 @@ pub struct Arguments {
     /// Only lines since then: RFC 3339, `10m`, `2h ago`
     #[arg(long, value_name = "TIME")]
     since: Option<TimeSpec>,
-    /// The last so many lines of each service [default: 100, or all with --since]
+    /// The last so many lines of each service [default: 100, or all with --since];
+    /// 0 shows only what comes, with --follow
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
 }
@@ -45,7 +48,40 @@ struct Report {
     lines: Vec<Line>,
 }
 
+/// Arguments that ask for no line at all.
+#[derive(Debug, thiserror::Error)]
+enum NothingAsked {
+    #[error("--since {since} is in the future")]
+    Future { since: Resolved },
+    #[error("--tail 0 shows nothing without --follow")]
+    NoTail,
+}
+
+impl Failure for NothingAsked {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn code(&self) -> &'static str {
+        "usage"
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("fanout logs --help".to_owned())
+    }
+}
+
 impl Arguments {
+    fn check(&self, since: Option<Resolved>, now_us: i64) -> Result<(), NothingAsked> {
+        match since {
+            Some(since @ Resolved::At(time)) if time > now_us => {
+                Err(NothingAsked::Future { since })
+            }
+            _ if self.tail == Some(0) && !self.follow => Err(NothingAsked::NoTail),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it runs until it is stopped.
     pub fn goes_on(&self) -> bool {
         self.follow
@@ -54,6 +90,7 @@ impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let now_us = jiff::Timestamp::now().as_microsecond();
         let since = self.since.map(|since| since.resolve(now_us));
+        self.check(since, now_us)?;
         let since_us = match since {
             Some(Resolved::At(time)) => Some(time),
             Some(Resolved::Earliest) | None => None,
@@ -67,7 +104,9 @@ impl Arguments {
             since_us,
             tail: self.tail.or(self.since.is_none().then_some(DEFAULT_TAIL)),
         };
-        let mut logs = Logs::open(&context.site()?, &selection).await?;
+        let site = context.site()?;
+        let mut logs = Logs::open(&site, &selection).await?;
+        reach::recorded(&site)?;
         let mut lines = logs.so_far(&selection).await?;
         if self.follow {
             show(context, &logs, &lines);
@@ -104,7 +143,11 @@ fn show(context: &Context, logs: &Logs, lines: &[Line]) {
     let printer = context.printer();
     for line in lines {
         if printer.is_json() {
-            printer.document("logs", true, line);
+            let report = Report {
+                since: None,
+                lines: vec![line.clone()],
+            };
+            printer.document("logs", true, &report);
         } else {
             printer.data(&text(line, logs.width()));
         }

@@ -11,9 +11,11 @@ mod connector;
 mod context;
 mod dlq;
 mod doctor;
+mod documents;
 mod down;
 mod env;
 mod exit;
+mod hints;
 mod leaderboard;
 mod logging;
 mod logs;
@@ -23,6 +25,7 @@ mod progress;
 mod reset;
 mod run;
 mod seed;
+mod servers;
 mod signals;
 mod smoke;
 mod status;
@@ -33,15 +36,15 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use fanout::stack::native::launch;
 
-use crate::{
-    cli::Cli,
-    context::{Context, ContextError},
-};
+use crate::context::{Context, ContextError};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    if launch::is_asked_for(std::env::args_os()) {
+        return exit::not_launched(&launch::become_service());
+    }
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };

@@ -6,10 +6,12 @@ use clap::{Args, ValueEnum};
 use fanout::{
     escape::{ellipsis, escape},
     operations::peek::{Item, Peek, Place, equivalent},
+    stack::reach::Need,
 };
 use serde_json::json;
 
 use crate::{
+    arguments::count,
     context::Context,
     exit::{Outcome, Verdict},
 };
@@ -26,7 +28,7 @@ pub struct Arguments {
     /// Records of the log, rows of the view, members of the board, or calls
     place: Where,
     /// How many
-    #[arg(long, short = 'n', default_value_t = 5)]
+    #[arg(long, short = 'n', default_value = "5", value_parser = count)]
     count: usize,
     /// Go on with what is new
     #[arg(long, short)]
@@ -62,9 +64,10 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
-        let printer = context.printer();
         let place = Place::from(self.place);
+        let server = [(place.service(), Need::Running)];
+        let settings = context.servers(&server).await?;
+        let printer = context.printer();
         if printer.verbosity() > 0 {
             let topic = self.topic.as_deref();
             printer.note(&equivalent(&settings, place, topic, self.count));
@@ -85,7 +88,8 @@ impl Arguments {
         let show = |items: &[Item]| {
             for item in items {
                 if printer.is_json() {
-                    printer.document("peek", true, &item.document);
+                    let report = json!({ "place": place.to_string(), "items": [item.document] });
+                    printer.document("peek", true, &report);
                 } else {
                     printer.data(&line(item));
                 }

@@ -10,16 +10,16 @@ use std::{
     },
 };
 
-use fanout::{
-    config::Settings, escape::escape_lines, progress::Progress, project::Project, secret::Redactor,
-};
+use fanout::{config::Settings, escape::escape_lines, progress::Progress, secret::Redactor};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{Color, Global, Output},
+    documents,
     exit::{Outcome, Verdict},
+    hints::Hints,
     progress::{Bars, Lines, Redacted},
 };
 
@@ -36,7 +36,7 @@ pub struct Printer {
     stdout_colors: bool,
     stderr_colors: bool,
     stderr_terminal: bool,
-    project: Project,
+    hints: Hints,
     /// Of the settings, once they are loaded.
     secrets: Secrets,
     /// Data is printed as it is.
@@ -80,7 +80,7 @@ impl Printer {
             stdout_colors: colors(io::stdout().is_terminal()),
             stderr_colors: colors(stderr_terminal),
             stderr_terminal,
-            project: global.project.clone(),
+            hints: Hints::of(global),
             secrets: Secrets::default(),
             verbatim: AtomicBool::new(false),
             closed: OnceLock::new(),
@@ -107,14 +107,14 @@ impl Printer {
         self.verbatim.store(true, Ordering::Relaxed);
     }
 
-    /// The project that hints are typed for.
-    pub fn project(&self) -> &Project {
-        &self.project
+    /// What turns a hint into one for this call.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
     }
 
-    /// A hint as it is typed for this project.
+    /// A hint as it is typed after this call.
     pub fn hint(&self, hint: &str) -> String {
-        self.project.address(hint)
+        self.hints.address(hint)
     }
 
     /// Why stdout took no more, where that was not its reader's wish.
@@ -179,26 +179,24 @@ impl Printer {
 
     /// One JSON object on a line of its own, for commands that go on.
     pub fn document<T: Serialize>(&self, command: &str, ok: bool, report: &T) {
-        let mut document = envelope(command, ok);
-        match serde_json::to_value(report) {
-            Ok(Json::Object(fields)) => document.extend(fields),
+        let document = match serde_json::to_value(report) {
+            Ok(Json::Object(fields)) => documents::of(command, ok, fields, Json::Null),
             Ok(other) => {
-                document.insert("value".to_owned(), other);
+                let fields = Map::from_iter([("value".to_owned(), other)]);
+                documents::of(command, ok, fields, Json::Null)
             }
             Err(error) => {
-                document.insert("ok".to_owned(), Json::Bool(false));
-                document.insert("error".to_owned(), Json::String(error.to_string()));
+                let error = Json::String(error.to_string());
+                documents::of(command, false, Map::new(), error)
             }
-        }
+        };
         self.object(document);
     }
 
     /// Prints a failure as JSON where that was asked for; says whether it did.
     pub fn failure(&self, command: &str, error: &Json) -> bool {
         if self.is_json() {
-            let mut document = envelope(command, false);
-            document.insert("error".to_owned(), error.clone());
-            self.object(document);
+            self.object(documents::of(command, false, Map::new(), error.clone()));
         }
         self.is_json()
     }
@@ -214,7 +212,7 @@ impl Printer {
         self.data(&document.to_string());
     }
 
-    /// Makes every hint in a document one that is typed for this project.
+    /// Makes every hint in a document one that is typed after this call.
     fn address(&self, document: &mut Json) {
         match document {
             Json::Object(fields) => {
@@ -310,11 +308,4 @@ impl Printer {
 /// A line to stderr. Where that is closed there is nobody to tell.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn envelope(command: &str, ok: bool) -> Map<String, Json> {
-    let mut document = Map::new();
-    document.insert("schema".to_owned(), format!("fanout.{command}/v1").into());
-    document.insert("ok".to_owned(), ok.into());
-    document
 }

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
-use fanout::operations::reset::{self, Inventory, Reset, ResetError};
+use fanout::operations::reset::{self, Inventory, Reset};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::{
     arguments::duration,
-    confirm::confirmed,
+    confirm::confirm,
     context::Context,
-    exit::{Outcome, Verdict},
+    exit::{CommandError, Outcome, Verdict},
 };
 
 /// How sure the operator is.
@@ -45,6 +45,9 @@ impl Arguments {
             self.remove(context, &reset).await?;
             reset.inventory().clone()
         };
+        if removed.is_empty() {
+            context.known(&config).await?;
+        }
         let report = Report {
             dry_run: self.dry_run,
             removed,
@@ -61,7 +64,7 @@ impl Arguments {
 }
 
 impl Arguments {
-    async fn remove(&self, context: &Context, reset: &Reset) -> Result<(), ResetError> {
+    async fn remove(&self, context: &Context, reset: &Reset) -> Result<(), CommandError> {
         if reset.inventory().is_empty() {
             return Ok(());
         }
@@ -70,23 +73,14 @@ impl Arguments {
         if self.yes {
             printer.note(&listing);
         } else {
-            // Nobody says yes to what they were not shown.
+            // Shown however little was to be said: it is what is confirmed.
             printer.warn(&listing);
-            confirm(context).await?;
         }
-        reset.apply(self.timeout, &*printer.progress()).await
+        let project = context.project().as_str();
+        let what = format!("remove all of project {project}");
+        confirm(context, self.yes, project, &what).await?;
+        Ok(reset.apply(self.timeout, &*printer.progress()).await?)
     }
-}
-
-/// Asks for the project's name, where there is somebody to ask.
-async fn confirm(context: &Context) -> Result<(), ResetError> {
-    let project = context.project().as_str();
-    if confirmed(context, project, "remove all of this").await {
-        return Ok(());
-    }
-    Err(ResetError::NotConfirmed {
-        project: project.to_owned(),
-    })
 }
 
 fn listing(inventory: &Inventory) -> String {

@@ -15,6 +15,7 @@ use fanout::{
         status::{SinkState, SinkStatus},
     },
     progress::{Event, Progress},
+    stack::reach::Need,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     context::Context,
     exit::{Outcome, Verdict},
     logging,
+    servers::of_pipeline,
 };
 
 /// The port where none is configured.
@@ -52,6 +54,9 @@ impl Arguments {
             flags.insert("pipeline.sinks".to_owned(), sinks);
         }
         let config = context.config_with_flags(flags)?;
+        let mut servers = of_pipeline(&config.settings, Need::Ours);
+        servers.push(("kafka", Need::Running));
+        context.reach(&config, &servers).await?;
         let settings = config.settings;
         let url = config.values.iter().find(|value| value.key == "http.url");
         let is_asked_for =

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use fanout::operations::seed::{self, Options, Seeded};
+use fanout::{
+    operations::seed::{self, Options, Seeded},
+    stack::reach::Need,
+};
 use serde::Serialize;
 
 use crate::{
@@ -19,7 +22,7 @@ pub struct Arguments {
     #[arg(long)]
     events: Option<u64>,
     /// How many pieces of content, always the same ones
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     content: u32,
     /// Events in a second; without an end, until it is stopped
     #[arg(long, value_parser = rate)]
@@ -59,7 +62,7 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
+        let settings = context.servers(&[("postgres", Need::Running)]).await?;
         let printer = context.printer();
         let options = self.options();
         if self.dry_run {

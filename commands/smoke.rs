@@ -7,6 +7,7 @@ use fanout::{
     escape::escape,
     failure::{Failure, Kind},
     operations::smoke::{self, Options, Outcome as HopOutcome, Report},
+    stack::reach::Need,
 };
 use serde_json::json;
 
@@ -15,6 +16,7 @@ use crate::{
     context::Context,
     exit::{Outcome, Verdict},
     printer::Printer,
+    servers::of_pipeline,
     table::{render, table},
 };
 
@@ -57,7 +59,11 @@ impl Failure for JunitError {
 
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
+        let config = context.config()?;
+        let mut servers = of_pipeline(&config.settings, Need::Ours);
+        servers.push(("postgres", Need::Running));
+        context.reach(&config, &servers).await?;
+        let settings = config.settings;
         let printer = context.printer();
         let progress = printer.progress();
         let options = Options {

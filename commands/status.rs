@@ -58,7 +58,10 @@ impl Arguments {
 async fn look(context: &Context) -> Result<Report, crate::exit::CommandError> {
     // Anew at every look: ports may have changed since.
     let config = context.config()?;
-    Ok(status(&context.site()?, &config).await?)
+    context.known(&config).await?;
+    let site = context.site()?;
+    // Many questions at once: on the heap.
+    Ok(Box::pin(status(&site, &config)).await?)
 }
 
 async fn watch(context: &Context) -> Outcome {

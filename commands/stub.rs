@@ -7,7 +7,7 @@ use fanout::operations::stub::{Faults, Options, Stub};
 use serde::Serialize;
 
 use crate::{
-    arguments::duration,
+    arguments::duration_or_zero,
     context::Context,
     exit::{Outcome, Verdict},
 };
@@ -28,7 +28,7 @@ pub struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(200..600))]
     status: Option<u16>,
     /// Wait so long before each answer to an event
-    #[arg(long, default_value = "0", value_parser = duration)]
+    #[arg(long, default_value = "0", value_parser = duration_or_zero)]
     delay: Duration,
 }
 

@@ -20,3 +20,8 @@ pub fn table<const N: usize>(header: [&str; N]) -> Table {
 pub fn render(table: &Table) -> String {
     table.trim_fmt()
 }
+
+/// The end of a counted noun: `1 row`, `2 rows`.
+pub fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}

@@ -6,6 +6,7 @@ use clap::Args;
 use fanout::{
     escape::{ellipsis, escape},
     operations::verify::{self, Check, Difference, Findings, Kind, Report},
+    stack::reach::Need,
 };
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use crate::{
     arguments::duration,
     context::Context,
     exit::{Outcome, Verdict},
+    servers::of_pipeline,
     table::{render, table},
 };
 
@@ -29,7 +31,11 @@ pub struct Arguments {
 
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.config()?.settings;
+        let config = context.config()?;
+        let mut servers = of_pipeline(&config.settings, Need::Ours);
+        servers.extend([("postgres", Need::Running), ("kafka", Need::Running)]);
+        context.reach(&config, &servers).await?;
+        let settings = config.settings;
         let printer = context.printer();
         let progress = printer.progress();
         let report = verify::verify(&settings, self.timeout, &*progress).await?;

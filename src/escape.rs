@@ -33,6 +33,22 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// The text as one word of a POSIX shell: quoted where it has to be.
+#[must_use]
+pub fn shell_word(text: &str) -> Cow<'_, str> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=./:,@%+".contains(letter);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(shell_quoted(text))
+}
+
+/// The text in single quotes, as one word of a POSIX shell.
+#[must_use]
+pub fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Like [`escape`], line by line: the line feeds of the text stay, and a tab
 /// becomes blanks.
 #[must_use]
@@ -99,6 +115,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_shell_reads_one_word_back() {
+        for text in ["", "plain-0:6", "it's $HOME `x` \"y\" \\ \n z", "a b", "~"] {
+            let script = format!("printf %s {}", shell_word(text));
+            let output = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output();
+            assert_eq!(output.expect("a shell").stdout, text.as_bytes());
+        }
+        assert_eq!(shell_word("0:6"), "0:6");
+        assert_eq!(shell_quoted("0:6"), "'0:6'");
+    }
 
     #[test]
     fn hidden_characters_become_visible() {

@@ -37,6 +37,7 @@ pub mod secret;
 pub mod sinks;
 pub mod source;
 pub mod stack;
+pub mod suggest;
 pub mod template;
 pub mod timestamp;
 pub mod version;

@@ -6,9 +6,6 @@ use std::{fmt, str::FromStr};
 /// The default project, whose derived names are the documented ones.
 pub const DEFAULT: &str = "fanout";
 
-/// How a hint's command begins.
-const PROGRAM: &str = "fanout ";
-
 /// The longest name: Postgres allows 63 bytes for a slot, and the longest
 /// derived one has 9 more.
 const MAX_LENGTH: usize = 40;
@@ -57,33 +54,9 @@ impl Project {
         &self.0
     }
 
-    /// A hint as it is to be typed for this project: each `fanout COMMAND` in
-    /// it names the project, where that is not the default one.
+    /// Whether its names are the documented ones.
     #[must_use]
-    pub fn address(&self, hint: &str) -> String {
-        if self.is_default() {
-            return hint.to_owned();
-        }
-        let mut addressed = String::with_capacity(hint.len() + 32);
-        let mut rest = hint;
-        while let Some(at) = rest.find(PROGRAM) {
-            let (before, after) = rest.split_at(at + PROGRAM.len());
-            addressed.push_str(before);
-            let begins = at == 0 || rest[..at].ends_with([' ', '`', '(', '"']);
-            let command = after.starts_with(|letter: char| letter.is_ascii_lowercase());
-            let flags = after.starts_with("--") && !after.starts_with("--project");
-            if begins && (command || flags) {
-                addressed.push_str("--project ");
-                addressed.push_str(&self.0);
-                addressed.push(' ');
-            }
-            rest = after;
-        }
-        addressed.push_str(rest);
-        addressed
-    }
-
-    fn is_default(&self) -> bool {
+    pub fn is_default(&self) -> bool {
         self.0 == DEFAULT
     }
 
@@ -159,28 +132,6 @@ impl Project {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_hint_is_typed_for_its_project() {
-        let blue: Project = "blue".parse().expect("a name");
-        for (hint, addressed) in [
-            ("fanout up", "fanout --project blue up"),
-            (
-                "run `fanout run`, then: fanout verify",
-                "run `fanout --project blue run`, then: fanout --project blue verify",
-            ),
-            ("fanout --project blue reset", "fanout --project blue reset"),
-            (
-                "remedy=\"fanout up\"",
-                "remedy=\"fanout --project blue up\"",
-            ),
-            ("cd /opt/fanout && make", "cd /opt/fanout && make"),
-        ] {
-            assert_eq!(blue.address(hint), addressed);
-            assert_eq!(blue.address(addressed), addressed);
-            assert_eq!(Project::default().address(hint), hint);
-        }
-    }
 
     #[test]
     fn the_default_project_has_the_documented_names() {

@@ -8,6 +8,12 @@
     reason = "a failing test shows the evidence"
 )]
 
+#[path = "command_line/confirmations.rs"]
+mod confirmations;
+#[path = "command_line/mistakes.rs"]
+mod mistakes;
+#[path = "command_line/reach.rs"]
+mod reach;
 mod support;
 
 use std::{
@@ -67,17 +73,16 @@ fn a_part_of_the_stack_comes_with_what_it_needs() {
 
 #[test]
 fn an_unknown_service_is_a_mistake() {
-    let ended = Fanout::new().run(&["up", "kafak"]).with(2);
-    ended.says("error: kafak is no service; there are clickhouse, kafka");
-    Fanout::new()
-        .run(&["logs", "kafak"])
-        .with(2)
-        .says("kafak is no service");
+    let says = "unknown service \"kafak\", expected one of clickhouse, ";
+    for command in ["up", "down", "logs"] {
+        let ended = Fanout::new().run(&[command, "kafak"]).with(2);
+        ended.says(says).says("(did you mean \"kafka\"?)");
+    }
     let fanout = Fanout::new().config("services: {kafak: {runtime: external}}\n");
     fanout
         .run(&["up", "--dry-run"])
         .with(2)
-        .says("services.kafak names no service");
+        .says(&format!("services.kafak: {says}"));
 }
 
 #[test]
@@ -87,7 +92,7 @@ fn a_held_port_is_named_with_its_holder_before_anything_changes() {
     let ended = fanout.run(&["up", "redis"]).with(3);
     let holder = fs::read_to_string("/proc/self/comm").expect("a name");
     let expected = format!(
-        "error: port {port} is needed by redis and held by pid {} ({})\n\nhint: fanout up --ports auto\n",
+        "error: port {port} is needed by redis and held by pid {} ({})\n\nhint: fanout up redis --ports auto\n",
         std::process::id(),
         holder.trim()
     );
@@ -170,12 +175,17 @@ fn an_external_service_that_does_not_answer_is_told() {
 
 #[test]
 fn what_does_not_run_cannot_be_stopped_and_that_is_fine() {
-    let fanout = Fanout::new();
+    let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let ended = fanout.run(&["down"]).with(0);
     assert_eq!(ended.stdout, "nothing is running\n");
-    let ended = fanout.run(&["reset"]).with(0);
-    assert_eq!(ended.stdout, "nothing to remove\n");
-    assert!(!fanout.home().exists());
+    let ended = fanout.run(&["down", "redis"]).with(0);
+    assert_eq!(ended.stdout, "redis is not running\n");
+    fanout.run(&["reset", "--yes"]).with(0);
+    for command in ["down", "reset"] {
+        let ended = fanout.run(&[command]).with(6);
+        ended.says("project fanout was never brought up");
+    }
+    assert!(!fanout.home().join("fanout").exists());
 }
 
 #[test]
@@ -185,7 +195,7 @@ fn reset_wants_a_yes_where_there_is_nobody_to_ask() {
     fs::create_dir_all(file.parent().expect("a folder")).expect("made");
     fs::write(&file, "kept").expect("written");
     let ended = fanout.run(&["reset"]).with(6);
-    let ended = ended.says("hint: fanout --project fanout reset --yes");
+    let ended = ended.says("hint: fanout reset --yes");
     ended.says(&fanout.home().join("fanout").display().to_string());
     fanout.run(&["reset", "--dry-run"]).with(0).says("folder");
     assert!(file.exists());
@@ -211,7 +221,7 @@ fn reset_removes_a_project_whose_state_nobody_can_read() {
         .says("is no state of a project")
         .says("hint: fanout reset");
     fanout.run(&["reset", "--yes"]).with(0);
-    fanout.run(&["env"]).with(0);
+    fanout.run(&["env"]).with(6);
 }
 
 #[test]
@@ -237,7 +247,7 @@ fn only_one_command_changes_a_project_at_a_time() {
     for command in [&["up", "redis"][..], &["down"], &["reset", "--yes"]] {
         fanout.run(command).with(6).says(&held);
     }
-    fanout.run(&["--project", "other", "down"]).with(0);
+    fanout.run(&["--project", "other", "down"]).with(6);
     first.kill().expect("killed");
     first.wait().expect("waited for");
     fanout.run(&["down"]).with(0);
@@ -254,17 +264,13 @@ fn a_project_keeps_its_runtime() {
 }
 
 #[test]
-fn status_of_nothing_says_what_to_do_and_fails_only_when_asked() {
+fn status_of_a_stopped_project_says_what_to_do_and_fails_only_when_asked() {
     let (listener, port) = held();
     drop(listener);
-    let nowhere = format!("127.0.0.1:{port}");
+    let nowhere = format!("http://127.0.0.1:{port}");
     let fanout = Fanout::new()
-        .env("FANOUT_CONNECT_URL", &format!("http://{nowhere}"))
-        .env("FANOUT_HTTP_URL", &format!("http://{nowhere}"))
-        .env(
-            "FANOUT_POSTGRES_URL",
-            &format!("postgres://app:app@{nowhere}/app"),
-        );
+        .env("FANOUT_HTTP_URL", &nowhere)
+        .stopped(&[("redis", port)]);
     fanout.run(&["status"]).with(0).says("hint: fanout up");
     let ended = fanout
         .run(&["status", "--check", "--output", "json"])
@@ -294,50 +300,63 @@ fn status_of_nothing_says_what_to_do_and_fails_only_when_asked() {
 
 #[test]
 fn env_is_read_by_a_shell_and_masks_passwords() {
-    let fanout = Fanout::new();
+    let services = [("postgres", 7001), ("clickhouse", 7002), ("redis", 7003)];
+    let fanout = Fanout::new().stopped(&services);
     let ended = fanout.run(&["env"]).with(0);
     assert!(
         ended
             .stdout
-            .contains("FANOUT_CLICKHOUSE_URL='http://app:****@127.0.0.1:8123'")
+            .contains("FANOUT_CLICKHOUSE_URL='http://app:****@127.0.0.1:7002'")
     );
     assert!(!ended.stdout.contains("app:app"));
+    // What the project does not have is not given by its default.
+    assert!(!ended.stdout.contains("FANOUT_KAFKA_BROKERS"), "{ended:#?}");
     let lines = fanout.run(&["env", "--show-secrets"]).with(0).stdout;
-    let script = format!("{lines}\nprintf %s \"$FANOUT_POSTGRES_URL\"");
+    let all = "$FANOUT_POSTGRES_URL $FANOUT_CLICKHOUSE_DATABASE $FANOUT_BOARD_KEY";
+    let script = format!("{lines}\nprintf %s \"{all}\"");
     let shell = std::process::Command::new("sh")
         .args(["-c", &script])
         .output();
-    let url = shell.expect("a shell").stdout;
-    assert_eq!(url, b"postgres://app:app@127.0.0.1:5432/app");
+    let values = String::from_utf8(shell.expect("a shell").stdout).expect("text");
+    assert_eq!(
+        values,
+        "postgres://app:app@127.0.0.1:7001/app analytics top10m"
+    );
+    let document = fanout.run(&["env", "--output", "json"]).with(0).json();
+    let variables = document["variables"].as_array().expect("variables");
+    let kafka = variables
+        .iter()
+        .find(|variable| variable["name"] == "FANOUT_KAFKA_BROKERS");
+    assert!(kafka.expect("it is named")["value"].is_null());
 }
 
 #[test]
 fn a_log_is_shown_under_its_service_and_harmless() {
-    let fanout = Fanout::new();
+    let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let logs = fanout.home().join("fanout/logs");
     fs::create_dir_all(&logs).expect("made");
-    let redis = "7:M 24 Nov 2026 00:00:02.000 * second\n";
-    let kafka = "2026-11-24T00:00:01.000Z INFO first\n2026-11-24T00:00:03.000Z \x1b[31mthird\n";
+    let redis = "7:M 24 Nov 2025 00:00:02.000 * second\n";
+    let kafka = "2025-11-24T00:00:01.000Z INFO first\n2025-11-24T00:00:03.000Z \x1b[31mthird\n";
     fs::write(logs.join("redis.log"), redis).expect("written");
     fs::write(logs.join("kafka.log"), kafka).expect("written");
     let ended = fanout.run(&["logs"]).with(0);
     assert_eq!(
         ended.stdout,
-        "kafka      | 2026-11-24T00:00:01.000Z INFO first\n\
-         redis      | 7:M 24 Nov 2026 00:00:02.000 * second\n\
-         kafka      | 2026-11-24T00:00:03.000Z \\u{1b}[31mthird\n"
+        "kafka      | 2025-11-24T00:00:01.000Z INFO first\n\
+         redis      | 7:M 24 Nov 2025 00:00:02.000 * second\n\
+         kafka      | 2025-11-24T00:00:03.000Z \\u{1b}[31mthird\n"
     );
     let tail = fanout.run(&["logs", "kafka", "--tail", "1"]).with(0);
     assert_eq!(tail.stdout.lines().count(), 1);
     let since = fanout
-        .run(&["logs", "--since", "2026-11-24T00:00:02Z"])
+        .run(&["logs", "--since", "2025-11-24T00:00:02Z"])
         .with(0);
     assert_eq!(since.stdout.lines().count(), 2);
 }
 
 #[test]
 fn a_followed_log_goes_on_until_it_is_interrupted() {
-    let fanout = Fanout::new();
+    let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let logs = fanout.home().join("fanout/logs");
     fs::create_dir_all(&logs).expect("made");
     let mut follow = fanout
@@ -367,8 +386,7 @@ fn a_failure_is_one_document_too() {
     assert_eq!(document["schema"], "fanout.up/v1");
     assert_eq!(document["ok"], false);
     assert_eq!(document["error"]["code"], "unknown_service");
-    let hint = "fanout up --dry-run, which lists them all";
-    assert_eq!(document["error"]["hint"], hint);
+    assert_eq!(document["error"]["hint"], "fanout config show");
 }
 
 #[test]
@@ -419,11 +437,11 @@ fn every_hint_is_for_its_project() {
     };
     blue(&["up", "kafak"])
         .with(2)
-        .says("hint: fanout --project blue up --dry-run");
-    let document = blue(&["status", "--output", "json"]).with(0).json();
-    assert_eq!(document["stuck"]["remedy"], "fanout --project blue up");
+        .says("hint: fanout --project blue config show");
+    let document = blue(&["status", "--output", "json"]).with(6).json();
+    assert_eq!(document["error"]["hint"], "fanout --project blue up");
     blue(&["status"])
-        .with(0)
+        .with(6)
         .says("hint: fanout --project blue up");
 }
 
@@ -441,7 +459,7 @@ fn a_closed_stderr_is_no_panic_and_a_closed_stdout_keeps_the_code() {
     assert_eq!(run("FANOUT up kafak 2>&-; echo $?"), "2");
     assert_eq!(run("FANOUT config show | true; echo ${PIPESTATUS[0]}"), "0");
     let check = "FANOUT status --check --output json | true; echo ${PIPESTATUS[0]}";
-    assert_eq!(run(check), "5");
+    assert_eq!(run(check), "6");
     assert_eq!(
         run("FANOUT config show 2>/dev/null >/dev/full; echo $?"),
         "3"
@@ -479,11 +497,11 @@ fn config_check_refuses_what_every_command_would() {
     for (config, says) in [
         (
             "services: {kafak: {runtime: external}}",
-            "services.kafak names no service",
+            "services.kafak: unknown service",
         ),
         (
             "services: {kafka: {ports: {extra: 1}}}",
-            "names no port of kafka",
+            "services.kafka.ports.extra: unknown port",
         ),
         ("connect: {url: 'nowhere'}", "connect.url is no URL"),
         (
@@ -530,21 +548,14 @@ fn reset_lists_what_it_removes_also_when_it_does_not_ask() {
 }
 
 #[test]
-fn forgetting_a_position_wants_a_yes_where_there_is_nobody_to_ask() {
-    let forget = ["connector", "apply", "--forget-offsets"];
-    let ended = Fanout::new().run(&forget).with(6);
-    ended.says("hint: fanout connector apply --forget-offsets --yes");
-}
-
-#[test]
 fn logs_say_which_instant_since_means() {
-    let fanout = Fanout::new();
-    let since = ["logs", "--since", "2026-11-24T01:00:00+01:00"];
+    let fanout = Fanout::new().stopped(&[("redis", 1)]);
+    let since = ["logs", "--since", "2025-11-24T01:00:00+01:00"];
     let ended = fanout.run(&since).with(0);
-    assert_eq!(ended.stderr, "since 2026-11-24T00:00:00.000000Z\n");
+    assert_eq!(ended.stderr, "since 2025-11-24T00:00:00.000000Z\n");
     let json = [&since[..], &["--output", "json"]].concat();
     let document = fanout.run(&json).with(0).json();
-    assert_eq!(document["since"], "2026-11-24T00:00:00.000000Z");
+    assert_eq!(document["since"], "2025-11-24T00:00:00.000000Z");
 }
 
 #[test]
@@ -586,7 +597,7 @@ fn a_backfill_that_cannot_be_meant_is_a_mistake() {
         ),
         (
             &["backfill", "--from", "1h", "--sinks", "bigquery"],
-            "bigquery is no sink",
+            "unknown sink \"bigquery\"",
         ),
         (
             &["backfill", "--from", "1h", "--prune"],

@@ -9,18 +9,16 @@ use std::{
 
 use serde_json::{Map, Value as Json};
 
-use super::Settings;
+use super::{Settings, rules::check};
 use crate::{
     failure::{Failure, Kind},
     project::Project,
     secret::{SecretUrl, masked},
+    suggest::did_you_mean,
 };
 
 /// Prefix of the environment variables that set a value.
 const ENV_PREFIX: &str = "FANOUT_";
-
-/// The sinks there are.
-pub const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
 
 /// Variables of that prefix that are no settings: global flags and folders.
 const ENV_FLAGS: &[&str] = &[
@@ -59,6 +57,11 @@ pub enum Origin {
     /// Recorded when the project's services were started.
     Project,
     File(PathBuf),
+    /// The default, on the port that the file gives the service.
+    Port {
+        file: PathBuf,
+        service: String,
+    },
     Env(String),
     Flag(String),
 }
@@ -69,6 +72,13 @@ impl fmt::Display for Origin {
             Self::Default => formatter.write_str("default"),
             Self::Project => formatter.write_str("project"),
             Self::File(path) => write!(formatter, "file {}", path.display()),
+            Self::Port { file, service } => {
+                write!(
+                    formatter,
+                    "file {} (services.{service}.ports)",
+                    file.display()
+                )
+            }
             Self::Env(name) => write!(formatter, "env {name}"),
             Self::Flag(name) => write!(formatter, "flag {name}"),
         }
@@ -123,8 +133,12 @@ pub struct Config {
 pub enum ConfigError {
     #[error("{} is no valid configuration: {reason}", path.display())]
     File { path: PathBuf, reason: String },
-    #[error("environment variable {name} names no setting")]
-    UnknownVariable { name: String },
+    #[error("environment variable {name} names no setting{meant}")]
+    UnknownVariable {
+        name: String,
+        /// What was probably meant, ready to be read.
+        meant: String,
+    },
     /// Without the value: it may come from a file of secrets.
     #[error("{key}, set by {origin}, is not {expected}")]
     BadValue {
@@ -141,7 +155,7 @@ pub enum ConfigError {
     },
     #[error("the configuration does not fit together: {0}")]
     Settings(#[from] serde_json::Error),
-    #[error("{key} is {problem}")]
+    #[error("{key}: {problem}")]
     Rule { key: String, problem: String },
 }
 
@@ -218,7 +232,7 @@ fn lay_file(laid: &mut Laid, path: &Path, text: &str) -> Result<(), ConfigError>
     // Without the lines around the mistake: they may hold a password.
     let refuse = |error: serde_saphyr::Error| ConfigError::File {
         path: path.to_owned(),
-        reason: error.without_snippet().to_string(),
+        reason: with_suggestion(error.without_snippet().to_string()),
     };
     serde_saphyr::from_str::<Option<Settings>>(text).map_err(refuse)?;
     let document: Json = serde_saphyr::from_str(text).map_err(refuse)?;
@@ -226,6 +240,24 @@ fn lay_file(laid: &mut Laid, path: &Path, text: &str) -> Result<(), ConfigError>
         laid.insert(key, (value, Origin::File(path.to_owned())));
     });
     Ok(())
+}
+
+/// What is wrong with a name in the file, with the name that was probably
+/// meant: serde says which there are.
+fn with_suggestion(mut reason: String) -> String {
+    let named = ["unknown field `", "unknown variant `"]
+        .iter()
+        .find_map(|problem| reason.split_once(problem))
+        .and_then(|(_, rest)| rest.split_once("`, expected "));
+    if let Some((name, known)) = named {
+        let known = known.lines().next().unwrap_or_default();
+        let known = known.trim_start_matches("one of ");
+        let words = known.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+        let meant = did_you_mean(name, words.filter(|word| *word != "or" && !word.is_empty()));
+        reason.truncate(reason.trim_end().len());
+        reason.push_str(&meant);
+    }
+    reason
 }
 
 fn lay_variable(laid: &mut Laid, name: &str, text: &str) -> Result<(), ConfigError> {
@@ -242,8 +274,10 @@ fn lay_variable(laid: &mut Laid, name: &str, text: &str) -> Result<(), ConfigErr
         .strip_suffix("_FILE")
         .and_then(|rest| key_of_variable(laid, rest));
     let Some(key) = file_key else {
+        let variables: Vec<String> = laid.keys().map(|key| variable(key)).collect();
         return Err(ConfigError::UnknownVariable {
             name: name.to_owned(),
+            meant: did_you_mean(name, variables.iter().map(String::as_str)),
         });
     };
     let path = PathBuf::from(text);
@@ -265,6 +299,12 @@ fn key_of_variable(laid: &Laid, rest: &str) -> Option<String> {
     laid.keys()
         .find(|key| key.replace('.', "_").eq_ignore_ascii_case(rest))
         .cloned()
+}
+
+/// `postgres.url` → `FANOUT_POSTGRES_URL`.
+#[must_use]
+pub fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
 /// Sets a key from text, reading it as the type that the key has.
@@ -322,54 +362,6 @@ fn place(tree: &mut Map<String, Json>, key: &str, value: Json) {
     }
 }
 
-/// What the types cannot say.
-fn check(settings: &Settings) -> Result<(), ConfigError> {
-    let rule = |key: &str, problem: String| {
-        Err(ConfigError::Rule {
-            key: key.to_owned(),
-            problem,
-        })
-    };
-    for sink in &settings.pipeline.sinks {
-        if !SINKS.contains(&sink.as_str()) {
-            return rule(
-                "pipeline.sinks",
-                format!("`{sink}`, which is none of {}", SINKS.join(", ")),
-            );
-        }
-    }
-    let positive = [
-        ("board.window_seconds", settings.board.window_seconds),
-        (
-            "board.publish_interval_ms",
-            settings.board.publish_interval_ms,
-        ),
-        (
-            "board.replace_interval_seconds",
-            settings.board.replace_interval_seconds,
-        ),
-        ("board.lease_ms", settings.board.lease_ms),
-        (
-            "clickhouse.batch_rows",
-            settings.clickhouse.batch_rows as u64,
-        ),
-        (
-            "clickhouse.batch_bytes",
-            settings.clickhouse.batch_bytes as u64,
-        ),
-        (
-            "external.max_in_flight",
-            settings.external.max_in_flight as u64,
-        ),
-        ("pipeline.retry_base_ms", settings.pipeline.retry_base_ms),
-        ("pipeline.retry_max_ms", settings.pipeline.retry_max_ms),
-    ];
-    match positive.iter().find(|(_, value)| *value == 0) {
-        Some((key, _)) => rule(key, "0, and has to be at least 1".to_owned()),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,6 +415,10 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("windw_seconds"), "{text}");
         assert!(text.contains("line 2"), "{text}");
+        assert!(
+            text.ends_with("(did you mean \"window_seconds\"?)"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -436,7 +432,8 @@ mod tests {
         let error = load(&layers("", &[("FANOUT_BORD_KEY", "x")])).expect_err("refused");
         assert_eq!(
             error.to_string(),
-            "environment variable FANOUT_BORD_KEY names no setting"
+            "environment variable FANOUT_BORD_KEY names no setting \
+             (did you mean \"FANOUT_BOARD_KEY\"?)"
         );
     }
 
@@ -470,6 +467,9 @@ mod tests {
             ["redis", "http"]
         );
         let error = load(&layers("", &[("FANOUT_PIPELINE_SINKS", "s3")])).expect_err("refused");
-        assert!(error.to_string().contains("none of"), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "pipeline.sinks: unknown sink \"s3\", expected one of redis, clickhouse, http"
+        );
     }
 }

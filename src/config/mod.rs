@@ -7,9 +7,11 @@
 
 mod connector_secrets;
 mod layers;
+mod rules;
 mod settings;
 
-pub use layers::{Config, ConfigError, Layers, Origin, SINKS, Value, load};
+pub use layers::{Config, ConfigError, Layers, Origin, Value, load, variable};
+pub use rules::SINKS;
 pub use settings::{
     Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Pipeline,
     Postgres, Redis, Runtime, Score, Service, Settings,

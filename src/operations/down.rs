@@ -1,5 +1,5 @@
-//! `down`: stops the project's processes and containers, those first that need
-//! others, and keeps what they have stored.
+//! `down`: stops the project's processes and containers, or some of them, those
+//! first that need others, and keeps what they have stored.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -30,6 +30,8 @@ pub struct Report {
     pub stopped: Vec<String>,
     /// Of those, the ones that had to be killed.
     pub killed: Vec<String>,
+    /// Services that still run and need one that was stopped.
+    pub dependents: Vec<String>,
     /// Where what they stored is.
     pub data: PathBuf,
     /// Where those in containers stored it.
@@ -91,6 +93,7 @@ impl Report {
             dry_run: false,
             stopped: Vec::new(),
             killed: Vec::new(),
+            dependents: Vec::new(),
             data: site.dir().all_data(),
             volumes: Vec::new(),
         }
@@ -100,21 +103,40 @@ impl Report {
 /// What [`down`] would stop.
 ///
 /// # Errors
-/// When the definitions do not hold together or the engine does not answer.
-pub async fn dry_run(site: &Site) -> Result<Report, DownError> {
-    let dir = site.dir();
+/// When there is no service of one of the names, the definitions do not hold
+/// together, or the engine does not answer.
+pub async fn dry_run(site: &Site, services: &[String]) -> Result<Report, DownError> {
+    let all = selection::definitions()?;
+    let named = selection::named(&all, services)?;
     let sweep = sweep(site).await?;
-    let runs = |name: &String| {
-        process::running(&dir, name).is_some()
-            || sweep.as_ref().is_some_and(|sweep| sweep.runs(name))
-    };
-    let all = selection::definitions()?.into_iter().rev();
+    let runs = |one: &Definition| runs(site, sweep.as_ref(), &one.name);
+    let stopped = named.iter().rev().filter(|one| runs(one));
+    let stopped: Vec<String> = stopped.map(|one| one.name.clone()).collect();
     Ok(Report {
         dry_run: true,
-        stopped: all.map(|one| one.name).filter(runs).collect(),
+        dependents: dependents(site, sweep.as_ref(), &all, &stopped),
+        stopped,
         volumes: sweep.map(|sweep| sweep.volumes).unwrap_or_default(),
         ..Report::new(site)
     })
+}
+
+fn runs(site: &Site, sweep: Option<&Sweep>, service: &str) -> bool {
+    process::running(&site.dir(), service).is_some()
+        || sweep.is_some_and(|sweep| sweep.runs(service))
+}
+
+/// The services that run, are not to be stopped, and need one that is.
+fn dependents(
+    site: &Site,
+    sweep: Option<&Sweep>,
+    all: &[Definition],
+    stopped: &[String],
+) -> Vec<String> {
+    let needs_one = |one: &&Definition| one.needs.iter().any(|need| stopped.contains(need));
+    let stays = |one: &&Definition| !stopped.contains(&one.name) && runs(site, sweep, &one.name);
+    let dependents = all.iter().filter(needs_one).filter(stays);
+    dependents.map(|one| one.name.clone()).collect()
 }
 
 /// What the engine has of the project, where it has containers.
@@ -139,23 +161,32 @@ pub async fn sweep(site: &Site) -> Result<Option<Sweep>, DownError> {
     Ok(Some(Sweep::of(engine, &Owner::of(site)).await?))
 }
 
-/// Stops everything of the project, each service within `timeout`.
+/// Stops these services of the project, or all of them where none is named,
+/// each within `timeout`.
 ///
 /// # Errors
-/// When another process changes the project, a process survives being killed,
-/// or the engine does not answer.
+/// When there is no service of one of the names, another process changes the
+/// project, a process survives being killed, or the engine does not answer.
 pub async fn down(
     site: &Site,
+    services: &[String],
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Report, DownError> {
     let mut report = Report::new(site);
+    let all = selection::definitions()?;
+    let named = selection::named(&all, services)?;
     if !site.dir().path().exists() {
         return Ok(report);
     }
     let _lock = Lock::project(&site.dir())?;
     let sweep = sweep(site).await?;
-    stop_all(site, sweep.as_ref(), timeout, &mut report, progress).await?;
+    if services.is_empty() {
+        stop_all(site, sweep.as_ref(), timeout, &mut report, progress).await?;
+    } else {
+        stop_some(site, sweep.as_ref(), named, timeout, &mut report, progress).await?;
+        report.dependents = dependents(site, sweep.as_ref(), &all, &report.stopped);
+    }
     report.volumes = sweep.map(|sweep| sweep.volumes).unwrap_or_default();
     Ok(report)
 }
@@ -171,7 +202,22 @@ pub async fn stop_all(
     report: &mut Report,
     progress: &dyn Progress,
 ) -> Result<(), DownError> {
-    let mut left = selection::definitions()?;
+    let all = selection::definitions()?;
+    stop_some(site, sweep, all, timeout, report, progress).await?;
+    if let Some(sweep) = sweep {
+        sweep.finish().await?;
+    }
+    Ok(())
+}
+
+async fn stop_some(
+    site: &Site,
+    sweep: Option<&Sweep>,
+    mut left: Vec<Definition>,
+    timeout: Duration,
+    report: &mut Report,
+    progress: &dyn Progress,
+) -> Result<(), DownError> {
     while !left.is_empty() {
         // What nobody that is left needs can go.
         let needed = |one: &Definition| left.iter().any(|other| other.needs.contains(&one.name));
@@ -191,9 +237,6 @@ pub async fn stop_all(
             report.stopped.push(service.name.clone());
         }
         left = stay;
-    }
-    if let Some(sweep) = sweep {
-        sweep.finish().await?;
     }
     Ok(())
 }

@@ -3,73 +3,148 @@
 
 use serde::Serialize;
 
-use crate::{config::Settings, secret::SecretUrl};
+use crate::{
+    config::{Config, Settings, variable},
+    escape::shell_quoted,
+    secret::SecretUrl,
+    stack::{
+        State,
+        definition::{self, DefinitionError},
+        reach::is_placed,
+    },
+};
 
 /// One variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Variable {
-    pub name: &'static str,
-    pub value: String,
+    pub name: String,
+    /// None where the service was never brought up, nor configured.
+    pub value: Option<String>,
 }
+
+/// What a variable is set to.
+enum Value<'a> {
+    Url(&'a SecretUrl),
+    Name(&'a str),
+}
+
+/// The settings that a service is found by, and their values.
+type Keys = [(&'static str, fn(&Settings) -> Value<'_>)];
+
+/// What each service is found by: its endpoint, and what is in it.
+const OF_SERVICES: [(&str, &Keys); 6] = [
+    (
+        "postgres",
+        &[("postgres.url", |all| Value::Url(&all.postgres.url))],
+    ),
+    (
+        "kafka",
+        &[("kafka.brokers", |all| Value::Name(&all.kafka.brokers))],
+    ),
+    (
+        "connect",
+        &[("connect.url", |all| Value::Url(&all.connect.url))],
+    ),
+    (
+        "redis",
+        &[
+            ("redis.url", |all| Value::Url(&all.redis.url)),
+            ("board.key", |all| Value::Name(&all.board.key)),
+        ],
+    ),
+    (
+        "clickhouse",
+        &[
+            ("clickhouse.url", |all| Value::Url(&all.clickhouse.url)),
+            ("clickhouse.database", |all| {
+                Value::Name(&all.clickhouse.database)
+            }),
+        ],
+    ),
+    (
+        "stub",
+        &[("external.url", |all| Value::Url(&all.external.url))],
+    ),
+];
 
 /// The variables, with passwords only where `show_secrets` says so.
-#[must_use]
-pub fn variables(settings: &Settings, show_secrets: bool) -> Vec<Variable> {
-    let url = |url: &SecretUrl| {
-        if show_secrets {
-            url.reveal().to_owned()
-        } else {
-            url.to_string()
-        }
+///
+/// # Errors
+/// When the definitions do not hold together.
+pub fn variables(
+    config: &Config,
+    state: Option<&State>,
+    show_secrets: bool,
+) -> Result<Vec<Variable>, DefinitionError> {
+    let shown = |value: Value| match value {
+        Value::Url(url) if show_secrets => url.reveal().to_owned(),
+        Value::Url(url) => url.to_string(),
+        Value::Name(name) => name.to_owned(),
     };
-    let all = [
-        ("FANOUT_POSTGRES_URL", url(&settings.postgres.url)),
-        ("FANOUT_KAFKA_BROKERS", settings.kafka.brokers.clone()),
-        ("FANOUT_CONNECT_URL", url(&settings.connect.url)),
-        ("FANOUT_REDIS_URL", url(&settings.redis.url)),
-        ("FANOUT_CLICKHOUSE_URL", url(&settings.clickhouse.url)),
-        ("FANOUT_EXTERNAL_URL", url(&settings.external.url)),
-        ("FANOUT_HTTP_URL", url(&settings.http.url)),
-    ];
-    all.into_iter()
-        .map(|(name, value)| Variable { name, value })
-        .collect()
+    let definitions = definition::services()?;
+    let placed = |service: &str| {
+        let mut definitions = definitions.iter();
+        let definition = definitions.find(|one| one.name == service);
+        definition.is_some_and(|one| is_placed(one, config, state))
+    };
+    let settings = &config.settings;
+    let mut variables = Vec::new();
+    for (service, keys) in OF_SERVICES {
+        let placed = placed(service);
+        variables.extend(keys.iter().map(|(key, value)| Variable {
+            name: variable(key),
+            value: placed.then(|| shown(value(settings))),
+        }));
+    }
+    // Where the pipeline serves is the project's own choice, also by hand.
+    variables.push(Variable {
+        name: variable("http.url"),
+        value: Some(shown(Value::Url(&settings.http.url))),
+    });
+    Ok(variables)
 }
 
-/// `export NAME='value'`, for a POSIX shell to read.
+/// `export NAME='value'`, for a POSIX shell to read; none for a variable without
+/// a value.
 #[must_use]
-pub fn export_line(variable: &Variable) -> String {
-    format!("export {}={}", variable.name, quoted(&variable.value))
-}
-
-/// A text as one word of a POSIX shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+pub fn export_line(variable: &Variable) -> Option<String> {
+    let value = variable.value.as_ref()?;
+    Some(format!("export {}={}", variable.name, shell_quoted(value)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Layers, load};
 
     #[test]
-    fn passwords_are_masked_unless_asked_for() {
-        let settings = Settings::default();
-        let masked = variables(&settings, false);
+    fn passwords_are_masked_unless_asked_for_and_a_default_is_left_out() {
+        let env = [
+            ("FANOUT_POSTGRES_URL", "postgres://app:geheim@db/app"),
+            ("FANOUT_CLICKHOUSE_URL", "http://app:geheim@ch:8123"),
+        ];
+        let layers = Layers {
+            env: env
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..Layers::default()
+        };
+        let config = load(&layers).expect("valid");
+        let lines = |show_secrets| {
+            let variables = variables(&config, None, show_secrets).expect("definitions");
+            let lines: Vec<String> = variables.iter().filter_map(export_line).collect();
+            lines
+        };
         assert_eq!(
-            export_line(&masked[0]),
-            "export FANOUT_POSTGRES_URL='postgres://app:****@127.0.0.1:5432/app'"
+            lines(false),
+            [
+                "export FANOUT_POSTGRES_URL='postgres://app:****@db/app'",
+                "export FANOUT_CLICKHOUSE_URL='http://app:****@ch:8123'",
+                "export FANOUT_CLICKHOUSE_DATABASE='analytics'",
+                "export FANOUT_HTTP_URL='http://127.0.0.1:9464'",
+            ]
         );
-        let shown = variables(&settings, true);
-        assert_eq!(shown[4].value, "http://app:app@127.0.0.1:8123");
-    }
-
-    #[test]
-    fn a_shell_reads_back_what_was_quoted() {
-        let text = "it's $HOME `x` \"y\" \\ \n z";
-        let script = format!("printf %s {}", quoted(text));
-        let output = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .output();
-        assert_eq!(output.expect("a shell").stdout, text.as_bytes());
+        let shown = "export FANOUT_POSTGRES_URL='postgres://app:geheim@db/app'";
+        assert_eq!(lines(true)[0], shown);
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         docker::{self, daemon::DaemonError, owner::Owner},
         logs::Reader,
     },
+    suggest::unknown,
     timestamp::Rfc3339,
 };
 
@@ -45,7 +46,7 @@ pub struct Line {
 /// Why there are no lines.
 #[derive(Debug, thiserror::Error)]
 pub enum LogsError {
-    #[error("{name} is no service; there are {}", known.join(", "))]
+    #[error("{}", unknown("service", name, known))]
     UnknownService { name: String, known: Vec<String> },
     #[error("the log of {service} cannot be read")]
     Read {

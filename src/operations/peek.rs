@@ -9,12 +9,13 @@ use super::fence::{consumer, events_topic, group};
 use crate::{
     clients::{
         clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query},
-        kafka::{Bounds, KafkaError, Log, Scan, Seen, Stretch},
+        kafka::{Bounds, KafkaError, Log, Scan, Seen, Stretch, list_topics_and_groups},
         redis::{BoardKeys, BoardReader, RedisError},
         web::{Method, Web, WebError},
     },
     config::Settings,
     failure::{Failure, Kind},
+    suggest::unknown,
     timestamp::{MICROS_PER_MILLI, Rfc3339},
 };
 
@@ -48,8 +49,10 @@ pub struct Item {
 pub enum PeekError {
     #[error("kafka does not give its records")]
     Kafka(#[from] KafkaError),
-    #[error("there is no topic {topic}")]
+    #[error("topic {topic} does not exist")]
     NoTopic { topic: String },
+    #[error("{}", unknown("topic", name, known))]
+    UnknownTopic { name: String, known: Vec<String> },
     #[error("clickhouse does not give its rows")]
     ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
@@ -65,7 +68,7 @@ pub enum PeekError {
 impl Failure for PeekError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Url(_) => Kind::Usage,
+            Self::Url(_) | Self::UnknownTopic { .. } => Kind::Usage,
             Self::NoTopic { .. } | Self::NoList { .. } => Kind::Failed,
             _ => Kind::Environment,
         }
@@ -74,7 +77,7 @@ impl Failure for PeekError {
     fn code(&self) -> &'static str {
         match self {
             Self::Kafka(_) => "kafka",
-            Self::NoTopic { .. } => "no_topic",
+            Self::NoTopic { .. } | Self::UnknownTopic { .. } => "no_topic",
             Self::ClickHouse(_) => "clickhouse",
             Self::Url(_) => "clickhouse_url",
             Self::Redis(_) => "redis",
@@ -86,11 +89,25 @@ impl Failure for PeekError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoTopic { .. } => "fanout connector apply",
+            Self::UnknownTopic { .. } => "fanout peek --help",
             Self::Url(_) => "fanout config show",
             Self::NoList { .. } => return None,
             _ => "fanout status",
         };
         Some(hint.to_owned())
+    }
+}
+
+impl Place {
+    /// The service that is looked into.
+    #[must_use]
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::ClickHouse => "clickhouse",
+            Self::Redis => "redis",
+            Self::Http => "stub",
+        }
     }
 }
 
@@ -231,8 +248,7 @@ async fn records(
     count: usize,
 ) -> Result<Vec<Item>, PeekError> {
     if log.partitions(topic).await?.is_none() {
-        let topic = topic.to_owned();
-        return Err(PeekError::NoTopic { topic });
+        return Err(no_topic(settings, topic).await?);
     }
     let bounds = log.bounds(topic).await?;
     let first = ends.is_empty();
@@ -264,6 +280,26 @@ async fn records(
         .iter()
         .map(|seen| record(topic, seen))
         .collect())
+}
+
+/// What is wrong with a topic that does not exist: the events' own is still to
+/// come, any other is a mistake.
+async fn no_topic(settings: &Settings, topic: &str) -> Result<PeekError, KafkaError> {
+    let name = topic.to_owned();
+    if topic == events_topic(settings) {
+        return Ok(PeekError::NoTopic { topic: name });
+    }
+    let brokers = settings.kafka.brokers.clone();
+    let listed = tokio::task::spawn_blocking(move || list_topics_and_groups(&brokers)).await;
+    let (topics, _) = listed.unwrap_or(Err(KafkaError::Canceled))?;
+    let is_inner = |topic: &String| topic.starts_with("__");
+    Ok(PeekError::UnknownTopic {
+        name,
+        known: topics
+            .into_iter()
+            .filter(|topic| !is_inner(topic))
+            .collect(),
+    })
 }
 
 fn record(topic: &str, seen: &Seen) -> Item {

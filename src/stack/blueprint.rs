@@ -28,6 +28,7 @@ use crate::{
     failure::{Failure, Kind},
     plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
     secret::SecretUrl,
+    suggest::unknown,
 };
 
 /// The setting that says where Connect finds Postgres.
@@ -73,7 +74,7 @@ pub struct Blueprint {
 /// Why there is no blueprint.
 #[derive(Debug, thiserror::Error)]
 pub enum BlueprintError {
-    #[error("{name} is no service; there are {}", known.join(", "))]
+    #[error("{}", unknown("service", name, known))]
     UnknownService { name: String, known: Vec<String> },
     #[error("project {project} was created with the {} runtime, which it keeps", recorded.name())]
     OtherRuntime { project: String, recorded: Runtime },
@@ -131,9 +132,7 @@ impl Failure for BlueprintError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::OtherRuntime { project, .. } => Some(format!("fanout --project {project} reset")),
-            Self::UnknownService { .. } => {
-                Some("fanout up --dry-run, which lists them all".to_owned())
-            }
+            Self::UnknownService { .. } => Some("fanout config show".to_owned()),
             _ => self.inner().and_then(Failure::hint),
         }
     }

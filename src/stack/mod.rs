@@ -17,6 +17,7 @@ pub mod ports;
 pub mod preflight;
 pub mod probe;
 pub mod proc;
+pub mod reach;
 pub mod resolve;
 pub mod runner;
 pub mod selection;

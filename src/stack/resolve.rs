@@ -2,12 +2,15 @@
 //! ports and endpoint, out of the definitions, the configuration and what the
 //! project recorded. Whether a port is free is asked here; nothing is changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde_json::Value as Json;
 
 use super::{
-    definition::{ContainerWay, Definition, MAIN_PORT},
+    definition::{self, ContainerWay, Definition, DefinitionError, MAIN_PORT},
     endpoint,
     ports::{self, PortsError},
     state::State,
@@ -16,6 +19,7 @@ use crate::{
     config::{Config, Origin, Runtime, Settings},
     failure::{Failure, Kind},
     secret::SecretUrl,
+    suggest::unknown,
 };
 
 /// A service as it shall be.
@@ -68,10 +72,16 @@ pub struct Known<'a> {
 /// Why services cannot be as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    #[error("services.{name} names no service; there are {}", known.join(", "))]
+    #[error("services.{name}: {}", unknown("service", name, known))]
     UnknownService { name: String, known: Vec<String> },
-    #[error("services.{service}.ports.{name} names no port of {service}")]
-    UnknownPort { service: String, name: String },
+    #[error("services.{service}.ports.{name}: {}", unknown("port", name, known))]
+    UnknownPort {
+        service: String,
+        name: String,
+        known: Vec<String>,
+    },
+    #[error("services.{service}.ports.{name} is 0, which is no port")]
+    NoPort { service: String, name: String },
     #[error("{key} is `{value}`, which has no host and port")]
     Endpoint { key: String, value: SecretUrl },
     #[error("{key} is on {host}, and {service} is run on this machine")]
@@ -89,6 +99,8 @@ pub enum ResolveError {
     },
     #[error(transparent)]
     Ports(#[from] PortsError),
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     #[error("the settings do not take the endpoints")]
     Settings(#[from] serde_json::Error),
 }
@@ -97,6 +109,7 @@ impl Failure for ResolveError {
     fn kind(&self) -> Kind {
         match self {
             Self::Ports(error) => error.kind(),
+            Self::Definition(error) => error.kind(),
             _ => Kind::Usage,
         }
     }
@@ -105,8 +118,10 @@ impl Failure for ResolveError {
         match self {
             Self::UnknownService { .. } => "unknown_service",
             Self::UnknownPort { .. } => "unknown_port",
+            Self::NoPort { .. } => "config_value",
             Self::Endpoint { .. } | Self::Elsewhere { .. } | Self::TwoPorts { .. } => "endpoint",
             Self::Ports(error) => error.code(),
+            Self::Definition(error) => error.code(),
             Self::Settings(_) => "config_value",
         }
     }
@@ -117,14 +132,62 @@ impl Failure for ResolveError {
                 format!("in fanout.yaml: services: {{{service}: {{runtime: external}}}}")
             }
             Self::Ports(error) => return error.hint(),
+            Self::Definition(error) => return error.hint(),
             _ => "fanout config show".to_owned(),
         })
     }
 }
 
-/// Whether the user said it, rather than fanout.
+/// Whether the operator said where a server is, rather than fanout.
 pub(super) fn is_explicit(origin: &Origin) -> bool {
-    !matches!(origin, Origin::Default | Origin::Project)
+    !matches!(
+        origin,
+        Origin::Default | Origin::Project | Origin::Port { .. }
+    )
+}
+
+/// The configuration with every endpoint that nobody has set on the port that
+/// `services.*.ports` gives its service: where `up` will put it. One that was
+/// brought up stays where it is until `up` moves it.
+///
+/// # Errors
+/// When the definitions do not hold together.
+pub fn on_configured_ports(mut config: Config) -> Result<Config, ResolveError> {
+    let mut moved = BTreeMap::new();
+    for definition in definition::services()? {
+        let wishes = config.settings.services.get(&definition.name);
+        let port = wishes.and_then(|wishes| wishes.ports.get(MAIN_PORT));
+        let (Some(port), Some(file)) = (port, file_of(&config, &definition.name)) else {
+            continue;
+        };
+        let mut values = config.values.iter_mut();
+        let value = values.find(|value| value.key == definition.endpoint);
+        let Some(value) = value.filter(|value| value.origin == Origin::Default) else {
+            continue;
+        };
+        let url = value.value.as_str().unwrap_or_default();
+        let Some(url) = endpoint::with_port(url, *port) else {
+            continue;
+        };
+        value.value = Json::from(url.clone());
+        value.origin = Origin::Port {
+            file,
+            service: definition.name,
+        };
+        moved.insert(definition.endpoint, url);
+    }
+    config.settings = settings_with(&config.settings, &moved)?;
+    Ok(config)
+}
+
+/// The file that says something of a service.
+fn file_of(config: &Config, service: &str) -> Option<PathBuf> {
+    let key = format!("services.{service}");
+    let value = config.values.iter().find(|value| value.key == key)?;
+    match &value.origin {
+        Origin::File(path) => Some(path.clone()),
+        _ => None,
+    }
 }
 
 /// Resolves each of `definitions`.
@@ -159,6 +222,13 @@ pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<()
         let mut ports = wishes.ports.keys();
         if let Some(port) = ports.find(|port| !definition.ports.contains_key(*port)) {
             return Err(ResolveError::UnknownPort {
+                service: name.clone(),
+                name: port.clone(),
+                known: definition.ports.keys().cloned().collect(),
+            });
+        }
+        if let Some((port, _)) = wishes.ports.iter().find(|(_, port)| **port == 0) {
+            return Err(ResolveError::NoPort {
                 service: name.clone(),
                 name: port.clone(),
             });

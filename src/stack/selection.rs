@@ -45,6 +45,29 @@ pub fn of_runtime(
         .collect()
 }
 
+/// The services of these names, in their order among all; all of them where
+/// none is named.
+///
+/// # Errors
+/// Names the first that is no service.
+pub fn named(all: &[Definition], names: &[String]) -> Result<Vec<Definition>, BlueprintError> {
+    let stranger = names
+        .iter()
+        .find(|name| all.iter().all(|one| one.name != **name));
+    if let Some(name) = stranger {
+        return Err(unknown(all, name));
+    }
+    let wanted = |one: &&Definition| names.is_empty() || names.contains(&one.name);
+    Ok(all.iter().filter(wanted).cloned().collect())
+}
+
+fn unknown(all: &[Definition], name: &str) -> BlueprintError {
+    BlueprintError::UnknownService {
+        name: name.to_owned(),
+        known: all.iter().map(|one| one.name.clone()).collect(),
+    }
+}
+
 /// The services wished for, and all that they need.
 pub(super) fn select(
     all: &[Definition],
@@ -57,10 +80,7 @@ pub(super) fn select(
     let mut selected = BTreeSet::new();
     while let Some(name) = open.pop() {
         let Some(definition) = all.iter().find(|one| one.name == name) else {
-            return Err(BlueprintError::UnknownService {
-                name: name.to_owned(),
-                known: all.iter().map(|one| one.name.clone()).collect(),
-            });
+            return Err(unknown(all, name));
         };
         if !wishes.without.iter().any(|left_out| left_out == name) && selected.insert(name) {
             open.extend(definition.needs.iter().map(String::as_str));
@@ -90,6 +110,19 @@ mod tests {
     }
 
     #[test]
+    fn a_named_service_comes_alone() {
+        let all = definitions().expect("valid");
+        let of = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            named(&all, &wanted)
+        };
+        let two = of(&["connect", "postgres"]).expect("known services");
+        assert_eq!(names(&two), ["postgres", "connect"]);
+        assert_eq!(of(&[]).expect("all").len(), all.len());
+        of(&["kafak"]).expect_err("no such service");
+    }
+
+    #[test]
     fn what_is_left_out_stays_out() {
         let all = definitions().expect("valid");
         let wishes = Wishes {
@@ -112,7 +145,8 @@ mod tests {
             .expect_err("no such service")
             .to_string();
         assert!(
-            error.starts_with("kafak is no service; there are clickhouse, kafka"),
+            error.starts_with("unknown service \"kafak\", expected one of clickhouse, kafka")
+                && error.ends_with("(did you mean \"kafka\"?)"),
             "{error}"
         );
     }

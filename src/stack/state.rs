@@ -212,12 +212,23 @@ pub fn recorded_settings(
     Ok(state.map(|state| state.settings).unwrap_or_default())
 }
 
+/// The projects of a home that were brought up.
+#[must_use]
+pub fn recorded_projects(home: &Home) -> Vec<Project> {
+    let is_recorded = |project: &Project| home.project(project).state().exists();
+    folders(home).filter(is_recorded).collect()
+}
+
+/// Whatever is in a home under the name of a project.
+fn folders(home: &Home) -> impl Iterator<Item = Project> {
+    let entries = fs::read_dir(home.path()).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// Ports of the other projects of a home that run, or are just brought up.
 #[must_use]
 pub fn ports_of_others(home: &Home, project: &Project) -> BTreeSet<u16> {
-    let entries = fs::read_dir(home.path()).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<Project>().ok())
+    folders(home)
         .filter(|other| other != project)
         .map(|other| home.project(&other))
         .filter_map(|dir| Some((State::load(&dir).ok().flatten()?, dir)))

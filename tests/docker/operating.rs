@@ -62,7 +62,8 @@ fn smoke(stack: &Stack) {
 }
 
 fn connector_anew(stack: &Stack) {
-    stack.fanout.run(&["connector", "delete"]).ends_with(0);
+    let delete = ["connector", "delete", "--yes"];
+    stack.fanout.run(&delete).ends_with(0);
     let applied = stack.fanout.run(&["connector", "apply"]).ends_with(0);
     applied.says("created");
     let status = stack.fanout.document(0, &["connector", "status"]);

@@ -125,7 +125,11 @@ fn one_at_a_time(stack: &Stack) {
     drop(lock);
     stack.fanout.run(&["backfill", "--from", "1m"]).ends_with(0);
     let unknown = ["backfill", "--from", "1m", "--sinks", "bigquery"];
-    stack.fanout.run(&unknown).ends_with(2).says("is no sink");
+    stack
+        .fanout
+        .run(&unknown)
+        .ends_with(2)
+        .says("unknown sink \"bigquery\"");
 }
 
 fn board(stack: &Stack) {

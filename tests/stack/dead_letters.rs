@@ -106,10 +106,10 @@ fn outside(stack: &Stack) {
     let refused = fanout
         .run(&["dlq", "replay", "--sink", "http"])
         .ends_with(6);
-    refused.says("dlq replay --yes");
+    refused.says("hint: fanout --project outside dlq replay --sink http --yes");
     let report = fanout.document(0, &["dlq", "replay", "--dry-run"]);
     assert_eq!(
-        report["letters"],
+        report["selected"],
         json!({"clickhouse": 1, "http": 4, "redis": 1})
     );
     assert_eq!(bench.accepted().len(), 0);

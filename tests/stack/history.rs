@@ -206,7 +206,10 @@ fn lost_slot(stack: &Stack) {
 }
 
 fn deleted_connector(stack: &Stack) {
-    stack.fanout.run(&["connector", "delete"]).ends_with(0);
+    let refused = stack.fanout.run(&["connector", "delete"]).ends_with(6);
+    refused.says("hint: fanout connector delete --yes");
+    let delete = ["connector", "delete", "--yes"];
+    stack.fanout.run(&delete).ends_with(0);
     let shown = stack.fanout.run(&["status", "--check"]).ends_with(5);
     shown.says("hint: fanout connector");
     let event = Event::insert(stack);

@@ -1,5 +1,7 @@
 //! The binary under test, in a home and a folder of its own.
 
+pub mod schema;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -51,6 +53,38 @@ impl Fanout {
         self
     }
 
+    /// A project that was brought up with these services on these ports, and
+    /// stopped since.
+    pub fn stopped(self, services: &[(&str, u16)]) -> Self {
+        let (mut known, mut settings) = (serde_json::Map::new(), serde_json::Map::new());
+        for (service, port) in services {
+            let (key, url) = match *service {
+                "postgres" => (
+                    "postgres.url",
+                    format!("postgres://app:app@127.0.0.1:{port}/app"),
+                ),
+                "kafka" => ("kafka.brokers", format!("127.0.0.1:{port}")),
+                "connect" => ("connect.url", format!("http://127.0.0.1:{port}")),
+                "redis" => ("redis.url", format!("redis://127.0.0.1:{port}")),
+                "clickhouse" => ("clickhouse.url", format!("http://app:app@127.0.0.1:{port}")),
+                "stub" => ("external.url", format!("http://127.0.0.1:{port}")),
+                other => panic!("no such service: {other}"),
+            };
+            settings.insert(key.to_owned(), url.into());
+            let service_state = serde_json::json!({
+                "runtime": "native", "variant": null, "ports": { "main": port },
+            });
+            known.insert((*service).to_owned(), service_state);
+        }
+        let state = serde_json::json!({
+            "format": 1, "project": "fanout", "runtime": "native",
+            "services": known, "settings": settings,
+        });
+        fs::create_dir_all(self.home().join("fanout")).expect("made");
+        fs::write(self.home().join("fanout/state.json"), state.to_string()).expect("written");
+        self
+    }
+
     /// The command itself, for tests that do not wait for its end.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
@@ -96,9 +130,14 @@ impl Ended {
         self
     }
 
-    /// Its one JSON document.
+    /// Its one JSON document, which is of its schema.
     #[track_caller]
     pub fn json(&self) -> Json {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+        let document = serde_json::from_str(&self.stdout);
+        let document = document.unwrap_or_else(|error| panic!("{error}: {self:#?}"));
+        if let Some(violation) = schema::violation(&document) {
+            panic!("{violation}: {self:#?}");
+        }
+        document
     }
 }

@@ -77,12 +77,12 @@ pub async fn plan(
     settings: &Settings,
     request: Request,
 ) -> Result<Plan, BackfillError> {
-    request.check()?;
     let place = Place::of(&site.dir());
     Ok(look(settings, &request, &place).await?.1)
 }
 
-/// Holds the project's backfills and says what this one will do.
+/// Holds the project's backfills and says what this one will do. Nothing is
+/// kept of it before it runs: an unfinished one is given up only then.
 ///
 /// # Errors
 /// When another is at work, the request cannot be met, or a server does not
@@ -92,14 +92,9 @@ pub async fn prepare(
     settings: &Settings,
     request: Request,
 ) -> Result<Backfill, BackfillError> {
-    request.check()?;
     let place = Place::of(&site.dir());
     let lock = place.lock()?;
     let (journal, plan) = look(settings, &request, &place).await?;
-    place
-        .save(&journal)
-        .map_err(|source| place.unreachable(source))?;
-    crash::point("backfill", "planned");
     Ok(Backfill {
         settings: settings.clone(),
         request,
@@ -130,6 +125,10 @@ impl Backfill {
         progress: &dyn Progress,
     ) -> Result<Report, BackfillError> {
         let started = std::time::Instant::now();
+        self.place
+            .save(&self.journal)
+            .map_err(|source| self.place.unreachable(source))?;
+        crash::point("backfill", "planned");
         let bounds = Bounds { patience, stop };
         let database = match self.request.source {
             Source::Log => None,

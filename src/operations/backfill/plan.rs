@@ -16,6 +16,7 @@ use crate::{
     instant::{Resolved, TimeSpec},
     operations::fence::events_topic,
     pipeline::replay::Part,
+    suggest::unknown,
     timestamp::Rfc3339,
 };
 
@@ -47,6 +48,9 @@ pub enum Source {
 pub struct Plan {
     /// Whether it goes on with one that was interrupted, and when that began.
     pub resumes: Option<String>,
+    /// Another one that was interrupted, and is never finished once this one
+    /// begins.
+    pub gives_up: Option<String>,
     pub source: Source,
     /// UTC, or `earliest`.
     pub from: String,
@@ -91,16 +95,18 @@ impl Request {
         )
     }
 
-    pub(super) fn check(&self) -> Result<(), BackfillError> {
-        let unknown = self
+    /// Checks what can be judged before a server is asked.
+    ///
+    /// # Errors
+    /// When it asks for what there cannot be: no time, no such sink.
+    pub fn check(&self, now_us: i64) -> Result<(), BackfillError> {
+        self.check_range(now_us)?;
+        let stranger = self
             .sinks
             .iter()
             .find(|sink| !SINKS.contains(&sink.as_str()));
-        match unknown {
-            Some(sink) => Err(BackfillError::Usage(format!(
-                "{sink} is no sink; there are {}",
-                SINKS.join(", ")
-            ))),
+        match stranger {
+            Some(sink) => Err(BackfillError::Usage(unknown("sink", sink, &SINKS))),
             None if self.sinks.is_empty() => {
                 Err(BackfillError::Usage("no sink is named".to_owned()))
             }
@@ -110,6 +116,23 @@ impl Request {
             }
             None => Ok(()),
         }
+    }
+
+    fn check_range(&self, now_us: i64) -> Result<(), BackfillError> {
+        let from = self.from.resolve(now_us);
+        let to = self.to.map(|to| to.resolve(now_us));
+        let problem = match (from.micros(), to.map(|to| (to, to.micros()))) {
+            (Some(start), _) if start >= now_us => format!("--from {from} is in the future"),
+            (_, Some((_, None))) => "--to earliest leaves nothing to replay".to_owned(),
+            (Some(start), Some((to, Some(end)))) if start == end => {
+                format!("the range is empty: --from and --to are both {to}")
+            }
+            (Some(start), Some((to, Some(end)))) if start > end => {
+                format!("the range runs backwards: --from {from} is after --to {to}")
+            }
+            _ => return Ok(()),
+        };
+        Err(BackfillError::Usage(problem))
     }
 
     /// Whether all of history is asked for, and so begins anew.
@@ -136,9 +159,21 @@ pub(super) async fn look(
     // A rebuild makes the topic where it is not there.
     let life = topic.as_ref().map(|topic| topic.identity.to_string());
     let life = life.unwrap_or_default();
-    let mut notes = Vec::new();
     let unfinished = place.load()?;
-    let kept = resume(request, unfinished, topic.as_ref(), &life, &mut notes).await?;
+    let mut notes = Vec::new();
+    let mut gives_up = None;
+    let kept = match unfinished {
+        Some(journal) if journal.request == request.form() && journal.topic == life => {
+            resume(journal, topic.as_ref(), &mut notes).await?
+        }
+        other => {
+            gives_up = other.map(|other| {
+                let (what, begun) = (other.request, other.begun);
+                format!("the unfinished backfill begun at {begun} ({what})")
+            });
+            None
+        }
+    };
     let resumes = kept.as_ref().map(|journal| journal.begun.clone());
     let journal = match kept {
         Some(journal) => journal,
@@ -152,6 +187,7 @@ pub(super) async fn look(
     let partitions: Vec<Stretch> = parts.into_iter().flatten().map(Stretch::of).collect();
     let plan = Plan {
         resumes,
+        gives_up,
         source: request.source,
         from: journal
             .from_us
@@ -169,24 +205,12 @@ pub(super) async fn look(
     Ok((journal, plan))
 }
 
-/// The unfinished backfill, where this is the same and it can go on.
+/// The unfinished backfill, where it can go on.
 async fn resume(
-    request: &Request,
-    unfinished: Option<Journal>,
+    journal: Journal,
     topic: Option<&Topic>,
-    life: &str,
     notes: &mut Vec<String>,
 ) -> Result<Option<Journal>, BackfillError> {
-    let Some(journal) = unfinished else {
-        return Ok(None);
-    };
-    if journal.request != request.form() || journal.topic != life {
-        let (what, begun) = (journal.request, journal.begun);
-        notes.push(format!(
-            "an unfinished backfill of {begun} ({what}) is given up for this one"
-        ));
-        return Ok(None);
-    }
     let gone = match topic {
         Some(topic) => topic.gone(&journal).await?,
         None => None,
@@ -266,6 +290,9 @@ impl Stretch {
 mod tests {
     use super::*;
 
+    /// 2026-01-02T03:04:05Z.
+    const NOW: i64 = 1_767_323_045_000_000;
+
     fn request(sinks: &[&str]) -> Request {
         Request {
             from: TimeSpec::Ago(7_200_000_000),
@@ -280,9 +307,35 @@ mod tests {
     fn a_request_has_one_form_and_its_sinks_are_checked() {
         let both = request(&["clickhouse", "http"]);
         assert_eq!(both.form(), "2h ago .. now from Log into clickhouse,http");
-        assert!(both.check().is_ok());
-        assert!(request(&[]).check().is_err());
-        let error = request(&["bigquery"]).check().expect_err("no such sink");
-        assert!(error.to_string().contains("bigquery is no sink"), "{error}");
+        assert!(both.check(NOW).is_ok());
+        assert!(request(&[]).check(NOW).is_err());
+        let error = request(&["htp"]).check(NOW).expect_err("no such sink");
+        assert_eq!(
+            error.to_string(),
+            "unknown sink \"htp\", expected one of redis, clickhouse, http (did you mean \"http\"?)"
+        );
+    }
+
+    #[test]
+    fn a_range_that_holds_no_time_is_refused() {
+        let range = |from: &str, to: Option<&str>| Request {
+            from: from.parse().expect("a time"),
+            to: to.map(|to| to.parse().expect("a time")),
+            ..request(&["clickhouse"])
+        };
+        for (from, to) in [("3h", Some("2h")), ("earliest", Some("1h")), ("1h", None)] {
+            assert!(range(from, to).check(NOW).is_ok(), "{from} {to:?}");
+        }
+        for (from, to, says) in [
+            ("2h", Some("3h"), "the range runs backwards"),
+            ("2h", Some("2h"), "the range is empty"),
+            ("2h", Some("earliest"), "--to earliest"),
+            ("earliest", Some("earliest"), "--to earliest"),
+            ("0s", None, "in the future"),
+            ("2100-01-01T00:00:00Z", None, "in the future"),
+        ] {
+            let error = range(from, to).check(NOW).expect_err("refused");
+            assert!(error.to_string().contains(says), "{from} {to:?}: {error}");
+        }
     }
 }

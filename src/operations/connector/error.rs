@@ -38,10 +38,6 @@ pub enum ConnectorError {
     Paused { name: String, state: State },
     #[error("connector {name} has failed: {cause}")]
     Failed { name: String, cause: String },
-    #[error(
-        "forgetting the position of connector {name} cannot be undone, and nobody has said yes"
-    )]
-    NotConfirmed { name: String },
     #[error("connector.properties has secrets that kafka connect was not started with")]
     SecretsChanged,
     #[error(transparent)]
@@ -68,7 +64,6 @@ impl Failure for ConnectorError {
     fn kind(&self) -> Kind {
         match self {
             Self::PostgresUrl(_) | Self::Template(_) => Kind::Usage,
-            Self::NotConfirmed { .. } => Kind::Refused,
             Self::State(error) => error.kind(),
             Self::ConnectNotReady { .. } | Self::NotReady { .. } => Kind::NotReady,
             Self::Postgres(_) => Kind::Environment,
@@ -98,7 +93,6 @@ impl Failure for ConnectorError {
             Self::Failed { .. } => "connector_failed",
             Self::SecretsChanged => "connector_secrets",
             Self::SlotLost { .. } => "slot_lost",
-            Self::NotConfirmed { .. } => "not_confirmed",
             Self::State(error) => error.code(),
         }
     }
@@ -108,7 +102,6 @@ impl Failure for ConnectorError {
             Self::PostgresUrl(_) | Self::Template(_) => "fanout config show",
             Self::Postgres(_) => "fanout status",
             Self::Document(_) => "fanout logs connect --tail 50",
-            Self::NotConfirmed { .. } => "fanout connector apply --forget-offsets --yes",
             Self::State(error) => return error.hint(),
             Self::Web(_) | Self::ConnectNotReady { .. } => "fanout up connect",
             Self::Failed { cause, .. } if remedy::says_record_is_too_large(cause) => {

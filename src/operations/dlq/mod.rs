@@ -19,8 +19,11 @@ use super::{
 use crate::{
     clients::kafka::{KafkaError, Log, Scan, Seen, Stretch},
     config::Settings,
+    event::RejectCode,
     failure::{Failure, Kind},
     pipeline::replay::ReplayError,
+    sinks::http,
+    suggest::unknown,
 };
 
 pub use purge::{Purged, purge};
@@ -93,14 +96,10 @@ pub struct Listing {
 pub enum DlqError {
     #[error("kafka does not give the dead letters")]
     Kafka(#[from] KafkaError),
+    #[error("{0}")]
+    Unknown(String),
     #[error("there is no dead letter {id} in {topic}")]
     NoLetter { id: LetterId, topic: String },
-    #[error("{what}, and nobody has said yes")]
-    NotConfirmed {
-        what: String,
-        /// The command that says it.
-        command: &'static str,
-    },
     #[error(transparent)]
     Replay(#[from] ReplayError),
     #[error(transparent)]
@@ -111,8 +110,8 @@ impl Failure for DlqError {
     fn kind(&self) -> Kind {
         match self {
             Self::Kafka(_) => Kind::Environment,
+            Self::Unknown(_) => Kind::Usage,
             Self::NoLetter { .. } => Kind::Failed,
-            Self::NotConfirmed { .. } => Kind::Refused,
             Self::Replay(error) => error.kind(),
             Self::Board(error) => error.kind(),
         }
@@ -121,8 +120,8 @@ impl Failure for DlqError {
     fn code(&self) -> &'static str {
         match self {
             Self::Kafka(_) => "kafka",
+            Self::Unknown(_) => "usage",
             Self::NoLetter { .. } => "no_letter",
-            Self::NotConfirmed { .. } => "not_confirmed",
             Self::Replay(error) => error.code(),
             Self::Board(error) => error.code(),
         }
@@ -131,8 +130,8 @@ impl Failure for DlqError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Kafka(_) => "fanout status",
+            Self::Unknown(_) => "fanout dlq --help",
             Self::NoLetter { .. } => "fanout dlq ls",
-            Self::NotConfirmed { command, .. } => command,
             Self::Replay(error) => return error.hint(),
             Self::Board(error) => return error.hint(),
         };
@@ -194,7 +193,34 @@ fn timestamp_ms(seen: &Seen) -> i64 {
     own.unwrap_or(seen.timestamp_ms)
 }
 
+/// Who dead-letters: the sinks, and the copy of the content table.
+const SINKS: [&str; 4] = ["redis", "clickhouse", "http", "content"];
+
 impl Filter {
+    /// A filter by names, which have to be names of something.
+    ///
+    /// # Errors
+    /// When there is no such sink or code.
+    pub fn new(
+        ids: Vec<LetterId>,
+        sink: Option<String>,
+        code: Option<String>,
+    ) -> Result<Self, DlqError> {
+        let codes: Vec<&str> = RejectCode::ALL
+            .iter()
+            .map(|code| code.as_str())
+            .chain(http::REJECT_CODES)
+            .collect();
+        for (what, name, known) in [("sink", &sink, &SINKS[..]), ("code", &code, &codes)] {
+            if let Some(name) = name
+                && !known.contains(&name.as_str())
+            {
+                return Err(DlqError::Unknown(unknown(what, name, known)));
+            }
+        }
+        Ok(Self { ids, sink, code })
+    }
+
     fn takes(&self, letter: &Letter) -> bool {
         if letter.purged || !(self.ids.is_empty() || self.ids.contains(&letter.id)) {
             return false;
@@ -314,6 +340,26 @@ mod tests {
         for text in ["", "2", "2:", ":7", "a:b"] {
             assert!(text.parse::<LetterId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_filter_by_a_name_that_is_none_is_a_mistake() {
+        let filter = |sink: Option<&str>, code: Option<&str>| {
+            Filter::new(Vec::new(), sink.map(str::to_owned), code.map(str::to_owned))
+        };
+        assert!(filter(Some("content"), Some("bad_uuid")).is_ok());
+        assert!(filter(Some("http"), Some("http_conflict")).is_ok());
+        let error = filter(Some("htpp"), None).expect_err("no sink");
+        assert!(
+            error.to_string().ends_with("(did you mean \"http\"?)"),
+            "{error}"
+        );
+        let error = filter(None, Some("bad_uid")).expect_err("no code");
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(
+            error.to_string().ends_with("(did you mean \"bad_uuid\"?)"),
+            "{error}"
+        );
     }
 
     #[test]

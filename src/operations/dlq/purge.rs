@@ -30,23 +30,13 @@ pub struct Purged {
 /// Purges all letters that there are. Killed midway, again finishes it.
 ///
 /// # Errors
-/// When nobody has said yes, or the broker does not do it.
-pub async fn purge(
-    settings: &Settings,
-    confirmed: bool,
-    progress: &dyn Progress,
-) -> Result<Purged, DlqError> {
+/// When the broker does not do it.
+pub async fn purge(settings: &Settings, progress: &dyn Progress) -> Result<Purged, DlqError> {
     let topic = &settings.kafka.dead_letter_topic;
     let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
     let mut purged = Purged::default();
     if log.partitions(topic).await?.is_none() {
         return Ok(purged);
-    }
-    if !confirmed {
-        return Err(DlqError::NotConfirmed {
-            what: "this forgets the bytes of every dead letter".to_owned(),
-            command: "fanout dlq purge --yes",
-        });
     }
     // What comes after this is not purged.
     let ends = log.ends(topic).await?;

@@ -46,8 +46,6 @@ pub struct Selected {
 /// How to go about it.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// The outside may be told.
-    pub confirmed: bool,
     /// How long a sink may refuse.
     pub patience: Duration,
     pub stop: CancellationToken,
@@ -119,7 +117,7 @@ impl Selected {
         self.superseded.len()
     }
 
-    /// Whether somebody outside would be told.
+    /// Whether the external system would be called again.
     #[must_use]
     pub fn goes_outside(&self) -> bool {
         self.letters.iter().any(|letter| letter.sink == "http")
@@ -128,20 +126,13 @@ impl Selected {
     /// Replays them.
     ///
     /// # Errors
-    /// When the outside would be told without a yes, a sink halts, or refuses
-    /// for too long. Again is harmless.
+    /// When a sink halts, or refuses for too long. Again is harmless.
     pub async fn replay(
         self,
         settings: &Settings,
         how: &Replay,
         progress: &dyn Progress,
     ) -> Result<Report, DlqError> {
-        if self.goes_outside() && !how.confirmed {
-            return Err(DlqError::NotConfirmed {
-                what: "this tells the external system again".to_owned(),
-                command: "fanout dlq replay --yes",
-            });
-        }
         let mut report = Report {
             superseded: self.superseded.iter().map(LetterId::to_string).collect(),
             ..Report::default()

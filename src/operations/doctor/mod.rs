@@ -118,7 +118,7 @@ pub async fn examine(
     let is_ours = |one: &ServiceStatus| one.name == "kafka" && one.runtime != Runtime::External;
     let kafka_is_ours = services.iter().any(is_ours);
     findings.extend(externals(services));
-    findings.extend(source::examine(&config.settings, kafka_answers).await);
+    findings.extend(source::examine(site, config, kafka_answers).await);
     if kafka_answers {
         findings.extend(topics::examine(&config.settings, kafka_is_ours).await);
     }

@@ -3,18 +3,28 @@
 use super::Finding as Checked;
 use crate::{
     clients::postgres,
-    config::Settings,
+    config::{Config, Settings},
     failure::chain,
     operations::{
         connector::SLOT_LOST_REMEDY,
         source::{InspectError, Looked, look},
     },
     source::{Code, Expected, ExpectedTable, Finding, Severity, has_begun},
+    stack::{
+        Site,
+        reach::{self, Need},
+    },
 };
 
 /// `kafka_answers` says whether Kafka can be asked for what is kept about the
 /// source.
-pub(super) async fn examine(settings: &Settings, kafka_answers: bool) -> Vec<Checked> {
+pub(super) async fn examine(site: &Site, config: &Config, kafka_answers: bool) -> Vec<Checked> {
+    // Anybody's server may listen where the project has none.
+    if let Err(error) = reach::check(site, config, &[("postgres", Need::Running)]).await {
+        let evidence = format!("{}: not looked into", chain(&error));
+        return vec![Checked::pass("postgres", evidence)];
+    }
+    let settings = &config.settings;
     match look(settings, kafka_answers).await {
         Ok(looked) => findings(&looked, settings),
         Err(InspectError::Postgres(error)) if !postgres::is_unreachable(&error) => {

@@ -44,8 +44,6 @@ pub struct Inventory {
 /// Why something is left.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
-    #[error("reset removes all of project {project}, and nobody has said yes")]
-    NotConfirmed { project: String },
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -73,7 +71,7 @@ pub enum ResetError {
 impl ResetError {
     fn inner(&self) -> Option<&dyn Failure> {
         Some(match self {
-            Self::NotConfirmed { .. } | Self::Remove { .. } | Self::Journal { .. } => return None,
+            Self::Remove { .. } | Self::Journal { .. } => return None,
             Self::Lock(error) => error,
             Self::State(error) => error,
             Self::Blueprint(error) => error,
@@ -85,15 +83,11 @@ impl ResetError {
 
 impl Failure for ResetError {
     fn kind(&self) -> Kind {
-        match self {
-            Self::NotConfirmed { .. } => Kind::Refused,
-            _ => self.inner().map_or(Kind::Environment, Failure::kind),
-        }
+        self.inner().map_or(Kind::Environment, Failure::kind)
     }
 
     fn code(&self) -> &'static str {
         match self {
-            Self::NotConfirmed { .. } => "not_confirmed",
             Self::Journal { .. } => "state_unreachable",
             _ => self.inner().map_or("folder_not_removed", Failure::code),
         }
@@ -101,9 +95,6 @@ impl Failure for ResetError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotConfirmed { project } => {
-                Some(format!("fanout --project {project} reset --yes"))
-            }
             Self::Remove { .. } => Some(
                 "see who owns it and what holds it, then as its owner: fanout reset".to_owned(),
             ),

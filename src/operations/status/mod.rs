@@ -60,21 +60,25 @@ pub struct Report {
 pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintError> {
     let settings = &config.settings;
     let state = State::load(&site.dir())?;
-    let (services, connector, slot, pipeline) = tokio::join!(
+    let (services, pipeline) = tokio::join!(
         services::all(site, config, state.as_ref()),
-        connector_status(settings),
-        slot::status(settings),
         pipeline(&settings.http.url),
+    );
+    let services = services?;
+    // What listens where a server of ours does not run is somebody else's.
+    let (connector, slot, source) = tokio::join!(
+        asked(&services, "connect", connector_status(settings)),
+        asked(&services, "postgres", slot::status(settings)),
+        source_of(settings, &services),
     );
     let (connector, connector_problem) = split(connector);
     let (slot, slot_problem) = split(slot);
     let ours = |pipeline: Status| of_project(pipeline, site.project.as_str());
     let (pipeline, pipeline_problem) = split(pipeline.and_then(ours));
-    let services = services?;
     let mut report = Report {
         project: site.project.to_string(),
         runtime: state.map(|state| state.runtime),
-        source: source_of(settings, &services).await,
+        source,
         services,
         connector: connector.flatten(),
         connector_problem,
@@ -104,6 +108,21 @@ async fn source_of(settings: &Settings, services: &[ServiceStatus]) -> Option<St
             problem: Some(chain(&error)),
             ..Standing::default()
         }),
+    }
+}
+
+/// The answer of a service, or why it is not asked.
+async fn asked<T>(
+    services: &[ServiceStatus],
+    name: &str,
+    answer: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let state = services.iter().find(|one| one.name == name);
+    match state.map_or(ServiceState::Absent, |one| one.state) {
+        ServiceState::Ready | ServiceState::Unready => answer.await,
+        ServiceState::Absent => Err(format!("{name} was never brought up")),
+        ServiceState::Unreachable => Err(format!("{name} does not answer")),
+        ServiceState::Died | ServiceState::Stopped => Err(format!("{name} is not running")),
     }
 }
 

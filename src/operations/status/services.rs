@@ -10,7 +10,7 @@ use crate::{
     secret::SecretUrl,
     stack::{
         Site, State, blueprint::BlueprintError, choice, definition::Definition,
-        docker::owner::Owner, native::process, probe::probe, selection,
+        docker::owner::Owner, native::process, probe::probe, reach::is_placed, selection,
     },
 };
 
@@ -153,8 +153,11 @@ impl Place<'_> {
         let configured = wishes.and_then(|wishes| wishes.runtime);
         let recorded = self.state.and_then(|state| state.services.get(name));
         let project = self.state.map_or(Runtime::Native, |state| state.runtime);
+        // One that the project does not have and the operator has named.
+        let named = || is_placed(definition, self.config, self.state).then_some(Runtime::External);
         configured
             .or(recorded.map(|known| known.runtime))
+            .or_else(named)
             .or(definition.runtime(None, project))
             .unwrap_or(project)
     }

@@ -64,11 +64,18 @@ const THE_WAY: [&str; 6] = [
     "stub",
 ];
 
+/// Those of them that every sink is fed by.
+const SOURCE: [&str; 3] = ["postgres", "kafka", "connect"];
+
 /// The pipeline's own service is looked at by what it serves: it may as well
 /// be run by hand.
 fn servers(report: &Report) -> Option<Stuck> {
-    let broken =
-        |one: &&ServiceStatus| !matches!(one.state, ServiceState::Ready | ServiceState::Absent);
+    let broken = |one: &&ServiceStatus| match one.state {
+        ServiceState::Ready => false,
+        // A store that nobody writes to need not be there.
+        ServiceState::Absent => SOURCE.contains(&one.name.as_str()),
+        _ => true,
+    };
     let of_name = |name: &&str| report.services.iter().find(|one| one.name == **name);
     let service = THE_WAY.iter().filter_map(of_name).find(broken)?;
     let name = &service.name;
@@ -76,6 +83,7 @@ fn servers(report: &Report) -> Option<Stuck> {
     let (why, remedy) = match service.state {
         ServiceState::Died => (problem, "fanout up".to_owned()),
         ServiceState::Stopped => ("it is stopped".to_owned(), "fanout up".to_owned()),
+        ServiceState::Absent => ("it was never brought up".to_owned(), "fanout up".to_owned()),
         ServiceState::Unreachable => (
             format!(
                 "it is external, at {}, and does not answer: {problem}",

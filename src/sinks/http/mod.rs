@@ -273,7 +273,7 @@ impl HttpPartition {
                     if request.conflicts > self.common.settings.max_conflict_retries {
                         self.delivery.rejected.push(Rejected {
                             index: request.index,
-                            code: "http_conflict",
+                            code: CONFLICT,
                             detail,
                         });
                     } else {
@@ -313,6 +313,12 @@ fn worse(one: Option<Fault>, other: Fault) -> Fault {
         (None, other) => other,
     }
 }
+
+/// Codes of the dead letters that are the external system's decision. As any
+/// other code, they outlive a run.
+pub const REJECT_CODES: [&str; 2] = [REJECTED, CONFLICT];
+const REJECTED: &str = "http_rejected";
+const CONFLICT: &str = "http_conflict";
 
 /// What an answer means for its request.
 #[derive(Debug)]
@@ -376,7 +382,7 @@ impl Common {
                 reason: detail,
                 after,
             }),
-            _ => Verdict::Rejected("http_rejected", detail),
+            _ => Verdict::Rejected(REJECTED, detail),
         }
     }
 
@@ -427,7 +433,7 @@ mod tests {
             let found = match &verdict {
                 Verdict::Accepted => "accepted",
                 Verdict::Conflict(..) => "conflict",
-                Verdict::Rejected("http_rejected", _) => "rejected",
+                Verdict::Rejected(REJECTED, _) => "rejected",
                 Verdict::Fault(Fault::Retry { after: None, .. }) => "retry",
                 Verdict::Fault(Fault::Halt(halt)) if halt.code == "http_refused" => "halt",
                 _ => "?",

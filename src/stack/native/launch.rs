@@ -2,14 +2,15 @@
 //! process itself: so that it is on record before it is a server, and no
 //! moment's kill of `up` can leave one that nobody knows of.
 //!
-//! `up` starts fanout's own binary with the hidden command `launch` and writes
-//! a [`Launch`] to its stdin. It leaves the terminal's session, locks the
+//! `up` starts fanout's own binary with the one argument `launch`, which is no
+//! command of the command line's, and writes a [`Launch`] to its stdin. It leaves the terminal's session, locks the
 //! service's *tether* (whoever holds it open belongs to the service), writes
 //! the record, and executes the server, which keeps pid and tether. Commands
 //! that only prepare something go the same way, without a record.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     os::unix::process::CommandExt as _,
@@ -42,6 +43,9 @@ pub const PUBLIC: u32 = 0o022;
 
 /// Format of [`Record`].
 pub const RECORD_FORMAT: u32 = 1;
+
+/// What this program is started with to become a service.
+pub const LAUNCH: &str = "launch";
 
 /// How long what an earlier life of the service left behind may hold the tether.
 const TETHER_PATIENCE: Duration = Duration::from_secs(2);
@@ -120,6 +124,14 @@ fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Laun
         what,
         source: error.into(),
     }
+}
+
+/// Whether this process was started to become a service: these are its
+/// arguments, its name first.
+#[must_use]
+pub fn is_asked_for(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    let mut arguments = arguments.into_iter().skip(1);
+    arguments.next().is_some_and(|first| first == LAUNCH) && arguments.next().is_none()
 }
 
 /// Reads a [`Launch`] from stdin and becomes that server: returns only when it

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     environment,
-    launch::{Launch, RECORD_FORMAT, Record},
+    launch::{LAUNCH, Launch, RECORD_FORMAT, Record},
 };
 use crate::{
     escape::escape,
@@ -177,7 +177,7 @@ pub async fn spawn(
 ) -> io::Result<Child> {
     let spec = serde_json::to_vec(launch)?;
     let mut child = Command::from(environment::command(fanout))
-        .arg("launch")
+        .arg(LAUNCH)
         .stdin(Stdio::piped())
         .stdout(outputs.0)
         .stderr(outputs.1)

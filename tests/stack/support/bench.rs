@@ -37,7 +37,10 @@ impl<'a> Bench<'a> {
         let stub = Stub::start(stack, &data);
         let mut fanout = stack.fanout.with("FANOUT_PROJECT", project);
         for (variable, url) in stack.stores.urls() {
-            fanout = fanout.with(variable, url);
+            // The servers are the stack's; what is in them is its own.
+            if !["FANOUT_CLICKHOUSE_DATABASE", "FANOUT_BOARD_KEY"].contains(&variable.as_str()) {
+                fanout = fanout.with(variable, url);
+            }
         }
         Self {
             fanout: fanout

@@ -1,5 +1,8 @@
 //! The binary as an operator calls it.
 
+#[path = "../../support/schema.rs"]
+mod schema;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -132,11 +135,15 @@ impl Ended {
         self
     }
 
-    /// What is on stdout, as JSON.
+    /// What is on stdout, as JSON of its schema.
     #[track_caller]
     pub fn document(&self) -> Json {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("no document: {error}\n{}", self.evidence()))
+        let document = serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("no document: {error}\n{}", self.evidence()));
+        if let Some(violation) = schema::violation(&document) {
+            panic!("{violation}\n{}", self.evidence());
+        }
+        document
     }
 
     pub fn evidence(&self) -> String {

@@ -25,16 +25,16 @@ impl Stores {
     pub fn of(fanout: &Fanout) -> Self {
         let document = fanout.document(0, &["env", "--show-secrets"]);
         let variables = document["variables"].as_array().expect("variables");
-        let urls = variables.iter().map(|variable| {
-            let text = |key: &str| variable[key].as_str().expect("a text").to_owned();
-            (text("name"), text("value"))
+        let urls = variables.iter().filter_map(|variable| {
+            let text = |key: &str| variable[key].as_str().map(str::to_owned);
+            Some((text("name")?, text("value")?))
         });
         Self {
             urls: urls.collect(),
         }
     }
 
-    /// All of them, as variables.
+    /// All that is known of them, as variables.
     pub fn urls(&self) -> &BTreeMap<String, String> {
         &self.urls
     }

@@ -1,0 +1,92 @@
+//! What holds of every configuration although no type says so: names that have
+//! to be known, and numbers that may not be 0.
+
+use super::{ConfigError, Settings};
+use crate::suggest::unknown;
+
+/// The sinks there are.
+pub const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
+
+/// Checks what the types cannot say.
+///
+/// # Errors
+/// Names the first value that is wrong.
+pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
+    let rule = |key: &str, problem: String| {
+        Err(ConfigError::Rule {
+            key: key.to_owned(),
+            problem,
+        })
+    };
+    for sink in &settings.pipeline.sinks {
+        if !SINKS.contains(&sink.as_str()) {
+            return rule("pipeline.sinks", unknown("sink", sink, &SINKS));
+        }
+    }
+    match positive(settings).iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => rule(key, "has to be at least 1".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// Settings of which 0 means nothing, or never.
+fn positive(settings: &Settings) -> [(&'static str, u64); 18] {
+    let Settings {
+        board,
+        clickhouse,
+        external,
+        kafka,
+        pipeline,
+        redis,
+        ..
+    } = settings;
+    [
+        ("board.window_seconds", board.window_seconds),
+        ("board.publish_interval_ms", board.publish_interval_ms),
+        (
+            "board.replace_interval_seconds",
+            board.replace_interval_seconds,
+        ),
+        ("board.lease_ms", board.lease_ms),
+        ("clickhouse.batch_rows", clickhouse.batch_rows as u64),
+        ("clickhouse.batch_bytes", clickhouse.batch_bytes as u64),
+        (
+            "clickhouse.request_timeout_ms",
+            clickhouse.request_timeout_ms,
+        ),
+        ("external.max_in_flight", external.max_in_flight as u64),
+        ("external.request_timeout_ms", external.request_timeout_ms),
+        (
+            "external.max_rejects_in_a_row",
+            u64::from(external.max_rejects_in_a_row),
+        ),
+        (
+            "external.max_retry_after_seconds",
+            external.max_retry_after_seconds,
+        ),
+        ("kafka.prefetch_kbytes", kafka.prefetch_kbytes.into()),
+        ("kafka.replication_factor", kafka.replication_factor.into()),
+        ("kafka.session_timeout_ms", kafka.session_timeout_ms.into()),
+        ("pipeline.retry_base_ms", pipeline.retry_base_ms),
+        ("pipeline.retry_max_ms", pipeline.retry_max_ms),
+        ("pipeline.shutdown_timeout_ms", pipeline.shutdown_timeout_ms),
+        ("redis.request_timeout_ms", redis.request_timeout_ms),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_hold_and_a_time_of_0_does_not() {
+        assert!(check(&Settings::default()).is_ok());
+        let mut settings = Settings::default();
+        settings.redis.request_timeout_ms = 0;
+        let error = check(&settings).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "redis.request_timeout_ms: has to be at least 1"
+        );
+    }
+}

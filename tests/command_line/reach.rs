@@ -1,0 +1,205 @@
+//! Without servers of its own a project talks to none: what listens on a
+//! default port, or on a port that it had, is somebody else's.
+
+use std::{io::ErrorKind, net::TcpListener};
+
+use crate::{held, support::Fanout};
+
+/// A call of every command that talks to a server or looks at what a project
+/// has.
+const CALLS: [&[&str]; 24] = [
+    &["down"],
+    &["reset", "--yes"],
+    &["status"],
+    &["status", "--check"],
+    &["logs"],
+    &["logs", "-f"],
+    &["env"],
+    &["connector", "apply"],
+    &["connector", "apply", "--forget-offsets", "--yes"],
+    &["connector", "status"],
+    &["connector", "pause"],
+    &["connector", "delete", "--yes"],
+    &["seed"],
+    &["run"],
+    &["run", "--sinks", "redis", "--until-idle"],
+    &["smoke"],
+    &["peek", "kafka"],
+    &["leaderboard", "--watch"],
+    &["backfill", "--from", "1h"],
+    &[
+        "backfill", "--from", "earliest", "--source", "database", "--prune",
+    ],
+    &["verify"],
+    &["dlq", "ls"],
+    &["dlq", "replay", "--yes"],
+    &["dlq", "purge", "--yes"],
+];
+
+#[test]
+fn a_project_that_was_never_brought_up_is_refused() {
+    let fanout = Fanout::new();
+    for call in CALLS {
+        let line = [&["--project", "blue"], call].concat();
+        let ended = fanout.run(&line).with(6);
+        assert_eq!(ended.stdout, "", "{ended:#?}");
+        assert_eq!(
+            ended.stderr,
+            "error: project blue was never brought up\n\nhint: fanout --project blue up\n",
+            "{call:?}"
+        );
+        let json = [&line[..], &["--output", "json"]].concat();
+        let document = fanout.run(&json).with(6).json();
+        assert_eq!(document["schema"], format!("fanout.{}/v1", call[0]));
+        assert_eq!(document["error"]["code"], "never_up");
+    }
+    assert!(!fanout.home().exists(), "something was left behind");
+}
+
+#[test]
+fn what_needs_no_server_runs_without_a_project() {
+    let fanout = Fanout::new();
+    for (call, code) in [
+        (&["config", "show"][..], 0),
+        (&["config", "check"], 0),
+        (&["completions", "bash"], 0),
+        (&["man"], 0),
+        (&["up", "--dry-run"], 0),
+    ] {
+        fanout.run(call).with(code);
+    }
+    // It may find fault with the machine, and does not ask anybody's servers.
+    let doctor = fanout.run(&["doctor"]);
+    assert!(matches!(doctor.code, Some(0 | 5)), "{doctor:#?}");
+    doctor.says("project fanout was never brought up: not looked into");
+}
+
+#[test]
+fn half_a_configuration_is_refused_and_what_is_missing_is_named() {
+    let url = "postgres://app:app@db.example/app";
+    let fanout = Fanout::new().env("FANOUT_POSTGRES_URL", url);
+    let ended = fanout.run(&["verify"]).with(6);
+    let ended = ended.says("project fanout has no kafka: it was never brought up");
+    assert!(!ended.stderr.contains("no postgres"), "{ended:#?}");
+    ended
+        .says("clickhouse.url is not configured")
+        .says("hint: fanout up, or set FANOUT_KAFKA_BROKERS and FANOUT_CONNECT_URL and ");
+}
+
+#[test]
+fn servers_that_are_all_named_are_talked_to() {
+    let (listener, port) = held();
+    drop(listener);
+    let fanout = Fanout::new().env(
+        "FANOUT_POSTGRES_URL",
+        &format!("postgres://app:app@127.0.0.1:{port}/app"),
+    );
+    fanout.run(&["seed"]).with(3).says("Connection refused");
+}
+
+#[test]
+fn a_port_in_the_file_does_not_make_a_server_the_projects() {
+    let (listener, port) = held();
+    let config = format!("services: {{postgres: {{ports: {{main: {port}}}}}}}\n");
+    let fanout = Fanout::new().config(&config);
+    fanout.run(&["seed"]).with(6).says("was never brought up");
+    nobody_came(&listener);
+}
+
+#[test]
+fn a_server_that_took_the_port_of_a_stopped_one_is_left_alone() {
+    let (listener, port) = held();
+    let services = [
+        "postgres",
+        "kafka",
+        "connect",
+        "redis",
+        "clickhouse",
+        "stub",
+    ];
+    let fanout = Fanout::new().stopped(&services.map(|service| (service, port)));
+    let held = format!("is held by pid {} (", std::process::id());
+    for call in CALLS {
+        // These look at what the project has, and find it stopped.
+        if ["down", "reset", "status", "logs", "env"].contains(&call[0]) {
+            continue;
+        }
+        let ended = fanout.run(call).with(6);
+        ended
+            .says("of project fanout ")
+            .says("not running")
+            .says(&format!("port {port} of "))
+            .says(&held)
+            .says("hint: fanout up\n");
+    }
+    let ended = fanout.run(&["status"]).with(0);
+    ended
+        .says("postgres is not running")
+        .says("hint: fanout up");
+    fanout
+        .run(&["doctor"])
+        .says("postgres of project fanout is not running");
+    nobody_came(&listener);
+}
+
+/// Nothing has connected to this port.
+fn nobody_came(listener: &TcpListener) {
+    listener.set_nonblocking(true).expect("it can be asked");
+    // Who connected is in the queue, also when gone since.
+    match listener.accept() {
+        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        Ok((_, from)) => panic!("{from} has connected"),
+    }
+}
+
+#[test]
+fn a_stopped_server_is_named_with_what_starts_it() {
+    let (listener, port) = held();
+    drop(listener);
+    let fanout = Fanout::new().stopped(&[("postgres", port)]);
+    let ended = fanout.run(&["seed"]).with(6);
+    assert_eq!(
+        ended.stderr,
+        "error: postgres of project fanout is not running\n\nhint: fanout up\n"
+    );
+}
+
+#[test]
+fn a_misspelt_project_suggests_the_one_that_is_there() {
+    let fanout = Fanout::new().stopped(&[("redis", 1)]);
+    let ended = fanout.run(&["--project", "fanuot", "seed"]).with(6);
+    ended.says("project fanuot was never brought up (did you mean \"fanout\"?)");
+}
+
+#[test]
+fn the_ports_of_the_file_are_where_up_will_put_the_servers() {
+    let config = "services:\n  redis: {ports: {main: 7003}}\n  clickhouse: {ports: {main: 7002}}\n";
+    let fanout = Fanout::new().config(config);
+    let ended = fanout.run(&["config", "show"]).with(0);
+    let line = |key: &str| {
+        let mut lines = ended.stdout.lines();
+        let line = lines.find(|line| line.starts_with(key));
+        line.unwrap_or_else(|| panic!("{ended:#?}")).to_owned()
+    };
+    let redis = line("redis.url");
+    assert!(redis.contains("redis://127.0.0.1:7003"), "{redis}");
+    assert!(
+        redis.ends_with("fanout.yaml (services.redis.ports)"),
+        "{redis}"
+    );
+    let clickhouse = line("clickhouse.url");
+    assert!(clickhouse.contains("@127.0.0.1:7002"), "{clickhouse}");
+    let plan = fanout.run(&["up", "redis", "--dry-run", "--output", "json"]);
+    assert_eq!(
+        plan.with(0).json()["services"][0]["url"],
+        "redis://127.0.0.1:7003"
+    );
+    // An address that is set says the same, or the two are in conflict.
+    let fanout = fanout.env("FANOUT_REDIS_URL", "redis://127.0.0.1:7004");
+    let ended = fanout.run(&["up", "redis", "--dry-run"]).with(2);
+    ended.says("services.redis.ports.main is 7003, and redis.url says 7004");
+    // What was brought up stays where it is until it is moved.
+    let recorded = Fanout::new().config(config).stopped(&[("redis", 7005)]);
+    let shown = recorded.run(&["config", "show"]).with(0);
+    shown.says("redis://127.0.0.1:7005");
+}
