@@ -81,6 +81,8 @@ struct Report {
     applied: Option<Applied>,
     deleted: Option<bool>,
     connector: Option<ConnectorStatus>,
+    /// Whether it is connected to Postgres; none where nobody can say.
+    connected: Option<bool>,
 }
 
 impl Command {
@@ -94,10 +96,14 @@ impl Command {
             applied: None,
             deleted: None,
             connector: None,
+            connected: None,
         };
         match self {
             Self::Apply(arguments) => arguments.run(context, &settings, &mut report).await?,
-            Self::Status => report.connector = Some(known(&settings).await?),
+            Self::Status => {
+                report.connector = Some(known(&settings).await?);
+                report.connected = connector::is_connected(&settings).await;
+            }
             Self::Restart(change) | Self::Pause(change) | Self::Resume(change)
                 if change.dry_run =>
             {
@@ -128,7 +134,7 @@ impl Command {
                 ..
             }) => &[("connect", Need::Running), ("postgres", Need::Running)],
             Self::Apply(_) => &[("connect", Need::Running), ("postgres", Need::Ours)],
-            _ => &[("connect", Need::Running)],
+            _ => &[("connect", Need::Running), ("postgres", Need::Ours)],
         }
     }
 
@@ -208,8 +214,12 @@ impl Report {
             let at_rest = matches!(status.state, State::Paused | State::Stopped);
             status.is_running() || at_rest && status.failure().is_none()
         };
+        let cut_off = |status: &ConnectorStatus| {
+            status.state == State::Running && self.connected == Some(false)
+        };
         match &self.connector {
             Some(status) if !self.dry_run && !as_wanted(status) => Verdict::CheckFalse,
+            Some(status) if cut_off(status) => Verdict::CheckFalse,
             _ => Verdict::Done,
         }
     }
@@ -239,6 +249,9 @@ impl Report {
         };
         if let Some(status) = &self.connector {
             text.push_str(&listing(status));
+            if status.state == State::Running && self.connected == Some(false) {
+                text.push_str("\nit is not connected to postgres");
+            }
         }
         text
     }

@@ -43,7 +43,14 @@ fn keys(command: &str) -> &'static [&'static str] {
         ],
         "logs" => &["since", "lines"],
         "env" => &["variables"],
-        "connector" => &["action", "dry_run", "applied", "deleted", "connector"],
+        "connector" => &[
+            "action",
+            "dry_run",
+            "applied",
+            "deleted",
+            "connector",
+            "connected",
+        ],
         "seed" => &[
             "dry_run",
             "content",

@@ -64,7 +64,7 @@ impl Arguments {
                 explain(&explanation)
             });
         }
-        let mut watch = Watch::start(&settings).await?;
+        let mut watch = Watch::start(context.project(), &settings).await?;
         let Some(interval) = self.watch else {
             let board = watch.look(self.limit).await?;
             return printer.conclude("leaderboard", Verdict::Done, &board, || {
@@ -119,11 +119,10 @@ fn show(board: &Leaderboard, printer: &Printer) -> String {
             Rfc3339(meta.as_of_us),
         ));
     }
-    if let Some(remark) = board.remark {
-        let hint = remark
-            .hint()
-            .map(|hint| format!("\nhint: {}", printer.hint(hint)));
-        let line = format!("\n{}{}", remark.text(), hint.unwrap_or_default());
+    if let Some(remark) = &board.remark {
+        let hint = remark.hint.as_deref();
+        let hint = hint.map(|hint| format!("\nhint: {}", escape(&printer.hint(hint))));
+        let line = format!("\n{}{}", escape(&remark.text), hint.unwrap_or_default());
         text.push_str(&line);
     }
     text.trim_start().to_owned()

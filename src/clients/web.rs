@@ -50,6 +50,18 @@ impl WebError {
     }
 }
 
+/// Whether the server refuses who is asking.
+#[must_use]
+pub fn is_denied(error: &WebError) -> bool {
+    matches!(
+        error,
+        WebError::Status {
+            status: 401 | 403,
+            ..
+        }
+    )
+}
+
 /// A client that keeps its connections.
 #[derive(Debug, Clone)]
 pub struct Web(reqwest::Client);

@@ -5,16 +5,21 @@ use std::{collections::HashMap, time::Duration};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::eligible::{self, CountedEvent, Moment, Sum};
+use super::{
+    eligible::{self, CountedEvent, Moment, Sum},
+    status,
+};
 use crate::{
     clients::{
         clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query, Title},
         postgres::{self, PostgresError},
-        redis::{BoardKeys, BoardReader, Meta, RedisError},
+        redis::{BoardKeys, BoardReader, Meta, RedisError, RedisProblem},
     },
     clock::now_us,
     config::{Score, Settings},
     failure::{Failure, Kind},
+    pipeline::status::{SinkState, SinkStatus},
+    project::Project,
 };
 
 /// Events listed behind a score.
@@ -53,15 +58,13 @@ pub struct Entry {
 }
 
 /// What an operator should know before believing the board.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Remark {
-    NeverPublished,
-    Warming,
-    NoWorker,
-    /// It is of a moment that is yet to come.
-    AheadOfClock,
-    NoEvents,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remark {
+    /// Stable `snake_case` name.
+    pub code: &'static str,
+    pub text: String,
+    /// What to type, or to change.
+    pub hint: Option<String>,
 }
 
 /// The events behind one score.
@@ -84,11 +87,11 @@ pub struct Explanation {
 /// Why the board cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaderboardError {
-    #[error("redis does not give the board")]
+    #[error("cannot read the board from redis")]
     Redis(#[from] RedisError),
-    #[error("postgres does not give the events")]
+    #[error("cannot read the events from postgres")]
     Postgres(#[from] PostgresError),
-    #[error("clickhouse does not give the records' times")]
+    #[error("cannot read the records' times from clickhouse")]
     ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
     Url(#[from] InvalidUrl),
@@ -126,27 +129,73 @@ impl Failure for LeaderboardError {
 }
 
 impl Remark {
-    /// The remark for people.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::NeverPublished => "no pipeline has published it within the last window",
-            Self::Warming => "events of the window are still missing",
-            Self::NoWorker => "no worker is publishing: it gets older",
-            Self::AheadOfClock => {
-                "it is ahead of this machine's clock: the worker's clock differs, or was set back"
-            }
-            Self::NoEvents => "no event in the window",
+    fn new(code: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+            hint: Some(hint.into()),
         }
     }
 
-    /// What to type.
-    #[must_use]
-    pub fn hint(self) -> Option<&'static str> {
-        match self {
-            Self::NeverPublished | Self::NoWorker => Some("fanout run"),
-            Self::Warming | Self::AheadOfClock => Some("fanout status"),
-            Self::NoEvents => Some("fanout seed"),
+    fn warming() -> Self {
+        let text = "events of the window are still missing";
+        Self::new("warming", text, "fanout status")
+    }
+
+    fn ahead_of_clock() -> Self {
+        let text =
+            "it is ahead of this machine's clock: the worker's clock differs, or was set back";
+        Self::new("ahead_of_clock", text, "fanout status")
+    }
+
+    fn no_events() -> Self {
+        Self::new("no_events", "no event in the window", "fanout seed")
+    }
+
+    /// Nobody could write to this Redis.
+    fn of_store(problem: RedisProblem) -> Option<Self> {
+        let (code, text, hint) = match problem {
+            RedisProblem::ReadOnly => (
+                "read_only",
+                "redis is a read-only replica, so no worker can publish to it",
+                "set redis.url or FANOUT_REDIS_URL to the primary",
+            ),
+            RedisProblem::OutOfMemory => (
+                "out_of_memory",
+                "redis has reached its maxmemory, so no worker can publish to it",
+                "redis-cli -u \"$FANOUT_REDIS_URL\" config set maxmemory <bytes>",
+            ),
+            RedisProblem::NotSaving => (
+                "not_saving",
+                "redis cannot save its data to disk, and may refuse writes for it",
+                "fanout logs redis",
+            ),
+            _ => return None,
+        };
+        Some(Self::new(code, text, hint))
+    }
+
+    /// What the pipeline says of its own board.
+    fn of_pipeline(sink: &SinkStatus) -> Option<Self> {
+        if let Some(halt) = &sink.halt {
+            let text = format!("the board's worker has halted: {}", halt.reason);
+            return Some(Self::new("halted", text, halt.remedy.clone()));
+        }
+        let detail = sink.detail.clone().unwrap_or_default();
+        (sink.state == SinkState::Retrying).then(|| {
+            let text = format!("the board's worker is retrying: {detail}");
+            Self::new("retrying", text, "fanout status")
+        })
+    }
+
+    /// Nobody publishes, for no reason that is known.
+    fn unpublished(ever: bool) -> Self {
+        if ever {
+            let text = "no worker is publishing: it gets older";
+            Self::new("no_worker", text, "fanout run")
+        } else {
+            let text = "no pipeline has published it within the last window";
+            Self::new("never_published", text, "fanout run")
         }
     }
 }
@@ -154,6 +203,7 @@ impl Remark {
 /// Looks at the board again and again.
 #[derive(Debug)]
 pub struct Watch {
+    project: Project,
     settings: Settings,
     reader: BoardReader,
     titles: HashMap<String, Title>,
@@ -182,8 +232,9 @@ impl Watch {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn start(settings: &Settings) -> Result<Self, LeaderboardError> {
+    pub async fn start(project: &Project, settings: &Settings) -> Result<Self, LeaderboardError> {
         Ok(Self {
+            project: project.clone(),
             reader: reader(settings).await?,
             settings: settings.clone(),
             titles: HashMap::new(),
@@ -233,7 +284,13 @@ impl Watch {
                 .meta
                 .map(|meta| (now_us - meta.as_of_us).max(0) / 1_000),
             has_worker,
-            remark: remark(view.meta, now_us, has_worker, view.cardinality),
+            remark: match standing(view.meta, now_us, has_worker, view.cardinality) {
+                Standing::Good => None,
+                Standing::Warming => Some(Remark::warming()),
+                Standing::AheadOfClock => Some(Remark::ahead_of_clock()),
+                Standing::NoEvents => Some(Remark::no_events()),
+                Standing::Unpublished { ever } => Some(self.why_unpublished(ever).await),
+            },
         };
         self.before = Some(Before {
             all: view.members.len() as u64 == view.cardinality,
@@ -241,17 +298,49 @@ impl Watch {
         });
         Ok(board)
     }
+
+    /// Why nobody publishes: the store and the pipeline know best.
+    async fn why_unpublished(&mut self, ever: bool) -> Remark {
+        let problem = self.reader.write_problem().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "redis says nothing of itself");
+            None
+        });
+        if let Some(remark) = problem.and_then(Remark::of_store) {
+            return remark;
+        }
+        let url = &self.settings.http.url;
+        let pipeline = status::own_pipeline(url, self.project.as_str()).await;
+        let sinks = pipeline.map(|pipeline| pipeline.sinks).unwrap_or_default();
+        let board = sinks.iter().find(|sink| sink.name == "redis");
+        board
+            .and_then(Remark::of_pipeline)
+            .unwrap_or_else(|| Remark::unpublished(ever))
+    }
 }
 
-/// What there is to remark, the gravest first.
-fn remark(meta: Option<Meta>, now_us: i64, has_worker: bool, members: u64) -> Option<Remark> {
+/// How the board stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// Nobody publishes it now, or nobody ever has within its window.
+    Unpublished {
+        ever: bool,
+    },
+    Warming,
+    /// It is of a moment that is yet to come.
+    AheadOfClock,
+    NoEvents,
+}
+
+/// The gravest first.
+fn standing(meta: Option<Meta>, now_us: i64, has_worker: bool, members: u64) -> Standing {
     match meta {
-        None => Some(Remark::NeverPublished),
-        Some(_) if !has_worker => Some(Remark::NoWorker),
-        Some(meta) if !meta.complete => Some(Remark::Warming),
-        Some(meta) if meta.is_ahead_of(now_us) => Some(Remark::AheadOfClock),
-        Some(_) if members == 0 => Some(Remark::NoEvents),
-        Some(_) => None,
+        None => Standing::Unpublished { ever: false },
+        Some(_) if !has_worker => Standing::Unpublished { ever: true },
+        Some(meta) if !meta.complete => Standing::Warming,
+        Some(meta) if meta.is_ahead_of(now_us) => Standing::AheadOfClock,
+        Some(_) if members == 0 => Standing::NoEvents,
+        Some(_) => Standing::Good,
     }
 }
 
@@ -363,15 +452,28 @@ mod tests {
         };
         let ahead = 1_200_000_000;
         for (meta, has_worker, members, expected) in [
-            (None, true, 0, Some(Remark::NeverPublished)),
-            (meta(true, 0), false, 3, Some(Remark::NoWorker)),
-            (meta(false, 0), true, 3, Some(Remark::Warming)),
-            (meta(true, ahead), true, 3, Some(Remark::AheadOfClock)),
-            (meta(true, 1_000_000), true, 3, None),
-            (meta(true, 0), true, 0, Some(Remark::NoEvents)),
-            (meta(true, 0), true, 3, None),
+            (None, true, 0, Standing::Unpublished { ever: false }),
+            (
+                meta(true, 0),
+                false,
+                3,
+                Standing::Unpublished { ever: true },
+            ),
+            (meta(false, 0), true, 3, Standing::Warming),
+            (meta(true, ahead), true, 3, Standing::AheadOfClock),
+            (meta(true, 1_000_000), true, 3, Standing::Good),
+            (meta(true, 0), true, 0, Standing::NoEvents),
+            (meta(true, 0), true, 3, Standing::Good),
         ] {
-            assert_eq!(remark(meta, 0, has_worker, members), expected);
+            assert_eq!(standing(meta, 0, has_worker, members), expected);
         }
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_is_not_a_missing_worker() {
+        let code = |problem| Remark::of_store(problem).map(|remark| remark.code);
+        assert_eq!(code(RedisProblem::ReadOnly), Some("read_only"));
+        assert_eq!(code(RedisProblem::OutOfMemory), Some("out_of_memory"));
+        assert_eq!(code(RedisProblem::Other), None);
     }
 }

@@ -47,17 +47,17 @@ pub struct Item {
 /// Why it cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum PeekError {
-    #[error("kafka does not give its records")]
+    #[error("cannot read records from kafka")]
     Kafka(#[from] KafkaError),
     #[error("topic {topic} does not exist")]
     NoTopic { topic: String },
     #[error("{}", unknown("topic", name, known))]
     UnknownTopic { name: String, known: Vec<String> },
-    #[error("clickhouse does not give its rows")]
+    #[error("cannot read rows from clickhouse")]
     ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
     Url(#[from] InvalidUrl),
-    #[error("redis does not give the board")]
+    #[error("cannot read the board from redis")]
     Redis(#[from] RedisError),
     #[error("the external system does not answer")]
     Web(#[from] WebError),

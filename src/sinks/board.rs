@@ -335,16 +335,13 @@ fn window(settings: &config::Board, now_us: i64) -> Window {
 
 /// Credentials halt; the rest passes.
 fn classify(error: &RedisError) -> Fault {
-    let text = error.to_string();
-    if ["NOAUTH", "WRONGPASS", "NOPERM", "AuthenticationFailed"]
-        .iter()
-        .any(|code| text.contains(code))
-    {
+    let reason = format!("redis: {error}");
+    if error.is_denied() {
         return Fault::halt(
             "redis_credentials",
-            text,
+            reason,
             "set redis.url or FANOUT_REDIS_URL to the right user and password",
         );
     }
-    Fault::retry(format!("redis: {text}"))
+    Fault::retry(reason)
 }

@@ -169,7 +169,8 @@ pub(super) async fn wait(
             // find its port taken.
             (Ok(()), Look::Good) if life.listens(site, service) => return Ok(()),
             (Ok(()), Look::Good) => "another server answers in its place".to_owned(),
-            (Ok(()), Look::Not(why)) | (Err(why), _) => why,
+            (Ok(()), Look::Not(why)) => why,
+            (Err(said), _) => said.text,
         };
         if started.elapsed() >= timeout {
             let log = life.evidence(site, name).await;

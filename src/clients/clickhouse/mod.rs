@@ -86,6 +86,34 @@ impl Endpoint {
     }
 }
 
+/// The code of the exception that an error tells of: the crate hands on the
+/// server's answer, which begins with `Code: 60. DB::Exception: …`.
+#[must_use]
+pub fn exception_code(error: &ClickHouseError) -> Option<u32> {
+    let ClickHouseError::BadResponse(answer) = error else {
+        return None;
+    };
+    let after = answer.split("Code: ").nth(1)?;
+    let digits = after
+        .split(|letter: char| !letter.is_ascii_digit())
+        .next()?;
+    digits.parse().ok()
+}
+
+/// Whether the server refuses the user, the password, or what the user may do.
+#[must_use]
+pub fn is_denied(error: &ClickHouseError) -> bool {
+    matches!(
+        exception_code(error),
+        Some(UNKNOWN_USER | ACCESS_DENIED | AUTHENTICATION_FAILED)
+    )
+}
+
+/// Codes of ClickHouse's.
+const UNKNOWN_USER: u32 = 192;
+const ACCESS_DENIED: u32 = 497;
+const AUTHENTICATION_FAILED: u32 = 516;
+
 /// A real query: proves the engine and the credentials.
 ///
 /// # Errors

@@ -107,6 +107,23 @@ pub fn is_transient(error: &KafkaError) -> bool {
     })
 }
 
+/// Whether the broker refuses who we are, or what we ask to do.
+#[must_use]
+pub fn is_denied(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    error.rdkafka_error_code().is_some_and(|code| {
+        matches!(
+            code,
+            Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+                | Code::SaslAuthenticationFailed
+                | Code::Authentication
+        )
+    })
+}
+
 /// Asks for the cluster's metadata: a broker that answers is ready. Blocking.
 ///
 /// # Errors

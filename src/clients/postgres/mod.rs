@@ -5,7 +5,7 @@ mod locks;
 
 use std::time::Duration;
 
-use tokio_postgres::{NoTls, config::Host};
+use tokio_postgres::{NoTls, config::Host, error::SqlState};
 
 pub use tokio_postgres::{
     Client, Error as PostgresError, Row, RowStream, Statement, Transaction, types::ToSql,
@@ -88,6 +88,14 @@ fn config(url: &SecretUrl) -> Result<tokio_postgres::Config, PostgresError> {
 #[must_use]
 pub fn is_unreachable(error: &PostgresError) -> bool {
     error.as_db_error().is_none()
+}
+
+/// Whether the server refuses the user or the password.
+#[must_use]
+pub fn is_denied(error: &PostgresError) -> bool {
+    let code = error.code();
+    code == Some(&SqlState::INVALID_PASSWORD)
+        || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }
 
 /// Connects and drives the connection in the background until the client is

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use redis::{InfoDict, aio::MultiplexedConnection};
 use uuid::Uuid;
 
-use super::BoardKeys;
+use super::{BoardKeys, RedisError, RedisProblem, connect};
 use crate::secret::SecretUrl;
 
 /// Formats of the meta hash that are understood.
@@ -77,13 +77,7 @@ impl BoardReader {
         keys: BoardKeys,
         timeout: Duration,
     ) -> Result<Self, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        let client = Client::open(url.reveal())?;
-        let connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let connection = connect(url, timeout).await?;
         Ok(Self { connection, keys })
     }
 
@@ -125,6 +119,15 @@ impl BoardReader {
         Ok(view(Vec::new(), cardinality, &fields, lease))
     }
 
+    /// Why nobody can write to this Redis, as far as it says so itself.
+    ///
+    /// # Errors
+    /// When it does not answer, or the user may not ask.
+    pub async fn write_problem(&mut self) -> Result<Option<RedisProblem>, RedisError> {
+        let info: InfoDict = redis::cmd("INFO").query_async(&mut self.connection).await?;
+        Ok(write_problem(|name| info.get(name)))
+    }
+
     /// The score of one member, where it is on the board.
     ///
     /// # Errors
@@ -137,6 +140,25 @@ impl BoardReader {
             .await?;
         Ok(score.map(whole))
     }
+}
+
+/// Reads what `INFO` says.
+fn write_problem(info: impl Fn(&str) -> Option<String>) -> Option<RedisProblem> {
+    let is = |name: &str, wanted: &str| info(name).is_some_and(|value| value == wanted);
+    let number = |name: &str| info(name).and_then(|value| value.parse::<u64>().ok());
+    if is("role", "slave") && !is("slave_read_only", "0") {
+        return Some(RedisProblem::ReadOnly);
+    }
+    let used = number("used_memory").unwrap_or(0);
+    let uncounted = number("mem_not_counted_for_evict").unwrap_or(0);
+    let most = number("maxmemory").unwrap_or(0);
+    let is_full = most > 0 && used.saturating_sub(uncounted) >= most;
+    if is_full && is("maxmemory_policy", "noeviction") {
+        return Some(RedisProblem::OutOfMemory);
+    }
+    let fails = ["rdb_last_bgsave_status", "aof_last_write_status"];
+    let fails = fails.iter().any(|name| is(name, "err"));
+    fails.then_some(RedisProblem::NotSaving)
 }
 
 type Fields = std::collections::HashMap<String, String>;
@@ -186,6 +208,31 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         owned.collect()
+    }
+
+    #[test]
+    fn info_says_why_nobody_can_write() {
+        let of = |pairs: &[(&str, &str)]| {
+            let info = fields(pairs);
+            write_problem(|name| info.get(name).cloned())
+        };
+        let full = |policy| {
+            of(&[
+                ("role", "master"),
+                ("used_memory", "900"),
+                ("mem_not_counted_for_evict", "100"),
+                ("maxmemory", "800"),
+                ("maxmemory_policy", policy),
+            ])
+        };
+        assert_eq!(of(&[("role", "master"), ("maxmemory", "0")]), None);
+        let replica = of(&[("role", "slave"), ("slave_read_only", "1")]);
+        assert_eq!(replica, Some(RedisProblem::ReadOnly));
+        assert_eq!(of(&[("role", "slave"), ("slave_read_only", "0")]), None);
+        assert_eq!(full("noeviction"), Some(RedisProblem::OutOfMemory));
+        assert_eq!(full("allkeys-lru"), None);
+        let failing = of(&[("rdb_last_bgsave_status", "err")]);
+        assert_eq!(failing, Some(RedisProblem::NotSaving));
     }
 
     #[test]

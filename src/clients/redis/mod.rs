@@ -1,21 +1,39 @@
 //! Redis, by the redis crate.
 
 mod board;
+mod error;
 mod publish;
 
+use std::time::Duration;
+
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+
 pub use board::{BoardReader, BoardView, Meta};
+pub use error::{RedisError, RedisProblem};
 pub use publish::{BoardKeys, Publication, Published, Publisher};
-pub use redis::RedisError;
 
 use crate::secret::SecretUrl;
+
+/// How long a server may take to answer where nobody says.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection on which every answer comes in time.
+async fn connect(url: &SecretUrl, patience: Duration) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(Some(patience));
+    let client = redis::Client::open(url.reveal())?;
+    let connected = client.get_multiplexed_async_connection_with_config(&config);
+    Ok(connected.await?)
+}
 
 /// `PING`; a server still loading its data set answers with an error.
 ///
 /// # Errors
-/// When nothing listens, the credentials are wrong, or it is not ready.
-pub async fn ping(url: &SecretUrl) -> Result<(), RedisError> {
-    let client = redis::Client::open(url.reveal())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+/// When nothing listens or answers in time, the credentials are wrong, or it is
+/// not ready.
+pub async fn ping(url: &SecretUrl, patience: Duration) -> Result<(), RedisError> {
+    let mut connection = connect(url, patience).await?;
     redis::cmd("PING")
         .query_async::<String>(&mut connection)
         .await?;
@@ -27,8 +45,7 @@ pub async fn ping(url: &SecretUrl) -> Result<(), RedisError> {
 /// # Errors
 /// As [`ping`].
 pub async fn existing(url: &SecretUrl, keys: &[String]) -> Result<Vec<String>, RedisError> {
-    let client = redis::Client::open(url.reveal())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = connect(url, PATIENCE).await?;
     let mut existing = Vec::new();
     for key in keys {
         let there: bool = redis::cmd("EXISTS")
@@ -50,18 +67,18 @@ pub async fn hold(
     url: &SecretUrl,
     key: &str,
     value: &str,
-    time: std::time::Duration,
+    time: Duration,
 ) -> Result<(), RedisError> {
-    let client = redis::Client::open(url.reveal())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = connect(url, PATIENCE).await?;
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     redis::cmd("SET")
         .arg(key)
         .arg(value)
         .arg("PX")
         .arg(millis)
-        .query_async(&mut connection)
-        .await
+        .query_async::<()>(&mut connection)
+        .await?;
+    Ok(())
 }
 
 /// Deletes keys; says how many there were.
@@ -69,8 +86,7 @@ pub async fn hold(
 /// # Errors
 /// When nothing listens, the credentials are wrong, or it refuses.
 pub async fn delete(url: &SecretUrl, keys: &[String]) -> Result<u64, RedisError> {
-    let client = redis::Client::open(url.reveal())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = connect(url, PATIENCE).await?;
     // One at a time: in a cluster keys live apart.
     let mut deleted = 0;
     for key in keys {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use redis::{
-    Client, RedisError, Script,
+    Client, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use uuid::Uuid;
 
+use super::RedisError;
 use crate::secret::SecretUrl;
 
 /// The keys of a board. The braces keep them on one node of a cluster.
@@ -150,12 +151,13 @@ impl Publisher {
     /// milliseconds.
     async fn on_lease(&mut self, script: &str) -> Result<bool, RedisError> {
         let mut connection = self.connection().await?;
-        Script::new(script)
+        let is_ours = Script::new(script)
             .key(&self.keys.lease)
             .arg(&self.holder)
             .arg(millis(self.lease))
             .invoke_async(&mut connection)
-            .await
+            .await?;
+        Ok(is_ours)
     }
 
     /// Gives the lease back, so that a standby need not wait for its end.

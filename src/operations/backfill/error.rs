@@ -47,7 +47,7 @@ pub enum BackfillError {
     },
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    #[error("redis does not answer")]
+    #[error("cannot rebuild the board in redis")]
     Redis(#[from] RedisError),
     #[error("postgres does not answer")]
     Postgres(#[from] PostgresError),

@@ -34,6 +34,8 @@ pub enum ConnectorError {
     Missing { name: String },
     #[error("connector {name} does not run yet: {state}")]
     NotReady { name: String, state: String },
+    #[error("connector {name} is running and not connected to postgres")]
+    NotConnected { name: String },
     #[error("connector {name} is {state}")]
     Paused { name: String, state: State },
     #[error("connector {name} has failed: {cause}")]
@@ -65,7 +67,9 @@ impl Failure for ConnectorError {
         match self {
             Self::PostgresUrl(_) | Self::Template(_) => Kind::Usage,
             Self::State(error) => error.kind(),
-            Self::ConnectNotReady { .. } | Self::NotReady { .. } => Kind::NotReady,
+            Self::ConnectNotReady { .. } | Self::NotReady { .. } | Self::NotConnected { .. } => {
+                Kind::NotReady
+            }
             Self::Postgres(_) => Kind::Environment,
             Self::Web(error) if error.is_unreachable() => Kind::NotReady,
             Self::Web(_)
@@ -89,6 +93,7 @@ impl Failure for ConnectorError {
             Self::Refused { .. } => "connect_refused",
             Self::Missing { .. } => "connector_missing",
             Self::NotReady { .. } => "connector_not_ready",
+            Self::NotConnected { .. } => "connector_not_connected",
             Self::Paused { .. } => "connector_paused",
             Self::Failed { .. } => "connector_failed",
             Self::SecretsChanged => "connector_secrets",
@@ -107,7 +112,9 @@ impl Failure for ConnectorError {
             Self::Failed { cause, .. } if remedy::says_record_is_too_large(cause) => {
                 remedy::TOO_LARGE
             }
-            Self::Refused { .. } | Self::Failed { .. } => "fanout logs connect --tail 50",
+            Self::Refused { .. } | Self::Failed { .. } | Self::NotConnected { .. } => {
+                "fanout logs connect --tail 50"
+            }
             Self::Missing { .. } => "fanout connector apply",
             Self::NotReady { .. } => "fanout connector status",
             Self::SecretsChanged => "fanout up",

@@ -7,6 +7,7 @@ pub mod keeper;
 mod mend;
 mod remedy;
 mod rest;
+mod session;
 mod status;
 
 use std::{fs, time::Duration};
@@ -18,6 +19,7 @@ pub use desired::{Properties, changed, placeholders, properties};
 pub use error::ConnectorError;
 pub use mend::mend;
 pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
+pub use session::is_connected;
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
 use self::rest::Rest;
@@ -395,7 +397,14 @@ async fn until_running(
             Some(status) if status.is_running() => {
                 steady += 1;
                 if steady >= STEADY_LOOKS {
-                    return Ok(status);
+                    if is_connected(settings).await != Some(false) {
+                        return Ok(status);
+                    }
+                    steps.doing("waiting until it has logged in to postgres");
+                    if Instant::now() >= deadline {
+                        let name = status.name;
+                        return Err(ConnectorError::NotConnected { name });
+                    }
                 }
             }
             other if Instant::now() >= deadline => return Err(not_running(rest, other)),

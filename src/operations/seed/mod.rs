@@ -79,7 +79,13 @@ impl Failure for SeedError {
     }
 
     fn hint(&self) -> Option<String> {
-        Some("fanout up postgres".to_owned())
+        let Self::Postgres(error) = self;
+        let hint = if postgres::is_unreachable(error) {
+            "fanout up postgres"
+        } else {
+            "fanout status"
+        };
+        Some(hint.to_owned())
     }
 }
 

@@ -105,7 +105,7 @@ pub enum SmokeError {
     Postgres(#[from] PostgresError),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),
-    #[error("redis does not answer")]
+    #[error("cannot read the board from redis")]
     Redis(#[from] RedisError),
     #[error(transparent)]
     Url(#[from] InvalidUrl),

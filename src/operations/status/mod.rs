@@ -62,7 +62,7 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     let state = State::load(&site.dir())?;
     let (services, pipeline) = tokio::join!(
         services::all(site, config, state.as_ref()),
-        pipeline(&settings.http.url),
+        own_pipeline(&settings.http.url, site.project.as_str()),
     );
     let services = services?;
     // What listens where a server of ours does not run is somebody else's.
@@ -73,8 +73,7 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     );
     let (connector, connector_problem) = split(connector);
     let (slot, slot_problem) = split(slot);
-    let ours = |pipeline: Status| of_project(pipeline, site.project.as_str());
-    let (pipeline, pipeline_problem) = split(pipeline.and_then(ours));
+    let (pipeline, pipeline_problem) = split(pipeline);
     let mut report = Report {
         project: site.project.to_string(),
         runtime: state.map(|state| state.runtime),
@@ -120,10 +119,19 @@ async fn asked<T>(
     let state = services.iter().find(|one| one.name == name);
     match state.map_or(ServiceState::Absent, |one| one.state) {
         ServiceState::Ready | ServiceState::Unready => answer.await,
+        ServiceState::Denied => Err(format!("{name} refuses the credentials")),
         ServiceState::Absent => Err(format!("{name} was never brought up")),
         ServiceState::Unreachable => Err(format!("{name} does not answer")),
         ServiceState::Died | ServiceState::Stopped => Err(format!("{name} is not running")),
     }
+}
+
+/// What the project's own pipeline at `url` says of itself.
+///
+/// # Errors
+/// What went wrong, as one line; also where another project's answers.
+pub async fn own_pipeline(url: &str, project: &str) -> Result<Status, String> {
+    of_project(pipeline(url).await?, project)
 }
 
 /// Another project's pipeline may have the port that is the usual one.

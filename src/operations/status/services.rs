@@ -9,8 +9,15 @@ use crate::{
     config::{Config, Runtime},
     secret::SecretUrl,
     stack::{
-        Site, State, blueprint::BlueprintError, choice, definition::Definition,
-        docker::owner::Owner, native::process, probe::probe, reach::is_placed, selection,
+        Site, State,
+        blueprint::BlueprintError,
+        choice,
+        definition::Definition,
+        docker::owner::Owner,
+        native::process,
+        probe::{Unanswered, probe},
+        reach::is_placed,
+        selection,
     },
 };
 
@@ -29,6 +36,9 @@ pub struct ServiceStatus {
     pub container: Option<String>,
     /// What it answered instead of what it should, or how it ended.
     pub problem: Option<String>,
+    /// The setting that says where it is.
+    #[serde(skip)]
+    pub endpoint: String,
 }
 
 /// How a server is.
@@ -39,6 +49,8 @@ pub enum ServiceState {
     Ready,
     /// It runs and does not answer as it should.
     Unready,
+    /// It answers, and refuses the credentials of its endpoint.
+    Denied,
     /// It ended and nobody had asked it to.
     Died,
     /// It was stopped; what it stored is there.
@@ -56,6 +68,7 @@ impl ServiceState {
         match self {
             Self::Ready => "ready",
             Self::Unready => "unready",
+            Self::Denied => "denied",
             Self::Died => "died",
             Self::Stopped => "stopped",
             Self::Absent => "absent",
@@ -120,11 +133,15 @@ impl Place<'_> {
         };
         let external = runtime == Runtime::External;
         let answer = match &found.problem {
-            Some(problem) => Err(problem.clone()),
+            Some(problem) => Err(Unanswered {
+                text: problem.clone(),
+                is_denied: false,
+            }),
             None if external || found.running => probe(&definition.ready, &endpoint).await,
             None => Ok(()),
         };
         let state = match (&answer, found.running) {
+            (Err(said), _) if said.is_denied => ServiceState::Denied,
             (Ok(()), _) if external => ServiceState::Ready,
             (Err(_), _) if external => ServiceState::Unreachable,
             (Ok(()), true) => ServiceState::Ready,
@@ -143,7 +160,8 @@ impl Place<'_> {
             url: endpoint,
             pid: found.pid,
             container: found.container,
-            problem: answer.err().or(found.ended),
+            problem: answer.err().map(|said| said.text).or(found.ended),
+            endpoint: definition.endpoint.clone(),
         }
     }
 

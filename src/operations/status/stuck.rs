@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Report, ServiceState, ServiceStatus};
 use crate::{
-    config::Runtime,
+    config::{Runtime, variable},
     operations::connector::{SLOT_LOST_REMEDY, remedy_of},
     pipeline::status::{SinkState, SinkStatus},
     source::{Finding, Standing},
@@ -91,6 +91,13 @@ fn servers(report: &Report) -> Option<Stuck> {
             ),
             "fanout config show".to_owned(),
         ),
+        ServiceState::Denied => (
+            format!(
+                "it refuses the credentials of {}: {problem}",
+                service.endpoint
+            ),
+            credentials_remedy(&service.endpoint),
+        ),
         // Not the container, but its engine.
         _ if service.runtime == Runtime::Docker && service.container.is_none() => {
             (problem, "fanout doctor".to_owned())
@@ -108,6 +115,13 @@ fn source(report: &Report, is_bad: impl Fn(&Standing) -> bool) -> Option<Stuck> 
     let standing = report.source.as_ref().filter(|standing| is_bad(standing))?;
     let worst: &Finding = standing.findings.first()?;
     Some(stuck("source", worst.what.clone(), worst.remedy.clone()))
+}
+
+/// What mends an endpoint whose user or password is refused. Others connect by
+/// what `up` wrote for them.
+fn credentials_remedy(key: &str) -> String {
+    let variable = variable(key);
+    format!("set {key} or {variable} to the right user and password, then: fanout up")
 }
 
 fn connector(report: &Report) -> Option<Stuck> {
@@ -148,8 +162,16 @@ fn slot(report: &Report) -> Option<Stuck> {
         let why = "postgres no longer has the log that it needs";
         return Some(stuck("slot", why, SLOT_LOST_REMEDY));
     }
-    let idle = || stuck("slot", "nobody reads from it", "fanout connector restart");
-    (!slot.active).then(idle)
+    if slot.active {
+        return None;
+    }
+    // Debezium tries again for as long as it takes, and calls that running.
+    Some(stuck(
+        "slot",
+        "nobody reads from it: the connector is running and cannot log in to postgres, \
+         or has only just started",
+        "fanout logs connect --tail 50; where the password has changed: fanout up",
+    ))
 }
 
 fn pipeline(report: &Report) -> Option<Stuck> {
@@ -214,6 +236,7 @@ mod tests {
             pid: None,
             container: None,
             problem: None,
+            endpoint: format!("{name}.url"),
         }
     }
 
@@ -306,6 +329,35 @@ mod tests {
         }
         let stuck = find(&report).expect("stuck");
         assert_eq!(stuck.remedy, SLOT_LOST_REMEDY);
+    }
+
+    #[test]
+    fn a_refused_password_is_told_with_the_setting_that_has_it() {
+        let mut report = well();
+        report.services[2].state = ServiceState::Denied;
+        report.services[2].problem = Some("password authentication failed".to_owned());
+        let stuck = find(&report).expect("stuck");
+        assert_eq!(
+            (stuck.at.as_str(), stuck.why.as_str()),
+            (
+                "postgres",
+                "it refuses the credentials of postgres.url: password authentication failed"
+            )
+        );
+        assert_eq!(
+            stuck.remedy,
+            "set postgres.url or FANOUT_POSTGRES_URL to the right user and password, \
+             then: fanout up"
+        );
+    }
+
+    #[test]
+    fn a_connector_that_runs_and_reads_nothing_is_blocked() {
+        let mut report = well();
+        if let Some(slot) = &mut report.slot {
+            slot.active = false;
+        }
+        assert_eq!(at(&report), "slot");
     }
 
     #[test]

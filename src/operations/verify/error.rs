@@ -23,7 +23,7 @@ pub enum VerifyError {
     ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
     ClickHouseUrl(#[from] InvalidUrl),
-    #[error("redis does not answer")]
+    #[error("cannot read the board from redis")]
     Redis(#[from] RedisError),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),

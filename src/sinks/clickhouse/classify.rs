@@ -1,6 +1,9 @@
 //! What a ClickHouse error means for a batch.
 
-use crate::{clients::clickhouse::ClickHouseError, sinks::Fault};
+use crate::{
+    clients::clickhouse::{ClickHouseError, exception_code},
+    sinks::Fault,
+};
 
 /// Codes of ClickHouse's that no repetition mends: what is wrong is a table, a
 /// type, or who we are. All others are retried, those of a server without
@@ -39,7 +42,7 @@ const PASSING: [u32; 5] = [202, 241, 243, 242, 252];
 /// decoded, and what is wrong with a table does not make a record bad.
 pub(super) fn classify(error: &ClickHouseError) -> Fault {
     let text = crate::failure::chain(error);
-    let code = code(&text);
+    let code = exception_code(error);
     let known = HALTING.iter().find(|(halting, _)| Some(*halting) == code);
     let passes = code.is_some_and(|code| PASSING.contains(&code));
     let halting = match known {
@@ -73,13 +76,6 @@ fn remedy(name: &str) -> &'static str {
         "view_failed" => "repair or drop the view that the error names",
         _ => "compare the table with sql/clickhouse, then fanout up",
     }
-}
-
-/// The number in `Code: 60. DB::Exception: …`.
-fn code(text: &str) -> Option<u32> {
-    let after = text.split("Code: ").nth(1)?;
-    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
 }
 
 fn first_line(text: &str) -> String {
