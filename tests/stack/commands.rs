@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fs, process::Command};
 
 use serde_json::{Value as Json, json};
+use url::Url;
 use uuid::Uuid;
 
 use crate::{
@@ -22,6 +23,14 @@ pub const TESTS: &[Test] = &[
     (
         "a_watched_leaderboard_shows_changes_until_it_is_told_to_stop",
         watched_board,
+    ),
+    (
+        "a_board_that_redis_does_not_let_be_written_says_why",
+        read_only_redis,
+    ),
+    (
+        "a_password_that_postgres_refuses_is_named",
+        refused_password,
     ),
     ("the_pipeline_tells_its_health_and_its_metrics", metrics),
     ("a_run_until_idle_ends_when_all_has_arrived", until_idle),
@@ -105,15 +114,17 @@ fn explained_board(stack: &Stack) {
     let report = stack
         .fanout
         .document(0, &["leaderboard", "--explain", &content]);
-    assert_eq!(report["board"], 1);
-    assert_eq!(report["source"], 1);
-    assert_eq!(report["events"][0]["id"], event.id);
+    let explanation = &report["explanation"];
+    assert_eq!(explanation["board"], 1);
+    assert_eq!(explanation["source"], 1);
+    assert_eq!(explanation["events"][0]["id"], event.id);
     let nobody = Uuid::new_v4().to_string();
     let report = stack
         .fanout
         .document(0, &["leaderboard", "--explain", &nobody]);
+    let explanation = &report["explanation"];
     assert_eq!(
-        (&report["board"], &report["total"]),
+        (&explanation["board"], &explanation["total"]),
         (&Json::Null, &json!(0))
     );
 }
@@ -143,6 +154,43 @@ fn watched_board(stack: &Stack) {
     });
     assert_eq!(row["change"], 1, "{row}");
     watch.stop();
+}
+
+/// A replica of a primary that is not there takes no writes.
+fn read_only_redis(stack: &Stack) {
+    let primary = |words: [&str; 2]| {
+        let answer: String = stack.stores.redis(&["REPLICAOF", words[0], words[1]]);
+        assert_eq!(answer, "OK");
+    };
+    primary(["127.0.0.1", "1"]);
+    eventually("the board says that redis is read-only", || {
+        let remark = stack.fanout.document(0, &["leaderboard"])["remark"].clone();
+        same(&json!("read_only"), remark["code"].clone())
+    });
+    eventually("status says it in words", || {
+        let ended = stack.fanout.run(&["status", "--check"]);
+        let says = ended.stdout.contains("it is a read-only replica");
+        (ended.code == Some(5) && says)
+            .then_some(())
+            .ok_or_else(|| ended.evidence())
+    });
+    primary(["NO", "ONE"]);
+    stack.is_well();
+}
+
+/// Nothing but a login shows it.
+fn refused_password(stack: &Stack) {
+    let mut url = Url::parse(stack.stores.url("FANOUT_POSTGRES_URL")).expect("a url");
+    url.set_password(Some("another")).expect("a host");
+    let fanout = stack.fanout.with("FANOUT_POSTGRES_URL", url.as_str());
+    let ended = fanout.run(&["status", "--check"]).ends_with(5);
+    let ended = ended.says("it refuses the credentials of postgres.url");
+    ended.says("hint: set postgres.url or FANOUT_POSTGRES_URL to the right user and password");
+    let services = fanout.document(0, &["status"])["services"].clone();
+    let postgres = services.as_array().into_iter().flatten();
+    let postgres = postgres.filter(|one| one["name"] == "postgres");
+    let states: Vec<&Json> = postgres.map(|one| &one["state"]).collect();
+    assert_eq!(states, ["denied"]);
 }
 
 fn metrics(stack: &Stack) {
