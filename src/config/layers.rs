@@ -106,6 +106,12 @@ impl Value {
     pub fn reveal(&self) -> &Json {
         &self.revealed
     }
+
+    /// Replaces the value.
+    pub fn set(&mut self, value: Json, origin: Origin) {
+        self.revealed = value;
+        self.origin = origin;
+    }
 }
 
 impl fmt::Debug for Value {

@@ -243,7 +243,7 @@ fn whose<'a>(
     match known {
         Some(known) if known.runtime == Runtime::External => Whose::Operators,
         // A variable of `fanout env` names the project's own server too.
-        Some(known) if !named || is_at(value.value.as_str(), known) => Whose::Projects(known),
+        Some(known) if !named || is_at(value.reveal().as_str(), known) => Whose::Projects(known),
         _ if named => Whose::Operators,
         _ => Whose::Nobodys,
     }
@@ -345,7 +345,7 @@ mod tests {
             ports: BTreeMap::from([("main".to_owned(), port)]),
         };
         state.services.insert(service.to_owned(), known);
-        state.settings.insert(key.to_owned(), url.to_owned());
+        state.settings.insert(key.to_owned(), url.into());
         std::fs::create_dir_all(site.dir().path()).expect("made");
         state.save(&site.dir()).expect("saved");
     }

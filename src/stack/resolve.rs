@@ -165,16 +165,16 @@ pub fn on_configured_ports(mut config: Config) -> Result<Config, ResolveError> {
         let Some(value) = value.filter(|value| value.origin == Origin::Default) else {
             continue;
         };
-        let url = value.value.as_str().unwrap_or_default();
+        let url = value.reveal().as_str().unwrap_or_default();
         let Some(url) = endpoint::with_port(url, *port) else {
             continue;
         };
-        value.value = Json::from(url.clone());
-        value.origin = Origin::Port {
+        let origin = Origin::Port {
             file,
             service: definition.name,
         };
-        moved.insert(definition.endpoint, url);
+        value.set(Json::from(url.clone()), origin);
+        moved.insert(definition.endpoint, SecretUrl::from(url));
     }
     config.settings = settings_with(&config.settings, &moved)?;
     Ok(config)

@@ -130,7 +130,7 @@ async fn asked<T>(
 ///
 /// # Errors
 /// What went wrong, as one line; also where another project's answers.
-pub async fn own_pipeline(url: &str, project: &str) -> Result<Status, String> {
+pub async fn own_pipeline(url: &SecretUrl, project: &str) -> Result<Status, String> {
     of_project(pipeline(url).await?, project)
 }
 
