@@ -108,7 +108,7 @@ services:
   redis: {{env: {{API_CREDENTIAL: "{MARK}", STRIPE_API_KEY: "{MARK}", TZ: UTC}}}}
 "#
     );
-    let fanout = Fanout::new().config(&text);
+    let fanout = Fanout::new().stopped(&[("redis", 1)]).config(&text);
     for output in ["human", "json"] {
         let ended = fanout.run(&["--output", output, "config", "show"]).with(0);
         is_silent(ended)
@@ -161,7 +161,8 @@ fn a_home_that_others_may_change_is_not_used() {
             .says("hint: name a folder of your own: FANOUT_HOME=<folder> fanout …");
     }
     fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o755)).expect("closed");
-    fanout.run(&["down"]).with(0);
+    let down = fanout.run(&["down"]).with(6);
+    down.says("project fanout was never brought up");
 }
 
 #[test]
