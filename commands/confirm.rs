@@ -1,4 +1,5 @@
-//! The question before something is destroyed, given up, or sent out again.
+//! Questions before something is changed that is not fanout's to change, or is
+//! destroyed, given up, or sent out again.
 
 use std::io::{self, IsTerminal as _};
 
@@ -41,7 +42,7 @@ pub async fn confirm(
     word: &str,
     what: &str,
 ) -> Result<(), NotConfirmed> {
-    if yes || asked(context, word, what).await {
+    if yes || is_confirmed(context, word, what).await {
         return Ok(());
     }
     Err(NotConfirmed {
@@ -50,13 +51,29 @@ pub async fn confirm(
     })
 }
 
-async fn asked(context: &Context, word: &str, what: &str) -> bool {
-    let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !is_terminal || context.global().no_input || context.printer().is_json() {
-        return false;
+/// Whether `word` is typed, where there is somebody to ask.
+async fn is_confirmed(context: &Context, word: &str, what: &str) -> bool {
+    let question = format!("type {word} to {what}: ");
+    let answer = answer(context, &question).await;
+    answer.is_some_and(|answer| answer.trim() == word)
+}
+
+/// Asks whether to go on, where there is somebody to ask. Anything but yes is
+/// no.
+pub async fn agreed(context: &Context, question: &str) -> bool {
+    let answer = answer(context, &format!("{question} [y/N] ")).await;
+    let is_yes = |answer: String| matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+    answer.is_some_and(is_yes)
+}
+
+/// What was typed in answer; none where there is nobody to ask.
+async fn answer(context: &Context, question: &str) -> Option<String> {
+    let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !asks || context.global().no_input || context.printer().is_json() {
+        return None;
     }
-    context.printer().ask(&format!("type {word} to {what}: "));
-    line().await.is_some_and(|answer| answer.trim() == word)
+    context.printer().ask(question);
+    line().await
 }
 
 /// Reads a line from stdin. A signal meanwhile ends the command: the thread

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use fanout::{
     config::Origin,
-    operations::run::{Options, Report, Run},
+    operations::run::{Options, Report, Run, may_create_topics},
     pipeline::{
         Reporter,
         status::{SinkState, SinkStatus},
@@ -74,7 +74,7 @@ impl Arguments {
                 any_port: self.http_addr.is_none() && !is_asked_for,
                 until_idle: self.until_idle,
                 timeout: self.timeout,
-                creates_topics: true,
+                creates_topics: may_create_topics(&context.site()?)?,
             },
             context.stop().clone(),
         )

@@ -7,7 +7,7 @@ use fanout::{
     escape::{escape, escape_lines},
     operations::{
         source::Consent,
-        up::{self, Endpoint, Pull, Report, Request, Up},
+        up::{self, Endpoint, Pull, Report, Request, Review, Up},
     },
     plan::{Plan, Recreate, Step},
     stack::{PortMode, blueprint::Wishes, ports::Moved},
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::{
     arguments::duration,
+    confirm::agreed,
     context::Context,
     exit::{Outcome, Verdict},
     table::{render, table},
@@ -23,6 +24,9 @@ use crate::{
 
 /// The service that `--no-run` leaves out.
 const PIPELINE: &str = "pipeline";
+
+/// `--timeout` where it is not given.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What to bring up, and how.
 #[derive(Debug, Args)]
@@ -86,6 +90,9 @@ struct Planned<'a> {
     downloads: Vec<&'a str>,
     /// Ports other than the usual ones.
     moved: &'a [Moved],
+    /// What was to be changed on servers that ran already.
+    #[serde(flatten)]
+    review: &'a Review,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -101,18 +108,71 @@ impl Arguments {
             if let Some(because) = up.because() {
                 printer.note(because);
             }
-            return conclude(context, &up, &up.moved(), &up.report(false), true);
+            let review = up.review(true, &*printer.progress()).await?;
+            let report = up.report(false);
+            return conclude(context, &up, &up.moved(), &review, &report, true);
         }
-        let up = up::prepare(site, &config, request).await?;
+        let mut up = up::prepare(site, &config, request).await?;
         let moved = up.moved();
         if let Some(because) = up.because() {
             printer.note(because);
         }
-        if !up.plan().is_empty() {
-            printer.note(&listing(&up, &moved));
+        let review = up.review(false, &*printer.progress()).await?;
+        if !up.plan().is_empty() || !review.alterations.is_empty() {
+            printer.note(&listing(&up, &moved, &review));
+        }
+        if self.yes {
+            up.agree(&review, Consent::All)?;
+        } else if self.is_agreed(context, &review).await {
+            up.agree(&review, review.consent())?;
+        } else {
+            return Err(up.decline(&review).into());
         }
         let report = up.apply(&*printer.progress()).await?;
-        conclude(context, &up, &moved, &report, false)
+        conclude(context, &up, &moved, &review, &report, false)
+    }
+
+    /// The command as it was typed, without its global flags.
+    fn typed(&self) -> String {
+        let mut words = vec!["fanout up".to_owned()];
+        words.extend(self.services.iter().cloned());
+        let seconds = self.timeout.as_secs();
+        let flags = [
+            (self.ports == Ports::Auto, "--ports auto".to_owned()),
+            (self.pull == PullChoice::Always, "--pull always".to_owned()),
+            (self.pull == PullChoice::Never, "--pull never".to_owned()),
+            (
+                self.recreate == RecreateChoice::Never,
+                "--recreate never".to_owned(),
+            ),
+            (
+                self.recreate == RecreateChoice::Force,
+                "--recreate force".to_owned(),
+            ),
+            (self.no_run, "--no-run".to_owned()),
+            (
+                seconds != DEFAULT_TIMEOUT.as_secs(),
+                format!("--timeout {seconds}s"),
+            ),
+        ];
+        words.extend(
+            flags
+                .into_iter()
+                .filter_map(|(given, flag)| given.then_some(flag)),
+        );
+        words.join(" ")
+    }
+
+    /// Asks, where something has to be agreed to.
+    async fn is_agreed(&self, context: &Context, review: &Review) -> bool {
+        if review.to_agree().next().is_none() {
+            return true;
+        }
+        if context.printer().is_quiet() {
+            // Nobody agrees to what they were not shown.
+            context.printer().warn(&up::listing(review.to_agree()));
+        }
+        agreed(context, "make these changes?").await
     }
 
     fn request(&self, context: &Context) -> Request {
@@ -139,11 +199,8 @@ impl Arguments {
                 PullChoice::Always => Pull::Always,
                 PullChoice::Never => Pull::Never,
             },
-            consent: if self.yes {
-                Consent::All
-            } else {
-                Consent::None
-            },
+            consent: Consent::None,
+            typed: self.typed(),
         }
     }
 }
@@ -152,6 +209,7 @@ fn conclude(
     context: &Context,
     up: &Up,
     moved: &[Moved],
+    review: &Review,
     report: &Report,
     dry_run: bool,
 ) -> Outcome {
@@ -160,13 +218,14 @@ fn conclude(
         because: up.because(),
         downloads: up.downloads(),
         moved,
+        review,
         report,
     };
     context
         .printer()
         .conclude("up", Verdict::Done, &planned, || {
             if dry_run {
-                listing(up, moved)
+                listing(up, moved, review)
             } else if report.changed {
                 format!(
                     "{}{}",
@@ -180,7 +239,7 @@ fn conclude(
 }
 
 /// The plan, with what is downloaded for it and which ports it takes instead.
-fn listing(up: &Up, moved: &[Moved]) -> String {
+fn listing(up: &Up, moved: &[Moved], review: &Review) -> String {
     let mut text = steps(up.plan());
     let downloads = up.downloads();
     if !downloads.is_empty() {
@@ -190,6 +249,16 @@ fn listing(up: &Up, moved: &[Moved]) -> String {
     for one in moved {
         text.push('\n');
         text.push_str(&escape(&one.to_string()));
+    }
+    if !review.alterations.is_empty() {
+        let altered = up::listing(review.alterations.iter());
+        text.push_str(&format!(
+            "\n\nchanges on servers that run already\n{}",
+            escape_lines(&altered)
+        ));
+    }
+    for unknown in &review.unknown {
+        text.push_str(&format!("\nnot known what it needs: {}", escape(unknown)));
     }
     text
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::{
-    assets,
+    assets::{self, Asset},
     clients::clickhouse,
     config::Settings,
     failure::{Failure, Kind},
@@ -60,42 +60,126 @@ impl Failure for ObjectsError {
     }
 }
 
-/// Names that the statements are written with.
-fn values(settings: &Settings) -> Values {
-    Values::from([("database".to_owned(), settings.clickhouse.database.clone())])
+/// What a statement makes.
+#[derive(Debug, PartialEq, Eq)]
+enum Makes<'s> {
+    Database,
+    Table(&'s str),
+    View {
+        name: &'s str,
+        select: &'s str,
+    },
+    Columns {
+        table: &'s str,
+        columns: Vec<&'s str>,
+    },
 }
 
-/// The files below `folder` with their statements.
-fn statements(
-    folder: &str,
-    settings: &Settings,
-) -> Result<Vec<(&'static str, String)>, ObjectsError> {
-    let values = values(settings);
-    assets::under(folder)
-        .map(|asset| match render(asset.text, &values) {
-            Ok(rendered) => Ok((asset.path, rendered.text)),
-            Err(source) => Err(ObjectsError::Template {
-                file: asset.path,
-                source,
-            }),
-        })
-        .collect()
+/// The files of `sql/clickhouse/` with their statements, without comments.
+fn statements(settings: &Settings) -> Result<Vec<(&'static str, String)>, ObjectsError> {
+    let database = settings.clickhouse.database.clone();
+    let values = Values::from([("database".to_owned(), database)]);
+    let rendered = |asset: &'static Asset| {
+        let file = asset.path;
+        let rendered = render(asset.text, &values);
+        let text = rendered.map_err(|source| ObjectsError::Template { file, source })?;
+        let text = text.text;
+        let lines = text.lines().filter(|line| !line.starts_with("--"));
+        Ok((file, lines.collect::<Vec<_>>().join("\n")))
+    };
+    assets::under("sql/clickhouse/").map(rendered).collect()
 }
 
-/// Applies `sql/clickhouse/`, one statement a file.
+/// What a statement makes; none where this program does not know.
+fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
+    let own = |text: &'s str| text.strip_prefix(database)?.strip_prefix('.');
+    let until_space = |text: &'s str| text.split_whitespace().next();
+    if statement.starts_with("CREATE DATABASE IF NOT EXISTS ") {
+        return Some(Makes::Database);
+    }
+    if let Some(rest) = statement.strip_prefix("CREATE TABLE IF NOT EXISTS ") {
+        return own(until_space(rest)?).map(Makes::Table);
+    }
+    if let Some(rest) = statement.strip_prefix("CREATE OR REPLACE VIEW ") {
+        let (name, select) = rest.split_once(" AS\n")?;
+        let name = own(name)?;
+        return Some(Makes::View { name, select });
+    }
+    let rest = statement.strip_prefix("ALTER TABLE ")?;
+    let table = own(until_space(rest)?)?;
+    let added = rest.split("ADD COLUMN IF NOT EXISTS ").skip(1);
+    let columns = added.filter_map(until_space).collect();
+    Some(Makes::Columns { table, columns })
+}
+
+/// Those of the statements of `sql/clickhouse/` that would change something, by
+/// file.
 ///
 /// # Errors
-/// When ClickHouse does not take a statement, or not within its
-/// `request_timeout_ms`.
-pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
+/// When ClickHouse does not answer within its `request_timeout_ms`.
+pub async fn needed(settings: &Settings) -> Result<Vec<(&'static str, String)>, ObjectsError> {
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
-    let patience = Duration::from_millis(settings.clickhouse.request_timeout_ms);
-    for (file, text) in statements("sql/clickhouse/", settings)? {
-        clickhouse::execute(&endpoint, &text, patience)
+    let patience = patience(settings);
+    let database = settings.clickhouse.database.as_str();
+    let on = |source| ObjectsError::ClickHouse {
+        file: "sql/clickhouse",
+        source,
+    };
+    let has_database = clickhouse::has_database(&endpoint, database, patience);
+    let has_database = has_database.await.map_err(on)?;
+    let there = clickhouse::columns(&endpoint, database, patience);
+    let there = there.await.map_err(on)?;
+    let mut needed = Vec::new();
+    for (file, statement) in statements(settings)? {
+        let is_there = match makes(&statement, database) {
+            Some(Makes::Database) => has_database,
+            Some(Makes::Table(name)) => there.contains_key(name),
+            Some(Makes::View { name, select }) => {
+                let place = (database, name);
+                let selects = clickhouse::view_selects(&endpoint, place, select, patience);
+                there.contains_key(name) && selects.await.map_err(on)?
+            }
+            // A table that is yet to be made has them from the start.
+            Some(Makes::Columns { table, columns }) => there
+                .get(table)
+                .is_none_or(|found| columns.iter().all(|column| found.contains(*column))),
+            None => false,
+        };
+        if !is_there {
+            needed.push((file, statement));
+        }
+    }
+    Ok(needed)
+}
+
+/// Executes statements that are [`needed`].
+///
+/// # Errors
+/// When ClickHouse does not take one, or not within its `request_timeout_ms`.
+pub async fn apply(
+    settings: &Settings,
+    needed: &[(&'static str, String)],
+) -> Result<(), ObjectsError> {
+    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
+    for (file, statement) in needed {
+        clickhouse::execute(&endpoint, statement, patience(settings))
             .await
             .map_err(|source| ObjectsError::ClickHouse { file, source })?;
     }
     Ok(())
+}
+
+/// Makes whatever of `sql/clickhouse/` is not there.
+///
+/// # Errors
+/// As [`needed`] and [`apply`].
+pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
+    let needed = needed(settings).await?;
+    apply(settings, &needed).await
+}
+
+fn patience(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.clickhouse.request_timeout_ms)
 }
 
 /// Does `work` on a server within `timeout`: a statement waits for locks that
@@ -121,11 +205,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_statement_can_be_filled_in() {
-        let statements = statements("sql/clickhouse/", &Settings::default()).expect("filled in");
+    fn it_is_known_what_every_statement_makes() {
+        let settings = Settings::default();
+        let statements = statements(&settings).expect("filled in");
         assert!(!statements.is_empty());
         for (file, text) in statements {
             assert!(!text.contains("{{"), "{file}: {text}");
+            match makes(&text, &settings.clickhouse.database) {
+                None => panic!("{file}: not known what this makes: {text}"),
+                Some(Makes::Columns { columns, .. }) => assert!(!columns.is_empty(), "{file}"),
+                Some(_) => {}
+            }
         }
+    }
+
+    #[test]
+    fn a_statement_says_what_it_makes() {
+        let view = "CREATE OR REPLACE VIEW db.v AS\nSELECT 1";
+        let (name, select) = ("v", "SELECT 1");
+        assert_eq!(makes(view, "db"), Some(Makes::View { name, select }));
+        let table = "CREATE TABLE IF NOT EXISTS db.t\n(\n    a Int64\n)";
+        assert_eq!(makes(table, "db"), Some(Makes::Table("t")));
+        assert_eq!(makes(table, "other"), None);
+        let alter = "ALTER TABLE db.t\n    ADD COLUMN IF NOT EXISTS a Array(Int64),\n    \
+                     ADD COLUMN IF NOT EXISTS b UUID";
+        let (table, columns) = ("t", vec!["a", "b"]);
+        assert_eq!(makes(alter, "db"), Some(Makes::Columns { table, columns }));
+        assert_eq!(makes("DROP TABLE db.t", "db"), None);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     },
     progress::Progress,
     project::Project,
-    stack::endpoint,
+    stack::{Site, State, StateError, endpoint},
 };
 
 /// How often `--until-idle` looks again while it is not.
@@ -116,6 +116,17 @@ impl Failure for RunError {
             Self::NotIdle { .. } => Some("fanout status".to_owned()),
         }
     }
+}
+
+/// Whether the pipeline may make topics that are not there: Kafka is fanout's
+/// own, `up` was allowed to, or there is no project on this machine and Kafka is
+/// named by the configuration alone, as for workers in containers.
+///
+/// # Errors
+/// When the project's state is there and cannot be read.
+pub fn may_create_topics(site: &Site) -> Result<bool, StateError> {
+    let state = State::load(&site.dir())?;
+    Ok(state.is_none_or(|state| state.may_alter("kafka")))
 }
 
 /// A pipeline that has started, with its HTTP.

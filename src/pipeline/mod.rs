@@ -184,6 +184,9 @@ impl Pipeline {
         if start.creates_topics {
             let creating = create_topics(shared.clone(), topics::specs(settings));
             pipeline.workers.spawn(creating);
+        } else {
+            let reason = "kafka is not fanout's own, and `fanout up` was not allowed to alter it";
+            tracing::warn!(reason, "missing topics are waited for, not made");
         }
         for sink in start.sinks {
             match sink.as_str() {

@@ -49,6 +49,8 @@ pub struct SourceWriter {
 struct Look {
     number: u64,
     standing: Standing,
+    /// Postgres answered: the findings are of this look.
+    answered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -81,10 +83,14 @@ impl SourceWriter {
         self.asked.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Publishes what the look of this number has seen.
-    pub fn publish(&self, number: u64, standing: Standing) {
-        self.latest
-            .send_replace(Arc::new(Look { number, standing }));
+    /// Publishes what the look of this number has seen; `answered` says whether
+    /// Postgres did.
+    pub fn publish(&self, number: u64, standing: Standing, answered: bool) {
+        self.latest.send_replace(Arc::new(Look {
+            number,
+            standing,
+            answered,
+        }));
     }
 
     /// Resolves when somebody wants a look at once.
@@ -109,8 +115,7 @@ impl SourceWatch {
         self.asked.now.notify_one();
         let fresh = latest.wait_for(|look| look.number > before);
         let look = tokio::time::timeout(patience, fresh).await.ok()?.ok()?;
-        let standing = look.standing.clone();
-        standing.problem.is_none().then_some(standing)
+        look.answered.then(|| look.standing.clone())
     }
 
     /// Resolves when something else is known.
@@ -202,4 +207,92 @@ fn reason(findings: &[&Finding]) -> String {
         text.push_str(&format!("; and {more} more"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Code;
+
+    fn tables(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| format!("public.{name}")).collect()
+    }
+
+    fn standing(findings: Vec<Finding>) -> Standing {
+        Standing {
+            findings,
+            ..Standing::default()
+        }
+    }
+
+    fn finding(code: Code, severity: Severity, table: Option<&str>) -> Finding {
+        let finding = Finding::new(code, severity, code.name(), RECONCILE);
+        Finding {
+            table: table.map(|name| format!("public.{name}")),
+            ..finding
+        }
+    }
+
+    #[test]
+    fn only_what_reads_a_table_halts_for_it() {
+        let wrong = finding(Code::TableKind, Severity::Unsupported, Some("content"));
+        let standing = standing(vec![wrong]);
+        let halted = halt(&standing, &tables(&["engagement_events", "content"]));
+        assert_eq!(halted.expect("halted").code, "source_unsupported");
+        assert_eq!(halt(&standing, &tables(&["engagement_events"])), None);
+    }
+
+    #[test]
+    fn a_column_that_changed_is_told_as_such() {
+        let gone = finding(Code::ColumnMissing, Severity::Unsupported, Some("content"));
+        let halted = halt(&standing(vec![gone]), &tables(&["content"]));
+        assert_eq!(halted.expect("halted").code, "schema_changed");
+    }
+
+    #[test]
+    fn the_worst_is_the_caution_and_the_rest_is_counted() {
+        let unreconciled = |table| finding(Code::SourceChanged, Severity::Unreconciled, table);
+        let mut all = vec![finding(
+            Code::PublicationMissing,
+            Severity::Incomplete,
+            None,
+        )];
+        let caution = |all: &[Finding], sink| {
+            let tables = tables(&["engagement_events"]);
+            caution(&standing(all.to_vec()), &tables, sink).expect("a caution")
+        };
+        all.extend((0..5).map(|_| unreconciled(None)));
+        assert_eq!(caution(&all, "redis").code, "publication_missing");
+        all.remove(0);
+        let found = caution(&all, "redis");
+        assert!(found.reason.ends_with("; and 2 more"), "{}", found.reason);
+        assert_eq!(found.remedy, RECONCILE);
+        let outside = caution(&all, "http").remedy;
+        assert_eq!(outside, format!("{RECONCILE} --sinks clickhouse,http"));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_is_asked_for_is_one_that_begins_later() {
+        let (writer, watch) = source();
+        let patience = Duration::from_secs(60);
+        let early = writer.begin();
+        let asking = tokio::spawn(async move { watch.look(patience).await });
+        writer.wanted().await;
+        let wrong = finding(Code::ColumnMissing, Severity::Unsupported, None);
+        writer.publish(early, Standing::default(), true);
+        let number = writer.begin();
+        writer.publish(number, standing(vec![wrong.clone()]), true);
+        let seen = asking.await.expect("no panic").expect("an answer");
+        assert_eq!(seen.findings, [wrong]);
+    }
+
+    #[tokio::test]
+    async fn a_look_at_a_postgres_that_does_not_answer_tells_nothing() {
+        let (writer, watch) = source();
+        let asking = tokio::spawn(async move { watch.look(Duration::from_secs(60)).await });
+        writer.wanted().await;
+        let number = writer.begin();
+        writer.publish(number, Standing::default(), false);
+        assert_eq!(asking.await.expect("no panic"), None);
+    }
 }

@@ -96,7 +96,7 @@ fn server(catalogue: &Catalogue) -> Vec<Finding> {
             Code::DomainOverEnum,
             severity,
             format!("domain {domain} is over an enum, with which the connector cannot start"),
-            format!("DROP DOMAIN {domain}"),
+            format!("DROP DOMAIN {domain}, or make it one over text; then {UP}"),
         ));
     }
     findings

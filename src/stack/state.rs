@@ -47,6 +47,10 @@ pub struct State {
     /// their passwords.
     #[serde(default, serialize_with = "revealed")]
     pub settings: BTreeMap<String, SecretUrl>,
+    /// Services that are not fanout's own and that the operator has agreed to
+    /// have altered.
+    #[serde(default)]
+    agreed: BTreeSet<String>,
 }
 
 /// One service of it.
@@ -143,7 +147,29 @@ impl State {
             docker_certificates: None,
             services: BTreeMap::new(),
             settings: BTreeMap::new(),
+            agreed: BTreeSet::new(),
         }
+    }
+
+    /// The operator agrees to have this service altered, which is not fanout's
+    /// own.
+    pub fn agree(&mut self, service: &str) {
+        self.agreed.insert(service.to_owned());
+    }
+
+    /// Whether the operator has agreed to that.
+    #[must_use]
+    pub fn has_agreed(&self, service: &str) -> bool {
+        self.agreed.contains(service)
+    }
+
+    /// Whether fanout may make things on this service: it is its own, or the
+    /// operator has agreed.
+    #[must_use]
+    pub fn may_alter(&self, service: &str) -> bool {
+        let known = self.services.get(service);
+        let external = known.is_some_and(|known| known.runtime == Runtime::External);
+        !external || self.has_agreed(service)
     }
 
     /// Whether some of it runs in containers.
@@ -267,6 +293,35 @@ mod tests {
             .insert("redis.url".to_owned(), "redis://127.0.0.1:1".into());
         state.save(&dir).expect("written");
         assert_eq!(State::load(&dir).expect("readable"), Some(state));
+    }
+
+    #[test]
+    fn only_what_is_external_wants_to_be_agreed_to() {
+        let (_folder, dir) = place();
+        let mut state = State::new(&Project::default(), Runtime::Native);
+        for (name, runtime) in [("kafka", Runtime::External), ("redis", Runtime::Native)] {
+            let service = ServiceState {
+                runtime,
+                variant: None,
+                ports: BTreeMap::new(),
+            };
+            state.services.insert(name.to_owned(), service);
+        }
+        assert!(state.may_alter("redis") && !state.may_alter("kafka"));
+        state.agree("kafka");
+        state.save(&dir).expect("written");
+        let state = State::load(&dir).expect("readable").expect("there");
+        assert!(state.may_alter("kafka"));
+    }
+
+    #[test]
+    fn a_state_of_before_consent_was_asked_for_has_none() {
+        let (_folder, dir) = place();
+        let text = r#"{"format": 1, "project": "fanout", "runtime": "native", "services":
+            {"kafka": {"runtime": "external", "variant": null, "ports": {}}}}"#;
+        fs::write(dir.state(), text).expect("written");
+        let state = State::load(&dir).expect("readable").expect("there");
+        assert!(!state.may_alter("kafka"));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 mod backfill;
 mod cases;
 mod commands;
+mod consent;
 #[cfg(feature = "crash-points")]
 mod crashes;
 mod dead_letters;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         ("external", external::TESTS),
         ("positions", positions::TESTS),
         ("surroundings", surroundings::TESTS),
+        ("consent", consent::TESTS),
         // What all those before have left behind is searched.
         ("secrets", secrets::TESTS),
         #[cfg(feature = "crash-points")]

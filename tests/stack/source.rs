@@ -180,8 +180,8 @@ fn dropped_table(stack: &Stack) {
     gone.becomes("device", &Json::from("ios"));
     stack.stores.postgres("DROP TABLE engagement_events");
     let refused = stack.fanout.run(&["up"]).ends_with(6);
-    let refused = refused.says("table public.engagement_events does not exist");
-    refused.says("fanout up --yes");
+    let refused = refused.says("public.engagement_events was dropped or renamed");
+    refused.says("hint: fanout up --yes");
     let there = "SELECT count(*)::text FROM pg_class WHERE relname = 'engagement_events'";
     assert_eq!(stack.stores.postgres_text(there), "0");
     let report = stack.fanout.document(0, &["up", "--yes"]);

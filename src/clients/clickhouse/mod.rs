@@ -156,6 +156,40 @@ pub async fn columns(
     Ok(tables)
 }
 
+/// Whether there is a database of this name.
+///
+/// # Errors
+/// As [`columns`].
+pub async fn has_database(
+    endpoint: &Endpoint,
+    database: &str,
+    patience: Duration,
+) -> Result<bool, ClickHouseError> {
+    let query = "SELECT count() FROM system.databases WHERE name = ?";
+    let query = endpoint.client().query(query).bind(database);
+    let count: u64 = bounded(patience, query.fetch_one()).await?;
+    Ok(count > 0)
+}
+
+/// Whether a view is there and selects this. Both are compared in the server's
+/// own form.
+///
+/// # Errors
+/// As [`columns`].
+pub async fn view_selects(
+    endpoint: &Endpoint,
+    (database, view): (&str, &str),
+    select: &str,
+    patience: Duration,
+) -> Result<bool, ClickHouseError> {
+    let query = "SELECT count() FROM system.tables WHERE database = ? AND name = ?
+        AND formatQuerySingleLine(as_select) = formatQuerySingleLine(?)";
+    let query = endpoint.client().query(query);
+    let query = query.bind(database).bind(view).bind(select);
+    let count: u64 = bounded(patience, query.fetch_one()).await?;
+    Ok(count > 0)
+}
+
 /// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must not
 /// hang its callers.
 async fn bounded<T>(

@@ -55,28 +55,35 @@ pub fn is_lock_timeout(error: &PostgresError) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
-/// Whose transaction has had a lock on the table for the longest, if anybody's
-/// still has.
+/// Whose transaction has had a lock on one of these tables for the longest, and
+/// on which, if anybody's still has. A table of the list comes before those
+/// after it.
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn holder_of(client: &Client, table: &str) -> Result<Option<Holder>, PostgresError> {
+pub async fn holder_of(
+    client: &Client,
+    tables: &[String],
+) -> Result<Option<(String, Holder)>, PostgresError> {
     let sql = "
         SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
             coalesce(a.state, ''),
-            coalesce(extract(epoch FROM now() - a.xact_start), 0)::bigint
-        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-        WHERE l.relation = to_regclass($1) AND l.granted AND a.pid <> pg_backend_pid()
+            coalesce(extract(epoch FROM now() - a.xact_start), 0)::bigint, named.name
+        FROM unnest($1::text[]) WITH ORDINALITY AS named (name, place)
+        JOIN pg_locks l ON l.relation = to_regclass(named.name)
+        JOIN pg_stat_activity a USING (pid)
+        WHERE l.granted AND a.pid <> pg_backend_pid()
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        ORDER BY a.xact_start NULLS LAST LIMIT 1";
-    let Some(row) = client.query_opt(sql, &[&table]).await? else {
+        ORDER BY named.place, a.xact_start NULLS LAST LIMIT 1";
+    let Some(row) = client.query_opt(sql, &[&tables]).await? else {
         return Ok(None);
     };
-    Ok(Some(Holder {
+    let holder = Holder {
         pid: row.try_get(0)?,
         role: row.try_get(1)?,
         application: row.try_get(2)?,
         state: row.try_get(3)?,
         seconds: row.try_get(4)?,
-    }))
+    };
+    Ok(Some((row.try_get(5)?, holder)))
 }

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::{
-    BackfillError,
+    BackfillError, Consented,
     journal::{Database, Journal, Place},
     prune::Prune,
     snapshot::Snapshot,
@@ -54,6 +54,7 @@ pub(super) struct FromDatabase<'a> {
     pub rows: u64,
     /// Whether ClickHouse is waited for.
     pub into_clickhouse: bool,
+    pub consent: Consented,
 }
 
 impl FromDatabase<'_> {
@@ -110,6 +111,11 @@ impl FromDatabase<'_> {
         }
         let steps = Steps::new(self.progress, "clickhouse");
         steps.doing("looking at the tables");
+        if !self.consent.clickhouse
+            && let Some((_, statement)) = objects::needed(self.settings).await?.into_iter().next()
+        {
+            return Err(BackfillError::NotConfirmed { statement });
+        }
         // Whatever is not there yet; with a wrong table this may fail, and the
         // second time it counts.
         let _ = objects::clickhouse(self.settings).await;
@@ -117,8 +123,10 @@ impl FromDatabase<'_> {
             steps.doing(&format!("moved a table that was not right to {aside}"));
         }
         objects::clickhouse(self.settings).await?;
-        let brokers = &self.settings.kafka.brokers;
-        ensure_topics(brokers, &topics::specs(self.settings)).await?;
+        if self.consent.kafka {
+            let brokers = &self.settings.kafka.brokers;
+            ensure_topics(brokers, &topics::specs(self.settings)).await?;
+        }
         let lives = insist(patience, async || rebuild.begin().await).await?;
         crash::point("backfill", "lives_begun");
         steps.done(&format!("history begins anew, generation {}", lives.facts));

@@ -17,6 +17,7 @@ use crate::{
         source::{InspectError, RecordsError, Refusal},
     },
     pipeline::replay::ReplayError,
+    stack::StateError,
 };
 
 /// Why there is none, or why it stopped. It can be run again.
@@ -61,6 +62,10 @@ pub enum BackfillError {
     Connector(#[from] ConnectorError),
     #[error("the source is not as it has to be: {0}")]
     Source(Refusal),
+    #[error("confirmation required: clickhouse is not fanout's own, and needs: {statement}")]
+    NotConfirmed { statement: String },
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error(transparent)]
     Inspect(#[from] InspectError),
     #[error(transparent)]
@@ -89,7 +94,8 @@ impl Failure for BackfillError {
     fn kind(&self) -> Kind {
         match self {
             Self::Usage(_) => Kind::Usage,
-            Self::Busy { .. } | Self::Source(_) => Kind::Refused,
+            Self::Busy { .. } | Self::Source(_) | Self::NotConfirmed { .. } => Kind::Refused,
+            Self::State(error) => error.kind(),
             Self::Inspect(_) => Kind::Environment,
             Self::Records(error) => error.kind(),
             Self::Journal { .. } | Self::Malformed { .. } | Self::Kafka(_) | Self::Redis(_) => {
@@ -125,6 +131,8 @@ impl Failure for BackfillError {
             Self::Connector(error) => error.code(),
             Self::Fence(error) => error.code(),
             Self::Source(_) => "source_broken",
+            Self::NotConfirmed { .. } => "not_confirmed",
+            Self::State(error) => error.code(),
             Self::Inspect(_) => "source",
             Self::Records(error) => error.code(),
             Self::SnapshotSilent { .. } => "snapshot_silent",
@@ -160,6 +168,8 @@ impl Failure for BackfillError {
             }
             Self::Replay(error) => return error.hint(),
             Self::Source(refusal) => return refusal.findings.first().map(|it| it.remedy.clone()),
+            Self::NotConfirmed { .. } => "fanout up".to_owned(),
+            Self::State(error) => return error.hint(),
             Self::Inspect(_) => "fanout status".to_owned(),
             Self::Records(error) => return error.hint(),
             Self::NoBoard { .. } => "fanout status: is `fanout run` up?".to_owned(),

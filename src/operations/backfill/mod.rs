@@ -38,7 +38,7 @@ use crate::{
     crash,
     pipeline::replay::{self, Bounds, Tally, Through},
     progress::Progress,
-    stack::{Lock, Site},
+    stack::{Lock, Site, State},
 };
 
 /// What it did.
@@ -57,6 +57,13 @@ pub struct Report {
     pub seconds: f64,
 }
 
+/// On which servers things may be made that are not there.
+#[derive(Debug, Clone, Copy)]
+struct Consented {
+    clickhouse: bool,
+    kafka: bool,
+}
+
 /// A backfill that knows what it will do.
 #[derive(Debug)]
 pub struct Backfill {
@@ -65,6 +72,7 @@ pub struct Backfill {
     place: Place,
     journal: Journal,
     plan: Plan,
+    consent: Consented,
     _lock: Option<Lock>,
 }
 
@@ -95,12 +103,19 @@ pub async fn prepare(
     let place = Place::of(&site.dir());
     let lock = place.lock()?;
     let (journal, plan) = look(settings, &request, &place).await?;
+    let state = State::load(&site.dir())?;
+    let may = |service| state.as_ref().is_none_or(|it| it.may_alter(service));
+    let consent = Consented {
+        clickhouse: may("clickhouse"),
+        kafka: may("kafka"),
+    };
     Ok(Backfill {
         settings: settings.clone(),
         request,
         place,
         journal,
         plan,
+        consent,
         _lock: Some(lock),
     })
 }
@@ -201,6 +216,7 @@ impl Backfill {
             prunes: self.request.prune,
             rows: self.plan.rows.unwrap_or(0),
             into_clickhouse: self.request.has("clickhouse"),
+            consent: self.consent,
         };
         let database = database.run().await?;
         if self.request.has("http") && !self.journal.replays.contains_key("http") {

@@ -245,19 +245,22 @@ async fn in_kafka(site: &Site, settings: &Settings) -> Result<Vec<Owned>, Extern
 }
 
 /// The names of all topics that the project makes.
-fn topics_of(site: &Site, settings: &Settings) -> BTreeSet<String> {
+pub fn topics_of(site: &Site, settings: &Settings) -> BTreeSet<String> {
     let prefix = &settings.kafka.topic_prefix;
     let of_connector = CONNECTOR_TOPICS.map(|topic| format!("{prefix}.{topic}"));
-    let of_connect =
-        ["configs", "offsets", "status"].map(|inner| format!("{}-connect-{inner}", site.project));
     let mut topics = BTreeSet::from([
         format!("__debezium-heartbeat.{prefix}"),
         settings.kafka.dead_letter_topic.clone(),
         settings.kafka.state_topic.clone(),
     ]);
     topics.extend(of_connector);
-    topics.extend(of_connect);
+    topics.extend(topics_of_connect(site));
     topics
+}
+
+/// Those of them that a Connect of fanout's own keeps its state in.
+pub fn topics_of_connect(site: &Site) -> [String; 3] {
+    ["configs", "offsets", "status"].map(|inner| format!("{}-connect-{inner}", site.project))
 }
 
 fn groups_of(settings: &Settings) -> BTreeSet<String> {

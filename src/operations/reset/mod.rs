@@ -9,6 +9,7 @@ use std::{fs, io, path::PathBuf, time::Duration};
 use serde::Serialize;
 
 pub use external::{ExternalError, Owned};
+pub(super) use external::{topics_of, topics_of_connect};
 pub use journal::is_unfinished;
 
 use super::down::{self, DownError};

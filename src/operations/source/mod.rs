@@ -11,7 +11,9 @@ mod snapshots;
 mod watcher;
 
 pub use inspector::{InspectError, Inspector, PATIENCE};
-pub use provision::{Consent, Permit, ProvisionError, Refusal, drop_strays, needed, provision};
+pub use provision::{
+    Consent, Permit, ProvisionError, Refusal, drop_strays, needed, provision, stray_drops,
+};
 pub use records::{Records, RecordsError};
 pub use snapshots::Snapshots;
 pub use watcher::watch;

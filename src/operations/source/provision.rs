@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::inspector::InspectError;
+use super::inspector::{InspectError, Inspector};
 use crate::{
     clients::postgres::{self, Client, Holder, LOCK_TIMEOUT, PostgresError, catalogue::Reader},
     config::Settings,
     failure::{Failure, Kind},
     source::{
-        Catalogue, Code, Expected, Finding, Fingerprint, Severity, Statement, drop_stray,
-        has_begun, judge, statements, strays,
+        Catalogue, Code, Expected, Finding, SCHEMA, Severity, Statement, drop_stray, has_begun,
+        judge, statements, strays,
     },
 };
 
@@ -73,14 +73,14 @@ pub enum ProvisionError {
         source: PostgresError,
     },
     #[error(
-        "{table} is locked{}, and this was given up after {} s: {sql}",
-        by(holder.as_ref()),
+        "{table} is locked{}; this was given up after {} s: {sql}",
+        by(holder.as_deref()),
         LOCK_TIMEOUT.as_secs()
     )]
     Locked {
         table: String,
         sql: String,
-        holder: Option<Holder>,
+        holder: Option<Box<Holder>>,
     },
     #[error("confirmation required: postgres is not fanout's own, and needs: {sql}")]
     NotConfirmed { sql: String },
@@ -149,11 +149,10 @@ pub async fn needed(
         let mut created = needed.iter().filter(creates);
         created.any(|one| one.table == finding.table && permit.consent.covers(&one.sql))
     };
-    let refused = refusals(&catalogue, &expected, replaces);
-    if refused.is_empty() {
+    let findings = refusals(&catalogue, &expected, replaces);
+    if findings.is_empty() {
         return Ok(needed);
     }
-    let findings = refused;
     Err(ProvisionError::Unsupported(Refusal { findings }))
 }
 
@@ -187,22 +186,35 @@ pub async fn provision(
     execute(settings, permit, needed).await
 }
 
-/// Takes tables out of the publication that were ours under `history` and have
-/// another name now; returns the statements.
+/// The statements that take tables out of the publication which were ours and
+/// have another name now. Kafka, which knows what was ours, has to answer.
 ///
 /// # Errors
-/// As [`provision`].
+/// When Postgres or Kafka does not answer.
+pub async fn stray_drops(settings: &Settings) -> Result<Vec<Statement>, ProvisionError> {
+    let mut inspector = Inspector::new(settings)?;
+    let Some(history) = inspector.history().await? else {
+        return Ok(Vec::new());
+    };
+    let catalogue = inspector.catalogue().await?;
+    let expected = inspector.expected();
+    let strays = strays(&catalogue, expected, &history.baseline.fingerprint);
+    let drops = strays
+        .iter()
+        .map(|(_, stray)| drop_stray(&expected.publication, stray));
+    Ok(drops.collect())
+}
+
+/// Takes them out; returns the statements.
+///
+/// # Errors
+/// As [`stray_drops`] and [`provision`].
 pub async fn drop_strays(
     settings: &Settings,
     permit: Permit<'_>,
-    history: &Fingerprint,
 ) -> Result<Vec<Statement>, ProvisionError> {
-    let reader = connect(settings).await?;
-    let expected = Expected::demo(&settings.connector);
-    let catalogue = reader.read(&expected).await.map_err(InspectError::from)?;
-    let strays = strays(&catalogue, &expected, history).into_iter();
-    let drops = strays.map(|(_, stray)| drop_stray(&expected.publication, stray));
-    execute(settings, permit, drops.collect()).await
+    let drops = stray_drops(settings).await?;
+    execute(settings, permit, drops).await
 }
 
 async fn connect(settings: &Settings) -> Result<Reader, ProvisionError> {
@@ -227,27 +239,34 @@ async fn execute(
     postgres::with_lock_timeout(&client).await?;
     for statement in &statements {
         if let Err(source) = client.batch_execute(&statement.sql).await {
-            return Err(refused(&client, statement, source).await);
+            let expected = Expected::demo(&settings.connector);
+            return Err(refused(&client, &expected, statement, source).await);
         }
     }
     Ok(statements)
 }
 
 /// Why a statement was not executed.
-async fn refused(client: &Client, statement: &Statement, source: PostgresError) -> ProvisionError {
+async fn refused(
+    client: &Client,
+    expected: &Expected,
+    statement: &Statement,
+    source: PostgresError,
+) -> ProvisionError {
     let sql = statement.sql.clone();
-    let Some(table) = statement.table.clone() else {
-        return ProvisionError::Statement { sql, source };
-    };
     if !postgres::is_lock_timeout(&source) {
         return ProvisionError::Statement { sql, source };
     }
+    let all = expected.relations().into_iter();
+    let all = all.map(|name| format!("{SCHEMA}.{name}"));
+    let tables: Vec<String> = statement.table.clone().into_iter().chain(all).collect();
     // Who it is only helps: without it the error says the rest.
-    let asked = postgres::holder_of(client, &table);
-    let holder = tokio::time::timeout(Duration::from_secs(2), asked).await;
-    ProvisionError::Locked {
-        holder: holder.ok().and_then(Result::ok).flatten(),
-        table,
-        sql,
-    }
+    let asked = postgres::holder_of(client, &tables);
+    let found = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    let found = found.ok().and_then(Result::ok).flatten();
+    let (table, holder) = match found {
+        Some((table, holder)) => (table, Some(Box::new(holder))),
+        None => (tables.into_iter().next().unwrap_or_default(), None),
+    };
+    ProvisionError::Locked { table, sql, holder }
 }

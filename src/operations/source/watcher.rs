@@ -47,13 +47,13 @@ pub async fn watch(settings: Settings, writer: SourceWriter, stop: CancellationT
     };
     for look in 0_u32.. {
         let number = writer.begin();
-        let looked = tokio::select! {
+        let (looked, answered) = tokio::select! {
             looked = watcher.look(look % SURROUNDINGS_EVERY == 0) => looked,
             () = stop.cancelled() => return,
         };
         watcher.tell(&looked);
         watcher.standing = looked.clone();
-        writer.publish(number, looked);
+        writer.publish(number, looked, answered);
         tokio::select! {
             () = sleep(INTERVAL) => {}
             () = writer.wanted() => {}
@@ -75,15 +75,17 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// Looks once. What cannot be asked is as it was.
-    async fn look(&mut self, at_surroundings: bool) -> Standing {
+    /// Looks once; says whether Postgres answered. What cannot be asked is as it
+    /// was.
+    async fn look(&mut self, at_surroundings: bool) -> (Standing, bool) {
         let catalogue = match self.inspector.catalogue().await {
             Ok(catalogue) => catalogue,
             Err(error) => {
-                return Standing {
+                let standing = Standing {
                     problem: Some(chain(&error)),
                     ..self.standing.clone()
                 };
+                return (standing, false);
             }
         };
         let looked_at_ms = Some(now_ms());
@@ -110,11 +112,12 @@ impl Watcher {
         if known && let Err(error) = self.keep(&catalogue, &findings).await {
             problem = Some(chain(&error));
         }
-        Standing {
+        let standing = Standing {
             looked_at_ms,
             problem,
             findings,
-        }
+        };
+        (standing, true)
     }
 
     async fn look_around(&mut self) -> Option<String> {

@@ -53,6 +53,17 @@ pub enum UpError {
     Records(#[from] RecordsError),
     #[error("a reset of project {project} has begun and is not done")]
     ResetUnfinished { project: String },
+    #[error(
+        "confirmation required to change what is not fanout's own, or to replace what was \
+         dropped\n{needed}"
+    )]
+    NotConfirmed {
+        needed: String,
+        /// The command that was typed.
+        typed: String,
+    },
+    #[error("a task of this program was lost")]
+    Task(#[source] tokio::task::JoinError),
     #[error("sink {sink} halted: {}", halt.reason)]
     Halted { sink: String, halt: Halt },
     #[error("the pipeline was not past its start within {seconds} s: {what}")]
@@ -68,9 +79,11 @@ impl From<KafkaError> for UpError {
 impl UpError {
     fn inner(&self) -> Option<&dyn Failure> {
         Some(match self {
-            Self::Halted { .. } | Self::SinkNotReady { .. } | Self::ResetUnfinished { .. } => {
-                return None;
-            }
+            Self::Halted { .. }
+            | Self::SinkNotReady { .. }
+            | Self::ResetUnfinished { .. }
+            | Self::NotConfirmed { .. }
+            | Self::Task(_) => return None,
             Self::Lock(error) => error,
             Self::Blueprint(error) => error,
             Self::Preflight(error) => error,
@@ -93,7 +106,7 @@ impl Failure for UpError {
     fn kind(&self) -> Kind {
         match self {
             Self::SinkNotReady { .. } => Kind::NotReady,
-            Self::ResetUnfinished { .. } => Kind::Refused,
+            Self::ResetUnfinished { .. } | Self::NotConfirmed { .. } => Kind::Refused,
             _ => self.inner().map_or(Kind::Failed, Failure::kind),
         }
     }
@@ -102,6 +115,8 @@ impl Failure for UpError {
         match self {
             Self::SinkNotReady { .. } => "sink_not_ready",
             Self::ResetUnfinished { .. } => "reset_unfinished",
+            Self::NotConfirmed { .. } => "not_confirmed",
+            Self::Task(_) => "task",
             _ => self.inner().map_or("sink_halted", Failure::code),
         }
     }
@@ -111,6 +126,7 @@ impl Failure for UpError {
             Self::ResetUnfinished { .. } => Some("fanout reset".to_owned()),
             Self::Halted { halt, .. } => Some(halt.remedy.clone()),
             Self::SinkNotReady { .. } => Some("fanout logs pipeline".to_owned()),
+            Self::NotConfirmed { typed, .. } => Some(format!("{typed} --yes")),
             _ => self.inner().and_then(Failure::hint),
         }
     }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{Up, UpError};
+use super::{Up, UpError, review};
 use crate::{
+    clients::kafka::ensure_topics,
     config::Runtime,
     operations::{
         connector::{self, Applied},
@@ -15,7 +16,10 @@ use crate::{
         source::{self, Permit},
         status, topics,
     },
-    pipeline::status::{SinkState, SinkStatus},
+    pipeline::{
+        status::{SinkState, SinkStatus},
+        topics::specs,
+    },
     progress::{Event, Progress},
     source::Statement,
     stack::Service,
@@ -35,6 +39,14 @@ pub struct Altered {
 }
 
 impl Altered {
+    fn new(service: &str, what: String) -> Self {
+        Self {
+            service: service.to_owned(),
+            what,
+            recovers: false,
+        }
+    }
+
     fn in_postgres(statement: Statement) -> Self {
         Self {
             service: "postgres".to_owned(),
@@ -113,24 +125,70 @@ impl Up {
             }
             "clickhouse" => {
                 doing("making its tables");
-                objects::in_time("clickhouse", timeout, objects::clickhouse(settings)).await?;
+                let made = self.furnish_clickhouse(service);
+                let made = objects::in_time("clickhouse", timeout, made).await?;
+                let altered = |what| Altered::new("clickhouse", what);
+                return Ok(made.into_iter().map(altered).collect());
             }
-            "connect" => return self.furnish_connect(progress).await,
+            "kafka" if service.runtime == Runtime::External => {
+                let made = self.furnish_kafka(service).await?;
+                let altered = |topic: String| Altered::new("kafka", review::creation(&topic));
+                return Ok(made.into_iter().map(altered).collect());
+            }
+            "connect" => return self.furnish_connect(service, progress).await,
             "pipeline" => self.see_sinks(progress).await?,
             _ => {}
         }
         Ok(Vec::new())
     }
 
+    /// Tables and views; returns the statements.
+    async fn furnish_clickhouse(&self, service: &Service) -> Result<Vec<String>, UpError> {
+        let settings = &self.blueprint.settings;
+        let needed = objects::needed(settings).await?;
+        for (_, statement) in &needed {
+            self.is_agreed(service, statement)?;
+        }
+        objects::apply(settings, &needed).await?;
+        Ok(needed.into_iter().map(|(_, statement)| statement).collect())
+    }
+
+    /// The pipeline's topics in a Kafka that is not fanout's own; returns their
+    /// names. Where it is, whoever needs a topic first makes it.
+    async fn furnish_kafka(&self, service: &Service) -> Result<Vec<String>, UpError> {
+        let settings = &self.blueprint.settings;
+        if self.blueprint.service("connect").is_none() {
+            return Ok(Vec::new());
+        }
+        let missing = self.missing_topics().await?;
+        let mut specs = specs(settings);
+        specs.retain(|spec| missing.contains(&spec.name));
+        for spec in &specs {
+            self.is_agreed(service, &review::creation(&spec.name))?;
+        }
+        ensure_topics(&settings.kafka.brokers, &specs).await?;
+        Ok(specs.into_iter().map(|spec| spec.name).collect())
+    }
+
     /// The connector, and what of the source only its history tells.
-    async fn furnish_connect(&self, progress: &dyn Progress) -> Result<Vec<Altered>, UpError> {
+    async fn furnish_connect(
+        &self,
+        service: &Service,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Altered>, UpError> {
         let settings = &self.blueprint.settings;
         let overrides = connector::overrides(&self.site, settings)?;
-        let mut altered = Vec::new();
-        if let Some(history) = source::Records::new(settings)?.load().await? {
-            let fingerprint = &history.baseline.fingerprint;
-            let dropped = source::drop_strays(settings, self.permit(), fingerprint).await?;
-            altered.extend(dropped.into_iter().map(Altered::in_postgres));
+        let dropped = source::drop_strays(settings, self.permit()).await?;
+        let mut altered: Vec<Altered> = dropped.into_iter().map(Altered::in_postgres).collect();
+        if let Some(postgres) = self.blueprint.service("postgres")
+            && let Some(slot) = self.new_slot().await?
+        {
+            self.is_agreed(postgres, &slot)?;
+        }
+        if service.runtime == Runtime::External
+            && let Some(change) = self.connector_change().await?
+        {
+            self.is_agreed(service, &change)?;
         }
         let timeout = self.request.timeout;
         let applied = connector::apply(settings, &overrides, timeout, progress).await?;
@@ -149,6 +207,20 @@ impl Up {
             progress.report(Event::Note { text: &text });
         }
         repair.changes().map(Altered::in_kafka).collect()
+    }
+
+    /// Whether this may be done to a service.
+    ///
+    /// # Errors
+    /// When it is not fanout's own, and the operator has not agreed.
+    fn is_agreed(&self, service: &Service, what: &str) -> Result<(), UpError> {
+        if service.runtime != Runtime::External || self.request.consent.covers(what) {
+            return Ok(());
+        }
+        Err(UpError::NotConfirmed {
+            needed: format!("{}: {what}", service.definition.name),
+            typed: self.request.typed.clone(),
+        })
     }
 
     /// What may be done to the source.

@@ -3,6 +3,7 @@
 
 mod error;
 mod furnish;
+mod review;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 pub use error::UpError;
 pub use furnish::Altered;
+pub use review::{Alteration, Review, listing};
 
 use super::{reset, source::Consent};
 use crate::{
@@ -62,6 +64,8 @@ pub struct Request {
     /// What may be done to servers that are not fanout's own, and what else
     /// wants to be agreed to.
     pub consent: Consent,
+    /// The command that asks for this: a hint repeats it.
+    pub typed: String,
 }
 
 /// An `up` that knows what it will do and holds the project for it.
@@ -70,6 +74,8 @@ pub struct Up {
     site: Site,
     request: Request,
     blueprint: Blueprint,
+    /// It was not on record before.
+    is_new: bool,
     _lock: Option<Lock>,
 }
 
@@ -109,6 +115,7 @@ pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up
         site,
         request,
         blueprint,
+        is_new: false,
         _lock: None,
     })
 }
@@ -131,12 +138,14 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
     let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
     preflight::check(&site, &blueprint).await?;
     prepare::project_folders(&site.dir())?;
+    let is_new = !site.dir().state().exists();
     // Before the first process: whatever happens now, the others find it.
     blueprint.state.save(&site.dir())?;
     Ok(Up {
         site,
         request,
         blueprint,
+        is_new,
         _lock: Some(lock),
     })
 }
