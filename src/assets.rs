@@ -24,6 +24,7 @@ pub const ALL: &[Asset] = embed![
     "sql/clickhouse/04_content.sql",
     "sql/clickhouse/05_fanout_topics.sql",
     "sql/clickhouse/06_fanout_topics_history.sql",
+    "sql/clickhouse/07_content_columns.sql",
     "sql/postgres/content.sql",
     "sql/postgres/debezium_heartbeat.sql",
     "sql/postgres/debezium_signal.sql",

@@ -111,9 +111,25 @@ impl Chunk {
         }
     }
 
+    /// Whether any record may have this text in it.
+    pub fn mentions(&self, text: &str) -> bool {
+        memchr::memmem::find(&self.bytes, text.as_bytes()).is_some()
+    }
+
     /// Forgets the first `count` records.
     pub fn drop_front(&mut self, count: usize) {
         self.entries.drain(..count.min(self.entries.len()));
+    }
+
+    /// Takes the records from `index` on out of it.
+    pub fn split_off(&mut self, index: usize) -> Self {
+        let index = index.min(self.entries.len());
+        Self {
+            topic: Arc::clone(&self.topic),
+            partition: self.partition,
+            bytes: self.bytes.clone(),
+            entries: self.entries.split_off(index),
+        }
     }
 
     /// Forgets the records from this offset on. Returns whether there were any.

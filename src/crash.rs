@@ -28,7 +28,7 @@ mod armed {
     };
 
     /// Who passes points, and which, in the order in which they come.
-    pub const POINTS: [(&str, &[&str]); 7] = [
+    pub const POINTS: [(&str, &[&str]); 8] = [
         (
             "clickhouse",
             &[
@@ -125,6 +125,10 @@ mod armed {
                 "settling",
                 "mended",
             ],
+        ),
+        (
+            "connector",
+            &["announced", "stopped", "configured", "resumed"],
         ),
         ("dlq", &["applied", "purging", "purged"]),
         (

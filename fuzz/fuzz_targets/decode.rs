@@ -10,11 +10,12 @@ use std::{fs, path::Path, sync::Arc};
 
 use fanout::{
     chunk::Chunk,
+    config::Score,
     event::{
-        Change, ContentDecoder, Engagement, FactChange, FactDecoder, Record, Reject, RejectCode,
-        SourceTable, idempotency,
+        Change, ContentDecoder, DimensionDecoder, Engagement, FactChange, FactDecoder, Record,
+        Reject, RejectCode, SourceTable, idempotency,
     },
-    sinks::board::{self, BoardChange},
+    sinks::board::{BoardChange, BoardDecoder, Decoded},
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value as Json, json};
@@ -67,7 +68,8 @@ fn check(data: &[u8]) {
     let change = facts.decode(&record(key, Some(value)));
     is_shown_harmlessly(change.as_ref().err());
     is_shown_harmlessly(contents.decode(&record(key, Some(value))).err().as_ref());
-    is_the_same_to_the_board(&facts, key, value, &change);
+    is_the_same_to_the_boards(key, value, &change);
+    is_the_same_to_enrichment(&contents, &record(key, Some(value)));
     is_the_same_with_a_schema(&facts, key, value, &change);
     match &change {
         Ok(Change::Upsert { row, .. }) => {
@@ -91,18 +93,34 @@ fn is_shown_harmlessly(reject: Option<&Reject>) {
     }
 }
 
-/// The board makes one thing of one record, and the same as the others.
-fn is_the_same_to_the_board(
-    facts: &FactDecoder,
+/// A board makes one thing of one record. It reads fewer columns than the
+/// others: what they understand it does too, and the same.
+fn is_the_same_to_the_boards(
     key: Option<&[u8]>,
     value: &[u8],
     change: &Result<FactChange<'_>, Reject>,
 ) {
     let mut chunk = Chunk::new(Arc::from("cdc.public.engagement_events"), 0);
     chunk.push(7, 1_795_428_000_200, key, Some(value));
-    let decoded = board::decode(facts, &chunk);
-    assert_eq!(decoded.len(), 1);
-    match (&decoded[0].change, change) {
+    let decoded = |score| {
+        let decoder = BoardDecoder::new(table("engagement_events"), score);
+        let mut decoded = decoder.decode(&chunk);
+        assert_eq!(decoded.len(), 1);
+        decoded.remove(0)
+    };
+    let (events, seconds) = (decoded(Score::Events), decoded(Score::Seconds));
+    is_what_it_is(&seconds, change, true);
+    is_what_it_is(&events, change, false);
+    if let BoardChange::Rejected(rejected) = &events.change {
+        let BoardChange::Rejected(other) = &seconds.change else {
+            panic!("{rejected:?}, but of seconds {seconds:?}");
+        };
+        assert_eq!(rejected.code, other.code);
+    }
+}
+
+fn is_what_it_is(decoded: &Decoded, change: &Result<FactChange<'_>, Reject>, durations: bool) {
+    match (&decoded.change, change) {
         (
             BoardChange::Event {
                 id,
@@ -111,17 +129,36 @@ fn is_the_same_to_the_board(
             Ok(Change::Upsert { row, .. }),
         ) => {
             assert_eq!((*id, event.content_id), (row.id, row.content_id));
-            assert_eq!(
-                (event.event_ts, event.duration_ms),
-                (row.event_ts, row.duration_ms)
-            );
+            assert_eq!(event.event_ts, row.event_ts);
+            let duration_ms = row.duration_ms.filter(|_| durations);
+            assert_eq!(event.duration_ms, duration_ms);
         }
         (BoardChange::Event { id, event: None }, Ok(Change::Delete { id: gone })) => {
             assert_eq!(id, gone);
         }
         (BoardChange::Truncate, Ok(Change::Truncate { .. })) => {}
         (BoardChange::Ignored(why), Ok(Change::Ignored(other))) => assert_eq!(why, other),
-        (BoardChange::Rejected(one), Err(other)) => assert_eq!(one.code, other.code.as_str()),
+        // Another column may be what the others reject, and comes first there.
+        (BoardChange::Event { event: Some(_), .. } | BoardChange::Rejected(_), Err(_)) => {}
+        // A text that is skipped is not looked at for halves of surrogate pairs.
+        (_, Err(reject)) if reject.code == RejectCode::NotJson => {}
+        (found, expected) => panic!("{found:?} of {expected:?}"),
+    }
+}
+
+/// What the mirror of the content understands enrichment does, too.
+fn is_the_same_to_enrichment(contents: &ContentDecoder, record: &Record<'_>) {
+    let dimension = DimensionDecoder::new(table("content")).decode(record);
+    match (contents.decode(record), dimension) {
+        (Ok(Change::Upsert { row, .. }), Ok(Change::Upsert { row: found, .. })) => {
+            assert_eq!(row.id, found.id);
+            assert_eq!(row.content_type, found.content_type);
+            assert_eq!(row.length_seconds, found.length_seconds);
+        }
+        (Ok(Change::Delete { id }), Ok(Change::Delete { id: gone })) => assert_eq!(id, gone),
+        (Ok(Change::Truncate { .. }), Ok(Change::Truncate { .. })) => {}
+        (Ok(Change::Ignored(why)), Ok(Change::Ignored(other))) => assert_eq!(why, other),
+        (Err(_), _) => {}
         (found, expected) => panic!("{found:?} of {expected:?}"),
     }
 }

@@ -2,11 +2,9 @@
 CREATE TABLE IF NOT EXISTS {{database}}.content
 (
     id             UUID,
-    slug           String,
     title          String,
     content_type   LowCardinality(Nullable(String)),
     length_seconds Nullable(Int32),
-    publish_ts     DateTime64(6, 'UTC'),
     processed_at   DateTime64(3, 'UTC'),
 
     _version       UInt64 COMMENT 'content generation << 48 | content offset',

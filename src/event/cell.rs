@@ -14,7 +14,7 @@ use serde::de::{
 /// The most columns an object may be asked for.
 pub(super) const MAX_COLUMNS: usize = 8;
 
-/// What stands in a column.
+/// What a column holds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Cell<'a> {
     #[default]
@@ -191,14 +191,44 @@ impl Visitor<'_> for NameIn<'_> {
     }
 }
 
-/// The asked-for columns of one object, in the order of `names`.
+/// A set of columns, by their places in a list of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColumnSet(u8);
+
+impl ColumnSet {
+    pub(super) const NONE: Self = Self(0);
+
+    /// Every column of the list.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// The columns at these places, each below [`MAX_COLUMNS`].
+    pub const fn of(places: &[usize]) -> Self {
+        let (mut bits, mut next) = (0, 0);
+        while next < places.len() {
+            bits |= 1 << places[next];
+            next += 1;
+        }
+        Self(bits)
+    }
+
+    pub(super) const fn has(self, place: usize) -> bool {
+        self.0 & (1 << place) != 0
+    }
+
+    pub(super) const fn with(self, place: usize) -> Self {
+        Self(self.0 | (1 << place))
+    }
+}
+
+/// The columns of one object, in the order of `names`.
 #[derive(Debug)]
 pub(super) struct Cells<'a> {
     pub names: &'static [&'static str],
+    /// [`Cell::Missing`] where a column was not read.
     pub values: [Cell<'a>; MAX_COLUMNS],
-    /// The object has members nobody asked for.
+    /// The object has members that are not among `names`.
     pub extra: bool,
-    /// A column that is there twice.
+    /// A column that was read and is there twice.
     pub duplicate: Option<&'static str>,
 }
 
@@ -210,20 +240,41 @@ impl<'a> Cells<'a> {
             .unwrap_or_default()
     }
 
+    /// Whether each of these columns is there and holds something.
+    pub(super) fn is_whole(&self, never_null: ColumnSet) -> bool {
+        let mut cells = self.values.iter().enumerate();
+        cells.all(|(place, cell)| {
+            !never_null.has(place) || !matches!(cell, Cell::Missing | Cell::Null)
+        })
+    }
+
     pub(super) fn get(&self, column: usize) -> &Cell<'a> {
         self.values.get(column).unwrap_or(&Cell::Missing)
     }
 }
 
-/// Reads the columns of these names; at most [`MAX_COLUMNS`].
+/// Reads some of the columns of these names, at most [`MAX_COLUMNS`]. The others
+/// are known, and skipped whatever they hold.
 #[derive(Clone, Copy)]
-pub(super) struct ReadCells(pub &'static [&'static str]);
+pub(super) struct ReadCells {
+    pub names: &'static [&'static str],
+    pub read: ColumnSet,
+}
+
+impl ReadCells {
+    pub(super) const fn all(names: &'static [&'static str]) -> Self {
+        Self {
+            names,
+            read: ColumnSet::ALL,
+        }
+    }
+}
 
 impl<'de> ReadObject<'de> for ReadCells {
     type Value = Cells<'de>;
 
     fn read<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let names = self.0;
+        let names = self.names;
         let mut values: [Cell<'de>; MAX_COLUMNS] = Default::default();
         let (mut extra, mut duplicate, mut expected) = (false, None, 0);
         while let Some(found) = map.next_key_seed(NameIn { names, expected })? {
@@ -233,6 +284,10 @@ impl<'de> ReadObject<'de> for ReadCells {
                 continue;
             };
             expected = column + 1;
+            if !self.read.has(column) {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
             let cell = values
                 .get_mut(column)
                 .ok_or_else(|| A::Error::custom("more columns than can be read"))?;

@@ -1,26 +1,41 @@
-//! A row of `content`.
+//! A row of `content`, as each reader needs it.
 
 use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use super::cell::Cell;
-use super::decode::{Columns, Table, parse_uuid, shown};
+use super::cell::{Cell, ColumnSet};
+use super::columns::{Columns, parse_uuid, shown};
+use super::decode::{BadId, Table};
 use super::reject::Reject;
 
-/// One piece of content, its columns in the table's order.
+/// The columns of the source table. Nobody reads `slug` and `publish_ts`.
+const COLUMNS: &[&str] = &[
+    "id",
+    "slug",
+    "title",
+    "content_type",
+    "length_seconds",
+    "publish_ts",
+];
+const ID: usize = 0;
+const TITLE: usize = 2;
+const CONTENT_TYPE: usize = 3;
+const LENGTH_SECONDS: usize = 4;
+
+/// Those that are never null, and read by anyone.
+const NEVER_NULL: ColumnSet = ColumnSet::of(&[ID, TITLE]);
+
+/// One piece of content, for those who show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content<'a> {
     pub id: Uuid,
-    pub slug: Cow<'a, str>,
     pub title: Cow<'a, str>,
     pub content_type: Option<Cow<'a, str>>,
     pub length_seconds: Option<i32>,
-    /// Microseconds since the epoch.
-    pub publish_ts: i64,
 }
 
-/// The table `content`.
+/// The table `content`, for those who show it.
 #[derive(Debug, Clone, Copy)]
 pub enum ContentTable {}
 
@@ -28,29 +43,62 @@ impl Table for ContentTable {
     type Row<'a> = Content<'a>;
     type Id = Uuid;
 
+    const COLUMNS: &'static [&'static str] = COLUMNS;
+    const READ: ColumnSet = ColumnSet::of(&[ID, TITLE, CONTENT_TYPE, LENGTH_SECONDS]);
+    const NEVER_NULL: ColumnSet = NEVER_NULL;
     const TOMBSTONE_DELETES: bool = true;
 
-    const COLUMNS: &'static [&'static str] = &[
-        "id",
-        "slug",
-        "title",
-        "content_type",
-        "length_seconds",
-        "publish_ts",
-    ];
-
-    fn id(cell: &Cell<'_>) -> Result<Uuid, String> {
-        parse_uuid(cell).ok_or_else(|| format!("id is no UUID: {}", shown(cell)))
+    fn id(cell: &Cell<'_>) -> Result<Uuid, BadId> {
+        read_id(cell)
     }
 
-    fn row<'a>(id: Uuid, columns: &mut Columns<'a>) -> Result<Content<'a>, Reject> {
+    fn row<'a>(id: Uuid, columns: &mut Columns<'a, '_>) -> Result<Content<'a>, Reject> {
         Ok(Content {
             id,
-            slug: columns.required_text(1)?,
-            title: columns.required_text(2)?,
-            content_type: columns.text(3)?,
-            length_seconds: columns.integer(4)?,
-            publish_ts: columns.time(5)?,
+            title: columns.required_text(TITLE)?,
+            content_type: columns.text(CONTENT_TYPE)?,
+            length_seconds: columns.integer(LENGTH_SECONDS)?,
         })
     }
+}
+
+/// What an event is enriched with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dimension<'a> {
+    pub id: Uuid,
+    pub content_type: Option<Cow<'a, str>>,
+    pub length_seconds: Option<i32>,
+}
+
+/// The table `content`, for enrichment.
+#[derive(Debug, Clone, Copy)]
+pub enum DimensionTable {}
+
+impl Table for DimensionTable {
+    type Row<'a> = Dimension<'a>;
+    type Id = Uuid;
+
+    const COLUMNS: &'static [&'static str] = COLUMNS;
+    const READ: ColumnSet = ColumnSet::of(&[ID, CONTENT_TYPE, LENGTH_SECONDS]);
+    const NEVER_NULL: ColumnSet = NEVER_NULL;
+    const TOMBSTONE_DELETES: bool = true;
+
+    fn id(cell: &Cell<'_>) -> Result<Uuid, BadId> {
+        read_id(cell)
+    }
+
+    fn row<'a>(id: Uuid, columns: &mut Columns<'a, '_>) -> Result<Dimension<'a>, Reject> {
+        Ok(Dimension {
+            id,
+            content_type: columns.text(CONTENT_TYPE)?,
+            length_seconds: columns.integer(LENGTH_SECONDS)?,
+        })
+    }
+}
+
+fn read_id(cell: &Cell<'_>) -> Result<Uuid, BadId> {
+    parse_uuid(cell).ok_or_else(|| BadId {
+        detail: format!("id is no UUID: {}", shown(cell)),
+        is_shape: !matches!(cell, Cell::Null | Cell::Text(_)),
+    })
 }

@@ -3,22 +3,15 @@
 //! The tables say what their columns are ([`Table`]); this module says what
 //! the envelope means.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use uuid::Uuid;
-
-use super::cell::{Cell, Cells, Part, ReadCells};
+use super::cell::{Cell, Cells, ColumnSet, Part, ReadCells};
+use super::columns::{Columns, Placeholders, read_row, shown};
 use super::envelope::{self, Envelope};
-use super::reject::{Reject, RejectCode};
-use super::schema::unit_of;
-use super::{Change, Ignored, Origin, Record, document, key};
-use crate::escape::excerpt;
-use crate::timestamp;
-
-/// What Debezium writes instead of a stored-aside value that did not change.
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
+use super::reject::{Reject, RejectCode, Shape};
+use super::unavailable::Unavailable;
+use super::{Change, Ignored, Origin, Record, key};
 
 /// The table a topic's records have to be of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +36,22 @@ impl SourceTable {
     }
 }
 
-/// The columns of a source table and what a row of them is.
+/// One reader's view of a source table: which columns it reads, and what a row
+/// of them is. A column that is not read can neither reject a record nor be
+/// missed.
 pub trait Table {
     type Row<'a>;
     type Id: Copy + PartialEq + fmt::Display;
 
-    /// The columns a row must have, in the table's order, its `id` first.
+    /// The columns of the source table that fanout knows, in the table's order,
+    /// its `id` first.
     const COLUMNS: &'static [&'static str];
+
+    /// Those of them that are read, the `id` always among them.
+    const READ: ColumnSet;
+
+    /// Those of them that are never null in the source.
+    const NEVER_NULL: ColumnSet;
 
     /// Whether a tombstone says that the row is gone: where the topic is
     /// compacted, it may be all that is left of the delete before it.
@@ -58,29 +60,65 @@ pub trait Table {
     /// Reads an `id`, of the row or of the key.
     ///
     /// # Errors
-    /// What is wrong with it, for a detail.
-    fn id(cell: &Cell<'_>) -> Result<Self::Id, String>;
+    /// What is wrong with it.
+    fn id(cell: &Cell<'_>) -> Result<Self::Id, BadId>;
 
     /// Reads the other columns.
     ///
     /// # Errors
     /// The first column that is not of its type.
-    fn row<'a>(id: Self::Id, columns: &mut Columns<'a>) -> Result<Self::Row<'a>, Reject>;
+    fn row<'a>(id: Self::Id, columns: &mut Columns<'a, '_>) -> Result<Self::Row<'a>, Reject>;
 }
 
-/// Decodes the records of one source table.
-#[derive(Debug, Clone)]
+/// The names of the columns that a reader reads.
+#[must_use]
+pub fn columns_read<T: Table>() -> Vec<&'static str> {
+    let names = T::COLUMNS.iter().enumerate();
+    let read = names.filter(|(place, _)| T::READ.has(*place));
+    read.map(|(_, name)| *name).collect()
+}
+
+/// Why a cell holds no `id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadId {
+    /// For a reject's detail.
+    pub detail: String,
+    /// It is missing, or of another JSON type than every `id` of the table.
+    pub is_shape: bool,
+}
+
+/// Decodes the records of one source table for one reader.
+#[derive(Debug)]
 pub struct Decoder<T> {
     source: SourceTable,
+    unavailable: Unavailable,
     table: PhantomData<fn() -> T>,
 }
 
+impl<T> Clone for Decoder<T> {
+    fn clone(&self) -> Self {
+        Self {
+            source: self.source.clone(),
+            unavailable: self.unavailable.clone(),
+            table: PhantomData,
+        }
+    }
+}
+
 impl<T: Table> Decoder<T> {
-    /// A decoder for the records of this table and no other.
+    /// A decoder for the records of this table and no other. It takes
+    /// Debezium's own placeholder for the only one.
     #[must_use]
     pub fn new(source: SourceTable) -> Self {
+        Self::with_placeholders(source, Unavailable::default())
+    }
+
+    /// A decoder that knows the placeholders of the table's topic.
+    #[must_use]
+    pub fn with_placeholders(source: SourceTable, unavailable: Unavailable) -> Self {
         Self {
             source,
+            unavailable,
             table: PhantomData,
         }
     }
@@ -107,9 +145,16 @@ impl<T: Table> Decoder<T> {
         }
         let text = simdutf8::basic::from_utf8(value)
             .map_err(|_| Reject::new(RejectCode::NotUtf8, "value is not UTF-8"))?;
-        let envelope = Envelope::read(text, T::COLUMNS)?;
+        let columns = ReadCells {
+            names: T::COLUMNS,
+            read: T::READ,
+        };
+        let envelope = Envelope::read(text, columns)?;
         if envelope.is_heartbeat() {
             return Ok(Change::Ignored(Ignored::Heartbeat));
+        }
+        if matches!(envelope.op, Cell::Missing) {
+            return Err(no_operation::<T>(record, &envelope));
         }
         match operation(&envelope.op)? {
             Operation::Message => Ok(Change::Ignored(Ignored::Message)),
@@ -133,9 +178,9 @@ impl<T: Table> Decoder<T> {
             Origin::Snapshot if source.incremental => Origin::IncrementalSnapshot,
             other => other,
         };
-        let key = key_id::<T>(record)?;
         let before = envelope.before_text();
         let Part::Object(cells) = envelope.after else {
+            key_id::<T>(record)?;
             let what = if matches!(envelope.after, Part::Other) {
                 "after is not an object"
             } else {
@@ -143,18 +188,19 @@ impl<T: Table> Decoder<T> {
             };
             return Err(Reject::new(RejectCode::MissingAfter, what));
         };
-        check_columns(&cells)?;
+        let key = key_of_row::<T>(record, cells.get(0))?;
+        check_columns::<T>(&cells)?;
         let extra_fields = cells.extra;
         let id = row_id::<T>(cells.get(0))?;
         check_same(key, id)?;
-        let mut columns = Columns {
-            cells,
-            envelope: envelope.text,
-            before,
-            restored: 0,
-            schema: envelope.schema.map(serde_json::value::RawValue::get),
-        };
-        columns.restore_unavailable()?;
+        let schema = envelope.schema.map(serde_json::value::RawValue::get);
+        let placeholders = (origin == Origin::Update).then(|| Placeholders {
+            known: &self.unavailable,
+            partition: record.partition,
+            offset: record.offset,
+            never_null: T::NEVER_NULL,
+        });
+        let mut columns = Columns::new(cells, envelope.text, before, schema, placeholders);
         let row = T::row(id, &mut columns)?;
         Ok(Change::Upsert {
             origin,
@@ -173,7 +219,7 @@ impl<T: Table> Decoder<T> {
         self.check_source(&envelope.source)?;
         let id = key_id::<T>(record)?;
         if let Some(before) = envelope.before_text() {
-            let cells = read_before(before, &["id"])?;
+            let cells = read_row(before, ReadCells::all(&["id"]))?;
             if !matches!(cells.get(0), Cell::Missing) {
                 check_same(id, row_id::<T>(cells.get(0))?)?;
             }
@@ -237,7 +283,6 @@ enum Operation {
 
 fn operation(op: &Cell<'_>) -> Result<Operation, Reject> {
     let text = match op {
-        Cell::Missing => return Err(Reject::new(RejectCode::MissingOp, "op is missing")),
         Cell::Text(text) => text.as_ref(),
         _ => "",
     };
@@ -255,13 +300,54 @@ fn operation(op: &Cell<'_>) -> Result<Operation, Reject> {
     })
 }
 
+/// The reject of a record without `op`. A row of the table that stands there
+/// bare is what a transform makes of every record: an error of shape.
+fn no_operation<T: Table>(record: &Record<'_>, envelope: &Envelope<'_>) -> Reject {
+    let reject = Reject::new(RejectCode::MissingOp, "op is missing");
+    let Ok(cells) = read_row(envelope.text, ReadCells::all(T::COLUMNS)) else {
+        return reject;
+    };
+    let known = cells
+        .values
+        .iter()
+        .filter(|cell| !matches!(cell, Cell::Missing));
+    let is_row = known.count() > 1
+        && key_id::<T>(record).is_ok_and(|key| T::id(cells.get(0)).is_ok_and(|id| id == key));
+    if !is_row {
+        return reject;
+    }
+    Reject {
+        detail: "op is missing: the record is a bare row without Debezium's envelope".to_owned(),
+        ..reject
+    }
+    .of_shape(Shape::Envelope)
+}
+
 fn key_id<T: Table>(record: &Record<'_>) -> Result<T::Id, Reject> {
     let cell = key::id(record.key)?;
-    T::id(&cell).map_err(|detail| key::bad(format!("key's {detail}")))
+    read_key::<T>(&cell)
+}
+
+fn read_key<T: Table>(cell: &Cell<'_>) -> Result<T::Id, Reject> {
+    T::id(cell).map_err(|bad| key::bad(format!("key's {}", bad.detail)))
+}
+
+/// The key's `id`. Where it is of the same wrong shape in the row, the table's
+/// `id` has changed, and not one record.
+fn key_of_row<T: Table>(record: &Record<'_>, row: &Cell<'_>) -> Result<T::Id, Reject> {
+    let cell = key::id(record.key)?;
+    read_key::<T>(&cell).map_err(|reject| {
+        let of_shape = T::id(row).is_err_and(|bad| bad.is_shape) && cell == *row;
+        if of_shape {
+            reject.of_shape(Shape::Column(T::COLUMNS[0]))
+        } else {
+            reject
+        }
+    })
 }
 
 fn row_id<T: Table>(cell: &Cell<'_>) -> Result<T::Id, Reject> {
-    T::id(cell).map_err(|detail| Reject::new(RejectCode::BadId, detail))
+    T::id(cell).map_err(|bad| Reject::new(RejectCode::BadId, bad.detail))
 }
 
 fn check_same<I: Copy + PartialEq + fmt::Display>(key: I, id: I) -> Result<(), Reject> {
@@ -272,199 +358,19 @@ fn check_same<I: Copy + PartialEq + fmt::Display>(key: I, id: I) -> Result<(), R
     Err(Reject::new(RejectCode::KeyMismatch, detail))
 }
 
-fn check_columns(cells: &Cells<'_>) -> Result<(), Reject> {
+fn check_columns<T: Table>(cells: &Cells<'_>) -> Result<(), Reject> {
     if let Some(name) = cells.duplicate {
         return Err(envelope::duplicate(name));
     }
-    let columns = cells.names.iter().zip(&cells.values);
-    for (name, cell) in columns {
-        if matches!(cell, Cell::Missing) {
+    let columns = cells.names.iter().zip(&cells.values).enumerate();
+    for (place, (name, cell)) in columns {
+        if T::READ.has(place) && matches!(cell, Cell::Missing) {
             let detail = format!("column {name} is missing");
-            return Err(Reject::new(RejectCode::MissingColumn, detail));
+            let reject = Reject::new(RejectCode::MissingColumn, detail);
+            // The key has the id: it is this record that lacks it.
+            let of_shape = || reject.clone().of_shape(Shape::Column(name));
+            return Err(if place == 0 { reject } else { of_shape() });
         }
     }
     Ok(())
-}
-
-fn read_before<'a>(text: &'a str, names: &'static [&'static str]) -> Result<Cells<'a>, Reject> {
-    match document::read(text, ReadCells(names)) {
-        Ok(Part::Object(cells)) => match cells.duplicate {
-            Some(name) => Err(envelope::duplicate(name)),
-            None => Ok(cells),
-        },
-        Ok(_) => Err(Reject::new(RejectCode::BadType, "before is not an object")),
-        Err(error) => {
-            let detail = format!("before: {error}");
-            Err(Reject::new(RejectCode::NotJson, detail))
-        }
-    }
-}
-
-/// A piece of a cell for a reject's detail.
-pub(super) fn shown(cell: &Cell<'_>) -> String {
-    match cell {
-        Cell::Missing => "missing".to_owned(),
-        Cell::Null => "null".to_owned(),
-        Cell::Bool(value) => value.to_string(),
-        Cell::Integer(value) => value.to_string(),
-        Cell::Number(value) => format!("the number {value:?}"),
-        Cell::Text(text) => format!("\"{}\"", excerpt(text)),
-        Cell::Nested => "an object or array".to_owned(),
-    }
-}
-
-/// The columns of one `after`, to be taken one by one as what they have to be.
-#[derive(Debug)]
-pub struct Columns<'a> {
-    cells: Cells<'a>,
-    envelope: &'a str,
-    before: Option<&'a str>,
-    /// The columns taken from `before`, a bit each.
-    restored: u8,
-    schema: Option<&'a str>,
-}
-
-impl<'a> Columns<'a> {
-    /// Puts the values of `before` where the connector had none.
-    fn restore_unavailable(&mut self) -> Result<(), Reject> {
-        if !self.cells.values.iter().any(is_unavailable) {
-            return Ok(());
-        }
-        let names = self.cells.names;
-        let mut old = self
-            .before
-            .map(|text| read_before(text, names))
-            .transpose()?;
-        for (column, name) in names.iter().enumerate() {
-            if !is_unavailable(self.cells.get(column)) {
-                continue;
-            }
-            let restored = old.as_mut().map(|old| old.take(column)).unwrap_or_default();
-            if is_unavailable(&restored) || matches!(restored, Cell::Missing) {
-                let detail = format!(
-                    "column {name} did not change and is not in before: the table needs \
-                     REPLICA IDENTITY FULL"
-                );
-                return Err(Reject::new(RejectCode::UnavailableValue, detail));
-            }
-            self.cells.values[column] = restored;
-            self.restored |= 1 << column;
-        }
-        Ok(())
-    }
-
-    /// Text, or null.
-    pub(super) fn text(&mut self, column: usize) -> Result<Option<Cow<'a, str>>, Reject> {
-        match self.cells.take(column) {
-            Cell::Null => Ok(None),
-            Cell::Text(text) => Ok(Some(text)),
-            other => Err(self.bad_type(column, "text", &other)),
-        }
-    }
-
-    /// Text that is never null.
-    pub(super) fn required_text(&mut self, column: usize) -> Result<Cow<'a, str>, Reject> {
-        self.text(column)?
-            .ok_or_else(|| self.unexpected_null(column))
-    }
-
-    /// A JSON document's text, or null. The connector writes it as a string;
-    /// delivered as a value, its exact text is kept.
-    pub(super) fn json(&mut self, column: usize) -> Result<Option<Cow<'a, str>>, Reject> {
-        match self.cells.take(column) {
-            Cell::Null => Ok(None),
-            Cell::Text(text) => Ok(Some(text)),
-            other => match self.text_of(column) {
-                Some(text) => Ok(Some(Cow::Borrowed(text))),
-                None => Err(self.bad_type(column, "JSON", &other)),
-            },
-        }
-    }
-
-    /// The exact text of a column's value.
-    fn text_of(&self, column: usize) -> Option<&'a str> {
-        let row = if self.restored & (1 << column) == 0 {
-            document::member(self.envelope, "after")
-        } else {
-            self.before
-        };
-        document::member(row?, self.name(column))
-    }
-
-    /// A 32-bit integer, or null.
-    pub(super) fn integer(&mut self, column: usize) -> Result<Option<i32>, Reject> {
-        let cell = self.cells.take(column);
-        match cell {
-            Cell::Null => Ok(None),
-            Cell::Integer(value) if i32::try_from(value).is_ok() => Ok(i32::try_from(value).ok()),
-            other => Err(self.bad_type(column, "a 32-bit integer", &other)),
-        }
-    }
-
-    /// A UUID, or null.
-    pub(super) fn uuid(&mut self, column: usize) -> Result<Option<Uuid>, Reject> {
-        match self.cells.take(column) {
-            Cell::Null => Ok(None),
-            cell => parse_uuid(&cell).map(Some).ok_or_else(|| {
-                let detail = format!("column {} is no UUID: {}", self.name(column), shown(&cell));
-                Reject::new(RejectCode::BadUuid, detail)
-            }),
-        }
-    }
-
-    /// A time that is never null, in microseconds since the epoch.
-    pub(super) fn time(&mut self, column: usize) -> Result<i64, Reject> {
-        let cell = self.cells.take(column);
-        let micros = match &cell {
-            Cell::Null => return Err(self.unexpected_null(column)),
-            Cell::Text(text) => timestamp::parse(text),
-            Cell::Integer(value) => {
-                let unit = unit_of(self.schema, self.name(column)).ok_or_else(|| {
-                    let name = self.name(column);
-                    let detail = format!("column {name} is {value} and no schema names its unit");
-                    Reject::new(RejectCode::TimestampUnitUnknown, detail)
-                })?;
-                unit.to_micros(*value)
-            }
-            other => return Err(self.bad_type(column, "a time", other)),
-        };
-        micros
-            .filter(|micros| timestamp::STORABLE.contains(micros))
-            .ok_or_else(|| {
-                let name = self.name(column);
-                let detail = format!(
-                    "column {name} is no time from 1900 to 2299: {}",
-                    shown(&cell)
-                );
-                Reject::new(RejectCode::BadTimestamp, detail)
-            })
-    }
-
-    fn name(&self, column: usize) -> &'static str {
-        self.cells.names[column]
-    }
-
-    fn bad_type(&self, column: usize, expected: &str, found: &Cell<'_>) -> Reject {
-        let name = self.name(column);
-        let detail = format!("column {name} is not {expected}: {}", shown(found));
-        Reject::new(RejectCode::BadType, detail)
-    }
-
-    fn unexpected_null(&self, column: usize) -> Reject {
-        let detail = format!("column {} is null", self.name(column));
-        Reject::new(RejectCode::UnexpectedNull, detail)
-    }
-}
-
-/// A UUID in the one form Postgres writes.
-pub(super) fn parse_uuid(cell: &Cell<'_>) -> Option<Uuid> {
-    const HYPHENATED: usize = 36;
-    match cell {
-        Cell::Text(text) if text.len() == HYPHENATED => Uuid::try_parse(text).ok(),
-        _ => None,
-    }
-}
-
-fn is_unavailable(cell: &Cell<'_>) -> bool {
-    matches!(cell, Cell::Text(text) if text == UNAVAILABLE)
 }

@@ -51,7 +51,7 @@ pub(super) struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     /// Reads a record's value. `columns` are those wanted of `after`.
-    pub(super) fn read(text: &'a str, columns: &'static [&'static str]) -> Result<Self, Reject> {
+    pub(super) fn read(text: &'a str, columns: ReadCells) -> Result<Self, Reject> {
         let outer = Self::read_one(text, columns)?;
         let Some(payload) = outer.payload.filter(|_| outer.is_wrapper()) else {
             return Ok(outer);
@@ -63,7 +63,7 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    fn read_one(text: &'a str, columns: &'static [&'static str]) -> Result<Self, Reject> {
+    fn read_one(text: &'a str, columns: ReadCells) -> Result<Self, Reject> {
         let part = document::read(text, ReadEnvelope { columns })
             .map_err(|error| Reject::new(RejectCode::NotJson, format!("value: {error}")))?;
         let Part::Object(envelope) = part else {
@@ -106,7 +106,7 @@ pub(super) fn duplicate(name: &str) -> Reject {
 }
 
 struct ReadEnvelope {
-    columns: &'static [&'static str],
+    columns: ReadCells,
 }
 
 impl<'de> ReadObject<'de> for ReadEnvelope {
@@ -134,9 +134,11 @@ impl<'de> ReadObject<'de> for ReadEnvelope {
                 "payload" => envelope.payload = Some(map.next_value()?),
                 "before" => envelope.before = Some(map.next_value()?),
                 "after" => {
-                    envelope.after = map.next_value_seed(ReadPart(ReadCells(self.columns)))?;
+                    envelope.after = map.next_value_seed(ReadPart(self.columns))?;
                 }
-                "source" => envelope.source = map.next_value_seed(ReadPart(ReadCells(&SOURCE)))?,
+                "source" => {
+                    envelope.source = map.next_value_seed(ReadPart(ReadCells::all(&SOURCE)))?;
+                }
                 "op" => envelope.op = map.next_value()?,
                 "transaction" => drop(map.next_value::<IgnoredAny>()?),
                 _ => {

@@ -11,7 +11,8 @@ use crate::escape::excerpt;
 
 const MEMBERS: [&str; 3] = ["id", "payload", "schema"];
 
-/// Reads the key's `id`, whatever its type.
+/// Reads the key's `id`, whatever its type; [`Cell::Missing`] where an object has
+/// none.
 pub(super) fn id(key: Option<&[u8]>) -> Result<Cell<'_>, Reject> {
     let key = key.ok_or_else(|| Reject::new(RejectCode::MissingKey, "key is null"))?;
     let text = simdutf8::basic::from_utf8(key).map_err(|_| bad("key is not UTF-8"))?;
@@ -23,10 +24,7 @@ pub(super) fn id(key: Option<&[u8]>) -> Result<Cell<'_>, Reject> {
     if found.twice {
         return Err(bad(format!("key has id twice: {}", excerpt(text))));
     }
-    match found.id {
-        Cell::Missing => Err(bad(format!("key has no id: {}", excerpt(text)))),
-        cell => Ok(cell),
-    }
+    Ok(found.id)
 }
 
 /// The rejection of a key that is there but of no use.

@@ -2,11 +2,14 @@
 //!
 //! Owns the step from bytes to a typed [`Change`]: Debezium's envelope, with
 //! and without a schema, the columns of both source tables, and the one body
-//! and idempotency key each event has outside. A pure function of the record:
-//! what becomes of a change is the sinks' business, what becomes of a
-//! [`Reject`] the pipeline's.
+//! and idempotency key each event has outside. Each reader decodes the columns
+//! that it needs and no others, so what is wrong with another column does not
+//! concern it. A function of the record and of the known [`unavailable`]
+//! placeholders: what becomes of a change is the sinks' business, what becomes
+//! of a [`Reject`] the pipeline's.
 
 mod cell;
+mod columns;
 mod content;
 mod decode;
 mod document;
@@ -18,13 +21,15 @@ mod reject;
 mod schema;
 #[cfg(test)]
 mod tests;
+pub mod unavailable;
 
 use uuid::Uuid;
 
-pub use content::{Content, ContentTable};
-pub use decode::{Decoder, SourceTable, Table};
-pub use engagement::{Engagement, EngagementTable};
-pub use reject::{Reject, RejectCode};
+pub use content::{Content, ContentTable, Dimension, DimensionTable};
+pub use decode::{Decoder, SourceTable, Table, columns_read};
+pub use engagement::{Counted, CountedTable, Engagement, EngagementTable};
+pub use reject::{Reject, RejectCode, Shape};
+pub use unavailable::Unavailable;
 
 /// One record of a source topic, borrowed from the consumer.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +41,14 @@ pub struct Record<'a> {
     pub timestamp_ms: i64,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
+}
+
+impl Record<'_> {
+    /// Where it stands, for people: `topic/partition@offset`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}/{}@{}", self.topic, self.partition, self.offset)
+    }
 }
 
 /// What a record does to the row `R` known by `I`.
@@ -72,8 +85,11 @@ pub type ContentChange<'a> = Change<Content<'a>, Uuid>;
 /// Decodes `engagement_events`.
 pub type FactDecoder = Decoder<EngagementTable>;
 
-/// Decodes `content`.
+/// Decodes `content` for those who show it.
 pub type ContentDecoder = Decoder<ContentTable>;
+
+/// Decodes `content` for enrichment.
+pub type DimensionDecoder = Decoder<DimensionTable>;
 
 /// How the connector came to know the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -13,6 +13,28 @@ pub struct Reject {
     /// One lowercase line: the column, what is wrong with it, and a short,
     /// escaped piece of its value.
     pub detail: String,
+    /// What is not of the expected shape, in an otherwise valid record of the
+    /// table. Such a record says something of the table or of the connector, and
+    /// not of one row: others like it have to be expected.
+    pub shape: Option<Shape>,
+}
+
+/// What of a record can be of another shape than expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A column is gone, or of another type.
+    Column(&'static str),
+    /// The row stands there without Debezium's envelope.
+    Envelope,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Column(name) => write!(f, "column {name}"),
+            Self::Envelope => f.write_str("Debezium's envelope"),
+        }
+    }
 }
 
 impl Reject {
@@ -20,7 +42,13 @@ impl Reject {
         Self {
             code,
             detail: detail.into(),
+            shape: None,
         }
+    }
+
+    pub(super) fn of_shape(mut self, shape: Shape) -> Self {
+        self.shape = Some(shape);
+        self
     }
 }
 

@@ -114,33 +114,6 @@ pub async fn sums(
         .collect()
 }
 
-/// What those of the given events come to that belong on the board by their
-/// latest change that is understood: a change that is a dead letter only
-/// Postgres knows, the one before it the sinks.
-///
-/// # Errors
-/// When ClickHouse, which has the same changes as the board, does not answer.
-pub async fn understood(
-    query: &Query,
-    moment: Moment,
-    events: &[i64],
-) -> Result<HashMap<Uuid, Sum>, ClickHouseError> {
-    let mut sums: HashMap<Uuid, Sum> = HashMap::new();
-    if events.is_empty() {
-        return Ok(sums);
-    }
-    let rows = query.counted_of(events, moment.after_us(), moment.as_of_us);
-    for row in rows.await? {
-        if let Ok(content) = Uuid::parse_str(&row.content_id) {
-            sums.entry(content).or_default().add(Sum {
-                events: 1,
-                duration_ms: i64::from(row.duration_ms.unwrap_or(0).max(0)),
-            });
-        }
-    }
-    Ok(sums)
-}
-
 /// The latest events of one content, at most `limit`, latest first.
 ///
 /// # Errors

@@ -14,7 +14,8 @@ use crate::{
     },
     config::Settings,
     failure::{Failure, Kind},
-    operations::steps::Steps,
+    operations::{status, steps::Steps},
+    pipeline::status::Halt,
     progress::Progress,
     sinks::{TopicLife, is_ours},
 };
@@ -78,6 +79,8 @@ pub enum FenceError {
         partitions: Vec<Behind>,
         waited: Duration,
     },
+    #[error("sink {sink} halted: {}", halt.reason)]
+    Halted { sink: String, halt: Halt },
 }
 
 fn list(partitions: &[Behind]) -> String {
@@ -105,7 +108,7 @@ impl Failure for FenceError {
     fn kind(&self) -> Kind {
         match self {
             Self::Postgres(_) | Self::Kafka(_) => Kind::Environment,
-            Self::NoTopic { .. } | Self::NoSlot { .. } => Kind::Failed,
+            Self::NoTopic { .. } | Self::NoSlot { .. } | Self::Halted { .. } => Kind::Failed,
             Self::SlotBehind { .. } | Self::GroupBehind { .. } => Kind::NotReady,
         }
     }
@@ -118,6 +121,7 @@ impl Failure for FenceError {
             Self::NoSlot { .. } => "no_slot",
             Self::SlotBehind { .. } => "slot_behind",
             Self::GroupBehind { .. } => "group_behind",
+            Self::Halted { .. } => "sink_halted",
         }
     }
 
@@ -130,6 +134,7 @@ impl Failure for FenceError {
                 Self::GroupBehind { .. } => {
                     "fanout status: is `fanout run` up, and no sink halted?"
                 }
+                Self::Halted { halt, .. } => halt.remedy.as_str(),
             }
             .to_owned(),
         )
@@ -191,17 +196,28 @@ pub async fn wait(
             }
             steps.doing(&format!("waiting for group {group}"));
             if Instant::now() >= deadline {
-                return Err(FenceError::GroupBehind {
+                let behind = FenceError::GroupBehind {
                     group: group.clone(),
                     partitions,
                     waited: timeout,
-                });
+                };
+                return Err(halted(settings, group).await.unwrap_or(behind));
             }
             sleep(POLL).await;
         }
     }
     steps.done("caught up");
     Ok(fence)
+}
+
+/// Why the sink of a group does not go on, where a pipeline of this machine says
+/// that it is halted.
+async fn halted(settings: &Settings, of: &str) -> Option<FenceError> {
+    let status = status::pipeline(&settings.http.url).await.ok()?;
+    let mut sinks = status.sinks.into_iter();
+    let sink = sinks.find(|sink| group(settings, &sink.name) == of)?;
+    let (sink, halt) = (sink.name, sink.halt?);
+    Some(FenceError::Halted { sink, halt })
 }
 
 /// The first half: waits until all that Postgres had committed is in the

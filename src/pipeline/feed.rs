@@ -16,10 +16,9 @@ use crate::{
         is_unanswered,
     },
     crash,
-    event::FactDecoder,
     sinks::{
         Break, Committed, Halt, MadeUp, Noted, Notes, Reading, TopicLife,
-        board::{BoardChange, Decoded, decode},
+        board::{BoardChange, BoardDecoder, Decoded},
     },
 };
 
@@ -44,6 +43,7 @@ const IDENTIFY_EVERY: u32 = 12;
 
 /// What a partition's task sends to the board.
 pub(super) struct Fed {
+    pub topic: Arc<str>,
     pub partition: i32,
     pub decoded: Vec<Decoded>,
     /// The records as they were; only where one of them is rejected.
@@ -55,7 +55,7 @@ pub(super) struct Fed {
 /// Reads and decodes one partition, until the board's end is closed.
 pub(super) async fn read(
     mut partition: Partition,
-    decoder: FactDecoder,
+    decoder: BoardDecoder,
     feed: mpsc::Sender<Result<Fed, KafkaError>>,
 ) {
     let mut chunk = Chunk::new(Arc::clone(partition.topic()), partition.number());
@@ -71,13 +71,14 @@ pub(super) async fn read(
         let at_end = taken == Taken::End;
         if !chunk.is_empty() || at_end {
             crash::point("redis", "polled");
-            let decoded = decode(&decoder, &chunk);
+            let decoded = decoder.decode(&chunk);
             crash::point("redis", "decoded");
             let rejects = |decoded: &Decoded| matches!(decoded.change, BoardChange::Rejected(_));
             let position = at_end
                 .then(|| partition.position().ok().flatten())
                 .flatten();
             let fed = Fed {
+                topic: Arc::clone(partition.topic()),
                 partition: partition.number(),
                 next: position.max(chunk.next_offset()),
                 chunk: decoded.iter().any(rejects).then(|| chunk.clone()),

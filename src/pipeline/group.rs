@@ -13,13 +13,14 @@ use super::{
     feed::ticks,
     partition::{Batching, Ending, Loop},
     patience::Patience,
+    shape::ShapeGuard,
     stats::{Phase, SinkStats, WHOLE_SINK},
     watch::Watch,
 };
 use crate::{
     clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
     crash,
-    sinks::{Committed, Fault, Notes, PartitionSink as _, Sink, is_ours},
+    sinks::{Committed, Fault, KnownPlaceholders, Notes, PartitionSink as _, Sink, is_ours},
 };
 
 /// A commit that is overdue is looked for this often.
@@ -33,6 +34,7 @@ pub(super) struct GroupWorker<S> {
     pub(super) shared: Shared,
     pub(super) sink: Arc<S>,
     pub(super) stats: Arc<SinkStats>,
+    pub(super) guard: Arc<ShapeGuard>,
     pub(super) batching: Batching,
 }
 
@@ -103,8 +105,12 @@ impl<S: Sink> GroupWorker<S> {
             .set_phase(Phase::Starting("opening the store".to_owned()));
         let mut attempt = 0;
         loop {
+            let open = async {
+                self.shared.placeholders.load().await?;
+                self.sink.open().await
+            };
             let opened = tokio::select! {
-                opened = self.sink.open() => opened,
+                opened = open => opened,
                 () = self.shared.stop.cancelled() => return false,
             };
             let wait = match opened {
@@ -263,6 +269,8 @@ impl<S: Sink> GroupWorker<S> {
             patience: self.shared.patience,
             batching: self.batching,
             letters,
+            placeholders: self.shared.placeholders.clone(),
+            guard: Arc::clone(&self.guard),
             ending: ending.clone(),
         };
         Running {
@@ -285,6 +293,7 @@ impl<S: Sink> GroupWorker<S> {
                 () = one.fence.cancelled() => {
                     one.task.abort();
                     let ended = one.task.await;
+                    self.guard.release(one.number);
                     self.stats.released(one.number);
                     tracing::info!(sink = self.name, partition = one.number, "partition lost");
                     ended
@@ -310,6 +319,8 @@ struct Hold<S> {
     patience: Patience,
     batching: Batching,
     letters: DeadLetters,
+    placeholders: KnownPlaceholders,
+    guard: Arc<ShapeGuard>,
     ending: Ending,
 }
 
@@ -343,6 +354,7 @@ impl<S: Sink> Hold<S> {
             begin,
             "partition assigned"
         );
+        self.guard.take_over(number, self.identity, begin).await;
         crash::point(self.stats.name(), "claimed");
         Loop {
             committer: claim.partition.committer(),
@@ -352,11 +364,15 @@ impl<S: Sink> Hold<S> {
             stats: self.stats,
             letters: self.letters,
             notes: self.notes,
-            topic: self.identity.id,
+            placeholders: self.placeholders,
+            guard: self.guard,
+            topic: self.identity,
             patience: self.patience,
             ending: self.ending,
             found: claim.committed,
             committed: begin,
+            halted: None,
+            rest: None,
         }
         .run()
         .await;

@@ -12,11 +12,13 @@ mod board;
 mod dead_letter;
 mod feed;
 mod group;
+mod held;
 mod metrics;
 mod partition;
 mod patience;
 pub mod replay;
 pub mod server;
+mod shape;
 pub mod source;
 pub mod stats;
 pub mod status;
@@ -32,6 +34,7 @@ use self::{
     group::GroupWorker,
     partition::Batching,
     patience::Patience,
+    shape::ShapeGuard,
     source::SourceWatch,
     stats::{Phase, SinkStats},
     status::{SinkStatus, Status},
@@ -41,11 +44,11 @@ use crate::{
         ConsumerSettings, KafkaError, Limits, Log, Producer, StateTopic, TopicSpec, ensure_topics,
     },
     clock::now_ms,
-    config::Settings,
-    event::SourceTable,
+    config::{self, Settings},
+    event::{FactDecoder, SourceTable},
     failure::{Failure, Kind},
     secret::Redactor,
-    sinks::{self, Notes, Sink},
+    sinks::{self, KnownPlaceholders, Notes, Sink},
 };
 
 /// What a batch for the external system holds at most: what a crash may send
@@ -115,10 +118,13 @@ pub(crate) struct Shared {
     pub(crate) source: Source,
     /// What is known of the source, and can be asked of it.
     pub(crate) watch: SourceWatch,
+    /// What the board counts.
+    pub(crate) score: config::Score,
     pub(crate) group_prefix: String,
     pub(crate) producer: Producer,
     /// What every worker has to know and no group may forget.
     pub(crate) state: StateTopic,
+    pub(crate) placeholders: KnownPlaceholders,
     pub(crate) patience: Patience,
     pub(crate) stop: CancellationToken,
 }
@@ -262,6 +268,7 @@ impl Pipeline {
             shared: shared.clone(),
             sink: Arc::new(sink),
             stats,
+            guard: Arc::new(ShapeGuard::new(name, shared)),
             batching,
         };
         self.workers.spawn(worker.run());
@@ -338,24 +345,30 @@ fn shared(
                 source,
             }
         })?;
+    let source = Source::new(&settings.kafka.topic_prefix);
     let consumer = ConsumerSettings {
-        brokers,
+        brokers: brokers.clone(),
         prefetch_kbytes: settings.kafka.prefetch_kbytes,
         session_timeout_ms: settings.kafka.session_timeout_ms,
     };
-    let group = format!("{}-state", settings.kafka.group_prefix);
-    let state = StateTopic::new(&consumer, &group, &settings.kafka.state_topic);
-    let state = state.map_err(|source| PipelineError::Kafka {
-        brokers: consumer.brokers.clone(),
+    let group_prefix = settings.kafka.group_prefix.clone();
+    let group = format!("{group_prefix}-state");
+    let kafka = |source| PipelineError::Kafka {
+        brokers: brokers.clone(),
         source,
-    })?;
+    };
+    let state = StateTopic::new(&consumer, &group, &settings.kafka.state_topic).map_err(kafka)?;
+    let log = Log::new(&consumer, &group).map_err(kafka)?;
+    let placeholders = KnownPlaceholders::new(state.clone(), log, &source.facts, &source.content);
     Ok(Shared {
         consumer,
-        state,
-        source: Source::new(&settings.kafka.topic_prefix),
+        source,
         watch,
-        group_prefix: settings.kafka.group_prefix.clone(),
+        score: settings.board.score,
+        group_prefix,
         producer,
+        state,
+        placeholders,
         patience: Patience::new(&settings.pipeline),
         stop,
     })
@@ -368,8 +381,8 @@ fn clickhouse(
 ) -> Result<Arc<sinks::clickhouse::Common>, PipelineError> {
     let common = sinks::clickhouse::Common::new(
         &settings.clickhouse,
-        &shared.source.facts,
-        &shared.source.content,
+        (&shared.source.facts, &shared.source.content),
+        &shared.placeholders,
         shared_log(shared, "clickhouse")?,
         &shared.consumer,
         &shared.group_prefix,
@@ -393,7 +406,9 @@ fn http(shared: &Shared, settings: &Settings) -> Result<sinks::http::Http, Pipel
     };
     let (topic, notes) = (shared.source.facts.topic(), shared.notes("http"));
     let history = sinks::http::History::new(topic, log, notes, earlier);
-    let sink = sinks::http::Http::new(&settings.external, &shared.source.facts, history);
+    let decoder =
+        FactDecoder::with_placeholders(shared.source.facts.clone(), shared.placeholders.facts());
+    let sink = sinks::http::Http::new(&settings.external, decoder, history);
     sink.map_err(|error| PipelineError::Sink {
         sink: "http",
         reason: error.to_string(),

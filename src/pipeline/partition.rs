@@ -6,20 +6,21 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{
     dead_letter::DeadLetters,
     patience::Patience,
+    shape::{self, Cut, ShapeGuard},
     stats::{Done, SinkStats},
 };
 use crate::{
     chunk::Chunk,
     clients::kafka::{
-        Committer, KafkaError, Limits, Partition, Taken, is_fenced, is_out_of_range, is_unanswered,
+        Committer, KafkaError, Limits, Partition, Taken, TopicIdentity, is_fenced, is_out_of_range,
+        is_unanswered,
     },
     crash,
-    sinks::{Delivery, Fault, Noted, Notes, PartitionSink},
+    sinks::{Delivery, Fault, Halt, KnownPlaceholders, Noted, Notes, PartitionSink},
 };
 
 /// When a batch is full.
@@ -49,14 +50,21 @@ pub struct Loop<S> {
     pub stats: Arc<SinkStats>,
     pub letters: DeadLetters,
     pub notes: Notes,
-    /// The topic's id.
-    pub topic: Uuid,
+    pub placeholders: KnownPlaceholders,
     pub patience: Patience,
     pub ending: Ending,
     /// What the group had committed, with its metadata.
     pub found: Option<(i64, String)>,
     /// Where reading begins; later, what is committed.
     pub committed: i64,
+    /// Shared by the partitions of the sink.
+    pub guard: Arc<ShapeGuard>,
+    /// The topic that the partition is of.
+    pub topic: TopicIdentity,
+    /// Why the batch in hand is not delivered.
+    pub halted: Option<Halt>,
+    /// What comes after the batch in hand.
+    pub rest: Option<Chunk>,
 }
 
 /// Why the loop ended before it was told to.
@@ -81,6 +89,7 @@ impl<S: PartitionSink> Loop<S> {
             }
             Err(_) => {}
         }
+        self.guard.release(number);
         self.stats.released(number);
     }
 
@@ -89,7 +98,7 @@ impl<S: PartitionSink> Loop<S> {
         const PATIENCE: Duration = Duration::from_secs(2);
         let number = self.partition.number();
         let ended = Noted::EndedAt(self.committed);
-        let noted = self.notes.note_committed(number, self.topic, ended);
+        let noted = self.notes.note_committed(number, self.topic.id, ended);
         if !matches!(timeout(PATIENCE, noted).await, Ok(Ok(()))) {
             tracing::debug!(sink = self.stats.name(), number, "not noted");
         }
@@ -198,8 +207,14 @@ impl<S: PartitionSink> Loop<S> {
     async fn finish(&mut self, batch: &mut Chunk, at_end: bool) -> Result<(), Abandoned> {
         while !batch.is_empty() {
             crash::point(self.stats.name(), "polled");
+            self.prepare(batch).await?;
             let next = self.deliver(batch).await?;
             self.settle().await?;
+            if batch.is_empty()
+                && let Some(rest) = self.rest.take()
+            {
+                *batch = rest;
+            }
             let next = if batch.is_empty() && at_end {
                 self.position().max(next)
             } else {
@@ -230,6 +245,16 @@ impl<S: PartitionSink> Loop<S> {
         self.partition.position().ok().flatten().unwrap_or(-1)
     }
 
+    /// Learns what is needed to decode the batch.
+    async fn prepare(&self, batch: &Chunk) -> Result<(), Abandoned> {
+        let mut attempt = 0;
+        while let Err(error) = self.placeholders.prepare(batch).await {
+            self.endure(error.into(), attempt).await?;
+            attempt += 1;
+        }
+        Ok(())
+    }
+
     /// Delivers the batch, or the front of it before a record that halts, and
     /// dead-letters what was rejected. Returns the offset after what is done.
     async fn deliver(&mut self, batch: &mut Chunk) -> Result<i64, Abandoned> {
@@ -237,12 +262,20 @@ impl<S: PartitionSink> Loop<S> {
         let mut attempt = 0;
         loop {
             self.wait_for_the_others().await?;
+            self.wait_for_the_source(batch).await?;
             match self.sink.deliver(batch, attempt).await {
-                Ok(delivery) => {
+                Ok(mut delivery) => {
                     if delivery.applied > 0 {
                         self.stats.wrote(number);
                     }
                     self.stats.recovered(number);
+                    if let Some(cut) = self.judge_shape(batch, &mut delivery).await? {
+                        // What is before it is delivered on its own, so that each
+                        // record is counted once.
+                        self.halt_at(&cut, batch).await;
+                        attempt = 0;
+                        continue;
+                    }
                     if let Some(halt) = delivery.halt.clone()
                         && delivery.taken == 0
                     {
@@ -256,6 +289,65 @@ impl<S: PartitionSink> Loop<S> {
                 Err(fault) => self.endure(fault, attempt).await?,
             }
             attempt += 1;
+        }
+    }
+
+    /// Decides what becomes of records that are not of the expected shape: where
+    /// they halt the sink, says before which.
+    async fn judge_shape(
+        &mut self,
+        batch: &Chunk,
+        delivery: &mut Delivery,
+    ) -> Result<Option<Cut>, Abandoned> {
+        if shape::concerns(delivery) {
+            let reconciled = self.reconciled().await?;
+            shape::leave_out(delivery, batch, reconciled);
+        }
+        Ok(self.guard.judge((&*delivery).into()).await)
+    }
+
+    /// Halts before this record; the records before it are left in the batch.
+    async fn halt_at(&mut self, cut: &Cut, batch: &mut Chunk) {
+        let Some(record) = batch.get(cut.index) else {
+            return;
+        };
+        if cut.index == 0 {
+            self.halted = Some(cut.halt(self.stats.name(), &record.place()));
+            let (partition, offset) = (record.partition, record.offset);
+            self.guard.hold(partition, self.topic, offset).await;
+        } else {
+            self.rest = Some(batch.split_off(cut.index));
+        }
+    }
+
+    /// Up to where the source has made up for what cannot be read in the log.
+    async fn reconciled(&mut self) -> Result<i64, Abandoned> {
+        let mut attempt = 0;
+        loop {
+            match self.sink.reconciled().await {
+                Ok(offset) => return Ok(offset),
+                Err(fault) => self.endure(fault, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Where the sink is halted by the shape of the first record, waits until
+    /// the source has made up for it: nothing is delivered meanwhile.
+    async fn wait_for_the_source(&mut self, batch: &Chunk) -> Result<(), Abandoned> {
+        let Some(halt) = self.halted.take() else {
+            return Ok(());
+        };
+        let first = batch.get(0).map_or(0, |record| record.offset);
+        loop {
+            self.endure(Fault::Halt(halt.clone()), 0).await?;
+            let reconciled = self.reconciled().await?;
+            if reconciled > first {
+                let number = self.partition.number();
+                self.guard.goes_on(number, reconciled).await;
+                self.stats.unhalt(self.partition.number());
+                return Ok(());
+            }
         }
     }
 
@@ -352,6 +444,7 @@ impl<S: PartitionSink> Loop<S> {
         self.stats.set_caution(number, self.sink.caution());
         self.stats.recovered(number);
         self.stats.committed(number, next);
+        self.guard.goes_on(number, next).await;
         Ok(())
     }
 

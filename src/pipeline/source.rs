@@ -2,8 +2,8 @@
 //!
 //! Who looks at the source is decided above: it holds the [`SourceWriter`], the
 //! sinks the [`SourceWatch`]. A source of an unsupported shape halts every sink
-//! that reads the tables concerned; where changes are, or were, lost, these
-//! sinks go on and say that they are not to be relied on.
+//! that reads the tables or columns concerned; where changes are, or were, lost,
+//! these sinks go on and say that they are not to be relied on.
 
 use std::{
     sync::{
@@ -15,15 +15,20 @@ use std::{
 
 use super::{
     Shared, Source,
+    shape::SCHEMA_CHANGED,
     stats::{SOURCE, SinkStats},
 };
 use crate::{
-    event::SourceTable,
+    config::Score,
+    event::{ContentTable, CountedTable, DimensionTable, EngagementTable, columns_read},
     pipeline::patience::halt_for,
     sinks::Halt,
     source::{Finding, RECONCILE, Severity, Standing},
 };
 use tokio::sync::{Notify, watch};
+
+/// How long Postgres may take to confirm a change. The board's lease outlasts it.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 
 /// What changes of the source are told of one sink at most; the rest is
 /// counted.
@@ -118,19 +123,60 @@ impl SourceWatch {
         look.answered.then(|| look.standing.clone())
     }
 
+    /// Whether Postgres confirms, now, that a column that is read is gone or of
+    /// another type.
+    pub(super) async fn confirms_change(&self, reads: &Reads) -> bool {
+        let Some(standing) = self.look(CONFIRM_WITHIN).await else {
+            return false;
+        };
+        let findings = reads.findings(&standing, Severity::Unsupported);
+        findings.iter().any(|one| one.code.is_of_a_column())
+    }
+
     /// Resolves when something else is known.
     async fn changed(&mut self) -> bool {
         self.latest.changed().await.is_ok()
     }
 }
 
-/// The tables that a sink reads, by their qualified names.
-pub(super) fn tables_of(sink: &str, source: &Source) -> Vec<String> {
-    let name = |table: &SourceTable| format!("{}.{}", table.schema, table.table);
-    match sink {
-        "clickhouse" => vec![name(&source.facts), name(&source.content)],
-        "content" => vec![name(&source.content)],
-        _ => vec![name(&source.facts)],
+/// What a sink reads of the source: by qualified table, the columns.
+#[derive(Debug, Clone)]
+pub(super) struct Reads(Vec<(String, Vec<&'static str>)>);
+
+impl Reads {
+    pub(super) fn of(sink: &str, source: &Source, score: Score) -> Self {
+        let facts = |columns| (source.facts.qualified(), columns);
+        let content = |columns| (source.content.qualified(), columns);
+        Self(match (sink, score) {
+            ("clickhouse", _) => vec![
+                facts(columns_read::<EngagementTable>()),
+                content(columns_read::<DimensionTable>()),
+            ],
+            ("content", _) => vec![content(columns_read::<ContentTable>())],
+            ("http", _) => vec![facts(columns_read::<EngagementTable>())],
+            (_, Score::Events) => vec![facts(columns_read::<CountedTable<false>>())],
+            (_, Score::Seconds) => vec![facts(columns_read::<CountedTable<true>>())],
+        })
+    }
+
+    /// Whether a finding is about something that is read: of a column, that one.
+    fn concern(&self, finding: &Finding) -> bool {
+        let Some(table) = &finding.table else {
+            return true;
+        };
+        let Some((_, columns)) = self.0.iter().find(|(name, _)| name == table) else {
+            return false;
+        };
+        let column = finding.column.as_deref();
+        column.is_none_or(|column| columns.contains(&column))
+    }
+
+    /// The findings of one severity that are about something that is read.
+    fn findings<'s>(&self, standing: &'s Standing, severity: Severity) -> Vec<&'s Finding> {
+        let found = standing.findings.iter();
+        found
+            .filter(|one| one.severity == severity && self.concern(one))
+            .collect()
     }
 }
 
@@ -139,18 +185,19 @@ pub(super) async fn follow(shared: Shared, sinks: Vec<Arc<SinkStats>>) {
     let Shared {
         mut watch,
         source,
+        score,
         stop,
         ..
     } = shared;
     loop {
         let standing = watch.latest();
         for stats in &sinks {
-            let tables = tables_of(stats.name(), &source);
-            match halt(&standing, &tables) {
+            let reads = Reads::of(stats.name(), &source, score);
+            match halt(&standing, &reads) {
                 Some(halt) => halt_for(stats, SOURCE, halt),
                 None => stats.unhalt(SOURCE),
             }
-            stats.set_caution(SOURCE, caution(&standing, &tables, stats.name()));
+            stats.set_caution(SOURCE, caution(&standing, &reads, stats.name()));
         }
         tokio::select! {
             goes_on = watch.changed() => if !goes_on { return },
@@ -159,12 +206,12 @@ pub(super) async fn follow(shared: Shared, sinks: Vec<Arc<SinkStats>>) {
     }
 }
 
-/// Why what reads these tables has to stop.
-fn halt(standing: &Standing, tables: &[String]) -> Option<Halt> {
-    let findings: Vec<&Finding> = standing.of(Severity::Unsupported, tables).collect();
+/// Why what reads this has to stop.
+fn halt(standing: &Standing, reads: &Reads) -> Option<Halt> {
+    let findings = reads.findings(standing, Severity::Unsupported);
     let first = findings.first()?;
     let code = if first.code.is_of_a_column() {
-        "schema_changed"
+        SCHEMA_CHANGED
     } else {
         "source_unsupported"
     };
@@ -175,15 +222,15 @@ fn halt(standing: &Standing, tables: &[String]) -> Option<Halt> {
     })
 }
 
-/// Why what reads these tables is not to be relied on.
-fn caution(standing: &Standing, tables: &[String], sink: &str) -> Option<Halt> {
+/// Why what reads this is not to be relied on.
+fn caution(standing: &Standing, reads: &Reads, sink: &str) -> Option<Halt> {
     let severities = [
         Severity::Incomplete,
         Severity::Unreconciled,
         Severity::Impaired,
     ];
     severities.into_iter().find_map(|severity| {
-        let findings: Vec<&Finding> = standing.of(severity, tables).collect();
+        let findings = reads.findings(standing, severity);
         let first = findings.first()?;
         let mut remedy = first.remedy.clone();
         if sink == "http" && remedy == RECONCILE {
@@ -214,10 +261,6 @@ mod tests {
     use super::*;
     use crate::source::Code;
 
-    fn tables(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| format!("public.{name}")).collect()
-    }
-
     fn standing(findings: Vec<Finding>) -> Standing {
         Standing {
             findings,
@@ -225,43 +268,124 @@ mod tests {
         }
     }
 
-    fn finding(code: Code, severity: Severity, table: Option<&str>) -> Finding {
-        let finding = Finding::new(code, severity, code.name(), RECONCILE);
-        Finding {
-            table: table.map(|name| format!("public.{name}")),
-            ..finding
+    fn missing(table: &str, column: &str) -> Standing {
+        let what = format!("column {column} of {table} is missing");
+        let finding = Finding::new(
+            Code::ColumnMissing,
+            Severity::Unsupported,
+            what,
+            "rename it",
+        );
+        Standing {
+            findings: vec![finding.of_table(table).of_column(column)],
+            ..Standing::default()
+        }
+    }
+
+    fn halted(standing: &Standing, sink: &str, score: Score) -> Option<String> {
+        let reads = Reads::of(sink, &Source::new("cdc"), score);
+        halt(standing, &reads).map(|halt| halt.code)
+    }
+
+    #[test]
+    fn a_column_that_is_gone_halts_those_who_read_it() {
+        let sinks = ["clickhouse", "content", "http", "redis"];
+        let of = |standing: &Standing, score| {
+            let halted = sinks.map(|sink| halted(standing, sink, score).is_some());
+            let halted = sinks.iter().zip(halted).filter(|(_, halted)| *halted);
+            halted.map(|(sink, _)| *sink).collect::<Vec<_>>()
+        };
+        let events = "public.engagement_events";
+        for (table, column, score, expected) in [
+            (events, "device", Score::Events, vec!["clickhouse", "http"]),
+            (
+                events,
+                "duration_ms",
+                Score::Events,
+                vec!["clickhouse", "http"],
+            ),
+            (
+                events,
+                "duration_ms",
+                Score::Seconds,
+                vec!["clickhouse", "http", "redis"],
+            ),
+            (
+                events,
+                "event_ts",
+                Score::Events,
+                vec!["clickhouse", "http", "redis"],
+            ),
+            ("public.content", "title", Score::Events, vec!["content"]),
+            (
+                "public.content",
+                "length_seconds",
+                Score::Events,
+                vec!["clickhouse", "content"],
+            ),
+        ] {
+            assert_eq!(of(&missing(table, column), score), expected, "{column}");
         }
     }
 
     #[test]
-    fn only_what_reads_a_table_halts_for_it() {
-        let wrong = finding(Code::TableKind, Severity::Unsupported, Some("content"));
-        let standing = standing(vec![wrong]);
-        let halted = halt(&standing, &tables(&["engagement_events", "content"]));
-        assert_eq!(halted.expect("halted").code, "source_unsupported");
-        assert_eq!(halt(&standing, &tables(&["engagement_events"])), None);
+    fn a_table_that_is_gone_halts_all_who_read_it() {
+        let what = "table public.content does not exist";
+        let finding = Finding::new(
+            Code::TableMissing,
+            Severity::Unsupported,
+            what,
+            "restore it",
+        );
+        let standing = Standing {
+            findings: vec![finding.of_table("public.content")],
+            ..Standing::default()
+        };
+        let code = halted(&standing, "clickhouse", Score::Events);
+        assert_eq!(code.as_deref(), Some("source_unsupported"));
+        assert_eq!(halted(&standing, "redis", Score::Events), None);
     }
 
-    #[test]
-    fn a_column_that_changed_is_told_as_such() {
-        let gone = finding(Code::ColumnMissing, Severity::Unsupported, Some("content"));
-        let halted = halt(&standing(vec![gone]), &tables(&["content"]));
-        assert_eq!(halted.expect("halted").code, "schema_changed");
+    #[tokio::test]
+    async fn a_change_is_confirmed_by_a_look_of_after_the_question() {
+        let (writer, watch) = source();
+        let reads = Reads::of("http", &Source::new("cdc"), Score::Events);
+        let number = writer.begin();
+        let asked = tokio::spawn(async move {
+            let confirmed = watch.confirms_change(&reads).await;
+            // Nobody looks any more.
+            (confirmed, watch.confirms_change(&reads).await)
+        });
+        writer.wanted().await;
+        // Begun before the question: it says nothing.
+        writer.publish(number, missing("public.engagement_events", "id"), true);
+        let number = writer.begin();
+        writer.publish(number, missing("public.engagement_events", "device"), true);
+        drop(writer);
+        assert_eq!(asked.await.ok(), Some((true, false)));
     }
 
     #[test]
     fn the_worst_is_the_caution_and_the_rest_is_counted() {
-        let unreconciled = |table| finding(Code::SourceChanged, Severity::Unreconciled, table);
-        let mut all = vec![finding(
+        let unreconciled = || {
+            Finding::new(
+                Code::SourceChanged,
+                Severity::Unreconciled,
+                "changed",
+                RECONCILE,
+            )
+        };
+        let mut all = vec![Finding::new(
             Code::PublicationMissing,
             Severity::Incomplete,
-            None,
+            "it is gone",
+            "fanout up",
         )];
         let caution = |all: &[Finding], sink| {
-            let tables = tables(&["engagement_events"]);
-            caution(&standing(all.to_vec()), &tables, sink).expect("a caution")
+            let reads = Reads::of(sink, &Source::new("cdc"), Score::Events);
+            caution(&standing(all.to_vec()), &reads, sink).expect("a caution")
         };
-        all.extend((0..5).map(|_| unreconciled(None)));
+        all.extend((0..5).map(|_| unreconciled()));
         assert_eq!(caution(&all, "redis").code, "publication_missing");
         all.remove(0);
         let found = caution(&all, "redis");
@@ -269,21 +393,6 @@ mod tests {
         assert_eq!(found.remedy, RECONCILE);
         let outside = caution(&all, "http").remedy;
         assert_eq!(outside, format!("{RECONCILE} --sinks clickhouse,http"));
-    }
-
-    #[tokio::test]
-    async fn a_look_that_is_asked_for_is_one_that_begins_later() {
-        let (writer, watch) = source();
-        let patience = Duration::from_secs(60);
-        let early = writer.begin();
-        let asking = tokio::spawn(async move { watch.look(patience).await });
-        writer.wanted().await;
-        let wrong = finding(Code::ColumnMissing, Severity::Unsupported, None);
-        writer.publish(early, Standing::default(), true);
-        let number = writer.begin();
-        writer.publish(number, standing(vec![wrong.clone()]), true);
-        let seen = asking.await.expect("no panic").expect("an answer");
-        assert_eq!(seen.findings, [wrong]);
     }
 
     #[tokio::test]

@@ -13,6 +13,13 @@ use crate::{clock::now_ms, sinks::Tally};
 /// The rate is over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
+/// Dead letters are counted over this long …
+const LETTERS_WINDOW: Duration = Duration::from_mins(1);
+
+/// … and more than so many are worth a look: what is rejected now and then is
+/// not.
+const MANY_LETTERS: u64 = 60;
+
 /// What a sink does as a whole, when no partition is in trouble.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -48,6 +55,8 @@ struct Inner {
     failing: BTreeMap<i32, String>,
     progress: BTreeMap<i32, Progress>,
     meter: VecDeque<(Instant, u64)>,
+    /// Dead letters of late, by the second.
+    letters: VecDeque<(Instant, u64)>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -101,6 +110,7 @@ impl SinkStats {
                 failing: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 meter: VecDeque::new(),
+                letters: VecDeque::new(),
             }),
         }
     }
@@ -128,6 +138,7 @@ impl SinkStats {
         for code in &done.dead_letters {
             *inner.dead_letters.entry((*code).to_owned()).or_default() += 1;
         }
+        inner.add_letters(Instant::now(), done.dead_letters.len() as u64);
         let total = inner.total();
         inner.meter.push_back((Instant::now(), total));
     }
@@ -246,6 +257,8 @@ impl SinkStats {
     pub fn status(&self) -> SinkStatus {
         let mut inner = self.lock();
         let (state, detail) = inner.state();
+        let letters = inner.late_letters(Instant::now());
+        let caution = inner.caution().or_else(|| self.many(letters));
         SinkStatus {
             name: self.name.to_owned(),
             state,
@@ -259,7 +272,7 @@ impl SinkStats {
             extra_fields: inner.extra_fields,
             retries: inner.retries,
             halt: inner.halts.values().next().cloned(),
-            caution: inner.caution(),
+            caution,
             partitions: inner
                 .progress
                 .iter()
@@ -274,7 +287,42 @@ impl SinkStats {
     }
 }
 
+impl SinkStats {
+    /// What so many dead letters in the last minute are worth saying.
+    fn many(&self, letters: u64) -> Option<Halt> {
+        (letters > MANY_LETTERS).then(|| Halt {
+            code: "many_dead_letters".to_owned(),
+            reason: format!("{letters} dead letters in the last minute"),
+            remedy: format!("fanout dlq ls --sink {}", self.name),
+        })
+    }
+}
+
 impl Inner {
+    /// Of those of one second only the number is kept.
+    fn add_letters(&mut self, now: Instant, letters: u64) {
+        const SECOND: Duration = Duration::from_secs(1);
+        if letters == 0 {
+            return;
+        }
+        match self.letters.back_mut() {
+            Some((at, count)) if now.duration_since(*at) < SECOND => *count += letters,
+            _ => {
+                self.late_letters(now);
+                self.letters.push_back((now, letters));
+            }
+        }
+    }
+
+    /// How many there were in the last minute.
+    fn late_letters(&mut self, now: Instant) -> u64 {
+        let is_old = |at: Instant| now.duration_since(at) > LETTERS_WINDOW;
+        while self.letters.front().is_some_and(|(at, _)| is_old(*at)) {
+            self.letters.pop_front();
+        }
+        self.letters.iter().map(|(_, count)| count).sum()
+    }
+
     fn total(&self) -> u64 {
         let dead: u64 = self.dead_letters.values().sum();
         let ignored: u64 = self.ignored.values().sum();
@@ -383,6 +431,34 @@ mod tests {
         assert!(!stats.waits_for_another(1) && stats.waits_for_another(0));
         stats.unhalt(1);
         assert!(!stats.waits_for_another(0));
+    }
+
+    #[test]
+    fn many_dead_letters_are_worth_a_word_for_a_minute() {
+        let stats = SinkStats::new("clickhouse", "t");
+        let reject = |count: usize| {
+            let dead_letters = vec!["bad_type"; count];
+            stats.add(&Done {
+                dead_letters,
+                ..Done::default()
+            });
+            stats.status().caution.map(|caution| caution.reason)
+        };
+        assert_eq!(reject(60), None);
+        let said = reject(1);
+        assert_eq!(said.as_deref(), Some("61 dead letters in the last minute"));
+        let mut inner = stats.lock();
+        let now = Instant::now();
+        assert_eq!(inner.late_letters(now + Duration::from_secs(50)), 61);
+        assert_eq!(inner.late_letters(now + Duration::from_secs(62)), 0);
+        assert!(inner.letters.is_empty());
+        for second in 0..1000 {
+            inner.add_letters(now + Duration::from_secs(second), 1);
+        }
+        assert!(
+            inner.letters.len() < 70,
+            "no more is kept than is asked for"
+        );
     }
 
     #[test]

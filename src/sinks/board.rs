@@ -13,7 +13,7 @@ use crate::{
     chunk::Chunk,
     clients::redis::{BoardKeys, Publication, Published, Publisher, RedisError},
     config,
-    event::{Change, FactDecoder, Ignored},
+    event::{Change, Counted, CountedTable, Decoder, Ignored, Record, SourceTable, Table},
     window::{Applied, BoardEvent, Score, Window, WindowSettings},
 };
 
@@ -47,50 +47,82 @@ pub struct Decoded {
     pub change: BoardChange,
 }
 
-/// Decodes a chunk for the board.
-pub fn decode(decoder: &FactDecoder, chunk: &Chunk) -> Vec<Decoded> {
-    let decode = |(index, record): (usize, crate::event::Record<'_>)| {
-        let mut extra = false;
-        let mut at = None;
-        let change = match decoder.decode(&record) {
-            Ok(Change::Upsert {
-                row,
-                extra_fields,
-                lsn,
-                ..
-            }) => {
-                extra = extra_fields;
-                at = lsn;
-                BoardChange::Event {
-                    id: row.id,
-                    event: Some(BoardEvent {
-                        content_id: row.content_id,
-                        event_ts: row.event_ts,
-                        duration_ms: row.duration_ms,
-                    }),
-                }
-            }
-            Ok(Change::Delete { id }) => BoardChange::Event { id, event: None },
-            Ok(Change::Truncate { lsn }) => {
-                at = lsn;
-                BoardChange::Truncate
-            }
-            Ok(Change::Ignored(why)) => BoardChange::Ignored(why),
-            Err(reject) => BoardChange::Rejected(Rejected {
-                index,
-                code: reject.code.as_str(),
-                detail: reject.detail,
-            }),
-        };
-        Decoded {
-            offset: record.offset,
-            record_time_us: record.timestamp_ms * 1000,
-            lsn: at,
-            extra_fields: extra,
-            change,
+/// Decodes events for a board, as it scores them.
+#[derive(Debug, Clone)]
+pub enum BoardDecoder {
+    Events(Decoder<CountedTable<false>>),
+    Seconds(Decoder<CountedTable<true>>),
+}
+
+impl BoardDecoder {
+    #[must_use]
+    pub fn new(source: SourceTable, score: config::Score) -> Self {
+        // None of the columns is of variable length: nothing to recognise a
+        // placeholder in.
+        match score {
+            config::Score::Events => Self::Events(Decoder::new(source)),
+            config::Score::Seconds => Self::Seconds(Decoder::new(source)),
         }
+    }
+
+    /// Decodes a chunk.
+    #[must_use]
+    pub fn decode(&self, chunk: &Chunk) -> Vec<Decoded> {
+        let records = chunk.records().enumerate();
+        records
+            .map(|(index, record)| self.decode_one(index, &record))
+            .collect()
+    }
+
+    /// Decodes a record at this place of its batch.
+    #[must_use]
+    pub fn decode_one(&self, index: usize, record: &Record<'_>) -> Decoded {
+        match self {
+            Self::Events(decoder) => decode(decoder, index, record),
+            Self::Seconds(decoder) => decode(decoder, index, record),
+        }
+    }
+}
+
+fn decode<T>(decoder: &Decoder<T>, index: usize, record: &Record<'_>) -> Decoded
+where
+    T: for<'a> Table<Row<'a> = Counted, Id = i64>,
+{
+    let mut extra = false;
+    let mut at = None;
+    let change = match decoder.decode(record) {
+        Ok(Change::Upsert {
+            row,
+            extra_fields,
+            lsn,
+            ..
+        }) => {
+            extra = extra_fields;
+            at = lsn;
+            BoardChange::Event {
+                id: row.id,
+                event: Some(BoardEvent {
+                    content_id: row.content_id,
+                    event_ts: row.event_ts,
+                    duration_ms: row.duration_ms,
+                }),
+            }
+        }
+        Ok(Change::Delete { id }) => BoardChange::Event { id, event: None },
+        Ok(Change::Truncate { lsn }) => {
+            at = lsn;
+            BoardChange::Truncate
+        }
+        Ok(Change::Ignored(why)) => BoardChange::Ignored(why),
+        Err(reject) => BoardChange::Rejected(Rejected::undecoded(index, reject, None)),
     };
-    chunk.records().enumerate().map(decode).collect()
+    Decoded {
+        offset: record.offset,
+        record_time_us: record.timestamp_ms * 1000,
+        lsn: at,
+        extra_fields: extra,
+        change,
+    }
 }
 
 /// What is published besides the scores.

@@ -9,6 +9,7 @@ pub mod clickhouse;
 mod commit;
 pub mod http;
 mod notes;
+mod placeholders;
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +21,14 @@ use serde::{Deserialize, Serialize};
 
 pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Noted, Reading, TopicLife, is_ours};
 pub use notes::{MadeUp, Notes};
+pub use placeholders::{KnownPlaceholders, PlaceholderError};
 
 pub use crate::source::RECONCILE;
 
-use crate::chunk::Chunk;
+use crate::{
+    chunk::Chunk,
+    event::{Reject, Shape},
+};
 
 /// Counts by reason. The reasons are few and fixed.
 pub type Tally = BTreeMap<&'static str, u64>;
@@ -37,6 +42,38 @@ pub struct Rejected {
     pub code: &'static str,
     /// One line for people.
     pub detail: String,
+    /// What is not of the expected shape, where that says something of the table
+    /// or of the connector.
+    pub shape: Option<Shape>,
+    /// The record before it whose columns were last read well.
+    pub after: Option<usize>,
+}
+
+impl Rejected {
+    /// A record that was not understood. `after` is the record before it whose
+    /// columns were last read well.
+    #[must_use]
+    pub fn undecoded(index: usize, reject: Reject, after: Option<usize>) -> Self {
+        Self {
+            index,
+            code: reject.code.as_str(),
+            detail: reject.detail,
+            shape: reject.shape,
+            after,
+        }
+    }
+
+    /// A record that was understood, and that the store does not take.
+    #[must_use]
+    pub fn refused(index: usize, code: &'static str, detail: String) -> Self {
+        Self {
+            index,
+            code,
+            detail,
+            shape: None,
+            after: None,
+        }
+    }
 }
 
 /// What became of a batch that was acknowledged.
@@ -49,11 +86,24 @@ pub struct Delivery {
     pub rejected: Vec<Rejected>,
     /// Applied records that had columns the program does not know.
     pub extra_fields: u64,
+    /// The last record whose columns were read well.
+    pub understood: Option<usize>,
     /// The record after those taken stops the sink.
     pub halt: Option<Halt>,
 }
 
 impl Delivery {
+    /// Takes note of a record whose columns were read well.
+    pub fn understand(&mut self, index: usize) {
+        self.understood = Some(index);
+    }
+
+    /// Takes note of a record that was not understood.
+    pub fn reject(&mut self, index: usize, reject: Reject) {
+        let rejected = Rejected::undecoded(index, reject, self.understood);
+        self.rejected.push(rejected);
+    }
+
     /// Counts a record without effect.
     pub fn ignore(&mut self, reason: &'static str) {
         *self.ignored.entry(reason).or_default() += 1;
@@ -184,6 +234,12 @@ pub trait PartitionSink: Send + Sync + 'static {
     /// came.
     fn owed(&mut self) -> impl Future<Output = ()> + Send {
         future::pending()
+    }
+
+    /// Up to which offset the source has made up for what this sink could not
+    /// read in the log.
+    fn reconciled(&self) -> impl Future<Output = Result<i64, Fault>> + Send {
+        future::ready(Ok(0))
     }
 
     /// Where to begin reading; none for a replay, which is told where.

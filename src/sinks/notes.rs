@@ -7,6 +7,7 @@
 //! <group>/committed/<partition>   {"format":1,"topic":…,"ended_at":…}  it has committed
 //! <group>/topic                   {"format":1,"topic":…}  the topic it was fed from last
 //! <group>/made-up                 {"format":1,"topic":…,"next":[…],"whole":…,"since_us":…}
+//! <group>/reconciled              {"format":1,"topic":…,"next":[…]}  the source made up for it
 //! ```
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -65,6 +66,14 @@ impl MadeUp {
 struct OfTopic {
     format: u16,
     topic: Uuid,
+}
+
+/// Before which offsets the source has made up for what the log cannot give.
+#[derive(Debug, Serialize, Deserialize)]
+struct Reconciled {
+    format: u16,
+    topic: Uuid,
+    next: Vec<i64>,
 }
 
 /// That a group has committed of a partition.
@@ -153,7 +162,24 @@ impl Notes {
     /// # Errors
     /// When the broker does not take it in time.
     pub async fn note_made_up(&self, made_up: &MadeUp) -> Result<(), Fault> {
+        if made_up.whole {
+            let note = Reconciled {
+                format: FORMAT,
+                topic: made_up.topic,
+                next: made_up.next.clone(),
+            };
+            self.write("reconciled", &note).await?;
+        }
         self.write("made-up", made_up).await
+    }
+
+    /// By partition, before which offset the source has made up for what the log
+    /// cannot give; empty where it never did. Unlike [`Self::made_up`] it stays
+    /// true, and allows no sink to go on.
+    pub async fn reconciled(&self, topic: Uuid) -> Result<Vec<i64>, Fault> {
+        let note: Option<Reconciled> = self.read("reconciled").await?;
+        let note = note.filter(|note| note.topic == topic);
+        Ok(note.map_or_else(Vec::new, |note| note.next))
     }
 
     /// Forgets it: the group's own commits are past it.

@@ -10,7 +10,7 @@ pub type Properties = BTreeMap<String, String>;
 
 /// Beginnings of properties that change how the connector works and not what
 /// it delivers.
-const OPERATIONAL: [&str; 16] = [
+const OPERATIONAL: [&str; 17] = [
     "database.",
     "errors.",
     "exactly.once.",
@@ -27,6 +27,8 @@ const OPERATIONAL: [&str; 16] = [
     "slot.retry.",
     "tasks.max",
     "topic.creation.",
+    // Where another one was in use is noted when ours is put back.
+    "unavailable.value.placeholder",
 ];
 
 /// Which database is read, among the properties of the connection.

@@ -128,12 +128,6 @@ impl Finding {
             ..self
         }
     }
-
-    /// Whether what reads these tables, by their qualified names, relies on it.
-    #[must_use]
-    pub fn concerns(&self, tables: &[String]) -> bool {
-        self.table.as_ref().is_none_or(|it| tables.contains(it))
-    }
 }
 
 /// What is known of the source at one moment.
@@ -150,12 +144,6 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// The findings of one severity about these tables.
-    pub fn of(&self, severity: Severity, tables: &[String]) -> impl Iterator<Item = &Finding> {
-        let found = self.findings.iter();
-        found.filter(move |one| one.severity == severity && one.concerns(tables))
-    }
-
     /// Whether changes are being lost, or cannot be followed, right now.
     #[must_use]
     pub fn is_broken(&self) -> bool {

@@ -246,7 +246,10 @@ fn of_column(
         return Some(unsupported(
             Code::ColumnMissing,
             format!("{name} has no column {}", expected.name),
-            format!("bring it back: ALTER TABLE {name} RENAME COLUMN … TO {column}"),
+            format!(
+                "bring it back, this version knows it by no other name: \
+                 ALTER TABLE {name} RENAME COLUMN … TO {column}"
+            ),
         ));
     };
     if !expected.kind.names().contains(&found.base.as_str()) {

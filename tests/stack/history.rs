@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
         "a_truncate_of_the_content_reaches_its_events",
         truncated_content,
     ),
+    ("a_renamed_column_is_mended", renamed_column),
     ("a_lost_slot_is_mended", lost_slot),
     ("a_deleted_connector_is_mended", deleted_connector),
     ("lost_offsets_are_read_again", lost_offsets),
@@ -177,6 +178,74 @@ fn truncated_content(stack: &Stack) {
          FOREIGN KEY (content_id) REFERENCES content (id)"
     ));
     agrees(stack);
+}
+
+/// From then on every record lacks the column: those who read it halt, and each
+/// hint leads a step back to where everything agrees.
+fn renamed_column(stack: &Stack) {
+    const EVENTS: i64 = 25;
+    let rename = |from: &str, to: &str| {
+        let sql = format!("ALTER TABLE engagement_events RENAME COLUMN {from} TO {to}");
+        stack.stores.postgres(&sql);
+    };
+    let is_halted = |name: &str| {
+        eventually(&format!("{name} halts"), || {
+            let sink = sink(stack, name);
+            let halted = sink["state"] == "halted" && sink["halt"]["code"] == "schema_changed";
+            halted.then_some(()).ok_or_else(|| sink.to_string())
+        });
+    };
+    let before = Event::insert(stack);
+    before.becomes("device", &Json::from("ios"));
+    before.is_told();
+    let letters = || stack.fanout.document(0, &["dlq", "ls"])["counts"].clone();
+    let letters_before = letters();
+    rename("device", "gadget");
+    let content = content(stack, 100);
+    stack.stores.postgres(&format!(
+        "INSERT INTO engagement_events (content_id, event_type, event_ts, duration_ms, gadget)
+         SELECT '{content}', 'play', now(), 65000, 'tv' FROM generate_series(1, {EVENTS})"
+    ));
+    is_halted("clickhouse");
+    is_halted("http");
+    // It reads no such column.
+    before.scores(content, Some(EVENTS));
+    let status = stack.fanout.run(&["status", "--check"]).ends_with(5);
+    status.says("public.engagement_events has no column device");
+    let hint = "ALTER TABLE public.engagement_events RENAME COLUMN … TO device";
+    for command in ["seed", "smoke", "verify"] {
+        stack.fanout.run(&[command]).ends_with(1).says(hint);
+    }
+    stack.fanout.run(&RECONCILE).ends_with(6).says(hint);
+
+    // The hint is followed; what came meanwhile is still in the log.
+    rename("gadget", "device");
+    halts(stack, "clickhouse", "schema_changed");
+    is_halted("http");
+    let reconcile = format!("hint: fanout {}", RECONCILE.join(" "));
+    let verify = ["verify", "--timeout", "3s"];
+    stack.fanout.run(&verify).ends_with(1).says(&reconcile);
+    assert_eq!(letters(), letters_before, "nothing is dead-lettered");
+    stack.fanout.document(0, &RECONCILE);
+    eventually("clickhouse goes on", || {
+        let sink = sink(stack, "clickhouse");
+        let runs = sink["state"] == "running";
+        runs.then_some(()).ok_or_else(|| sink.to_string())
+    });
+    let outside = "fanout backfill --from earliest --source database --sinks http";
+    let status = stack.fanout.run(&["status", "--check"]).ends_with(5);
+    status.says(&format!("hint: {outside}"));
+    let arguments: Vec<&str> = outside.split(' ').skip(1).collect();
+    stack.fanout.document(0, &arguments);
+    stack.is_well();
+    agrees(stack);
+    let accepted = stack.stores.accepted();
+    let told = accepted.iter().filter(|call| {
+        let body = &call["body"];
+        body["content_id"] == content.to_string() && body["device"] == "tv"
+    });
+    assert_eq!(told.count() as i64, EVENTS);
+    assert_eq!(letters(), letters_before);
 }
 
 /// What happened while nobody listened is in no log: a delete, and an update.

@@ -17,6 +17,7 @@ mod consent;
 #[cfg(feature = "crash-points")]
 mod crashes;
 mod dead_letters;
+mod decoding;
 mod end_to_end;
 mod external;
 mod halves;
@@ -27,6 +28,7 @@ mod refused_writes;
 mod reset;
 mod secrets;
 mod security;
+mod shape;
 mod source;
 mod support;
 mod surroundings;
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
         ("backfill", backfill::TESTS),
         ("dead_letters", dead_letters::TESTS),
         ("verify", verify::TESTS),
+        ("decoding", decoding::TESTS),
+        ("shape", shape::TESTS),
         ("cases", cases::TESTS),
         ("external", external::TESTS),
         ("positions", positions::TESTS),

@@ -102,8 +102,8 @@ impl Store {
     /// Deletes every content whose row is older than this version, as of it.
     pub async fn delete_content_before(&self, version: u64) -> Result<(), ClickHouseError> {
         let sql = format!(
-            "INSERT INTO {CONTENT} SELECT id, '', '', NULL, NULL, toDateTime64(0, 6, 'UTC'), \
-             now64(3, 'UTC'), {version}, 1 FROM {CONTENT} FINAL \
+            "INSERT INTO {CONTENT} (id, title, processed_at, _version, _deleted) \
+             SELECT id, '', now64(3, 'UTC'), {version}, 1 FROM {CONTENT} FINAL \
              WHERE _deleted = 0 AND _version < {version}"
         );
         self.bounded(self.client.query(&sql).execute()).await

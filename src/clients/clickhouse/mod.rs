@@ -12,7 +12,7 @@ use std::{
 pub use clickhouse::insert::Insert;
 pub use history::{ContentPlace, PlaceRow, Times};
 use percent_encoding::percent_decode_str;
-pub use query::{COLUMNS, CountedRow, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
+pub use query::{COLUMNS, DIGEST, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
 pub use store::{
     CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,
 };

@@ -15,9 +15,13 @@ const VIEW: &str = "engagement_enriched";
 /// Texts longer than this many bytes are compared by their MD5.
 pub const MAX_TEXT: usize = 1024;
 
+/// What a text's MD5 is shown behind. A text that begins with this is compared by
+/// its MD5, too, so that none passes for the MD5 of another.
+pub const DIGEST: &str = "md5:";
+
 /// A row of the view: every column but `processed_at`, as text. Decimals have
 /// all their digits, times are UTC to the microsecond, a text longer than
-/// [`MAX_TEXT`] is `md5:` and its digest.
+/// [`MAX_TEXT`] is [`DIGEST`] and its MD5.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct TextRow {
     pub event_id: i64,
@@ -78,13 +82,6 @@ const VERSION_OFFSET: &str =
 #[derive(Debug, Row, Deserialize)]
 struct IdRow {
     id: i64,
-}
-
-/// An event that may count on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
-pub struct CountedRow {
-    pub content_id: String,
-    pub duration_ms: Option<i32>,
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -239,28 +236,6 @@ impl Query {
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
-    /// Those of these events that are of a content and of a time, after the
-    /// first and up to the last microsecond.
-    ///
-    /// # Errors
-    /// When the server does not answer.
-    pub async fn counted_of(
-        &self,
-        ids: &[i64],
-        after_us: i64,
-        until_us: i64,
-    ) -> Result<Vec<CountedRow>, ClickHouseError> {
-        let sql = format!(
-            "SELECT toString(assumeNotNull({FACTS}.content_id)) AS content_id, duration_ms \
-             FROM {FACTS} FINAL WHERE _deleted = 0 \
-             AND event_id IN ? AND {FACTS}.content_id IS NOT NULL \
-             AND toUnixTimestamp64Micro(event_ts) > ? AND toUnixTimestamp64Micro(event_ts) <= ?"
-        );
-        let query = self.client.query(&sql);
-        let query = query.bind(ids).bind(after_us).bind(until_us);
-        bounded(PATIENCE, query.fetch_all()).await
-    }
-
     /// What these pieces of content are called.
     ///
     /// # Errors
@@ -304,9 +279,10 @@ impl Query {
 fn select() -> String {
     let text = |column: &str| {
         format!(
-            "CAST(if(length({VIEW}.{column}) > {MAX_TEXT}, \
-             concat('md5:', lower(hex(MD5(assumeNotNull({VIEW}.{column}))))), {VIEW}.{column}), \
-             'Nullable(String)') AS {column}"
+            "CAST(if(length({VIEW}.{column}) > {MAX_TEXT} \
+             OR startsWith(assumeNotNull({VIEW}.{column}), '{DIGEST}'), \
+             concat('{DIGEST}', lower(hex(MD5(assumeNotNull({VIEW}.{column}))))), \
+             {VIEW}.{column}), 'Nullable(String)') AS {column}"
         )
     };
     let shown = |column: &str| format!("CAST({VIEW}.{column}, 'Nullable(String)') AS {column}");

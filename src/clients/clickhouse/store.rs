@@ -76,11 +76,9 @@ impl FactRow<'static> {
 pub struct ContentRow<'a> {
     #[serde(with = "clickhouse::serde::uuid")]
     pub id: Uuid,
-    pub slug: &'a str,
     pub title: &'a str,
     pub content_type: Option<&'a str>,
     pub length_seconds: Option<i32>,
-    pub publish_ts: i64,
     pub processed_at: i64,
     pub _version: u64,
     pub _deleted: u8,
@@ -92,11 +90,9 @@ impl ContentRow<'static> {
     pub fn deleted(id: Uuid, version: u64, processed_at: i64) -> Self {
         Self {
             id,
-            slug: "",
             title: "",
             content_type: None,
             length_seconds: None,
-            publish_ts: 0,
             processed_at,
             _version: version,
             _deleted: 1,

@@ -48,6 +48,12 @@ impl StateTopic {
         })
     }
 
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.topic
+    }
+
     /// The value of a key as of now; none where it was never set.
     ///
     /// # Errors

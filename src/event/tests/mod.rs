@@ -2,6 +2,7 @@
 
 mod captured;
 mod cases;
+mod columns;
 mod properties;
 mod values;
 

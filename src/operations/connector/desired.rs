@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ConnectorError;
+use super::{ConnectorError, placeholder::PROPERTY as PLACEHOLDER};
 use crate::{
     assets,
     clients::postgres,
@@ -56,11 +56,16 @@ pub fn placeholders(settings: &Settings) -> Result<Values, ConnectorError> {
 }
 
 /// The whole configuration: the template's and how topics are created, then the
-/// operator's own properties, under the connector's name.
+/// operator's own properties, under the connector's name. The placeholder of
+/// unavailable values is Debezium's own; the project's is laid over it.
 ///
 /// # Errors
-/// When the settings cannot fill the template.
+/// When the settings cannot fill the template, or have a property that is not
+/// the operator's to set.
 pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties, ConnectorError> {
+    if settings.connector.properties.contains_key(PLACEHOLDER) {
+        return Err(ConnectorError::OwnPlaceholder);
+    }
     let mut values = placeholders(settings)?;
     values.extend(overrides.clone());
     let text = assets::text(TEMPLATE).unwrap_or_default();
@@ -142,6 +147,15 @@ mod tests {
         }
         let text = format!("{made:?}");
         assert!(!text.contains("{{"), "{text}");
+    }
+
+    #[test]
+    fn a_placeholder_of_the_operators_is_refused() {
+        let mut settings = Settings::default();
+        let own = ("unavailable.value.placeholder".to_owned(), "n/a".to_owned());
+        settings.connector.properties.extend([own]);
+        let error = properties(&settings, &Values::new()).expect_err("refused");
+        assert!(matches!(error, ConnectorError::OwnPlaceholder), "{error}");
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use super::{State, remedy};
 use crate::{
     clients::{
+        kafka::KafkaError,
         postgres::{InvalidUrl, PostgresError},
         web::WebError,
     },
     config::Settings,
     failure::{Failure, Kind},
     secret::SecretUrl,
+    sinks::PlaceholderError,
     stack::StateError,
     template::TemplateError,
 };
@@ -20,6 +22,14 @@ pub enum ConnectorError {
     PostgresUrl(#[source] InvalidUrl),
     #[error("postgres does not tell of its slot")]
     Postgres(#[source] PostgresError),
+    #[error("kafka does not answer")]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Placeholder(#[from] PlaceholderError),
+    #[error(
+        "connector.properties sets unavailable.value.placeholder, which fanout chooses itself so that no stored text can be mistaken for it"
+    )]
+    OwnPlaceholder,
     #[error("the connector's template cannot be filled")]
     Template(#[from] TemplateError),
     #[error("a document of kafka connect cannot be read")]
@@ -65,12 +75,13 @@ impl ConnectorError {
 impl Failure for ConnectorError {
     fn kind(&self) -> Kind {
         match self {
-            Self::PostgresUrl(_) | Self::Template(_) => Kind::Usage,
+            Self::PostgresUrl(_) | Self::Template(_) | Self::OwnPlaceholder => Kind::Usage,
+            Self::Placeholder(error) => error.kind(),
             Self::State(error) => error.kind(),
             Self::ConnectNotReady { .. } | Self::NotReady { .. } | Self::NotConnected { .. } => {
                 Kind::NotReady
             }
-            Self::Postgres(_) => Kind::Environment,
+            Self::Postgres(_) | Self::Kafka(_) => Kind::Environment,
             Self::Web(error) if error.is_unreachable() => Kind::NotReady,
             Self::Web(_)
             | Self::Document(_)
@@ -87,6 +98,9 @@ impl Failure for ConnectorError {
         match self {
             Self::PostgresUrl(_) => "postgres_url",
             Self::Postgres(_) => "postgres",
+            Self::Kafka(_) => "kafka",
+            Self::Placeholder(error) => error.code(),
+            Self::OwnPlaceholder => "connector_properties",
             Self::Template(_) => "connector_template",
             Self::Document(_) => "connect_document",
             Self::Web(_) | Self::ConnectNotReady { .. } => "connect_not_ready",
@@ -105,7 +119,11 @@ impl Failure for ConnectorError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::PostgresUrl(_) | Self::Template(_) => "fanout config show",
-            Self::Postgres(_) => "fanout status",
+            Self::Postgres(_) | Self::Kafka(_) => "fanout status",
+            Self::Placeholder(error) => return error.hint(),
+            Self::OwnPlaceholder => {
+                "remove unavailable.value.placeholder from connector.properties, then fanout up"
+            }
             Self::Document(_) => "fanout logs connect --tail 50",
             Self::State(error) => return error.hint(),
             Self::Web(_) | Self::ConnectNotReady { .. } => "fanout up connect",

@@ -5,6 +5,7 @@ mod desired;
 mod error;
 pub mod keeper;
 mod mend;
+mod placeholder;
 mod remedy;
 mod rest;
 mod session;
@@ -22,7 +23,7 @@ pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use session::is_connected;
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
-use self::rest::Rest;
+use self::{placeholder::Placeholder, rest::Rest};
 use crate::{
     config::{Runtime, Settings},
     operations::{source, steps::Steps},
@@ -145,7 +146,11 @@ pub async fn apply(
     steps.doing("waiting for kafka connect");
     rest.ready(deadline).await?;
     let current = rest.config().await?;
+    let placeholder = Placeholder::find(settings, current.as_ref()).await?;
+    placeholder.fill(&mut desired);
     let mut applied = compared(&mut desired, current.as_ref(), overrides);
+    let announced = placeholder.announce(&rest, current.as_ref(), deadline, &steps);
+    let switch = announced.await?;
     if applied != Applied::Unchanged {
         steps.doing("configuring");
         rest.put_config(&desired, deadline).await?;
@@ -157,6 +162,7 @@ pub async fn apply(
             _ => {}
         }
     }
+    switch.finish(&rest, deadline, &steps).await?;
     until_running(settings, &rest, deadline, &steps).await?;
     Ok(applied)
 }
@@ -174,6 +180,8 @@ pub async fn plan(
     rest.ready(Instant::now() + timeout).await?;
     let mut desired = properties(settings, overrides)?;
     let current = rest.config().await?;
+    let placeholder = Placeholder::find(settings, current.as_ref()).await?;
+    placeholder.fill(&mut desired);
     Ok(compared(&mut desired, current.as_ref(), overrides))
 }
 
@@ -331,12 +339,18 @@ async fn stop_and_forget(
     deadline: Instant,
     steps: &Steps<'_>,
 ) -> Result<(), ConnectorError> {
+    stop(rest, deadline, steps).await?;
+    rest.delete_offsets(deadline).await
+}
+
+/// Stops the connector and waits until it has no task any more.
+async fn stop(rest: &Rest, deadline: Instant, steps: &Steps<'_>) -> Result<(), ConnectorError> {
     rest.put("stop", deadline).await?;
     until(rest, deadline, steps, |status| {
         status.state == State::Stopped && status.tasks.is_empty()
     })
     .await?;
-    rest.delete_offsets(deadline).await
+    Ok(())
 }
 
 /// Removes the connector and the position that Connect keeps for it; says

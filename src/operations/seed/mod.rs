@@ -17,7 +17,10 @@ use crate::{
     clock::now_us,
     config::Settings,
     failure::{Failure, Kind},
-    operations::steps::Steps,
+    operations::{
+        source::{Refusal, explain},
+        steps::Steps,
+    },
     progress::{Progress, Unit},
 };
 
@@ -64,6 +67,8 @@ pub struct Seeded {
 pub enum SeedError {
     #[error("postgres does not take the rows")]
     Postgres(#[from] PostgresError),
+    #[error("postgres does not take the rows")]
+    Source(#[source] Refusal),
 }
 
 impl Failure for SeedError {
@@ -71,21 +76,25 @@ impl Failure for SeedError {
         match self {
             Self::Postgres(error) if postgres::is_unreachable(error) => Kind::Environment,
             Self::Postgres(_) => Kind::Failed,
+            Self::Source(refusal) => refusal.kind(),
         }
     }
 
     fn code(&self) -> &'static str {
-        "postgres"
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Source(refusal) => refusal.code(),
+        }
     }
 
     fn hint(&self) -> Option<String> {
-        let Self::Postgres(error) = self;
-        let hint = if postgres::is_unreachable(error) {
-            "fanout up postgres"
-        } else {
-            "fanout status"
-        };
-        Some(hint.to_owned())
+        match self {
+            Self::Postgres(error) if postgres::is_unreachable(error) => {
+                Some("fanout up postgres".to_owned())
+            }
+            Self::Postgres(_) => Some("fanout doctor --source".to_owned()),
+            Self::Source(refusal) => refusal.hint(),
+        }
     }
 }
 
@@ -131,6 +140,21 @@ fn whole(count: f64) -> u64 {
 /// # Errors
 /// When Postgres does not take them.
 pub async fn seed(
+    settings: &Settings,
+    options: &Options,
+    stop: &CancellationToken,
+    progress: &dyn Progress,
+) -> Result<Seeded, SeedError> {
+    match write(settings, options, stop, progress).await {
+        Err(SeedError::Postgres(error)) if !postgres::is_unreachable(&error) => {
+            let refusal = explain(settings).await;
+            Err(refusal.map_or(SeedError::Postgres(error), SeedError::Source))
+        }
+        written => written,
+    }
+}
+
+async fn write(
     settings: &Settings,
     options: &Options,
     stop: &CancellationToken,

@@ -13,7 +13,11 @@ use tokio::time::Instant;
 pub use junit::junit;
 
 use self::marked::Marked;
-use super::{fence::content_topic, steps::Steps};
+use super::{
+    fence::content_topic,
+    source::{Refusal, explain},
+    steps::Steps,
+};
 use crate::{
     clients::{
         clickhouse::InvalidUrl,
@@ -103,6 +107,8 @@ impl Report {
 pub enum SmokeError {
     #[error("postgres does not take the marked event")]
     Postgres(#[from] PostgresError),
+    #[error("postgres does not take the marked event")]
+    Source(#[source] Refusal),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),
     #[error("cannot read the board from redis")]
@@ -117,6 +123,7 @@ impl Failure for SmokeError {
     fn kind(&self) -> Kind {
         match self {
             Self::Postgres(error) if !postgres::is_unreachable(error) => Kind::Failed,
+            Self::Source(refusal) => refusal.kind(),
             Self::Url(_) => Kind::Usage,
             _ => Kind::Environment,
         }
@@ -125,6 +132,7 @@ impl Failure for SmokeError {
     fn code(&self) -> &'static str {
         match self {
             Self::Postgres(_) => "postgres",
+            Self::Source(refusal) => refusal.code(),
             Self::Kafka(_) => "kafka",
             Self::Redis(_) => "redis",
             Self::Url(_) => "clickhouse_url",
@@ -133,7 +141,13 @@ impl Failure for SmokeError {
     }
 
     fn hint(&self) -> Option<String> {
-        Some("fanout up".to_owned())
+        match self {
+            Self::Source(refusal) => refusal.hint(),
+            Self::Postgres(error) if !postgres::is_unreachable(error) => {
+                Some("fanout doctor --source".to_owned())
+            }
+            _ => Some("fanout up".to_owned()),
+        }
     }
 }
 
@@ -152,7 +166,13 @@ pub async fn smoke(
     let client = postgres::connect(&settings.postgres.url).await?;
     // Before the event, so that it cannot slip by.
     let topic = hops::Topic::watch(settings).await;
-    let marked = Marked::insert(&client).await?;
+    let marked = match Marked::insert(&client).await {
+        Ok(marked) => marked,
+        Err(error) => {
+            let refusal = explain(settings).await;
+            return Err(refusal.map_or(SmokeError::Postgres(error), SmokeError::Source));
+        }
+    };
     let committed = Instant::now();
     let follow = hops::Follow {
         settings,

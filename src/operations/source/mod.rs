@@ -4,12 +4,14 @@
 //! asked for, once for a command or again and again while the pipeline runs,
 //! repaired, and kept in the state topic.
 
+mod explain;
 mod inspector;
 mod provision;
 mod records;
 mod snapshots;
 mod watcher;
 
+pub use explain::explain;
 pub use inspector::{InspectError, Inspector, PATIENCE};
 pub use provision::{
     Consent, Permit, ProvisionError, Refusal, drop_strays, needed, provision, stray_drops,

@@ -47,16 +47,15 @@ pub struct Permit<'a> {
 }
 
 /// Shapes that fanout does not follow.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", list(findings))]
 pub struct Refusal {
     pub findings: Vec<Finding>,
 }
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let whats: Vec<&str> = self.findings.iter().map(|one| one.what.as_str()).collect();
-        f.write_str(&whats.join("; "))
-    }
+fn list(findings: &[Finding]) -> String {
+    let whats: Vec<&str> = findings.iter().map(|one| one.what.as_str()).collect();
+    whats.join("; ")
 }
 
 /// Why the database is not as it has to be.

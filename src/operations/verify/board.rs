@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Context, VerifyError,
+    apart::{self, Sums},
     findings::{Check, Difference, Findings},
     letters::Letters,
     source::Source,
@@ -19,7 +20,10 @@ use crate::{
     clients::redis::{BoardKeys, BoardReader, BoardView, Meta},
     clock::now_us,
     config::Score,
-    operations::eligible::{self, Moment, Sum},
+    operations::{
+        eligible::{self, Moment},
+        fence::Fence,
+    },
     timestamp::Rfc3339,
 };
 
@@ -33,8 +37,6 @@ const ROUNDS: u32 = 3;
 /// whatever is left of the time.
 const AT_LEAST: Duration = Duration::from_secs(2);
 
-type Sums = HashMap<Uuid, Sum>;
-
 /// Compares the board with the source.
 pub(super) async fn check(
     context: &Context<'_>,
@@ -46,10 +48,10 @@ pub(super) async fn check(
     let mut round = 1;
     loop {
         let before = Source::snapshot(&context.settings.postgres.url).await?;
-        context.fence().await?;
+        let fence = context.fence().await?;
         context.steps.doing("waiting for a fresh board");
         let (view, meta) = fresh(&mut reader, now_us(), context.deadline).await?;
-        let findings = compare(context, &before, letters, &view, meta).await?;
+        let findings = compare(context, (&before, &fence), letters, &view, meta).await?;
         if findings.differences == 0 || round == ROUNDS {
             return Ok(findings);
         }
@@ -90,7 +92,7 @@ async fn fresh(
 
 async fn compare(
     context: &Context<'_>,
-    before: &Source,
+    (before, fence): (&Source, &Fence),
     letters: &Letters,
     view: &BoardView,
     meta: Meta,
@@ -118,17 +120,15 @@ async fn compare(
         window_seconds: board.window_seconds,
     };
     let mut without = eligible::ahead(&context.query, board, moment).await?;
-    let mut rejected = letters.events("redis");
-    rejected.retain(|id| !without.contains(id));
-    without.extend(&rejected);
+    // ClickHouse's too: of those it does not know whether they are ahead.
+    let apart = letters.events(&["redis", "clickhouse"]);
+    without.extend(&apart);
     let after = Source::snapshot(&context.settings.postgres.url).await?;
     let mut least = eligible::sums(before.client(), moment, &without).await?;
     let mut most = eligible::sums(after.client(), moment, &without).await?;
-    // Postgres has a change of theirs that the board cannot have.
-    let understood = eligible::understood(&context.query, moment, &rejected).await?;
-    for sums in [&mut least, &mut most] {
-        add(sums, &understood);
-    }
+    let (at_fence, at_end) = apart::sums(context, &apart, moment, fence).await?;
+    add(&mut least, &at_fence);
+    add(&mut most, &at_end);
     judge(&least, &most, &view.members, board.score, &mut findings);
     Ok(findings)
 }
@@ -191,6 +191,7 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::{super::findings::Kind, *};
+    use crate::operations::eligible::Sum;
 
     const A: Uuid = Uuid::from_u128(1);
     const B: Uuid = Uuid::from_u128(2);

@@ -9,7 +9,8 @@ use crate::{
         web::WebError,
     },
     failure::{Failure, Kind},
-    operations::fence::FenceError,
+    operations::{fence::FenceError, source::Refusal},
+    sinks::PlaceholderError,
 };
 
 /// Why nothing can be said.
@@ -17,6 +18,8 @@ use crate::{
 pub enum VerifyError {
     #[error("it is not caught up")]
     Fence(#[from] FenceError),
+    #[error("nothing can be compared")]
+    Source(#[source] Refusal),
     #[error("postgres does not answer")]
     Postgres(#[from] PostgresError),
     #[error("clickhouse does not answer")]
@@ -27,12 +30,16 @@ pub enum VerifyError {
     Redis(#[from] RedisError),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Placeholders(#[from] PlaceholderError),
     #[error("the external system does not answer")]
     Web(#[from] WebError),
     #[error("the stub's list of events cannot be read")]
     StubDocument,
     #[error("what is compared cannot be kept in {}", std::env::temp_dir().display())]
     Disk(#[from] std::io::Error),
+    #[error("what was reconciled is not known: {reason}")]
+    State { reason: String },
     #[error("the board cannot be judged: {reason}")]
     BoardNotReady { reason: &'static str },
 }
@@ -41,6 +48,8 @@ impl Failure for VerifyError {
     fn kind(&self) -> Kind {
         match self {
             Self::Fence(error) => error.kind(),
+            Self::Placeholders(error) => error.kind(),
+            Self::Source(refusal) => refusal.kind(),
             Self::ClickHouseUrl(_) => Kind::Usage,
             Self::Postgres(_)
             | Self::ClickHouse(_)
@@ -48,7 +57,7 @@ impl Failure for VerifyError {
             | Self::Kafka(_)
             | Self::Disk(_)
             | Self::Web(_) => Kind::Environment,
-            Self::StubDocument => Kind::Failed,
+            Self::State { .. } | Self::StubDocument => Kind::Failed,
             Self::BoardNotReady { .. } => Kind::NotReady,
         }
     }
@@ -56,6 +65,8 @@ impl Failure for VerifyError {
     fn code(&self) -> &'static str {
         match self {
             Self::Fence(error) => error.code(),
+            Self::Placeholders(error) => error.code(),
+            Self::Source(refusal) => refusal.code(),
             Self::Postgres(_) => "postgres",
             Self::ClickHouse(_) => "clickhouse",
             Self::ClickHouseUrl(_) => "clickhouse_url",
@@ -63,6 +74,7 @@ impl Failure for VerifyError {
             Self::Kafka(_) => "kafka",
             Self::Web(_) => "external",
             Self::Disk(_) => "temporary_files",
+            Self::State { .. } => "state_topic",
             Self::StubDocument => "stub_document",
             Self::BoardNotReady { .. } => "board_not_ready",
         }
@@ -71,6 +83,8 @@ impl Failure for VerifyError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Fence(error) => error.hint(),
+            Self::Placeholders(error) => error.hint(),
+            Self::Source(refusal) => refusal.hint(),
             Self::ClickHouseUrl(_) => Some("fanout config show".to_owned()),
             Self::Disk(_) => Some("TMPDIR=/a/larger/disk fanout verify".to_owned()),
             _ => Some("fanout status".to_owned()),

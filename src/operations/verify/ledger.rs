@@ -63,7 +63,10 @@ pub enum Made {
     Row(i64, Latest, Option<Call>),
     Ignored,
     /// To be found among the dead letters.
-    Rejected,
+    Rejected {
+        /// It is not of the expected shape.
+        of_shape: bool,
+    },
     /// Rows are gone, and the log does not say which.
     Truncate,
 }
@@ -76,7 +79,9 @@ pub fn read(decoder: &FactDecoder, record: &Record<'_>, snapshots: bool) -> Made
         deleted,
     };
     match decoder.decode(record) {
-        Err(_) => Made::Rejected,
+        Err(reject) => Made::Rejected {
+            of_shape: reject.shape.is_some(),
+        },
         Ok(Change::Ignored(_)) => Made::Ignored,
         Ok(Change::Truncate { .. }) => Made::Truncate,
         Ok(Change::Delete { id }) => Made::Row(id, latest(true), None),
@@ -299,7 +304,7 @@ mod tests {
             )
         ));
         assert_eq!(made(5, "d", 8), Made::Row(8, latest(5, true), None));
-        assert_eq!(made(6, "x", 8), Made::Rejected);
+        assert_eq!(made(6, "x", 8), Made::Rejected { of_shape: false });
     }
 
     fn put_away<E: Entry + std::fmt::Debug + PartialEq>(entry: &E) {

@@ -1,9 +1,10 @@
 //! Dead letters as excuses: a difference that one explains is listed, not
 //! counted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value as Json;
+use uuid::Uuid;
 
 use crate::{
     clients::kafka::KafkaError,
@@ -11,35 +12,57 @@ use crate::{
     operations::dlq::{self, Letter},
 };
 
-/// The dead letters of one life of the events' topic.
+/// The dead letters of the present life of both topics.
 #[derive(Debug, Default)]
 pub struct Letters {
+    /// Records of events.
     records: HashSet<(String, i32, i64)>,
     /// Sink and event → by partition, the offset of its latest letter. An event
     /// has one partition; what else has its key stands anywhere.
     events: HashMap<(String, i64), HashMap<i32, i64>>,
+    /// Records of content, by partition and offset, with the content.
+    contents: BTreeMap<(i32, i64), Uuid>,
 }
 
 impl Letters {
-    /// Reads them. Letters of an earlier life of the topic excuse nothing;
-    /// without a `generation` to go by all are of this one.
+    /// Reads them. `lives` are the topics of events and of content, each with
+    /// its generation: letters of an earlier life excuse nothing. Without a
+    /// generation to go by all are of this one.
     ///
     /// # Errors
     /// When the broker does not answer.
     pub async fn read(
         settings: &Settings,
-        topic: &str,
-        generation: Option<&str>,
+        lives: &[(String, Option<String>)],
     ) -> Result<Self, KafkaError> {
         let mut letters = Self::default();
         dlq::for_each(settings, |letter| {
-            let alive = generation.is_none_or(|generation| generation == letter.generation);
-            if letter.topic == topic && alive {
-                letters.add(letter);
+            let of = |(topic, generation): &(String, Option<String>)| {
+                let alive = generation
+                    .as_ref()
+                    .is_none_or(|it| *it == letter.generation);
+                letter.topic == *topic && alive
+            };
+            match lives.iter().position(of) {
+                Some(0) => letters.add(letter),
+                Some(_) => letters.add_content(&letter),
+                None => {}
             }
         })
         .await?;
         Ok(letters)
+    }
+
+    fn add_content(&mut self, letter: &Letter) {
+        if let Some(id) = letter.key.as_deref().and_then(content_id) {
+            let place = (letter.partition, letter.offset);
+            self.contents.insert(place, id);
+        }
+    }
+
+    /// The records of content that were rejected, with what they are of.
+    pub fn contents(&self) -> &BTreeMap<(i32, i64), Uuid> {
+        &self.contents
     }
 
     fn add(&mut self, letter: Letter) {
@@ -72,19 +95,28 @@ impl Letters {
         }
     }
 
-    /// The events whose changes the sink rejected.
+    /// The events of which any of these sinks rejected a change.
     #[must_use]
-    pub fn events(&self, sink: &str) -> Vec<i64> {
-        let of_sink = self.events.keys().filter(|(name, _)| name == sink);
-        of_sink.map(|(_, id)| *id).collect()
+    pub fn events(&self, sinks: &[&str]) -> HashSet<i64> {
+        let of_sinks = self.events.keys();
+        let of_sinks = of_sinks.filter(|(name, _)| sinks.contains(&name.as_str()));
+        of_sinks.map(|(_, id)| *id).collect()
     }
 }
 
 /// The `id` of a key, with or without a schema around it.
-fn event_id(key: &[u8]) -> Option<i64> {
+fn id(key: &[u8]) -> Option<Json> {
     let key: Json = serde_json::from_slice(key).ok()?;
     let id = key.get("id").or_else(|| key.get("payload")?.get("id"));
-    id?.as_i64()
+    id.cloned()
+}
+
+fn event_id(key: &[u8]) -> Option<i64> {
+    id(key)?.as_i64()
+}
+
+fn content_id(key: &[u8]) -> Option<Uuid> {
+    Uuid::parse_str(id(key)?.as_str()?).ok()
 }
 
 #[cfg(test)]
@@ -136,6 +168,14 @@ mod tests {
         assert!(!letters.explain("clickhouse", 7, Some((0, 5))));
         assert!(!letters.explain("redis", 7, None));
         assert!(letters.has("http", 1, 30) && !letters.has("clickhouse", 1, 30));
-        assert_eq!(letters.events("clickhouse"), [7]);
+        assert_eq!(letters.events(&["clickhouse", "redis"]), [7].into());
+        assert!(letters.events(&["http"]).is_empty(), "it has no key");
+        letters.add_content(&letter(
+            "content",
+            4,
+            &format!("{{\"id\":\"{}\"}}", Uuid::nil()),
+        ));
+        letters.add_content(&letter("content", 5, r#"{"id":7}"#));
+        assert_eq!(letters.contents(), &[((1, 4), Uuid::nil())].into());
     }
 }

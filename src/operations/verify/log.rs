@@ -14,10 +14,11 @@ use super::{
     spill::{Heap, Spill},
 };
 use crate::{
-    clients::kafka::{Bounds, Log, Scan, Stretch},
-    event::{FactDecoder, SourceTable},
+    clients::kafka::{Bounds, Log, Scan, StateTopic, Stretch},
+    event::FactDecoder,
     operations::fence::{Fence, consumer, events_topic, group},
     progress::Unit,
+    sinks::{Fault, Notes},
 };
 
 /// Whether a row stands where its event has no change: at a record that was
@@ -34,6 +35,9 @@ pub(super) struct Walk<'a> {
     pub letters: &'a Letters,
     /// History as ClickHouse has it.
     life: Life,
+    /// By partition, up to where the source has made up for what the external
+    /// system was not told of the log.
+    reconciled: Vec<i64>,
     topic: String,
     decoder: FactDecoder,
     /// So many heaps are made of whatever is compared.
@@ -66,12 +70,12 @@ impl<'a> Walk<'a> {
             fence,
             letters,
             life,
+            reconciled: Vec::new(),
             topic: events_topic(settings),
-            decoder: FactDecoder::new(SourceTable {
-                prefix: settings.kafka.topic_prefix.clone(),
-                schema: "public".to_owned(),
-                table: "engagement_events".to_owned(),
-            }),
+            decoder: FactDecoder::with_placeholders(
+                context.tables.facts.clone(),
+                context.placeholders.facts(),
+            ),
             heaps,
             earlier: 0,
             records: Findings::new(Check::Records),
@@ -88,6 +92,7 @@ impl<'a> Walk<'a> {
         let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
         // Read after the calls were listed: what they are of is in it.
         let bounds = log.bounds(&self.topic).await?;
+        self.reconciled = self.reconciled(&log).await?;
         let mut calls = match journal {
             Some(_) => Some(Spill::new(self.heaps)?),
             None => None,
@@ -114,6 +119,22 @@ impl<'a> Walk<'a> {
             ),
         };
         Ok((self.records, external))
+    }
+
+    async fn reconciled(&self, log: &Log) -> Result<Vec<i64>, VerifyError> {
+        let Some(identity) = log.identity(&self.topic).await? else {
+            return Ok(Vec::new());
+        };
+        let settings = self.context.settings;
+        let group = group(settings, "http");
+        let state = StateTopic::new(&consumer(settings), &group, &settings.kafka.state_topic)?;
+        let reconciled = Notes::new(state, &group).reconciled(identity.id).await;
+        reconciled.map_err(|fault| VerifyError::State {
+            reason: match fault {
+                Fault::Retry { reason, .. } => reason,
+                Fault::Halt(halt) => halt.reason,
+            },
+        })
     }
 
     /// Where the present life of the partition begins in ClickHouse.
@@ -151,6 +172,8 @@ impl<'a> Walk<'a> {
         })?;
         let mut changes = Spill::new(self.heaps)?;
         let (start, end) = (self.start(partition), self.end(partition));
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        let reconciled = self.reconciled.get(place).copied().unwrap_or(0);
         while let Some(seen) = scan.next().await? {
             let offset = seen.offset;
             let (judged, earlier) = (offset < end, offset < start.min(end));
@@ -170,19 +193,19 @@ impl<'a> Walk<'a> {
                         calls.push(&call)?;
                     }
                 }
-                Made::Rejected if judged => {
-                    let sinks: &[&str] = if earlier {
-                        &["http"]
-                    } else {
-                        &["clickhouse", "http"]
-                    };
-                    self.rejected(sinks, partition, offset);
+                Made::Rejected { of_shape } if judged => {
+                    // Of what is made up for from the source it ignores the shape.
+                    let told = !of_shape || offset >= reconciled;
+                    let sinks = [("clickhouse", !earlier), ("http", told)];
+                    let sinks = sinks.into_iter().filter(|(_, reads)| *reads);
+                    let sinks: Vec<&str> = sinks.map(|(sink, _)| sink).collect();
+                    self.rejected(&sinks, partition, offset);
                 }
                 Made::Truncate if judged => {
                     self.records
                         .note(format!("truncated at {partition}@{offset}"));
                 }
-                Made::Rejected | Made::Truncate | Made::Ignored => {}
+                Made::Rejected { .. } | Made::Truncate | Made::Ignored => {}
             }
             self.records.compared += u64::from(judged);
             self.advanced();

@@ -5,8 +5,10 @@
 //! Everything is judged behind a fence, so a difference is one of fanout's and
 //! not of a record still under way.
 
+mod apart;
 mod board;
 mod compare;
+mod dimension;
 mod error;
 mod external;
 mod findings;
@@ -31,14 +33,20 @@ use self::{
     source::Source,
 };
 use super::{
-    fence::{self, Fence, consumer, events_topic, group},
+    fence::{self, Fence, consumer, content_topic, events_topic, group},
+    source::explain,
     steps::Steps,
 };
 use crate::{
-    clients::{clickhouse, kafka::Log},
+    clients::{
+        clickhouse,
+        kafka::{Log, StateTopic},
+    },
     config::Settings,
     failure::chain,
+    pipeline,
     progress::{Progress, Silent},
+    sinks::KnownPlaceholders,
 };
 
 /// A fence gets at least so long, whatever is left of the time.
@@ -65,6 +73,9 @@ struct Context<'a> {
     settings: &'a Settings,
     query: clickhouse::Query,
     groups: Vec<String>,
+    /// Of the source's tables.
+    tables: pipeline::Source,
+    placeholders: KnownPlaceholders,
     deadline: Instant,
     steps: Steps<'a>,
 }
@@ -96,15 +107,27 @@ pub async fn verify(
 ) -> Result<Report, VerifyError> {
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let sinks = &settings.pipeline.sinks;
+    let tables = pipeline::Source::new(&settings.kafka.topic_prefix);
+    let (consumer, reader) = (consumer(settings), group(settings, "verify"));
+    let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
+    let log = Log::new(&consumer, &reader)?;
+    let placeholders = KnownPlaceholders::new(state, log, &tables.facts, &tables.content);
     let context = Context {
         settings,
         query: clickhouse::Query::new(&endpoint, &settings.clickhouse.database),
         groups: sinks.iter().map(|sink| group(settings, sink)).collect(),
+        tables,
+        placeholders,
         deadline: Instant::now() + timeout,
         steps: Steps::new(progress, "verify"),
     };
+    if let Some(refusal) = explain(settings).await {
+        return Err(VerifyError::Source(refusal));
+    }
     let source = Source::snapshot(&settings.postgres.url).await?;
     let fence = fence::wait(settings, &context.groups, timeout, progress).await?;
+    // Behind the fence: no record before it holds a placeholder of later.
+    context.placeholders.load().await?;
     let letters = letters(settings).await?;
     let mut checks = Vec::new();
     if context.has("clickhouse") {
@@ -168,11 +191,14 @@ async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Li
     })
 }
 
-/// The dead letters of the topic as it is now.
+/// The dead letters of both topics as they are now.
 async fn letters(settings: &Settings) -> Result<Letters, VerifyError> {
-    let topic = events_topic(settings);
     let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
-    let identity = log.identity(&topic).await?;
-    let generation = identity.map(|identity| identity.to_string());
-    Ok(Letters::read(settings, &topic, generation.as_deref()).await?)
+    let mut lives = Vec::new();
+    for topic in [events_topic(settings), content_topic(settings)] {
+        let identity = log.identity(&topic).await?;
+        let generation = identity.map(|identity| identity.to_string());
+        lives.push((topic, generation));
+    }
+    Ok(Letters::read(settings, &lives).await?)
 }

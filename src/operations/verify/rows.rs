@@ -6,14 +6,18 @@
 //! looked at again behind fences of its own, and counts when it differs twice
 //! while Postgres says the same before and after.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
     Context, VerifyError,
     compare::{Merge, Pair, Row},
-    findings::{Check, Findings},
+    dimension::Unchanged,
+    findings::{Check, Findings, MAX_SHOWN},
     letters::Letters,
     source::Source,
 };
@@ -53,15 +57,31 @@ pub(super) async fn check(
             origins.insert(origin.event_id, (origin.partition, origin.offset));
         }
     }
+    let unchanged = if confirmed.is_empty() {
+        Unchanged::default()
+    } else {
+        Unchanged::find(context, letters).await?
+    };
+    let mut contents = BTreeMap::new();
     for pair in confirmed {
         let id = pair.id();
         if letters.explain("clickhouse", id, origins.get(&id).copied()) {
             findings.excuse(&id);
             continue;
         }
+        if let Some((content, record)) = unchanged.explain(&pair) {
+            findings.excuse(&id);
+            contents.insert(content, record);
+            continue;
+        }
         for difference in pair.differences() {
             findings.differs(difference);
         }
+    }
+    for (content, record) in contents.into_iter().take(MAX_SHOWN) {
+        findings.note(format!(
+            "content {content} is what it was before {record}, which is a dead letter"
+        ));
     }
     Ok(findings)
 }

@@ -3,7 +3,7 @@
 use super::compare::{COLUMNS, Row};
 use crate::{
     clients::{
-        clickhouse::{MAX_TEXT, Sum},
+        clickhouse::{DIGEST, MAX_TEXT, Sum},
         postgres::{self, Client, PostgresError},
     },
     secret::SecretUrl,
@@ -122,7 +122,8 @@ fn select() -> String {
     let text = |column: &str| {
         format!(
             "CASE WHEN octet_length(e.{column}::text) > {MAX_TEXT} \
-             THEN 'md5:' || md5(e.{column}::text) ELSE e.{column}::text END"
+                 OR starts_with(e.{column}::text, '{DIGEST}') \
+             THEN '{DIGEST}' || md5(e.{column}::text) ELSE e.{column}::text END"
         )
     };
     format!(

@@ -15,6 +15,7 @@ use self::term::Term;
 use super::{
     Shared,
     feed::ticks,
+    shape::ShapeGuard,
     stats::{Phase, SinkStats, WHOLE_SINK},
 };
 use crate::{
@@ -22,8 +23,10 @@ use crate::{
     clock::now_us,
     config::{self, Settings},
     crash,
-    event::FactDecoder,
-    sinks::{Fault, Notes, board::Board},
+    sinks::{
+        Fault, Notes,
+        board::{Board, BoardDecoder},
+    },
 };
 
 /// A worker that stands by looks again this often.
@@ -47,7 +50,8 @@ struct Context {
     /// What was noted of it by releases before the state topic.
     mended: Log,
     stats: Arc<SinkStats>,
-    decoder: FactDecoder,
+    guard: ShapeGuard,
+    decoder: BoardDecoder,
 }
 
 /// Why a term as the board's holder ended.
@@ -91,7 +95,8 @@ impl BoardWorker {
         Ok(Self {
             board: board.map_err(|error| error.to_string())?,
             context: Context {
-                decoder: FactDecoder::new(shared.source.facts.clone()),
+                decoder: BoardDecoder::new(shared.source.facts.clone(), settings.board.score),
+                guard: ShapeGuard::new("redis", &shared),
                 settings: settings.board.clone(),
                 notes: shared.notes("redis"),
                 shared,

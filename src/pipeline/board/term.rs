@@ -20,12 +20,13 @@ use super::{
     track::Track,
 };
 use crate::{
-    clients::kafka::{KafkaError, Reader},
+    clients::kafka::{KafkaError, Reader, TopicIdentity},
     clock::now_us,
     crash,
     pipeline::{
         dead_letter::DeadLetters,
         feed::{Commits, Fed, Look, Looks, Progress, read, ticks},
+        shape::{Batch, Cut, ShapeGuard},
         stats::{Done, POSITIONS, Phase, WHOLE_SINK, WINDOW},
     },
     sinks::{
@@ -65,6 +66,7 @@ pub(super) struct Term {
     tracks: Vec<Track>,
     gap: Option<Gap>,
     letters: DeadLetters,
+    identity: TopicIdentity,
     dirty: bool,
     last_publication: Instant,
     /// Publications that failed in a row, and when the next may be tried.
@@ -80,6 +82,11 @@ impl Term {
         let identity =
             identity.ok_or_else(|| Fault::retry(format!("waiting for topic {topic}")))?;
         let start = Start::find(context, identity).await?;
+        for (partition, track) in (0..).zip(&start.tracks) {
+            let next = track.done().next;
+            context.guard.goes_on(partition, next).await;
+            context.guard.take_over(partition, identity, next).await;
+        }
         let starts: Vec<_> = start.tracks.iter().map(|track| Some(track.next)).collect();
         let group = context.shared.group("redis");
         let (reader, partitions) =
@@ -127,6 +134,7 @@ impl Term {
             tracks: start.tracks,
             gap: start.gap,
             letters: DeadLetters::new(context.shared.producer.clone(), "redis", identity),
+            identity,
             dirty: true,
             last_publication: now,
             failures: 0,
@@ -356,9 +364,11 @@ impl Term {
         if track.next < track.goal {
             crash::point("redis", "rebuilding");
         }
+        let cut = judge(&context.guard, &fed.decoded, track.counted_to).await;
+        let taken = cut.as_ref().map_or(fed.decoded.len(), |cut| cut.index);
         let mut done = Done::default();
         let mut rejected = Vec::new();
-        for record in &fed.decoded {
+        for record in fed.decoded.iter().take(taken) {
             let counts = record.offset >= track.counted_to;
             let found = apply(board, record, counts.then_some(&mut done))?;
             rejected.extend(found.filter(|_| counts).cloned());
@@ -371,20 +381,56 @@ impl Term {
         }
         self.dirty |= !fed.decoded.is_empty();
         context.stats.add(&done);
-        let times = fed
-            .decoded
+        let times = fed.decoded[..taken]
             .iter()
             .map(|record| record.record_time_us / 1000);
         track.appended_ms = track.appended_ms.max(times.max());
-        track.advanced(fed.next.unwrap_or(track.next));
+        let first_left = fed.decoded.get(taken).map(|record| record.offset);
+        track.advanced(first_left.or(fed.next).unwrap_or(track.next));
         let now = track.done();
         self.progress.send_modify(|progress| {
             if let Some(at) = progress.done.get_mut(index) {
                 *at = now;
             }
         });
-        Ok(())
+        match (cut, first_left) {
+            (Some(cut), Some(offset)) => {
+                let partition = fed.partition;
+                context.guard.hold(partition, self.identity, offset).await;
+                let place = format!("{}/{}@{offset}", fed.topic, fed.partition);
+                let halt = cut.halt("redis", &place);
+                Err(TermEnd::Trouble(Fault::Halt(halt)))
+            }
+            _ => {
+                context.guard.goes_on(fed.partition, now.next).await;
+                Ok(())
+            }
+        }
     }
+}
+
+/// Where the sink has to halt because of records that are not of the expected
+/// shape; those before `counted_to` an earlier term has judged.
+async fn judge(guard: &ShapeGuard, decoded: &[Decoded], counted_to: i64) -> Option<Cut> {
+    let mut understood = None;
+    let mut rejected = Vec::new();
+    for (index, record) in decoded.iter().enumerate() {
+        match &record.change {
+            _ if record.offset < counted_to => {}
+            BoardChange::Event { event: Some(_), .. } => understood = Some(index),
+            BoardChange::Rejected(one) if one.shape.is_some() => rejected.push(Rejected {
+                index,
+                after: understood,
+                ..one.clone()
+            }),
+            _ => {}
+        }
+    }
+    let batch = Batch {
+        rejected: &rejected,
+        understood,
+    };
+    guard.judge(batch).await
 }
 
 /// Reports what the board is not to be relied on for.

@@ -12,7 +12,11 @@ use crate::{
     config::Settings,
     crash,
     pipeline::{
-        HTTP_LIMITS, Shared, clickhouse, dead_letter::DeadLetters, http, shared, shared_log, source,
+        HTTP_LIMITS, Shared, clickhouse,
+        dead_letter::DeadLetters,
+        http,
+        shape::{self, ShapeGuard},
+        shared, shared_log, source,
     },
     sinks::{
         Delivery, Fault, PartitionSink, Rejected, Sink,
@@ -66,12 +70,14 @@ pub(super) async fn run(
 
 /// A replay through one sink.
 struct Run<'a, S> {
+    name: &'static str,
     shared: &'a Shared,
     topic: String,
     limits: Limits,
     bounds: &'a Bounds,
     letters: DeadLetters,
     sink: S,
+    guard: ShapeGuard,
     tally: Tally,
 }
 
@@ -90,15 +96,21 @@ impl<'a, S: Sink> Run<'a, S> {
             waited: Duration::ZERO,
         })?;
         let run = Self {
+            name,
             letters: DeadLetters::new(shared.producer.clone(), name, identity),
             shared,
             topic,
             limits,
             bounds,
             sink,
+            guard: ShapeGuard::new(name, shared),
             tally: Tally::default(),
         };
-        run.insist(async |_| run.sink.open().await).await?;
+        let open = async |_| {
+            shared.placeholders.load().await?;
+            run.sink.open().await
+        };
+        run.insist(open).await?;
         Ok(run)
     }
 
@@ -223,7 +235,16 @@ impl<'a, S: Sink> Run<'a, S> {
         chunk: &mut Chunk,
         watch: &dyn Watch,
     ) -> Result<(), ReplayError> {
-        let delivery = self.write(sink, chunk).await?;
+        let mut delivery = self.write(sink, chunk).await?;
+        if shape::concerns(&delivery) {
+            let reconciled = self.insist(async |_| sink.reconciled().await).await?;
+            shape::leave_out(&mut delivery, chunk, reconciled);
+        }
+        if let Some(cut) = self.guard.judge((&delivery).into()).await {
+            let place = chunk.get(cut.index).map(|record| record.place());
+            let halt = cut.halt(self.name, &place.unwrap_or_default());
+            return Err(ReplayError::Halted(halt));
+        }
         crash::point("backfill", "delivered");
         let mut unsent: Vec<Rejected> = delivery.rejected.clone();
         unsent.retain(|rejected| {
@@ -249,6 +270,8 @@ impl<'a, S: Sink> Run<'a, S> {
         chunk: &Chunk,
     ) -> Result<Delivery, ReplayError> {
         let started = Instant::now();
+        let prepare = async |_| Ok(self.shared.placeholders.prepare(chunk).await?);
+        self.insist(prepare).await?;
         let mut attempt = 0;
         loop {
             match sink.deliver(chunk, attempt).await {

@@ -1,5 +1,8 @@
 //! The copy of the catalogue in ClickHouse, for titles and for whoever joins
 //! there. Its rows are versioned by their place in the log like the facts'.
+//!
+//! It reads all the columns that enrichment reads, so what enrichment cannot
+//! use is among its dead letters, once however many workers follow the topic.
 
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use crate::{
     clock::now_ms,
     crash,
     event::{Change, Content, Record},
-    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing},
+    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Sink, Standing},
     version::Position,
 };
 
@@ -99,7 +102,10 @@ impl PartitionSink for ContentPartition {
             let change = self.common.content.decode(&record);
             crash::point("content", "decoded");
             let row = match &change {
-                Ok(Change::Upsert { row, .. }) => self.upsert(&record, row)?,
+                Ok(Change::Upsert { row, .. }) => {
+                    delivery.understand(index);
+                    self.upsert(&record, row)?
+                }
                 Ok(Change::Delete { id }) => self.delete(&record, *id)?,
                 Ok(Change::Ignored(why)) => {
                     delivery.ignore(why.code());
@@ -116,11 +122,7 @@ impl PartitionSink for ContentPartition {
                     continue;
                 }
                 Err(reject) => {
-                    delivery.rejected.push(Rejected {
-                        index,
-                        code: reject.code.as_str(),
-                        detail: reject.detail.clone(),
-                    });
+                    delivery.reject(index, reject.clone());
                     continue;
                 }
             };
@@ -173,11 +175,9 @@ impl ContentPartition {
     ) -> Result<ContentRow<'r>, Fault> {
         Ok(ContentRow {
             id: row.id,
-            slug: &row.slug,
             title: &row.title,
             content_type: row.content_type.as_deref(),
             length_seconds: row.length_seconds,
-            publish_ts: row.publish_ts,
             processed_at: now_ms(),
             _version: self.version(record)?,
             _deleted: 0,

@@ -19,7 +19,7 @@ use crate::{
     crash,
     enrichment::{engagement_pct, engagement_seconds},
     event::{Change, Engagement, FactChange, Record},
-    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing},
+    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Sink, Standing},
     version::{Position, Version},
 };
 
@@ -154,12 +154,11 @@ impl PartitionSink for FactsPartition {
                 Ok(change) => {
                     crash::point("clickhouse", "decoded");
                     writer.take(&record, &change).await?;
+                    if matches!(change, Change::Upsert { .. }) {
+                        writer.delivery.understand(index);
+                    }
                 }
-                Err(reject) => writer.delivery.rejected.push(Rejected {
-                    index,
-                    code: reject.code.as_str(),
-                    detail: reject.detail,
-                }),
+                Err(reject) => writer.delivery.reject(index, reject),
             }
             writer.delivery.taken = index + 1;
             if index % SLICE == SLICE - 1 {

@@ -1,6 +1,7 @@
 //! Keeps the catalogue at the end of the content topic: reads it from its
-//! start, then on. What it cannot decode it skips; the mirror of the same
-//! topic dead-letters that.
+//! start, then on. A record that it cannot decode has no effect, so the content
+//! stays what it was; the mirror of the same topic, which reads the same columns
+//! and more, dead-letters that record.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +11,8 @@ use super::catalogue::{Catalogue, CatalogueChange, ContentUpdate};
 use crate::{
     chunk::Chunk,
     clients::kafka::{ConsumerSettings, KafkaError, Limits, Partition, Reader, Taken},
-    event::{Change, ContentDecoder},
+    event::{Change, DimensionDecoder},
+    sinks::KnownPlaceholders,
 };
 
 /// Records taken at once.
@@ -31,7 +33,8 @@ impl Follower {
     pub fn start(
         settings: &ConsumerSettings,
         group: &str,
-        decoder: &ContentDecoder,
+        decoder: &DimensionDecoder,
+        placeholders: &KnownPlaceholders,
         starts: &[Option<i64>],
         catalogue: &Arc<Catalogue>,
     ) -> Result<Self, KafkaError> {
@@ -40,7 +43,15 @@ impl Follower {
         let (reader, parts) = Reader::assign(settings, group, &topic, starts)?;
         let tasks = parts
             .into_iter()
-            .map(|part| tokio::spawn(follow(part, decoder.clone(), Arc::clone(catalogue))))
+            .map(|part| {
+                let placeholders = placeholders.clone();
+                tokio::spawn(follow(
+                    part,
+                    decoder.clone(),
+                    placeholders,
+                    Arc::clone(catalogue),
+                ))
+            })
             .collect();
         Ok(Self {
             _reader: reader,
@@ -57,7 +68,12 @@ impl Drop for Follower {
     }
 }
 
-async fn follow(mut partition: Partition, decoder: ContentDecoder, catalogue: Arc<Catalogue>) {
+async fn follow(
+    mut partition: Partition,
+    decoder: DimensionDecoder,
+    placeholders: KnownPlaceholders,
+    catalogue: Arc<Catalogue>,
+) {
     let number = partition.number();
     let mut chunk = Chunk::new(Arc::clone(partition.topic()), number);
     loop {
@@ -69,6 +85,7 @@ async fn follow(mut partition: Partition, decoder: ContentDecoder, catalogue: Ar
                 continue;
             }
         };
+        prepare(&placeholders, &chunk).await;
         let updates: Vec<CatalogueChange> = chunk
             .records()
             .filter_map(|record| {
@@ -109,5 +126,13 @@ async fn follow(mut partition: Partition, decoder: ContentDecoder, catalogue: Ar
         } else {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Learns what is needed to decode the chunk, as often as it takes.
+async fn prepare(placeholders: &KnownPlaceholders, chunk: &Chunk) {
+    while let Err(error) = placeholders.prepare(chunk).await {
+        tracing::warn!(%error, "the catalogue cannot be read on");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -33,14 +33,14 @@ use self::{
     follower::Follower,
     generations::{Generations, Life},
 };
-use super::{Fault, RECONCILE};
+use super::{Fault, KnownPlaceholders, RECONCILE};
 use crate::{
     clients::{
         clickhouse::{Endpoint, InvalidUrl, Store},
         kafka::{ConsumerSettings, Log},
     },
     config,
-    event::{ContentDecoder, FactDecoder, SourceTable},
+    event::{ContentDecoder, DimensionDecoder, FactDecoder, SourceTable},
 };
 
 /// What the partitions of both tables share.
@@ -55,6 +55,8 @@ pub struct Common {
     catalogue_group: String,
     facts: FactDecoder,
     content: ContentDecoder,
+    dimension: DimensionDecoder,
+    placeholders: KnownPlaceholders,
     catalogue: Arc<Catalogue>,
     /// With the life of the content topic that it follows.
     follower: Mutex<Option<(Life, Follower)>>,
@@ -65,12 +67,13 @@ impl Common {
     /// When the configured URL is none.
     pub fn new(
         settings: &config::ClickHouse,
-        facts: &SourceTable,
-        content: &SourceTable,
+        source: (&SourceTable, &SourceTable),
+        placeholders: &KnownPlaceholders,
         log: Log,
         consumer: &ConsumerSettings,
         group_prefix: &str,
     ) -> Result<Self, InvalidUrl> {
+        let (facts, content) = source;
         let endpoint = Endpoint::at(&settings.url)?;
         let store = Store::new(
             &endpoint,
@@ -87,8 +90,10 @@ impl Common {
             // A name of its own for each process: it joins nothing and commits
             // nothing.
             catalogue_group: format!("{group_prefix}-catalogue-{}", Uuid::new_v4()),
-            facts: FactDecoder::new(facts.clone()),
-            content: ContentDecoder::new(content.clone()),
+            facts: FactDecoder::with_placeholders(facts.clone(), placeholders.facts()),
+            content: ContentDecoder::with_placeholders(content.clone(), placeholders.content()),
+            dimension: DimensionDecoder::with_placeholders(content.clone(), placeholders.content()),
+            placeholders: placeholders.clone(),
             catalogue: Arc::default(),
             follower: Mutex::default(),
         })
@@ -149,7 +154,8 @@ impl Common {
                 let started = Follower::start(
                     &self.consumer,
                     &self.catalogue_group,
-                    &self.content,
+                    &self.dimension,
+                    &self.placeholders,
                     &starts,
                     &self.catalogue,
                 );

@@ -49,11 +49,9 @@ const EXPECTED: [Expected; 3] = [
         sorting_key: "id",
         columns: &[
             ("id", "UUID"),
-            ("slug", "String"),
             ("title", "String"),
             ("content_type", "LowCardinality(Nullable(String))"),
             ("length_seconds", "Nullable(Int32)"),
-            ("publish_ts", "DateTime64(6, 'UTC')"),
             ("processed_at", "DateTime64(3, 'UTC')"),
             ("_version", "UInt64"),
             ("_deleted", "UInt8"),

@@ -14,7 +14,7 @@ use crate::{
 const FROM_LOG: &str = "fanout backfill --from earliest --sinks http";
 
 /// Sends all rows of the source: the log no longer has every insert.
-const FROM_SOURCE: &str = "fanout backfill --from earliest --source database --sinks http";
+pub const FROM_SOURCE: &str = "fanout backfill --from earliest --source database --sinks http";
 
 /// The log and the notes, as far as this sink asks for them.
 #[derive(Debug)]
@@ -126,6 +126,14 @@ impl History {
             self.notes.forget_made_up().await?;
         }
         Ok(())
+    }
+
+    /// Up to where a partition was made up for from the source.
+    pub(super) async fn reconciled(&self, partition: i32) -> Result<i64, Fault> {
+        let life = self.life().await?;
+        let reconciled = self.notes.reconciled(life.topic()).await?;
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        Ok(reconciled.get(place).copied().unwrap_or(0))
     }
 
     /// Where to read on, and the incarnation of the topic that this is in.

@@ -16,14 +16,14 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-pub use history::{EarlierNotes, History};
+pub use history::{EarlierNotes, FROM_SOURCE, History};
 
 use super::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing, TopicLife};
 use crate::{
     chunk::Chunk,
     clients::web::{Poster, Reply, WebError},
     clock, config, crash,
-    event::{Change, FactDecoder, Origin, SourceTable, idempotency},
+    event::{Change, FactDecoder, Origin, idempotency},
     retry::retry_after,
 };
 
@@ -44,7 +44,7 @@ struct Common {
 #[derive(Debug)]
 pub struct Http {
     common: Arc<Common>,
-    history: History,
+    history: Arc<History>,
 }
 
 impl Http {
@@ -52,23 +52,23 @@ impl Http {
     /// When the URL or the client's settings cannot be used.
     pub fn new(
         settings: &config::External,
-        facts: &SourceTable,
+        decoder: FactDecoder,
         history: History,
     ) -> Result<Self, WebError> {
         Ok(Self {
-            common: Arc::new(Common::new(settings, facts)?),
-            history,
+            common: Arc::new(Common::new(settings, decoder)?),
+            history: Arc::new(history),
         })
     }
 }
 
 impl Common {
-    fn new(settings: &config::External, facts: &SourceTable) -> Result<Self, WebError> {
+    fn new(settings: &config::External, decoder: FactDecoder) -> Result<Self, WebError> {
         let timeout = Duration::from_millis(settings.request_timeout_ms);
         Ok(Self {
             poster: Poster::new(settings.events(), timeout, settings.max_in_flight)?,
-            decoder: FactDecoder::new(facts.clone()),
-            table: facts.qualified(),
+            table: decoder.source().qualified(),
+            decoder,
             settings: settings.clone(),
             permits: Semaphore::new(settings.max_in_flight),
             rejects_in_a_row: AtomicU32::new(0),
@@ -102,11 +102,13 @@ impl Sink for Http {
 
     async fn replay(
         &self,
-        _partition: i32,
+        partition: i32,
         _metadata: Option<&str>,
     ) -> Result<HttpPartition, Fault> {
         Ok(HttpPartition {
             common: Arc::clone(&self.common),
+            history: Arc::clone(&self.history),
+            partition,
             pending: Vec::new(),
             delivery: Delivery::default(),
             halted: false,
@@ -131,6 +133,8 @@ struct Request {
 #[derive(Debug)]
 pub struct HttpPartition {
     common: Arc<Common>,
+    history: Arc<History>,
+    partition: i32,
     /// Of the batch in hand: what has still to be accepted.
     pending: Vec<Request>,
     /// Of the batch in hand: what has been decided.
@@ -160,6 +164,10 @@ impl PartitionSink for HttpPartition {
         Ok(std::mem::take(&mut self.delivery))
     }
 
+    async fn reconciled(&self) -> Result<i64, Fault> {
+        self.history.reconciled(self.partition).await
+    }
+
     fn begin(&self) -> Option<i64> {
         self.begin
     }
@@ -182,11 +190,7 @@ impl HttpPartition {
             let change = match self.common.decoder.decode(&record) {
                 Ok(change) => change,
                 Err(reject) => {
-                    self.delivery.rejected.push(Rejected {
-                        index,
-                        code: reject.code.as_str(),
-                        detail: reject.detail,
-                    });
+                    self.delivery.reject(index, reject);
                     continue;
                 }
             };
@@ -204,6 +208,7 @@ impl HttpPartition {
                 });
                 continue;
             };
+            self.delivery.understand(index);
             let wanted = match origin {
                 Origin::Insert => true,
                 Origin::Snapshot | Origin::IncrementalSnapshot => {
@@ -263,19 +268,15 @@ impl HttpPartition {
         for (mut request, verdict) in answered {
             match verdict {
                 Verdict::Accepted => self.delivery.applied += 1,
-                Verdict::Rejected(code, detail) => self.delivery.rejected.push(Rejected {
-                    index: request.index,
-                    code,
-                    detail,
-                }),
+                Verdict::Rejected(code, detail) => {
+                    let rejected = Rejected::refused(request.index, code, detail);
+                    self.delivery.rejected.push(rejected);
+                }
                 Verdict::Conflict(detail, after) => {
                     request.conflicts += 1;
                     if request.conflicts > self.common.settings.max_conflict_retries {
-                        self.delivery.rejected.push(Rejected {
-                            index: request.index,
-                            code: CONFLICT,
-                            detail,
-                        });
+                        let rejected = Rejected::refused(request.index, CONFLICT, detail);
+                        self.delivery.rejected.push(rejected);
                     } else {
                         self.pending.push(request);
                         let again = Fault::Retry {
@@ -408,13 +409,13 @@ mod tests {
     use super::*;
 
     fn common() -> Arc<Common> {
-        let facts = SourceTable {
+        let facts = crate::event::SourceTable {
             prefix: "cdc".to_owned(),
             schema: "public".to_owned(),
             table: "engagement_events".to_owned(),
         };
         let settings = config::Settings::default().external;
-        Arc::new(Common::new(&settings, &facts).expect("the default url"))
+        Arc::new(Common::new(&settings, FactDecoder::new(facts)).expect("the default url"))
     }
 
     fn classify(common: &Common, status: u16, retry_after: Option<&str>) -> Verdict {

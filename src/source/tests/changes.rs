@@ -88,7 +88,6 @@ fn an_alarm_lasts_until_another_baseline_and_names_the_tables() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].table.as_deref(), Some("public.content"));
     assert_eq!(findings[0].remedy, RECONCILE);
-    assert!(!findings[0].concerns(&["public.engagement_events".to_owned()]));
     let history = history(&catalogue);
     let surroundings = Surroundings::default();
     assert_eq!(

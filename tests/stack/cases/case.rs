@@ -79,6 +79,8 @@ pub struct Case {
     pub row: Option<Json>,
     /// Content and duration of each event on the board.
     pub counted: Vec<(Uuid, i32)>,
+    /// Content of each event that only a board of events can count.
+    pub without_duration: Vec<Uuid>,
     /// The event of each call, once for each key.
     pub calls: Vec<i64>,
     /// A record of it has columns that nobody knows.
@@ -246,6 +248,7 @@ impl Case {
             catalogue: vec![(subject.content, VIDEO)],
             row: None,
             counted: Vec::new(),
+            without_duration: Vec::new(),
             calls: Vec::new(),
             has_extra_fields: false,
             later: None,
@@ -260,6 +263,24 @@ impl Case {
     /// One insert that nobody understands.
     pub fn dead_insert(subject: &Subject, code: &'static str, after: Json) -> Self {
         Self::dead(subject, code, &subject.envelope("c", Json::Null, after))
+    }
+
+    /// The same, and the board takes the records that the others reject: what is
+    /// wrong with them is nothing that it reads.
+    pub fn but_counted(mut self) -> Self {
+        for sent in &mut self.sent {
+            if matches!(sent.fate("clickhouse"), Fate::Dead(_)) {
+                *sent = sent.clone().redis(Fate::Applied);
+            }
+        }
+        let content = self.content;
+        self.counted(&[(content, 1500)])
+    }
+
+    /// The same where a board of seconds rejects the record, too.
+    pub fn but_counted_as_event(mut self) -> Self {
+        self.without_duration = vec![self.content];
+        self.but_counted().counted(&[])
     }
 
     /// Records that come to the subject's row, counted once and told once.

@@ -60,14 +60,14 @@ fn each_record(stack: &Stack) {
         let rows = bench.rows(&format!("content_id = '{GOOD}'"));
         same(&(2 * cases.len()), rows.len())
     });
-    scores_are(&bench, "top10m:cases", &cases, |events, _| events);
+    scores_are(&bench, "top10m:cases", &cases, Score::Events);
     calls_are(&bench, &cases);
     letters_are(&bench, &placed);
     shown_is_harmless(&bench);
 
     // The seconds of the same events.
     let seconds = bench.seconds();
-    scores_are(&bench, "seconds", &cases, |_, ms| ms / 1000);
+    scores_are(&bench, "seconds", &cases, Score::Seconds);
     seconds.stop();
 
     // Content that comes, or changes, after its events.
@@ -131,7 +131,7 @@ fn told_to_stop(stack: &Stack) {
             .iter()
             .map(|case| (case.name, case.id, case.row.clone())),
     );
-    scores_are(&bench, "top10m:stopped", &events, |events, _| events);
+    scores_are(&bench, "top10m:stopped", &events, Score::Events);
     calls_are(&bench, &events);
 }
 
@@ -235,15 +235,31 @@ fn first(wrong: &[String]) -> String {
     format!("{} are not, the first:\n{}", wrong.len(), shown.join("\n"))
 }
 
+/// What a board counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Score {
+    Events,
+    Seconds,
+}
+
 /// Waits until the board is made of these events and no others.
-fn scores_are(bench: &Bench<'_>, key: &str, cases: &[Case], score: fn(i64, i64) -> i64) {
+fn scores_are(bench: &Bench<'_>, key: &str, cases: &[Case], score: Score) {
     let mut sums: BTreeMap<Uuid, (i64, i64)> = BTreeMap::new();
-    for (content, duration_ms) in cases.iter().flat_map(|case| &case.counted) {
-        let sum = sums.entry(*content).or_default();
-        *sum = (sum.0 + 1, sum.1 + i64::from(*duration_ms).max(0));
+    for case in cases {
+        let only_events = case.without_duration.iter().map(|content| (*content, 0));
+        let only_events = only_events.filter(|_| score == Score::Events);
+        for (content, duration_ms) in case.counted.iter().copied().chain(only_events) {
+            let sum = sums.entry(content).or_default();
+            *sum = (sum.0 + 1, sum.1 + i64::from(duration_ms).max(0));
+        }
     }
-    let member =
-        |(content, (events, ms)): (Uuid, (i64, i64))| (content.to_string(), score(events, ms));
+    let member = |(content, (events, ms)): (Uuid, (i64, i64))| {
+        let score = match score {
+            Score::Events => events,
+            Score::Seconds => ms / 1000,
+        };
+        (content.to_string(), score)
+    };
     let expected: BTreeMap<String, i64> = sums.into_iter().map(member).collect();
     eventually(&format!("{key} is as it should be"), || {
         let board = bench.stack().stores.board(key)?;

@@ -15,11 +15,8 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         }
     }),
     ("a required column that is gone", |subject| {
-        Case::dead_insert(
-            subject,
-            "missing_column",
-            without(subject.after(), "device"),
-        )
+        let after = without(subject.after(), "device");
+        Case::dead_insert(subject, "missing_column", after).but_counted()
     }),
     ("no id", |subject| {
         Case::dead_insert(subject, "missing_column", without(subject.after(), "id"))
@@ -159,7 +156,32 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
     ("an unchanged value that nobody has", |subject| {
         let after = with(subject.after(), json!({"raw_payload": UNAVAILABLE}));
         let value = subject.envelope("u", Json::Null, after);
-        Case::dead(subject, "unavailable_value", &value)
+        Case::dead(subject, "unavailable_value", &value).but_counted()
+    }),
+    ("an insert of the text of a placeholder", |subject| {
+        let texts = json!({"device": UNAVAILABLE, "raw_payload": UNAVAILABLE});
+        Case::insert(subject, texts)
+    }),
+    ("an update of an event with that text", |subject| {
+        let text = json!({"device": UNAVAILABLE});
+        let first = with(
+            subject.after(),
+            json!({"device": UNAVAILABLE, "user_id": null}),
+        );
+        let sent = vec![
+            Sent::insert(subject, first.clone()),
+            Sent::update(subject, first, with(subject.after(), text.clone())),
+        ];
+        Case::applied(subject, sent).row(text)
+    }),
+    ("an update from nothing to that text", |subject| {
+        let text = json!({"device": UNAVAILABLE});
+        let first = with(subject.after(), json!({"device": null}));
+        let sent = vec![
+            Sent::insert(subject, first.clone()),
+            Sent::update(subject, first, with(subject.after(), text.clone())),
+        ];
+        Case::applied(subject, sent).row(text)
     }),
 ];
 

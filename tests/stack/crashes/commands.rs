@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, fs};
 use serde_json::json;
 
 use super::{Load, Point, RECONCILE, Way, agrees, armed, points};
-use crate::support::{Bench, Doomed, Fanout, Stack, eventually, same};
+use crate::{
+    decoding,
+    support::{Bench, Doomed, Fanout, Stack, eventually, same},
+};
 
 /// Runs a command that dies at a point.
 fn dies_at(stack: &Stack, fanout: &Fanout, arguments: &[&str], point: Point) {
@@ -59,6 +62,22 @@ fn lose_half(stack: &Stack, from: &str) {
 pub fn rebuilds(stack: &Stack) {
     goes_on(stack, &RECONCILE, Way::Source);
     stack.is_well();
+    agrees(stack);
+}
+
+/// A connector of before is given a placeholder: wherever that is interrupted,
+/// the connector runs again afterwards, and its old placeholder has an end.
+pub fn placeholders(stack: &Stack) {
+    for point in points(Way::Placeholder) {
+        decoding::of_before(stack);
+        dies_at(stack, &stack.fanout, &["connector", "apply"], point);
+        stack.fanout.run(&["connector", "apply"]).ends_with(0);
+        let (known, configured) = (decoding::known(stack), decoding::configuration(stack));
+        let placeholder = &configured["unavailable.value.placeholder"];
+        assert_eq!(&known["placeholder"], placeholder, "{point:?}");
+        assert_eq!(known["switching"], false, "{point:?}");
+        assert!(known["earlier"][0]["until"].is_object(), "{known:#}");
+    }
     agrees(stack);
 }
 

@@ -151,6 +151,13 @@ impl Worker {
             .clone()
     }
 
+    /// Its `/healthz` says that a sink is halted.
+    pub fn is_unhealthy(&self) {
+        let url = format!("{}/healthz", self.url);
+        let answer = wait_for(reqwest::get(url)).expect("the pipeline");
+        assert_eq!(answer.status(), 503, "{:#}", self.status());
+    }
+
     /// The end of its log.
     pub fn said(&self) -> String {
         tail(&self.process.said(), 30)

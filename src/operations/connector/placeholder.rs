@@ -1,0 +1,219 @@
+//! The connector's placeholder for values that it does not have: chosen once for
+//! a project, and in the state topic before the connector writes it, so that
+//! every worker knows it.
+//!
+//! A connector that has another one is stopped while it is given ours: where the
+//! log ends then is where the records under the other one end.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{ConnectorError, Properties, State, rest::Rest, stop, until_not_paused};
+use crate::{
+    clients::kafka::{Log, StateTopic, ensure_topics},
+    config::Settings,
+    crash,
+    event::unavailable::{DEBEZIUMS_OWN, Placeholders, STATE_KEY, Until},
+    operations::{
+        fence::{consumer, group},
+        steps::Steps,
+    },
+    pipeline::{Source, topics},
+    sinks::KnownPlaceholders,
+};
+
+/// The property that holds it.
+pub(super) const PROPERTY: &str = "unavailable.value.placeholder";
+
+/// The placeholder that the connector has to have.
+pub(super) struct Placeholder<'a> {
+    settings: &'a Settings,
+    known: Option<Placeholders>,
+    text: String,
+}
+
+impl<'a> Placeholder<'a> {
+    /// The project's: the one that is known, else the one that the connector has
+    /// from us, else a new one. Nothing is written.
+    ///
+    /// # Errors
+    /// When Kafka does not answer, or holds a document of another format.
+    pub(super) async fn find(
+        settings: &'a Settings,
+        current: Option<&Properties>,
+    ) -> Result<Self, ConnectorError> {
+        let source = Source::new(&settings.kafka.topic_prefix);
+        let (consumer, reader) = (consumer(settings), group(settings, "connector"));
+        let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
+        let log = Log::new(&consumer, &reader)?;
+        let known = KnownPlaceholders::new(state, log, &source.facts, &source.content);
+        let known = known.read().await?;
+        let configured = current.and_then(|current| current.get(PROPERTY));
+        let text = match (&known, configured) {
+            (Some(known), _) => known.placeholder.clone(),
+            (None, Some(ours)) if Placeholders::is_chosen(ours) => ours.clone(),
+            (None, _) => Placeholders::choose(Uuid::new_v4()),
+        };
+        Ok(Self {
+            settings,
+            known,
+            text,
+        })
+    }
+
+    /// Has the connector configured with it.
+    pub(super) fn fill(&self, desired: &mut Properties) {
+        desired.insert(PROPERTY.to_owned(), self.text.clone());
+    }
+
+    /// Makes it known, before the connector is configured with it. One that has
+    /// another placeholder is stopped first, so that what it wrote ends where the
+    /// log ends now.
+    ///
+    /// # Errors
+    /// When Kafka or Connect do not answer, or the connector does not stop in
+    /// time.
+    pub(super) async fn announce(
+        &self,
+        rest: &Rest,
+        current: Option<&Properties>,
+        deadline: Instant,
+        steps: &Steps<'_>,
+    ) -> Result<Switch<'a>, ConnectorError> {
+        let known = self.known.clone();
+        let mut switch = Switch {
+            settings: self.settings,
+            known: known.unwrap_or_else(|| Placeholders::new(self.text.clone())),
+        };
+        let configured = current.map(|current| {
+            let configured = current.get(PROPERTY).map(String::as_str);
+            configured.unwrap_or(DEBEZIUMS_OWN)
+        });
+        match configured {
+            None => switch.without_connector(self.known.is_none()).await?,
+            Some(ours) if ours == self.text => {
+                if switch.known.switching {
+                    switch.stop(rest, deadline, steps).await?;
+                }
+            }
+            Some(other) => {
+                switch.known.add_earlier(other, None);
+                if is_at_rest(rest).await? && !switch.known.switching {
+                    // Its operator resumes it.
+                    switch.end_earlier().await?;
+                } else {
+                    switch.known.switching = true;
+                    switch.keep().await?;
+                    crash::point("connector", "announced");
+                    switch.stop(rest, deadline, steps).await?;
+                }
+            }
+        }
+        if self.known.as_ref() != Some(&switch.known) {
+            switch.keep().await?;
+        }
+        Ok(switch)
+    }
+}
+
+/// A connector that is being given its placeholder.
+pub(super) struct Switch<'a> {
+    settings: &'a Settings,
+    known: Placeholders,
+}
+
+impl Switch<'_> {
+    /// Lets the connector go on, now that it is configured.
+    ///
+    /// # Errors
+    /// When Kafka or Connect do not answer.
+    pub(super) async fn finish(
+        mut self,
+        rest: &Rest,
+        deadline: Instant,
+        steps: &Steps<'_>,
+    ) -> Result<(), ConnectorError> {
+        if !self.known.switching {
+            return Ok(());
+        }
+        crash::point("connector", "configured");
+        rest.put("resume", deadline).await?;
+        until_not_paused(rest, deadline, steps).await?;
+        crash::point("connector", "resumed");
+        self.known.switching = false;
+        self.keep().await
+    }
+
+    /// Stops the connector and notes where the records under its earlier
+    /// placeholder end, if it is the first to.
+    async fn stop(
+        &mut self,
+        rest: &Rest,
+        deadline: Instant,
+        steps: &Steps<'_>,
+    ) -> Result<(), ConnectorError> {
+        steps.doing("stopping it to change its placeholder");
+        stop(rest, deadline, steps).await?;
+        crash::point("connector", "stopped");
+        self.end_earlier().await
+    }
+
+    /// Nobody writes: what is in the log is of an earlier connector.
+    async fn without_connector(&mut self, is_first: bool) -> Result<(), ConnectorError> {
+        self.known.switching = false;
+        if is_first && self.ends().await?.values().any(has_records) {
+            self.known.add_earlier(DEBEZIUMS_OWN, None);
+        }
+        self.end_earlier().await
+    }
+
+    /// What is not known to have ended has.
+    async fn end_earlier(&mut self) -> Result<(), ConnectorError> {
+        let ends = self.ends().await?;
+        for earlier in &mut self.known.earlier {
+            earlier.until.get_or_insert_with(|| ends.clone());
+        }
+        Ok(())
+    }
+
+    /// Where the log of both tables ends.
+    async fn ends(&self) -> Result<BTreeMap<String, Until>, ConnectorError> {
+        let settings = self.settings;
+        let log = Log::new(&consumer(settings), &group(settings, "connector"))?;
+        let source = Source::new(&settings.kafka.topic_prefix);
+        let mut ends = BTreeMap::new();
+        for topic in [source.facts.topic(), source.content.topic()] {
+            if let Some(identity) = log.identity(&topic).await? {
+                let until = Until {
+                    topic_id: identity.id,
+                    offsets: log.ends(&topic).await?,
+                };
+                ends.insert(topic, until);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Keeps what is known where every worker finds it.
+    async fn keep(&self) -> Result<(), ConnectorError> {
+        let kafka = &self.settings.kafka;
+        let mut state = topics::specs(self.settings);
+        state.retain(|topic| topic.name == kafka.state_topic);
+        ensure_topics(&kafka.brokers, &state).await?;
+        let reader = group(self.settings, "connector");
+        let topic = StateTopic::new(&consumer(self.settings), &reader, &kafka.state_topic)?;
+        Ok(topic.set(STATE_KEY, &self.known.bytes()).await?)
+    }
+}
+
+/// Whether its operator has stopped or paused it.
+async fn is_at_rest(rest: &Rest) -> Result<bool, ConnectorError> {
+    let status = rest.status().await?;
+    Ok(status.is_some_and(|status| matches!(status.state, State::Paused | State::Stopped)))
+}
+
+fn has_records(until: &Until) -> bool {
+    until.offsets.iter().any(|end| *end > 0)
+}
