@@ -216,7 +216,8 @@ fn sinks(sinks: &[SinkStatus]) -> String {
     render(&table)
 }
 
-/// Why a sink does not go on, and what mends it.
+/// Why a sink does not go on, and what mends it; or with what it is busy besides
+/// new records.
 fn trouble(sink: &SinkStatus, printer: &Printer) -> Option<String> {
     let name = &sink.name;
     if let Some(halt) = &sink.halt {
@@ -226,6 +227,10 @@ fn trouble(sink: &SinkStatus, printer: &Printer) -> Option<String> {
     if let Some(caution) = &sink.caution {
         let (reason, remedy) = (escape(&caution.reason), printer.hint(&caution.remedy));
         return Some(format!("{name} is degraded: {reason}; {}", escape(&remedy)));
+    }
+    if sink.state == SinkState::Running {
+        let detail = sink.detail.as_deref()?;
+        return Some(format!("{name}: {}", escape(detail)));
     }
     if sink.state != SinkState::Retrying {
         return None;

@@ -38,6 +38,7 @@ mod armed {
                 "sent",
                 "acknowledged",
                 "letters_sent",
+                "looked_up",
                 "re_enriching",
                 "re_enriched",
                 "committing",

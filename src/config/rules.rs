@@ -30,7 +30,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
 }
 
 /// Settings of which 0 means nothing, or never.
-fn positive(settings: &Settings) -> [(&'static str, u64); 18] {
+fn positive(settings: &Settings) -> [(&'static str, u64); 19] {
     let Settings {
         board,
         clickhouse,
@@ -50,6 +50,7 @@ fn positive(settings: &Settings) -> [(&'static str, u64); 18] {
         ("board.lease_ms", board.lease_ms),
         ("clickhouse.batch_rows", clickhouse.batch_rows as u64),
         ("clickhouse.batch_bytes", clickhouse.batch_bytes as u64),
+        ("clickhouse.reenrich_rows", clickhouse.reenrich_rows as u64),
         (
             "clickhouse.request_timeout_ms",
             clickhouse.request_timeout_ms,

@@ -101,6 +101,9 @@ pub struct ClickHouse {
     pub batch_bytes: usize,
     /// … or when its first record has waited so long.
     pub batch_ms: u64,
+    /// Rows that one statement writes again, at most, after their content has
+    /// changed.
+    pub reenrich_rows: usize,
     pub request_timeout_ms: u64,
     /// Compress inserts: worth it across a network, not on one machine.
     pub compression: Compression,
@@ -349,6 +352,7 @@ impl Default for ClickHouse {
             batch_rows: 50_000,
             batch_bytes: 64 * 1024 * 1024,
             batch_ms: 500,
+            reenrich_rows: 50_000,
             request_timeout_ms: 60_000,
             compression: Compression::None,
         }

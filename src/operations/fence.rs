@@ -92,6 +92,12 @@ fn list(partitions: &[Behind]) -> String {
                     behind.partition
                 );
             }
+            Some(offset) if offset >= behind.end => {
+                return format!(
+                    "partition {} still re-enriches rows whose content has changed",
+                    behind.partition
+                );
+            }
             Some(offset) => offset.to_string(),
             None => "nothing".to_owned(),
         };
@@ -388,6 +394,16 @@ mod tests {
         assert_eq!(partitions(&commits), [1, 2, 3]);
         let of_this = behind(&fence(), Some(other), &commits);
         assert_eq!(of_this.len(), 2, "{of_this:?}");
+    }
+
+    #[test]
+    fn rows_that_are_still_to_be_re_enriched_are_named() {
+        let commits = [("2", 5), ("3", 7), ("3", 9)].map(|(content, at)| Some(commit(at, content)));
+        let commits = [&[None], &commits[..]].concat();
+        assert_eq!(
+            list(&behind(&fence(), None, &commits)),
+            "partition 1 still re-enriches rows whose content has changed"
+        );
     }
 
     #[test]

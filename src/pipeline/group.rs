@@ -373,6 +373,7 @@ impl<S: Sink> Hold<S> {
             committed: begin,
             halted: None,
             rest: None,
+            unsettled: None,
         }
         .run()
         .await;

@@ -65,6 +65,8 @@ pub struct Loop<S> {
     pub halted: Option<Halt>,
     /// What comes after the batch in hand.
     pub rest: Option<Chunk>,
+    /// After a failed settle: when to retry, and how often it has failed.
+    pub unsettled: Option<(Instant, u32)>,
 }
 
 /// Why the loop ended before it was told to.
@@ -196,7 +198,7 @@ impl<S: PartitionSink> Loop<S> {
             let limit = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 () = self.partition.arrived() => {}
-                () = self.sink.owed(), if batch.is_empty() => return Ok(at_end),
+                () = owed(&mut self.sink, self.unsettled), if batch.is_empty() => return Ok(at_end),
                 () = self.ending.stop.cancelled() => {}
                 () = sleep_until(limit) => {}
             }
@@ -205,6 +207,7 @@ impl<S: PartitionSink> Loop<S> {
 
     /// Everything after gathering.
     async fn finish(&mut self, batch: &mut Chunk, at_end: bool) -> Result<(), Abandoned> {
+        let mut settled = false;
         while !batch.is_empty() {
             crash::point(self.stats.name(), "polled");
             self.prepare(batch).await?;
@@ -215,6 +218,7 @@ impl<S: PartitionSink> Loop<S> {
             {
                 *batch = rest;
             }
+            settled = true;
             let next = if batch.is_empty() && at_end {
                 self.position().max(next)
             } else {
@@ -224,7 +228,9 @@ impl<S: PartitionSink> Loop<S> {
         }
         // Records are done; what else is owed or past the last record remains.
         let metadata_before = self.sink.metadata(self.committed);
-        self.settle().await?;
+        if !settled {
+            self.settle().await?;
+        }
         let position = if at_end { self.position() } else { -1 };
         let owed = self.sink.metadata(self.committed) != metadata_before;
         let next = position.max(self.committed);
@@ -392,20 +398,38 @@ impl<S: PartitionSink> Loop<S> {
         Ok(next)
     }
 
+    /// Has the sink do a bounded part of its pending work. Records and commits
+    /// wait for no more than that part: a commit says what is still pending, and
+    /// a failure is retried after the next batch.
     async fn settle(&mut self) -> Result<(), Abandoned> {
-        let mut attempt = 0;
-        loop {
+        let (since, attempt) = self.unsettled.unwrap_or((Instant::now(), 0));
+        let number = self.partition.number();
+        while Instant::now() >= since {
             self.wait_for_the_others().await?;
-            match self.sink.settle().await {
-                Ok(()) => {
-                    self.stats.unhalt(self.partition.number());
-                    self.stats.recovered(self.partition.number());
-                    return Ok(());
+            let settled = tokio::select! {
+                settled = self.sink.settle() => settled,
+                // The next owner of the partition does the rest.
+                () = self.ending.stop.cancelled() => return Ok(()),
+            };
+            match settled {
+                Ok(settled) => {
+                    self.unsettled = None;
+                    self.stats.unhalt(number);
+                    self.stats.settled(number, settled);
+                    break;
                 }
-                Err(fault) => self.endure(fault, attempt).await?,
+                Err(Fault::Retry { reason, after }) => {
+                    let wait = self
+                        .patience
+                        .retry(&self.stats, number, &reason, after, attempt);
+                    self.stats.unsettled(number, &reason);
+                    self.unsettled = Some((Instant::now() + wait, attempt + 1));
+                    break;
+                }
+                Err(halt @ Fault::Halt(_)) => self.endure(halt, attempt).await?,
             }
-            attempt += 1;
         }
+        Ok(())
     }
 
     async fn commit(&mut self, next: i64) -> Result<(), Abandoned> {
@@ -467,5 +491,13 @@ impl<S: PartitionSink> Loop<S> {
             () = sleep(wait) => Ok(()),
             () = self.ending.stop.cancelled() => Err(Abandoned::Stopped),
         }
+    }
+}
+
+/// Resolves when the sink has pending work and may be asked to do it.
+async fn owed<S: PartitionSink>(sink: &mut S, unsettled: Option<(Instant, u32)>) {
+    match unsettled {
+        Some((since, _)) => sleep_until(since).await,
+        None => sink.owed().await,
     }
 }

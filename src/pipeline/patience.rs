@@ -41,17 +41,7 @@ impl Patience {
     ) -> Duration {
         match fault {
             Fault::Retry { reason, after } => {
-                let wait = after.unwrap_or_else(|| self.delay(attempt));
-                let wait_ms = wait.as_millis();
-                tracing::warn!(
-                    sink = stats.name(),
-                    partition = number(partition),
-                    attempt,
-                    wait_ms,
-                    reason,
-                    "trying again"
-                );
-                stats.unhalt(partition);
+                let wait = self.retry(stats, partition, &reason, after, attempt);
                 stats.failed(partition, &reason);
                 wait
             }
@@ -60,6 +50,29 @@ impl Patience {
                 HALT_INTERVAL
             }
         }
+    }
+
+    /// Logs a transient fault; returns how long to wait.
+    pub fn retry(
+        &self,
+        stats: &SinkStats,
+        partition: i32,
+        reason: &str,
+        after: Option<Duration>,
+        attempt: u32,
+    ) -> Duration {
+        let wait = after.unwrap_or_else(|| self.delay(attempt));
+        let wait_ms = wait.as_millis();
+        tracing::warn!(
+            sink = stats.name(),
+            partition = number(partition),
+            attempt,
+            wait_ms,
+            reason,
+            "trying again"
+        );
+        stats.unhalt(partition);
+        wait
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::status::{Halt, PartitionStatus, SinkState, SinkStatus};
-use crate::{clock::now_ms, sinks::Tally};
+use crate::{
+    clock::now_ms,
+    sinks::{Settled, Tally},
+};
 
 /// The rate is over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -53,10 +56,20 @@ struct Inner {
     cautions: BTreeMap<i32, Halt>,
     /// By partition, the whole sink or the log: what the last try failed with.
     failing: BTreeMap<i32, String>,
+    /// By partition: work that is pending besides its records.
+    pending: BTreeMap<i32, Pending>,
     progress: BTreeMap<i32, Progress>,
     meter: VecDeque<(Instant, u64)>,
     /// Dead letters of late, by the second.
     letters: VecDeque<(Instant, u64)>,
+}
+
+#[derive(Debug)]
+enum Pending {
+    /// In progress, with what is left.
+    InProgress(String),
+    /// The last attempt failed with this.
+    Failing(String),
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -108,6 +121,7 @@ impl SinkStats {
                 halts: BTreeMap::new(),
                 cautions: BTreeMap::new(),
                 failing: BTreeMap::new(),
+                pending: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 meter: VecDeque::new(),
                 letters: VecDeque::new(),
@@ -155,6 +169,23 @@ impl SinkStats {
         let mut inner = self.lock();
         inner.retries += 1;
         inner.failing.insert(partition, reason.to_owned());
+    }
+
+    /// A part of the work that was pending besides the records is done.
+    pub fn settled(&self, partition: i32, settled: Settled) {
+        let mut inner = self.lock();
+        match settled {
+            Settled::Done => inner.pending.remove(&partition),
+            Settled::More(left) => inner.pending.insert(partition, Pending::InProgress(left)),
+        };
+    }
+
+    /// That work failed and will be retried; records continue meanwhile.
+    pub fn unsettled(&self, partition: i32, reason: &str) {
+        let mut inner = self.lock();
+        inner.retries += 1;
+        let failing = Pending::Failing(reason.to_owned());
+        inner.pending.insert(partition, failing);
     }
 
     /// The trouble is over, without a write.
@@ -228,6 +259,7 @@ impl SinkStats {
         let mut inner = self.lock();
         inner.progress.remove(&partition);
         inner.failing.remove(&partition);
+        inner.pending.remove(&partition);
         inner.halts.remove(&partition);
         inner.cautions.remove(&partition);
     }
@@ -346,10 +378,17 @@ impl Inner {
         if let Some(reason) = self.failing.values().next() {
             return (SinkState::Retrying, Some(reason.clone()));
         }
+        let mut in_progress = None;
+        for pending in self.pending.values() {
+            match pending {
+                Pending::Failing(reason) => return (SinkState::Retrying, Some(reason.clone())),
+                Pending::InProgress(left) => in_progress = in_progress.max(Some(left.clone())),
+            }
+        }
         match &self.phase {
             Phase::Starting(what) => (SinkState::Starting, Some(what.clone())),
             Phase::Standby => (SinkState::Standby, Some("another worker has it".to_owned())),
-            Phase::Running => (SinkState::Running, None),
+            Phase::Running => (SinkState::Running, in_progress),
             Phase::Stopped => (SinkState::Stopped, None),
         }
     }
@@ -414,6 +453,25 @@ mod tests {
         stats.unhalt(0);
         stats.wrote(1);
         assert_eq!(stats.status().state, SinkState::Running);
+    }
+
+    #[test]
+    fn pending_work_is_reported_and_its_failure_outlives_a_write() {
+        let stats = SinkStats::new("clickhouse", "t");
+        stats.set_phase(Phase::Running);
+        stats.settled(0, Settled::More("7 to write".to_owned()));
+        let status = stats.status();
+        assert_eq!(status.state, SinkState::Running);
+        assert_eq!(status.detail.as_deref(), Some("7 to write"));
+        stats.unsettled(0, "too slow");
+        stats.wrote(0);
+        stats.recovered(0);
+        let status = stats.status();
+        assert_eq!(status.state, SinkState::Retrying);
+        assert_eq!(status.detail.as_deref(), Some("too slow"));
+        stats.settled(0, Settled::Done);
+        let status = stats.status();
+        assert_eq!((status.state, status.detail), (SinkState::Running, None));
     }
 
     #[test]

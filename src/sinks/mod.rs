@@ -184,6 +184,15 @@ impl Fault {
     }
 }
 
+/// The outcome of [`PartitionSink::settle`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing is pending.
+    Done,
+    /// There is more to do; the text tells an operator what is left.
+    More(String),
+}
+
 /// A sink whose partitions are spread over workers by a consumer group.
 pub trait Sink: Send + Sync + 'static {
     /// What holds one partition.
@@ -203,7 +212,7 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Takes a partition for a bounded replay, beside whoever owns it.
     /// `metadata` is what [`PartitionSink::metadata`] said when the replay
-    /// began, where it goes on with one; settled once at its end.
+    /// began, where it goes on with one; settled to the end after its last record.
     fn replay(
         &self,
         partition: i32,
@@ -224,14 +233,16 @@ pub trait PartitionSink: Send + Sync + 'static {
         attempt: u32,
     ) -> impl Future<Output = Result<Delivery, Fault>> + Send;
 
-    /// Does what is owed besides the batch, before it is committed; most owe
-    /// nothing.
-    fn settle(&mut self) -> impl Future<Output = Result<(), Fault>> + Send {
-        future::ready(Ok(()))
+    /// Does a bounded part of the work that is pending besides the batch; most
+    /// sinks have none. A commit need not wait for the rest, because
+    /// [`Self::metadata`] says what is still pending. Cancel-safe: the next call
+    /// resumes.
+    fn settle(&mut self) -> impl Future<Output = Result<Settled, Fault>> + Send {
+        future::ready(Ok(Settled::Done))
     }
 
-    /// Resolves when [`Self::settle`] has something to do though no record
-    /// came.
+    /// Resolves when [`Self::settle`] has something to do although no record
+    /// arrived; immediately if it has more to do.
     fn owed(&mut self) -> impl Future<Output = ()> + Send {
         future::pending()
     }

@@ -19,6 +19,7 @@ mod crashes;
 mod dead_letters;
 mod decoding;
 mod end_to_end;
+mod enrichment;
 mod external;
 mod halves;
 mod history;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         ("commands", commands::TESTS),
         ("end_to_end", end_to_end::TESTS),
         ("topics", topics::TESTS),
+        ("enrichment", enrichment::TESTS),
         ("backfill", backfill::TESTS),
         ("dead_letters", dead_letters::TESTS),
         ("verify", verify::TESTS),

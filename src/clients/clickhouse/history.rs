@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::{CONTENT, ClickHouseError, ContentRow, FACTS, FactRow, Store, TOPICS, TopicRow};
 
+/// Contents deleted by one statement.
+const CONTENTS: usize = 100_000;
+
 /// A live row by its key, with where it is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
 pub struct PlaceRow {
@@ -52,8 +55,7 @@ impl Store {
     pub async fn count_live(&self, times: Times) -> Result<u64, ClickHouseError> {
         let condition = times.condition();
         let sql = format!("SELECT count() FROM {FACTS} FINAL WHERE _deleted = 0{condition}");
-        self.bounded(self.client.query(&sql).fetch_one::<u64>())
-            .await
+        self.bounded(self.query(&sql).fetch_one::<u64>()).await
     }
 
     /// Live events after an id, by id.
@@ -70,14 +72,13 @@ impl Store {
              toUnixTimestamp64Milli(_record_ts) AS record_ms FROM {FACTS} FINAL \
              WHERE _deleted = 0{after}{condition} ORDER BY event_id LIMIT {limit}"
         );
-        self.bounded(self.client.query(&sql).fetch_all::<PlaceRow>())
-            .await
+        self.bounded(self.query(&sql).fetch_all::<PlaceRow>()).await
     }
 
     /// All live content.
     pub async fn live_content(&self) -> Result<Vec<ContentPlace>, ClickHouseError> {
         let sql = format!("SELECT id, _version AS version FROM {CONTENT} FINAL WHERE _deleted = 0");
-        self.bounded(self.client.query(&sql).fetch_all::<ContentPlace>())
+        self.bounded(self.query(&sql).fetch_all::<ContentPlace>())
             .await
     }
 
@@ -99,14 +100,18 @@ impl Store {
         insert.end().await
     }
 
-    /// Deletes every content whose row is older than this version, as of it.
-    pub async fn delete_content_before(&self, version: u64) -> Result<(), ClickHouseError> {
-        let sql = format!(
+    /// Deletes contents whose row is older than this version, as of it: as many
+    /// as one statement should. Returns whether there are more.
+    pub async fn delete_content_before(&self, version: u64) -> Result<bool, ClickHouseError> {
+        let older = format!("FROM {CONTENT} FINAL WHERE _deleted = 0 AND _version < {version}");
+        let delete = format!(
             "INSERT INTO {CONTENT} (id, title, processed_at, _version, _deleted) \
-             SELECT id, '', now64(3, 'UTC'), {version}, 1 FROM {CONTENT} FINAL \
-             WHERE _deleted = 0 AND _version < {version}"
+             SELECT id, '', now64(3, 'UTC'), {version}, 1 {older} ORDER BY id LIMIT {CONTENTS}"
         );
-        self.bounded(self.client.query(&sql).execute()).await
+        self.bounded(self.query(&delete).execute()).await?;
+        let more = self.query(&format!("SELECT 1 {older} LIMIT 1"));
+        let more = self.bounded(more.fetch_optional::<u8>()).await?;
+        Ok(more.is_some())
     }
 
     /// Records lives, all of them or none.
@@ -125,17 +130,17 @@ impl Store {
             "SELECT toUInt16(bitShiftRight(max(_version), 112)), \
              toUInt16(bitShiftRight(max(_content_offset), 48)) FROM {FACTS}"
         );
-        let facts = self.client.query(&facts).fetch_one::<(u16, u16)>();
+        let facts = self.query(&facts).fetch_one::<(u16, u16)>();
         let (facts, enriched) = self.bounded(facts).await?;
         let content = format!("SELECT toUInt16(bitShiftRight(max(_version), 48)) FROM {CONTENT}");
-        let content = self.client.query(&content).fetch_one::<u16>();
+        let content = self.query(&content).fetch_one::<u16>();
         Ok((facts, enriched.max(self.bounded(content).await?)))
     }
 
     /// Gives a table another name.
     pub async fn rename(&self, table: &str, to: &str) -> Result<(), ClickHouseError> {
         let sql = format!("RENAME TABLE {table} TO {to}");
-        self.bounded(self.client.query(&sql).execute()).await
+        self.bounded(self.query(&sql).execute()).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod history;
 mod query;
+mod reenrich;
 mod store;
 
 use std::{
@@ -13,9 +14,8 @@ pub use clickhouse::insert::Insert;
 pub use history::{ContentPlace, PlaceRow, Times};
 use percent_encoding::percent_decode_str;
 pub use query::{COLUMNS, DIGEST, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
-pub use store::{
-    CONTENT, ContentRow, Enrichment, FACTS, FactRow, Shape, Store, TOPICS, TopicRow, percent,
-};
+pub use reenrich::{Enrichment, StaleRow, StaleRows, percent};
+pub use store::{CONTENT, ContentRow, FACTS, FactRow, Shape, Store, TOPICS, TopicRow};
 
 use crate::secret::{Secret, SecretUrl};
 

@@ -110,6 +110,9 @@ impl std::fmt::Debug for Query {
     }
 }
 
+/// How many seconds the server works on a question.
+const MAX_TIME: &str = "max_execution_time";
+
 /// A stream of rows.
 pub struct Rows<T>(RowCursor<T>);
 
@@ -141,8 +144,17 @@ impl Query {
     #[must_use]
     pub fn new(endpoint: &Endpoint, database: &str) -> Self {
         Self {
-            client: endpoint.client().with_database(database),
+            // A question that is given up here is given up there too.
+            client: endpoint
+                .client()
+                .with_database(database)
+                .with_setting(MAX_TIME, PATIENCE.as_secs().to_string()),
         }
+    }
+
+    /// A question whose answer may take as long as its reader.
+    fn stream(&self, sql: &str) -> clickhouse::query::Query {
+        self.client.query(sql).with_setting(MAX_TIME, "0")
     }
 
     /// The rows of the view from one id to another, both included, by id.
@@ -154,8 +166,8 @@ impl Query {
             "{} WHERE event_id BETWEEN ? AND ? ORDER BY event_id",
             select()
         );
-        let cursor = self.client.query(&sql).bind(first).bind(last).fetch()?;
-        Ok(Rows(cursor))
+        let query = self.stream(&sql).bind(first).bind(last);
+        Ok(Rows(query.fetch()?))
     }
 
     /// What the rows of the view from one id to another, both included, come to.
@@ -175,7 +187,7 @@ impl Query {
             parts.join(", ',', "),
             select()
         );
-        let query = self.client.query(&sql).bind(first).bind(last);
+        let query = self.stream(&sql).bind(first).bind(last);
         query.fetch_one().await
     }
 
@@ -198,7 +210,7 @@ impl Query {
              argMax(_offset, _version) AS offset, \
              {VERSION_OFFSET} AS version_offset FROM {FACTS} WHERE _partition = ? GROUP BY event_id"
         );
-        Ok(Rows(self.client.query(&sql).bind(partition).fetch()?))
+        Ok(Rows(self.stream(&sql).bind(partition).fetch()?))
     }
 
     /// From which record each of these rows is, deleted ones too.
@@ -247,7 +259,7 @@ impl Query {
         let texts: Vec<String> = ids.iter().map(Uuid::to_string).collect();
         let sql = format!(
             "SELECT toString(id) AS id, title, CAST(content_type, 'Nullable(String)') AS content_type \
-             FROM {CONTENT} FINAL WHERE _deleted = 0 AND toString({CONTENT}.id) IN ?"
+             FROM {CONTENT} FINAL WHERE _deleted = 0 AND {CONTENT}.id IN ?"
         );
         let query = self.client.query(&sql).bind(texts);
         let rows: Vec<TitleRow> = bounded(PATIENCE, query.fetch_all()).await?;

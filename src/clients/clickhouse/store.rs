@@ -1,8 +1,8 @@
 //! The tables fanout writes in ClickHouse, as typed rows and statements.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use clickhouse::{Client, Row, insert::Insert};
+use clickhouse::{Client, Row, insert::Insert, query::Query};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -14,6 +14,10 @@ pub const FACTS: &str = "engagement_enriched_storage";
 pub const CONTENT: &str = "content";
 /// The lives of the source's topics.
 pub const TOPICS: &str = "fanout_topics";
+
+/// How much longer the client waits than the server works: its word on why a
+/// statement was given up says more than silence.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// One row of the storage, in the table's order. Times are in the column's own
 /// unit: microseconds for `event_ts`, milliseconds else. Decimals are their
@@ -122,16 +126,6 @@ pub struct TopicRow {
     pub truncated: String,
 }
 
-/// What rows of one content should be enriched with now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enrichment {
-    pub content_id: Uuid,
-    pub content_type: Option<String>,
-    pub length_seconds: Option<i32>,
-    /// The low half of the rows' new version.
-    pub content_offset: u64,
-}
-
 /// A table's engine and columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
@@ -196,13 +190,29 @@ impl Store {
         }
     }
 
+    /// A statement that the server gives up by itself after the timeout: one
+    /// that only the client gave up would go on beside its next try.
+    pub(super) fn query(&self, sql: &str) -> Query {
+        self.limited(self.client.query(sql))
+    }
+
+    /// The same for a statement in which `?` is just a character.
+    pub(super) fn raw_query(&self, sql: &str) -> Query {
+        self.limited(self.client.query_raw(sql))
+    }
+
+    fn limited(&self, query: Query) -> Query {
+        let seconds = self.timeout.as_millis().div_ceil(1000);
+        query.with_setting("max_execution_time", seconds.to_string())
+    }
+
     /// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must
-    /// not hang its callers.
+    /// not hang its callers. What reaches the server is over there by then.
     pub(super) async fn bounded<T>(
         &self,
         answer: impl Future<Output = Result<T, ClickHouseError>>,
     ) -> Result<T, ClickHouseError> {
-        tokio::time::timeout(self.timeout, answer)
+        tokio::time::timeout(self.timeout + GRACE, answer)
             .await
             .unwrap_or(Err(ClickHouseError::TimedOut))
     }
@@ -216,7 +226,6 @@ impl Store {
     /// The shape of a table; none where there is no such table.
     pub async fn shape(&self, table: &str) -> Result<Option<Shape>, ClickHouseError> {
         let engine = self
-            .client
             .query(
                 "SELECT engine_full AS engine, sorting_key FROM system.tables \
                  WHERE database = ? AND name = ?",
@@ -233,7 +242,6 @@ impl Store {
             return Ok(None);
         };
         let columns = self
-            .client
             .query(
                 "SELECT name, type AS kind FROM system.columns \
                  WHERE database = ? AND table = ? ORDER BY position",
@@ -256,7 +264,6 @@ impl Store {
     /// where there is no such table.
     pub async fn table_id(&self, table: &str) -> Result<Option<Uuid>, ClickHouseError> {
         let id = self
-            .client
             .query("SELECT toString(uuid) FROM system.tables WHERE database = ? AND name = ?")
             .bind(&self.database)
             .bind(table)
@@ -268,7 +275,6 @@ impl Store {
     /// The lives of a topic, oldest first.
     pub async fn lives(&self, topic: &str) -> Result<Vec<TopicRow>, ClickHouseError> {
         let lives = self
-            .client
             .query("SELECT ?fields FROM fanout_topics FINAL WHERE topic = ? ORDER BY generation")
             .bind(topic)
             .fetch_all::<TopicRow>();
@@ -285,103 +291,8 @@ impl Store {
     /// Whether the storage holds any row.
     pub async fn has_facts(&self) -> Result<bool, ClickHouseError> {
         let found = self
-            .client
             .query(&format!("SELECT 1 FROM {FACTS} LIMIT 1"))
             .fetch_optional::<u8>();
         Ok(self.bounded(found).await?.is_some())
-    }
-
-    /// Writes the stored rows of `partition` again whose content is newer than
-    /// they know. Ids are looked up by the index on `content_id` first, so the
-    /// cost follows the rows concerned.
-    pub async fn reenrich(
-        &self,
-        partition: i32,
-        enrichments: &[Enrichment],
-    ) -> Result<(), ClickHouseError> {
-        if enrichments.is_empty() {
-            return Ok(());
-        }
-        let written = self
-            .client
-            .query_raw(&reenrich_statement(partition, enrichments))
-            .with_setting("max_query_size", "16777216")
-            .execute();
-        self.bounded(written).await
-    }
-}
-
-/// The statement of [`Store::reenrich`]. Every value in it is a number, a UUID
-/// or an escaped string.
-fn reenrich_statement(partition: i32, enrichments: &[Enrichment]) -> String {
-    let mut ids = String::new();
-    let mut values = String::new();
-    for one in enrichments {
-        let separator = if ids.is_empty() { "" } else { ", " };
-        let kind = one
-            .content_type
-            .as_deref()
-            .map_or("NULL".to_owned(), quoted);
-        let length = one
-            .length_seconds
-            .map_or("NULL".to_owned(), |s| s.to_string());
-        // Writing to a string cannot fail.
-        let _ = write!(ids, "{separator}'{}'", one.content_id);
-        let _ = write!(
-            values,
-            "{separator}('{}', {kind}, {length}, {})",
-            one.content_id, one.content_offset
-        );
-    }
-    let percent = percent("s.duration_ms", "c.length");
-    format!(
-        "INSERT INTO {FACTS} \
-         SELECT s.event_id, s.content_id, s.user_id, s.event_type, s.event_ts, s.duration_ms, \
-         s.engagement_seconds, \
-         {percent} AS engagement_pct, \
-         s.device, s.raw_payload, c.kind, c.length, now64(3, 'UTC'), \
-         bitOr(bitShiftLeft(bitShiftRight(s._version, 64), 64), toUInt128(c.offset)), \
-         s._deleted, s._partition, s._offset, c.offset, s._record_ts \
-         FROM (SELECT * FROM {FACTS} FINAL WHERE event_id IN \
-         (SELECT event_id FROM {FACTS} WHERE content_id IN ({ids}))) AS s \
-         INNER JOIN (SELECT * FROM values('content UUID, kind Nullable(String), \
-         length Nullable(Int32), offset UInt64', {values})) AS c ON s.content_id = c.content \
-         WHERE s._partition = {partition} AND s._deleted = 0 AND s._content_offset < c.offset"
-    )
-}
-
-/// `engagement_pct` of two columns, as [`crate::enrichment::engagement_pct`]
-/// makes it: in integers, halves away from zero.
-#[must_use]
-pub fn percent(duration_ms: &str, length_seconds: &str) -> String {
-    let divisor = format!("toInt64(if({length_seconds} > 0, {length_seconds}, 1))");
-    format!(
-        "if({length_seconds} > 0, toDecimal64(toInt64(sign({duration_ms})) * \
-         intDiv(abs(toInt64({duration_ms})) + 5 * {divisor}, 10 * {divisor}), 0) \
-         * toDecimal64('0.01', 2), NULL)"
-    )
-}
-
-/// A string literal of ClickHouse's.
-fn quoted(text: &str) -> String {
-    let mut literal = String::with_capacity(text.len() + 2);
-    literal.push('\'');
-    for character in text.chars() {
-        if matches!(character, '\'' | '\\') {
-            literal.push('\\');
-        }
-        literal.push(character);
-    }
-    literal.push('\'');
-    literal
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn literals_cannot_be_left() {
-        assert_eq!(quoted(r"a'b\c"), r"'a\'b\\c'");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         shared, shared_log, source,
     },
     sinks::{
-        Delivery, Fault, PartitionSink, Rejected, Sink,
+        Delivery, Fault, PartitionSink, Rejected, Settled, Sink,
         clickhouse::{ContentMirror, Facts},
     },
 };
@@ -300,13 +300,24 @@ impl<'a, S: Sink> Run<'a, S> {
     }
 
     async fn settle(&self, sink: &mut S::Partition) -> Result<(), ReplayError> {
-        let started = Instant::now();
-        let mut attempt = 0;
-        while let Err(fault) = sink.settle().await {
-            self.wait(fault, attempt, started).await?;
-            attempt += 1;
+        let (mut since, mut attempt) = (Instant::now(), 0);
+        loop {
+            match sink.settle().await {
+                Ok(Settled::Done) => return Ok(()),
+                Ok(Settled::More(what)) => {
+                    tracing::debug!(what, "settling");
+                    (since, attempt) = (Instant::now(), 0);
+                    tokio::select! {
+                        () = sink.owed() => {}
+                        () = self.bounds.stop.cancelled() => return Err(ReplayError::Stopped),
+                    }
+                }
+                Err(fault) => {
+                    self.wait(fault, attempt, since).await?;
+                    attempt += 1;
+                }
+            }
         }
-        Ok(())
     }
 
     /// Asks again and again until it works, is hopeless, or has taken too long.

@@ -137,7 +137,7 @@ impl Catalogue {
     }
 
     /// The contents whose type or length changed in `from..to`, by partition.
-    pub fn changed_between(&self, from: &[i64], to: &[i64]) -> Vec<(Uuid, Known)> {
+    pub fn changed_between(&self, from: &[i64], to: &[i64]) -> Vec<Uuid> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = Vec::new();
         for (partition, (to, index)) in (0..).zip(to.iter().zip(0_usize..)) {
@@ -145,15 +145,10 @@ impl Catalogue {
             if from >= *to {
                 continue;
             }
-            for id in inner
+            let changes = inner
                 .changes
-                .range((partition, from, Uuid::nil())..(partition, *to, Uuid::nil()))
-                .map(|(_, _, id)| id)
-            {
-                if let Some(known) = inner.entries.get(id) {
-                    found.push((*id, known.clone()));
-                }
-            }
+                .range((partition, from, Uuid::nil())..(partition, *to, Uuid::nil()));
+            found.extend(changes.map(|(_, _, id)| *id));
         }
         found
     }
@@ -223,7 +218,7 @@ mod tests {
         catalogue
             .changed_between(&[from], &[to])
             .into_iter()
-            .map(|(id, _)| id.as_u128())
+            .map(|id| id.as_u128())
             .collect()
     }
 

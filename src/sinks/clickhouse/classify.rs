@@ -29,13 +29,26 @@ const HALTING: [(u32, &str); 18] = [
     (516, "authentication_failed"),
 ];
 
+/// Codes of what took on too much: for less of it, it may work.
+const TOO_SLOW: [u32; 3] = [
+    159, // timeout exceeded
+    160, // too slow
+    241, // memory limit exceeded
+];
+
+/// Whether the same statement may work for fewer rows.
+pub(super) fn is_too_slow(error: &ClickHouseError) -> bool {
+    let code = exception_code(error);
+    matches!(error, ClickHouseError::TimedOut) || code.is_some_and(|code| TOO_SLOW.contains(&code))
+}
+
 /// What ClickHouse's message says where a view on the table threw, whatever the
 /// view's own error was.
 const VIEW: &str = "while pushing to view";
 
 /// What passes by itself, also in the table that a view writes into: too many
-/// queries, no memory, no disk, a read-only table, too many parts.
-const PASSING: [u32; 5] = [202, 241, 243, 242, 252];
+/// queries, no time, no memory, no disk, a read-only table, too many parts.
+const PASSING: [u32; 7] = [159, 160, 202, 241, 243, 242, 252];
 
 /// Retry, or halt with a remedy. A batch is never rejected as a whole, nor are
 /// its rows: those that ClickHouse could not take are rejected when they are
@@ -132,6 +145,17 @@ mod tests {
                 "{text}: {fault:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_took_too_long_is_told_from_what_failed() {
+        let of = |text: &str| is_too_slow(&ClickHouseError::BadResponse(text.to_owned()));
+        assert!(of(
+            "Code: 159. DB::Exception: Timeout exceeded: elapsed 60 s"
+        ));
+        assert!(of("Code: 241. DB::Exception: Memory limit exceeded"));
+        assert!(is_too_slow(&ClickHouseError::TimedOut));
+        assert!(!of("Code: 252. DB::Exception: Too many parts"));
     }
 
     #[test]

@@ -116,8 +116,12 @@ impl PartitionSink for ContentPartition {
                     if let Some(insert) = insert.take() {
                         end(insert).await?;
                     }
-                    let gone = store.delete_content_before(self.version(&record)?).await;
-                    gone.map_err(clickhouse)?;
+                    let version = self.version(&record)?;
+                    while store
+                        .delete_content_before(version)
+                        .await
+                        .map_err(clickhouse)?
+                    {}
                     delivery.applied += 1;
                     continue;
                 }

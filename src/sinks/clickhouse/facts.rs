@@ -1,7 +1,10 @@
 //! The enriched rows: decode, enrich, version, insert; then re-enrich what is
 //! stored and has come to know less than the catalogue.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
@@ -11,23 +14,27 @@ use super::{
     catalogue::{Known, Reached},
     clickhouse,
     generations::{Current, Generations, Metadata, record_truncate, truncated},
+    reenrich::{Held, Pass, Reach},
 };
 use crate::{
     chunk::Chunk,
-    clients::clickhouse::{Enrichment, FACTS, FactRow, Insert},
+    clients::clickhouse::{FACTS, FactRow, Insert},
     clock::now_ms,
     crash,
     enrichment::{engagement_pct, engagement_seconds},
     event::{Change, Engagement, FactChange, Record},
-    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Sink, Standing},
+    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Settled, Sink, Standing},
     version::{Position, Version},
 };
 
-/// Contents re-enriched by one statement.
-const REENRICH_CHUNK: usize = 500;
+/// A settlement goes on to its next statement for so long.
+const SETTLES_FOR: Duration = Duration::from_millis(500);
 
 /// Changes of content that arrive together are re-enriched together.
 const COALESCE: Duration = Duration::from_millis(200);
+
+/// What a partition does that has to wait for its turn.
+const WAITS: &str = "re-enriching stored rows: waiting for another partition";
 
 /// Records decoded before other tasks get their turn.
 const SLICE: usize = 256;
@@ -107,6 +114,9 @@ impl Sink for Facts {
             begin: None,
             again: None,
             advances: self.common.catalogue.advances(),
+            held: self.common.turns.hold(partition),
+            pass: None,
+            waits: false,
             catches_up: true,
         })
     }
@@ -123,9 +133,22 @@ pub struct FactsPartition {
     begin: Option<i64>,
     again: Option<Rereading>,
     advances: watch::Receiver<u64>,
+    held: Held,
+    /// What is being re-enriched.
+    pass: Option<Pass>,
+    /// Another partition's pass has to end first.
+    waits: bool,
     /// Somebody else enriches what is stored, perhaps before this has stored
     /// it: settling first reads to the end of the content topic.
     catches_up: bool,
+}
+
+/// What became of the wish to begin a pass.
+enum Begun {
+    Pass,
+    NothingOwed,
+    /// Another partition's pass has to end first.
+    AnothersTurn,
 }
 
 impl PartitionSink for FactsPartition {
@@ -168,39 +191,41 @@ impl PartitionSink for FactsPartition {
         writer.finish().await
     }
 
-    async fn settle(&mut self) -> Result<(), Fault> {
+    async fn settle(&mut self) -> Result<Settled, Fault> {
         self.advances.mark_unchanged();
-        if self.catches_up {
-            self.common.catch_up().await?;
+        let started = Instant::now();
+        loop {
+            let Some(pass) = &mut self.pass else {
+                match self.begin_pass().await? {
+                    Begun::Pass => continue,
+                    Begun::NothingOwed => return Ok(Settled::Done),
+                    Begun::AnothersTurn => return Ok(Settled::More(WAITS.to_owned())),
+                }
+            };
+            if let Some(reached) = pass.done() {
+                self.enriched.clone_from(reached);
+                self.pass = None;
+                continue;
+            }
+            if started.elapsed() >= SETTLES_FOR {
+                return Ok(Settled::More(pass.left()));
+            }
+            let reach = Reach {
+                store: &self.common.store,
+                catalogue: &self.common.catalogue,
+                generation: self.generations.content,
+            };
+            pass.step(reach).await?;
         }
-        // Read first: a change after this is found the next time.
-        let reached = self.common.catalogue.reached();
-        let owed = self
-            .common
-            .catalogue
-            .changed_between(&self.enriched, &reached);
-        let enrichments: Vec<Enrichment> = owed
-            .into_iter()
-            .map(|(content_id, known)| {
-                Ok(Enrichment {
-                    content_id,
-                    content_offset: self.position(&known)?.get(),
-                    content_type: known.content_type.as_deref().map(str::to_owned),
-                    length_seconds: known.length_seconds,
-                })
-            })
-            .collect::<Result<_, Fault>>()?;
-        for chunk in enrichments.chunks(REENRICH_CHUNK) {
-            crash::point("clickhouse", "re_enriching");
-            let done = self.common.store.reenrich(self.partition, chunk).await;
-            done.map_err(clickhouse)?;
-            crash::point("clickhouse", "re_enriched");
-        }
-        self.enriched = reached;
-        Ok(())
     }
 
     async fn owed(&mut self) {
+        if self.pass.is_some() {
+            return;
+        }
+        if self.waits {
+            return self.common.turns.is_free().await;
+        }
         if self.advances.changed().await.is_err() {
             // The catalogue lives as long as the sink; without it nothing is.
             std::future::pending::<()>().await;
@@ -237,8 +262,27 @@ impl FactsPartition {
         record_truncate(&self.common.store, &topic, life, place).await
     }
 
-    fn position(&self, known: &Known) -> Result<Position, Fault> {
-        position(self.generations.content, known.offset)
+    /// Begins to re-enrich what is owed, if anything is.
+    async fn begin_pass(&mut self) -> Result<Begun, Fault> {
+        if self.catches_up {
+            self.common.catch_up().await?;
+        }
+        self.waits = false;
+        // Read first: a change after this is found the next time.
+        let reached = self.common.catalogue.reached();
+        let catalogue = &self.common.catalogue;
+        let changed = catalogue.changed_between(&self.enriched, &reached);
+        if changed.is_empty() {
+            self.enriched = reached;
+            return Ok(Begun::NothingOwed);
+        }
+        let Some(turn) = self.common.turns.take() else {
+            self.waits = true;
+            return Ok(Begun::AnothersTurn);
+        };
+        let most = self.common.reenrich_rows;
+        self.pass = Some(Pass::new(turn, &self.held, reached, changed, most));
+        Ok(Begun::Pass)
     }
 }
 
@@ -361,7 +405,7 @@ impl Writer<'_> {
 }
 
 /// A place in the log; one beyond 2^48 has never been.
-fn position(generation: u16, offset: i64) -> Result<Position, Fault> {
+pub(super) fn position(generation: u16, offset: i64) -> Result<Position, Fault> {
     Position::new(generation, offset)
         .map_err(|error| Fault::halt("position", error.to_string(), "report this as a bug"))
 }

@@ -24,6 +24,10 @@ use crate::{
 /// Format of `fanout_topics` and of `_version`.
 pub(super) const FORMAT: u16 = 1;
 
+/// Partitions that the content topic may have: commits carry an offset of each,
+/// and Kafka takes 4,096 bytes of metadata.
+const MAX_CONTENT_PARTITIONS: i32 = 200;
+
 /// The generations in force.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Current {
@@ -253,6 +257,7 @@ impl Generations {
     pub(super) async fn open(&self, common: &Common) -> Result<(), Fault> {
         schema::check(&common.store).await?;
         let found = self.find(common).await?;
+        few_enough(&self.content, found.content.identity.partitions)?;
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(())
     }
@@ -346,6 +351,21 @@ async fn find(store: &Store, log: &Log, topic: &str, table_id: Uuid) -> Result<L
     Ok(Life::from(&row))
 }
 
+/// More partitions could not be told of in a commit.
+fn few_enough(topic: &str, partitions: i32) -> Result<(), Fault> {
+    if partitions <= MAX_CONTENT_PARTITIONS {
+        return Ok(());
+    }
+    Err(Fault::halt(
+        "too_many_partitions",
+        format!(
+            "topic {topic} has {partitions} partitions, and at most {MAX_CONTENT_PARTITIONS} are \
+             supported"
+        ),
+        format!("recreate {topic} with fewer partitions, then {RECONCILE}"),
+    ))
+}
+
 /// The halt that a truncate at this place is.
 pub(super) fn truncated(place: &str) -> Halt {
     Halt {
@@ -399,6 +419,7 @@ fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::MAX_OFFSET;
 
     #[test]
     fn the_metadata_of_a_commit_keeps_its_form() {
@@ -436,6 +457,27 @@ mod tests {
         assert!(Again::of(Committed::Lost, 2, 9).is_some());
         assert_eq!(Again::of(Committed::Lost, 9, 9), None, "nothing to read");
         assert_eq!(Again::of(Committed::Never, 2, 9), None);
+    }
+
+    #[test]
+    fn the_metadata_of_the_largest_content_topic_is_short_enough_for_kafka() {
+        let partitions = usize::try_from(MAX_CONTENT_PARTITIONS).expect("a count");
+        let again = Again {
+            until: MAX_OFFSET,
+            moved: Some(MAX_OFFSET - 1),
+        };
+        let content = vec![MAX_OFFSET; partitions];
+        let text = Metadata::new(u16::MAX, 0, content, Some(again)).text();
+        assert!(text.len() < 4096, "{}", text.len());
+        assert!(few_enough("content", MAX_CONTENT_PARTITIONS).is_ok());
+        let refused = few_enough("content", MAX_CONTENT_PARTITIONS + 1);
+        let Err(Fault::Halt(halt)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(
+            halt.reason,
+            "topic content has 201 partitions, and at most 200 are supported"
+        );
     }
 
     #[test]

@@ -13,7 +13,9 @@ mod content;
 mod facts;
 mod follower;
 mod generations;
+mod pace;
 mod rebuild;
+mod reenrich;
 mod schema;
 
 use std::{
@@ -32,11 +34,12 @@ use self::{
     classify::classify,
     follower::Follower,
     generations::{Generations, Life},
+    reenrich::Turns,
 };
 use super::{Fault, KnownPlaceholders, RECONCILE};
 use crate::{
     clients::{
-        clickhouse::{Endpoint, InvalidUrl, Store},
+        clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Store},
         kafka::{ConsumerSettings, Log},
     },
     config,
@@ -58,6 +61,9 @@ pub struct Common {
     dimension: DimensionDecoder,
     placeholders: KnownPlaceholders,
     catalogue: Arc<Catalogue>,
+    turns: Arc<Turns>,
+    /// Rows that one statement writes again at most.
+    reenrich_rows: usize,
     /// With the life of the content topic that it follows.
     follower: Mutex<Option<(Life, Follower)>>,
 }
@@ -95,6 +101,8 @@ impl Common {
             dimension: DimensionDecoder::with_placeholders(content.clone(), placeholders.content()),
             placeholders: placeholders.clone(),
             catalogue: Arc::default(),
+            turns: Arc::default(),
+            reenrich_rows: settings.reenrich_rows,
             follower: Mutex::default(),
         })
     }
@@ -188,6 +196,6 @@ fn kafka(error: crate::clients::kafka::KafkaError) -> Fault {
 }
 
 /// A fault of ClickHouse's.
-fn clickhouse(error: crate::clients::clickhouse::ClickHouseError) -> Fault {
-    classify(&error)
+fn clickhouse(error: impl std::borrow::Borrow<ClickHouseError>) -> Fault {
+    classify(error.borrow())
 }

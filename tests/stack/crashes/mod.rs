@@ -97,6 +97,8 @@ const SESSION: Duration = Duration::from_millis(1500);
 fn workers(stack: &Stack) -> Fanout {
     let ms = SESSION.as_millis().to_string();
     let fanout = stack.fanout.with("FANOUT_KAFKA_SESSION_TIMEOUT_MS", &ms);
+    // A change of content takes several statements.
+    let fanout = fanout.with("FANOUT_CLICKHOUSE_REENRICH_ROWS", "50");
     fanout.with("FANOUT_BOARD_LEASE_MS", &ms)
 }
 
