@@ -17,23 +17,22 @@
     reason = "a benchmark reports and gives up"
 )]
 
+mod support;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use fanout::{
     clients::kafka::ensure_topics,
-    config::{Config, Layers, Settings, load},
+    config::Settings,
     event::{FactDecoder, Record, SourceTable},
     operations::{fence, objects},
     pipeline::{Pipeline, Source, Start, source, topics},
     progress::Silent,
-    project::Project,
-    stack::{Home, recorded_settings},
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -41,7 +40,10 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
+use support::{Stack, chosen};
 use tokio_util::sync::CancellationToken;
+
+const MEASUREMENTS: [&str; 5] = ["decode", "clickhouse", "redis", "http", "poison"];
 
 /// Each measurement is made so often; the best counts, the others are shown.
 const RUNS: usize = 3;
@@ -51,65 +53,12 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let stack = Stack::up();
+    if !MEASUREMENTS.into_iter().any(wanted) {
+        return;
+    }
+    let stack = Stack::up(env!("CARGO_BIN_EXE_fanout"));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(measure_all(&stack));
-}
-
-/// A stack of its own, removed when dropped.
-struct Stack {
-    home: PathBuf,
-}
-
-impl Stack {
-    fn up() -> Self {
-        let home = std::env::temp_dir().join(format!("fanout-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&home).expect("a folder");
-        let stack = Self { home };
-        stack.fanout(&["up", "--ports", "auto", "--no-run"]);
-        stack
-    }
-
-    fn fanout(&self, arguments: &[&str]) {
-        let status = self.command(arguments).status().expect("fanout starts");
-        assert!(status.success(), "fanout {arguments:?}: {status}");
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
-        // The settings of whoever calls are not the benchmark's.
-        for (name, _) in std::env::vars_os() {
-            let ours = name.to_string_lossy().starts_with("FANOUT_");
-            if ours && name != "FANOUT_CACHE" {
-                command.env_remove(name);
-            }
-        }
-        command
-            .args(arguments)
-            .env("FANOUT_HOME", &self.home)
-            .current_dir(&self.home);
-        command
-    }
-
-    fn settings(&self) -> Settings {
-        let project = Project::default();
-        let recorded = recorded_settings(&Home::at(&self.home), &project).expect("a state");
-        let layers = Layers {
-            project,
-            recorded,
-            ..Layers::default()
-        };
-        let Config { settings, .. } = load(&layers).expect("valid settings");
-        settings
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        self.fanout(&["reset", "--yes", "--quiet"]);
-        // The home is a temporary folder; what is left of it hurts nobody.
-        let _ = std::fs::remove_dir_all(&self.home);
-    }
 }
 
 /// An external system that has seen nothing yet; ends when dropped.
@@ -153,7 +102,7 @@ impl Drop for External {
 }
 
 fn wanted(name: &str) -> bool {
-    std::env::var("BENCH_ONLY").map_or(true, |only| only.split(',').any(|one| one == name))
+    chosen(name).unwrap_or(true)
 }
 
 async fn measure_all(stack: &Stack) {
@@ -403,8 +352,9 @@ impl Log {
     async fn copy(&self, settings: &Settings, with_poison: bool) -> Vec<i64> {
         let kafka = &settings.kafka;
         let source = Source::new(&kafka.topic_prefix);
-        let all = topics::specs(settings);
-        ensure_topics(&kafka.brokers, &all).await.expect("topics");
+        ensure_topics(&kafka.brokers, &topics::specs(settings))
+            .await
+            .expect("topics");
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &kafka.brokers)
             .set("linger.ms", "20")
