@@ -122,6 +122,7 @@ impl Chunk {
     }
 
     /// Takes the records from `index` on out of it.
+    #[must_use]
     pub fn split_off(&mut self, index: usize) -> Self {
         let index = index.min(self.entries.len());
         Self {

@@ -194,7 +194,7 @@ impl<T: Table> Decoder<T> {
         let id = row_id::<T>(cells.get(0))?;
         check_same(key, id)?;
         let schema = envelope.schema.map(serde_json::value::RawValue::get);
-        let placeholders = (origin == Origin::Update).then(|| Placeholders {
+        let placeholders = (origin == Origin::Update).then_some(Placeholders {
             known: &self.unavailable,
             partition: record.partition,
             offset: record.offset,

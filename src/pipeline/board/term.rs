@@ -393,19 +393,15 @@ impl Term {
                 *at = now;
             }
         });
-        match (cut, first_left) {
-            (Some(cut), Some(offset)) => {
-                let partition = fed.partition;
-                context.guard.hold(partition, self.identity, offset).await;
-                let place = format!("{}/{}@{offset}", fed.topic, fed.partition);
-                let halt = cut.halt("redis", &place);
-                Err(TermEnd::Trouble(Fault::Halt(halt)))
-            }
-            _ => {
-                context.guard.goes_on(fed.partition, now.next).await;
-                Ok(())
-            }
+        if let (Some(cut), Some(offset)) = (cut, first_left) {
+            let partition = fed.partition;
+            context.guard.hold(partition, self.identity, offset).await;
+            let place = format!("{}/{}@{offset}", fed.topic, fed.partition);
+            let halt = cut.halt("redis", &place);
+            return Err(TermEnd::Trouble(Fault::Halt(halt)));
         }
+        context.guard.goes_on(fed.partition, now.next).await;
+        Ok(())
     }
 }
 
