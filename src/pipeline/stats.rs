@@ -4,17 +4,19 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::status::{Halt, PartitionStatus, SinkState, SinkStatus};
+use tokio::time::Instant;
+
+use super::{
+    meter::Meter,
+    status::{Halt, PartitionStatus, SinkState, SinkStatus},
+};
 use crate::{
     clock::now_ms,
     sinks::{Settled, Tally},
 };
-
-/// The rate is over this long.
-const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 /// Dead letters are counted over this long …
 const LETTERS_WINDOW: Duration = Duration::from_mins(1);
@@ -59,7 +61,7 @@ struct Inner {
     /// By partition: work that is pending besides its records.
     pending: BTreeMap<i32, Pending>,
     progress: BTreeMap<i32, Progress>,
-    meter: VecDeque<(Instant, u64)>,
+    meter: Meter,
     /// Dead letters of late, by the second.
     letters: VecDeque<(Instant, u64)>,
 }
@@ -123,7 +125,7 @@ impl SinkStats {
                 failing: BTreeMap::new(),
                 pending: BTreeMap::new(),
                 progress: BTreeMap::new(),
-                meter: VecDeque::new(),
+                meter: Meter::default(),
                 letters: VecDeque::new(),
             }),
         }
@@ -154,7 +156,7 @@ impl SinkStats {
         }
         inner.add_letters(Instant::now(), done.dead_letters.len() as u64);
         let total = inner.total();
-        inner.meter.push_back((Instant::now(), total));
+        inner.meter.record(Instant::now(), total);
     }
 
     /// The store acknowledged a write.
@@ -405,25 +407,8 @@ impl Inner {
     }
 
     fn rate(&mut self) -> f64 {
-        let now = Instant::now();
-        while self
-            .meter
-            .get(1)
-            .is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW)
-        {
-            self.meter.pop_front();
-        }
-        let Some((since, before)) = self.meter.front() else {
-            return 0.0;
-        };
-        let seconds = now
-            .duration_since(*since)
-            .max(Duration::from_secs(1))
-            .as_secs_f64();
-        let done = self.total().saturating_sub(*before);
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = done as f64 / seconds;
-        (rate * 10.0).round() / 10.0
+        let total = self.total();
+        self.meter.rate(Instant::now(), total)
     }
 }
 
