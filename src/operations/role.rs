@@ -63,10 +63,11 @@ pub async fn restrict(url: &SecretUrl) -> Result<Option<String>, RoleError> {
          CREATE ROLE {HELPER} LOGIN SUPERUSER PASSWORD '{password}'"
     );
     client.batch_execute(&make).await?;
-    let mut helper = postgres::connect_as(url, HELPER, &password).await?;
-    let work = helper.transaction().await?;
+    // After an error the connection is closed, which rolls everything back.
+    let work = postgres::connect_as(url, HELPER, &password).await?;
     // Tables change hands once nobody else is at work on them.
-    work.batch_execute("SET LOCAL lock_timeout = '60s'").await?;
+    work.batch_execute("BEGIN; SET LOCAL lock_timeout = '60s'")
+        .await?;
     let name = "SELECT set_config('fanout.role', $1, true)";
     work.execute(name, &[&role]).await?;
     let script = assets::text(SCRIPT).unwrap_or_default();
@@ -76,6 +77,6 @@ pub async fn restrict(url: &SecretUrl) -> Result<Option<String>, RoleError> {
                      FROM pg_roles WHERE oid = 10";
     let leave: String = work.query_one(superuser, &[]).await?.try_get(0)?;
     work.batch_execute(&leave).await?;
-    work.commit().await?;
+    work.batch_execute("COMMIT").await?;
     Ok(Some(role))
 }

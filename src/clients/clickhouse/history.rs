@@ -75,9 +75,20 @@ impl Store {
         self.bounded(self.query(&sql).fetch_all::<PlaceRow>()).await
     }
 
-    /// All live content.
-    pub async fn live_content(&self) -> Result<Vec<ContentPlace>, ClickHouseError> {
-        let sql = format!("SELECT id, _version AS version FROM {CONTENT} FINAL WHERE _deleted = 0");
+    /// Live content after an id, by id, in ClickHouse's order of UUIDs, which is
+    /// not that of their texts.
+    pub async fn live_content_after(
+        &self,
+        after: Option<Uuid>,
+        limit: u64,
+    ) -> Result<Vec<ContentPlace>, ClickHouseError> {
+        let after = after.map_or(String::new(), |after| {
+            format!(" AND {CONTENT}.id > toUUID('{after}')")
+        });
+        let sql = format!(
+            "SELECT id, _version AS version FROM {CONTENT} FINAL \
+             WHERE _deleted = 0{after} ORDER BY id LIMIT {limit}"
+        );
         self.bounded(self.query(&sql).fetch_all::<ContentPlace>())
             .await
     }

@@ -113,13 +113,16 @@ pub fn is_denied(error: &ClickHouseError) -> bool {
 const UNKNOWN_USER: u32 = 192;
 const ACCESS_DENIED: u32 = 497;
 const AUTHENTICATION_FAILED: u32 = 516;
+/// How long a ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A real query: proves the engine and the credentials.
 ///
 /// # Errors
-/// When nothing listens, the credentials are wrong, or the query fails.
+/// When nothing listens, the credentials are wrong, the query fails, or no
+/// answer comes within 10 s.
 pub async fn ping(endpoint: &Endpoint) -> Result<(), ClickHouseError> {
-    endpoint.client().query("SELECT 1").execute().await
+    bounded(PING_TIMEOUT, endpoint.client().query("SELECT 1").execute()).await
 }
 
 /// Executes one statement as it stands.

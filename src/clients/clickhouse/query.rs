@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use clickhouse::{Client, Row, query::RowCursor};
+use clickhouse::{Client, Row, RowOwned, RowRead, query::RowCursor};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -119,6 +119,12 @@ pub struct Rows<T>(RowCursor<T>);
 /// How long the answer to a question, or the next row of one, may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// Ids in one statement. So many are well within `max_query_size`, 256 KiB.
+const MAX_IDS: usize = 1_000;
+
+/// The most of an answer that is kept in memory at once, in bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
 impl<T> std::fmt::Debug for Rows<T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Rows").finish_non_exhaustive()
@@ -187,8 +193,8 @@ impl Query {
             parts.join(", ',', "),
             select()
         );
-        let query = self.stream(&sql).bind(first).bind(last);
-        query.fetch_one().await
+        let query = self.client.query(&sql).bind(first).bind(last);
+        bounded(PATIENCE, query.fetch_one()).await
     }
 
     /// The rows of the view with these ids, by id.
@@ -197,7 +203,10 @@ impl Query {
     /// When the server does not answer.
     pub async fn rows_of(&self, ids: &[i64]) -> Result<Vec<TextRow>, ClickHouseError> {
         let sql = format!("{} WHERE event_id IN ? ORDER BY event_id", select());
-        bounded(PATIENCE, self.client.query(&sql).bind(ids).fetch_all()).await
+        let mut rows: Vec<TextRow> = self.by_id(&sql, ids).await?;
+        // Each piece is in order, and the ids may be given in any.
+        rows.sort_by_key(|row| row.event_id);
+        Ok(rows)
     }
 
     /// From which record each row of a partition is, deleted ones too.
@@ -223,7 +232,21 @@ impl Query {
              argMax(_offset, _version) AS offset, \
              {VERSION_OFFSET} AS version_offset FROM {FACTS} WHERE event_id IN ? GROUP BY event_id"
         );
-        bounded(PATIENCE, self.client.query(&sql).bind(ids).fetch_all()).await
+        self.by_id(&sql, ids).await
+    }
+
+    /// The answers to a statement with a list of ids in it, a piece of the list
+    /// at a time.
+    async fn by_id<T>(&self, sql: &str, ids: &[i64]) -> Result<Vec<T>, ClickHouseError>
+    where
+        T: RowOwned + RowRead,
+    {
+        let mut rows = Vec::new();
+        for some in ids.chunks(MAX_IDS) {
+            let query = self.client.query(sql).bind(some);
+            rows.extend(bounded(PATIENCE, query.fetch_all::<T>()).await?);
+        }
+        Ok(rows)
     }
 
     /// Events of a time, after the first and up to the last microsecond, that
@@ -253,35 +276,43 @@ impl Query {
     /// # Errors
     /// When the server does not answer.
     pub async fn titles(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Title>, ClickHouseError> {
-        if ids.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let texts: Vec<String> = ids.iter().map(Uuid::to_string).collect();
         let sql = format!(
             "SELECT toString(id) AS id, title, CAST(content_type, 'Nullable(String)') AS content_type \
              FROM {CONTENT} FINAL WHERE _deleted = 0 AND {CONTENT}.id IN ?"
         );
-        let query = self.client.query(&sql).bind(texts);
-        let rows: Vec<TitleRow> = bounded(PATIENCE, query.fetch_all()).await?;
-        let titles = rows.into_iter().filter_map(|row| {
-            let title = Title {
-                title: row.title,
-                content_type: row.content_type,
-            };
-            Some((Uuid::parse_str(&row.id).ok()?, title))
-        });
-        Ok(titles.collect())
+        let mut titles = HashMap::new();
+        for some in ids.chunks(MAX_IDS) {
+            let texts: Vec<String> = some.iter().map(Uuid::to_string).collect();
+            let query = self.client.query(&sql).bind(texts);
+            let rows: Vec<TitleRow> = bounded(PATIENCE, query.fetch_all()).await?;
+            titles.extend(rows.into_iter().filter_map(|row| {
+                let title = Title {
+                    title: row.title,
+                    content_type: row.content_type,
+                };
+                Some((Uuid::parse_str(&row.id).ok()?, title))
+            }));
+        }
+        Ok(titles)
     }
 
     /// The answer to a question as lines of JSON, one a row.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When the server does not answer, or with more than 64 MiB.
     pub async fn json_lines(&self, sql: &str) -> Result<Vec<String>, ClickHouseError> {
         // The crate takes `?` for a place to bind a value.
         let sql = sql.replace('?', "??");
         let mut cursor = self.client.query(&sql).fetch_bytes("JSONEachRow")?;
-        let bytes = bounded(PATIENCE, cursor.collect()).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = bounded(PATIENCE, cursor.next()).await? {
+            if bytes.len() + piece.len() > MAX_ANSWER {
+                let limit = MAX_ANSWER >> 20;
+                let error = format!("the answer is longer than {limit} MiB");
+                return Err(ClickHouseError::Other(error.into()));
+            }
+            bytes.extend_from_slice(&piece);
+        }
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.lines().map(str::to_owned).collect())
     }

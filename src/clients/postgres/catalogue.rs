@@ -3,8 +3,8 @@
 //! open to every role.
 
 use serde_json::Value as Json;
-use tokio_postgres::{Client, Error as PostgresError, Statement, types::ToSql};
 
+use super::{Client, PostgresError, Statement, ToSql};
 use crate::source::{Catalogue, Expected, SCHEMA};
 
 /// The first version in which a publication can name whole schemas.

@@ -3,7 +3,9 @@
 
 use std::{fmt, time::Duration};
 
-use tokio_postgres::{Client, Error as PostgresError, error::SqlState};
+use tokio_postgres::error::SqlState;
+
+use super::{Client, PostgresError};
 
 /// How long a statement may wait for a lock.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -3,20 +3,40 @@
 pub mod catalogue;
 mod locks;
 
-use std::time::Duration;
+use std::{future::Future, ops::Deref, time::Duration};
 
-use tokio_postgres::{NoTls, config::Host, error::SqlState};
-
-pub use tokio_postgres::{
-    Client, Error as PostgresError, Row, RowStream, Statement, Transaction, types::ToSql,
+use bytes::Buf;
+use tokio::time::timeout;
+use tokio_postgres::{
+    NoTls, ToStatement,
+    config::Host,
+    error::{DbError, SqlState},
+    row::RowIndex,
+    types::FromSql,
 };
 
 pub use locks::{Holder, LOCK_TIMEOUT, holder_of, is_lock_timeout, with_lock_timeout};
+pub use tokio_postgres::{CopyInSink, Statement, types::ToSql};
 
 use crate::secret::{Secret, SecretUrl};
 
 /// The user and the database of a URL that names none.
 const DEFAULT_USER: &str = "postgres";
+
+/// How long connecting may take, login included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a statement may take. The server cancels it after this; one that
+/// hangs is given up a little later.
+const STATEMENT_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// How much longer the answer to a cancelled statement may take.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Gives the session the deadline, unless a stricter one is configured for the
+/// role or the database.
+const SET_TIMEOUT: &str = "SELECT set_config('statement_timeout', $1, false) FROM pg_settings
+    WHERE name = 'statement_timeout' AND (setting::bigint = 0 OR setting::bigint > $2)";
 
 /// The parts of a Postgres URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,25 +118,191 @@ pub fn is_denied(error: &PostgresError) -> bool {
         || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }
 
+/// Why a statement was not executed.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    #[error(transparent)]
+    Driver(#[from] tokio_postgres::Error),
+    #[error("no answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+impl PostgresError {
+    /// The server's own error, if it answered with one.
+    #[must_use]
+    pub fn as_db_error(&self) -> Option<&DbError> {
+        match self {
+            Self::Driver(error) => error.as_db_error(),
+            Self::TimedOut(_) => None,
+        }
+    }
+
+    /// The server's code for its error, if it answered with one.
+    #[must_use]
+    pub fn code(&self) -> Option<&SqlState> {
+        self.as_db_error().map(DbError::code)
+    }
+}
+
+/// One row of an answer.
+#[derive(Debug)]
+pub struct Row(tokio_postgres::Row);
+
+impl Deref for Row {
+    type Target = tokio_postgres::Row;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Row {
+    /// The value of a column, by number or by name.
+    ///
+    /// # Errors
+    /// When there is no such column, or it is of another type.
+    pub fn try_get<'a, I, T>(&'a self, column: I) -> Result<T, PostgresError>
+    where
+        I: RowIndex + std::fmt::Display,
+        T: FromSql<'a>,
+    {
+        Ok(self.0.try_get(column)?)
+    }
+}
+
+/// A connection on which every statement has a deadline.
+#[derive(Debug)]
+pub struct Client {
+    inner: tokio_postgres::Client,
+    patience: Duration,
+}
+
+type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Client {
+    /// All rows of the answer.
+    ///
+    /// # Errors
+    /// When the server refuses the statement, or does not answer in time.
+    pub async fn query<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, PostgresError> {
+        let rows = self.inner.query(statement, parameters);
+        let rows = bounded(self.patience, rows).await?;
+        Ok(rows.into_iter().map(Row).collect())
+    }
+
+    /// The one row of the answer.
+    ///
+    /// # Errors
+    /// As [`Self::query`], and when there is not exactly one.
+    pub async fn query_one<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: Parameters<'_>,
+    ) -> Result<Row, PostgresError> {
+        let row = self.inner.query_one(statement, parameters);
+        Ok(Row(bounded(self.patience, row).await?))
+    }
+
+    /// The row of the answer, if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::query`], and when there are several.
+    pub async fn query_opt<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: Parameters<'_>,
+    ) -> Result<Option<Row>, PostgresError> {
+        let row = self.inner.query_opt(statement, parameters);
+        Ok(bounded(self.patience, row).await?.map(Row))
+    }
+
+    /// Executes a statement; returns how many rows it changed.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn execute<T: ?Sized + ToStatement>(
+        &self,
+        statement: &T,
+        parameters: Parameters<'_>,
+    ) -> Result<u64, PostgresError> {
+        bounded(self.patience, self.inner.execute(statement, parameters)).await
+    }
+
+    /// Executes several statements.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn batch_execute(&self, statements: &str) -> Result<(), PostgresError> {
+        bounded(self.patience, self.inner.batch_execute(statements)).await
+    }
+
+    /// Prepares a statement that is executed several times.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn prepare(&self, statement: &str) -> Result<Statement, PostgresError> {
+        bounded(self.patience, self.inner.prepare(statement)).await
+    }
+
+    /// Begins a `COPY … FROM STDIN`. The server's own deadline bounds it.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn copy_in<T, U>(&self, statement: &T) -> Result<CopyInSink<U>, PostgresError>
+    where
+        T: ?Sized + ToStatement,
+        U: Buf + 'static + Send,
+    {
+        bounded(self.patience, self.inner.copy_in(statement)).await
+    }
+}
+
+/// The answer, or [`PostgresError::TimedOut`]: a server that hangs must not
+/// hang its callers.
+async fn bounded<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, PostgresError> {
+    match timeout(patience, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(PostgresError::TimedOut(patience)),
+    }
+}
+
 /// Connects and drives the connection in the background until the client is
 /// dropped.
 ///
 /// # Errors
 /// When the URL is malformed, nothing listens, or the credentials are wrong.
 pub async fn connect(url: &SecretUrl) -> Result<Client, PostgresError> {
-    open(config(url)?).await
+    open(config(url)?, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
 }
 
-async fn open(mut config: tokio_postgres::Config) -> Result<Client, PostgresError> {
-    config
-        .application_name("fanout")
-        .connect_timeout(Duration::from_secs(10));
-    let (client, connection) = config.connect(NoTls).await?;
+/// Connects within `patience`; each statement then has `deadline`.
+async fn open(
+    mut config: tokio_postgres::Config,
+    patience: Duration,
+    deadline: Duration,
+) -> Result<Client, PostgresError> {
+    config.application_name("fanout").connect_timeout(patience);
+    let (inner, connection) = bounded(patience, config.connect(NoTls)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a postgres connection ended");
         }
     });
+    let client = Client {
+        inner,
+        patience: deadline + GRACE,
+    };
+    let millis = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX);
+    client
+        .query(SET_TIMEOUT, &[&millis.to_string(), &millis])
+        .await?;
     Ok(client)
 }
 
@@ -131,7 +317,7 @@ pub async fn connect_as(
 ) -> Result<Client, PostgresError> {
     let mut config = config(url)?;
     config.user(user).password(password);
-    open(config).await
+    open(config, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
 }
 
 /// A real query, so that a server still in recovery does not count as ready.
@@ -139,6 +325,26 @@ pub async fn connect_as(
 /// # Errors
 /// As [`connect`], and when the query fails.
 pub async fn ping(url: &SecretUrl) -> Result<(), PostgresError> {
-    connect(url).await?.simple_query("SELECT 1").await?;
+    connect(url).await?.query_one("SELECT 1", &[]).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_never_answers_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let url = format!("postgres://app:app@127.0.0.1:{port}/app");
+        let patience = Duration::from_millis(50);
+        let config = url.parse().expect("a URL");
+        let error = open(config, patience, STATEMENT_TIMEOUT).await;
+        let error = error.expect_err("nobody answers");
+        assert!(matches!(error, PostgresError::TimedOut(_)), "{error}");
+        assert!(is_unreachable(&error));
+    }
 }

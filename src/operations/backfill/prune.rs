@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::BackfillError;
 use crate::{
     clients::{
-        clickhouse::{ContentRow, FactRow, PlaceRow, Store, Times},
+        clickhouse::{ContentPlace, ContentRow, FactRow, PlaceRow, Store, Times},
         postgres::{self, Client},
     },
     clock::now_ms,
@@ -91,12 +91,25 @@ impl<'a> Prune<'a> {
         })
     }
 
-    /// The same for the contents, all at once: they are few.
+    /// The same for the contents, all of them.
     pub(super) async fn content(&self) -> Result<u64, BackfillError> {
-        let stored = self.store.live_content().await?;
-        let rows = self.client.query("SELECT id FROM public.content", &[]);
-        let mut live = HashSet::new();
-        for row in rows.await? {
+        let mut after = None;
+        let mut deleted = 0;
+        loop {
+            let stored = self.store.live_content_after(after, RANGE).await?;
+            let Some(last) = stored.last() else {
+                return Ok(deleted);
+            };
+            after = Some(last.id);
+            deleted += self.content_range(&stored).await?;
+        }
+    }
+
+    async fn content_range(&self, stored: &[ContentPlace]) -> Result<u64, BackfillError> {
+        let ids: Vec<Uuid> = stored.iter().map(|place| place.id).collect();
+        let sql = "SELECT id FROM public.content WHERE id = ANY ($1)";
+        let mut live = HashSet::with_capacity(ids.len());
+        for row in self.client.query(sql, &[&ids]).await? {
             live.insert(row.try_get::<_, Uuid>(0)?);
         }
         let now = now_ms();
