@@ -32,12 +32,13 @@ fn read(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
-/// Reads how many of something are wanted: at least 1.
-pub fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number above 0".to_owned()),
-        Ok(count) => Ok(count),
-    }
+/// Reads how many of something are wanted: at least 1, and as many as may be in
+/// memory at once.
+pub fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+    let number: Option<usize> = text.parse().ok();
+    number
+        .filter(|number| (1..=MOST).contains(number))
+        .ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }
 
 #[cfg(test)]
@@ -63,10 +64,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_count() {
-        assert_eq!(count("1"), Ok(1));
-        for text in ["0", "-1", "1.5", "", "many"] {
-            assert!(count(text).is_err(), "{text}");
+    fn what_is_shown_is_bounded() {
+        assert_eq!(up_to::<10>("1"), Ok(1));
+        assert_eq!(up_to::<10>("10"), Ok(10));
+        for text in ["0", "11", "-1", "1.5", "", "many"] {
+            assert!(up_to::<10>(text).is_err(), "{text}");
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    arguments::{count, duration},
+    arguments::{duration, up_to},
     context::Context,
     exit::{Outcome, Verdict},
     printer::Printer,
@@ -31,8 +31,8 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 /// What to show of the board.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// How many lines
-    #[arg(long, short = 'n', default_value = "10", value_parser = count)]
+    /// How many lines, at most 10000
+    #[arg(long, short = 'n', default_value_t = 10, value_parser = up_to::<10_000>)]
     limit: usize,
     /// Look again and again [default interval: 1s]
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",

@@ -11,7 +11,7 @@ use fanout::{
 use serde_json::json;
 
 use crate::{
-    arguments::count,
+    arguments::up_to,
     context::Context,
     exit::{Outcome, Verdict},
 };
@@ -27,8 +27,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub struct Arguments {
     /// Records of the log, rows of the view, members of the board, or calls
     place: Where,
-    /// How many
-    #[arg(long, short = 'n', default_value = "5", value_parser = count)]
+    /// How many, at most 1000
+    #[arg(long, short = 'n', default_value_t = 5, value_parser = up_to::<1_000>)]
     count: usize,
     /// Go on with what is new
     #[arg(long, short)]

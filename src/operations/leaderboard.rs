@@ -1,6 +1,9 @@
 //! The board as it is published, with titles; and the events behind a score.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -259,6 +262,9 @@ impl Watch {
             let named = found.into_iter().map(|(id, title)| (id.to_string(), title));
             self.titles.extend(named);
         }
+        // What has left the board is looked up again when it comes back.
+        let shown: HashSet<&String> = view.members.iter().map(|(member, _)| member).collect();
+        self.titles.retain(|member, _| shown.contains(member));
         let has_worker = view.lease.is_some();
         let now_us = now_us();
         let rows = (1..).zip(&view.members).map(|(rank, (member, score))| {
@@ -361,8 +367,9 @@ pub async fn explain(
     };
     let ahead = eligible::ahead(&query(settings)?, &settings.board, moment).await?;
     let client = postgres::connect(&settings.postgres.url).await?;
-    let sums = eligible::sums(&client, moment, &ahead).await?;
-    let sum: Sum = sums.get(&content_id).copied().unwrap_or_default();
+    let mut sums = eligible::sums(&client, moment).await?;
+    sums.subtract(&eligible::sums_of(&client, moment, &ahead).await?);
+    let sum: Sum = sums.0.get(&content_id).copied().unwrap_or_default();
     let events = eligible::events_of(&client, moment, content_id, &ahead, MAX_EVENTS).await?;
     let mut titles = titles(settings, &[content_id]).await;
     Ok(Explanation {

@@ -60,11 +60,12 @@ impl<S: Sink> GroupWorker<S> {
                 return;
             }
             let letters = DeadLetters::new(self.shared.producer.clone(), self.name, identity);
-            let (sender, events) = mpsc::unbounded_channel();
             let group = self.shared.group(self.name);
-            let joined = Membership::join(&self.shared.consumer, &group, &self.topic, sender);
+            let joined = Membership::join(&self.shared.consumer, &group, &self.topic);
             let left = match joined {
-                Ok(membership) => self.serve(membership, events, identity, &letters).await,
+                Ok((membership, events)) => {
+                    self.serve(membership, events, identity, &letters).await
+                }
                 Err(error) => Err(error),
             };
             match left {
@@ -147,7 +148,7 @@ impl<S: Sink> GroupWorker<S> {
     async fn serve(
         &self,
         membership: Membership,
-        mut events: mpsc::UnboundedReceiver<Rebalance>,
+        mut events: mpsc::Receiver<Rebalance>,
         identity: TopicIdentity,
         letters: &DeadLetters,
     ) -> Result<(), KafkaError> {

@@ -18,13 +18,16 @@ use rdkafka::{
     topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
 };
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ConsumerSettings, Partition, consumer_config,
     partition::{Commits, close_if_pending, serve},
 };
+
+/// Decisions of the group, and faults, that wait to be read.
+const QUEUE: usize = 64;
 
 /// How long a revoked partition may take to drain before it is let go as it is,
 /// and its owner fenced.
@@ -71,7 +74,7 @@ pub struct Done(#[expect(dead_code, reason = "its drop is the message")] mpsc::S
 /// to do.
 pub struct MemberContext {
     topic: Arc<str>,
-    events: Option<UnboundedSender<Rebalance>>,
+    events: Option<Sender<Rebalance>>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     leaving: AtomicBool,
     /// The fences of the partitions that are this process's.
@@ -107,7 +110,7 @@ impl ConsumerContext for MemberContext {
 }
 
 impl MemberContext {
-    pub(super) fn new(topic: Arc<str>, events: Option<UnboundedSender<Rebalance>>) -> Self {
+    pub(super) fn new(topic: Arc<str>, events: Option<Sender<Rebalance>>) -> Self {
         Self {
             topic,
             events,
@@ -131,8 +134,7 @@ impl MemberContext {
 
     fn send(&self, event: Rebalance) {
         if let Some(events) = &self.events {
-            // The receiver is gone only while everything shuts down.
-            let _ = events.send(event);
+            send(events, event);
         }
     }
 
@@ -220,6 +222,19 @@ fn cancel(fences: &[CancellationToken]) {
     }
 }
 
+/// Hands over what the group decided. A fault is only reported, so it is left
+/// out where others wait to be read.
+fn send(events: &Sender<Rebalance>, event: Rebalance) {
+    match events.try_send(event) {
+        Ok(()) | Err(TrySendError::Full(Rebalance::Fault(_))) => {}
+        // The receiver is gone only while everything shuts down.
+        Err(TrySendError::Closed(_)) => {}
+        Err(TrySendError::Full(event)) => {
+            let _ = events.blocking_send(event);
+        }
+    }
+}
+
 /// Where to begin: where the group was, or at what there is where the log no
 /// longer has that; whoever takes the partition over judges the gap. A number
 /// and not "the beginning", which librdkafka looks up, and comes back to half a
@@ -280,13 +295,13 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Joins `group` for `topic`. What the group decides arrives at `events`.
+    /// Joins `group` for `topic`. What the group decides arrives at the receiver.
     pub fn join(
         settings: &ConsumerSettings,
         group: &str,
         topic: &str,
-        events: UnboundedSender<Rebalance>,
-    ) -> Result<Self, KafkaError> {
+    ) -> Result<(Self, Receiver<Rebalance>), KafkaError> {
+        let (events, received) = channel(QUEUE);
         let context = MemberContext::new(Arc::from(topic), Some(events.clone()));
         let consumer: Arc<BaseConsumer<MemberContext>> =
             Arc::new(consumer_config(settings, group).create_with_context(context)?);
@@ -301,19 +316,18 @@ impl Membership {
                 serve(
                     &consumer,
                     || stopped.load(Ordering::Acquire),
-                    |error| {
-                        let _ = events.send(Rebalance::Fault(error));
-                    },
+                    |error| send(&events, Rebalance::Fault(error)),
                 );
                 consumer.context().leaving.store(true, Ordering::Release);
                 close_if_pending(&consumer);
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self {
+        let membership = Self {
             stop,
             commits,
             thread: Some(thread),
-        })
+        };
+        Ok((membership, received))
     }
 
     /// Whether a commit has had no answer for so long that none will come: only
@@ -340,5 +354,21 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_that_nobody_reads_take_no_memory_and_hold_nothing_up() {
+        let (events, mut received) = channel(QUEUE);
+        for _ in 0..10 * QUEUE {
+            send(&events, Rebalance::Fault(KafkaError::Canceled));
+        }
+        assert_eq!(received.len(), QUEUE);
+        received.close();
+        send(&events, Rebalance::Assigned(Vec::new()));
     }
 }

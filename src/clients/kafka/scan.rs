@@ -15,14 +15,18 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers as _},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 
 use super::{ConsumerSettings, consumer_config};
 use crate::event::Record;
 
-/// Records read ahead of who takes them; the client's own prefetch bounds the
-/// bytes.
+/// Records read ahead of who takes them, in number and in KiB. A larger record
+/// is read alone.
 const AHEAD: usize = 256;
+const AHEAD_KIB: u32 = 32 * 1024;
 
 /// How long a quiet reader waits before it looks whether it is still wanted.
 const SLICE: Duration = Duration::from_millis(100);
@@ -55,8 +59,35 @@ pub struct Stretch {
 /// A reading under way; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Scan {
-    records: mpsc::Receiver<Result<Seen, KafkaError>>,
+    records: mpsc::Receiver<Ahead>,
     stop: Arc<AtomicBool>,
+}
+
+/// What is read ahead: a record, with its share of the memory for them.
+type Ahead = Result<(Seen, OwnedSemaphorePermit), KafkaError>;
+
+/// Hands over what is read.
+struct Sender {
+    records: mpsc::Sender<Ahead>,
+    memory: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+/// Nobody takes the records any more.
+struct Dropped;
+
+impl Sender {
+    /// Waits until there is room for the record.
+    fn record(&self, seen: Seen) -> Result<(), Dropped> {
+        let kib = u32::try_from(seen.size() / 1024).unwrap_or(u32::MAX);
+        let share = Arc::clone(&self.memory).acquire_many_owned(kib.clamp(1, AHEAD_KIB));
+        let share = self.runtime.block_on(share).map_err(|_| Dropped)?;
+        self.send(Ok((seen, share)))
+    }
+
+    fn send(&self, ahead: Ahead) -> Result<(), Dropped> {
+        self.records.blocking_send(ahead).map_err(|_| Dropped)
+    }
 }
 
 impl Seen {
@@ -71,6 +102,14 @@ impl Seen {
             key: self.key.as_deref(),
             value: self.value.as_deref(),
         }
+    }
+
+    /// Bytes of key, value and headers.
+    fn size(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter();
+        let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        length(&self.key) + length(&self.value) + headers
     }
 
     /// The header of this name as text.
@@ -102,7 +141,8 @@ impl From<&BorrowedMessage<'_>> for Seen {
 }
 
 impl Scan {
-    /// Begins to read these stretches. Empty ones are left out.
+    /// Begins to read these stretches. Empty ones are left out. To be called
+    /// within the runtime.
     ///
     /// # Errors
     /// When the client cannot be made.
@@ -124,6 +164,11 @@ impl Scan {
         }
         consumer.assign(&list)?;
         let (sender, records) = mpsc::channel(AHEAD);
+        let sender = Sender {
+            records: sender,
+            memory: Arc::new(Semaphore::new(AHEAD_KIB as usize)),
+            runtime: Handle::current(),
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         std::thread::Builder::new()
@@ -138,7 +183,8 @@ impl Scan {
     /// # Errors
     /// When the broker goes away for good or an offset is no longer there.
     pub async fn next(&mut self) -> Result<Option<Seen>, KafkaError> {
-        self.records.recv().await.transpose()
+        let ahead = self.records.recv().await.transpose()?;
+        Ok(ahead.map(|(seen, _share)| seen))
     }
 }
 
@@ -149,12 +195,7 @@ impl Drop for Scan {
     }
 }
 
-fn read(
-    consumer: &BaseConsumer,
-    mut open: Vec<Stretch>,
-    sender: &mpsc::Sender<Result<Seen, KafkaError>>,
-    stop: &AtomicBool,
-) {
+fn read(consumer: &BaseConsumer, mut open: Vec<Stretch>, sender: &Sender, stop: &AtomicBool) {
     let mut moved = Instant::now();
     while !open.is_empty() && !stop.load(Ordering::Acquire) {
         let polled = consumer.poll(SLICE);
@@ -175,7 +216,7 @@ fn read(
             None if stalled => {
                 open.clear();
                 let error = RDKafkaErrorCode::OperationTimedOut;
-                sender.blocking_send(Err(KafkaError::MessageConsumption(error)))
+                sender.send(Err(KafkaError::MessageConsumption(error)))
             }
             None => Ok(()),
             Some(Err(error))
@@ -186,7 +227,7 @@ fn read(
             }
             Some(Err(error)) => {
                 open.clear();
-                sender.blocking_send(Err(error))
+                sender.send(Err(error))
             }
         };
         if sent.is_err() {
@@ -198,8 +239,8 @@ fn read(
 fn take(
     message: &BorrowedMessage<'_>,
     open: &mut Vec<Stretch>,
-    sender: &mpsc::Sender<Result<Seen, KafkaError>>,
-) -> Result<(), mpsc::error::SendError<Result<Seen, KafkaError>>> {
+    sender: &Sender,
+) -> Result<(), Dropped> {
     let (partition, offset) = (message.partition(), message.offset());
     let found = open.iter().find(|stretch| stretch.partition == partition);
     let Some(stretch) = found.copied() else {
@@ -210,7 +251,7 @@ fn take(
         open.retain(|stretch| stretch.partition != partition);
     }
     if offset < until {
-        sender.blocking_send(Ok(Seen::from(message)))?;
+        sender.record(Seen::from(message))?;
     }
     Ok(())
 }
