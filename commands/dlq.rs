@@ -14,7 +14,7 @@ use fanout::{
 use serde_json::{Value as Json, json};
 
 use crate::{
-    arguments::{count, duration},
+    arguments::{duration, up_to},
     confirm::confirm,
     context::Context,
     exit::{Outcome, Verdict},
@@ -49,8 +49,8 @@ pub struct List {
     /// Only those with this code
     #[arg(long)]
     code: Option<String>,
-    /// How many
-    #[arg(long, short = 'n', default_value = "20", value_parser = count)]
+    /// How many, at most 1000
+    #[arg(long, short = 'n', default_value_t = 20, value_parser = up_to::<1_000>)]
     limit: usize,
 }
 

@@ -16,6 +16,8 @@ fn keys(command: &str) -> &'static [&'static str] {
             "altered",
             "remedy",
             "plan",
+            "alterations",
+            "unknown",
             "services",
         ],
         "down" => &[

@@ -219,7 +219,7 @@ fn a_user_without_a_home_gets_a_folder_that_is_theirs_or_none() {
     let place = folder.path().join(format!("fanout-{NOBODY}"));
     let run = || {
         let output = Command::new(&program)
-            .args(["--runtime", "native", "down"])
+            .args(["--runtime", "native", "up", "--dry-run", "stub"])
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("TMPDIR", folder.path())

@@ -73,6 +73,11 @@ enum Makes<'s> {
         table: &'s str,
         columns: Vec<&'s str>,
     },
+    /// A table without these columns.
+    NoColumns {
+        table: &'s str,
+        columns: Vec<&'s str>,
+    },
 }
 
 /// The files of `sql/clickhouse/` with their statements, without comments.
@@ -107,8 +112,15 @@ fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
     }
     let rest = statement.strip_prefix("ALTER TABLE ")?;
     let table = own(until_space(rest)?)?;
-    let added = rest.split("ADD COLUMN IF NOT EXISTS ").skip(1);
-    let columns = added.filter_map(until_space).collect();
+    let named = |clause: &str| -> Vec<&'s str> {
+        let named = rest.split(clause).skip(1).filter_map(until_space);
+        named.map(|name| name.trim_end_matches(',')).collect()
+    };
+    let columns = named("DROP COLUMN IF EXISTS ");
+    if !columns.is_empty() {
+        return Some(Makes::NoColumns { table, columns });
+    }
+    let columns = named("ADD COLUMN IF NOT EXISTS ");
     Some(Makes::Columns { table, columns })
 }
 
@@ -143,6 +155,10 @@ pub async fn needed(settings: &Settings) -> Result<Vec<(&'static str, String)>, 
             Some(Makes::Columns { table, columns }) => there
                 .get(table)
                 .is_none_or(|found| columns.iter().all(|column| found.contains(*column))),
+            // Nor has it these.
+            Some(Makes::NoColumns { table, columns }) => there
+                .get(table)
+                .is_none_or(|found| !columns.iter().any(|column| found.contains(*column))),
             None => false,
         };
         if !is_there {
@@ -231,6 +247,9 @@ mod tests {
                      ADD COLUMN IF NOT EXISTS b UUID";
         let (table, columns) = ("t", vec!["a", "b"]);
         assert_eq!(makes(alter, "db"), Some(Makes::Columns { table, columns }));
+        let drop = "ALTER TABLE db.t\n    DROP COLUMN IF EXISTS a,\n    DROP COLUMN IF EXISTS b";
+        let (table, columns) = ("t", vec!["a", "b"]);
+        assert_eq!(makes(drop, "db"), Some(Makes::NoColumns { table, columns }));
         assert_eq!(makes("DROP TABLE db.t", "db"), None);
     }
 }

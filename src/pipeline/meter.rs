@@ -1,5 +1,5 @@
-//! The rate at which a sink works, over the last few seconds. Memory is
-//! constant, whether anybody asks for the rate or not.
+//! The rate at which a sink works over the last few seconds, and how many dead
+//! letters it has had of late. Memory is constant, whether anybody asks or not.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -47,6 +47,48 @@ impl Meter {
         let has_left = |sample: &(Instant, u64)| now.duration_since(sample.0) > WINDOW;
         while self.samples.get(1).is_some_and(has_left) {
             self.samples.pop_front();
+        }
+    }
+}
+
+/// How many there were of something in the last minute.
+#[derive(Debug, Default)]
+pub struct LastMinute {
+    /// Oldest first: when a second began, and how many there were in it.
+    seconds: VecDeque<(Instant, u64)>,
+}
+
+impl LastMinute {
+    const WINDOW: Duration = Duration::from_mins(1);
+
+    /// There were so many more.
+    pub fn add(&mut self, now: Instant, more: u64) {
+        if more == 0 {
+            return;
+        }
+        self.forget(now);
+        match self.seconds.back_mut() {
+            Some((begun, count)) if now.duration_since(*begun) < Duration::from_secs(1) => {
+                *count += more;
+            }
+            _ => self.seconds.push_back((now, more)),
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&mut self, now: Instant) -> u64 {
+        self.forget(now);
+        self.seconds.iter().map(|(_, count)| count).sum()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_old = |begun: Instant| now.duration_since(begun) > Self::WINDOW;
+        while self
+            .seconds
+            .front()
+            .is_some_and(|(begun, _)| is_old(*begun))
+        {
+            self.seconds.pop_front();
         }
     }
 }
@@ -99,5 +141,19 @@ mod tests {
                 prop_assert!(meter.samples.len() <= MOST);
             }
         }
+    }
+
+    #[test]
+    fn what_is_older_than_a_minute_is_not_counted_and_not_kept() {
+        let mut letters = LastMinute::default();
+        let now = Instant::now();
+        letters.add(now, 61);
+        assert_eq!(letters.count(now + Duration::from_secs(50)), 61);
+        assert_eq!(letters.count(now + Duration::from_secs(62)), 0);
+        assert!(letters.seconds.is_empty());
+        for second in 0..1000 {
+            letters.add(now + Duration::from_secs(second), 1);
+        }
+        assert!(letters.seconds.len() < 70, "{}", letters.seconds.len());
     }
 }

@@ -351,7 +351,7 @@ impl<S: PartitionSink> Loop<S> {
             if reconciled > first {
                 let number = self.partition.number();
                 self.guard.goes_on(number, reconciled).await;
-                self.stats.unhalt(self.partition.number());
+                self.stats.unhalt(number);
                 return Ok(());
             }
         }
@@ -375,15 +375,12 @@ impl<S: PartitionSink> Loop<S> {
         }
         self.stats.unhalt(number);
         self.stats.recovered(number);
+        let codes = delivery.rejected.iter().map(|rejected| rejected.code);
         self.stats.add(&Done {
             applied: delivery.applied,
             ignored: delivery.ignored,
             extra_fields: delivery.extra_fields,
-            dead_letters: delivery
-                .rejected
-                .iter()
-                .map(|rejected| rejected.code)
-                .collect(),
+            dead_letters: codes.collect(),
         });
         let last = delivery
             .taken

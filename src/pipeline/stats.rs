@@ -2,15 +2,14 @@
 //! `/metrics` alike. Updated once a batch, never once a record.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::time::Instant;
 
 use super::{
-    meter::Meter,
+    meter::{LastMinute, Meter},
     status::{Halt, PartitionStatus, SinkState, SinkStatus},
 };
 use crate::{
@@ -18,11 +17,8 @@ use crate::{
     sinks::{Settled, Tally},
 };
 
-/// Dead letters are counted over this long …
-const LETTERS_WINDOW: Duration = Duration::from_mins(1);
-
-/// … and more than so many are worth a look: what is rejected now and then is
-/// not.
+/// More dead letters than this in a minute are worth a look: what is rejected
+/// now and then is not.
 const MANY_LETTERS: u64 = 60;
 
 /// What a sink does as a whole, when no partition is in trouble.
@@ -62,8 +58,8 @@ struct Inner {
     pending: BTreeMap<i32, Pending>,
     progress: BTreeMap<i32, Progress>,
     meter: Meter,
-    /// Dead letters of late, by the second.
-    letters: VecDeque<(Instant, u64)>,
+    /// Dead letters of the last minute.
+    letters: LastMinute,
 }
 
 #[derive(Debug)]
@@ -126,7 +122,7 @@ impl SinkStats {
                 pending: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 meter: Meter::default(),
-                letters: VecDeque::new(),
+                letters: LastMinute::default(),
             }),
         }
     }
@@ -154,7 +150,9 @@ impl SinkStats {
         for code in &done.dead_letters {
             *inner.dead_letters.entry((*code).to_owned()).or_default() += 1;
         }
-        inner.add_letters(Instant::now(), done.dead_letters.len() as u64);
+        inner
+            .letters
+            .add(Instant::now(), done.dead_letters.len() as u64);
         let total = inner.total();
         inner.meter.record(Instant::now(), total);
     }
@@ -291,7 +289,7 @@ impl SinkStats {
     pub fn status(&self) -> SinkStatus {
         let mut inner = self.lock();
         let (state, detail) = inner.state();
-        let letters = inner.late_letters(Instant::now());
+        let letters = inner.letters.count(Instant::now());
         let caution = inner.caution().or_else(|| self.many(letters));
         SinkStatus {
             name: self.name.to_owned(),
@@ -333,30 +331,6 @@ impl SinkStats {
 }
 
 impl Inner {
-    /// Of those of one second only the number is kept.
-    fn add_letters(&mut self, now: Instant, letters: u64) {
-        const SECOND: Duration = Duration::from_secs(1);
-        if letters == 0 {
-            return;
-        }
-        match self.letters.back_mut() {
-            Some((at, count)) if now.duration_since(*at) < SECOND => *count += letters,
-            _ => {
-                self.late_letters(now);
-                self.letters.push_back((now, letters));
-            }
-        }
-    }
-
-    /// How many there were in the last minute.
-    fn late_letters(&mut self, now: Instant) -> u64 {
-        let is_old = |at: Instant| now.duration_since(at) > LETTERS_WINDOW;
-        while self.letters.front().is_some_and(|(at, _)| is_old(*at)) {
-            self.letters.pop_front();
-        }
-        self.letters.iter().map(|(_, count)| count).sum()
-    }
-
     fn total(&self) -> u64 {
         let dead: u64 = self.dead_letters.values().sum();
         let ignored: u64 = self.ignored.values().sum();
@@ -490,18 +464,6 @@ mod tests {
         assert_eq!(reject(60), None);
         let said = reject(1);
         assert_eq!(said.as_deref(), Some("61 dead letters in the last minute"));
-        let mut inner = stats.lock();
-        let now = Instant::now();
-        assert_eq!(inner.late_letters(now + Duration::from_secs(50)), 61);
-        assert_eq!(inner.late_letters(now + Duration::from_secs(62)), 0);
-        assert!(inner.letters.is_empty());
-        for second in 0..1000 {
-            inner.add_letters(now + Duration::from_secs(second), 1);
-        }
-        assert!(
-            inner.letters.len() < 70,
-            "no more is kept than is asked for"
-        );
     }
 
     #[test]

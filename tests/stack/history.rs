@@ -244,7 +244,7 @@ fn renamed_column(stack: &Stack) {
         let body = &call["body"];
         body["content_id"] == content.to_string() && body["device"] == "tv"
     });
-    assert_eq!(told.count() as i64, EVENTS);
+    assert_eq!(i64::try_from(told.count()), Ok(EVENTS));
     assert_eq!(letters(), letters_before);
 }
 

@@ -57,7 +57,7 @@ fn fixed_ports(stack: &Stack) {
     ];
     let refused = stack.fanout.run(&other).ends_with(3);
     let refused = refused.says("port 5432 is needed by postgres and held by");
-    refused.says("hint: fanout --project other up --ports auto");
+    refused.says("hint: fanout --project other --runtime native up --ports auto");
     assert!(!stack.fanout.home().join("other/state.json").exists());
 }
 

@@ -76,7 +76,7 @@ fn bad_values(stack: &Stack) {
         let record = match id % 3 {
             0 => Record::garbage(),
             1 => insert(&bench, id, |value| {
-                value["after"]["event_ts"] = json!("infinity")
+                value["after"]["event_ts"] = json!("infinity");
             }),
             _ => insert(&bench, id, |value| {
                 value["after"]["duration_ms"] = json!(3_000_000_000_i64);

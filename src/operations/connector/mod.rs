@@ -245,7 +245,7 @@ pub async fn restart_failed(settings: &Settings) -> Result<bool, ConnectorError>
     let rest = Rest::new(settings)?;
     let failed = match rest.status().await? {
         Some(status) => status.failure().is_some(),
-        None => return Err(missing(&rest)),
+        None => return Err(ConnectorError::missing(&rest)),
     };
     if failed {
         rest.restart(true, Instant::now() + Duration::from_secs(10))
@@ -421,7 +421,9 @@ async fn until_running(
                     }
                 }
             }
-            other if Instant::now() >= deadline => return Err(not_running(rest, other)),
+            other if Instant::now() >= deadline => {
+                return Err(ConnectorError::not_running(rest, other));
+            }
             _ => steady = 0,
         }
         sleep(POLL).await;
@@ -444,31 +446,18 @@ async fn until(
     reached: impl Fn(&ConnectorStatus) -> bool,
 ) -> Result<ConnectorStatus, ConnectorError> {
     loop {
-        let status = rest.status().await?.ok_or_else(|| missing(rest))?;
+        let status = rest
+            .status()
+            .await?
+            .ok_or_else(|| ConnectorError::missing(rest))?;
         steps.doing(&status.summary());
         if reached(&status) {
             return Ok(status);
         }
         if Instant::now() >= deadline {
-            return Err(not_running(rest, Some(status)));
+            return Err(ConnectorError::not_running(rest, Some(status)));
         }
         sleep(POLL).await;
-    }
-}
-
-fn missing(rest: &Rest) -> ConnectorError {
-    ConnectorError::Missing {
-        name: rest.name().to_owned(),
-    }
-}
-
-fn not_running(rest: &Rest, status: Option<ConnectorStatus>) -> ConnectorError {
-    ConnectorError::NotReady {
-        name: rest.name().to_owned(),
-        state: status.map_or_else(
-            || "unknown to connect".to_owned(),
-            |status| status.summary(),
-        ),
     }
 }
 

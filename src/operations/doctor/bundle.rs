@@ -52,7 +52,7 @@ pub async fn bundle(
     config: Result<&Config, &ConfigProblem>,
     findings: Vec<Finding>,
 ) -> Result<Json, serde_json::Error> {
-    let gathered = gather(site, config, findings).await;
+    let gathered = Box::pin(gather(site, config, findings)).await;
     let mut document = serde_json::to_value(gathered)?;
     redactor(site, config.ok()).redact_document(&mut document);
     Ok(document)
@@ -64,7 +64,7 @@ async fn gather(
     findings: Vec<Finding>,
 ) -> Bundle {
     let status = match config {
-        Ok(config) => match status::status(site, config).await {
+        Ok(config) => match Box::pin(status::status(site, config)).await {
             Ok(report) => serde_json::to_value(report).unwrap_or_default(),
             Err(error) => Json::String(chain(&error)),
         },

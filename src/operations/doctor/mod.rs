@@ -111,7 +111,7 @@ pub async fn examine(
     findings.extend(machine::examine(site, config).await);
     steps.doing("looking at the servers");
     // That the state cannot be read is found elsewhere.
-    let report = status::status(site, config).await.ok();
+    let report = Box::pin(status::status(site, config)).await.ok();
     let services = report.map(|report| report.services).unwrap_or_default();
     let is_kafka = |one: &ServiceStatus| one.name == "kafka" && one.state == ServiceState::Ready;
     let kafka_answers = services.iter().any(is_kafka);

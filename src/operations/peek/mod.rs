@@ -1,10 +1,13 @@
 //! The latest of what is really there, unprocessed: records of the log, rows
 //! of the view, members of the board, calls of the external system.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+mod latest;
+
+use std::{fmt, time::Duration};
 
 use serde_json::{Value as Json, json};
 
+use self::latest::Latest;
 use super::fence::{consumer, events_topic, group};
 use crate::{
     clients::{
@@ -22,10 +25,6 @@ use crate::{
 /// A transaction ends with a marker that is no record: to find so many records
 /// twice as many offsets are read, and a few more.
 const MARKERS: i64 = 16;
-
-/// What is new at one look, in records and in bytes; more comes with the next.
-const MAX_NEW: usize = 1_000;
-const MAX_NEW_BYTES: usize = 32 * 1024 * 1024;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -280,54 +279,7 @@ async fn records(
             break;
         }
     }
-    let records = seen.records.values();
-    Ok(records.map(|seen| record(topic, seen)).collect())
-}
-
-/// Records by their time; of one time, by partition and offset.
-#[derive(Default)]
-struct Latest {
-    records: BTreeMap<(i64, i32, i64), Seen>,
-    bytes: usize,
-}
-
-impl Latest {
-    fn add(&mut self, seen: Seen) {
-        self.bytes += size(&seen);
-        let place = (seen.timestamp_ms, seen.partition, seen.offset);
-        self.records.insert(place, seen);
-    }
-
-    /// Forgets all but the latest.
-    fn keep(&mut self, count: usize) {
-        while self.records.len() > count
-            && let Some((_, seen)) = self.records.pop_first()
-        {
-            self.bytes -= size(&seen);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.records.len() >= MAX_NEW || self.bytes >= MAX_NEW_BYTES
-    }
-
-    /// Where the reading of these stretches goes on, by partition.
-    fn next_after(&self, stretches: &[Stretch]) -> Vec<i64> {
-        let next = |stretch: &Stretch| {
-            let of_partition = self
-                .records
-                .keys()
-                .filter(|(_, partition, _)| *partition == stretch.partition);
-            let last = of_partition.map(|(_, _, offset)| *offset).max();
-            last.map_or(stretch.from, |last| last + 1)
-        };
-        stretches.iter().map(next).collect()
-    }
-}
-
-fn size(seen: &Seen) -> usize {
-    let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-    length(&seen.key) + length(&seen.value)
+    Ok(seen.records().map(|seen| record(topic, seen)).collect())
 }
 
 /// What is wrong with a topic that does not exist: the events' own is still to
@@ -472,38 +424,6 @@ fn call(document: Json) -> Item {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn seen(partition: i32, offset: i64, value: usize) -> Seen {
-        Seen {
-            partition,
-            offset,
-            timestamp_ms: offset,
-            key: None,
-            value: Some(vec![0; value]),
-            headers: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn only_the_latest_records_are_kept_and_the_rest_is_not_lost() {
-        let mut latest = Latest::default();
-        for offset in 0..100 {
-            latest.add(seen(0, offset, 10));
-            latest.keep(3);
-            assert!(latest.records.len() <= 3 && latest.bytes <= 30);
-        }
-        let offsets: Vec<i64> = latest.records.values().map(|seen| seen.offset).collect();
-        assert_eq!(offsets, [97, 98, 99]);
-        let stretch = |partition, from| Stretch {
-            partition,
-            from,
-            until: Some(1_000),
-        };
-        assert_eq!(latest.next_after(&[stretch(0, 5), stretch(1, 7)]), [100, 7]);
-        assert!(!latest.is_full());
-        latest.add(seen(1, 7, MAX_NEW_BYTES));
-        assert!(latest.is_full());
-    }
 
     #[test]
     fn the_equivalents_name_no_secret() {
