@@ -567,7 +567,7 @@ fn the_manual_page_has_the_nested_commands() {
 #[test]
 fn a_command_that_waits_for_a_server_ends_at_the_first_signal() {
     // Takes connections and never answers.
-    let (_listener, port) = held();
+    let (listener, port) = held();
     let fanout = Fanout::new().env("FANOUT_KAFKA_BROKERS", &format!("127.0.0.1:{port}"));
     let mut peek = fanout
         .command(&["peek", "kafka"])
@@ -575,7 +575,16 @@ fn a_command_that_waits_for_a_server_ends_at_the_first_signal() {
         .stderr(Stdio::null())
         .spawn()
         .expect("started");
-    std::thread::sleep(Duration::from_millis(500));
+    listener.set_nonblocking(true).expect("set");
+    let begun = Instant::now();
+    let _connection = loop {
+        if let Ok(connection) = listener.accept() {
+            break connection;
+        }
+        let ended = peek.try_wait().expect("asked");
+        assert!(ended.is_none() && begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let begun = Instant::now();
     let kill = std::process::Command::new("kill")
         .args(["-TERM", &peek.id().to_string()])

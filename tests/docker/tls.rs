@@ -141,9 +141,17 @@ fn engine(stack: &Stack) {
             _ => Err(format!("{}\n{}", planned.evidence(), daemon.log())),
         }
     });
+    // On a busy machine the daemon may not answer in time: what it refuses, and
+    // how that is said, shows once it does.
     let refused = |fanout: &Fanout, words: &str| {
-        let refused = fanout.run(&plan).ends_with(3);
-        refused.says(words).says("DOCKER_CERT_PATH=<folder>");
+        eventually(words, || {
+            let ended = fanout.run(&plan);
+            let said = |text: &str| ended.stderr.contains(text);
+            let named = said(words) && said("DOCKER_CERT_PATH=<folder>");
+            (ended.code == Some(3) && named)
+                .then_some(())
+                .ok_or_else(|| format!("{}\n{}", ended.evidence(), daemon.log()))
+        });
     };
     refused(&plain, "it is under TLS, and no certificates are named");
     let theirs = daemon.folder.path().join("theirs");
@@ -181,6 +189,12 @@ fn by_context(plain: &Fanout, daemon: &Daemon) {
     assert!(made.status.success(), "{made:?}");
     let fanout = plain.with("DOCKER_HOST", "").with("DOCKER_CONFIG", &config);
     let plan = ["--docker-context", "far", "up", "redis", "--dry-run"];
-    let planned = fanout.run(&plan).ends_with(0);
-    planned.says(&format!("answers at {}", daemon.host));
+    let answers = format!("answers at {}", daemon.host);
+    eventually("the context's engine answers", || {
+        let planned = fanout.run(&plan);
+        match planned.code {
+            Some(0) if planned.stderr.contains(&answers) => Ok(()),
+            _ => Err(planned.evidence()),
+        }
+    });
 }
