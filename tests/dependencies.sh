@@ -12,7 +12,7 @@ say() { printf 'dependencies: %s\n' "$*" >&2; }
 if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $cargo_deny" ]; then
     say "installing cargo-deny $cargo_deny; it takes a few minutes, once"
     # Unoptimised: it builds in half the time and checks in a few seconds.
-    CARGO_TARGET_DIR= cargo install --quiet --locked --force --debug "cargo-deny@$cargo_deny"
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked --force --debug "cargo-deny@$cargo_deny"
 fi
 
 deny() { # <Cargo.toml> <check>...

@@ -42,7 +42,7 @@ fn guest(stack: &Stack) -> Fanout {
         .fanout
         .with("FANOUT_PROJECT", "guest")
         .with("FANOUT_CONFIG", path);
-    for (name, url) in stack.stores.urls() {
+    for (name, url) in stack.stores.servers() {
         if name != "FANOUT_HTTP_URL" {
             guest = guest.with(name, url);
         }

@@ -49,8 +49,8 @@ const CLICKHOUSE_OBJECTS: [(&str, &str, &[&str]); 4] = [
         "content",
         &[
             "id",
-            "slug",
             "title",
+            "length_seconds",
             "processed_at",
             "_version",
             "_deleted",
@@ -406,5 +406,27 @@ mod tests {
             assert!(!topics.contains(others), "{others} is somebody else's");
         }
         assert!(groups_of(&Settings::default()).contains("fanout-content"));
+    }
+
+    #[test]
+    fn what_up_makes_in_clickhouse_is_told_by_columns_that_it_has() {
+        for (kind, name, columns) in CLICKHOUSE_OBJECTS {
+            let begin = match kind {
+                "VIEW" => format!("CREATE OR REPLACE VIEW {{{{database}}}}.{name} AS\n"),
+                _ => format!("CREATE TABLE IF NOT EXISTS {{{{database}}}}.{name}\n"),
+            };
+            let mut files = crate::assets::under("sql/clickhouse/");
+            let file = files.find(|file| file.text.contains(&begin));
+            let text = file.unwrap_or_else(|| panic!("nothing makes {name}")).text;
+            for column in columns {
+                let is_column = |line: &str| {
+                    let words = line.trim_end_matches(',').split_whitespace();
+                    let mut words = words.map(|word| word.trim_end_matches(','));
+                    line.starts_with("    ")
+                        && (words.next() == Some(column) || words.next_back() == Some(column))
+                };
+                assert!(text.lines().any(is_column), "{name} has no {column}");
+            }
+        }
     }
 }

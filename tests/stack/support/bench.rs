@@ -36,11 +36,8 @@ impl<'a> Bench<'a> {
         fs::create_dir(&data).expect("a folder");
         let stub = Stub::start(stack, &data);
         let mut fanout = stack.fanout.with("FANOUT_PROJECT", project);
-        for (variable, url) in stack.stores.urls() {
-            // The servers are the stack's; what is in them is its own.
-            if !["FANOUT_CLICKHOUSE_DATABASE", "FANOUT_BOARD_KEY"].contains(&variable.as_str()) {
-                fanout = fanout.with(variable, url);
-            }
+        for (variable, url) in stack.stores.servers() {
+            fanout = fanout.with(variable, url);
         }
         Self {
             fanout: fanout

@@ -34,9 +34,13 @@ impl Stores {
         }
     }
 
-    /// All that is known of them, as variables.
-    pub fn urls(&self) -> &BTreeMap<String, String> {
-        &self.urls
+    /// Where the servers are, without the names of what the project keeps in
+    /// them: for another project on the same servers.
+    pub fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = ["FANOUT_CLICKHOUSE_DATABASE", "FANOUT_BOARD_KEY"];
+        let all = self.urls.iter();
+        let all = all.map(|(variable, value)| (variable.as_str(), value.as_str()));
+        all.filter(move |(variable, _)| !names.contains(variable))
     }
 
     pub fn url(&self, variable: &str) -> &str {
