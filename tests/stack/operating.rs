@@ -1,6 +1,12 @@
 //! What an operator does with a stack, and what happens to one.
 
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
 use fanout::clients::clickhouse::Endpoint;
+use nix::unistd::Pid;
 use serde_json::Value as Json;
 
 use crate::{
@@ -26,6 +32,10 @@ pub const TESTS: &[Test] = &[
         clickhouse_over_http,
     ),
     ("a_killed_service_is_noticed_and_mended", killed_services),
+    (
+        "the_pipeline_waits_for_a_broker_without_using_a_core",
+        without_a_broker,
+    ),
     ("a_stack_that_is_taken_down_keeps_its_data", down_and_up),
 ];
 
@@ -134,6 +144,34 @@ fn killed_services(stack: &Stack) {
         assert_ne!(stack.pid(service), before, "{service}");
     }
     stack.verifies();
+}
+
+/// librdkafka was seen to use more than a core as long as nobody answered.
+fn without_a_broker(stack: &Stack) {
+    const WINDOW: Duration = Duration::from_secs(10);
+    let pipeline = stack.pid("pipeline");
+    stack.kill("kafka");
+    let (before, began) = (cpu_time(pipeline), Instant::now());
+    thread::sleep(WINDOW);
+    let used = cpu_time(pipeline).checked_sub(before).expect("it goes on");
+    let share = used.as_secs_f64() / began.elapsed().as_secs_f64();
+    stack.mend();
+    assert!(share < 0.6, "it used {share:.2} of a core");
+    stack.verifies();
+}
+
+/// What a process has used of the processors since it began.
+fn cpu_time(pid: Pid) -> Duration {
+    /// The unit of `/proc`, on every Linux that fanout runs on.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+    // The 14th and 15th field of all: in user and in kernel mode.
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u32 = ticks
+        .map(|field| field.parse::<u32>().expect("ticks"))
+        .sum();
+    TICK * ticks
 }
 
 fn down_and_up(stack: &Stack) {

@@ -5,7 +5,11 @@
 //! checked for null, and is used before the event that owns it is destroyed.
 #![expect(unsafe_code, reason = "rdkafka offers no safe DescribeTopics")]
 
-use std::{ffi::CString, fmt, ptr, time::Duration};
+use std::{
+    ffi::CString,
+    fmt, ptr,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     client::{Client, ClientContext},
@@ -53,11 +57,18 @@ impl<T> Drop for Owned<T> {
 }
 
 /// Asks the cluster. Blocking.
+///
+/// Metadata is asked for first. librdkafka tries again to connect for a waiting
+/// `DescribeTopics` whenever a connection fails, without its back-off: that takes
+/// a core as long as the broker is away. For metadata it waits as configured.
 pub(super) fn identity<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     timeout: Duration,
 ) -> Result<Option<TopicIdentity>, KafkaError> {
+    let started = Instant::now();
+    client.fetch_metadata(Some(topic), timeout)?;
+    let left = timeout.saturating_sub(started.elapsed());
     let name = CString::new(topic).map_err(KafkaError::Nul)?;
     let mut names = [name.as_ptr()];
     // SAFETY: `names` outlives the collection, which copies the strings.
@@ -66,15 +77,16 @@ pub(super) fn identity<C: ClientContext>(
         sys::rd_kafka_TopicCollection_destroy,
     )?;
     let handle = client.native_ptr();
+    let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+    let options = options(handle, millis)?;
     // SAFETY: the handle lives as long as `client`.
     let queue = Owned::new(
         unsafe { sys::rd_kafka_queue_new(handle) },
         sys::rd_kafka_queue_destroy,
     )?;
-    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: all pointers are live; default options are asked for by null.
+    // SAFETY: all pointers are live, and the options are copied.
     unsafe {
-        sys::rd_kafka_DescribeTopics(handle, collection.pointer, ptr::null(), queue.pointer);
+        sys::rd_kafka_DescribeTopics(handle, collection.pointer, options.pointer, queue.pointer);
     }
     // SAFETY: the queue is live.
     let event = unsafe { sys::rd_kafka_queue_poll(queue.pointer, millis) };
@@ -83,6 +95,28 @@ pub(super) fn identity<C: ClientContext>(
     }
     let event = Owned::new(event, sys::rd_kafka_event_destroy)?;
     read(&event)
+}
+
+/// Options by which a question is given up when nobody waits for its answer any
+/// more; by default librdkafka goes on with it for a minute.
+fn options(
+    handle: *mut sys::rd_kafka_t,
+    millis: i32,
+) -> Result<Owned<sys::rd_kafka_AdminOptions_t>, KafkaError> {
+    let of_describe = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    // SAFETY: the handle is live.
+    let options = Owned::new(
+        unsafe { sys::rd_kafka_AdminOptions_new(handle, of_describe) },
+        sys::rd_kafka_AdminOptions_destroy,
+    )?;
+    // SAFETY: the options are live, and no text of an error is asked for.
+    let set = unsafe {
+        sys::rd_kafka_AdminOptions_set_request_timeout(options.pointer, millis, ptr::null_mut(), 0)
+    };
+    match set {
+        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(options),
+        error => Err(KafkaError::AdminOp(error.into())),
+    }
 }
 
 /// Reads the one topic that was asked for.
