@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use fanout::{
     config::{Config, Layers, Settings, load},
     failure::{Failure, Kind},
-    operations::check::check,
+    operations::{check::check, scratch::Scratch},
     project::Project,
     secret::SecretUrl,
     stack::{
@@ -144,6 +144,11 @@ impl Context {
     )]
     pub fn home(&self) -> Result<Home, HomeError> {
         Home::from_env()
+    }
+
+    /// Where the project's commands put what does not fit into memory.
+    pub fn scratch(&self) -> Result<Scratch, HomeError> {
+        Ok(Scratch::of(self.home()?.project(self.project())))
     }
 
     /// Cancelled by the first SIGINT or SIGTERM.

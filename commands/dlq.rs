@@ -1,6 +1,10 @@
 //! `fanout dlq`: what was rejected, by whom and why; applied again, forgotten.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use fanout::{
@@ -115,7 +119,7 @@ impl Command {
                 let report = json!({ "action": "show", "letter": document(&letter) });
                 printer.conclude("dlq", Verdict::Done, &report, || show(&letter))
             }
-            Self::Replay(arguments) => arguments.run(context, &settings, &filter).await,
+            Self::Replay(arguments) => arguments.run(context, &settings, filter).await,
             Self::Purge(arguments) => arguments.run(context, &settings).await,
         }
     }
@@ -126,26 +130,26 @@ impl Command {
     fn filter(&self) -> Result<Filter, DlqError> {
         match self {
             Self::Ls(List { sink, code, .. }) => {
-                Filter::new(Vec::new(), sink.clone(), code.clone())
+                Filter::new(BTreeSet::new(), sink.clone(), code.clone())
             }
             Self::Replay(Replay {
                 ids, sink, code, ..
-            }) => Filter::new(ids.clone(), sink.clone(), code.clone()),
+            }) => Filter::new(ids.iter().copied().collect(), sink.clone(), code.clone()),
             Self::Show { .. } | Self::Purge(_) => Ok(Filter::default()),
         }
     }
 }
 
 impl Replay {
-    async fn run(self, context: &Context, settings: &Settings, filter: &Filter) -> Outcome {
-        let selected = dlq::select(settings, filter).await?;
+    async fn run(self, context: &Context, settings: &Settings, filter: Filter) -> Outcome {
+        let selected = dlq::select(settings, &context.scratch()?, filter).await?;
         let printer = context.printer();
         if self.dry_run {
-            let report = replay_document(true, &selected.counts(), None);
+            let report = replay_document(true, selected.counts(), None);
             return printer.conclude("dlq", Verdict::Done, &report, || counts(&selected));
         }
         printer.note(&counts(&selected));
-        let selection = selected.counts();
+        let selection = selected.counts().clone();
         if selected.goes_outside() {
             let what = "call the external system again";
             confirm(context, self.yes, "yes", what).await?;
@@ -181,7 +185,7 @@ impl Purge {
             confirm(context, self.yes, "yes", what).await?;
         }
         let progress = printer.progress();
-        let purged = dlq::purge(settings, &*progress).await?;
+        let purged = dlq::purge(settings, &context.scratch()?, &*progress).await?;
         drop(progress);
         let report = purge_document(false, &listing, Some(purged));
         printer.conclude("dlq", Verdict::Done, &report, || {
@@ -252,6 +256,7 @@ fn document(letter: &Letter) -> Json {
         "value": text(&letter.value),
         "key_hex": hex(letter.key.as_deref()),
         "value_hex": hex(letter.value.as_deref()),
+        "value_bytes": letter.value_bytes,
     })
 }
 

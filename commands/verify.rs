@@ -38,7 +38,8 @@ impl Arguments {
         let settings = config.settings;
         let printer = context.printer();
         let progress = printer.progress();
-        let report = verify::verify(&settings, self.timeout, &*progress).await?;
+        let scratch = context.scratch()?;
+        let report = verify::verify(&settings, &scratch, self.timeout, &*progress).await?;
         drop(progress);
         let verdict = if report.holds() {
             Verdict::Done

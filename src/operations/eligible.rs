@@ -8,11 +8,14 @@ use uuid::Uuid;
 use crate::{
     clients::{
         clickhouse::{ClickHouseError, Query},
-        postgres::{Client, PostgresError},
+        postgres::{Client, PostgresError, ToSql},
     },
     config::{Board, Score},
     timestamp::{MICROS_PER_SECOND, Rfc3339},
 };
+
+/// Ids in one question to Postgres.
+const QUESTION: usize = 10_000;
 
 /// A window and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,32 +89,84 @@ pub async fn ahead(
         .await
 }
 
-/// What each content's events come to, without those of the given ids.
+/// What events of a window come to, by content.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sums(pub HashMap<Uuid, Sum>);
+
+impl Sums {
+    /// Adds these to them.
+    pub fn add(&mut self, others: &Self) {
+        for (content, sum) in &others.0 {
+            self.0.entry(*content).or_default().add(*sum);
+        }
+    }
+
+    /// Takes these out of them. A content of no events is not on the board.
+    pub fn subtract(&mut self, others: &Self) {
+        for (content, sum) in &others.0 {
+            let left = self.0.entry(*content).or_default();
+            left.events -= sum.events;
+            left.duration_ms -= sum.duration_ms;
+            if left.events <= 0 {
+                self.0.remove(content);
+            }
+        }
+    }
+}
+
+/// What each content's events of the window come to.
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn sums(
+pub async fn sums(client: &Client, moment: Moment) -> Result<Sums, PostgresError> {
+    sums_where(client, moment, "true", &[]).await
+}
+
+/// The same of these events alone, of which there may be any number.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn sums_of(
     client: &Client,
     moment: Moment,
-    without: &[i64],
-) -> Result<HashMap<Uuid, Sum>, PostgresError> {
-    let sql = "SELECT content_id, count(*), coalesce(sum(greatest(duration_ms, 0)), 0)::bigint
-               FROM public.engagement_events
-               WHERE content_id IS NOT NULL AND id <> ALL ($3)
-                 AND event_ts > $1::text::timestamptz AND event_ts <= $2::text::timestamptz
-               GROUP BY content_id";
+    events: &[i64],
+) -> Result<Sums, PostgresError> {
+    let mut sums = Sums::default();
+    for some in events.chunks(QUESTION) {
+        let condition = "id = ANY ($3)";
+        sums.add(&sums_where(client, moment, condition, &[&some]).await?);
+    }
+    Ok(sums)
+}
+
+async fn sums_where(
+    client: &Client,
+    moment: Moment,
+    condition: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Sums, PostgresError> {
+    let sql = format!(
+        "SELECT content_id, count(*), coalesce(sum(greatest(duration_ms, 0)), 0)::bigint
+         FROM public.engagement_events
+         WHERE content_id IS NOT NULL AND {condition}
+           AND event_ts > $1::text::timestamptz AND event_ts <= $2::text::timestamptz
+         GROUP BY content_id"
+    );
     let after = Rfc3339(moment.after_us()).to_string();
     let until = Rfc3339(moment.as_of_us).to_string();
-    let rows = client.query(sql, &[&after, &until, &without]).await?;
-    rows.iter()
-        .map(|row| {
-            let sum = Sum {
-                events: row.try_get(1)?,
-                duration_ms: row.try_get(2)?,
-            };
-            Ok((row.try_get(0)?, sum))
-        })
-        .collect()
+    let all: Vec<&(dyn ToSql + Sync)> = [&after as &(dyn ToSql + Sync), &until]
+        .into_iter()
+        .chain(parameters.iter().copied())
+        .collect();
+    let rows = client.query(&sql, &all).await?;
+    let sums = rows.iter().map(|row| {
+        let sum = Sum {
+            events: row.try_get(1)?,
+            duration_ms: row.try_get(2)?,
+        };
+        Ok((row.try_get(0)?, sum))
+    });
+    Ok(Sums(sums.collect::<Result<_, PostgresError>>()?))
 }
 
 /// The latest events of one content, at most `limit`, latest first.
@@ -161,6 +216,26 @@ mod tests {
             window_seconds: 600,
         };
         assert_eq!(moment.after_us(), 100_000_000);
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_sum_leaves_no_content_of_no_events() {
+        let sums = |of: &[(u128, i64)]| {
+            let one = |(content, events): &(u128, i64)| {
+                let sum = Sum {
+                    events: *events,
+                    duration_ms: events * 1_500,
+                };
+                (Uuid::from_u128(*content), sum)
+            };
+            Sums(of.iter().map(one).collect())
+        };
+        let mut all = sums(&[(1, 3), (2, 2)]);
+        all.subtract(&sums(&[(1, 1)]));
+        all.subtract(&sums(&[(2, 2)]));
+        assert_eq!(all, sums(&[(1, 2)]));
+        all.add(&sums(&[(2, 1), (1, 1)]));
+        assert_eq!(all, sums(&[(1, 3), (2, 1)]));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!                  data/<service>/  what the server keeps
 //!                  conf/<service>/  its files, written anew before each start
 //!                  logs/<service>.log
+//!                  tmp/             temporary files of commands
 //!                  run/<service>.…  its process
 //!       .ports.lock                held while a project chooses its ports
 //! <cache>/native/<install>-<version>/   all that servers run from
@@ -240,6 +241,23 @@ impl ProjectDir {
     #[must_use]
     pub fn log(&self, service: &str) -> PathBuf {
         self.0.join("logs").join(format!("{service}.log"))
+    }
+
+    /// Temporary files of commands. They have no names.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+
+    /// The same folder, made where it is not there. It is its owner's alone.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is not to be trusted.
+    pub fn make_temporary(&self) -> io::Result<PathBuf> {
+        let folder = self.temporary();
+        self.make()?;
+        files::own_folder(&folder, 0o700)?;
+        Ok(folder)
     }
 
     /// What is known of a service's process.

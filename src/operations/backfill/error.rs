@@ -35,6 +35,8 @@ pub enum BackfillError {
     },
     #[error("{} is no journal of a backfill: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
+    #[error("cannot use temporary files")]
+    Disk(#[from] io::Error),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),
     #[error("topic {topic} does not exist")]
@@ -98,9 +100,11 @@ impl Failure for BackfillError {
             Self::State(error) => error.kind(),
             Self::Inspect(_) => Kind::Environment,
             Self::Records(error) => error.kind(),
-            Self::Journal { .. } | Self::Malformed { .. } | Self::Kafka(_) | Self::Redis(_) => {
-                Kind::Environment
-            }
+            Self::Journal { .. }
+            | Self::Malformed { .. }
+            | Self::Disk(_)
+            | Self::Kafka(_)
+            | Self::Redis(_) => Kind::Environment,
             Self::NoTopic { .. } | Self::OlderThanLog { .. } => Kind::Failed,
             Self::Postgres(_) | Self::ClickHouse(_) => Kind::Environment,
             Self::ClickHouseUrl(_) => Kind::Usage,
@@ -119,6 +123,7 @@ impl Failure for BackfillError {
             Self::Busy { .. } => "backfill_locked",
             Self::Journal { .. } => "state_unreachable",
             Self::Malformed { .. } => "state_malformed",
+            Self::Disk(_) => "temporary_files",
             Self::Kafka(_) => "kafka",
             Self::NoTopic { .. } => "no_topic",
             Self::OlderThanLog { .. } => "older_than_log",
@@ -150,6 +155,7 @@ impl Failure for BackfillError {
                 "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),
+            Self::Disk(_) => "fanout doctor".to_owned(),
             Self::Kafka(_) | Self::Redis(_) | Self::Postgres(_) | Self::ClickHouse(_) => {
                 "fanout status".to_owned()
             }

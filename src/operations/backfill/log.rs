@@ -1,7 +1,6 @@
 //! The part of the log that a time means, and its replay.
 
 use std::{
-    collections::HashSet,
     io,
     time::{Duration, Instant},
 };
@@ -20,6 +19,8 @@ use crate::{
     operations::{
         dlq,
         fence::{consumer, events_topic, group},
+        scratch::Scratch,
+        sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
     },
     pipeline::replay::{Part, Tally, Watch},
@@ -170,7 +171,8 @@ pub(super) struct Keeper<'a> {
     place: &'a Place,
     journal: &'a mut Journal,
     sink: &'a str,
-    letters: HashSet<(i32, i64)>,
+    /// Partition and offset of each record that is dead-lettered already.
+    letters: Sorted<12>,
     steps: &'a Steps<'a>,
     kept: Option<Instant>,
 }
@@ -178,23 +180,23 @@ pub(super) struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     pub(super) async fn new(
         settings: &Settings,
-        place: &'a Place,
+        (place, scratch): (&'a Place, &Scratch),
         journal: &'a mut Journal,
         sink: &'a str,
         steps: &'a Steps<'a>,
     ) -> Result<Self, BackfillError> {
-        let mut letters = HashSet::new();
-        dlq::for_each(settings, |letter| {
+        let mut letters = Sorting::new(scratch);
+        let mut reader = dlq::Reader::start(settings).await?;
+        while let Some(letter) = reader.next().await? {
             if letter.sink == sink && letter.generation == journal.topic {
-                letters.insert((letter.partition, letter.offset));
+                letters.add(record(letter.partition, letter.offset))?;
             }
-        })
-        .await?;
+        }
         Ok(Self {
             place,
             journal,
             sink,
-            letters,
+            letters: letters.finish()?,
             steps,
             kept: None,
         })
@@ -224,9 +226,14 @@ impl Watch for Keeper<'_> {
         Ok(())
     }
 
-    fn is_dead_lettered(&self, partition: i32, offset: i64) -> bool {
-        self.letters.contains(&(partition, offset))
+    fn is_dead_lettered(&self, partition: i32, offset: i64) -> io::Result<bool> {
+        self.letters.contains(&record(partition, offset))
     }
+}
+
+/// The place of a record, as a key.
+fn record(partition: i32, offset: i64) -> [u8; 12] {
+    key(&[&partition.field(), &offset.field()])
 }
 
 #[cfg(test)]

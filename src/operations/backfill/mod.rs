@@ -32,7 +32,7 @@ use self::{
     log::{Keeper, Topic},
     plan::look,
 };
-use super::steps::Steps;
+use super::{scratch::Scratch, steps::Steps};
 use crate::{
     config::Settings,
     crash,
@@ -70,6 +70,7 @@ pub struct Backfill {
     settings: Settings,
     request: Request,
     place: Place,
+    scratch: Scratch,
     journal: Journal,
     plan: Plan,
     consent: Consented,
@@ -113,6 +114,7 @@ pub async fn prepare(
         settings: settings.clone(),
         request,
         place,
+        scratch: Scratch::of(site.dir()),
         journal,
         plan,
         consent,
@@ -236,8 +238,8 @@ impl Backfill {
         let steps = Steps::new(progress, sink);
         steps.doing("replaying");
         let mut parts = self.journal.replays.get(sink).cloned().unwrap_or_default();
-        let (settings, place) = (&self.settings, &self.place);
-        let mut keeper = Keeper::new(settings, place, &mut self.journal, sink, &steps).await?;
+        let (settings, places) = (&self.settings, (&self.place, &self.scratch));
+        let mut keeper = Keeper::new(settings, places, &mut self.journal, sink, &steps).await?;
         let tally = replay::replay(settings, through, &mut parts, bounds, &mut keeper).await?;
         steps.done("replayed");
         Ok(tally)

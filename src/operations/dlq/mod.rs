@@ -2,11 +2,12 @@
 //! applied again by [`replay`], forgotten by [`purge`].
 
 mod purge;
+mod reader;
 mod replay;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt, io,
     str::FromStr,
 };
 
@@ -17,7 +18,7 @@ use super::{
     fence::{consumer, group},
 };
 use crate::{
-    clients::kafka::{KafkaError, Log, Scan, Seen, Stretch},
+    clients::kafka::{KafkaError, Scan, Seen, Stretch},
     config::Settings,
     event::RejectCode,
     failure::{Failure, Kind},
@@ -27,10 +28,18 @@ use crate::{
 };
 
 pub use purge::{Purged, purge};
+pub use reader::Reader;
 pub use replay::{Replay, Report, Selected, select};
 
 /// Header of a letter of which only the place is kept: it was purged.
 const PURGED: &str = "fanout-purged";
+
+/// Of each key and value in a list, so many bytes are kept.
+const EXCERPT: usize = 16 * 1024;
+
+/// Kinds of letter that are counted apart. fanout makes a few dozen; what else
+/// is in the topic may bear any name.
+const MAX_KINDS: usize = 1_000;
 
 /// Where a letter is in the topic of dead letters: `partition:offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,13 +71,15 @@ pub struct Letter {
     pub purged: bool,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    /// Bytes of the whole value, of which a list has the beginning only.
+    pub value_bytes: Option<usize>,
 }
 
 /// Which letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// These; all, where none is named.
-    pub ids: Vec<LetterId>,
+    pub ids: BTreeSet<LetterId>,
     pub sink: Option<String>,
     pub code: Option<String>,
 }
@@ -100,6 +111,8 @@ pub enum DlqError {
     Unknown(String),
     #[error("there is no dead letter {id} in {topic}")]
     NoLetter { id: LetterId, topic: String },
+    #[error("cannot use temporary files")]
+    Disk(#[from] io::Error),
     #[error(transparent)]
     Replay(#[from] ReplayError),
     #[error(transparent)]
@@ -109,7 +122,7 @@ pub enum DlqError {
 impl Failure for DlqError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Kafka(_) => Kind::Environment,
+            Self::Kafka(_) | Self::Disk(_) => Kind::Environment,
             Self::Unknown(_) => Kind::Usage,
             Self::NoLetter { .. } => Kind::Failed,
             Self::Replay(error) => error.kind(),
@@ -121,6 +134,7 @@ impl Failure for DlqError {
         match self {
             Self::Kafka(_) => "kafka",
             Self::Unknown(_) => "usage",
+            Self::Disk(_) => "temporary_files",
             Self::NoLetter { .. } => "no_letter",
             Self::Replay(error) => error.code(),
             Self::Board(error) => error.code(),
@@ -131,6 +145,7 @@ impl Failure for DlqError {
         let hint = match self {
             Self::Kafka(_) => "fanout status",
             Self::Unknown(_) => "fanout dlq --help",
+            Self::Disk(_) => "fanout doctor",
             Self::NoLetter { .. } => "fanout dlq ls",
             Self::Replay(error) => return error.hint(),
             Self::Board(error) => return error.hint(),
@@ -179,6 +194,7 @@ impl From<Seen> for Letter {
             timestamp_ms: timestamp_ms(&seen),
             time: text("fanout-time"),
             purged: seen.header(PURGED).is_some(),
+            value_bytes: seen.value.as_ref().map(Vec::len),
             key: seen.key,
             value: seen.value,
         }
@@ -193,6 +209,17 @@ fn timestamp_ms(seen: &Seen) -> i64 {
     own.unwrap_or(seen.timestamp_ms)
 }
 
+impl Letter {
+    /// The letter with the beginning of its bytes.
+    fn excerpt(mut self) -> Self {
+        for bytes in [&mut self.key, &mut self.value].into_iter().flatten() {
+            bytes.truncate(EXCERPT);
+            bytes.shrink_to_fit();
+        }
+        self
+    }
+}
+
 /// Who dead-letters: the sinks, and the copy of the content table.
 const SINKS: [&str; 4] = ["redis", "clickhouse", "http", "content"];
 
@@ -202,7 +229,7 @@ impl Filter {
     /// # Errors
     /// When there is no such sink or code.
     pub fn new(
-        ids: Vec<LetterId>,
+        ids: BTreeSet<LetterId>,
         sink: Option<String>,
         code: Option<String>,
     ) -> Result<Self, DlqError> {
@@ -232,70 +259,41 @@ impl Filter {
     }
 }
 
-/// Calls `visit` with each letter, oldest first within a partition. No topic:
-/// no letters.
-///
-/// # Errors
-/// When the broker does not answer.
-pub async fn for_each(
-    settings: &Settings,
-    mut visit: impl FnMut(Letter),
-) -> Result<(), KafkaError> {
-    let topic = &settings.kafka.dead_letter_topic;
-    let reader = group(settings, "dlq");
-    let log = Log::new(&consumer(settings), &reader)?;
-    if log.partitions(topic).await?.is_none() {
-        return Ok(());
-    }
-    let bounds = log.bounds(topic).await?;
-    let whole = |(partition, bounds): (i32, &crate::clients::kafka::Bounds)| Stretch {
-        partition,
-        from: bounds.start,
-        until: Some(bounds.end),
-    };
-    let stretches: Vec<Stretch> = (0..).zip(&bounds).map(whole).collect();
-    let mut scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
-    while let Some(seen) = scan.next().await? {
-        visit(Letter::from(seen));
-    }
-    Ok(())
-}
-
-/// The latest letters that the filter takes, and how many there are of each
-/// kind.
+/// The latest letters that the filter takes, each with the beginning of its
+/// bytes, and how many there are of each kind.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<Listing, DlqError> {
+    let mut listing = Listing::default();
     let mut latest = VecDeque::new();
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
-    let mut purged = 0;
-    for_each(settings, |letter| {
-        purged += u64::from(letter.purged);
+    let mut letters = Reader::start(settings).await?;
+    while let Some(letter) = letters.next().await? {
+        listing.purged += u64::from(letter.purged);
         if !filter.takes(&letter) {
-            return;
+            continue;
         }
-        *counts
-            .entry((letter.sink.clone(), letter.code.clone()))
-            .or_default() += 1;
+        let mut kind = (letter.sink.clone(), letter.code.clone());
+        if counts.len() >= MAX_KINDS && !counts.contains_key(&kind) {
+            kind = ("other".to_owned(), "other".to_owned());
+        }
+        *counts.entry(kind).or_default() += 1;
         if latest.len() == limit {
             latest.pop_front();
         }
         if limit > 0 {
-            latest.push_back(letter);
+            latest.push_back(letter.excerpt());
         }
-    })
-    .await?;
+    }
     let count = |((sink, code), letters)| Count {
         sink,
         code,
         letters,
     };
-    Ok(Listing {
-        latest: latest.into(),
-        counts: counts.into_iter().map(count).collect(),
-        purged,
-    })
+    listing.latest = latest.into();
+    listing.counts = counts.into_iter().map(count).collect();
+    Ok(listing)
 }
 
 /// One letter with its bytes.
@@ -305,12 +303,8 @@ pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<
 pub async fn find(settings: &Settings, id: LetterId) -> Result<Letter, DlqError> {
     let topic = settings.kafka.dead_letter_topic.clone();
     let reader = group(settings, "dlq");
-    let log = Log::new(&consumer(settings), &reader)?;
     let place = usize::try_from(id.partition).unwrap_or(usize::MAX);
-    let bounds = match log.partitions(&topic).await? {
-        Some(_) => log.bounds(&topic).await?.get(place).copied(),
-        None => None,
-    };
+    let bounds = reader::bounds(settings).await?.get(place).copied();
     let there = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));
     if there {
         let stretch = Stretch {
@@ -345,7 +339,11 @@ mod tests {
     #[test]
     fn a_filter_by_a_name_that_is_none_is_a_mistake() {
         let filter = |sink: Option<&str>, code: Option<&str>| {
-            Filter::new(Vec::new(), sink.map(str::to_owned), code.map(str::to_owned))
+            Filter::new(
+                BTreeSet::new(),
+                sink.map(str::to_owned),
+                code.map(str::to_owned),
+            )
         };
         assert!(filter(Some("content"), Some("bad_uuid")).is_ok());
         assert!(filter(Some("http"), Some("http_conflict")).is_ok());
@@ -380,5 +378,21 @@ mod tests {
         };
         assert!(filter("http").takes(&letter));
         assert!(!filter("redis").takes(&letter));
+    }
+
+    #[test]
+    fn a_list_keeps_the_beginning_of_a_letter_and_says_how_long_it_is() {
+        let seen = Seen {
+            partition: 0,
+            offset: 1,
+            timestamp_ms: 0,
+            key: Some(vec![b'k'; 2 * EXCERPT]),
+            value: Some(vec![b'v'; 3 * EXCERPT]),
+            headers: Vec::new(),
+        };
+        let letter = Letter::from(seen).excerpt();
+        assert_eq!(letter.key.expect("a key").capacity(), EXCERPT);
+        assert_eq!(letter.value.expect("a value").capacity(), EXCERPT);
+        assert_eq!(letter.value_bytes, Some(3 * EXCERPT));
     }
 }

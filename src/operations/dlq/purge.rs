@@ -2,21 +2,40 @@
 //! which record, stays as a letter without bytes: it accounts for the record,
 //! and without it `verify` would miss it.
 
-use std::collections::BTreeMap;
-
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
-use super::{DlqError, Letter, PURGED, for_each};
+use super::{
+    DlqError, Letter, PURGED,
+    reader::{self, Reader},
+};
 use crate::{
-    clients::kafka::{Letter as Outgoing, Log, Producer, delete_before},
+    clients::kafka::{Bounds, Letter as Outgoing, Log, Producer, delete_before},
     config::Settings,
     crash,
     operations::{
         fence::{consumer, content_topic, events_topic, group},
+        scratch::Scratch,
+        sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
     },
     progress::{Progress, Unit},
 };
+
+/// Letters that are read before they are written again, in number and in bytes
+/// of their keys.
+const BATCH: usize = 1_000;
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Letters on their way at once.
+const IN_FLIGHT: usize = 256;
+
+/// Sink and topic, partition and offset of a record.
+const RECORD: usize = 28;
+
+/// The same with the letter's own partition and offset.
+const LETTER: usize = RECORD + 12;
 
 /// What a purge did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -30,60 +49,144 @@ pub struct Purged {
 /// Purges all letters that there are. Killed midway, again finishes it.
 ///
 /// # Errors
-/// When the broker does not do it.
-pub async fn purge(settings: &Settings, progress: &dyn Progress) -> Result<Purged, DlqError> {
-    let topic = &settings.kafka.dead_letter_topic;
-    let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
-    let mut purged = Purged::default();
-    if log.partitions(topic).await?.is_none() {
-        return Ok(purged);
-    }
+/// When the broker does not do it, or the disk does not take the list of letters.
+pub async fn purge(
+    settings: &Settings,
+    scratch: &Scratch,
+    progress: &dyn Progress,
+) -> Result<Purged, DlqError> {
     // What comes after this is not purged.
-    let ends = log.ends(topic).await?;
+    let bounds = reader::bounds(settings).await?;
+    if bounds.is_empty() {
+        return Ok(Purged::default());
+    }
+    let purge = Purge {
+        settings,
+        bounds,
+        lives: lives(settings).await?,
+    };
+    let (letters, kept) = purge.choose(scratch).await?;
+    let accounted = purge.keep(&kept, &Steps::new(progress, "dlq")).await?;
+    let ends: Vec<(i32, i64)> = (0..)
+        .zip(&purge.bounds)
+        .map(|(partition, bounds)| (partition, bounds.end))
+        .collect();
+    crash::point("dlq", "purged");
+    let topic = &settings.kafka.dead_letter_topic;
+    delete_before(&settings.kafka.brokers, topic, &ends).await?;
+    Ok(Purged { letters, accounted })
+}
+
+/// The source's topics, each with its present life.
+async fn lives(settings: &Settings) -> Result<Vec<(String, String)>, DlqError> {
+    let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
     let mut lives = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
         lives.extend(identity.map(|identity| (topic, identity.to_string())));
     }
-    // One for each record, though a purge that was killed has left two.
-    let mut places = BTreeMap::new();
-    for_each(settings, |letter| {
-        let place = usize::try_from(letter.id.partition).unwrap_or(usize::MAX);
-        if ends.get(place).is_none_or(|end| letter.id.offset >= *end) {
-            return;
-        }
-        purged.letters += u64::from(!letter.purged);
-        // A letter of another life accounts for nothing any more.
+    Ok(lives)
+}
+
+/// A purge under way.
+struct Purge<'a> {
+    settings: &'a Settings,
+    bounds: Vec<Bounds>,
+    lives: Vec<(String, String)>,
+}
+
+impl Purge<'_> {
+    /// Whether a letter accounts for a record: one of another life does no
+    /// more.
+    fn accounts(&self, letter: &Letter) -> bool {
         let is_of =
             |(topic, life): &(String, String)| *topic == letter.topic && *life == letter.generation;
-        if lives.iter().any(is_of) {
-            let place = (letter.sink.clone(), letter.topic.clone());
-            let place = (place, letter.partition, letter.offset);
-            let kept = Letter {
-                value: None,
-                ..letter
-            };
-            places.insert(place, kept);
-        }
-    })
-    .await?;
-    let steps = Steps::new(progress, "dlq");
-    let producer = Producer::new(&settings.kafka.brokers, topic)?;
-    let total = places.len() as u64;
-    for place in places.values() {
-        keep(&producer, place).await?;
-        crash::point("dlq", "purging");
-        purged.accounted += 1;
-        steps.advanced(purged.accounted, Some(total), Unit::Records);
+        self.lives.iter().any(is_of)
     }
-    let ends: Vec<(i32, i64)> = (0..).zip(ends).collect();
-    crash::point("dlq", "purged");
-    delete_before(&settings.kafka.brokers, topic, &ends).await?;
-    Ok(purged)
+
+    /// Counts the letters with bytes, and lists those that account for a
+    /// record.
+    async fn choose(&self, scratch: &Scratch) -> Result<(u64, Sorted<LETTER>), DlqError> {
+        let mut letters = 0;
+        let mut accounting = Sorting::new(scratch);
+        let mut reader = Reader::within(self.settings, &self.bounds)?;
+        while let Some(letter) = reader.next().await? {
+            letters += u64::from(!letter.purged);
+            if self.accounts(&letter) {
+                accounting.add(place(&letter))?;
+            }
+        }
+        Ok((letters, accounting.finish()?))
+    }
+
+    /// Writes what stays of the letters, one for each record, though a purge
+    /// that was killed has left two. Returns how many there are.
+    async fn keep(&self, kept: &Sorted<LETTER>, steps: &Steps<'_>) -> Result<u64, DlqError> {
+        let topic = &self.settings.kafka.dead_letter_topic;
+        let producer = Producer::new(&self.settings.kafka.brokers, topic)?;
+        let mut reader = Reader::within(self.settings, &self.bounds)?;
+        let (mut accounted, mut batch, mut bytes) = (0, Vec::new(), 0);
+        loop {
+            let letter = reader.next().await?;
+            let ended = letter.is_none();
+            if let Some(letter) = letter.filter(|letter| self.accounts(letter))
+                && is_first(kept, &letter)?
+            {
+                bytes += letter.key.as_ref().map_or(0, Vec::len);
+                batch.push(Letter {
+                    value: None,
+                    ..letter
+                });
+            }
+            if batch.len() >= BATCH || bytes >= BATCH_BYTES || ended {
+                accounted += batch.len() as u64;
+                bytes = 0;
+                write(&producer, std::mem::take(&mut batch)).await?;
+                steps.advanced(accounted, Some(kept.len() as u64), Unit::Records);
+            }
+            if ended {
+                return Ok(accounted);
+            }
+        }
+    }
+}
+
+/// Whether of all letters of a record this is the first.
+fn is_first(kept: &Sorted<LETTER>, letter: &Letter) -> Result<bool, DlqError> {
+    let own = place(letter);
+    let (record, _) = own.split_at(RECORD);
+    let first = kept.first_with(record, &key(&[record]))?;
+    Ok(first == Some(own))
+}
+
+/// Of which sink and record a letter is, and where it is itself.
+fn place(letter: &Letter) -> [u8; LETTER] {
+    let mut source = Sha256::new();
+    source.update(&letter.sink);
+    source.update([0]);
+    source.update(&letter.topic);
+    key(&[
+        &source.finalize()[..16],
+        &letter.partition.field(),
+        &letter.offset.field(),
+        &letter.id.partition.field(),
+        &letter.id.offset.field(),
+    ])
+}
+
+async fn write(producer: &Producer, letters: Vec<Letter>) -> Result<(), DlqError> {
+    let mut written = stream::iter(letters)
+        .map(|letter| async move { write_one(producer, &letter).await })
+        .buffered(IN_FLIGHT);
+    while let Some(outcome) = written.next().await {
+        outcome?;
+        crash::point("dlq", "purging");
+    }
+    Ok(())
 }
 
 /// Writes what stays of a letter.
-async fn keep(producer: &Producer, letter: &Letter) -> Result<(), DlqError> {
+async fn write_one(producer: &Producer, letter: &Letter) -> Result<(), DlqError> {
     let headers = [
         ("fanout-format", "1".to_owned()),
         (PURGED, jiff::Timestamp::now().to_string()),

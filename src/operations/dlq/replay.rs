@@ -1,25 +1,30 @@
 //! Dead letters through their sink again, each at the position its record had.
 //! Never into the source topic: to every other reader it would be a new change.
+//!
+//! The topic is read once to choose the letters, and once more for each sink to
+//! apply them, so that no more than a batch is in memory.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{DlqError, Filter, Letter, LetterId, for_each};
+use super::{
+    DlqError, Filter, Letter, LetterId,
+    reader::{self, Reader},
+};
 use crate::{
-    clients::kafka::Log,
+    clients::kafka::{self, Log, TopicIdentity},
     config::Settings,
     operations::{
         backfill::rebuild_board,
         fence::{consumer, content_topic, events_topic, group},
+        scratch::Scratch,
+        sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
     },
-    pipeline::replay::{self, Bounds, Kept, Tally, Through},
-    progress::Progress,
+    pipeline::replay::{self, Batches, Bounds, Kept, ReplayError, Tally, Through},
+    progress::{Progress, Unit},
 };
 
 /// The sinks that letters are of, in the order in which they are replayed.
@@ -34,13 +39,40 @@ const SINKS: [(&str, Through); 3] = [
     ),
 ];
 
+/// The sink whose letters are mended by rebuilding the board.
+const BOARD: &str = "redis";
+
+/// What is applied at once, in letters and in bytes.
+const BATCH: usize = 5_000;
+const BATCH_BYTES: usize = 32 * 1024 * 1024;
+
+/// Letters that are named in a report; the rest is counted.
+pub const MAX_NAMED: usize = 1_000;
+
+/// Sink, partition and offset of a record.
+const RECORD: usize = 13;
+
+/// The same with the letter's own partition and offset.
+const LETTER: usize = RECORD + 12;
+
 /// The letters that will be replayed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Selected {
-    letters: Vec<Letter>,
-    /// Letters of another life of their topic: the positions there are not
-    /// these.
-    superseded: Vec<LetterId>,
+    filter: Filter,
+    /// What has come since is not of it.
+    bounds: Vec<kafka::Bounds>,
+    lives: BTreeMap<String, TopicIdentity>,
+    /// By the number of their sink: several letters of one record are one.
+    letters: Sorted<LETTER>,
+    counts: BTreeMap<String, u64>,
+    superseded: Named,
+}
+
+/// Letters, counted, and the first of them by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Named {
+    count: u64,
+    ids: Vec<String>,
 }
 
 /// How to go about it.
@@ -56,71 +88,107 @@ pub struct Replay {
 pub struct Report {
     /// By sink.
     pub replayed: BTreeMap<String, Tally>,
-    /// Letters that their sink rejects as before.
+    /// Letters that their sink rejects as before: how many, and the first
+    /// [`MAX_NAMED`] of them.
+    pub still_rejected_count: u64,
     pub still_rejected: Vec<String>,
-    /// Letters of an earlier life of their topic, left alone.
+    /// Letters of an earlier life of their topic, left alone, likewise.
+    pub superseded_count: u64,
     pub superseded: Vec<String>,
     /// Members of the board that was made anew for its letters.
     pub board: Option<u64>,
+}
+
+impl Named {
+    fn add(&mut self, id: LetterId) {
+        self.count += 1;
+        if self.ids.len() < MAX_NAMED {
+            self.ids.push(id.to_string());
+        }
+    }
 }
 
 /// Finds the letters that the filter takes.
 ///
 /// # Errors
 /// When the broker does not answer, or a letter that was named is not there.
-pub async fn select(settings: &Settings, filter: &Filter) -> Result<Selected, DlqError> {
-    let mut found = Vec::new();
-    for_each(settings, |letter| {
-        if filter.takes(&letter) {
-            found.push(letter);
+pub async fn select(
+    settings: &Settings,
+    scratch: &Scratch,
+    filter: Filter,
+) -> Result<Selected, DlqError> {
+    let mut missing = filter.ids.clone();
+    let mut selected = Selected {
+        filter,
+        bounds: reader::bounds(settings).await?,
+        lives: lives(settings).await?,
+        letters: Sorted::default(),
+        counts: BTreeMap::new(),
+        superseded: Named::default(),
+    };
+    let mut letters = Sorting::new(scratch);
+    let mut reader = Reader::within(settings, &selected.bounds)?;
+    while let Some(letter) = reader.next().await? {
+        if !selected.filter.takes(&letter) {
+            continue;
         }
-    })
-    .await?;
-    let ids: BTreeSet<LetterId> = found.iter().map(|letter| letter.id).collect();
-    if let Some(id) = filter.ids.iter().find(|id| !ids.contains(id)) {
+        missing.remove(&letter.id);
+        if !selected.lives_on(&letter) {
+            selected.superseded.add(letter.id);
+            continue;
+        }
+        match place(&letter) {
+            Some(place) => letters.add(place)?,
+            None if letter.sink == BOARD => {}
+            None => continue,
+        }
+        *selected.counts.entry(letter.sink).or_default() += 1;
+    }
+    if let Some(id) = missing.first() {
         return Err(DlqError::NoLetter {
             id: *id,
             topic: settings.kafka.dead_letter_topic.clone(),
         });
     }
+    selected.letters = letters.finish()?;
+    Ok(selected)
+}
+
+async fn lives(settings: &Settings) -> Result<BTreeMap<String, TopicIdentity>, DlqError> {
     let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
     let mut lives = BTreeMap::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
-        lives.insert(topic, identity.map(|identity| identity.to_string()));
+        lives.extend(identity.map(|identity| (topic, identity)));
     }
-    let lives = |letter: &Letter| {
-        let life = lives.get(&letter.topic).and_then(Option::as_ref);
-        life == Some(&letter.generation) && letter.partition >= 0 && letter.offset >= 0
-    };
-    let (letters, others): (Vec<Letter>, Vec<Letter>) = found.into_iter().partition(lives);
-    Ok(Selected {
-        letters,
-        superseded: others.iter().map(|letter| letter.id).collect(),
-    })
+    Ok(lives)
 }
 
 impl Selected {
+    /// Whether the letter's position is one of its topic as it is now.
+    fn lives_on(&self, letter: &Letter) -> bool {
+        self.lives.get(&letter.topic).is_some_and(|life| {
+            let is_partition = (0..life.partitions).contains(&letter.partition);
+            life.to_string() == letter.generation && is_partition && letter.offset >= 0
+        })
+    }
+
     /// How many letters of each sink.
     #[must_use]
-    pub fn counts(&self) -> BTreeMap<String, u64> {
-        let mut counts = BTreeMap::new();
-        for letter in &self.letters {
-            *counts.entry(letter.sink.clone()).or_default() += 1;
-        }
-        counts
+    pub fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
     }
 
     /// How many are left alone.
     #[must_use]
-    pub fn superseded(&self) -> usize {
-        self.superseded.len()
+    pub fn superseded(&self) -> u64 {
+        self.superseded.count
     }
 
     /// Whether the external system would be called again.
     #[must_use]
     pub fn goes_outside(&self) -> bool {
-        self.letters.iter().any(|letter| letter.sink == "http")
+        self.counts.contains_key("http")
     }
 
     /// Replays them.
@@ -133,54 +201,114 @@ impl Selected {
         how: &Replay,
         progress: &dyn Progress,
     ) -> Result<Report, DlqError> {
-        let mut report = Report {
-            superseded: self.superseded.iter().map(LetterId::to_string).collect(),
-            ..Report::default()
-        };
         let bounds = Bounds {
             patience: how.patience,
             stop: how.stop.clone(),
         };
+        let mut report = Report::default();
+        let mut still_rejected = Named::default();
         for (sink, through) in SINKS {
-            let of_sink: Vec<&Letter> = self.of(sink).collect();
-            if of_sink.is_empty() {
+            let Some(total) = self.counts.get(sink).copied() else {
                 continue;
-            }
+            };
             let steps = Steps::new(progress, sink);
             steps.doing("replaying");
-            let records: Vec<Kept> = of_sink.iter().map(|letter| kept(letter)).collect();
-            let work = replay::apply(settings, through, &records, &bounds);
-            let (tally, rejected) = Box::pin(work).await?;
-            let rejected: BTreeSet<(i32, i64)> = rejected.into_iter().collect();
-            let again = of_sink
-                .iter()
-                .filter(|letter| rejected.contains(&(letter.partition, letter.offset)));
-            report
-                .still_rejected
-                .extend(again.map(|letter| letter.id.to_string()));
+            let mut letters = OfSink {
+                selected: &self,
+                sink,
+                reader: Reader::within(settings, &self.bounds)?,
+                rejected: &mut still_rejected,
+                steps: &steps,
+                read: 0,
+                total,
+            };
+            let work = replay::apply(settings, through, &mut letters, &bounds);
+            let tally = Box::pin(work).await?;
             report.replayed.insert(sink.to_owned(), tally);
             steps.done("replayed");
         }
-        if self.of("redis").next().is_some() {
+        if self.counts.contains_key(BOARD) {
             // The board is made of the log, where the records still are.
             report.board = Some(rebuild_board(settings, how.patience, progress).await?);
         }
+        report.still_rejected_count = still_rejected.count;
+        report.still_rejected = still_rejected.ids;
+        report.superseded_count = self.superseded.count;
+        report.superseded = self.superseded.ids;
         Ok(report)
-    }
-
-    fn of(&self, sink: &str) -> impl Iterator<Item = &Letter> {
-        self.letters
-            .iter()
-            .filter(move |letter| letter.sink == sink)
     }
 }
 
-fn kept(letter: &Letter) -> Kept {
+/// The letters of one sink, a batch at a time.
+struct OfSink<'a> {
+    selected: &'a Selected,
+    sink: &'static str,
+    reader: Reader,
+    rejected: &'a mut Named,
+    steps: &'a Steps<'a>,
+    read: u64,
+    total: u64,
+}
+
+impl OfSink<'_> {
+    /// Whether the letter is to be applied: of several of one record, the first.
+    fn takes(&self, letter: &Letter) -> std::io::Result<bool> {
+        if letter.sink != self.sink || !self.selected.filter.takes(letter) {
+            return Ok(false);
+        }
+        let Some(own) = place(letter).filter(|_| self.selected.lives_on(letter)) else {
+            return Ok(false);
+        };
+        let (record, _) = own.split_at(RECORD);
+        let first = self.selected.letters.first_with(record, &key(&[record]))?;
+        Ok(first == Some(own))
+    }
+}
+
+impl Batches for OfSink<'_> {
+    async fn next(&mut self) -> Result<Option<Vec<Kept>>, ReplayError> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(letter) = self.reader.next().await? else {
+                break;
+            };
+            if self.takes(&letter).map_err(ReplayError::Disk)? {
+                let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+                bytes += size(&letter.key) + size(&letter.value);
+                batch.push(kept(letter));
+            }
+        }
+        self.steps
+            .advanced(self.read, Some(self.total), Unit::Records);
+        self.read += batch.len() as u64;
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    fn rejected(&mut self, (partition, offset): (i32, i64)) {
+        self.rejected.add(LetterId { partition, offset });
+    }
+}
+
+/// Of which sink and record a letter is, and where it is itself; none for a
+/// sink that applies no letters.
+fn place(letter: &Letter) -> Option<[u8; LETTER]> {
+    let sink = SINKS.iter().position(|(name, _)| *name == letter.sink)?;
+    Some(key(&[
+        &[u8::try_from(sink).ok()?],
+        &letter.partition.field(),
+        &letter.offset.field(),
+        &letter.id.partition.field(),
+        &letter.id.offset.field(),
+    ]))
+}
+
+fn kept(letter: Letter) -> Kept {
     Kept {
+        id: (letter.id.partition, letter.id.offset),
         partition: letter.partition,
         offset: letter.offset,
         timestamp_ms: letter.timestamp_ms,
-        key: letter.key.clone(),
-        value: letter.value.clone(),
+        key: letter.key,
+        value: letter.value,
     }
 }

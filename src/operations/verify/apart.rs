@@ -1,94 +1,205 @@
 //! Events that dead letters set apart: which of their changes the board took,
 //! only the log tells. Postgres has their latest, whether it was understood or
-//! not, and ClickHouse rejects changes that the board takes.
+//! not, and ClickHouse rejects changes that the board takes. There may be many
+//! of them, so their changes are sorted into heaps.
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashMap, io};
 
 use uuid::Uuid;
 
-use super::{Context, VerifyError};
+use super::{
+    Context, VerifyError,
+    ledger::{field, joined},
+    letters::Letters,
+    spill::{Entry, Source, Spill, heaps_for},
+};
 use crate::{
     clients::kafka::{Log, Scan, Stretch},
     clock::now_us,
     operations::{
-        eligible::{Moment, Sum},
+        eligible::{Moment, Sum, Sums},
         fence::{Fence, consumer, group},
+        scratch::Scratch,
     },
     sinks::board::{BoardChange, BoardDecoder, Decoded},
     timestamp::{MICROS_PER_MILLI, MICROS_PER_SECOND},
     window::BoardEvent,
 };
 
-/// By content.
-pub(super) type Sums = HashMap<Uuid, Sum>;
+/// The sinks whose dead letters set an event apart. ClickHouse's too: of the
+/// events that it rejected it does not know whether they are ahead.
+pub(super) const SINKS: [&str; 2] = ["redis", "clickhouse"];
 
 /// The record of an event that may count is at most this much older than the
 /// event, besides the skew: the clocks of broker and source.
 const SLACK_US: i64 = 60 * MICROS_PER_SECOND;
 
-/// The latest change of each event that the board understands.
-#[derive(Debug, Clone, Default)]
-struct Understood {
-    latest: HashMap<i64, Latest>,
-    /// The latest truncate, by its place in Postgres' log.
-    truncated: Option<i64>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Latest {
+/// A change that the board understands, of an event that is set apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Change {
+    id: i64,
+    /// None where the event is deleted.
     event: Option<BoardEvent>,
     record_time_us: i64,
     lsn: Option<i64>,
+    before_fence: bool,
 }
 
-impl Understood {
-    fn take(&mut self, decoded: &Decoded, apart: &HashSet<i64>) {
+/// The changes as they are read.
+#[derive(Debug)]
+struct Reading {
+    changes: Spill<Change>,
+    truncated: Truncated,
+}
+
+/// The latest truncate, by its place in Postgres' log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Truncated {
+    at_fence: Option<i64>,
+    at_end: Option<i64>,
+}
+
+impl Reading {
+    fn new(scratch: &Scratch, heaps: usize) -> io::Result<Self> {
+        Ok(Self {
+            changes: Spill::new(scratch, heaps)?,
+            truncated: Truncated::default(),
+        })
+    }
+
+    fn take(
+        &mut self,
+        decoded: &Decoded,
+        before_fence: bool,
+        is_apart: impl Fn(i64) -> io::Result<bool>,
+    ) -> io::Result<()> {
         match decoded.change {
-            BoardChange::Event { id, event } if apart.contains(&id) => {
-                let latest = Latest {
-                    event,
-                    record_time_us: decoded.record_time_us,
-                    lsn: decoded.lsn,
-                };
-                self.latest.insert(id, latest);
+            BoardChange::Event { id, event } if is_apart(id)? => self.changes.push(&Change {
+                id,
+                event,
+                record_time_us: decoded.record_time_us,
+                lsn: decoded.lsn,
+                before_fence,
+            }),
+            BoardChange::Truncate => {
+                let truncated = &mut self.truncated;
+                truncated.at_end = truncated.at_end.max(decoded.lsn);
+                if before_fence {
+                    truncated.at_fence = truncated.at_fence.max(decoded.lsn);
+                }
+                Ok(())
             }
-            BoardChange::Truncate => self.truncated = self.truncated.max(decoded.lsn),
-            BoardChange::Event { .. } | BoardChange::Ignored(_) | BoardChange::Rejected(_) => {}
+            BoardChange::Event { .. } | BoardChange::Ignored(_) | BoardChange::Rejected(_) => {
+                Ok(())
+            }
         }
     }
 
-    /// What those that belong on the board come to.
-    fn sums(&self, moment: Moment, skew_us: i64) -> Sums {
-        let mut sums = Sums::new();
-        for latest in self.latest.values() {
-            let gone = latest.lsn.is_some_and(|lsn| Some(lsn) < self.truncated);
-            let Some(event) = latest.event.filter(|_| !gone) else {
-                continue;
-            };
-            let in_window = event.event_ts > moment.after_us()
-                && event.event_ts <= moment.as_of_us
-                && event.event_ts <= latest.record_time_us.saturating_add(skew_us);
-            if let Some(content) = event.content_id.filter(|_| in_window) {
-                let duration_ms = i64::from(event.duration_ms.unwrap_or(0).max(0));
-                sums.entry(content).or_default().add(Sum {
-                    events: 1,
-                    duration_ms,
-                });
+    /// What those that belong on the board come to at the fence, and at the end
+    /// of the log.
+    fn sums(self, moment: Moment, skew_us: i64) -> io::Result<(Sums, Sums)> {
+        let (mut at_fence, mut at_end) = (Sums::default(), Sums::default());
+        for heap in self.changes.heaps()? {
+            let (mut fence, mut end) = (HashMap::new(), HashMap::new());
+            for change in heap {
+                let change = change?;
+                // In the log's order: the last one stays.
+                if change.before_fence {
+                    fence.insert(change.id, change);
+                }
+                end.insert(change.id, change);
+            }
+            for (latest, truncated, sums) in [
+                (fence, self.truncated.at_fence, &mut at_fence),
+                (end, self.truncated.at_end, &mut at_end),
+            ] {
+                for change in latest.values() {
+                    change.count(truncated, moment, skew_us, sums);
+                }
             }
         }
-        sums
+        Ok((at_fence, at_end))
     }
 }
 
-/// What these events come to by the log up to the fence, and up to its end.
+impl Change {
+    /// Adds the event to the sums where it belongs on the board.
+    fn count(&self, truncated: Option<i64>, moment: Moment, skew_us: i64, sums: &mut Sums) {
+        let gone = self.lsn.is_some_and(|lsn| Some(lsn) < truncated);
+        let Some(event) = self.event.filter(|_| !gone) else {
+            return;
+        };
+        let in_window = event.event_ts > moment.after_us()
+            && event.event_ts <= moment.as_of_us
+            && event.event_ts <= self.record_time_us.saturating_add(skew_us);
+        if let Some(content) = event.content_id.filter(|_| in_window) {
+            sums.0.entry(content).or_default().add(Sum {
+                events: 1,
+                duration_ms: i64::from(event.duration_ms.unwrap_or(0).max(0)),
+            });
+        }
+    }
+}
+
+impl Entry for Change {
+    type Bytes = [u8; 57];
+
+    fn key(&self) -> u64 {
+        self.id.cast_unsigned()
+    }
+
+    fn bytes(&self) -> Self::Bytes {
+        let content = self.event.and_then(|event| event.content_id);
+        let duration = self.event.and_then(|event| event.duration_ms);
+        joined(&[
+            &self.id.to_le_bytes(),
+            &self.record_time_us.to_le_bytes(),
+            &self.lsn.unwrap_or(0).to_le_bytes(),
+            &self.event.map_or(0, |event| event.event_ts).to_le_bytes(),
+            &duration.unwrap_or(0).to_le_bytes(),
+            content.unwrap_or_default().as_bytes(),
+            &[
+                u8::from(self.lsn.is_some()),
+                u8::from(self.event.is_some()),
+                u8::from(duration.is_some()),
+                u8::from(content.is_some()),
+                u8::from(self.before_fence),
+            ],
+        ])
+    }
+
+    fn read(from: &mut Source) -> io::Result<Option<Self>> {
+        let bytes: Option<[u8; 57]> = from.next()?;
+        Ok(bytes.map(|bytes| {
+            let number = |at| i64::from_le_bytes(field(&bytes, at));
+            let [has_lsn, has_event, has_duration, has_content, before_fence] =
+                field(&bytes, 52).map(|flag: u8| flag != 0);
+            let event = BoardEvent {
+                content_id: has_content.then(|| Uuid::from_bytes(field(&bytes, 36))),
+                event_ts: number(24),
+                duration_ms: has_duration.then(|| i32::from_le_bytes(field(&bytes, 32))),
+            };
+            Self {
+                id: number(0),
+                event: has_event.then_some(event),
+                record_time_us: number(8),
+                lsn: has_lsn.then(|| number(16)),
+                before_fence,
+            }
+        }))
+    }
+}
+
+/// What the events that dead letters set apart come to by the log up to the
+/// fence, and up to its end.
 pub(super) async fn sums(
     context: &Context<'_>,
-    apart: &HashSet<i64>,
+    letters: &Letters,
     moment: Moment,
     fence: &Fence,
 ) -> Result<(Sums, Sums), VerifyError> {
-    if apart.is_empty() {
-        return Ok((Sums::new(), Sums::new()));
+    if letters.events(&SINKS, i64::MIN, 1)?.is_empty() {
+        return Ok((Sums::default(), Sums::default()));
     }
     let settings = context.settings;
     let skew = i64::try_from(settings.board.skew_seconds).unwrap_or(i64::MAX);
@@ -99,6 +210,10 @@ pub(super) async fn sums(
     let log = Log::new(&consumer(settings), &reader)?;
     let starts = log.offsets_at(&topic, since_us / MICROS_PER_MILLI).await?;
     let ends = log.ends(&topic).await?;
+    let offsets = starts.iter().zip(&ends);
+    let offsets: u64 = offsets
+        .map(|(from, until)| u64::try_from(until - from).unwrap_or(0))
+        .sum();
     let stretch = |(partition, (from, until)): (i32, (i64, i64))| Stretch {
         partition,
         from,
@@ -110,25 +225,20 @@ pub(super) async fn sums(
         .collect();
     let mut scan = Scan::start(&consumer(settings), &reader, &topic, &stretches)?;
     let decoder = BoardDecoder::new(context.tables.facts.clone(), settings.board.score);
-    let (mut at_fence, mut at_end) = (Understood::default(), Understood::default());
+    let mut reading = Reading::new(context.scratch, heaps_for(offsets))?;
     while let Some(seen) = scan.next().await? {
         let decoded = decoder.decode_one(0, &seen.record(&topic));
         let place = usize::try_from(seen.partition).unwrap_or(usize::MAX);
-        if fence
-            .events
-            .get(place)
-            .is_some_and(|end| seen.offset < *end)
-        {
-            at_fence.take(&decoded, apart);
-        }
-        at_end.take(&decoded, apart);
+        let end = fence.events.get(place);
+        let before_fence = end.is_some_and(|end| seen.offset < *end);
+        reading.take(&decoded, before_fence, |id| letters.has_event(&SINKS, id))?;
     }
-    Ok((at_fence.sums(moment, skew_us), at_end.sums(moment, skew_us)))
+    Ok(reading.sums(moment, skew_us)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::spill::scratch, *};
 
     const CONTENT: Uuid = Uuid::from_u128(1);
     const MOMENT: Moment = Moment {
@@ -155,13 +265,24 @@ mod tests {
         }
     }
 
-    fn events(changes: &[Decoded]) -> i64 {
-        let mut understood = Understood::default();
-        for change in changes {
-            understood.take(change, &[7].into());
+    /// The events at the fence, and at the end; the first so many changes lie
+    /// before the fence.
+    fn events_around(changes: &[Decoded], before_fence: usize) -> (i64, i64) {
+        let (_home, scratch) = scratch();
+        let mut reading = Reading::new(&scratch, 2).expect("space");
+        for (number, change) in changes.iter().enumerate() {
+            let taken = reading.take(change, number < before_fence, |id| Ok(id == 7));
+            taken.expect("space");
         }
-        let sums = understood.sums(MOMENT, SKEW_US);
-        sums.get(&CONTENT).map_or(0, |sum| sum.events)
+        let (at_fence, at_end) = reading.sums(MOMENT, SKEW_US).expect("read");
+        let events = |sums: Sums| sums.0.get(&CONTENT).map_or(0, |sum| sum.events);
+        (events(at_fence), events(at_end))
+    }
+
+    fn events(changes: &[Decoded]) -> i64 {
+        let (at_fence, at_end) = events_around(changes, changes.len());
+        assert_eq!(at_fence, at_end);
+        at_end
     }
 
     #[test]
@@ -189,6 +310,64 @@ mod tests {
         };
         assert_eq!(events(&[at(now, now), truncate(now + 1)]), 0);
         assert_eq!(events(&[truncate(now - 1), at(now, now)]), 1);
+    }
+
+    #[test]
+    fn what_comes_behind_the_fence_counts_at_the_end_only() {
+        let now = MOMENT.as_of_us;
+        let deleted = Decoded {
+            change: BoardChange::Event { id: 7, event: None },
+            ..at(now, now)
+        };
+        assert_eq!(events_around(&[at(now, now), deleted], 1), (1, 0));
+        let truncate = Decoded {
+            lsn: Some(now + 1),
+            change: BoardChange::Truncate,
+            ..at(now, now)
+        };
+        assert_eq!(events_around(&[at(now, now), truncate], 1), (1, 0));
+        assert_eq!(events_around(&[at(now, now)], 0), (0, 1));
+    }
+
+    #[test]
+    fn a_change_is_read_as_it_was_put_away() {
+        let (_home, scratch) = scratch();
+        let whole = Change {
+            id: -7,
+            event: Some(BoardEvent {
+                content_id: Some(CONTENT),
+                event_ts: -3,
+                duration_ms: Some(-1),
+            }),
+            record_time_us: 5,
+            lsn: Some(9),
+            before_fence: true,
+        };
+        let bare = BoardEvent {
+            content_id: None,
+            event_ts: 4,
+            duration_ms: None,
+        };
+        let changes = [
+            whole,
+            Change {
+                event: Some(bare),
+                lsn: None,
+                before_fence: false,
+                ..whole
+            },
+            Change {
+                event: None,
+                ..whole
+            },
+        ];
+        let mut spill = Spill::new(&scratch, 1).expect("space");
+        for change in &changes {
+            spill.push(change).expect("space");
+        }
+        let heaps = spill.heaps().expect("space");
+        let read: io::Result<Vec<Change>> = heaps.into_iter().flatten().collect();
+        assert_eq!(read.expect("read"), changes);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, io,
 };
 
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use super::{
     letters::Letters,
 };
 use crate::{
-    clients::kafka::{Log, Scan, Stretch},
+    clients::kafka::{Bounds, Log, Scan, Stretch},
     event::{Change, DimensionDecoder},
     operations::fence::{consumer, group},
 };
@@ -41,59 +41,52 @@ impl fmt::Display for Place {
 }
 
 /// The contents that stay what they were, with the record that did not change
-/// them.
+/// them. Only those of given pairs, which are few.
 #[derive(Debug, Default)]
 pub(super) struct Unchanged(BTreeMap<Uuid, Place>);
 
 impl Unchanged {
-    /// Reads the content topic on from its first dead letter.
+    /// Reads the content topic on from its first dead letter, for the contents
+    /// that could explain one of these pairs.
     pub(super) async fn find(
         context: &Context<'_>,
         letters: &Letters,
+        pairs: &[Pair],
     ) -> Result<Self, VerifyError> {
         let mut found = Self::default();
-        let mut firsts: BTreeMap<i32, i64> = BTreeMap::new();
-        for (partition, offset) in letters.contents().keys() {
-            firsts.entry(*partition).or_insert(*offset);
-        }
-        if firsts.is_empty() {
+        let wanted: BTreeSet<Uuid> = pairs.iter().filter_map(content_of).collect();
+        if wanted.is_empty() {
             return Ok(found);
         }
         let settings = context.settings;
         let (reader, topic) = (group(settings, "verify"), context.tables.content.topic());
         let log = Log::new(&consumer(settings), &reader)?;
-        let bounds = log.bounds(&topic).await?;
-        let stretches: Vec<Stretch> = (0..)
-            .zip(&bounds)
-            .filter_map(|(partition, bounds)| {
-                Some(Stretch {
-                    partition,
-                    from: (*firsts.get(&partition)?).max(bounds.start),
-                    until: Some(bounds.end),
-                })
-            })
-            .collect();
+        let stretches = stretches(&log.bounds(&topic).await?, letters)?;
+        if stretches.is_empty() {
+            return Ok(found);
+        }
         let decoder = DimensionDecoder::with_placeholders(
             context.tables.content.clone(),
             context.placeholders.content(),
         );
         let mut scan = Scan::start(&consumer(settings), &reader, &topic, &stretches)?;
         while let Some(seen) = scan.next().await? {
-            let place = (seen.partition, seen.offset);
             match decoder.decode(&seen.record(&topic)) {
                 Ok(Change::Upsert { row, .. }) => drop(found.0.remove(&row.id)),
                 Ok(Change::Delete { id }) => drop(found.0.remove(&id)),
                 Ok(Change::Truncate { .. }) => found.0.clear(),
                 Ok(Change::Ignored(_)) => {}
                 Err(_) => {
-                    if let Some(id) = letters.contents().get(&place) {
-                        let (topic, (partition, offset)) = (topic.clone(), place);
+                    let (partition, offset) = (seen.partition, seen.offset);
+                    let id = letters.content(partition, offset)?;
+                    if let Some(id) = id.filter(|id| wanted.contains(id)) {
+                        let topic = topic.clone();
                         let place = Place {
                             topic,
                             partition,
                             offset,
                         };
-                        found.0.insert(*id, place);
+                        found.0.insert(id, place);
                     }
                 }
             }
@@ -104,25 +97,41 @@ impl Unchanged {
     /// The content and the record that explain a difference: it is in nothing
     /// but what comes from the content.
     pub(super) fn explain(&self, pair: &Pair) -> Option<(Uuid, &Place)> {
-        let Pair::Both { expected, found } = pair else {
-            return None;
-        };
-        let cells = COLUMNS.iter().zip(expected.cells.iter().zip(&found.cells));
-        let mut content = None;
-        let mut others = BTreeSet::new();
-        for (column, (expected, found)) in cells {
-            if *column == "content_id" {
-                content.clone_from(expected);
-            }
-            if expected != found {
-                others.insert(*column);
-            }
-        }
-        let id = Uuid::parse_str(content.as_deref()?).ok()?;
-        let only_enriched = others.iter().all(|column| ENRICHED.contains(column));
-        let place = self.0.get(&id).filter(|_| only_enriched)?;
-        Some((id, place))
+        let id = content_of(pair)?;
+        Some((id, self.0.get(&id)?))
     }
+}
+
+/// The content of a row that differs in nothing but what comes from it.
+fn content_of(pair: &Pair) -> Option<Uuid> {
+    let Pair::Both { expected, found } = pair else {
+        return None;
+    };
+    let cells = COLUMNS.iter().zip(expected.cells.iter().zip(&found.cells));
+    let mut content = None;
+    for (column, (expected, found)) in cells {
+        if *column == "content_id" {
+            content = expected.as_deref();
+        }
+        if expected != found && !ENRICHED.contains(column) {
+            return None;
+        }
+    }
+    Uuid::parse_str(content?).ok()
+}
+
+/// Of each partition of content, what follows its first dead letter.
+fn stretches(bounds: &[Bounds], letters: &Letters) -> io::Result<Vec<Stretch>> {
+    let mut stretches = Vec::new();
+    for (partition, bounds) in (0..).zip(bounds) {
+        let first = letters.first_content(partition)?;
+        stretches.extend(first.map(|first| Stretch {
+            partition,
+            from: first.max(bounds.start),
+            until: Some(bounds.end),
+        }));
+    }
+    Ok(stretches)
 }
 
 #[cfg(test)]

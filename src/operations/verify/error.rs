@@ -36,7 +36,7 @@ pub enum VerifyError {
     Web(#[from] WebError),
     #[error("the stub's list of events cannot be read")]
     StubDocument,
-    #[error("what is compared cannot be kept in {}", std::env::temp_dir().display())]
+    #[error("cannot use temporary files")]
     Disk(#[from] std::io::Error),
     #[error("what was reconciled is not known: {reason}")]
     State { reason: String },
@@ -86,7 +86,7 @@ impl Failure for VerifyError {
             Self::Placeholders(error) => error.hint(),
             Self::Source(refusal) => refusal.hint(),
             Self::ClickHouseUrl(_) => Some("fanout config show".to_owned()),
-            Self::Disk(_) => Some("TMPDIR=/a/larger/disk fanout verify".to_owned()),
+            Self::Disk(_) => Some("fanout doctor".to_owned()),
             _ => Some("fanout status".to_owned()),
         }
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clients::web::{Method, Web, WebError},
     config::Settings,
-    operations::stub::SYSTEM,
+    operations::{scratch::Scratch, stub::SYSTEM},
 };
 
 /// Calls in one question.
@@ -67,11 +67,12 @@ impl Unknown {
 /// All calls the stub has had; none where it is not fanout's stub.
 pub(super) async fn journal(
     settings: &Settings,
+    scratch: &Scratch,
     heaps: usize,
 ) -> Result<Option<Journal>, VerifyError> {
     let web = Web::new(TIMEOUT)?;
     let mut journal = Journal {
-        had: Spill::new(heaps)?,
+        had: Spill::new(scratch, heaps)?,
         foreign: Unknown::default(),
     };
     let mut after = Some(0);
@@ -179,7 +180,7 @@ impl Walk<'_> {
         how: Wrong,
         findings: &mut Findings,
     ) -> Result<(), VerifyError> {
-        if self.letters.has("http", call.partition, call.offset) {
+        if self.letters.has("http", call.partition, call.offset)? {
             findings.excuse(&call.key);
             return Ok(());
         }

@@ -118,7 +118,11 @@ impl Findings {
 
     /// Something an operator should know.
     pub fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+        match self.notes.len() {
+            MAX_SHOWN => self.notes.push("further notes are left out".to_owned()),
+            noted if noted < MAX_SHOWN => self.notes.push(text.into()),
+            _ => {}
+        }
     }
 }
 
@@ -179,9 +183,11 @@ mod tests {
         for id in 0..100 {
             findings.differs(Difference::missing(Check::Rows, &id, &"a row"));
             findings.excuse(&id);
+            findings.note(format!("truncated at {id}"));
         }
         assert_eq!((findings.differences, findings.excused), (100, 100));
         assert_eq!(findings.shown.len(), MAX_SHOWN);
         assert_eq!(findings.excused_ids.len(), MAX_SHOWN);
+        assert_eq!(findings.notes.len(), MAX_SHOWN + 1);
     }
 }

@@ -124,7 +124,7 @@ fn half(key: &Uuid) -> u64 {
 }
 
 /// A field of an entry, from its bytes.
-fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
     if let Some(found) = bytes.get(at..at + N) {
         field.copy_from_slice(found);
@@ -133,7 +133,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// The bytes of an entry, from its fields.
-fn joined<const N: usize>(fields: &[&[u8]]) -> [u8; N] {
+pub(super) fn joined<const N: usize>(fields: &[&[u8]]) -> [u8; N] {
     let mut bytes = [0; N];
     for (to, from) in bytes.iter_mut().zip(fields.iter().copied().flatten()) {
         *to = *from;
@@ -245,7 +245,10 @@ impl Entry for Had {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::spill::Spill, *};
+    use super::{
+        super::spill::{Spill, scratch},
+        *,
+    };
     use crate::event::SourceTable;
 
     fn made(offset: i64, op: &str, id: i64) -> Made {
@@ -308,7 +311,8 @@ mod tests {
     }
 
     fn put_away<E: Entry + std::fmt::Debug + PartialEq>(entry: &E) {
-        let mut spill = Spill::new(1).expect("a file");
+        let (_home, scratch) = scratch();
+        let mut spill = Spill::new(&scratch, 1).expect("a file");
         spill.push(entry).expect("space");
         let mut heap = spill.heaps().expect("a file").remove(0);
         assert_eq!(heap.next().expect("one").expect("an entry"), *entry);

@@ -1,27 +1,47 @@
 //! Dead letters as excuses: a difference that one explains is listed, not
-//! counted.
+//! counted. There may be more of them than fit into memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 
 use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
-    clients::kafka::KafkaError,
-    config::Settings,
-    operations::dlq::{self, Letter},
+    config::{SINKS, Settings},
+    operations::{
+        dlq::{self, Letter},
+        scratch::Scratch,
+        sorted::{Field as _, Sorted, Sorting, key, number, part},
+    },
 };
 
-/// The dead letters of the present life of both topics.
-#[derive(Debug, Default)]
+use super::VerifyError;
+
+/// Sink, partition and offset of a record.
+const RECORD: usize = 13;
+
+/// Sink, event, and partition and offset of a record of it.
+const EVENT: usize = 21;
+
+/// Partition and offset of a record of content, and the content.
+const CONTENT: usize = 28;
+
+/// The dead letters of the present life of both topics. A key has the number
+/// of its sink among [`SINKS`].
+#[derive(Debug)]
 pub struct Letters {
     /// Records of events.
-    records: HashSet<(String, i32, i64)>,
-    /// Sink and event → by partition, the offset of its latest letter. An event
-    /// has one partition; what else has its key stands anywhere.
-    events: HashMap<(String, i64), HashMap<i32, i64>>,
-    /// Records of content, by partition and offset, with the content.
-    contents: BTreeMap<(i32, i64), Uuid>,
+    records: Sorted<RECORD>,
+    /// An event has one partition; what else has its key stands anywhere.
+    events: Sorted<EVENT>,
+    contents: Sorted<CONTENT>,
+}
+
+/// The letters as they are read.
+struct Reading {
+    records: Sorting<RECORD>,
+    events: Sorting<EVENT>,
+    contents: Sorting<CONTENT>,
 }
 
 impl Letters {
@@ -30,13 +50,15 @@ impl Letters {
     /// generation to go by all are of this one.
     ///
     /// # Errors
-    /// When the broker does not answer.
+    /// When the broker does not answer, or the disk does not take them.
     pub async fn read(
         settings: &Settings,
+        scratch: &Scratch,
         lives: &[(String, Option<String>)],
-    ) -> Result<Self, KafkaError> {
-        let mut letters = Self::default();
-        dlq::for_each(settings, |letter| {
+    ) -> Result<Self, VerifyError> {
+        let mut reading = Reading::new(scratch);
+        let mut letters = dlq::Reader::start(settings).await?;
+        while let Some(letter) = letters.next().await? {
             let of = |(topic, generation): &(String, Option<String>)| {
                 let alive = generation
                     .as_ref()
@@ -44,64 +66,153 @@ impl Letters {
                 letter.topic == *topic && alive
             };
             match lives.iter().position(of) {
-                Some(0) => letters.add(letter),
-                Some(_) => letters.add_content(&letter),
+                Some(0) => reading.add(&letter)?,
+                Some(_) => reading.add_content(&letter)?,
                 None => {}
             }
-        })
-        .await?;
-        Ok(letters)
-    }
-
-    fn add_content(&mut self, letter: &Letter) {
-        if let Some(id) = letter.key.as_deref().and_then(content_id) {
-            let place = (letter.partition, letter.offset);
-            self.contents.insert(place, id);
         }
-    }
-
-    /// The records of content that were rejected, with what they are of.
-    pub fn contents(&self) -> &BTreeMap<(i32, i64), Uuid> {
-        &self.contents
-    }
-
-    fn add(&mut self, letter: Letter) {
-        if let Some(id) = letter.key.as_deref().and_then(event_id) {
-            let event = self.events.entry((letter.sink.clone(), id)).or_default();
-            let latest = event.entry(letter.partition).or_insert(letter.offset);
-            *latest = letter.offset.max(*latest);
-        }
-        self.records
-            .insert((letter.sink, letter.partition, letter.offset));
+        Ok(reading.finish()?)
     }
 
     /// Whether the sink rejected this record.
-    #[must_use]
-    pub fn has(&self, sink: &str, partition: i32, offset: i64) -> bool {
-        self.records.contains(&(sink.to_owned(), partition, offset))
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn has(&self, sink: &str, partition: i32, offset: i64) -> io::Result<bool> {
+        let Some(sink) = number_of(sink) else {
+            return Ok(false);
+        };
+        let record = key(&[&sink, &partition.field(), &offset.field()]);
+        self.records.contains(&record)
     }
 
     /// Whether the sink rejected a later change of the event than the one at
     /// this position; any, where there is none.
-    #[must_use]
-    pub fn explain(&self, sink: &str, event: i64, stored: Option<(i32, i64)>) -> bool {
-        let letters = self.events.get(&(sink.to_owned(), event));
-        match (letters, stored) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(letters), Some((partition, stored))) => letters
-                .get(&partition)
-                .is_some_and(|offset| *offset > stored),
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn explain(&self, sink: &str, event: i64, stored: Option<(i32, i64)>) -> io::Result<bool> {
+        let Some(sink) = number_of(sink) else {
+            return Ok(false);
+        };
+        let event = event.field();
+        let found = match stored {
+            None => {
+                let prefix: [u8; 9] = key(&[&sink, &event]);
+                self.events.first_with(&prefix, &key(&[&prefix]))?
+            }
+            Some((partition, stored)) => {
+                let prefix: [u8; 13] = key(&[&sink, &event, &partition.field()]);
+                let later = stored.saturating_add(1).field();
+                self.events.first_with(&prefix, &key(&[&prefix, &later]))?
+            }
+        };
+        Ok(found.is_some())
+    }
+
+    /// The events of which any of these sinks rejected a change, from this one
+    /// on, each once and at most so many.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn events(&self, sinks: &[&str], from: i64, limit: usize) -> io::Result<Vec<i64>> {
+        let mut events = Vec::new();
+        let mut next = Some(from);
+        while let Some(from) = next.filter(|_| events.len() < limit) {
+            let event = self.first_event(sinks, from)?;
+            events.extend(event);
+            next = event.and_then(|event| event.checked_add(1));
+        }
+        Ok(events)
+    }
+
+    /// Whether any of these sinks rejected a change of the event.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn has_event(&self, sinks: &[&str], event: i64) -> io::Result<bool> {
+        Ok(self.first_event(sinks, event)? == Some(event))
+    }
+
+    fn first_event(&self, sinks: &[&str], from: i64) -> io::Result<Option<i64>> {
+        let mut first: Option<i64> = None;
+        for sink in sinks.iter().filter_map(|sink| number_of(sink)) {
+            let key = key(&[&sink, &from.field()]);
+            if let Some(found) = self.events.first_with(&sink, &key)? {
+                let event = number(part(&found, 1));
+                first = Some(first.map_or(event, |first| first.min(event)));
+            }
+        }
+        Ok(first)
+    }
+
+    /// The content whose record at this place was rejected.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn content(&self, partition: i32, offset: i64) -> io::Result<Option<Uuid>> {
+        let record: [u8; 12] = key(&[&partition.field(), &offset.field()]);
+        let found = self.contents.first_with(&record, &key(&[&record]))?;
+        Ok(found.map(|found| Uuid::from_bytes(part(&found, 12))))
+    }
+
+    /// The offset of the first record of content that was rejected in this
+    /// partition.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn first_content(&self, partition: i32) -> io::Result<Option<i64>> {
+        let partition = partition.field();
+        let found = self.contents.first_with(&partition, &key(&[&partition]))?;
+        Ok(found.map(|found| number(part(&found, 4))))
+    }
+}
+
+impl Reading {
+    fn new(scratch: &Scratch) -> Self {
+        Self {
+            records: Sorting::new(scratch),
+            events: Sorting::new(scratch),
+            contents: Sorting::new(scratch),
         }
     }
 
-    /// The events of which any of these sinks rejected a change.
-    #[must_use]
-    pub fn events(&self, sinks: &[&str]) -> HashSet<i64> {
-        let of_sinks = self.events.keys();
-        let of_sinks = of_sinks.filter(|(name, _)| sinks.contains(&name.as_str()));
-        of_sinks.map(|(_, id)| *id).collect()
+    fn add(&mut self, letter: &Letter) -> io::Result<()> {
+        let Some(sink) = number_of(&letter.sink) else {
+            return Ok(());
+        };
+        let (partition, offset) = (letter.partition.field(), letter.offset.field());
+        self.records.add(key(&[&sink, &partition, &offset]))?;
+        match letter.key.as_deref().and_then(event_id) {
+            Some(id) => self
+                .events
+                .add(key(&[&sink, &id.field(), &partition, &offset])),
+            None => Ok(()),
+        }
     }
+
+    fn add_content(&mut self, letter: &Letter) -> io::Result<()> {
+        let (partition, offset) = (letter.partition.field(), letter.offset.field());
+        match letter.key.as_deref().and_then(content_id) {
+            Some(id) => self
+                .contents
+                .add(key(&[&partition, &offset, id.as_bytes()])),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(self) -> io::Result<Letters> {
+        Ok(Letters {
+            records: self.records.finish()?,
+            events: self.events.finish()?,
+            contents: self.contents.finish()?,
+        })
+    }
+}
+
+fn number_of(sink: &str) -> Option<[u8; 1]> {
+    let place = SINKS.iter().position(|name| *name == sink)?;
+    Some([u8::try_from(place).ok()?])
 }
 
 /// The `id` of a key, with or without a schema around it.
@@ -121,7 +232,7 @@ fn content_id(key: &[u8]) -> Option<Uuid> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::spill::scratch, *};
     use crate::operations::dlq::LetterId;
 
     fn letter(sink: &str, offset: i64, key: &str) -> Letter {
@@ -142,40 +253,95 @@ mod tests {
             purged: false,
             key: Some(key.as_bytes().to_vec()),
             value: None,
+            value_bytes: None,
         }
+    }
+
+    fn letters(all: &[Letter]) -> Letters {
+        let (_home, scratch) = scratch();
+        let mut reading = Reading::new(&scratch);
+        for letter in all {
+            reading.add(letter).expect("space");
+        }
+        reading.finish().expect("space")
     }
 
     #[test]
     fn only_a_later_letter_of_the_same_sink_explains() {
-        let mut letters = Letters::default();
-        letters.add(letter("clickhouse", 20, r#"{"id":7}"#));
-        letters.add(letter(
-            "clickhouse",
-            10,
-            r#"{"schema":{},"payload":{"id":7}}"#,
-        ));
-        letters.add(letter("http", 30, "no key"));
         let elsewhere = Letter {
             partition: 2,
             ..letter("clickhouse", 90, r#"{"id":7}"#)
         };
-        letters.add(elsewhere);
-        assert!(letters.explain("clickhouse", 7, Some((1, 19))));
-        assert!(letters.explain("clickhouse", 7, None));
-        assert!(!letters.explain("clickhouse", 7, Some((1, 20))));
-        assert!(letters.explain("clickhouse", 7, Some((2, 5))));
-        assert!(!letters.explain("clickhouse", 7, Some((2, 90))));
-        assert!(!letters.explain("clickhouse", 7, Some((0, 5))));
-        assert!(!letters.explain("redis", 7, None));
-        assert!(letters.has("http", 1, 30) && !letters.has("clickhouse", 1, 30));
-        assert_eq!(letters.events(&["clickhouse", "redis"]), [7].into());
-        assert!(letters.events(&["http"]).is_empty(), "it has no key");
-        letters.add_content(&letter(
-            "content",
-            4,
-            &format!("{{\"id\":\"{}\"}}", Uuid::nil()),
-        ));
-        letters.add_content(&letter("content", 5, r#"{"id":7}"#));
-        assert_eq!(letters.contents(), &[((1, 4), Uuid::nil())].into());
+        let letters = letters(&[
+            letter("clickhouse", 20, r#"{"id":7}"#),
+            letter("clickhouse", 10, r#"{"schema":{},"payload":{"id":7}}"#),
+            letter("http", 30, "no key"),
+            letter("another", 40, r#"{"id":7}"#),
+            elsewhere,
+        ]);
+        let explains = |sink, event, stored| letters.explain(sink, event, stored).expect("read");
+        assert!(explains("clickhouse", 7, Some((1, 19))));
+        assert!(explains("clickhouse", 7, None));
+        assert!(!explains("clickhouse", 7, Some((1, 20))));
+        assert!(!explains("clickhouse", 7, Some((1, i64::MAX))));
+        assert!(explains("clickhouse", 7, Some((2, 5))));
+        assert!(!explains("clickhouse", 7, Some((2, 90))));
+        assert!(!explains("clickhouse", 7, Some((0, 5))));
+        assert!(!explains("redis", 7, None));
+        assert!(!explains("another", 7, None));
+        let has = |sink, offset| letters.has(sink, 1, offset).expect("read");
+        assert!(has("http", 30) && !has("clickhouse", 30));
+    }
+
+    #[test]
+    fn the_events_of_some_sinks_come_in_pieces_and_each_once() {
+        let all: Vec<Letter> = [-3, 9, 7, 7, i64::MAX]
+            .iter()
+            .enumerate()
+            .map(|(offset, id)| {
+                let offset = i64::try_from(offset).expect("few");
+                letter("redis", offset, &format!(r#"{{"id":{id}}}"#))
+            })
+            .chain([5, 7].map(|id| letter("clickhouse", 9, &format!(r#"{{"id":{id}}}"#))))
+            .chain([letter("http", 9, r#"{"id":8}"#)])
+            .collect();
+        let letters = letters(&all);
+        let events = |sinks: &[&str], from, limit| {
+            let events = letters.events(sinks, from, limit);
+            events.expect("read")
+        };
+        assert_eq!(events(&["redis"], i64::MIN, 2), [-3, 7]);
+        assert_eq!(events(&["redis"], 8, 9), [9, i64::MAX]);
+        let both = ["redis", "clickhouse"];
+        assert_eq!(events(&both, i64::MIN, 3), [-3, 5, 7]);
+        assert_eq!(events(&both, 6, 9), [7, 9, i64::MAX]);
+        assert!(events(&["another"], i64::MIN, 9).is_empty());
+        let has = |event| letters.has_event(&both, event).expect("read");
+        assert!(has(5) && has(7) && !has(6) && !has(8));
+    }
+
+    #[test]
+    fn a_record_of_content_is_found_by_its_place() {
+        let (_home, scratch) = scratch();
+        let mut reading = Reading::new(&scratch);
+        let of = |id| format!(r#"{{"id":"{}"}}"#, Uuid::from_u128(id));
+        let all = [
+            letter("content", 9, &of(1)),
+            letter("content", 4, &of(2)),
+            letter("content", 2, r#"{"id":7}"#),
+        ];
+        for letter in &all {
+            reading.add_content(letter).expect("space");
+        }
+        let letters = reading.finish().expect("space");
+        let content = |partition, offset| letters.content(partition, offset).expect("read");
+        assert_eq!(content(1, 9), Some(Uuid::from_u128(1)));
+        assert_eq!(content(1, 4), Some(Uuid::from_u128(2)));
+        assert_eq!(
+            (content(1, 2), content(1, 5), content(0, 4)),
+            (None, None, None)
+        );
+        let first = |partition| letters.first_content(partition).expect("read");
+        assert_eq!((first(0), first(1), first(2)), (None, Some(4), None));
     }
 }

@@ -3,7 +3,7 @@
 //! compared is put away in heaps meanwhile, so that memory does not grow with
 //! the log.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io};
 
 use super::{
     Context, VerifyError,
@@ -94,7 +94,7 @@ impl<'a> Walk<'a> {
         let bounds = log.bounds(&self.topic).await?;
         self.reconciled = self.reconciled(&log).await?;
         let mut calls = match journal {
-            Some(_) => Some(Spill::new(self.heaps)?),
+            Some(_) => Some(Spill::new(self.context.scratch, self.heaps)?),
             None => None,
         };
         for (partition, bounds) in (0..).zip(&bounds) {
@@ -170,7 +170,7 @@ impl<'a> Walk<'a> {
             from: bounds.start,
             until: Some(bounds.end),
         })?;
-        let mut changes = Spill::new(self.heaps)?;
+        let mut changes = Spill::new(self.context.scratch, self.heaps)?;
         let (start, end) = (self.start(partition), self.end(partition));
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let reconciled = self.reconciled.get(place).copied().unwrap_or(0);
@@ -199,7 +199,7 @@ impl<'a> Walk<'a> {
                     let sinks = [("clickhouse", !earlier), ("http", told)];
                     let sinks = sinks.into_iter().filter(|(_, reads)| *reads);
                     let sinks: Vec<&str> = sinks.map(|(sink, _)| sink).collect();
-                    self.rejected(&sinks, partition, offset);
+                    self.rejected(&sinks, partition, offset)?;
                 }
                 Made::Truncate if judged => {
                     self.records
@@ -240,11 +240,11 @@ impl<'a> Walk<'a> {
 
     /// A record that nobody understands has to be a dead letter of each of these
     /// sinks; then it is excused, once.
-    fn rejected(&mut self, sinks: &[&str], partition: i32, offset: i64) {
+    fn rejected(&mut self, sinks: &[&str], partition: i32, offset: i64) -> io::Result<()> {
         let id = format!("{partition}@{offset}");
         let mut excused = false;
         for sink in sinks.iter().filter(|sink| self.context.has(sink)) {
-            if self.letters.has(sink, partition, offset) {
+            if self.letters.has(sink, partition, offset)? {
                 excused = true;
             } else {
                 let what = format!("a dead letter of {sink}");
@@ -255,6 +255,7 @@ impl<'a> Walk<'a> {
         if excused {
             self.records.excuse(&id);
         }
+        Ok(())
     }
 
     /// Each event's row has to stand at its latest change, or at one that came
@@ -266,7 +267,7 @@ impl<'a> Walk<'a> {
         read_until: i64,
         changes: Spill<Changed>,
     ) -> Result<(), VerifyError> {
-        let mut stands = Spill::new(self.heaps)?;
+        let mut stands = Spill::new(self.context.scratch, self.heaps)?;
         let mut origins = self.context.query.origins(partition)?;
         while let Some(origin) = origins.next().await? {
             stands.push(&Stands {
@@ -275,34 +276,24 @@ impl<'a> Walk<'a> {
                 version_offset: origin.version_offset,
             })?;
         }
-        let mut ahead = Vec::new();
-        for (changes, stands) in changes.heaps()?.into_iter().zip(stands.heaps()?) {
-            self.heap(partition, changes, stands, &mut ahead)?;
-        }
-        if ahead.is_empty() {
-            return Ok(());
-        }
         // Read after the rows: whatever they stand at was in the log by now.
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let ends = log.ends(&self.topic).await?;
         let end = ends.get(place).copied().unwrap_or(0);
-        for (id, known, found) in ahead {
-            if is_ahead(found, read_until, end) {
-                self.behind(partition, id, known, Some(found));
-            }
+        for (changes, stands) in changes.heaps()?.into_iter().zip(stands.heaps()?) {
+            self.heap(partition, (read_until, end), changes, stands)?;
         }
         Ok(())
     }
 
-    /// Compares one heap; rows that stand further than the log was read are
-    /// judged later.
+    /// Compares one heap.
     fn heap(
         &mut self,
         partition: i32,
+        (read_until, end): (i64, i64),
         changes: Heap<Changed>,
         stands: Heap<Stands>,
-        ahead: &mut Vec<(i64, Latest, i64)>,
-    ) -> Result<(), VerifyError> {
+    ) -> io::Result<()> {
         let (mut latest, mut later) = (HashMap::new(), HashMap::new());
         for change in changes {
             let change = change?;
@@ -322,24 +313,30 @@ impl<'a> Walk<'a> {
             let known = later.get(&stand.event).copied().unwrap_or(change);
             let highest = stand.offset.max(stand.version_offset);
             if stand.offset < change.offset {
-                self.behind(partition, stand.event, change, Some(stand.offset));
-            } else if highest > known.offset {
-                ahead.push((stand.event, known, highest));
+                self.behind(partition, stand.event, change, Some(stand.offset))?;
+            } else if highest > known.offset && is_ahead(highest, read_until, end) {
+                self.behind(partition, stand.event, known, Some(highest))?;
             }
         }
         for (id, change) in latest {
             // A delete of a row that was never stored leaves nothing to store.
             if !change.deleted {
-                self.behind(partition, id, change, None);
+                self.behind(partition, id, change, None)?;
             }
         }
         Ok(())
     }
 
-    fn behind(&mut self, partition: i32, event: i64, change: Latest, found: Option<i64>) {
-        if self.letters.has("clickhouse", partition, change.offset) {
+    fn behind(
+        &mut self,
+        partition: i32,
+        event: i64,
+        change: Latest,
+        found: Option<i64>,
+    ) -> io::Result<()> {
+        if self.letters.has("clickhouse", partition, change.offset)? {
             self.records.excuse(&event);
-            return;
+            return Ok(());
         }
         let position = |offset: i64| format!("{partition}@{offset}");
         self.records.differs(Difference::of(
@@ -349,6 +346,7 @@ impl<'a> Walk<'a> {
             Some(position(change.offset)),
             found.map(position),
         ));
+        Ok(())
     }
 
     /// Nobody can have done more than there is.

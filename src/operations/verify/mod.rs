@@ -34,6 +34,7 @@ use self::{
 };
 use super::{
     fence::{self, Fence, consumer, content_topic, events_topic, group},
+    scratch::Scratch,
     source::explain,
     steps::Steps,
 };
@@ -71,6 +72,7 @@ impl Report {
 /// What all checks share.
 struct Context<'a> {
     settings: &'a Settings,
+    scratch: &'a Scratch,
     query: clickhouse::Query,
     groups: Vec<String>,
     /// Of the source's tables.
@@ -102,6 +104,7 @@ impl Context<'_> {
 /// board is not complete in time. A difference is no error.
 pub async fn verify(
     settings: &Settings,
+    scratch: &Scratch,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Report, VerifyError> {
@@ -114,6 +117,7 @@ pub async fn verify(
     let placeholders = KnownPlaceholders::new(state, log, &tables.facts, &tables.content);
     let context = Context {
         settings,
+        scratch,
         query: clickhouse::Query::new(&endpoint, &settings.clickhouse.database),
         groups: sinks.iter().map(|sink| group(settings, sink)).collect(),
         tables,
@@ -128,7 +132,7 @@ pub async fn verify(
     let fence = fence::wait(settings, &context.groups, timeout, progress).await?;
     // Behind the fence: no record before it holds a placeholder of later.
     context.placeholders.load().await?;
-    let letters = letters(settings).await?;
+    let letters = letters(settings, scratch).await?;
     let mut checks = Vec::new();
     if context.has("clickhouse") {
         context.steps.doing("comparing rows");
@@ -148,7 +152,7 @@ pub async fn verify(
     context.steps.doing("reading the log");
     let heaps = spill::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
     let journal = if context.has("http") {
-        external::journal(settings, heaps).await?
+        external::journal(settings, scratch, heaps).await?
     } else {
         None
     };
@@ -192,7 +196,7 @@ async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Li
 }
 
 /// The dead letters of both topics as they are now.
-async fn letters(settings: &Settings) -> Result<Letters, VerifyError> {
+async fn letters(settings: &Settings, scratch: &Scratch) -> Result<Letters, VerifyError> {
     let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
     let mut lives = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
@@ -200,5 +204,5 @@ async fn letters(settings: &Settings) -> Result<Letters, VerifyError> {
         let generation = identity.map(|identity| identity.to_string());
         lives.push((topic, generation));
     }
-    Ok(Letters::read(settings, &lives).await?)
+    Letters::read(settings, scratch, &lives).await
 }

@@ -52,20 +52,14 @@ pub(super) async fn check(
     let confirmed = settle(context, suspects, &mut findings).await?;
     let ids: Vec<i64> = confirmed.iter().map(Pair::id).collect();
     let mut origins = HashMap::new();
-    for some in ids.chunks(QUESTION) {
-        for origin in context.query.origins_of(some).await? {
-            origins.insert(origin.event_id, (origin.partition, origin.offset));
-        }
+    for origin in context.query.origins_of(&ids).await? {
+        origins.insert(origin.event_id, (origin.partition, origin.offset));
     }
-    let unchanged = if confirmed.is_empty() {
-        Unchanged::default()
-    } else {
-        Unchanged::find(context, letters).await?
-    };
+    let unchanged = Unchanged::find(context, letters, &confirmed).await?;
     let mut contents = BTreeMap::new();
     for pair in confirmed {
         let id = pair.id();
-        if letters.explain("clickhouse", id, origins.get(&id).copied()) {
+        if letters.explain("clickhouse", id, origins.get(&id).copied())? {
             findings.excuse(&id);
             continue;
         }

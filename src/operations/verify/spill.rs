@@ -1,12 +1,14 @@
 //! What does not fit into memory, sorted into heaps by key: entries of one key
-//! are in one heap, and a heap is small enough to be compared at once. The heaps
-//! are files without a name, gone with the process however it ends.
+//! are in one heap, and a heap is small enough to be compared at once. Each heap
+//! is a temporary file.
 
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read as _, Seek as _, Write as _},
     marker::PhantomData,
 };
+
+use crate::operations::scratch::Scratch;
 
 /// Entries that one heap is meant to hold: some megabytes.
 const PER_HEAP: u64 = 50_000;
@@ -67,8 +69,8 @@ impl<E: Entry> Spill<E> {
     ///
     /// # Errors
     /// When the temporary files cannot be made.
-    pub(super) fn new(heaps: usize) -> io::Result<Self> {
-        let heap = |_| Ok(BufWriter::with_capacity(BUFFER, tempfile::tempfile()?));
+    pub(super) fn new(scratch: &Scratch, heaps: usize) -> io::Result<Self> {
+        let heap = |_| Ok(BufWriter::with_capacity(BUFFER, scratch.file()?));
         Ok(Self {
             heaps: (0..heaps).map(heap).collect::<io::Result<_>>()?,
             of: PhantomData,
@@ -122,6 +124,16 @@ impl<E: Entry> Iterator for Heap<E> {
     }
 }
 
+/// A folder for temporary files, in a home of its own.
+#[cfg(test)]
+pub(super) fn scratch() -> (tempfile::TempDir, Scratch) {
+    use crate::{project::Project, stack::Home};
+
+    let home = tempfile::tempdir().expect("a folder");
+    let scratch = Scratch::of(Home::at(home.path()).project(&Project::default()));
+    (home, scratch)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -168,7 +180,8 @@ mod tests {
             entries in proptest::collection::vec((0_u64..40, any::<u32>()), 0..300),
             heaps in 1_usize..9,
         ) {
-            let mut spill = Spill::new(heaps).expect("files");
+            let (_home, scratch) = scratch();
+            let mut spill = Spill::new(&scratch, heaps).expect("files");
             for entry in &entries {
                 spill.push(entry).expect("space");
             }

@@ -4,12 +4,12 @@
 
 mod run;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::Future, io, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use self::run::{Done, Work, run};
+use self::run::{Kepts, Parts, run};
 use super::PipelineError;
 use crate::{
     clients::kafka::KafkaError,
@@ -110,8 +110,10 @@ pub enum ReplayError {
     Halted(Halt),
     #[error("given up after {}s of trying: {reason}", waited.as_secs())]
     Refused { reason: String, waited: Duration },
-    #[error("how far it is cannot be kept")]
-    Progress(#[source] std::io::Error),
+    #[error("cannot keep the progress")]
+    Progress(#[source] io::Error),
+    #[error("cannot use temporary files")]
+    Disk(#[source] io::Error),
     #[error("stopped; run it again, and it goes on")]
     Stopped,
 }
@@ -120,7 +122,7 @@ impl Failure for ReplayError {
     fn kind(&self) -> Kind {
         match self {
             Self::Pipeline(error) => error.kind(),
-            Self::Kafka(_) | Self::Progress(_) => Kind::Environment,
+            Self::Kafka(_) | Self::Progress(_) | Self::Disk(_) => Kind::Environment,
             Self::Halted(_) | Self::Gone { .. } => Kind::Failed,
             Self::Silent | Self::Refused { .. } => Kind::NotReady,
             Self::Stopped => Kind::Interrupted(2),
@@ -136,6 +138,7 @@ impl Failure for ReplayError {
             Self::Halted(_) => "sink_halted",
             Self::Refused { .. } => "sink_refuses",
             Self::Progress(_) => "state_unreachable",
+            Self::Disk(_) => "temporary_files",
             Self::Stopped => "stopped",
         }
     }
@@ -148,18 +151,22 @@ impl Failure for ReplayError {
                 Some("fanout status".to_owned())
             }
             Self::Gone { .. } => Some("run it again: it begins anew".to_owned()),
+            Self::Disk(_) => Some("fanout doctor".to_owned()),
             Self::Progress(_) | Self::Stopped => None,
         }
     }
 }
 
 /// Told after each batch, and when a part is done.
-pub trait Watch: Send {
+pub trait Watch: Send + Sync {
     /// What has been stored of a part. An error ends the replay.
-    fn advanced(&mut self, part: &Part, tally: &Tally) -> std::io::Result<()>;
+    fn advanced(&mut self, part: &Part, tally: &Tally) -> io::Result<()>;
 
     /// Whether a record is among the dead letters already.
-    fn is_dead_lettered(&self, partition: i32, offset: i64) -> bool;
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    fn is_dead_lettered(&self, partition: i32, offset: i64) -> io::Result<bool>;
 }
 
 /// What bounds a replay besides its parts.
@@ -182,13 +189,14 @@ pub async fn replay(
     bounds: &Bounds,
     watch: &mut dyn Watch,
 ) -> Result<Tally, ReplayError> {
-    let work = Work::Parts(parts, watch);
-    Ok(run(settings, through, work, bounds).await?.0)
+    run(settings, through, Parts(parts, watch), bounds).await
 }
 
 /// A record by its bytes and its place, wherever it was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
+    /// What whoever kept it knows it by.
+    pub id: (i32, i64),
     pub partition: i32,
     pub offset: i64,
     pub timestamp_ms: i64,
@@ -196,18 +204,26 @@ pub struct Kept {
     pub value: Option<Vec<u8>>,
 }
 
-/// Applies records at the places they had. Returns what became of them, and
-/// the places of those that the sink still rejects.
+/// Where kept records come from, a batch that fits into memory at a time.
+pub trait Batches: Send {
+    /// The next batch, in any order; none at the end.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Vec<Kept>>, ReplayError>> + Send;
+
+    /// The sink still rejects the record that is known by this.
+    fn rejected(&mut self, id: (i32, i64));
+}
+
+/// Applies records at the places they had. Returns what became of them.
 ///
 /// # Errors
-/// When the sink halts or refuses for too long.
+/// When the sink halts or refuses for too long, or the records cannot be read.
 pub async fn apply(
     settings: &Settings,
     through: Through,
-    records: &[Kept],
+    batches: &mut impl Batches,
     bounds: &Bounds,
-) -> Result<Done, ReplayError> {
-    run(settings, through, Work::Kept(records), bounds).await
+) -> Result<Tally, ReplayError> {
+    run(settings, through, Kepts(batches), bounds).await
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! The replay itself: one sink, one part after the other, each by a reader of
 //! its own.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Bounds, Kept, Part, ReplayError, SILENCE, Tally, Through, Watch};
+use super::{Batches, Bounds, Kept, Part, ReplayError, SILENCE, Tally, Through, Watch};
 use crate::{
     chunk::Chunk,
     clients::kafka::{Limits, Partition, Reader, Taken, TopicIdentity, is_out_of_range},
@@ -25,20 +30,41 @@ use crate::{
 };
 
 /// What goes through the sink.
-pub(super) enum Work<'w> {
-    Parts(&'w mut [Part], &'w mut dyn Watch),
-    Kept(&'w [Kept]),
+pub(super) trait Work {
+    fn through<S: Sink>(
+        self,
+        run: &mut Run<'_, S>,
+    ) -> impl Future<Output = Result<(), ReplayError>> + Send;
 }
 
-/// What was done, and the places of kept records that are still rejected.
-pub(super) type Done = (Tally, Vec<(i32, i64)>);
+/// Stretches of the log.
+pub(super) struct Parts<'w>(pub &'w mut [Part], pub &'w mut dyn Watch);
+
+/// Records that were kept elsewhere.
+pub(super) struct Kepts<'w, B>(pub &'w mut B);
+
+impl Work for Parts<'_> {
+    async fn through<S: Sink>(self, run: &mut Run<'_, S>) -> Result<(), ReplayError> {
+        let Self(parts, watch) = self;
+        for part in parts.iter_mut().filter(|part| !part.done) {
+            run.part(part, watch).await?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Batches> Work for Kepts<'_, B> {
+    async fn through<S: Sink>(self, run: &mut Run<'_, S>) -> Result<(), ReplayError> {
+        run.kept(self.0).await
+    }
+}
 
 pub(super) async fn run(
     settings: &Settings,
     through: Through,
-    work: Work<'_>,
+    work: impl Work,
     bounds: &Bounds,
-) -> Result<Done, ReplayError> {
+) -> Result<Tally, ReplayError> {
     // A replay is bounded: nobody watches the source for it.
     let (_, watch) = source::source();
     let shared = shared(settings, watch, bounds.stop.clone())?;
@@ -69,7 +95,7 @@ pub(super) async fn run(
 }
 
 /// A replay through one sink.
-struct Run<'a, S> {
+pub(super) struct Run<'a, S> {
     name: &'static str,
     shared: &'a Shared,
     topic: String,
@@ -114,49 +140,70 @@ impl<'a, S: Sink> Run<'a, S> {
         Ok(run)
     }
 
-    async fn work(mut self, work: Work<'_>) -> Result<Done, ReplayError> {
-        let mut rejected = Vec::new();
-        match work {
-            Work::Parts(parts, watch) => {
-                for part in parts.iter_mut().filter(|part| !part.done) {
-                    self.part(part, watch).await?;
-                }
-            }
-            Work::Kept(records) => rejected = self.kept(records).await?,
-        }
-        Ok((self.tally, rejected))
+    async fn work(mut self, work: impl Work) -> Result<Tally, ReplayError> {
+        work.through(&mut self).await?;
+        Ok(self.tally)
     }
 
     /// Records of any partition, in any order.
-    async fn kept(&mut self, records: &[Kept]) -> Result<Vec<(i32, i64)>, ReplayError> {
-        let mut by_partition: BTreeMap<i32, BTreeMap<i64, &Kept>> = BTreeMap::new();
-        for record in records {
-            let partition = by_partition.entry(record.partition).or_default();
-            partition.insert(record.offset, record);
-        }
-        let mut still_rejected = Vec::new();
-        for (number, records) in by_partition {
-            let claim = async |_| self.sink.replay(number, None).await;
-            let mut sink = self.insist(claim).await?;
-            let mut chunk = Chunk::new(Arc::from(self.topic.as_str()), number);
-            let mut left = records.into_values().peekable();
-            while let Some(record) = left.next() {
-                let (key, value) = (record.key.as_deref(), record.value.as_deref());
-                chunk.push(record.offset, record.timestamp_ms, key, value);
-                let room = chunk.len() < self.limits.records && chunk.size() < self.limits.bytes;
-                if room && left.peek().is_some() {
-                    continue;
-                }
-                let delivery = self.write(&mut sink, &chunk).await?;
-                crash::point("dlq", "applied");
-                let rejected = delivery.rejected.iter();
-                let offsets = rejected.filter_map(|one| Some(chunk.get(one.index)?.offset));
-                still_rejected.extend(offsets.map(|offset| (number, offset)));
-                chunk.clear();
+    async fn kept(&mut self, batches: &mut impl Batches) -> Result<(), ReplayError> {
+        let mut sinks: BTreeMap<i32, S::Partition> = BTreeMap::new();
+        while let Some(batch) = batches.next().await? {
+            let mut partitions: BTreeMap<i32, BTreeMap<i64, Kept>> = BTreeMap::new();
+            for record in batch {
+                let partition = partitions.entry(record.partition).or_default();
+                partition.insert(record.offset, record);
             }
-            self.settle(&mut sink).await?;
+            for (number, records) in partitions {
+                if self.bounds.stop.is_cancelled() {
+                    return Err(ReplayError::Stopped);
+                }
+                let sink = match sinks.entry(number) {
+                    Entry::Occupied(sink) => sink.into_mut(),
+                    Entry::Vacant(place) => {
+                        let claim = async |_| self.sink.replay(number, None).await;
+                        place.insert(self.insist(claim).await?)
+                    }
+                };
+                let records: Vec<Kept> = records.into_values().collect();
+                self.kept_of(sink, &records, batches).await?;
+            }
         }
-        Ok(still_rejected)
+        for sink in sinks.values_mut() {
+            self.settle(sink).await?;
+        }
+        Ok(())
+    }
+
+    /// Records of one partition, by offset.
+    async fn kept_of(
+        &mut self,
+        sink: &mut S::Partition,
+        records: &[Kept],
+        batches: &mut impl Batches,
+    ) -> Result<(), ReplayError> {
+        let number = records.first().map_or(0, |record| record.partition);
+        let mut chunk = Chunk::new(Arc::from(self.topic.as_str()), number);
+        let (mut first, mut last) = (0, 0);
+        for record in records {
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            chunk.push(record.offset, record.timestamp_ms, key, value);
+            last += 1;
+            let room = chunk.len() < self.limits.records && chunk.size() < self.limits.bytes;
+            if room && last < records.len() {
+                continue;
+            }
+            let delivery = self.write(sink, &chunk).await?;
+            crash::point("dlq", "applied");
+            for rejected in &delivery.rejected {
+                if let Some(record) = records.get(first + rejected.index) {
+                    batches.rejected(record.id);
+                }
+            }
+            chunk.clear();
+            first = last;
+        }
+        Ok(())
     }
 
     async fn part(&mut self, part: &mut Part, watch: &mut dyn Watch) -> Result<(), ReplayError> {
@@ -247,10 +294,18 @@ impl<'a, S: Sink> Run<'a, S> {
         }
         crash::point("backfill", "delivered");
         let mut unsent: Vec<Rejected> = delivery.rejected.clone();
+        let mut known = Ok(());
         unsent.retain(|rejected| {
             let record = chunk.get(rejected.index);
-            record.is_some_and(|record| !watch.is_dead_lettered(record.partition, record.offset))
+            record.is_some_and(|record| {
+                let known_one = watch.is_dead_lettered(record.partition, record.offset);
+                !known_one.unwrap_or_else(|error| {
+                    known = Err(error);
+                    true
+                })
+            })
         });
+        known.map_err(ReplayError::Disk)?;
         let (started, mut attempt) = (Instant::now(), 0);
         while let Err(fault) = self.letters.send_all(chunk, &mut unsent).await {
             self.wait(fault, attempt, started).await?;
