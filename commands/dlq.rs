@@ -53,8 +53,8 @@ pub struct List {
     /// Only those with this code
     #[arg(long)]
     code: Option<String>,
-    /// How many, at most 1000
-    #[arg(long, short = 'n', default_value_t = 20, value_parser = up_to::<1_000>)]
+    /// How many, at most 100000
+    #[arg(long, short = 'n', default_value_t = 20, value_parser = up_to::<100_000>)]
     limit: usize,
 }
 

@@ -4,18 +4,41 @@
 use std::{io, sync::Arc};
 
 use fanout::progress::{Event, Progress};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    fmt::MakeWriter,
+    layer::SubscriberExt as _,
+    util::{SubscriberInitExt as _, TryInitError},
+};
 
 use crate::{
     hints::Hints,
     printer::{Printer, Secrets},
+    throttle::{Reporter, Throttle},
 };
 
 /// Variable that says what is logged, in `tracing`'s own words.
 const FILTER: &str = "FANOUT_LOG";
 
-/// Starts logging; the first call counts.
-pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
+/// Starts logging; the first call counts. Lines that repeat themselves are left
+/// out, unless more than the usual is wanted; the reporter says how many.
+pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) -> Option<Reporter> {
+    let throttle = (printer.verbosity() == 0).then(Throttle::default);
+    if let Err(error) = try_start(printer, progress, throttle.clone()) {
+        // With `-v` it was started before the command.
+        if printer.verbosity() == 0 {
+            printer.note(&format!("no log lines: {error}"));
+        }
+        return None;
+    }
+    throttle.map(|throttle| throttle.reporter())
+}
+
+fn try_start(
+    printer: &Printer,
+    progress: &Arc<dyn Progress>,
+    throttle: Option<Throttle>,
+) -> Result<(), TryInitError> {
     let default = match printer.verbosity() {
         _ if printer.is_quiet() => "warn",
         0 => "info",
@@ -23,33 +46,33 @@ pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let format = tracing_subscriber::fmt::layer()
         .with_ansi(printer.stderr_colors())
-        .with_target(false);
+        .with_target(false)
+        // A stderr that is closed has nobody to hear of it.
+        .log_internal_errors(false);
     let lines = Addressed(printer.hints().clone(), printer.secrets().clone());
-    let started = if printer.is_json() {
-        builder.json().with_writer(lines).try_init()
+    let format = if printer.is_json() {
+        format.json().with_writer(lines).boxed()
     } else if printer.bars() {
         // A note is escaped, and would show the colours' codes.
         let notes = Notes(Arc::clone(progress), lines.0);
-        builder.with_ansi(false).with_writer(notes).try_init()
+        format.with_ansi(false).with_writer(notes).boxed()
     } else {
-        builder.with_writer(lines).try_init()
+        format.with_writer(lines).boxed()
     };
-    // The first call counts: with `-v` that was before the command.
-    if let Err(error) = started
-        && printer.verbosity() == 0
-    {
-        printer.note(&format!("no log lines: {error}"));
-    }
+    tracing_subscriber::registry()
+        .with(format)
+        .with(throttle)
+        .with(filter)
+        .try_init()
 }
 
 /// With `-v`, what the library says to itself, for a command that would not say
 /// it otherwise.
 pub fn verbose(printer: &Printer) {
     if printer.verbosity() > 0 {
-        start(printer, &printer.progress());
+        let _none = start(printer, &printer.progress());
     }
 }
 

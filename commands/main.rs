@@ -31,6 +31,7 @@ mod smoke;
 mod status;
 mod stub;
 mod table;
+mod throttle;
 mod up;
 mod verify;
 
@@ -42,7 +43,10 @@ use crate::context::{Context, ContextError};
 
 fn main() -> ExitCode {
     if launch::is_asked_for(std::env::args_os()) {
-        return exit::not_launched(&launch::become_service());
+        return match launch::launch() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => exit::not_launched(&error),
+        };
     }
     let cli = match cli::parse() {
         Ok(cli) => cli,

@@ -63,7 +63,7 @@ impl Arguments {
             url.is_some_and(|url| !matches!(url.origin, Origin::Default | Origin::Project));
         let printer = context.printer();
         let progress = printer.progress();
-        logging::start(printer, &progress);
+        let _reporter = logging::start(printer, &progress);
         let configured = configured_address(settings.http.url.reveal());
         let run = Run::start(
             context.project(),

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use fanout::operations::stub::{Faults, Options, Stub};
+use fanout::{
+    config::Limits,
+    operations::stub::{Faults, Keep, Options, Stub},
+};
 use serde::Serialize;
 
 use crate::{
@@ -21,6 +24,14 @@ pub struct Arguments {
     /// Folder that keeps what was accepted [default: the project's]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Events to keep; the oldest are forgotten, and their keys with them
+    #[arg(long, value_name = "N", default_value_t = Limits::default().stub_events,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    keep_events: u64,
+    /// MiB of events to keep
+    #[arg(long, value_name = "N", default_value_t = Limits::default().stub_mib,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    keep_mib: u64,
     /// Part of the events to fail, from 0 to 1
     #[arg(long, value_name = "RATE", value_parser = rate)]
     fail_rate: Option<f64>,
@@ -58,6 +69,10 @@ impl Arguments {
         let stub = Stub::bind(Options {
             listen: self.listen,
             data: data.clone(),
+            keep: Keep {
+                events: self.keep_events,
+                bytes: self.keep_mib.saturating_mul(1 << 20),
+            },
             faults: faults.clone(),
         })
         .await?;

@@ -33,6 +33,7 @@ pub const ALL: &[Asset] = embed![
     "stack/clickhouse.yaml",
     "stack/connect.yaml",
     "stack/console.yaml",
+    "stack/docker/clickhouse.yaml",
     "stack/docker/console.yaml",
     "stack/docker/postgres-role.sql",
     "stack/docker/redis.conf",

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanout::operations::stub::{Faults, Options, Stub};
+use fanout::operations::stub::{Faults, Keep, Options, Stub};
 use reqwest::Client;
 use serde_json::Value as Json;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,10 @@ impl Running {
         let stub = Stub::bind(Options {
             listen: "127.0.0.1:0".parse().expect("an address"),
             data: data.to_owned(),
+            keep: Keep {
+                events: 1_000,
+                bytes: 1 << 20,
+            },
             faults,
         })
         .await

@@ -13,6 +13,6 @@ mod settings;
 pub use layers::{Config, ConfigError, Layers, Origin, Value, load, variable};
 pub use rules::SINKS;
 pub use settings::{
-    Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Pipeline,
-    Postgres, Redis, Runtime, Score, Service, Settings,
+    Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Limits,
+    Pipeline, Postgres, Redis, Runtime, Score, Service, Settings,
 };

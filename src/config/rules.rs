@@ -30,12 +30,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
 }
 
 /// Settings of which 0 means nothing, or never.
-fn positive(settings: &Settings) -> [(&'static str, u64); 19] {
+fn positive(settings: &Settings) -> [(&'static str, u64); 26] {
     let Settings {
         board,
         clickhouse,
         external,
         kafka,
+        limits,
         pipeline,
         redis,
         ..
@@ -68,6 +69,13 @@ fn positive(settings: &Settings) -> [(&'static str, u64); 19] {
         ("kafka.prefetch_kbytes", kafka.prefetch_kbytes.into()),
         ("kafka.replication_factor", kafka.replication_factor.into()),
         ("kafka.session_timeout_ms", kafka.session_timeout_ms.into()),
+        ("limits.log_file_mib", limits.log_file_mib),
+        ("limits.log_files", limits.log_files.into()),
+        ("limits.slot_wal_mib", limits.slot_wal_mib),
+        ("limits.partition_mib", limits.partition_mib),
+        ("limits.redis_mib", limits.redis_mib),
+        ("limits.stub_events", limits.stub_events),
+        ("limits.stub_mib", limits.stub_mib),
         ("pipeline.retry_base_ms", pipeline.retry_base_ms),
         ("pipeline.retry_max_ms", pipeline.retry_max_ms),
         ("pipeline.shutdown_timeout_ms", pipeline.shutdown_timeout_ms),

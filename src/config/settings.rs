@@ -26,6 +26,7 @@ pub struct Settings {
     pub board: Board,
     pub http: Http,
     pub console: Console,
+    pub limits: Limits,
     /// Per service, by name, what differs from its definition.
     pub services: BTreeMap<String, Service>,
 }
@@ -210,6 +211,29 @@ pub struct Console {
     /// The page.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
+}
+
+/// What the servers that fanout starts may take of the disk and of memory,
+/// besides the data that the source itself has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Size of one file of a service's log.
+    pub log_file_mib: u64,
+    /// Files of a service's log.
+    pub log_files: u32,
+    /// WAL that Postgres keeps for a replication slot that is not read. A slot
+    /// that is further behind is lost.
+    pub slot_wal_mib: u64,
+    /// What Kafka keeps of one partition of a topic that is not compacted;
+    /// older records are deleted.
+    pub partition_mib: u64,
+    /// Data in Redis. Writes fail beyond it.
+    pub redis_mib: u64,
+    /// Events that the stub keeps; it forgets the oldest.
+    pub stub_events: u64,
+    /// Size of the events that the stub keeps.
+    pub stub_mib: u64,
 }
 
 /// What the operator wants different for one service.
@@ -405,6 +429,20 @@ impl Default for Board {
             publish_interval_ms: 100,
             replace_interval_seconds: 30,
             lease_ms: 5_000,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            log_file_mib: 10,
+            log_files: 5,
+            slot_wal_mib: 8 * 1024,
+            partition_mib: 4 * 1024,
+            redis_mib: 512,
+            stub_events: 1_000_000,
+            stub_mib: 1024,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    path::PathBuf,
 };
 
 use serde::Serialize;
@@ -136,20 +137,22 @@ impl Logs {
         let owner = Owner::of(site);
         let wanted =
             |name: &String| selection.services.is_empty() || selection.services.contains(name);
-        let reader = |name: String| {
+        let mut readers = BTreeMap::new();
+        for name in known.into_iter().filter(wanted) {
             let recorded = state.as_ref().and_then(|state| state.services.get(&name));
             let runtime = recorded.map(|known| known.runtime);
             let source = match (&engine, runtime) {
                 (Some(engine), Some(Runtime::Docker)) => Source::Container(
                     docker::logs::Reader::new(engine.clone(), owner.container(&name)),
                 ),
-                _ => Source::File(Reader::new(site.dir().log(&name))),
+                _ => {
+                    let reader = file_reader(site.dir().log(&name), selection);
+                    Source::File(reader.map_err(unreadable(&name))?)
+                }
             };
-            (name, source)
-        };
-        Ok(Self {
-            readers: known.into_iter().filter(wanted).map(reader).collect(),
-        })
+            readers.insert(name, source);
+        }
+        Ok(Self { readers })
     }
 
     /// What was written so far and is wanted, the lines of all services in the
@@ -160,14 +163,21 @@ impl Logs {
     pub async fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, LogsError> {
         let mut all = Vec::new();
         for (service, source) in &mut self.readers {
-            let lines = match source {
-                Source::File(reader) => reader.more().map_err(unreadable(service))?,
-                Source::Container(reader) => reader
-                    .so_far(selection.tail, selection.since_us)
-                    .await
-                    .map_err(unsaid(service))?,
-            };
-            all.extend(wanted(service, lines, selection));
+            let mut wanted = Wanted::new(selection);
+            match source {
+                Source::File(reader) => {
+                    let read = reader.each(&mut |line| wanted.add(line));
+                    read.map_err(unreadable(service))?;
+                }
+                Source::Container(reader) => {
+                    let (tail, since_us) = (selection.tail, selection.since_us);
+                    let lines = reader.so_far(tail, since_us).await;
+                    let lines = lines.map_err(unsaid(service))?;
+                    lines.into_iter().for_each(|line| wanted.add(line));
+                }
+            }
+            let lines = wanted.lines.into_iter();
+            all.extend(lines.map(|line| Line::of(service, line)));
         }
         all.sort_by_key(|line| line.time_us);
         Ok(all)
@@ -184,7 +194,8 @@ impl Logs {
                 Source::File(reader) => reader.more().map_err(unreadable(service))?,
                 Source::Container(reader) => reader.more(),
             };
-            all.extend(wanted(service, lines, &Selection::default()));
+            let lines = lines.into_iter();
+            all.extend(lines.map(|line| Line::of(service, line)));
         }
         all.sort_by_key(|line| line.time_us);
         Ok(all)
@@ -223,18 +234,40 @@ impl Line {
     }
 }
 
-/// Those that are new enough, and of them the last ones.
-fn wanted(service: &str, lines: Vec<stack::logs::Line>, selection: &Selection) -> Vec<Line> {
-    let recent = lines.into_iter().filter(|line| {
-        let since = selection.since_us;
-        since.is_none_or(|since| line.time_us.is_none_or(|time| time >= since))
-    });
-    let mut last: VecDeque<_> = recent.collect();
-    let count = selection.tail.unwrap_or(last.len());
-    let first = last.len().saturating_sub(count);
-    last.drain(first..)
-        .map(|line| Line::of(service, line))
-        .collect()
+/// A reader that begins where the wanted lines of a log may begin.
+fn file_reader(path: PathBuf, selection: &Selection) -> io::Result<Reader> {
+    match (selection.tail, selection.since_us) {
+        (Some(tail), _) => Reader::at_tail(path, tail),
+        (None, Some(since_us)) => Reader::since(path, since_us),
+        (None, None) => Ok(Reader::new(path)),
+    }
+}
+
+/// The lines that are new enough, and of them the last ones.
+struct Wanted<'a> {
+    selection: &'a Selection,
+    lines: VecDeque<stack::logs::Line>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(selection: &'a Selection) -> Self {
+        Self {
+            selection,
+            lines: VecDeque::new(),
+        }
+    }
+
+    fn add(&mut self, line: stack::logs::Line) {
+        let Selection { since_us, tail, .. } = self.selection;
+        let is_recent = |since| line.time_us.is_none_or(|time| time >= since);
+        if !since_us.is_none_or(is_recent) {
+            return;
+        }
+        self.lines.push_back(line);
+        if tail.is_some_and(|tail| self.lines.len() > tail) {
+            self.lines.pop_front();
+        }
+    }
 }
 
 fn unsaid(service: &str) -> impl FnOnce(DockerError) -> LogsError {

@@ -68,6 +68,7 @@ struct Kind {
 
 const CLEANUP: &str = "cleanup.policy";
 const RETENTION: &str = "retention.ms";
+const RETENTION_BYTES: &str = "retention.bytes";
 const DELETE_RETENTION: &str = "delete.retention.ms";
 const MAX_BYTES: &str = "max.message.bytes";
 const TIMESTAMPS: &str = "message.timestamp.type";
@@ -121,6 +122,8 @@ fn dead_letters() -> Kind {
         settings: vec![
             (CLEANUP, Value::Exactly("delete")),
             (RETENTION, Value::AtLeast(UNLIMITED)),
+            // The broker's own limit for a partition would delete the oldest.
+            (RETENTION_BYTES, Value::AtLeast(UNLIMITED)),
             (MAX_BYTES, Value::AtLeast(LARGEST_LETTER.into())),
         ],
     }

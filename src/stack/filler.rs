@@ -19,6 +19,10 @@ use crate::{
     template::{TemplateError, Values, render},
 };
 
+/// The settings that bound every service's log: one that changes takes effect
+/// with the next start.
+pub(super) const LOG_LIMITS: [&str; 2] = ["limits.log_file_mib", "limits.log_files"];
+
 /// Why a definition cannot be filled in.
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {

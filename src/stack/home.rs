@@ -6,8 +6,8 @@
 //!                  lock             held by whoever changes the project
 //!                  data/<service>/  what the server keeps
 //!                  conf/<service>/  its files, written anew before each start
-//!                  logs/<service>.log
-//!                  tmp/             temporary files of commands
+//!                  logs/<service>.log, and earlier ones in .log.1, .log.2, …
+//!                  tmp/             temporary files of commands and servers
 //!                  run/<service>.…  its process
 //!       .ports.lock                held while a project chooses its ports
 //! <cache>/native/<install>-<version>/   all that servers run from
@@ -243,7 +243,14 @@ impl ProjectDir {
         self.0.join("logs").join(format!("{service}.log"))
     }
 
-    /// Temporary files of commands. They have no names.
+    /// Held by the process that writes a service's log.
+    #[must_use]
+    pub fn log_lock(&self, service: &str) -> PathBuf {
+        self.0.join("run").join(format!("{service}.log-lock"))
+    }
+
+    /// Temporary files: of commands, which have no names, and of servers, in a
+    /// folder each.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
         self.0.join("tmp")

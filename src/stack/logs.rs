@@ -2,48 +2,43 @@
 //! and on as they grow.
 
 use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
+    collections::VecDeque,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use jiff::{civil, tz::TimeZone};
 
+use super::log_file;
 use crate::timestamp;
 
-/// How far back the last lines of a service that ended are looked for.
-const TAIL_BYTES: u64 = 64 * 1024;
+/// How much of a log is read at once.
+const PIECE: usize = 64 * 1024;
 
-/// How much of a log is read at once, at most.
-const READ_BYTES: u64 = 64 * 1024 * 1024;
+/// A line without an end is cut after so many bytes.
+const MAX_LINE: usize = 256 * 1024;
 
-/// The last `count` lines of a log, as far as it can be read.
+/// The last `count` lines of a log that are not blank, as far as it can be read.
 #[must_use]
 pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
-    let read = |file: &mut File| {
-        let length = file.metadata()?.len();
-        read_from(file, length.saturating_sub(TAIL_BYTES))
+    let mut lines = VecDeque::new();
+    let mut keep = |line: Line| {
+        if !line.text.trim().is_empty() {
+            lines.push_back(line.text);
+        }
+        if lines.len() > count {
+            lines.pop_front();
+        }
     };
-    let bytes = File::open(path)
-        .and_then(|mut file| read(&mut file))
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(count)..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
-}
-
-fn read_from(file: &mut File, offset: u64) -> io::Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::new();
-    file.take(READ_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    // As far back again, for the blank ones.
+    if let Ok(mut reader) = Reader::at_tail(path.to_owned(), 2 * count) {
+        // What was read before an error is shown.
+        let _ = reader.each(&mut keep);
+        reader.rest().map(&mut keep);
+    }
+    lines.into()
 }
 
 /// One line, with the time it bears or that the lines before it bore, in
@@ -54,13 +49,12 @@ pub struct Line {
     pub text: String,
 }
 
-/// A log that is read on from where it was read to. That it is put aside and
-/// begun anew is noticed.
+/// A log that is read on from where it was read to, over all of its files.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    offset: u64,
-    inode: u64,
+    /// The file that is being read, and up to where.
+    file: Option<(File, u64)>,
     /// A line whose end is not written yet.
     partial: Vec<u8>,
     time_us: Option<i64>,
@@ -72,40 +66,147 @@ impl Reader {
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
-            offset: 0,
-            inode: 0,
+            file: None,
             partial: Vec::new(),
             time_us: None,
         }
     }
 
-    /// The whole lines written since the last call. Of a very long log the
-    /// older part is skipped.
+    /// So many lines before the log's end, or at its beginning.
+    ///
+    /// # Errors
+    /// When the log is there and cannot be read.
+    pub fn at_tail(path: PathBuf, mut lines: usize) -> io::Result<Self> {
+        let mut reader = Self::new(path);
+        for path in log_file::existing(&reader.path) {
+            let Some(file) = open(&path)? else { continue };
+            if let Some(offset) = before_last(&file, &mut lines)? {
+                reader.file = Some((file, offset));
+                break;
+            }
+        }
+        Ok(reader)
+    }
+
+    /// At the beginning of the first file that was written to since then, in
+    /// microseconds since the epoch.
+    ///
+    /// # Errors
+    /// When the log is there and cannot be read.
+    pub fn since(path: PathBuf, time_us: i64) -> io::Result<Self> {
+        let mut reader = Self::new(path);
+        let is_newer = |path: &&PathBuf| {
+            let modified = fs::metadata(path).map(|found| found.mtime());
+            modified.is_ok_and(|seconds| seconds >= time_us.div_euclid(1_000_000))
+        };
+        let files = log_file::existing(&reader.path);
+        let first = files.iter().take_while(is_newer).last();
+        if let Some(path) = first.or(files.first()) {
+            reader.file = open(path)?.map(|file| (file, 0));
+        }
+        Ok(reader)
+    }
+
+    /// The whole lines written since the last call.
     ///
     /// # Errors
     /// When the log is there and cannot be read.
     pub fn more(&mut self) -> io::Result<Vec<Line>> {
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let metadata = file.metadata()?;
-        if metadata.ino() != self.inode || metadata.len() < self.offset {
-            self.offset = metadata.len().saturating_sub(READ_BYTES);
-            self.inode = metadata.ino();
-            self.partial.clear();
+        let mut lines = Vec::new();
+        self.each(&mut |line| lines.push(line))?;
+        Ok(lines)
+    }
+
+    /// Calls `visit` with each whole line written since the last call.
+    ///
+    /// # Errors
+    /// When the log is there and cannot be read.
+    pub fn each(&mut self, visit: &mut dyn FnMut(Line)) -> io::Result<()> {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let Some((file, offset)) = &mut self.file else {
+                match self.first()? {
+                    Some(file) => self.file = Some((file, 0)),
+                    None => return Ok(()),
+                }
+                continue;
+            };
+            let length = file.metadata()?.len();
+            if length < *offset {
+                // It was emptied.
+                *offset = 0;
+                self.partial.clear();
+            }
+            match file.read_at(&mut piece, *offset)? {
+                0 => match self.next()? {
+                    Some(file) => self.file = Some((file, 0)),
+                    None => return Ok(()),
+                },
+                read => {
+                    *offset += read as u64;
+                    self.take(&piece[..read], visit);
+                }
+            }
         }
-        let bytes = read_from(&mut file, self.offset)?;
-        self.offset += bytes.len() as u64;
-        self.partial.extend(bytes);
-        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else {
-            return Ok(Vec::new());
+    }
+
+    /// The oldest file.
+    fn first(&self) -> io::Result<Option<File>> {
+        match log_file::existing(&self.path).last() {
+            Some(path) => open(path),
+            None => Ok(None),
+        }
+    }
+
+    /// The file after the one that is read; none where that is the latest.
+    fn next(&self) -> io::Result<Option<File>> {
+        let mut place = self.place()?;
+        // Files may be renamed between the look and the opening.
+        for _ in 0..10 {
+            let next = match place {
+                Some(0) => return Ok(None),
+                Some(place) => open(&log_file::earlier(&self.path, place - 1))?,
+                // It is no longer kept, and so are those up to the oldest.
+                None => self.first()?,
+            };
+            let now = self.place()?;
+            if now == place {
+                return Ok(next);
+            }
+            place = now;
+        }
+        Ok(None)
+    }
+
+    /// How many files were begun since the one that is read.
+    fn place(&self) -> io::Result<Option<u32>> {
+        let Some((file, _)) = &self.file else {
+            return Ok(None);
         };
-        let rest = self.partial.split_off(end + 1);
-        let whole = std::mem::replace(&mut self.partial, rest);
-        let text = String::from_utf8_lossy(&whole);
-        Ok(text.lines().map(|line| self.line(line)).collect())
+        let own = file.metadata()?;
+        let is_own = |path: PathBuf| {
+            let found = fs::metadata(path);
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
+        };
+        let files = 0..=log_file::MOST_FILES;
+        let mut files = files
+            .take_while(|number| *number == 0 || log_file::earlier(&self.path, *number).exists());
+        Ok(files.find(|number| is_own(log_file::earlier(&self.path, *number))))
+    }
+
+    fn take(&mut self, bytes: &[u8], visit: &mut dyn FnMut(Line)) {
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(&rest[..end]);
+            rest = &rest[end + 1..];
+            let whole = std::mem::take(&mut self.partial);
+            visit(self.line(&String::from_utf8_lossy(&whole)));
+        }
+        self.partial.extend_from_slice(rest);
+        if self.partial.len() >= MAX_LINE {
+            let part = std::mem::take(&mut self.partial);
+            visit(self.line(&String::from_utf8_lossy(&part)));
+        }
     }
 
     /// The line whose end is not written yet, as the last one.
@@ -115,12 +216,59 @@ impl Reader {
     }
 
     fn line(&mut self, text: &str) -> Line {
+        let text = text.trim_end_matches('\r');
         self.time_us = line_time(text).or(self.time_us);
         Line {
             time_us: self.time_us,
             text: text.to_owned(),
         }
     }
+}
+
+/// The file, where there is one.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the last so many lines of a file begin; none where it has fewer, which
+/// are then counted.
+fn before_last(file: &File, lines: &mut usize) -> io::Result<Option<u64>> {
+    let length = file.metadata()?.len();
+    if *lines == 0 {
+        return Ok(Some(length));
+    }
+    let mut end = length;
+    let mut piece = vec![0; PIECE];
+    while end > 0 {
+        let start = end.saturating_sub(PIECE as u64);
+        let size = usize::try_from(end - start).unwrap_or(PIECE);
+        let piece = &mut piece[..size];
+        file.read_exact_at(piece, start)?;
+        for (place, _) in piece
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
+            let after = start + place as u64 + 1;
+            // What ends the last line begins none.
+            if after == length {
+                continue;
+            }
+            *lines = lines.saturating_sub(1);
+            if *lines == 0 {
+                return Ok(Some(after));
+            }
+        }
+        end = start;
+    }
+    // The first line of the file.
+    *lines = lines.saturating_sub(usize::from(length > 0));
+    Ok((*lines == 0).then_some(0))
 }
 
 /// The time that a line begins with, in the ways in which the stack's servers
@@ -154,9 +302,10 @@ pub fn line_time(line: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _};
+    use std::io::Write as _;
 
     use super::*;
+    use crate::stack::log_file::{LogFile, Rotating};
 
     #[test]
     fn every_servers_time_is_read() {
@@ -174,12 +323,26 @@ mod tests {
         }
     }
 
+    fn texts(lines: Vec<Line>) -> Vec<String> {
+        lines.into_iter().map(|line| line.text).collect()
+    }
+
+    /// A log in a folder of its own, in files of so many bytes.
+    fn log(max_bytes: u64, max_files: u32) -> (tempfile::TempDir, PathBuf, Rotating) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.log");
+        let log = Rotating::open(LogFile {
+            path: path.clone(),
+            max_bytes,
+            max_files,
+        });
+        (folder, path, log.expect("opened"))
+    }
+
     #[test]
     fn a_log_is_read_on_and_a_new_one_from_its_beginning() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.log");
-        let texts =
-            |lines: Vec<Line>| -> Vec<String> { lines.into_iter().map(|line| line.text).collect() };
         let mut reader = Reader::new(path.clone());
         assert_eq!(reader.more().expect("no log is no error"), []);
         let mut log = File::create(&path).expect("made");
@@ -187,10 +350,102 @@ mod tests {
         assert_eq!(texts(reader.more().expect("readable")), ["one", "two"]);
         writeln!(log, "ee").expect("written");
         assert_eq!(texts(reader.more().expect("readable")), ["three"]);
+        writeln!(log, "unread").expect("written");
         fs::rename(&path, folder.path().join("x.log.1")).expect("put aside");
+        assert_eq!(texts(reader.more().expect("readable")), ["unread"]);
         fs::write(&path, "four\nfi").expect("written");
         assert_eq!(texts(reader.more().expect("readable")), ["four"]);
         assert_eq!(reader.rest().expect("a rest").text, "fi");
+    }
+
+    #[test]
+    fn following_misses_no_line_however_often_the_file_changes() {
+        let (_folder, path, mut log) = log(100, 50);
+        let mut reader = Reader::new(path);
+        let (mut followed, mut written) = (Vec::new(), 0);
+        for burst in [1, 0, 7, 40, 3, 200, 1] {
+            for _ in 0..burst {
+                log.write(format!("line {written}\n").as_bytes());
+                written += 1;
+            }
+            followed.extend(texts(reader.more().expect("readable")));
+        }
+        let expected: Vec<String> = (0..written).map(|n| format!("line {n}")).collect();
+        assert_eq!(followed, expected);
+    }
+
+    #[test]
+    fn a_reader_that_was_overtaken_goes_on_with_the_oldest_file() {
+        let (_folder, path, mut log) = log(100, 3);
+        let mut reader = Reader::new(path.clone());
+        log.write(b"first\n");
+        assert_eq!(texts(reader.more().expect("readable")), ["first"]);
+        for number in 0..1_000 {
+            log.write(format!("line {number}\n").as_bytes());
+        }
+        let read = texts(reader.more().expect("readable"));
+        let all = texts(Reader::new(path).more().expect("readable"));
+        // What it had open it still reads.
+        assert!(
+            read.ends_with(&all) && read.len() < all.len() + 20,
+            "{read:?}"
+        );
+        assert_eq!(read.last().map(String::as_str), Some("line 999"));
+    }
+
+    #[test]
+    fn the_last_lines_are_found_over_all_files() {
+        let (_folder, path, mut log) = log(60, 10);
+        for number in 0..30 {
+            log.write(format!("line {number}\n").as_bytes());
+        }
+        log.write(b"\nthe rest");
+        for count in [1, 5, 20, 30] {
+            let lines = last_lines(&path, count);
+            assert_eq!(lines.len(), count);
+            assert_eq!(lines.last().map(String::as_str), Some("the rest"));
+            let mut tail = Reader::at_tail(path.clone(), count).expect("readable");
+            // The rest has no end yet.
+            assert_eq!(tail.more().expect("readable").len(), count - 1);
+            assert_eq!(tail.rest().expect("a rest").text, "the rest");
+        }
+        assert_eq!(last_lines(&path, 100).len(), 31);
+        let mut end = Reader::at_tail(path, 0).expect("readable");
+        log.write(b" of it\n");
+        assert_eq!(texts(end.more().expect("readable")), [" of it"]);
+    }
+
+    #[test]
+    fn files_from_before_a_time_are_not_read() {
+        let (folder, path, _log) = log(60, 10);
+        let age = |name: &str, seconds: u64| {
+            let file = folder.path().join(name);
+            fs::write(&file, format!("{name}\n")).expect("written");
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let file = File::options().append(true).open(file).expect("there");
+            file.set_modified(time).expect("aged");
+        };
+        age("x.log.2", 100);
+        age("x.log.1", 200);
+        age("x.log", 300);
+        let since = |seconds: i64| {
+            let mut reader = Reader::since(path.clone(), seconds * 1_000_000).expect("readable");
+            texts(reader.more().expect("readable"))
+        };
+        assert_eq!(since(50), ["x.log.2", "x.log.1", "x.log"]);
+        assert_eq!(since(150), ["x.log.1", "x.log"]);
+        assert_eq!(since(900), ["x.log"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_does_not_fill_the_memory() {
+        let (_folder, path, mut log) = log(10 * MAX_LINE as u64, 2);
+        log.write(&[b'x'; 3 * MAX_LINE]);
+        let mut reader = Reader::new(path);
+        let lines = reader.more().expect("readable");
+        assert!(lines.len() >= 2 && reader.partial.len() < MAX_LINE);
+        let longest = lines.iter().map(|line| line.text.len()).max();
+        assert!(longest < Some(MAX_LINE + PIECE), "{longest:?}");
     }
 
     #[test]

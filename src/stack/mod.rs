@@ -11,6 +11,7 @@ pub mod files;
 mod filler;
 mod home;
 mod lock;
+pub mod log_file;
 pub mod logs;
 pub mod native;
 pub mod ports;

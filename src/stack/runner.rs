@@ -183,7 +183,8 @@ pub async fn start(
         account,
         fingerprint: recipe.fingerprint.clone(),
     };
-    let started = process::start(&dir, name, &site.fanout, &launch).await?;
+    let log = recipe.log.clone();
+    let started = process::start(&dir, name, &site.fanout, &launch, log).await?;
     doing(&format!("starting (pid {})", started.process.pid));
     let mut life = Life::Process {
         process: Some(started.process.clone()),

@@ -7,6 +7,7 @@
 //! | `postgres.user` `.password` `.database`, `clickhouse.user` `.password`, `redis.password` | parts of the URLs |
 //! | `connector.secrets` | lines of a properties file: the connector's secret properties |
 //! | `section.name` | any setting, with every service where it shall be |
+//! | `limits.partition_bytes` | `limits.partition_mib`, in bytes |
 
 use serde_json::Value as Json;
 
@@ -17,6 +18,11 @@ use crate::{config::Settings, template::Values};
 pub(super) fn of(service: &Service, settings: &Settings) -> Result<Values, serde_json::Error> {
     let mut values = flat(settings)?;
     values.extend(credentials(settings));
+    let partition_bytes = settings.limits.partition_mib.saturating_mul(1 << 20);
+    values.insert(
+        "limits.partition_bytes".to_owned(),
+        partition_bytes.to_string(),
+    );
     for (port, number) in &service.ports {
         let key = match port.as_str() {
             MAIN_PORT => "port".to_owned(),

@@ -9,7 +9,7 @@ use super::{
     definition::MAIN_PORT,
     docker::run,
     logs::last_lines,
-    native::process::Started,
+    native::{log_writer, process::Started},
     ports,
     probe::probe,
     proc::{self, Identity},
@@ -91,6 +91,9 @@ impl Life<'_> {
 
     /// Why it ended before it was ready.
     async fn death(&self, site: &Site, service: &str, how: String) -> RunnerError {
+        if let Self::Process { .. } = self {
+            log_writer::finished(&site.dir(), service).await;
+        }
         let log = self.evidence(site, service).await;
         if let Self::Container { engine, image, .. } = self
             && log.iter().any(|line| run::is_about_the_architecture(line))

@@ -18,6 +18,7 @@ use crate::{
     Test,
     binary::Fanout,
     stack::{Stack, eventually},
+    trials::leave_out,
 };
 
 /// The tests, in their order.
@@ -53,14 +54,16 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Nothing where none can be started: it takes root.
+    /// Nothing where none can be started: it takes root, or sudo.
     fn start() -> Option<Self> {
         let is_root = nix::unistd::geteuid().is_root();
-        let there = |program: &str| {
-            let found = Command::new(program).arg("--version").output();
-            found.is_ok_and(|output| output.status.success())
-        };
-        if !is_root || !there("dockerd") {
+        let root: &[&str] = if is_root { &[] } else { &["sudo", "-n"] };
+        let dockerd = [root, &["dockerd"]].concat();
+        let found = Command::new(dockerd[0])
+            .args(&dockerd[1..])
+            .arg("--version")
+            .output();
+        if !found.is_ok_and(|output| output.status.success()) {
             return None;
         }
         let folder = tempfile::tempdir().expect("a folder");
@@ -70,7 +73,8 @@ impl Daemon {
         let host = format!("tcp://{}", port.local_addr().expect("an address"));
         drop(port);
         let log = File::create(folder.path().join("log")).expect("made");
-        let child = Command::new("dockerd")
+        let child = Command::new(dockerd[0])
+            .args(&dockerd[1..])
             .env_remove("DOCKER_HOST")
             .args(["--host", &host, "--tlsverify"])
             .args(["--tlscacert", &at("ours/ca.pem")])
@@ -102,11 +106,21 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // In order, so that it takes its mounts away.
-        let _ = kill(
-            Pid::from_raw(self.child.id().cast_signed()),
-            Signal::SIGTERM,
-        );
+        if nix::unistd::geteuid().is_root() {
+            let pid = Pid::from_raw(self.child.id().cast_signed());
+            let _ = kill(pid, Signal::SIGTERM);
+            let _ = self.child.wait();
+            return;
+        }
+        // What root started only root ends, and removes.
+        let sudo = |words: &[&str]| {
+            let _ = Command::new("sudo").arg("-n").args(words).status();
+        };
+        let pid = fs::read_to_string(self.folder.path().join("pid")).unwrap_or_default();
+        sudo(&["kill", pid.trim()]);
         let _ = self.child.wait();
+        let folder = self.folder.path().display().to_string();
+        sudo(&["rm", "-rf", "--one-file-system", &folder]);
     }
 }
 
@@ -122,8 +136,7 @@ fn certificates(folder: &Path) {
 
 fn engine(stack: &Stack) {
     let Some(daemon) = Daemon::start() else {
-        eprintln!("left out: a daemon under TLS takes root and dockerd");
-        return;
+        leave_out("a daemon under TLS takes dockerd, and root or sudo");
     };
     let plain = stack.other("tls").with("DOCKER_HOST", &daemon.host);
     let with = |folder: &Path| {

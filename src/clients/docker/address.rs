@@ -82,11 +82,28 @@ impl Address {
             format!("it does not take the certificate in {cert}: {said}")
         } else if said.contains("received corrupt message") {
             "it is not under TLS, and certificates are named for it".to_owned()
+        } else if self.certificates.is_some() && is_cut_off(said) {
+            // An engine that refuses a certificate says so and hangs up; what
+            // it says may be lost with the connection.
+            format!("it hung up; perhaps it does not take the certificate in {cert}: {said}")
         } else {
             return error;
         };
         DockerError::Tls { reason }
     }
+}
+
+/// Whether the connection ended without an answer.
+fn is_cut_off(said: &str) -> bool {
+    let said = said.to_lowercase();
+    [
+        "connection reset",
+        "broken pipe",
+        "connection closed",
+        "eof",
+    ]
+    .iter()
+    .any(|ending| said.contains(ending))
 }
 
 /// The authority, the client's certificate, and its key.
@@ -147,11 +164,23 @@ mod tests {
                 "received corrupt message of type InvalidContentType",
                 "it is not under TLS, and certificates are named for it",
             ),
+            (
+                "Connection reset by peer (os error 104)",
+                "it hung up; perhaps it does not take the certificate in /certs/cert.pem: \
+                 Connection reset by peer (os error 104)",
+            ),
             ("refused", "the engine does not answer: refused"),
         ] {
             let reason = said.to_owned();
             let error = address.explain(DockerError::Unreachable { reason });
             assert_eq!(error.to_string(), expected);
         }
+        let plain = Address {
+            certificates: None,
+            ..address
+        };
+        let reason = "Connection reset by peer".to_owned();
+        let error = plain.explain(DockerError::Unreachable { reason });
+        assert!(matches!(error, DockerError::Unreachable { .. }), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use bollard::{
     body_full,
     models::{
         ContainerCreateBody, ContainerInspectResponse, EndpointSettings, HealthConfig, HostConfig,
-        Mount, MountType, NetworkingConfig, PortBinding,
+        HostConfigLogConfig, Mount, MountType, NetworkingConfig, PortBinding,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -47,6 +47,14 @@ pub struct NewContainer {
     /// Its names on the network.
     pub aliases: Vec<String>,
     pub health: Option<HealthCheck>,
+    pub log: LogLimits,
+}
+
+/// How much of what a container says the engine keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogLimits {
+    pub file_mib: u64,
+    pub files: u32,
 }
 
 /// How the engine asks a container whether it is well.
@@ -259,7 +267,20 @@ fn host_config(new: &NewContainer) -> HostConfig {
         port_bindings: Some(bindings.collect()),
         mounts: Some(mounts.collect()),
         network_mode: Some(new.network.clone()),
+        log_config: Some(log_config(new.log)),
         ..HostConfig::default()
+    }
+}
+
+/// The driver that every engine has, and that keeps what is asked for again: an
+/// engine's default may bound nothing, or keep nothing.
+fn log_config(limits: LogLimits) -> HostConfigLogConfig {
+    HostConfigLogConfig {
+        typ: Some("json-file".to_owned()),
+        config: Some(HashMap::from([
+            ("max-size".to_owned(), format!("{}m", limits.file_mib)),
+            ("max-file".to_owned(), limits.files.to_string()),
+        ])),
     }
 }
 
@@ -332,6 +353,22 @@ fn published(host: HostConfig) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_containers_log_is_bounded() {
+        let new = NewContainer {
+            log: LogLimits {
+                file_mib: 10,
+                files: 5,
+            },
+            ..NewContainer::default()
+        };
+        let log = host_config(&new).log_config.expect("bounds");
+        assert_eq!(log.typ.as_deref(), Some("json-file"));
+        let options = log.config.expect("options");
+        assert_eq!(options["max-size"], "10m");
+        assert_eq!(options["max-file"], "5");
+    }
 
     #[test]
     fn files_are_packed_under_their_paths() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bollard::{Docker, errors::Error};
 
 pub use address::Address;
-pub use containers::{Container, HealthCheck, NewContainer};
+pub use containers::{Container, HealthCheck, LogLimits, NewContainer};
 pub use images::{Credentials, PullStep};
 pub use life::{Ending, Health, Life};
 pub use logs::{Follow, LogLine};

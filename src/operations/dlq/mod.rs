@@ -34,8 +34,12 @@ pub use replay::{Replay, Report, Selected, select};
 /// Header of a letter of which only the place is kept: it was purged.
 const PURGED: &str = "fanout-purged";
 
-/// Of each key and value in a list, so many bytes are kept.
-const EXCERPT: usize = 16 * 1024;
+/// Bytes of keys and values that a list holds. Beyond it, the older letters of
+/// the list keep the beginning of theirs.
+const MAX_LISTED: usize = 64 * 1024 * 1024;
+
+/// Of each key and value whose beginning is kept, so many bytes.
+const EXCERPT: usize = 256;
 
 /// Kinds of letter that are counted apart. fanout makes a few dozen; what else
 /// is in the topic may bear any name.
@@ -210,13 +214,61 @@ fn timestamp_ms(seen: &Seen) -> i64 {
 }
 
 impl Letter {
-    /// The letter with the beginning of its bytes.
-    fn excerpt(mut self) -> Self {
+    /// Bytes of key and value.
+    fn size(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        length(&self.key) + length(&self.value)
+    }
+
+    /// Keeps the beginning of the bytes.
+    fn cut(&mut self) {
         for bytes in [&mut self.key, &mut self.value].into_iter().flatten() {
             bytes.truncate(EXCERPT);
             bytes.shrink_to_fit();
         }
-        self
+    }
+}
+
+/// The latest letters, within their bounds.
+struct Latest {
+    letters: VecDeque<Letter>,
+    limit: usize,
+    /// Bytes of their keys and values.
+    bytes: usize,
+    /// How many of the oldest have been cut.
+    cut: usize,
+}
+
+impl Latest {
+    fn new(limit: usize) -> Self {
+        Self {
+            letters: VecDeque::new(),
+            limit,
+            bytes: 0,
+            cut: 0,
+        }
+    }
+
+    fn push(&mut self, letter: Letter) {
+        if self.letters.len() >= self.limit {
+            if let Some(oldest) = self.letters.pop_front() {
+                self.bytes -= oldest.size();
+            }
+            self.cut = self.cut.saturating_sub(1);
+        }
+        if self.limit == 0 {
+            return;
+        }
+        self.bytes += letter.size();
+        self.letters.push_back(letter);
+        while self.bytes > MAX_LISTED
+            && let Some(oldest) = self.letters.get_mut(self.cut)
+        {
+            self.bytes -= oldest.size();
+            oldest.cut();
+            self.bytes += oldest.size();
+            self.cut += 1;
+        }
     }
 }
 
@@ -259,14 +311,14 @@ impl Filter {
     }
 }
 
-/// The latest letters that the filter takes, each with the beginning of its
-/// bytes, and how many there are of each kind.
+/// The latest letters that the filter takes, and how many there are of each
+/// kind.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<Listing, DlqError> {
     let mut listing = Listing::default();
-    let mut latest = VecDeque::new();
+    let mut latest = Latest::new(limit);
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut letters = Reader::start(settings).await?;
     while let Some(letter) = letters.next().await? {
@@ -279,19 +331,14 @@ pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<
             kind = ("other".to_owned(), "other".to_owned());
         }
         *counts.entry(kind).or_default() += 1;
-        if latest.len() == limit {
-            latest.pop_front();
-        }
-        if limit > 0 {
-            latest.push_back(letter.excerpt());
-        }
+        latest.push(letter);
     }
     let count = |((sink, code), letters)| Count {
         sink,
         code,
         letters,
     };
-    listing.latest = latest.into();
+    listing.latest = latest.letters.into();
     listing.counts = counts.into_iter().map(count).collect();
     Ok(listing)
 }
@@ -380,19 +427,40 @@ mod tests {
         assert!(!filter("redis").takes(&letter));
     }
 
-    #[test]
-    fn a_list_keeps_the_beginning_of_a_letter_and_says_how_long_it_is() {
-        let seen = Seen {
+    fn sized(offset: i64, bytes: usize) -> Letter {
+        Letter::from(Seen {
             partition: 0,
-            offset: 1,
+            offset,
             timestamp_ms: 0,
-            key: Some(vec![b'k'; 2 * EXCERPT]),
-            value: Some(vec![b'v'; 3 * EXCERPT]),
+            key: None,
+            value: Some(vec![b'v'; bytes]),
             headers: Vec::new(),
-        };
-        let letter = Letter::from(seen).excerpt();
-        assert_eq!(letter.key.expect("a key").capacity(), EXCERPT);
-        assert_eq!(letter.value.expect("a value").capacity(), EXCERPT);
-        assert_eq!(letter.value_bytes, Some(3 * EXCERPT));
+        })
+    }
+
+    #[test]
+    fn a_list_is_bounded_in_letters_and_in_bytes() {
+        let mut latest = Latest::new(10);
+        let large = MAX_LISTED / 4;
+        for offset in 0..100 {
+            latest.push(sized(offset, large));
+            let held: usize = latest.letters.iter().map(Letter::size).sum();
+            assert_eq!(held, latest.bytes);
+            assert!(held <= MAX_LISTED && latest.letters.len() <= 10);
+        }
+        let shown: Vec<i64> = latest
+            .letters
+            .iter()
+            .map(|letter| letter.id.offset)
+            .collect();
+        assert_eq!(shown, (90..100).collect::<Vec<i64>>());
+        let sizes: Vec<usize> = latest.letters.iter().map(Letter::size).collect();
+        assert_eq!(sizes[..7], [EXCERPT; 7]);
+        assert_eq!(sizes[7..], [large; 3]);
+        let whole = latest.letters.iter().map(|letter| letter.value_bytes);
+        assert!(whole.eq([Some(large); 10]));
+        let mut none = Latest::new(0);
+        none.push(sized(0, 1));
+        assert!(none.letters.is_empty() && none.bytes == 0);
     }
 }

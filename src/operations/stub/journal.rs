@@ -1,43 +1,40 @@
-//! What the stub has accepted, in one append-only file that a `kill -9` cannot
-//! spoil, and an index of it in memory: 48 bytes an event, whatever its size.
+//! What the stub has accepted, in append-only files that a `kill -9` cannot
+//! spoil, and an index of them in memory: 48 bytes an event, whatever its size.
+//! Both are bounded: the oldest events are forgotten, a file of them at a time.
 //!
-//! The file begins with [`MAGIC`]; then, for each event, a line `<received,
-//! microseconds since the epoch> <sha-256 of the body> <bytes> <key>` and the
-//! body with a line feed.
+//! ```text
+//! <folder>/events-1.log            what comes is appended to it
+//!          events-1.<number>.log   full; the number is that of its first event
+//! ```
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    collections::VecDeque,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use hashbrown::HashMap;
-use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
-/// The name of the file; it carries the format.
-const FILE: &str = "events-1.log";
+use super::{
+    record::{Fingerprint, MAGIC, Posted, fingerprint},
+    segment::{Piece, Segment},
+};
 
-/// The first line of the file.
-const MAGIC: &[u8] = b"fanout-stub 1\n";
+/// The name of the file that is appended to, without its ending; it carries the
+/// format.
+const NAME: &str = "events-1";
 
-/// The longest line before a body: key and numbers.
-const MAX_LINE: u64 = 1024;
+/// Files that as many events as are kept are in.
+const SEGMENTS: u64 = 16;
 
-/// The longest key.
-pub const MAX_KEY: usize = 255;
-
-/// Half of a SHA-256: enough that two texts never share one.
-type Fingerprint = [u8; 16];
-
-/// An event on its way in, hashed and laid out before anything is locked.
-#[derive(Debug)]
-pub struct Posted {
-    key: Fingerprint,
-    body: Fingerprint,
-    record: Vec<u8>,
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    pub events: u64,
+    pub bytes: u64,
 }
 
 /// What became of it.
@@ -50,20 +47,7 @@ pub enum Accepted {
     Conflict,
 }
 
-/// An event as it was accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its place in the order of acceptance, from 1.
-    pub seq: u64,
-    /// Microseconds since the epoch.
-    pub received_us: i64,
-    /// Of the body, in hexadecimal.
-    pub sha256: String,
-    pub key: String,
-    pub body: String,
-}
-
-/// Why the file cannot be used.
+/// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     #[error("{} cannot be used", path.display())]
@@ -82,88 +66,87 @@ pub enum JournalError {
     },
 }
 
-/// The file and its index.
+/// The files and their index.
 #[derive(Debug)]
 pub struct Journal {
-    file: Arc<Flock<File>>,
-    /// Bytes of whole records.
-    length: u64,
-    /// Where each record begins, by its place in the order.
-    starts: Vec<u64>,
+    folder: PathBuf,
+    keep: Keep,
+    /// Those that are full, the oldest first.
+    full: VecDeque<Segment>,
+    /// What comes is appended to it.
+    latest: Segment,
     keys: HashMap<Fingerprint, (Fingerprint, u64)>,
 }
 
-/// A piece of the file that can be read while more is appended.
-#[derive(Debug)]
-pub struct Piece {
-    file: Arc<Flock<File>>,
-    start: u64,
-    end: u64,
-    seq: u64,
-}
-
-impl Posted {
-    /// Hashes and lays out an event. The key has at most [`MAX_KEY`] bytes and
-    /// no line feed.
-    #[must_use]
-    pub fn new(key: &str, body: &[u8], received_us: i64) -> Self {
-        let digest = Sha256::digest(body);
-        let mut record = Vec::with_capacity(body.len() + key.len() + 100);
-        let line = format!("{received_us} {} {} {key}\n", hex(&digest), body.len());
-        record.extend_from_slice(line.as_bytes());
-        record.extend_from_slice(body);
-        record.push(b'\n');
-        Self {
-            key: fingerprint(&Sha256::digest(key)),
-            body: fingerprint(&digest),
-            record,
-        }
-    }
-}
-
 impl Journal {
-    /// Opens the file in `folder`, or begins one. The end of a record that was
-    /// being written when the stub was killed is cut off: nobody was told that
-    /// it was accepted. Gives the bytes that were cut off, too.
+    /// Opens the files in `folder`, or begins one. Returns also the bytes of a
+    /// half-written event that were cut off.
     ///
     /// # Errors
-    /// When the file cannot be read or written, another stub has it, or it is
+    /// When a file cannot be read or written, another stub has it, or it is
     /// damaged anywhere but at its end.
-    pub fn open(folder: &Path) -> Result<(Self, u64), JournalError> {
-        let path = folder.join(FILE);
-        let failed = |source| JournalError::Io {
-            path: path.clone(),
-            source,
+    pub fn open(folder: &Path, keep: Keep) -> Result<(Self, u64), JournalError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |source| JournalError::Io { path, source }
         };
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
-        private.create(folder).map_err(failed)?;
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600);
-        let file = options.open(&path).map_err(failed)?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| JournalError::Locked { path: path.clone() })?;
-        let size = file.metadata().map_err(failed)?.len();
-        let mut journal = Self {
-            file: Arc::new(file),
-            length: 0,
-            starts: Vec::new(),
-            keys: HashMap::new(),
+        private.create(folder).map_err(failed(folder))?;
+        let mut keys = HashMap::new();
+        let mut index = |seq, key, body| {
+            keys.insert(key, (body, seq));
         };
-        journal.recover(&path)?;
-        let torn = size - journal.length;
-        journal.file.set_len(journal.length).map_err(failed)?;
-        if journal.length == 0 {
-            (&**journal.file).write_all(MAGIC).map_err(failed)?;
-            journal.length = MAGIC.len() as u64;
+        let mut full: VecDeque<Segment> = VecDeque::new();
+        for (first, path) in full_files(folder).map_err(failed(folder))? {
+            let segment = Segment::open(&path, first, &mut index)?;
+            if full.back().is_some_and(|before| before.end() != first) {
+                return Err(segment.damaged("the events before it are missing"));
+            }
+            full.push_back(segment);
         }
+        let path = folder.join(format!("{NAME}.log"));
+        let first = full.back().map_or(1, Segment::end);
+        let latest = Segment::open(&path, first, &mut index)?;
+        let torn = latest.cut_off().map_err(failed(&path))?;
+        let mut journal = Self {
+            folder: folder.to_owned(),
+            keep,
+            full,
+            latest,
+            keys,
+        };
+        journal.forget();
         Ok((journal, torn))
     }
 
-    /// How many events there are.
+    /// How many events are kept.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.starts.len() as u64
+        self.latest.end() - self.first()
+    }
+
+    /// The number of the oldest event that is kept, or of the next one.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.oldest().first
+    }
+
+    /// The number of the latest event.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.latest.end() - 1
+    }
+
+    /// Whatever is forgotten was received until then, in microseconds since the
+    /// epoch; none where nothing is.
+    #[must_use]
+    pub fn forgotten_until_us(&self) -> Option<i64> {
+        self.oldest().begun_us.filter(|_| self.first() > 1)
+    }
+
+    fn oldest(&self) -> &Segment {
+        self.full.front().unwrap_or(&self.latest)
     }
 
     /// Appends the event unless its key is known. It has been written when
@@ -179,20 +162,64 @@ impl Journal {
                 Accepted::Conflict
             });
         }
-        if let Err(error) = (&**self.file).write_all(&posted.record) {
-            // Half a record must not stay between whole ones.
-            self.file.set_len(self.length)?;
-            return Err(error);
+        let seq = self.latest.end();
+        self.latest.append(posted)?;
+        self.keys.insert(posted.key, (posted.body, seq));
+        let is_full = self.latest.len() >= (self.keep.events / SEGMENTS).max(1)
+            || self.latest.length >= self.keep.bytes / SEGMENTS;
+        if is_full && self.begin_another().is_ok() {
+            self.forget();
         }
-        self.index(posted.key, posted.body, posted.record.len() as u64);
         Ok(Accepted::New)
+    }
+
+    /// Puts the latest file aside and begins another. Where that fails the
+    /// latest goes on, and the next event tries again.
+    fn begin_another(&mut self) -> io::Result<()> {
+        let path = self.folder.join(format!("{NAME}.log"));
+        let aside = self
+            .folder
+            .join(format!("{NAME}.{}.log", self.latest.first));
+        let new = self.folder.join(format!("{NAME}.new"));
+        // A disk that is full is found out before anything is renamed.
+        fs::write(&new, MAGIC)?;
+        fs::rename(&self.latest.path, &aside)?;
+        self.latest.path = aside;
+        fs::rename(&new, &path)?;
+        let first = self.latest.end();
+        let another = Segment::open(&path, first, |_, _, _| {}).map_err(io::Error::other)?;
+        let before = std::mem::replace(&mut self.latest, another);
+        self.full.push_back(before);
+        Ok(())
+    }
+
+    /// Forgets the oldest file while enough is kept without it.
+    fn forget(&mut self) {
+        let enough = |limit: u64| limit.saturating_sub(limit / SEGMENTS);
+        while let Some(oldest) = self.full.front() {
+            let events = self.len() - oldest.len();
+            let segments = self.full.iter().skip(1).chain([&self.latest]);
+            let bytes: u64 = segments.map(|segment| segment.length).sum();
+            if events < enough(self.keep.events) && bytes < enough(self.keep.bytes) {
+                return;
+            }
+            // One that cannot be removed is forgotten with the next start.
+            let _ = fs::remove_file(&oldest.path);
+            let end = oldest.end();
+            self.keys.retain(|_, (_, seq)| *seq >= end);
+            if self.keys.capacity() > 4 * self.keys.len() {
+                self.keys.shrink_to_fit();
+            }
+            self.full.pop_front();
+        }
     }
 
     /// The events behind `after`, oldest first, at most `limit`.
     #[must_use]
     pub fn after(&self, after: u64, limit: usize) -> Vec<Piece> {
-        let last = self.len().min(after.saturating_add(limit as u64));
-        (after.saturating_add(1)..=last)
+        let first = after.saturating_add(1).max(self.first());
+        (first..self.latest.end())
+            .take(limit)
             .filter_map(|seq| self.piece(seq))
             .collect()
     }
@@ -200,9 +227,9 @@ impl Journal {
     /// The latest events, latest first, at most `limit`.
     #[must_use]
     pub fn latest(&self, limit: usize) -> Vec<Piece> {
-        let first = self.len().saturating_sub(limit as u64) + 1;
-        (first..=self.len())
+        (self.first()..self.latest.end())
             .rev()
+            .take(limit)
             .filter_map(|seq| self.piece(seq))
             .collect()
     }
@@ -215,185 +242,41 @@ impl Journal {
     }
 
     fn piece(&self, seq: u64) -> Option<Piece> {
-        let place = usize::try_from(seq.checked_sub(1)?).ok()?;
-        Some(Piece {
-            file: Arc::clone(&self.file),
-            start: *self.starts.get(place)?,
-            end: self.starts.get(place + 1).copied().unwrap_or(self.length),
-            seq,
-        })
-    }
-
-    fn index(&mut self, key: Fingerprint, body: Fingerprint, size: u64) {
-        self.starts.push(self.length);
-        self.keys.insert(key, (body, self.len()));
-        self.length += size;
-    }
-
-    /// Reads the file from its start, up to its end or to a torn record.
-    fn recover(&mut self, path: &Path) -> Result<(), JournalError> {
-        let file = Arc::clone(&self.file);
-        let mut reader = BufReader::with_capacity(1 << 20, &**file);
-        let mut magic = Vec::new();
-        let failed = |source| JournalError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        (&mut reader)
-            .take(MAGIC.len() as u64)
-            .read_to_end(&mut magic)
-            .map_err(failed)?;
-        if magic != MAGIC {
-            return if MAGIC.starts_with(&magic) {
-                Ok(())
-            } else {
-                Err(damaged(path, 0, "it is no log of a stub's events"))
-            };
-        }
-        self.length = MAGIC.len() as u64;
-        let mut record = Record::default();
-        loop {
-            match record.read(&mut reader).map_err(failed)? {
-                Reading::Whole => {
-                    let (key, body) = record.fingerprints();
-                    self.index(key, body, record.size);
-                }
-                Reading::End => return Ok(()),
-                Reading::Damaged(reason) => return Err(damaged(path, self.length, reason)),
-            }
-        }
+        let place = self.full.partition_point(|segment| segment.end() <= seq);
+        self.full.get(place).unwrap_or(&self.latest).piece(seq)
     }
 }
 
-impl Piece {
-    /// Its bytes in the file.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.end - self.start
+/// The files that are full, by the number of their first event.
+fn full_files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let number = path.file_name().and_then(|name| {
+            let name = name.to_str()?.strip_prefix(NAME)?.strip_prefix('.')?;
+            name.strip_suffix(".log")?.parse().ok()
+        });
+        files.extend(number.map(|number| (number, path)));
     }
-
-    /// Reads it back.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn read(&self) -> io::Result<Stored> {
-        let mut bytes = vec![0; usize::try_from(self.size()).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut bytes, self.start)?;
-        let mut record = Record::default();
-        match record.read(&mut bytes.as_slice())? {
-            Reading::Whole => Ok(Stored {
-                seq: self.seq,
-                received_us: record.received_us,
-                sha256: hex(&record.sha256),
-                key: record.key,
-                body: String::from_utf8(record.body).map_err(io::Error::other)?,
-            }),
-            _ => Err(io::Error::other("the record has changed under the stub")),
-        }
-    }
-}
-
-/// One record as it is read; its buffers are used again.
-#[derive(Debug, Default)]
-struct Record {
-    line: Vec<u8>,
-    body: Vec<u8>,
-    received_us: i64,
-    sha256: [u8; 32],
-    key: String,
-    size: u64,
-}
-
-enum Reading {
-    Whole,
-    /// Nothing more, or a torn record.
-    End,
-    Damaged(&'static str),
-}
-
-impl Record {
-    fn read(&mut self, reader: &mut impl io::BufRead) -> io::Result<Reading> {
-        self.line.clear();
-        reader.take(MAX_LINE).read_until(b'\n', &mut self.line)?;
-        if self.line.pop() != Some(b'\n') {
-            return Ok(if (self.line.len() as u64) < MAX_LINE - 1 {
-                Reading::End
-            } else {
-                Reading::Damaged("a line is too long")
-            });
-        }
-        let Some(length) = self.parse_line() else {
-            return Ok(Reading::Damaged("a line is not of this format"));
-        };
-        self.body.clear();
-        let whole = length + 1;
-        if reader.take(whole).read_to_end(&mut self.body)? as u64 != whole {
-            return Ok(Reading::End);
-        }
-        if self.body.pop() != Some(b'\n') {
-            return Ok(Reading::Damaged("a body is longer than its line says"));
-        }
-        let digest: [u8; 32] = Sha256::digest(&self.body).into();
-        if digest != self.sha256 {
-            return Ok(Reading::Damaged("a body has changed"));
-        }
-        self.size = self.line.len() as u64 + 1 + whole;
-        Ok(Reading::Whole)
-    }
-
-    /// Reads the line; gives the body's length.
-    fn parse_line(&mut self) -> Option<u64> {
-        let line = std::str::from_utf8(&self.line).ok()?;
-        let mut words = line.splitn(4, ' ');
-        self.received_us = words.next()?.parse().ok()?;
-        let digest = words.next()?;
-        for (byte, at) in self.sha256.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(digest.get(at..at + 2)?, 16).ok()?;
-        }
-        let length = words.next()?.parse().ok()?;
-        words.next()?.clone_into(&mut self.key);
-        Some(length)
-    }
-
-    fn fingerprints(&self) -> (Fingerprint, Fingerprint) {
-        (
-            fingerprint(&Sha256::digest(&self.key)),
-            fingerprint(&self.sha256),
-        )
-    }
-}
-
-fn damaged(path: &Path, at: u64, reason: &'static str) -> JournalError {
-    JournalError::Damaged {
-        path: path.to_owned(),
-        at,
-        reason,
-    }
-}
-
-fn fingerprint(digest: &[u8]) -> Fingerprint {
-    let mut half = Fingerprint::default();
-    half.iter_mut()
-        .zip(digest)
-        .for_each(|(to, from)| *to = *from);
-    half
-}
-
-fn hex(digest: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    digest
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
+    files.sort();
+    Ok(files)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    const KEEP: Keep = Keep {
+        events: 1_000,
+        bytes: 1 << 20,
+    };
+
+    const FILE: &str = "events-1.log";
+
     fn fill(folder: &Path, events: &[(&str, &str)]) -> Journal {
-        let (mut journal, _) = Journal::open(folder).expect("a journal");
+        let (mut journal, _) = Journal::open(folder, KEEP).expect("a journal");
         for (key, body) in events {
             journal
                 .accept(&Posted::new(key, body.as_bytes(), 1))
@@ -403,7 +286,7 @@ mod tests {
     }
 
     fn reopened(folder: &Path) -> (Vec<(String, String)>, u64) {
-        let (journal, torn) = Journal::open(folder).expect("a journal");
+        let (journal, torn) = Journal::open(folder, KEEP).expect("a journal");
         let pieces = journal.after(0, usize::MAX);
         let read = |piece: &Piece| piece.read().map(|stored| (stored.key, stored.body));
         let events = pieces.iter().map(read).collect::<Result<_, _>>();
@@ -462,7 +345,7 @@ mod tests {
             .expect("there");
         bytes[at] = b'F';
         std::fs::write(&path, bytes).expect("changed");
-        let error = Journal::open(folder.path()).expect_err("refused");
+        let error = Journal::open(folder.path(), KEEP).expect_err("refused");
         assert!(error.to_string().contains("a body has changed"), "{error}");
     }
 
@@ -470,7 +353,139 @@ mod tests {
     fn two_stubs_do_not_share_a_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let _first = fill(folder.path(), &[]);
-        let error = Journal::open(folder.path()).expect_err("refused");
+        let error = Journal::open(folder.path(), KEEP).expect_err("refused");
         assert!(matches!(error, JournalError::Locked { .. }), "{error}");
+    }
+
+    fn post(journal: &mut Journal, number: u64) -> Accepted {
+        let received_us = i64::try_from(number).expect("small") * 1_000;
+        let posted = Posted::new(&format!("key {number}"), b"{}", received_us);
+        journal.accept(&posted).expect("written")
+    }
+
+    fn size_of(folder: &Path) -> u64 {
+        let entries = fs::read_dir(folder).expect("a folder").flatten();
+        let size = |entry: fs::DirEntry| entry.metadata().expect("there").len();
+        entries.map(size).sum()
+    }
+
+    #[test]
+    fn the_oldest_events_are_forgotten_and_the_latest_are_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keep = Keep {
+            events: 160,
+            bytes: 1 << 20,
+        };
+        let (mut journal, _) = Journal::open(folder.path(), keep).expect("a journal");
+        assert_eq!(journal.forgotten_until_us(), None);
+        for number in 1..=1_000 {
+            assert_eq!(post(&mut journal, number), Accepted::New);
+            assert!(journal.len() <= 160, "{}", journal.len());
+            assert!(journal.keys.len() as u64 == journal.len());
+        }
+        assert!(journal.len() >= 140, "{}", journal.len());
+        assert_eq!((journal.last(), journal.first()), (1_000, 851));
+        assert_eq!(journal.forgotten_until_us(), Some(851_000));
+        assert!(journal.of_key("key 850").is_none());
+        assert_eq!(post(&mut journal, 851), Accepted::Duplicate);
+        let pieces = journal.after(0, 3);
+        let seqs: Vec<u64> = pieces
+            .iter()
+            .map(|piece| piece.read().expect("readable").seq)
+            .collect();
+        assert_eq!(seqs, [851, 852, 853]);
+        drop((journal, pieces));
+        let (mut journal, torn) = Journal::open(folder.path(), keep).expect("a journal");
+        assert_eq!((journal.first(), journal.last(), torn), (851, 1_000, 0));
+        assert_eq!(journal.forgotten_until_us(), Some(851_000));
+        assert_eq!(post(&mut journal, 999), Accepted::Duplicate);
+        assert_eq!(post(&mut journal, 1_001), Accepted::New);
+    }
+
+    #[test]
+    fn the_files_are_bounded_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keep = Keep {
+            events: 1_000_000,
+            bytes: 16_000,
+        };
+        let (mut journal, _) = Journal::open(folder.path(), keep).expect("a journal");
+        for number in 1..=2_000 {
+            post(&mut journal, number);
+            assert!(size_of(folder.path()) <= 17_000);
+        }
+        assert!(size_of(folder.path()) > 12_000);
+    }
+
+    #[test]
+    fn a_large_file_of_an_earlier_stub_is_kept_until_enough_is_newer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut journal, _) = Journal::open(folder.path(), KEEP).expect("a journal");
+        for number in 1..=50 {
+            post(&mut journal, number);
+        }
+        drop(journal);
+        let keep = Keep {
+            events: 32,
+            bytes: 1 << 20,
+        };
+        let (mut journal, _) = Journal::open(folder.path(), keep).expect("a journal");
+        assert_eq!(post(&mut journal, 1), Accepted::Duplicate);
+        for number in 51..=79 {
+            post(&mut journal, number);
+        }
+        assert_eq!(post(&mut journal, 1), Accepted::Duplicate);
+        for number in 80..=90 {
+            post(&mut journal, number);
+        }
+        assert!(journal.first() > 50 && journal.len() <= 32);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_between_others_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keep = Keep {
+            events: 160,
+            bytes: 1 << 20,
+        };
+        let (mut journal, _) = Journal::open(folder.path(), keep).expect("a journal");
+        for number in 1..=45 {
+            post(&mut journal, number);
+        }
+        drop(journal);
+        fs::remove_file(folder.path().join("events-1.11.log")).expect("removed");
+        let error = Journal::open(folder.path(), keep).expect_err("refused");
+        assert!(error.to_string().contains("are missing"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn after_any_restarts_the_latest_are_there_in_order(
+            lives in proptest::collection::vec(0_u64..40, 1..8),
+            events in 1_u64..60,
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let keep = Keep { events, bytes: 1 << 20 };
+            let mut number = 0;
+            for life in lives {
+                let (mut journal, _) = Journal::open(folder.path(), keep).expect("a journal");
+                prop_assert_eq!(journal.last(), number);
+                for _ in 0..life {
+                    number += 1;
+                    prop_assert_eq!(post(&mut journal, number), Accepted::New);
+                }
+                let pieces = journal.after(0, usize::MAX);
+                let keys: Vec<String> = pieces
+                    .iter()
+                    .map(|piece| piece.read().expect("readable").key)
+                    .collect();
+                let expected: Vec<String> = (journal.first()..=number)
+                    .map(|number| format!("key {number}"))
+                    .collect();
+                prop_assert_eq!(keys, expected);
+                prop_assert!(journal.len() <= events.max(2));
+                prop_assert!(journal.len() >= number.min(events - events / 8 - events.min(8) / 8));
+            }
+        }
     }
 }

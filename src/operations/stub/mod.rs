@@ -3,7 +3,9 @@
 
 mod faults;
 mod journal;
+mod record;
 mod routes;
+mod segment;
 
 use std::{
     net::SocketAddr,
@@ -17,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use faults::Faults;
-pub use journal::JournalError;
+pub use journal::{JournalError, Keep};
 
 use self::journal::Journal;
 use crate::{
@@ -36,8 +38,10 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The folder of its file.
+    /// The folder of its files.
     pub data: PathBuf,
+    /// How much of it is kept.
+    pub keep: Keep,
     pub faults: Faults,
 }
 
@@ -79,7 +83,7 @@ impl Failure for StubError {
         let hint = match self {
             Self::Listen { .. } => "fanout stub --listen 127.0.0.1:0",
             Self::Journal(JournalError::Damaged { .. }) => {
-                "move the file away: fanout stub begins a new one"
+                "move the folder away: fanout stub begins a new one"
             }
             Self::Journal(_) => "fanout stub --data <another folder>",
             Self::Serve(_) => return None,
@@ -115,7 +119,7 @@ impl Stub {
         let taken = |source| StubError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let (journal, torn) = Journal::open(&options.data)?;
+        let (journal, torn) = Journal::open(&options.data, options.keep)?;
         Ok(Self {
             listener,
             address,

@@ -15,7 +15,9 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     Faults, SYSTEM, State,
-    journal::{Accepted, Journal, MAX_KEY, Piece, Posted, Stored},
+    journal::{Accepted, Journal},
+    record::{MAX_KEY, Posted, Stored},
+    segment::Piece,
 };
 use crate::clock::now_us;
 
@@ -99,7 +101,11 @@ fn yes() -> bool {
 struct List {
     system: &'static str,
     format: u16,
+    /// Events that are kept.
     total: u64,
+    /// All that is no longer kept was received until then; null where nothing
+    /// is forgotten.
+    forgotten_until_us: Option<i64>,
     /// Where the next list begins: `after` this. Null at the end.
     next: Option<u64>,
     events: Vec<Listed>,
@@ -116,25 +122,31 @@ struct Listed {
 
 async fn list(Shared(state): Shared<Arc<State>>, Query(asked): Query<Asked>) -> Response {
     let limit = asked.limit.unwrap_or(LIMIT).min(MAX_LIMIT);
-    let (total, pieces) = {
+    let (total, last_kept, forgotten_until_us, pieces) = {
         let journal = journal(&state);
         let pieces = match (&asked.key, asked.after) {
             (Some(key), _) => journal.of_key(key).into_iter().collect(),
             (None, Some(after)) => journal.after(after, limit),
             (None, None) => journal.latest(limit),
         };
-        (journal.len(), pieces)
+        (
+            journal.len(),
+            journal.last(),
+            journal.forgotten_until_us(),
+            pieces,
+        )
     };
     let ascending = asked.after.is_some();
     let read = tokio::task::spawn_blocking(move || read(&pieces, asked.bodies)).await;
     match read {
         Ok(Ok(events)) => {
             let last = events.last().map(|event| event.seq);
-            let next = last.filter(|last| ascending && *last < total);
+            let next = last.filter(|last| ascending && *last < last_kept);
             Json(List {
                 system: SYSTEM,
                 format: 1,
                 total,
+                forgotten_until_us,
                 next,
                 events,
             })

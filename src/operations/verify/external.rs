@@ -17,12 +17,16 @@ use crate::{
     clients::web::{Method, Web, WebError},
     config::Settings,
     operations::{scratch::Scratch, stub::SYSTEM},
+    timestamp::{MICROS_PER_MILLI, Rfc3339},
 };
 
 /// Calls in one question.
 const PAGE: usize = 1_000;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How far the broker's clock may be ahead of the stub's, in microseconds.
+const CLOCK_SLACK_US: i64 = 60_000_000;
 
 /// Body shown of a call that is missing, in characters.
 const EXCERPT: usize = 300;
@@ -31,6 +35,10 @@ const EXCERPT: usize = 300;
 struct Page {
     system: String,
     next: Option<u64>,
+    /// All that it no longer keeps was received until then, in microseconds
+    /// since the epoch.
+    #[serde(default)]
+    forgotten_until_us: Option<i64>,
     events: Vec<Listed>,
 }
 
@@ -53,6 +61,9 @@ pub(super) struct Journal {
     had: Spill<Had>,
     /// Keys that no pipeline makes.
     foreign: Unknown,
+    /// Calls received until then may be forgotten, in microseconds since the
+    /// epoch.
+    forgotten_until_us: Option<i64>,
 }
 
 impl Unknown {
@@ -74,6 +85,7 @@ pub(super) async fn journal(
     let mut journal = Journal {
         had: Spill::new(scratch, heaps)?,
         foreign: Unknown::default(),
+        forgotten_until_us: None,
     };
     let mut after = Some(0);
     while let Some(place) = after {
@@ -90,6 +102,8 @@ pub(super) async fn journal(
                 Err(_) => journal.foreign.add(&listed.key),
             }
         }
+        // It may forget more meanwhile.
+        journal.forgotten_until_us = journal.forgotten_until_us.max(page.forgotten_until_us);
         after = page.next;
     }
     Ok(Some(journal))
@@ -103,21 +117,30 @@ enum Wrong {
     Otherwise(Sha),
 }
 
+/// What comparing the calls has come to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Compared {
+    judged: u64,
+    /// Calls that may have been had, and forgotten since.
+    forgotten: u64,
+}
+
 /// Compares one heap: says what is wrong with which call, and adds what the log
-/// does not know. Gives how many calls were judged.
+/// does not know.
 fn compare(
     had: impl Iterator<Item = io::Result<Had>>,
     calls: impl Iterator<Item = io::Result<Call>>,
     is_judged: impl Fn(&Call) -> bool,
+    may_be_forgotten: impl Fn(&Call) -> bool,
     wrong: &mut Vec<(Call, Wrong)>,
     unknown: &mut Unknown,
-) -> io::Result<u64> {
+) -> io::Result<Compared> {
     let mut known: HashMap<Uuid, (Sha, bool)> = HashMap::new();
     for had in had {
         let Had { key, sha } = had?;
         known.insert(key, (sha, false));
     }
-    let mut judged = 0;
+    let mut compared = Compared::default();
     for call in calls {
         let call = call?;
         let received = known.get_mut(&call.key).map(|(sha, in_log)| {
@@ -127,7 +150,11 @@ fn compare(
         if !call.required || !is_judged(&call) {
             continue;
         }
-        judged += 1;
+        if received.is_none() && may_be_forgotten(&call) {
+            compared.forgotten += 1;
+            continue;
+        }
+        compared.judged += 1;
         match received {
             Some(sha) if sha == call.sha => {}
             Some(sha) => wrong.push((call, Wrong::Otherwise(sha))),
@@ -137,7 +164,7 @@ fn compare(
     for (key, _) in known.iter().filter(|(_, (_, in_log))| !in_log) {
         unknown.add(&key.to_string());
     }
-    Ok(judged)
+    Ok(compared)
 }
 
 impl Walk<'_> {
@@ -151,14 +178,35 @@ impl Walk<'_> {
     ) -> Result<Findings, VerifyError> {
         let mut findings = Findings::new(Check::External);
         let mut unknown = journal.foreign;
+        let mut forgotten = 0;
+        let until = journal.forgotten_until_us;
+        let may_be_forgotten = |call: &Call| {
+            let received_us = call.time_ms.saturating_mul(MICROS_PER_MILLI);
+            until.is_some_and(|until| received_us <= until.saturating_add(CLOCK_SLACK_US))
+        };
         let had: Vec<Heap<Had>> = journal.had.heaps()?;
         for (had, calls) in had.into_iter().zip(calls.heaps()?) {
             let mut wrong = Vec::new();
             let is_judged = |call: &Call| call.offset < self.end(call.partition);
-            findings.compared += compare(had, calls, is_judged, &mut wrong, &mut unknown)?;
+            let found = compare(
+                had,
+                calls,
+                is_judged,
+                may_be_forgotten,
+                &mut wrong,
+                &mut unknown,
+            )?;
+            findings.compared += found.judged;
+            forgotten += found.forgotten;
             for (call, how) in wrong {
                 self.wrong(&call, how, &mut findings).await?;
             }
+        }
+        if let Some(until) = until.filter(|_| forgotten > 0) {
+            let until = Rfc3339(until);
+            findings.note(format!(
+                "{forgotten} calls are not judged: the stub keeps none from before {until}"
+            ));
         }
         if unknown.count > 0 && !is_whole {
             let count = unknown.count;
@@ -253,6 +301,7 @@ mod tests {
             partition: 0,
             offset,
             required,
+            time_ms: offset,
         };
         let had = [1, 2, 3, 9].map(|number| {
             Ok(Had {
@@ -269,16 +318,23 @@ mod tests {
             call(5, 1, 4, false),
             // Behind the fence.
             call(6, 1, 50, true),
+            // From before what is kept.
+            call(7, 1, 0, true),
         ];
         let (mut wrong, mut unknown) = (Vec::new(), Unknown::default());
         let judged = compare(
             had.into_iter(),
             calls.into_iter().map(Ok),
             |call| call.offset < 50,
+            |call| call.time_ms < 1,
             &mut wrong,
             &mut unknown,
         );
-        assert_eq!(judged.expect("entries"), 3);
+        let compared = Compared {
+            judged: 3,
+            forgotten: 1,
+        };
+        assert_eq!(judged.expect("entries"), compared);
         let wrong: Vec<_> = wrong.iter().map(|(call, how)| (call.key, *how)).collect();
         let otherwise = Wrong::Otherwise([1; 32]);
         assert_eq!(wrong, [(key(2), otherwise), (key(4), Wrong::Missing)]);

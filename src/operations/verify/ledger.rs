@@ -47,6 +47,8 @@ pub struct Call {
     pub offset: i64,
     /// Whether it must have had it.
     pub required: bool,
+    /// When its record was appended, in milliseconds since the epoch.
+    pub time_ms: i64,
 }
 
 /// A call that it has had.
@@ -98,6 +100,7 @@ pub fn read(decoder: &FactDecoder, record: &Record<'_>, snapshots: bool) -> Made
                 partition: record.partition,
                 offset: record.offset,
                 required,
+                time_ms: record.timestamp_ms,
             };
             Made::Row(row.id, latest(false), Some(call))
         }
@@ -195,7 +198,7 @@ impl Entry for Stands {
 }
 
 impl Entry for Call {
-    type Bytes = [u8; 61];
+    type Bytes = [u8; 69];
 
     fn key(&self) -> u64 {
         half(&self.key)
@@ -208,17 +211,19 @@ impl Entry for Call {
             &self.partition.to_le_bytes(),
             &self.offset.to_le_bytes(),
             &[u8::from(self.required)],
+            &self.time_ms.to_le_bytes(),
         ])
     }
 
     fn read(from: &mut Source) -> io::Result<Option<Self>> {
-        let bytes: Option<[u8; 61]> = from.next()?;
+        let bytes: Option<[u8; 69]> = from.next()?;
         Ok(bytes.map(|bytes| Self {
             key: Uuid::from_bytes(field(&bytes, 0)),
             sha: field(&bytes, 16),
             partition: i32::from_le_bytes(field(&bytes, 48)),
             offset: i64::from_le_bytes(field(&bytes, 52)),
             required: bytes[60] != 0,
+            time_ms: i64::from_le_bytes(field(&bytes, 61)),
         }))
     }
 }
@@ -330,6 +335,7 @@ mod tests {
                 partition: i32::MAX,
                 offset: i64::MAX - 1,
                 required: flag,
+                time_ms: -7,
             });
             put_away(&Changed {
                 event: i64::MIN,

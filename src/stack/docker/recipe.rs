@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::owner::Owner;
 use crate::{
-    clients::docker::{HealthCheck, NewContainer},
+    clients::docker::{HealthCheck, LogLimits, NewContainer},
     config::{Runtime, Settings},
     failure::{Failure, Kind},
     plan::Fingerprint,
@@ -135,8 +135,13 @@ pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, Recipe
         name: owner.container(name),
         network: owner.network(),
         aliases: vec![name.clone()],
+        log: LogLimits {
+            file_mib: kitchen.settings.limits.log_file_mib,
+            files: kitchen.settings.limits.log_files,
+        },
         ..NewContainer::default()
     };
+    filler.used.extend(filler::LOG_LIMITS.map(str::to_owned));
     filler.input("image", &image);
     for argument in &way.command {
         container.command.push(filler.fill(argument)?);

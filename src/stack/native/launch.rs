@@ -3,16 +3,19 @@
 //! moment's kill of `up` can leave one that nobody knows of.
 //!
 //! `up` starts fanout's own binary with the one argument `launch`, which is no
-//! command of the command line's, and writes a [`Launch`] to its stdin. It leaves the terminal's session, locks the
-//! service's *tether* (whoever holds it open belongs to the service), writes
-//! the record, and executes the server, which keeps pid and tether. Commands
-//! that only prepare something go the same way, without a record.
+//! command of the command line's, and writes a [`Task`] to its stdin. It leaves
+//! the terminal's session, locks the service's *tether* (whoever holds it open
+//! belongs to the service), writes the record, and executes the server, which
+//! keeps pid and tether. Commands
+//! that only prepare something go the same way, without a record. So does the
+//! [writer](super::log_writer) of the service's log, with what it is to write
+//! after its task.
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::{self, File, TryLockError},
-    io::{self, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -25,12 +28,13 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::account::Account;
+use super::{account::Account, log_writer};
 use crate::{
     failure::{Failure, Kind},
     plan::Fingerprint,
     stack::{
         files::{self, write_atomically},
+        log_file::LogFile,
         proc::Identity,
     },
 };
@@ -44,13 +48,22 @@ pub const PUBLIC: u32 = 0o022;
 /// Format of [`Record`].
 pub const RECORD_FORMAT: u32 = 1;
 
-/// What this program is started with to become a service.
+/// What this program is started with to do a [`Task`].
 pub const LAUNCH: &str = "launch";
 
 /// How long what an earlier life of the service left behind may hold the tether.
 const TETHER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// All that the process has to know.
+/// What the process is to do: the first line of its stdin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Become a server.
+    Serve(Launch),
+    /// Write the rest of stdin into a log.
+    WriteLog(LogFile),
+}
+
+/// All that a server's process has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// Where to put the process on record, for one that is to stay.
@@ -126,29 +139,35 @@ fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Laun
     }
 }
 
-/// Whether this process was started to become a service: these are its
-/// arguments, its name first.
+/// Whether this process was started to do a [`Task`]: these are its arguments,
+/// its name first.
 #[must_use]
 pub fn is_asked_for(arguments: impl IntoIterator<Item = OsString>) -> bool {
     let mut arguments = arguments.into_iter().skip(1);
     arguments.next().is_some_and(|first| first == LAUNCH) && arguments.next().is_none()
 }
 
-/// Reads a [`Launch`] from stdin and becomes that server: returns only when it
-/// cannot.
+/// Reads a [`Task`] from stdin and does it. What is to become a server returns
+/// only when it cannot.
 ///
 /// # Errors
-/// Always, then.
-pub fn become_service() -> LaunchError {
-    match steps() {
-        Ok(never) => match never {},
-        Err(error) => error,
+/// When the task cannot be done.
+pub fn launch() -> Result<(), LaunchError> {
+    close_inherited();
+    let mut input = BufReader::new(io::stdin().lock());
+    let mut line = String::new();
+    let read = input.read_line(&mut line);
+    read.map_err(system("reading stdin"))?;
+    match serde_json::from_str(&line)? {
+        Task::Serve(launch) => match serve(&launch)? {},
+        Task::WriteLog(log) => {
+            let path = log.path.display().to_string();
+            log_writer::write(log, input).map_err(system(format!("writing {path}")))
+        }
     }
 }
 
-fn steps() -> Result<std::convert::Infallible, LaunchError> {
-    close_inherited();
-    let launch: Launch = serde_json::from_reader(io::stdin().lock())?;
+fn serve(launch: &Launch) -> Result<std::convert::Infallible, LaunchError> {
     let (program, arguments) = launch.command.split_first().ok_or(LaunchError::NoCommand)?;
     // Fails only for one that leads a session already.
     let _ = nix::unistd::setsid();

@@ -7,6 +7,7 @@ pub mod checksums;
 pub mod environment;
 pub mod install;
 pub mod launch;
+pub mod log_writer;
 pub mod prepare;
 pub mod process;
 pub mod programs;

@@ -20,7 +20,8 @@ use tokio::{
 
 use super::{
     environment,
-    launch::{LAUNCH, Launch, RECORD_FORMAT, Record},
+    launch::{LAUNCH, Launch, RECORD_FORMAT, Record, Task},
+    log_writer,
 };
 use crate::{
     escape::escape,
@@ -29,6 +30,7 @@ use crate::{
         definition::StopSignal,
         files,
         home::ProjectDir,
+        log_file::LogFile,
         proc::{self, Identity},
     },
 };
@@ -44,9 +46,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a started process may take until it is on record.
 const RECORD_PATIENCE: Duration = Duration::from_secs(20);
-
-/// A log longer than this is put aside before the next start.
-const LOG_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// Why a process is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +174,8 @@ pub async fn spawn(
     outputs: (Stdio, Stdio),
     outlives: Outlives,
 ) -> io::Result<Child> {
-    let spec = serde_json::to_vec(launch)?;
+    let mut task = serde_json::to_vec(&Task::Serve(launch.clone()))?;
+    task.push(b'\n');
     let mut child = Command::from(environment::command(fanout))
         .arg(LAUNCH)
         .stdin(Stdio::piped())
@@ -185,7 +185,7 @@ pub async fn spawn(
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // A child that reads nothing has ended, and is told of by its status.
-        let _ = stdin.write_all(&spec).await;
+        let _ = stdin.write_all(&task).await;
     }
     Ok(child)
 }
@@ -200,15 +200,17 @@ pub async fn start(
     service: &str,
     fanout: &Path,
     launch: &Launch,
+    log: LogFile,
 ) -> Result<Started, ProcessError> {
     let failed = |source: io::Error| ProcessError::NotStarted {
         service: service.to_owned(),
         log: Vec::new(),
         source: Some(source),
     };
-    let log = open_log(&dir.log(service))?;
-    let errors = log.try_clone().map_err(failed)?;
-    let mut child = spawn(fanout, launch, (log.into(), errors.into()), Outlives::Us)
+    let path = log.path.clone();
+    let outputs = log_writer::start(dir, service, fanout, log).await;
+    let outputs = outputs.map_err(|source| ProcessError::File { path, source })?;
+    let mut child = spawn(fanout, launch, outputs, Outlives::Us)
         .await
         .map_err(failed)?;
     let pid = child.id().map(u32::cast_signed);
@@ -225,24 +227,11 @@ pub async fn start(
             _ => sleep(TICK / 5).await,
         }
     }
+    log_writer::finished(dir, service).await;
     Err(ProcessError::NotStarted {
         service: service.to_owned(),
         log: crate::stack::logs::last_lines(&dir.log(service), 10),
         source: None,
-    })
-}
-
-/// The service's log, to append to. A long one is put aside first.
-fn open_log(path: &Path) -> Result<fs::File, ProcessError> {
-    let open = || {
-        if fs::metadata(path).is_ok_and(|log| log.len() > LOG_LIMIT) {
-            fs::rename(path, path.with_extension("log.1"))?;
-        }
-        files::open(path, fs::File::options().append(true).create(true))
-    };
-    open().map_err(|source| ProcessError::File {
-        path: path.to_owned(),
-        source,
     })
 }
 
@@ -275,6 +264,7 @@ pub async fn stop(
         }
     }
     let left = end_holders(&dir.tether(service), service).await?;
+    log_writer::finished(dir, service).await;
     if let (Ended::WasNot, Some(left)) = (ended, left) {
         ended = Ended::Leftovers(left);
     }

@@ -20,6 +20,7 @@ use crate::{
         Site,
         definition::{self, Install, User, Way},
         filler::{self, FillError, Filler},
+        log_file::LogFile,
         resolve::Service,
         values::flat,
     },
@@ -37,6 +38,7 @@ pub struct Recipe {
     /// Files in the service's `conf` folder: name → content.
     pub files: BTreeMap<String, String>,
     pub data: PathBuf,
+    pub log: LogFile,
     pub fingerprint: Fingerprint,
     /// What the machine lacks for it.
     pub missing: Vec<Missing>,
@@ -109,8 +111,14 @@ pub fn recipe(
         .iter()
         .filter_map(|name| kitchen.installs.get(name));
     let installs = installs.map(|install| kitchen.site.install_folder(install));
+    let limits = &kitchen.settings.limits;
     let mut recipe = Recipe {
         data: data.clone(),
+        log: LogFile {
+            path: kitchen.site.dir().log(name),
+            max_bytes: limits.log_file_mib.saturating_mul(1 << 20),
+            max_files: limits.log_files,
+        },
         command: Vec::new(),
         env: BTreeMap::new(),
         files: BTreeMap::new(),
@@ -216,6 +224,7 @@ impl Recipe {
             self.files.insert(file.clone(), filled);
             filler.input(&format!("files.{file}"), text);
         }
+        filler.used.extend(filler::LOG_LIMITS.map(str::to_owned));
         if self.way.settings {
             filler.used.extend(flat(kitchen.settings)?.into_keys());
         }

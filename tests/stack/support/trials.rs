@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Trial};
 
 /// A test of a stack: a sentence, and what proves it.
 pub type Test<S> = (&'static str, fn(&S));
@@ -16,7 +16,17 @@ pub trait Subject {
     fn evidence(&self) -> String;
 }
 
-/// Runs the tests of every group. `stack` gives the one that they share.
+/// Why a test was left out.
+struct LeftOut(String);
+
+/// Ends a test that cannot be made on this machine. It does not count as
+/// passed: it is reported as ignored, for this reason.
+pub fn leave_out(reason: &str) -> ! {
+    resume_unwind(Box::new(LeftOut(reason.to_owned())))
+}
+
+/// Runs the tests of every group. `stack` gives the one that they share; where
+/// there is no way to have one, all are reported as ignored.
 pub fn run<S: Subject + 'static>(
     arguments: Arguments,
     groups: &[(&str, &'static [Test<S>])],
@@ -31,9 +41,15 @@ pub fn run<S: Subject + 'static>(
         let stack = stack.clone();
         tests.iter().map(move |(name, test)| {
             let stack = stack.clone();
-            Trial::test(format!("{group}::{name}"), move || {
-                stack(&|stack| prove(stack, *test));
-                Ok(())
+            Trial::ignorable_test(format!("{group}::{name}"), move || {
+                let run = AssertUnwindSafe(|| stack(&|stack| prove(stack, *test)));
+                match catch_unwind(run) {
+                    Ok(()) => Ok(Completion::Completed),
+                    Err(failure) => match failure.downcast::<LeftOut>() {
+                        Ok(left_out) => Ok(Completion::ignored_with(left_out.0)),
+                        Err(failure) => resume_unwind(failure),
+                    },
+                }
             })
         })
     });
@@ -43,7 +59,9 @@ pub fn run<S: Subject + 'static>(
 /// Runs a test; where it fails, what the stack says of itself is shown too.
 fn prove<S: Subject>(stack: &S, test: fn(&S)) {
     if let Err(failure) = catch_unwind(AssertUnwindSafe(|| test(stack))) {
-        eprintln!("{}", stack.evidence());
+        if !failure.is::<LeftOut>() {
+            eprintln!("{}", stack.evidence());
+        }
         resume_unwind(failure);
     }
 }

@@ -1,0 +1,111 @@
+//! The writer of a service's log: a process that reads what the service says
+//! and keeps the log within its bounds, however long the service runs and
+//! whether any other process of fanout's does.
+//!
+//! It is fanout's own binary, started by `up` before the service, whose stdout
+//! and stderr are a pipe to it. It leaves the terminal's session, takes no
+//! signal, and ends when nobody holds the other end of the pipe: after the last
+//! words of the service and all that it started. Until then it holds the lock
+//! that is its stdout, so that it can be waited for.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{self, Read, Write as _},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::SigSet;
+use tokio::{process::Command, time::sleep};
+
+use super::{
+    environment,
+    launch::{LAUNCH, Task},
+};
+use crate::stack::{
+    files,
+    home::ProjectDir,
+    log_file::{LogFile, Rotating},
+};
+
+/// Between two looks at the lock.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long the last words of a service that has ended may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Starts the writer of a log; `fanout` is this program. Returns what the
+/// service is to have as its stdout and as its stderr.
+///
+/// # Errors
+/// When the log cannot be opened or the writer cannot be started.
+pub async fn start(
+    dir: &ProjectDir,
+    service: &str,
+    fanout: &Path,
+    log: LogFile,
+) -> io::Result<(Stdio, Stdio)> {
+    // An error here is `up`'s to report; the writer would have nobody to tell.
+    drop(Rotating::open(log.clone())?);
+    let mut options = File::options();
+    options.create(true).append(true);
+    let lock = files::open(&dir.log_lock(service), &mut options)?;
+    // An earlier writer that does not end does no harm: both append.
+    let lock = match wait_for(&lock).await {
+        true => Stdio::from(lock),
+        false => Stdio::null(),
+    };
+    let (reader, mut writer) = io::pipe()?;
+    // As long as a pipe holds it, nobody has to read meanwhile.
+    serde_json::to_writer(&mut writer, &Task::WriteLog(log))?;
+    writer.write_all(b"\n")?;
+    Command::from(environment::command(fanout))
+        .arg(LAUNCH)
+        .current_dir("/")
+        .stdin(reader)
+        .stdout(lock)
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok((writer.try_clone()?.into(), writer.into()))
+}
+
+/// Waits until the last words of a service that has ended are in its log.
+pub async fn finished(dir: &ProjectDir, service: &str) {
+    if let Ok(lock) = File::open(dir.log_lock(service)) {
+        wait_for(&lock).await;
+    }
+}
+
+/// Waits for the lock; says whether it has it.
+async fn wait_for(lock: &File) -> bool {
+    let started = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return true,
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => sleep(TICK).await,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Writes the log until everybody who could add to it is gone.
+///
+/// # Errors
+/// When the log cannot be opened.
+pub(super) fn write(log: LogFile, mut said: impl Read) -> io::Result<()> {
+    // Fails only for one that leads a session already.
+    let _ = nix::unistd::setsid();
+    // Whoever ends the service is to read its last words here.
+    let _ = SigSet::all().thread_block();
+    let mut log = Rotating::open(log)?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match said.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => log.write(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
