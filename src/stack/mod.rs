@@ -31,4 +31,4 @@ pub use home::{Home, HomeError, ProjectDir, cache_from_env};
 pub use lock::{Lock, LockError};
 pub use resolve::{PortMode, Service};
 pub use site::Site;
-pub use state::{ServiceState, State, StateError, recorded_settings};
+pub use state::{ServiceState, State, StateError, holder, recorded_settings};

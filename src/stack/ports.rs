@@ -6,7 +6,7 @@ use std::{
     fmt, fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::ErrorKind,
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, TcpListener},
 };
 
 use serde::Serialize;
@@ -167,12 +167,11 @@ pub fn is_free(port: u16) -> bool {
     look(port) == Look::Free
 }
 
-/// The process on `port`; a listening one before one that merely uses it.
+/// The process that keeps a server from `port` on the loopback; a listening one
+/// before one that merely uses it.
 #[must_use]
 pub fn holder(port: u16) -> Option<Holder> {
-    let sockets = sockets(port);
-    let listening = sockets.iter().find(|socket| socket.listening);
-    let socket = listening.or(sockets.first())?;
+    let socket = in_the_way(sockets(port))?;
     let pid = proc::all().find(|pid| socket.is_of(*pid))?;
     Some(Holder {
         pid,
@@ -188,9 +187,12 @@ pub fn is_listened_on_by(port: u16, pids: &[i32]) -> bool {
     listening.any(|socket| pids.iter().any(|pid| socket.is_of(*pid)))
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Socket {
+    address: IpAddr,
     port: u16,
     listening: bool,
+    /// 0 where it is nobody's any more.
     inode: u64,
 }
 
@@ -199,6 +201,21 @@ impl Socket {
         let link = format!("socket:[{}]", self.inode);
         proc::has_open(pid, |target| target.to_str() == Some(link.as_str()))
     }
+
+    /// Whether nobody else can have its port on `127.0.0.1`. Another address of
+    /// the machine has ports of its own.
+    fn is_in_the_way(&self) -> bool {
+        let address = self.address.to_canonical();
+        self.inode != 0 && (address == Ipv4Addr::LOCALHOST || address.is_unspecified())
+    }
+}
+
+/// The socket that keeps a server from its port: of several a listening one, and
+/// one on the very address before one on all.
+fn in_the_way(mut sockets: Vec<Socket>) -> Option<Socket> {
+    sockets.retain(Socket::is_in_the_way);
+    sockets.sort_by_key(|socket| (!socket.listening, socket.address.is_unspecified()));
+    sockets.first().copied()
 }
 
 /// All sockets of this machine on a port.
@@ -211,15 +228,32 @@ fn sockets(port: u16) -> Vec<Socket> {
         .collect()
 }
 
-/// One line of `/proc/net/tcp`.
+/// One line of `/proc/net/tcp` or `tcp6`.
 fn socket(line: &str) -> Option<Socket> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (_, port) = fields.get(1)?.rsplit_once(':')?;
+    let (host, port) = fields.get(1)?.rsplit_once(':')?;
     Some(Socket {
+        address: address(host)?,
         port: u16::from_str_radix(port, 16).ok()?,
         listening: *fields.get(3)? == LISTENING,
         inode: fields.get(9)?.parse().ok()?,
     })
+}
+
+/// An address as the kernel writes it: words of 32 bits, each in the machine's
+/// own order.
+fn address(text: &str) -> Option<IpAddr> {
+    let words = text.as_bytes().chunks(8);
+    let words = words.map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok());
+    let words: Vec<[u8; 4]> = words
+        .map(|word| word.map(u32::to_ne_bytes))
+        .collect::<Option<_>>()?;
+    let bytes = words.concat();
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
+    }
 }
 
 /// A free port that is not among `avoided`: `preferred` itself, else one that
@@ -316,13 +350,46 @@ mod tests {
         );
     }
 
+    const POSTGRES: &str = "   0: 0100007F:1538 00000000:0000 0A 00000000:00000000 \
+         00:00000000 00000000   101        0 41218 1 0000 100 0 0 10 0";
+
     #[test]
     fn a_line_of_the_kernel_is_read() {
-        let line = "   0: 0100007F:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 41218 1 0000 100 0 0 10 0";
-        let socket = socket(line).expect("a socket");
-        assert_eq!(
-            (socket.port, socket.listening, socket.inode),
-            (5432, true, 41218)
-        );
+        let read = socket(POSTGRES).expect("a socket");
+        let expected = Socket {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 5432,
+            listening: true,
+            inode: 41218,
+        };
+        assert_eq!(read, expected);
+        let mapped = POSTGRES.replace("0100007F", "0000000000000000FFFF00000100007F");
+        let mapped = socket(&mapped).expect("a socket");
+        assert_eq!(mapped.address.to_canonical(), expected.address);
+        let any = POSTGRES.replace("0100007F", "00000000000000000000000000000000");
+        assert!(socket(&any).expect("a socket").address.is_unspecified());
+        assert_eq!(socket(&POSTGRES.replace("0100007F", "01007F")), None);
+    }
+
+    #[test]
+    fn the_holder_of_another_address_is_not_in_the_way() {
+        let of = |address: &str, state: &str, inode: &str| {
+            let line = POSTGRES
+                .replace("0100007F:1538", &format!("{address}:1538"))
+                .replace(" 0A ", &format!(" {state} "))
+                .replace("41218", inode);
+            socket(&line).expect("a socket")
+        };
+        let (listens, connected) = ("0A", "01");
+        let elsewhere = of("0200007F", listens, "1");
+        let client = of("0100007F", connected, "2");
+        let gone = of("0100007F", "06", "0");
+        let everywhere = of("00000000", listens, "3");
+        let here = of("0100007F", listens, "4");
+        let inode = |sockets: &[Socket]| in_the_way(sockets.to_vec()).map(|one| one.inode);
+        assert_eq!(inode(&[elsewhere, gone]), None);
+        assert_eq!(inode(&[elsewhere, client]), Some(2));
+        assert_eq!(inode(&[elsewhere, client, everywhere]), Some(3));
+        assert_eq!(inode(&[elsewhere, client, everywhere, here]), Some(4));
     }
 }

@@ -14,6 +14,7 @@ use super::{
     },
     ports::{self, Look, PortsError, Taken},
     proc,
+    state::holder,
 };
 use crate::failure::{Failure, Kind};
 
@@ -113,7 +114,7 @@ async fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
         .filter(|(look, ..)| *look != Look::Free)
         .map(|(look, port, service)| Taken {
             forbidden: look == Look::Forbidden,
-            holder: ports::holder(port),
+            holder: holder(&site.home, port),
             port,
             service,
         })

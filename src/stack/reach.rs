@@ -10,7 +10,7 @@ use super::{
     native::process,
     ports::{self, Holder, Look},
     resolve::is_explicit,
-    state::{ServiceState, recorded_projects},
+    state::{ServiceState, holder, recorded_projects},
 };
 use crate::{
     clients::docker::{Container, DockerError, Engine},
@@ -276,21 +276,21 @@ async fn stopped_of(
             _ => process::running(&site.dir(), service).is_some(),
         };
         if !runs {
-            stopped.push((Stopped::of(service, known), *need));
+            stopped.push((Stopped::of(site, service, known), *need));
         }
     }
     Ok(stopped)
 }
 
 impl Stopped {
-    fn of(service: &str, known: &ServiceState) -> Self {
+    fn of(site: &Site, service: &str, known: &ServiceState) -> Self {
         let port = known.ports.get(MAIN_PORT).copied().unwrap_or_default();
         let is_held = ports::look(port) == Look::Held;
         Self {
             service: service.to_owned(),
             port,
             is_held,
-            holder: is_held.then(|| ports::holder(port)).flatten(),
+            holder: is_held.then(|| holder(&site.home, port)).flatten(),
         }
     }
 }

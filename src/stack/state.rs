@@ -14,6 +14,7 @@ use super::{
     files::{self, write_atomically},
     home::{Home, ProjectDir},
     native::process,
+    ports::{self, Holder},
     proc,
 };
 use crate::{
@@ -262,6 +263,25 @@ pub fn ports_of_others(home: &Home, project: &Project) -> BTreeSet<u16> {
         .flat_map(|(state, _)| state.services.into_values())
         .flat_map(|service| service.ports.into_values())
         .collect()
+}
+
+/// The process on a port, with the service of a project of this home that it is
+/// of, where it is.
+#[must_use]
+pub fn holder(home: &Home, port: u16) -> Option<Holder> {
+    let mut holder = ports::holder(port)?;
+    let of_project = recorded_projects(home).into_iter().find_map(|project| {
+        let dir = home.project(&project);
+        let state = State::load(&dir).ok().flatten()?;
+        let mut services = state.services.into_keys();
+        let service =
+            services.find(|name| proc::holders_of(&dir.tether(name)).contains(&holder.pid))?;
+        Some(format!("{service} of project {project}"))
+    });
+    if let Some(owner) = of_project {
+        holder.command = format!("{}, {owner}", holder.command);
+    }
+    Some(holder)
 }
 
 /// Whether any process of a project runs, or somebody changes it. The ports of

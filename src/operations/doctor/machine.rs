@@ -15,6 +15,7 @@ use crate::{
     stack::{
         Service, Site,
         blueprint::{self, Blueprint, Wishes},
+        holder,
         native::{
             install, prepare, process,
             programs::{self, Missing},
@@ -150,7 +151,7 @@ fn of_ports(site: &Site, blueprint: &Blueprint, service: &Service) -> Vec<Findin
         if ports::is_free(*port) {
             return Finding::pass(title, "free");
         }
-        let holder = match ports::holder(*port) {
+        let holder = match holder(&site.home, *port) {
             Some(holder) => format!("held by pid {} ({})", holder.pid, holder.command),
             None => "held by a process that this user cannot see".to_owned(),
         };

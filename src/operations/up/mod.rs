@@ -33,6 +33,7 @@ use crate::{
             run,
             surroundings::Surroundings,
         },
+        holder,
         native::{
             install::{self, InstallError},
             prepare, process,
@@ -178,7 +179,7 @@ impl Up {
                     usual: *usual,
                     port,
                     held: ports::look(*usual) == ports::Look::Held,
-                    holder: ports::holder(*usual),
+                    holder: holder(&self.site.home, *usual),
                 })
             })
         });
