@@ -41,6 +41,7 @@ fn keys(command: &str) -> &'static [&'static str] {
             "pipeline_url",
             "pipeline_problem",
             "sinks",
+            "dead_letters",
             "stuck",
         ],
         "logs" => &["since", "lines"],

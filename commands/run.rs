@@ -24,6 +24,7 @@ use crate::{
     exit::{Outcome, Verdict},
     logging,
     servers::of_pipeline,
+    status::lag,
 };
 
 /// The port where none is configured.
@@ -119,7 +120,7 @@ fn line(sink: &SinkStatus) -> String {
         SinkState::Halted => "HALTED",
         SinkState::Stopped => "stopped",
     };
-    let lag = sink.lag.map_or("-".to_owned(), |lag| lag.to_string());
+    let lag = lag(sink);
     let mut line = format!(
         "{state:<8} lag {lag}, {}/s, {} applied",
         sink.rate_per_second, sink.applied

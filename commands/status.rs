@@ -6,7 +6,7 @@ use clap::Args;
 use fanout::{
     escape::escape,
     instant::Age,
-    operations::status::{Report, ServiceStatus, status},
+    operations::status::{DeadLetters, Report, ServiceStatus, status},
     pipeline::status::{SinkState, SinkStatus},
     source::{Severity, Standing},
 };
@@ -93,8 +93,10 @@ fn page(report: &Report, printer: &Printer) -> String {
             .sinks
             .iter()
             .filter_map(|sink| trouble(sink, printer));
-        let table = std::iter::once(sinks(&report.sinks));
+        let table = std::iter::once(sinks(report));
         parts.push(table.chain(troubles).collect::<Vec<_>>().join("\n"));
+    } else if let Some(letters) = &report.dead_letters {
+        parts.extend(of_absent_sinks(letters));
     }
     if let Some(stuck) = &report.stuck {
         let why = escape(&stuck.why);
@@ -187,7 +189,12 @@ fn severity(severity: Severity) -> &'static str {
     }
 }
 
-fn sinks(sinks: &[SinkStatus]) -> String {
+fn state(state: SinkState) -> String {
+    let name = serde_json::to_value(state).unwrap_or_default();
+    name.as_str().unwrap_or_default().to_owned()
+}
+
+fn sinks(report: &Report) -> String {
     let mut table = table([
         "SINK",
         "STATE",
@@ -198,22 +205,51 @@ fn sinks(sinks: &[SinkStatus]) -> String {
         "RETRIES",
         "DEAD LETTERS",
     ]);
-    for sink in sinks {
-        let dead: u64 = sink.dead_letters.values().sum();
-        let state = serde_json::to_value(sink.state).unwrap_or_default();
+    for sink in &report.sinks {
         table.add_row([
             sink.name.clone(),
-            state.as_str().unwrap_or_default().to_owned(),
-            sink.lag.map_or("-".to_owned(), |lag| lag.to_string()),
+            state(sink.state),
+            lag(sink),
             format!("{:.0}/s", sink.rate_per_second),
             sink.last_write_ms
                 .map_or("-".to_owned(), |ms| format!("{} ago", age(ms))),
             sink.applied.to_string(),
             sink.retries.to_string(),
-            dead.to_string(),
+            dead_letters(report, &sink.name),
         ]);
     }
     render(&table)
+}
+
+/// The dead letters where no worker says which sinks there are: `dead letters
+/// clickhouse 1, http 4`.
+fn of_absent_sinks(letters: &DeadLetters) -> Option<String> {
+    let sinks = letters.counts.keys();
+    let counts = sinks.map(|sink| format!("{} {}", escape(sink), shown(letters, sink)));
+    let counts: Vec<String> = counts.collect();
+    (!counts.is_empty()).then(|| format!("dead letters  {}", counts.join(", ")))
+}
+
+/// Nothing is known where Kafka does not answer.
+fn dead_letters(report: &Report, sink: &str) -> String {
+    let letters = report.dead_letters.as_ref();
+    letters.map_or("-".to_owned(), |letters| shown(letters, sink))
+}
+
+fn shown(letters: &DeadLetters, sink: &str) -> String {
+    let count = letters.of(sink);
+    if letters.is_complete {
+        count.to_string()
+    } else {
+        format!("{count} or more")
+    }
+}
+
+/// `~` before a number that is estimated from offsets.
+pub fn lag(sink: &SinkStatus) -> String {
+    let about = if sink.lag_is_estimate { "~" } else { "" };
+    sink.lag
+        .map_or("-".to_owned(), |lag| format!("{about}{lag}"))
 }
 
 /// Why a sink does not go on, and what mends it; or with what it is busy besides

@@ -372,6 +372,7 @@ impl<S: Sink> Hold<S> {
             ending: self.ending,
             found: claim.committed,
             committed: begin,
+            done: 0,
             halted: None,
             rest: None,
             unsettled: None,

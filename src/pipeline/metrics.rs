@@ -34,7 +34,7 @@ impl Collector for Sinks {
         let gauges: [(&str, &str, Option<Unit>, Number); 6] = [
             (
                 "sink_lag_records",
-                "Records between the commit and the end of the log",
+                "Records between the commit and the end of the log, 0 exactly where it is caught up; estimated where not every offset is a record",
                 None,
                 |sink| sink.lag.map(as_f64),
             ),

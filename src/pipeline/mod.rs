@@ -13,6 +13,7 @@ mod dead_letter;
 mod feed;
 mod group;
 mod held;
+mod lag;
 mod meter;
 mod metrics;
 mod partition;

@@ -57,6 +57,8 @@ pub struct Loop<S> {
     pub found: Option<(i64, String)>,
     /// Where reading begins; later, what is committed.
     pub committed: i64,
+    /// Records done since.
+    pub done: usize,
     /// Shared by the partitions of the sink.
     pub guard: Arc<ShapeGuard>,
     /// The topic that the partition is of.
@@ -387,6 +389,7 @@ impl<S: PartitionSink> Loop<S> {
             .checked_sub(1)
             .and_then(|last| batch.get(last));
         let next = last.map_or(-1, |record| record.offset + 1);
+        self.done += delivery.taken;
         if delivery.taken >= batch.len() {
             batch.clear();
         } else {
@@ -460,6 +463,8 @@ impl<S: PartitionSink> Loop<S> {
             attempt += 1;
         }
         let number = self.partition.number();
+        let done = std::mem::take(&mut self.done);
+        self.stats.passed(done, next - self.committed);
         self.committed = next;
         self.sink.committed(next);
         self.stats.set_caution(number, self.sink.caution());

@@ -9,6 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    lag::{Density, Lag},
     meter::{LastMinute, Meter},
     status::{Halt, PartitionStatus, SinkState, SinkStatus},
 };
@@ -57,6 +58,7 @@ struct Inner {
     /// By partition: work that is pending besides its records.
     pending: BTreeMap<i32, Pending>,
     progress: BTreeMap<i32, Progress>,
+    density: Density,
     meter: Meter,
     /// Dead letters of the last minute.
     letters: LastMinute,
@@ -121,6 +123,7 @@ impl SinkStats {
                 failing: BTreeMap::new(),
                 pending: BTreeMap::new(),
                 progress: BTreeMap::new(),
+                density: Density::default(),
                 meter: Meter::default(),
                 letters: LastMinute::default(),
             }),
@@ -228,6 +231,12 @@ impl SinkStats {
         self.lock().halts.contains_key(&SOURCE)
     }
 
+    /// Read on past so many offsets, of which so many were records.
+    pub fn passed(&self, records: usize, offsets: i64) {
+        let offsets = u64::try_from(offsets).unwrap_or(0);
+        self.lock().density.passed(records as u64, offsets);
+    }
+
     /// This worker has committed that everything before `next` is done.
     pub fn committed(&self, partition: i32, next: i64) {
         let mut inner = self.lock();
@@ -291,11 +300,13 @@ impl SinkStats {
         let (state, detail) = inner.state();
         let letters = inner.letters.count(Instant::now());
         let caution = inner.caution().or_else(|| self.many(letters));
+        let lag = inner.lag();
         SinkStatus {
             name: self.name.to_owned(),
             state,
             detail,
-            lag: inner.lag(),
+            lag: lag.map(|lag| lag.records),
+            lag_is_estimate: lag.is_some_and(|lag| lag.is_estimate),
             rate_per_second: inner.rate(),
             last_write_ms: inner.last_write_ms,
             applied: inner.applied,
@@ -370,14 +381,15 @@ impl Inner {
     }
 
     /// Unknown as long as any partition's end or commit is.
-    fn lag(&self) -> Option<u64> {
+    fn lag(&self) -> Option<Lag> {
         if self.progress.is_empty() {
             return None;
         }
-        self.progress.values().try_fold(0, |sum: u64, progress| {
+        let offsets = self.progress.values().try_fold(0, |sum: u64, progress| {
             let behind = progress.end? - progress.committed.unwrap_or(0);
             Some(sum + u64::try_from(behind).unwrap_or(0))
-        })
+        })?;
+        Some(self.density.lag(offsets))
     }
 
     fn rate(&mut self) -> f64 {
@@ -495,5 +507,10 @@ mod tests {
         assert_eq!(stats.status().lag, Some(3));
         stats.released(0);
         assert_eq!(stats.status().lag, Some(0));
+        assert!(!stats.status().lag_is_estimate);
+        stats.passed(10, 20);
+        stats.set_ends(&[3, 13]);
+        let status = stats.status();
+        assert_eq!((status.lag, status.lag_is_estimate), (Some(2), true));
     }
 }

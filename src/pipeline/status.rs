@@ -31,8 +31,13 @@ pub struct SinkStatus {
     /// What it is busy with, or waits for, where that says more than `state`.
     pub detail: Option<String>,
     /// Records between what is committed and the end of the log, over this
-    /// worker's partitions; unknown before the first look.
+    /// worker's partitions; unknown before the first look. 0 exactly where
+    /// everything is committed.
     pub lag: Option<u64>,
+    /// Whether `lag` is estimated: of the offsets between the two some are the
+    /// markers of transactions, or were compacted away.
+    #[serde(default)]
+    pub lag_is_estimate: bool,
     /// Records done in a second, over the last few.
     pub rate_per_second: f64,
     /// When the sink last acknowledged a write, milliseconds since the epoch.

@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     Test,
-    support::{Bench, Record, Stack, Worker, eventually, same},
+    support::{Bench, Fanout, Record, Stack, Worker, eventually, same},
 };
 
 /// The tests, in their order.
@@ -32,6 +32,17 @@ fn are_there(bench: &Bench, sink: &str, count: usize) -> Vec<Json> {
         let listed = listed["letters"].as_array().expect("letters");
         same(&count, listed.len()).map(|_| listed.clone())
     })
+}
+
+/// How many `status` has counted, by sink.
+fn counted(fanout: &Fanout) -> Vec<(&'static str, u64)> {
+    let counts = fanout.document(0, &["status"])["dead_letters"]["counts"].clone();
+    let of = |sink: &str| -> u64 {
+        let codes = counts[sink].as_object().into_iter().flatten();
+        codes.filter_map(|(_, letters)| letters.as_u64()).sum()
+    };
+    let sinks = ["clickhouse", "http", "redis"];
+    sinks.map(|sink| (sink, of(sink))).to_vec()
 }
 
 /// Letters that an earlier program may have left: records that this one
@@ -101,8 +112,24 @@ fn outside(stack: &Stack) {
     );
     are_there(&bench, "http", 4);
     are_there(&bench, "redis", 1);
+    are_there(&bench, "clickhouse", 1);
     assert_eq!(bench.accepted().len(), 0);
     let fanout = bench.fanout();
+    worker.stop();
+    assert_eq!(
+        counted(fanout),
+        [("clickhouse", 1), ("http", 4), ("redis", 1)]
+    );
+    // A worker that has only begun knows nothing of them.
+    let worker = bench.run(&[]);
+    assert_eq!(worker.sink("http")["dead_letters"], json!({}));
+    let status = fanout
+        .with("FANOUT_HTTP_URL", worker.url())
+        .run(&["status"]);
+    let shown = status.ends_with(0);
+    let row = shown.stdout.lines().find(|line| line.starts_with("http "));
+    let row = row.unwrap_or_else(|| panic!("{}", shown.evidence()));
+    assert!(row.trim_end().ends_with(" 4"), "{row}");
     let refused = fanout
         .run(&["dlq", "replay", "--sink", "http"])
         .ends_with(6);
@@ -148,6 +175,10 @@ fn purge(stack: &Stack) {
     are_there(&bench, "clickhouse", 1);
     let report = fanout.document(0, &["dlq", "purge", "--yes"]);
     assert_eq!(report["done"], json!({"letters": 1, "accounted": 1}));
+    assert_eq!(
+        counted(fanout),
+        [("clickhouse", 0), ("http", 0), ("redis", 0)]
+    );
     let listed = letters(&bench, &[]);
     assert_eq!(
         (&listed["letters"], &listed["purged"]),

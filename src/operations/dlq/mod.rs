@@ -32,7 +32,7 @@ pub use reader::Reader;
 pub use replay::{Replay, Report, Selected, select};
 
 /// Header of a letter of which only the place is kept: it was purged.
-const PURGED: &str = "fanout-purged";
+pub(super) const PURGED: &str = "fanout-purged";
 
 /// Bytes of keys and values that a list holds. Beyond it, the older letters of
 /// the list keep the beginning of theirs.

@@ -1,14 +1,19 @@
 //! `status`: what is there, from Postgres to the sinks, and where it is stuck.
-//! Looks and changes nothing; what cannot be asked is part of the answer.
+//! Changes nothing but its own count of dead letters; what cannot be asked is
+//! part of the answer.
 
+mod lag;
+mod letters;
 mod services;
 mod slot;
 mod stuck;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
+use tokio::time::timeout;
 
+pub use letters::DeadLetters;
 pub use services::{ServiceState, ServiceStatus};
 pub use slot::SlotStatus;
 pub use stuck::Stuck;
@@ -24,7 +29,7 @@ use crate::{
     pipeline::status::{SinkStatus, Status},
     secret::SecretUrl,
     source::Standing,
-    stack::{Site, State, blueprint::BlueprintError},
+    stack::{ProjectDir, Site, State, blueprint::BlueprintError},
 };
 
 /// How long one server may take to answer.
@@ -47,7 +52,11 @@ pub struct Report {
     /// Where the pipeline serves its own status, whoever started it.
     pub pipeline_url: SecretUrl,
     pub pipeline_problem: Option<String>,
+    /// The sinks of the worker that was asked; their lag is of all workers, and
+    /// so are the dead letters since the beginning.
     pub sinks: Vec<SinkStatus>,
+    /// None where Kafka does not answer.
+    pub dead_letters: Option<DeadLetters>,
     /// The first thing on the way that does not work.
     pub stuck: Option<Stuck>,
 }
@@ -60,17 +69,26 @@ pub struct Report {
 pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintError> {
     let settings = &config.settings;
     let state = State::load(&site.dir())?;
+    // Many questions at once: on the heap.
     let (services, pipeline) = tokio::join!(
-        services::all(site, config, state.as_ref()),
+        Box::pin(services::all(site, config, state.as_ref())),
         own_pipeline(&settings.http.url, site.project.as_str()),
     );
     let services = services?;
     // What listens where a server of ours does not run is somebody else's.
-    let (connector, slot, source) = tokio::join!(
+    let dir = site.dir();
+    let (connector, slot, source, log) = tokio::join!(
         asked(&services, "connect", connector_status(settings)),
         asked(&services, "postgres", slot::status(settings)),
         source_of(settings, &services),
+        asked(
+            &services,
+            "kafka",
+            Box::pin(in_log(settings, &dir, pipeline.as_ref().ok()))
+        ),
     );
+    let (log, _) = split(log);
+    let log = log.unwrap_or_default();
     let (connector, connector_problem) = split(connector);
     let (slot, slot_problem) = split(slot);
     let (pipeline, pipeline_problem) = split(pipeline);
@@ -86,10 +104,53 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
         pipeline_url: settings.http.url.clone(),
         pipeline_problem,
         sinks: pipeline.map(|status| status.sinks).unwrap_or_default(),
+        dead_letters: log.dead_letters,
         stuck: None,
     };
+    report.add(log.lags);
     report.stuck = stuck::find(&report);
     Ok(report)
+}
+
+/// What the log knows of the sinks, of all workers alike.
+#[derive(Default)]
+struct InLog {
+    /// Sink → records that no worker has done yet, where the worker that was
+    /// asked does not know.
+    lags: BTreeMap<String, u64>,
+    dead_letters: Option<DeadLetters>,
+}
+
+/// Asks Kafka. What it does not say in time is left out.
+async fn in_log(
+    settings: &Settings,
+    dir: &ProjectDir,
+    pipeline: Option<&Status>,
+) -> Result<InLog, String> {
+    let (lags, dead_letters) = tokio::join!(
+        timeout(PATIENCE, lag::of_all_workers(settings, pipeline)),
+        timeout(PATIENCE, letters::count(settings, dir)),
+    );
+    Ok(InLog {
+        lags: lags.map(Result::unwrap_or_default).unwrap_or_default(),
+        dead_letters: dead_letters.ok().and_then(Result::ok),
+    })
+}
+
+impl Report {
+    /// Lays what is known of all workers over what the one that was asked says
+    /// of itself.
+    fn add(&mut self, mut lags: BTreeMap<String, u64>) {
+        for sink in &mut self.sinks {
+            if let Some(lag) = lags.remove(&sink.name) {
+                sink.lag = Some(lag);
+                sink.lag_is_estimate = lag > 0;
+            }
+            if let Some(letters) = &self.dead_letters {
+                sink.dead_letters = letters.counts.get(&sink.name).cloned().unwrap_or_default();
+            }
+        }
+    }
 }
 
 /// Looks at the source, where there is somebody to ask.
@@ -150,7 +211,7 @@ fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
 }
 
 async fn connector_status(settings: &Settings) -> Result<Option<ConnectorStatus>, String> {
-    match tokio::time::timeout(PATIENCE, connector::status(settings)).await {
+    match timeout(PATIENCE, connector::status(settings)).await {
         Ok(answer) => answer.map_err(|error| chain(&error)),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     }

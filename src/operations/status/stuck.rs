@@ -246,6 +246,7 @@ mod tests {
             state,
             detail: Some("busy".to_owned()),
             lag: Some(0),
+            lag_is_estimate: false,
             rate_per_second: 0.0,
             last_write_ms: None,
             applied: 0,
@@ -292,6 +293,7 @@ mod tests {
             pipeline_url: crate::secret::SecretUrl::default(),
             pipeline_problem: None,
             sinks: vec![sink("redis", SinkState::Running)],
+            dead_letters: None,
             stuck: None,
         }
     }

@@ -385,8 +385,10 @@ impl Term {
             .iter()
             .map(|record| record.record_time_us / 1000);
         track.appended_ms = track.appended_ms.max(times.max());
+        let before = track.next;
         let first_left = fed.decoded.get(taken).map(|record| record.offset);
-        track.advanced(first_left.or(fed.next).unwrap_or(track.next));
+        track.advanced(first_left.or(fed.next).unwrap_or(before));
+        context.stats.passed(taken, track.next - before);
         let now = track.done();
         self.progress.send_modify(|progress| {
             if let Some(at) = progress.done.get_mut(index) {
