@@ -367,8 +367,9 @@ pub async fn explain(
     };
     let ahead = eligible::ahead(&query(settings)?, &settings.board, moment).await?;
     let client = postgres::connect(&settings.postgres.url).await?;
-    let sums = eligible::sums(&client, moment, &ahead).await?;
-    let sum: Sum = sums.get(&content_id).copied().unwrap_or_default();
+    let mut sums = eligible::sums(&client, moment).await?;
+    sums.subtract(&eligible::sums_of(&client, moment, &ahead).await?);
+    let sum: Sum = sums.0.get(&content_id).copied().unwrap_or_default();
     let events = eligible::events_of(&client, moment, content_id, &ahead, MAX_EVENTS).await?;
     let mut titles = titles(settings, &[content_id]).await;
     Ok(Explanation {

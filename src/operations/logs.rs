@@ -141,14 +141,12 @@ impl Logs {
         for name in known.into_iter().filter(wanted) {
             let recorded = state.as_ref().and_then(|state| state.services.get(&name));
             let runtime = recorded.map(|known| known.runtime);
-            let source = match (&engine, runtime) {
-                (Some(engine), Some(Runtime::Docker)) => Source::Container(
-                    docker::logs::Reader::new(engine.clone(), owner.container(&name)),
-                ),
-                _ => {
-                    let reader = file_reader(site.dir().log(&name), selection);
-                    Source::File(reader.map_err(unreadable(&name))?)
-                }
+            let source = if let (Some(engine), Some(Runtime::Docker)) = (&engine, runtime) {
+                let container = owner.container(&name);
+                Source::Container(docker::logs::Reader::new(engine.clone(), container))
+            } else {
+                let reader = file_reader(site.dir().log(&name), selection);
+                Source::File(reader.map_err(unreadable(&name))?)
             };
             readers.insert(name, source);
         }
@@ -173,7 +171,9 @@ impl Logs {
                     let (tail, since_us) = (selection.tail, selection.since_us);
                     let lines = reader.so_far(tail, since_us).await;
                     let lines = lines.map_err(unsaid(service))?;
-                    lines.into_iter().for_each(|line| wanted.add(line));
+                    for line in lines {
+                        wanted.add(line);
+                    }
                 }
             }
             let lines = wanted.lines.into_iter();

@@ -5,11 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     dead_letter::DeadLetters,
-    patience::Patience,
+    patience::{Ending, Patience},
     shape::{self, Cut, ShapeGuard},
     stats::{Done, SinkStats},
 };
@@ -29,16 +28,6 @@ pub struct Batching {
     pub limits: Limits,
     /// How long the first record may wait for others.
     pub linger: Duration,
-}
-
-/// How the loop is told to end.
-#[derive(Debug, Clone)]
-pub struct Ending {
-    /// Finish what is in hand, commit it, and return.
-    pub stop: CancellationToken,
-    /// To be cancelled by a loop that cannot go on where it is: the sink is
-    /// opened, and the group joined, again.
-    pub again: CancellationToken,
 }
 
 /// What the loop needs.

@@ -1,7 +1,9 @@
-//! How long to wait between tries, and telling of why: the pure backoff with
+//! How long to wait between tries or until told to end, and telling of why: the pure backoff with
 //! this process's randomness and settings.
 
 use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 use super::stats::{SinkStats, WHOLE_SINK};
 use crate::{
@@ -12,6 +14,16 @@ use crate::{
 
 /// What is halted looks again this often.
 const HALT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How the loop is told to end.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Finish what is in hand, commit it, and return.
+    pub stop: CancellationToken,
+    /// To be cancelled by a loop that cannot go on where it is: the sink is
+    /// opened, and the group joined, again.
+    pub again: CancellationToken,
+}
 
 /// The retry policy, the same for every sink.
 #[derive(Debug, Clone, Copy)]

@@ -251,10 +251,11 @@ mod tests {
         let first: u32 = kept.lines().next().expect("a line")[5..]
             .parse()
             .expect("whole");
-        let expected: String = (first..10_000)
-            .map(|number| format!("line {number}\n"))
+        let expected: Vec<String> = (first..10_000)
+            .map(|number| format!("line {number}"))
             .collect();
-        assert_eq!(kept, expected);
+        assert_eq!(kept.lines().collect::<Vec<_>>(), expected);
+        assert!(kept.ends_with('\n'));
         assert!(first > 9_000);
     }
 

@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn a_line_without_an_end_does_not_fill_the_memory() {
         let (_folder, path, mut log) = log(10 * MAX_LINE as u64, 2);
-        log.write(&[b'x'; 3 * MAX_LINE]);
+        log.write(&vec![b'x'; 3 * MAX_LINE]);
         let mut reader = Reader::new(path);
         let lines = reader.more().expect("readable");
         assert!(lines.len() >= 2 && reader.partial.len() < MAX_LINE);

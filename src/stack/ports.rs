@@ -243,8 +243,12 @@ fn socket(line: &str) -> Option<Socket> {
 /// An address as the kernel writes it: words of 32 bits, each in the machine's
 /// own order.
 fn address(text: &str) -> Option<IpAddr> {
-    let words = text.as_bytes().chunks(8);
-    let words = words.map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok());
+    let (words, []) = text.as_bytes().as_chunks::<8>() else {
+        return None;
+    };
+    let words = words
+        .iter()
+        .map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok());
     let words: Vec<[u8; 4]> = words
         .map(|word| word.map(u32::to_ne_bytes))
         .collect::<Option<_>>()?;

@@ -52,9 +52,10 @@ pub async fn start(
     options.create(true).append(true);
     let lock = files::open(&dir.log_lock(service), &mut options)?;
     // An earlier writer that does not end does no harm: both append.
-    let lock = match wait_for(&lock).await {
-        true => Stdio::from(lock),
-        false => Stdio::null(),
+    let lock = if wait_for(&lock).await {
+        Stdio::from(lock)
+    } else {
+        Stdio::null()
     };
     let (reader, mut writer) = io::pipe()?;
     // As long as a pipe holds it, nobody has to read meanwhile.

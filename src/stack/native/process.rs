@@ -28,7 +28,6 @@ use crate::{
     failure::{Failure, Kind},
     stack::{
         definition::StopSignal,
-        files,
         home::ProjectDir,
         log_file::LogFile,
         proc::{self, Identity},
