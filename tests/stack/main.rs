@@ -23,6 +23,7 @@ mod enrichment;
 mod external;
 mod halves;
 mod history;
+mod masses;
 mod operating;
 mod positions;
 mod refused_writes;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         ("secrets", secrets::TESTS),
         #[cfg(feature = "crash-points")]
         ("crashes", crashes::TESTS),
+        ("masses", masses::TESTS),
         // From here on history has begun anew, and verify says so.
         ("workers", workers::TESTS),
         ("history", history::TESTS),
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
     let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
     halves::run(
         &names,
-        &["crashes", "history", "source", "reset"],
+        &["crashes", "masses", "history", "source", "reset"],
         |arguments| trials::run(arguments, groups, move |prove| prove(shared.stack())),
     )
 }
