@@ -126,14 +126,23 @@ impl Command {
     }
 
     /// What it talks to. The connector that `apply` registers goes to Postgres,
-    /// and so does it itself to remove a lost slot.
+    /// and so does it itself to remove a lost slot; its placeholder is kept in
+    /// Kafka.
     fn servers(&self) -> &'static [(&'static str, Need)] {
         match self {
             Self::Apply(Apply {
                 forget_offsets: true,
                 ..
-            }) => &[("connect", Need::Running), ("postgres", Need::Running)],
-            Self::Apply(_) => &[("connect", Need::Running), ("postgres", Need::Ours)],
+            }) => &[
+                ("connect", Need::Running),
+                ("kafka", Need::Running),
+                ("postgres", Need::Running),
+            ],
+            Self::Apply(_) => &[
+                ("connect", Need::Running),
+                ("kafka", Need::Running),
+                ("postgres", Need::Ours),
+            ],
             _ => &[("connect", Need::Running), ("postgres", Need::Ours)],
         }
     }

@@ -133,6 +133,13 @@ impl Chunk {
         }
     }
 
+    /// Copies the records of another chunk of the partition to the end.
+    pub fn append(&mut self, other: &Self) {
+        for record in other.records() {
+            self.push(record.offset, record.timestamp_ms, record.key, record.value);
+        }
+    }
+
     /// Forgets the records from this offset on. Returns whether there were any.
     pub fn keep_before(&mut self, offset: i64) -> bool {
         let kept = self.entries.partition_point(|entry| entry.offset < offset);
@@ -151,6 +158,26 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_split_off_can_be_appended_again() {
+        let mut chunk = Chunk::new(Arc::from("t"), 2);
+        for offset in 0..5 {
+            chunk.push(offset, 70, Some(b"k"), Some(offset.to_string().as_bytes()));
+        }
+        let rest = chunk.split_off(3);
+        let mut middle = chunk.split_off(1);
+        middle.append(&rest);
+        let read = |chunk: &Chunk| -> Vec<(i64, Vec<u8>)> {
+            let records = chunk.records();
+            records
+                .map(|record| (record.offset, record.value.unwrap_or_default().to_vec()))
+                .collect()
+        };
+        let value = |offset: i64| (offset, offset.to_string().into_bytes());
+        assert_eq!(read(&chunk), [value(0)]);
+        assert_eq!(read(&middle), [1, 2, 3, 4].map(value));
+    }
 
     #[test]
     fn records_come_out_as_they_went_in() {

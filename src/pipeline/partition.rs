@@ -313,7 +313,12 @@ impl<S: PartitionSink> Loop<S> {
             let (partition, offset) = (record.partition, record.offset);
             self.guard.hold(partition, self.topic, offset).await;
         } else {
-            self.rest = Some(batch.split_off(cut.index));
+            let mut rest = batch.split_off(cut.index);
+            // It may have been cut before.
+            if let Some(after) = self.rest.take() {
+                rest.append(&after);
+            }
+            self.rest = Some(rest);
         }
     }
 

@@ -93,7 +93,13 @@ impl ShapeGuard {
             Ok(Some(offset)) if offset >= next => {
                 self.held().insert(partition, (topic.id, offset));
             }
-            Ok(_) => self.release(partition),
+            // It was made up for while somebody else had the partition.
+            Ok(Some(_)) => {
+                self.release(partition);
+                self.in_a_row.store(0, Ordering::Relaxed);
+                self.kept.keep(partition, topic.id, None).await;
+            }
+            Ok(None) => self.release(partition),
             Err(error) => {
                 tracing::warn!(partition, %error, "it is not known whether the sink was halted");
             }

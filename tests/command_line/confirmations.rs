@@ -12,6 +12,7 @@ fn with_servers() -> Fanout {
     let postgres = format!("postgres://app:app@127.0.0.1:{port}/app");
     Fanout::new()
         .env("FANOUT_CONNECT_URL", &format!("http://127.0.0.1:{port}"))
+        .env("FANOUT_KAFKA_BROKERS", &format!("127.0.0.1:{port}"))
         .env("FANOUT_POSTGRES_URL", &postgres)
 }
 

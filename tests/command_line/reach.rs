@@ -87,6 +87,17 @@ fn half_a_configuration_is_refused_and_what_is_missing_is_named() {
 }
 
 #[test]
+fn a_connector_is_not_applied_without_the_kafka_that_keeps_its_placeholder() {
+    let fanout = Fanout::new()
+        .env("FANOUT_CONNECT_URL", "http://connect.example:8083")
+        .env("FANOUT_POSTGRES_URL", "postgres://app:app@db.example/app");
+    let ended = fanout.run(&["connector", "apply"]).with(6);
+    ended
+        .says("project fanout has no kafka: it was never brought up")
+        .says("hint: fanout up, or set FANOUT_KAFKA_BROKERS\n");
+}
+
+#[test]
 fn servers_that_are_all_named_are_talked_to() {
     let (listener, port) = held();
     drop(listener);

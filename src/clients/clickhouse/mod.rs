@@ -136,7 +136,11 @@ pub async fn execute(
 ) -> Result<(), ClickHouseError> {
     // The crate takes `?` for a place to bind a value.
     let statement = statement.replace('?', "??");
-    bounded(patience, endpoint.client().query(&statement).execute()).await
+    // What is given up here is given up there too.
+    let seconds = patience.as_secs().max(1).to_string();
+    let query = endpoint.client().query(&statement);
+    let query = query.with_setting("max_execution_time", seconds);
+    bounded(patience, query.execute()).await
 }
 
 /// Tables and views of a database with the names of their columns, none where

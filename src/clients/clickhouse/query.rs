@@ -113,6 +113,9 @@ impl std::fmt::Debug for Query {
 /// How many seconds the server works on a question.
 const MAX_TIME: &str = "max_execution_time";
 
+/// After this a server gives up an answer whose reader may be gone.
+const LONGEST_STREAM: Duration = Duration::from_secs(3600);
+
 /// A stream of rows.
 pub struct Rows<T>(RowCursor<T>);
 
@@ -158,9 +161,10 @@ impl Query {
         }
     }
 
-    /// A question whose answer may take as long as its reader.
+    /// A question whose answer takes as long as its reader, within reason.
     fn stream(&self, sql: &str) -> clickhouse::query::Query {
-        self.client.query(sql).with_setting(MAX_TIME, "0")
+        let seconds = LONGEST_STREAM.as_secs().to_string();
+        self.client.query(sql).with_setting(MAX_TIME, seconds)
     }
 
     /// The rows of the view from one id to another, both included, by id.

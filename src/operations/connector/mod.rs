@@ -150,10 +150,11 @@ pub async fn apply(
     placeholder.fill(&mut desired);
     let mut applied = compared(&mut desired, current.as_ref(), overrides);
     let announced = placeholder.announce(&rest, current.as_ref(), deadline, &steps);
-    let switch = announced.await?;
+    let mut switch = announced.await?;
     if applied != Applied::Unchanged {
         steps.doing("configuring");
         rest.put_config(&desired, deadline).await?;
+        switch.configured().await?;
         // Where it cannot be kept, later looks find the difference.
         let kept = source::reconfigured(settings, current.as_ref(), &desired).await;
         match (&mut applied, kept) {

@@ -86,6 +86,7 @@ impl<'a> Placeholder<'a> {
         let mut switch = Switch {
             settings: self.settings,
             known: known.unwrap_or_else(|| Placeholders::new(self.text.clone())),
+            ends: None,
         };
         let configured = current.map(|current| {
             let configured = current.get(PROPERTY).map(String::as_str);
@@ -97,17 +98,19 @@ impl<'a> Placeholder<'a> {
                 if switch.known.switching {
                     switch.stop(rest, deadline, steps).await?;
                 }
+                switch.end_earlier().await?;
             }
             Some(other) => {
                 switch.known.add_earlier(other, None);
                 if is_at_rest(rest).await? && !switch.known.switching {
                     // Its operator resumes it.
-                    switch.end_earlier().await?;
+                    switch.ends = Some(switch.read_ends().await?);
                 } else {
                     switch.known.switching = true;
                     switch.keep().await?;
                     crash::point("connector", "announced");
                     switch.stop(rest, deadline, steps).await?;
+                    switch.ends = Some(switch.read_ends().await?);
                 }
             }
         }
@@ -122,9 +125,26 @@ impl<'a> Placeholder<'a> {
 pub(super) struct Switch<'a> {
     settings: &'a Settings,
     known: Placeholders,
+    /// Where the log ends while the connector, still configured with its earlier
+    /// placeholder, is at rest.
+    ends: Option<BTreeMap<String, Until>>,
 }
 
 impl Switch<'_> {
+    /// Keeps where the records under the earlier placeholder end, now that the
+    /// connector is configured with another. Not before: until then whoever
+    /// resumes it has it write more of them.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub(super) async fn configured(&mut self) -> Result<(), ConnectorError> {
+        let Some(ends) = self.ends.take() else {
+            return Ok(());
+        };
+        self.end_at(&ends);
+        self.keep().await
+    }
+
     /// Lets the connector go on, now that it is configured.
     ///
     /// # Errors
@@ -146,10 +166,9 @@ impl Switch<'_> {
         self.keep().await
     }
 
-    /// Stops the connector and notes where the records under its earlier
-    /// placeholder end, if it is the first to.
+    /// Stops the connector, so that the log of both tables ends.
     async fn stop(
-        &mut self,
+        &self,
         rest: &Rest,
         deadline: Instant,
         steps: &Steps<'_>,
@@ -157,13 +176,13 @@ impl Switch<'_> {
         steps.doing("stopping it to change its placeholder");
         stop(rest, deadline, steps).await?;
         crash::point("connector", "stopped");
-        self.end_earlier().await
+        Ok(())
     }
 
     /// Nobody writes: what is in the log is of an earlier connector.
     async fn without_connector(&mut self, is_first: bool) -> Result<(), ConnectorError> {
         self.known.switching = false;
-        if is_first && self.ends().await?.values().any(has_records) {
+        if is_first && self.read_ends().await?.values().any(has_records) {
             self.known.add_earlier(DEBEZIUMS_OWN, None);
         }
         self.end_earlier().await
@@ -171,15 +190,27 @@ impl Switch<'_> {
 
     /// What is not known to have ended has.
     async fn end_earlier(&mut self) -> Result<(), ConnectorError> {
-        let ends = self.ends().await?;
-        for earlier in &mut self.known.earlier {
-            earlier.until.get_or_insert_with(|| ends.clone());
+        if self
+            .known
+            .earlier
+            .iter()
+            .all(|earlier| earlier.until.is_some())
+        {
+            return Ok(());
         }
+        let ends = self.read_ends().await?;
+        self.end_at(&ends);
         Ok(())
     }
 
+    fn end_at(&mut self, ends: &BTreeMap<String, Until>) {
+        for earlier in &mut self.known.earlier {
+            earlier.until.get_or_insert_with(|| ends.clone());
+        }
+    }
+
     /// Where the log of both tables ends.
-    async fn ends(&self) -> Result<BTreeMap<String, Until>, ConnectorError> {
+    async fn read_ends(&self) -> Result<BTreeMap<String, Until>, ConnectorError> {
         let settings = self.settings;
         let log = Log::new(&consumer(settings), &group(settings, "connector"))?;
         let source = Source::new(&settings.kafka.topic_prefix);

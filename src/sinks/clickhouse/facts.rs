@@ -224,7 +224,9 @@ impl PartitionSink for FactsPartition {
             return;
         }
         if self.waits {
-            return self.common.turns.is_free().await;
+            self.common.turns.is_free().await;
+            // It may be for one that has asked before.
+            return tokio::time::sleep(COALESCE).await;
         }
         if self.advances.changed().await.is_err() {
             // The catalogue lives as long as the sink; without it nothing is.
@@ -276,7 +278,7 @@ impl FactsPartition {
             self.enriched = reached;
             return Ok(Begun::NothingOwed);
         }
-        let Some(turn) = self.common.turns.take() else {
+        let Some(turn) = self.common.turns.take(self.partition) else {
             self.waits = true;
             return Ok(Begun::AnothersTurn);
         };

@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -41,7 +41,13 @@ pub(super) struct Turns {
     turn: Arc<AsyncMutex<()>>,
     /// The partitions that this process has.
     held: Mutex<BTreeSet<i32>>,
+    /// Those that want the turn, in their order, and when each last asked.
+    waiting: Mutex<VecDeque<(i32, Instant)>>,
 }
+
+/// Whoever has not asked again for so long does not hold the others up: it may
+/// be halted, or gone.
+const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// A partition that this process has, until dropped.
 #[derive(Debug)]
@@ -67,11 +73,22 @@ impl Turns {
         }
     }
 
-    /// The turn, unless another partition has it. A pass is for the rows of all
-    /// partitions that the process has, so whoever comes next finds little left.
-    pub(super) fn take(&self) -> Option<Turn> {
-        let turn = Arc::clone(&self.turn).try_lock_owned();
-        turn.ok().map(Turn)
+    /// The turn, unless another partition has it or has asked for it before. A
+    /// pass is for the rows of all partitions that the process has, so whoever
+    /// comes next finds little left.
+    pub(super) fn take(&self, partition: i32) -> Option<Turn> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|(_, asked)| asked.elapsed() < FORGOTTEN);
+        match waiting.iter_mut().find(|(one, _)| *one == partition) {
+            Some((_, asked)) => *asked = Instant::now(),
+            None => waiting.push_back((partition, Instant::now())),
+        }
+        if waiting.front().is_none_or(|(first, _)| *first != partition) {
+            return None;
+        }
+        let turn = Arc::clone(&self.turn).try_lock_owned().ok()?;
+        waiting.pop_front();
+        Some(Turn(turn))
     }
 
     /// Resolves when nobody has the turn.
@@ -124,10 +141,11 @@ impl Pass {
         contents: Vec<Uuid>,
         most: usize,
     ) -> Self {
+        let own = BTreeSet::from([held.partition]);
         Self {
             _turn: turn,
             target,
-            partitions: held.turns.held().iter().copied().collect(),
+            partitions: held.turns.held().union(&own).copied().collect(),
             contents,
             lookup: Vec::new(),
             window: Window::default(),
@@ -276,5 +294,38 @@ impl Pass {
         };
         let more = self.stale.range(count..);
         count + more.take_while(|row| row.event_id == last.event_id).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_asked_first_has_the_next_turn() {
+        let turns = Turns::default();
+        let first = turns.take(0);
+        assert!(first.is_some());
+        assert!(turns.take(1).is_none());
+        assert!(turns.take(0).is_none());
+        drop(first);
+        // The one that has just had it would be quicker.
+        assert!(turns.take(0).is_none());
+        let second = turns.take(1);
+        assert!(second.is_some());
+        drop(second);
+        assert!(turns.take(0).is_some());
+    }
+
+    #[test]
+    fn whoever_asks_no_more_is_forgotten() {
+        let turns = Turns::default();
+        let long_ago = Instant::now().checked_sub(FORGOTTEN).expect("a while");
+        turns
+            .waiting
+            .lock()
+            .expect("no panic")
+            .push_back((1, long_ago));
+        assert!(turns.take(0).is_some());
     }
 }
