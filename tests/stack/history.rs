@@ -212,7 +212,7 @@ fn renamed_column(stack: &Stack) {
     before.scores(content, Some(EVENTS));
     let status = stack.fanout.run(&["status", "--check"]).ends_with(5);
     status.says("public.engagement_events has no column device");
-    let hint = "ALTER TABLE public.engagement_events RENAME COLUMN … TO device";
+    let hint = "ALTER TABLE public.engagement_events RENAME COLUMN … TO \"device\"";
     for command in ["seed", "smoke", "verify"] {
         stack.fanout.run(&[command]).ends_with(1).says(hint);
     }
