@@ -34,7 +34,7 @@ const IN_FLIGHT: usize = 256;
 /// Sink and topic, partition and offset of a record.
 const RECORD: usize = 28;
 
-/// The same with the letter's own partition and offset.
+/// The same with the letter's own partition and offset, the latest letter first.
 const LETTER: usize = RECORD + 12;
 
 /// What a purge did.
@@ -119,8 +119,8 @@ impl Purge<'_> {
         Ok((letters, accounting.finish()?))
     }
 
-    /// Writes what stays of the letters, one for each record, though a purge
-    /// that was killed has left two. Returns how many there are.
+    /// Writes what stays of the letters: of each record, the latest one. A purge
+    /// that was killed leaves two. Returns how many there are.
     async fn keep(&self, kept: &Sorted<LETTER>, steps: &Steps<'_>) -> Result<u64, DlqError> {
         let topic = &self.settings.kafka.dead_letter_topic;
         let producer = Producer::new(&self.settings.kafka.brokers, topic)?;
@@ -130,7 +130,7 @@ impl Purge<'_> {
             let letter = reader.next().await?;
             let ended = letter.is_none();
             if let Some(letter) = letter.filter(|letter| self.accounts(letter))
-                && is_first(kept, &letter)?
+                && is_latest(kept, &letter)?
             {
                 bytes += letter.key.as_ref().map_or(0, Vec::len);
                 batch.push(Letter {
@@ -151,15 +151,16 @@ impl Purge<'_> {
     }
 }
 
-/// Whether of all letters of a record this is the first.
-fn is_first(kept: &Sorted<LETTER>, letter: &Letter) -> Result<bool, DlqError> {
+/// Whether of all letters of a record this is the latest.
+fn is_latest(kept: &Sorted<LETTER>, letter: &Letter) -> Result<bool, DlqError> {
     let own = place(letter);
     let (record, _) = own.split_at(RECORD);
-    let first = kept.first_with(record, &key(&[record]))?;
-    Ok(first == Some(own))
+    let latest = kept.first_with(record, &key(&[record]))?;
+    Ok(latest == Some(own))
 }
 
-/// Of which sink and record a letter is, and where it is itself.
+/// Of which sink and record a letter is, and where it is itself, in descending
+/// order.
 fn place(letter: &Letter) -> [u8; LETTER] {
     let mut source = Sha256::new();
     source.update(&letter.sink);
@@ -169,8 +170,8 @@ fn place(letter: &Letter) -> [u8; LETTER] {
         &source.finalize()[..16],
         &letter.partition.field(),
         &letter.offset.field(),
-        &letter.id.partition.field(),
-        &letter.id.offset.field(),
+        &(!letter.id.partition).field(),
+        &(!letter.id.offset).field(),
     ])
 }
 

@@ -52,7 +52,7 @@ pub const MAX_NAMED: usize = 1_000;
 /// Sink, partition and offset of a record.
 const RECORD: usize = 13;
 
-/// The same with the letter's own partition and offset.
+/// The same with the letter's own partition and offset, the latest letter first.
 const LETTER: usize = RECORD + 12;
 
 /// The letters that will be replayed.
@@ -62,7 +62,8 @@ pub struct Selected {
     /// What has come since is not of it.
     bounds: Vec<kafka::Bounds>,
     lives: BTreeMap<String, TopicIdentity>,
-    /// By the number of their sink: several letters of one record are one.
+    /// By the number of their sink. Of several letters of one record, only the
+    /// latest is replayed: it may be the mended one.
     letters: Sorted<LETTER>,
     counts: BTreeMap<String, u64>,
     superseded: Named,
@@ -251,7 +252,7 @@ struct OfSink<'a> {
 }
 
 impl OfSink<'_> {
-    /// Whether the letter is to be applied: of several of one record, the first.
+    /// Whether the letter is to be applied: of several of one record, the latest.
     fn takes(&self, letter: &Letter) -> std::io::Result<bool> {
         if letter.sink != self.sink || !self.selected.filter.takes(letter) {
             return Ok(false);
@@ -260,8 +261,8 @@ impl OfSink<'_> {
             return Ok(false);
         };
         let (record, _) = own.split_at(RECORD);
-        let first = self.selected.letters.first_with(record, &key(&[record]))?;
-        Ok(first == Some(own))
+        let latest = self.selected.letters.first_with(record, &key(&[record]))?;
+        Ok(latest == Some(own))
     }
 }
 
@@ -289,16 +290,16 @@ impl Batches for OfSink<'_> {
     }
 }
 
-/// Of which sink and record a letter is, and where it is itself; none for a
-/// sink that applies no letters.
+/// Of which sink and record a letter is, and where it is itself, in descending
+/// order; none for a sink that applies no letters.
 fn place(letter: &Letter) -> Option<[u8; LETTER]> {
     let sink = SINKS.iter().position(|(name, _)| *name == letter.sink)?;
     Some(key(&[
         &[u8::try_from(sink).ok()?],
         &letter.partition.field(),
         &letter.offset.field(),
-        &letter.id.partition.field(),
-        &letter.id.offset.field(),
+        &(!letter.id.partition).field(),
+        &(!letter.id.offset).field(),
     ]))
 }
 
@@ -310,5 +311,35 @@ fn kept(letter: Letter) -> Kept {
         timestamp_ms: letter.timestamp_ms,
         key: letter.key,
         value: letter.value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::kafka::Seen;
+
+    fn letter(own: (i32, i64), offset: i64) -> Letter {
+        let mut letter = Letter::from(Seen {
+            partition: own.0,
+            offset: own.1,
+            timestamp_ms: 0,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        });
+        letter.sink = "http".to_owned();
+        letter.partition = 0;
+        letter.offset = offset;
+        letter
+    }
+
+    #[test]
+    fn the_latest_letter_of_a_record_comes_first() {
+        let place = |own, offset| place(&letter(own, offset)).expect("a sink with letters");
+        assert!(place((0, 9), 1) < place((0, 8), 1));
+        assert!(place((0, i64::MAX), 1) < place((0, 0), 1));
+        assert!(place((1, 0), 1) < place((0, 8), 1));
+        assert!(place((0, 0), 1) < place((0, 9), 2));
     }
 }
