@@ -9,8 +9,8 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, DirBuilder},
-    io,
+    fs::{self, DirBuilder, File},
+    io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -22,6 +22,7 @@ use super::{
     record::{Fingerprint, MAGIC, Posted, fingerprint},
     segment::{Piece, Segment},
 };
+use crate::stack::files;
 
 /// The name of the file that is appended to, without its ending; it carries the
 /// format.
@@ -182,7 +183,9 @@ impl Journal {
             .join(format!("{NAME}.{}.log", self.latest.first));
         let new = self.folder.join(format!("{NAME}.new"));
         // A disk that is full is found out before anything is renamed.
-        fs::write(&new, MAGIC)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        files::open(&new, &mut options)?.write_all(MAGIC)?;
         fs::rename(&self.latest.path, &aside)?;
         self.latest.path = aside;
         fs::rename(&new, &path)?;
@@ -265,6 +268,8 @@ fn full_files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -385,6 +390,9 @@ mod tests {
             assert!(journal.keys.len() as u64 == journal.len());
         }
         assert!(journal.len() >= 140, "{}", journal.len());
+        for file in fs::read_dir(folder.path()).expect("a folder").flatten() {
+            assert_eq!(file.metadata().expect("there").mode() & 0o777, 0o600);
+        }
         assert_eq!((journal.last(), journal.first()), (1_000, 861));
         assert_eq!(journal.forgotten_until_us(), Some(861_000));
         assert!(journal.of_key("key 860").is_none());

@@ -1,9 +1,9 @@
 //! One file of events and where each of them is in it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, BufReader, Read as _, Write as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +14,7 @@ use super::{
     journal::JournalError,
     record::{Fingerprint, MAGIC, Posted, Reading, Record, Stored},
 };
+use crate::stack::files;
 
 /// A file that is appended to, or was.
 #[derive(Debug)]
@@ -56,9 +57,9 @@ impl Segment {
             path: path.to_owned(),
             source,
         };
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600);
-        let file = options.open(path).map_err(failed)?;
+        let mut options = File::options();
+        options.read(true).append(true).create(true);
+        let file = files::open(path, &mut options).map_err(failed)?;
         let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
             JournalError::Locked {
                 path: path.to_owned(),
