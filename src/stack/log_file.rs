@@ -176,7 +176,10 @@ impl Rotating {
         if self.log.max_files < 2 {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        for number in (0..self.log.max_files - 1).rev() {
+        let last = (1..self.log.max_files - 1)
+            .take_while(|number| earlier(path, *number).exists())
+            .last();
+        for number in (0..=last.unwrap_or(0)).rev() {
             let (from, to) = (earlier(path, number), earlier(path, number + 1));
             match fs::rename(from, to) {
                 Err(error) if number == 0 || error.kind() != io::ErrorKind::NotFound => {
@@ -190,13 +193,15 @@ impl Rotating {
     }
 
     /// Goes on in the file under the log's name, where somebody has taken the
-    /// other away.
+    /// other away. An earlier writer may still append to the same file, so its
+    /// size is read again.
     fn look(&mut self) {
-        let own = self.file.metadata().map(|found| (found.dev(), found.ino()));
-        let named = fs::metadata(&self.log.path).map(|found| (found.dev(), found.ino()));
-        if let (Ok(own), Ok(named)) = (&own, &named)
-            && own == named
+        let id = |found: &fs::Metadata| (found.dev(), found.ino());
+        let named = fs::metadata(&self.log.path);
+        if let (Ok(own), Ok(named)) = (self.file.metadata(), named)
+            && id(&own) == id(&named)
         {
+            self.size = own.len();
             return;
         }
         if let Ok(file) = open(&self.log.path) {
@@ -294,6 +299,18 @@ mod tests {
         writer.looked -= LOOK_INTERVAL;
         writer.write(b"two\n");
         assert_eq!(kept(&log.path), "two\n");
+    }
+
+    #[test]
+    fn what_another_writer_appends_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = log(folder.path(), 10, 3);
+        let mut writer = Rotating::open(log.clone()).expect("open");
+        let mut other = Rotating::open(log.clone()).expect("open");
+        other.write(b"123456789\n");
+        writer.looked -= LOOK_INTERVAL;
+        writer.write(b"two\n");
+        assert_eq!(sizes(&log.path), [4, 10]);
     }
 
     #[test]

@@ -3,16 +3,19 @@
 //! whether any other process of fanout's does.
 //!
 //! It is fanout's own binary, started by `up` before the service, whose stdout
-//! and stderr are a pipe to it. It leaves the terminal's session, takes no
-//! signal, and ends when nobody holds the other end of the pipe: after the last
-//! words of the service and all that it started. Until then it holds the lock
-//! that is its stdout, so that it can be waited for.
+//! and stderr are a pipe to it. It has a process group of its own, which Ctrl-C
+//! in the terminal does not reach, and blocks all signals. It ends when nobody
+//! holds the other end of the pipe: after the last words of the service and all
+//! that it started. Until then it holds the lock that is its stdout, so that it
+//! can be waited for.
 
 use std::{
     fs::{File, TryLockError},
     io::{self, Read, Write as _},
+    os::fd::AsFd as _,
     path::Path,
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -52,11 +55,7 @@ pub async fn start(
     options.create(true).append(true);
     let lock = files::open(&dir.log_lock(service), &mut options)?;
     // An earlier writer that does not end does no harm: both append.
-    let lock = if wait_for(&lock).await {
-        Stdio::from(lock)
-    } else {
-        Stdio::null()
-    };
+    wait_for(&lock).await;
     let (reader, mut writer) = io::pipe()?;
     // As long as a pipe holds it, nobody has to read meanwhile.
     serde_json::to_writer(&mut writer, &Task::WriteLog(log))?;
@@ -64,6 +63,7 @@ pub async fn start(
     Command::from(environment::command(fanout))
         .arg(LAUNCH)
         .current_dir("/")
+        .process_group(0)
         .stdin(reader)
         .stdout(lock)
         .stderr(Stdio::null())
@@ -78,14 +78,14 @@ pub async fn finished(dir: &ProjectDir, service: &str) {
     }
 }
 
-/// Waits for the lock; says whether it has it.
-async fn wait_for(lock: &File) -> bool {
+/// Takes the lock, unless it is not free for too long.
+async fn wait_for(lock: &File) {
     let started = Instant::now();
     loop {
         match lock.try_lock() {
-            Ok(()) => return true,
+            Ok(()) => return,
             Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => sleep(TICK).await,
-            Err(_) => return false,
+            Err(_) => return,
         }
     }
 }
@@ -95,10 +95,11 @@ async fn wait_for(lock: &File) -> bool {
 /// # Errors
 /// When the log cannot be opened.
 pub(super) fn write(log: LogFile, mut said: impl Read) -> io::Result<()> {
-    // Fails only for one that leads a session already.
-    let _ = nix::unistd::setsid();
     // Whoever ends the service is to read its last words here.
     let _ = SigSet::all().thread_block();
+    // Where an earlier writer still holds the lock, this one takes it next.
+    let lock = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    thread::spawn(move || lock.lock());
     let mut log = Rotating::open(log)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
