@@ -23,10 +23,30 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             return rule("pipeline.sinks", unknown("sink", sink, &SINKS));
         }
     }
-    match positive(settings).iter().find(|(_, value)| *value == 0) {
-        Some((key, _)) => rule(key, "has to be at least 1".to_owned()),
+    if let Some((key, _)) = positive(settings).iter().find(|(_, value)| *value == 0) {
+        return rule(key, "has to be at least 1".to_owned());
+    }
+    let limits = bounded(settings);
+    match limits.iter().find(|(_, value, most)| value > most) {
+        Some((key, _, most)) => rule(key, format!("has to be at most {most}")),
         None => Ok(()),
     }
+}
+
+/// Limits and the largest value that fits wherever each of them is written.
+fn bounded(settings: &Settings) -> [(&'static str, u64, u64); 6] {
+    /// In bytes, this still fits into an `i64`.
+    const MOST_MIB: u64 = 1 << 40;
+    let limits = &settings.limits;
+    [
+        ("limits.log_file_mib", limits.log_file_mib, 65_536),
+        ("limits.log_files", limits.log_files.into(), 999),
+        // An integer of Postgres.
+        ("limits.slot_wal_mib", limits.slot_wal_mib, 2_147_483_647),
+        ("limits.partition_mib", limits.partition_mib, MOST_MIB),
+        ("limits.redis_mib", limits.redis_mib, MOST_MIB),
+        ("limits.stub_mib", limits.stub_mib, MOST_MIB),
+    ]
 }
 
 /// Settings of which 0 means nothing, or never.
@@ -97,5 +117,22 @@ mod tests {
             error.to_string(),
             "redis.request_timeout_ms: has to be at least 1"
         );
+    }
+
+    #[test]
+    fn a_limit_has_a_largest_value() {
+        let mut settings = Settings::default();
+        settings.limits.log_files = 999;
+        settings.limits.slot_wal_mib = 2_147_483_647;
+        settings.limits.redis_mib = 1 << 40;
+        assert!(check(&settings).is_ok());
+        settings.limits.redis_mib += 1;
+        let error = check(&settings).expect_err("refused");
+        let text = error.to_string();
+        assert_eq!(text, "limits.redis_mib: has to be at most 1099511627776");
+        settings.limits.log_files = 1_000;
+        let error = check(&settings).expect_err("refused");
+        let text = error.to_string();
+        assert_eq!(text, "limits.log_files: has to be at most 999");
     }
 }
