@@ -18,6 +18,9 @@ use super::scratch::Scratch;
 /// Keys that are sorted in memory: of a larger set, a run.
 const RUN: usize = 64 * 1024;
 
+/// Runs that are open at once; so many are merged into one.
+const MAX_RUNS: usize = 64;
+
 /// Keys that are read at once.
 const BLOCK: usize = 128;
 
@@ -103,6 +106,22 @@ impl<const N: usize> Sorting<N> {
         }
         let run = run.into_inner().map_err(io::IntoInnerError::into_error)?;
         self.runs.push(run);
+        if self.runs.len() >= MAX_RUNS {
+            self.merge()?;
+        }
+        Ok(())
+    }
+
+    /// Merges the runs into one, so that the number of open files is bounded.
+    fn merge(&mut self) -> io::Result<()> {
+        let runs = std::mem::take(&mut self.runs);
+        let mut merge = Merge::<N>::new(&runs, &[])?;
+        let mut file = BufWriter::new(self.scratch.file()?);
+        while let Some(key) = merge.next()? {
+            file.write_all(&key)?;
+        }
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        self.runs.push(file);
         Ok(())
     }
 
@@ -387,6 +406,26 @@ mod tests {
         assert_eq!(std::fs::read_dir(home.path()).expect("home").count(), 0);
     }
 
+    #[test]
+    fn the_number_of_open_files_is_bounded() {
+        let (_home, scratch) = scratch();
+        let mut sorting = Sorting::<8>::new(&scratch);
+        for number in 1..64 {
+            let mut file = scratch.file().expect("a file");
+            file.write_all(&(-number).field()).expect("space");
+            sorting.runs.push(file);
+        }
+        let count = i64::try_from(RUN).expect("a few");
+        for number in 0..count {
+            sorting.add(number.field()).expect("space");
+        }
+        assert_eq!(sorting.runs.len(), 1);
+        let set = sorting.finish().expect("space");
+        assert_eq!(set.len(), RUN + 63);
+        assert_eq!(walk(&set, i64::MIN, 2), [-63, -62]);
+        assert_eq!(walk(&set, count - 1, 2), [count - 1]);
+    }
+
     proptest! {
         #[test]
         fn fields_are_in_the_order_of_their_numbers(one: i64, other: i64, a: i32, b: i32) {
@@ -400,6 +439,7 @@ mod tests {
             runs in proptest::collection::vec(
                 proptest::collection::btree_set(-50_i64..50, 0..40), 0..6),
             rest in proptest::collection::btree_set(-50_i64..50, 0..40),
+            merged: bool,
         ) {
             let (_home, scratch) = scratch();
             let mut sorting = Sorting::<8>::new(&scratch);
@@ -409,6 +449,9 @@ mod tests {
                     file.write_all(&number.field()).expect("space");
                 }
                 sorting.runs.push(file);
+            }
+            if merged {
+                sorting.merge().expect("space");
             }
             sorting.keys = rest.iter().map(|number| number.field()).collect();
             let set = sorting.finish().expect("space");
