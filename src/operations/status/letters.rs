@@ -2,12 +2,7 @@
 //! was counted is kept beside the project's state, so that the next look reads
 //! only what has come since, and a look ends in time however many there are.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +15,7 @@ use crate::{
         dlq::PURGED,
         fence::{consumer, group},
     },
-    stack::ProjectDir,
+    stack::{ProjectDir, files},
 };
 
 /// Format of the file.
@@ -129,14 +124,10 @@ impl Counted {
 
     /// Writes it whole or not at all. Without a project there is no folder.
     fn save(&self, file: &Path) -> io::Result<()> {
-        let folder = file.parent().map(PathBuf::from).unwrap_or_default();
-        if !folder.exists() {
+        if !file.parent().is_some_and(Path::exists) {
             return Ok(());
         }
-        let beside = tempfile::NamedTempFile::new_in(&folder)?;
-        serde_json::to_writer(&beside, self)?;
-        beside.persist(file)?;
-        Ok(())
+        files::write_atomically(file, &serde_json::to_vec(self)?)
     }
 
     /// What was counted, where it still is of this log; else nothing. A purge
