@@ -3,30 +3,44 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::PATIENCE;
 use crate::{
-    clients::kafka::{KafkaError, Log},
+    clients::kafka::{Bounds, KafkaError, Log},
     config::Settings,
     operations::fence::{consumer, content_topic, events_topic, group},
     pipeline::status::{SinkStatus, Status},
 };
 
 /// Sink → offsets between what is committed and the end of its log, for the
-/// sinks of which this worker has not all partitions. At most so many records
-/// are behind; 0 is exact.
-///
-/// # Errors
-/// When the broker does not answer.
+/// sinks of which this worker has not all partitions; none where the broker
+/// does not say. At most so many records are behind; 0 is exact.
 pub(super) async fn of_all_workers(
     settings: &Settings,
     pipeline: Option<&Status>,
-) -> Result<BTreeMap<String, u64>, KafkaError> {
-    let mut lags = BTreeMap::new();
-    for sink in pipeline.iter().flat_map(|status| &status.sinks) {
-        if let Some(lag) = of(settings, sink).await? {
-            lags.insert(sink.name.clone(), lag);
-        }
-    }
-    Ok(lags)
+) -> BTreeMap<String, Option<u64>> {
+    let sinks = pipeline.into_iter().flat_map(|status| &status.sinks);
+    let asked = sinks.map(|sink| async move {
+        let lag = match timeout(PATIENCE, of(settings, sink)).await {
+            Ok(Ok(Some(lag))) => Some(lag),
+            Ok(Ok(None)) => return None,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, sink = %sink.name, "its lag is unknown");
+                None
+            }
+            Err(_) => None,
+        };
+        Some((sink.name.clone(), lag))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// The same where the broker cannot be asked.
+pub(super) fn unknown(pipeline: Option<&Status>) -> BTreeMap<String, Option<u64>> {
+    let sinks = pipeline.into_iter().flat_map(|status| &status.sinks);
+    sinks.map(|sink| (sink.name.clone(), None)).collect()
 }
 
 /// None where the worker knows it all by itself, or nobody does yet.
@@ -43,17 +57,18 @@ async fn of(settings: &Settings, sink: &SinkStatus) -> Result<Option<u64>, Kafka
     if sink.partitions.len() >= partitions {
         return Ok(None);
     }
-    let ends = log.ends(&topic).await?;
-    let commits = log.commits(&topic, ends.len()).await?;
-    Ok(Some(behind(&ends, &commits)))
+    let bounds = log.bounds(&topic).await?;
+    let commits = log.commits(&topic, bounds.len()).await?;
+    Ok(Some(behind(&bounds, &commits)))
 }
 
-fn behind(ends: &[i64], commits: &[Option<(i64, String)>]) -> u64 {
-    let of = |(end, commit): (&i64, &Option<(i64, String)>)| {
+fn behind(bounds: &[Bounds], commits: &[Option<(i64, String)>]) -> u64 {
+    let of = |(bounds, commit): (&Bounds, &Option<(i64, String)>)| {
+        // What was deleted from the log is not read any more.
         let committed = commit.as_ref().map_or(0, |(offset, _)| *offset);
-        u64::try_from(end - committed).unwrap_or(0)
+        u64::try_from(bounds.end - committed.max(bounds.start)).unwrap_or(0)
     };
-    ends.iter().zip(commits).map(of).sum()
+    bounds.iter().zip(commits).map(of).sum()
 }
 
 #[cfg(test)]
@@ -63,8 +78,18 @@ mod tests {
     #[test]
     fn partitions_of_other_workers_count() {
         let commit = |offset| Some((offset, String::new()));
-        assert_eq!(behind(&[5, 7, 0], &[commit(5), commit(4), None]), 3);
-        assert_eq!(behind(&[5, 7], &[commit(5), None]), 7);
-        assert_eq!(behind(&[5], &[commit(6)]), 0);
+        let to = |end| Bounds { start: 0, end };
+        let commits = [commit(5), commit(4), None];
+        assert_eq!(behind(&[to(5), to(7), to(0)], &commits), 3);
+        assert_eq!(behind(&[to(5), to(7)], &[commit(5), None]), 7);
+        assert_eq!(behind(&[to(5)], &[commit(6)]), 0);
+    }
+
+    #[test]
+    fn records_that_the_log_no_longer_has_do_not_count() {
+        let bounds = [Bounds { start: 4, end: 7 }];
+        assert_eq!(behind(&bounds, &[None]), 3);
+        assert_eq!(behind(&bounds, &[Some((2, String::new()))]), 3);
+        assert_eq!(behind(&bounds, &[Some((5, String::new()))]), 2);
     }
 }

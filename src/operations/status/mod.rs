@@ -52,8 +52,8 @@ pub struct Report {
     /// Where the pipeline serves its own status, whoever started it.
     pub pipeline_url: SecretUrl,
     pub pipeline_problem: Option<String>,
-    /// The sinks of the worker that was asked; their lag is of all workers, and
-    /// so are the dead letters since the beginning.
+    /// The sinks of the worker that was asked; their lag is of all workers, none
+    /// where that is unknown, and so are the dead letters since the beginning.
     pub sinks: Vec<SinkStatus>,
     /// None where Kafka does not answer.
     pub dead_letters: Option<DeadLetters>,
@@ -87,8 +87,10 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
             Box::pin(in_log(settings, &dir, pipeline.as_ref().ok()))
         ),
     );
-    let (log, _) = split(log);
-    let log = log.unwrap_or_default();
+    let log = log.unwrap_or_else(|_| InLog {
+        lags: lag::unknown(pipeline.as_ref().ok()),
+        dead_letters: None,
+    });
     let (connector, connector_problem) = split(connector);
     let (slot, slot_problem) = split(slot);
     let (pipeline, pipeline_problem) = split(pipeline);
@@ -113,11 +115,10 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
 }
 
 /// What the log knows of the sinks, of all workers alike.
-#[derive(Default)]
 struct InLog {
     /// Sink → records that no worker has done yet, where the worker that was
-    /// asked does not know.
-    lags: BTreeMap<String, u64>,
+    /// asked does not know; none where Kafka does not say either.
+    lags: BTreeMap<String, Option<u64>>,
     dead_letters: Option<DeadLetters>,
 }
 
@@ -128,11 +129,11 @@ async fn in_log(
     pipeline: Option<&Status>,
 ) -> Result<InLog, String> {
     let (lags, dead_letters) = tokio::join!(
-        timeout(PATIENCE, lag::of_all_workers(settings, pipeline)),
+        lag::of_all_workers(settings, pipeline),
         timeout(PATIENCE, letters::count(settings, dir)),
     );
     Ok(InLog {
-        lags: lags.map(Result::unwrap_or_default).unwrap_or_default(),
+        lags,
         dead_letters: dead_letters.ok().and_then(Result::ok),
     })
 }
@@ -140,11 +141,11 @@ async fn in_log(
 impl Report {
     /// Lays what is known of all workers over what the one that was asked says
     /// of itself.
-    fn add(&mut self, mut lags: BTreeMap<String, u64>) {
+    fn add(&mut self, mut lags: BTreeMap<String, Option<u64>>) {
         for sink in &mut self.sinks {
             if let Some(lag) = lags.remove(&sink.name) {
-                sink.lag = Some(lag);
-                sink.lag_is_estimate = lag > 0;
+                sink.lag = lag;
+                sink.lag_is_estimate = lag.is_some_and(|lag| lag > 0);
             }
             if let Some(letters) = &self.dead_letters {
                 sink.dead_letters = letters.counts.get(&sink.name).cloned().unwrap_or_default();
