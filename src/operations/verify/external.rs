@@ -178,7 +178,6 @@ impl Walk<'_> {
     ) -> Result<Findings, VerifyError> {
         let mut findings = Findings::new(Check::External);
         let mut unknown = journal.foreign;
-        let mut forgotten = 0;
         let until = journal.forgotten_until_us;
         let may_be_forgotten = |call: &Call| {
             let received_us = call.time_ms.saturating_mul(MICROS_PER_MILLI);
@@ -197,11 +196,12 @@ impl Walk<'_> {
                 &mut unknown,
             )?;
             findings.compared += found.judged;
-            forgotten += found.forgotten;
+            findings.forgotten += found.forgotten;
             for (call, how) in wrong {
                 self.wrong(&call, how, &mut findings).await?;
             }
         }
+        let forgotten = findings.forgotten;
         if let Some(until) = until.filter(|_| forgotten > 0) {
             let until = Rfc3339(until);
             findings.note(format!(

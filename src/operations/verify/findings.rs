@@ -59,6 +59,8 @@ pub struct Findings {
     pub excused: u64,
     /// What was compared and could not be judged.
     pub unjudged: u64,
+    /// Calls that are not judged, because the stub may have forgotten them.
+    pub forgotten: u64,
     /// The first of the differences.
     pub shown: Vec<Difference>,
     /// The first of the excused, by id.
@@ -78,6 +80,7 @@ impl Findings {
             differences: 0,
             excused: 0,
             unjudged: 0,
+            forgotten: 0,
             shown: Vec::new(),
             excused_ids: Vec::new(),
             notes: Vec::new(),
