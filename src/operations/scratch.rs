@@ -41,6 +41,13 @@ impl Scratch {
     /// # Errors
     /// When the folder or the file cannot be created.
     pub fn file(&self) -> io::Result<File> {
+        self.try_file().map_err(|error| {
+            let folder = self.folder();
+            io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
+        })
+    }
+
+    fn try_file(&self) -> io::Result<File> {
         let folder = self.dir.make_temporary()?;
         sweep(&folder);
         tempfile::tempfile_in(folder)

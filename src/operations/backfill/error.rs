@@ -151,11 +151,10 @@ impl Failure for BackfillError {
         Some(match self {
             Self::Usage(_) => "fanout backfill --help".to_owned(),
             Self::Busy { .. } => "wait until it is done, then run the command again".to_owned(),
-            Self::Journal { .. } => {
+            Self::Journal { .. } | Self::Disk(_) => {
                 "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),
-            Self::Disk(_) => "fanout doctor".to_owned(),
             Self::Kafka(_) | Self::Redis(_) | Self::Postgres(_) | Self::ClickHouse(_) => {
                 "fanout status".to_owned()
             }
