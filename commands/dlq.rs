@@ -257,6 +257,7 @@ fn document(letter: &Letter) -> Json {
         "key_hex": hex(letter.key.as_deref()),
         "value_hex": hex(letter.value.as_deref()),
         "value_bytes": letter.value_bytes,
+        "truncated": letter.truncated,
     })
 }
 

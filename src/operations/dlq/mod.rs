@@ -77,6 +77,8 @@ pub struct Letter {
     pub value: Option<Vec<u8>>,
     /// Bytes of the whole value, of which a list has the beginning only.
     pub value_bytes: Option<usize>,
+    /// Of key or value, only the beginning is here.
+    pub truncated: bool,
 }
 
 /// Which letters.
@@ -149,7 +151,7 @@ impl Failure for DlqError {
         let hint = match self {
             Self::Kafka(_) => "fanout status",
             Self::Unknown(_) => "fanout dlq --help",
-            Self::Disk(_) => "fanout doctor",
+            Self::Disk(_) => "name a folder of your own: FANOUT_HOME=<folder> fanout …",
             Self::NoLetter { .. } => "fanout dlq ls",
             Self::Replay(error) => return error.hint(),
             Self::Board(error) => return error.hint(),
@@ -201,6 +203,7 @@ impl From<Seen> for Letter {
             value_bytes: seen.value.as_ref().map(Vec::len),
             key: seen.key,
             value: seen.value,
+            truncated: false,
         }
     }
 }
@@ -220,10 +223,13 @@ impl Letter {
         length(&self.key) + length(&self.value)
     }
 
-    /// Keeps the beginning of the bytes.
+    /// Keeps the beginning of the bytes; of a text, whole characters.
     fn cut(&mut self) {
         for bytes in [&mut self.key, &mut self.value].into_iter().flatten() {
-            bytes.truncate(EXCERPT);
+            let text = std::str::from_utf8(bytes);
+            let end = text.map_or(EXCERPT, |text| text.floor_char_boundary(EXCERPT));
+            self.truncated |= bytes.len() > end;
+            bytes.truncate(end);
             bytes.shrink_to_fit();
         }
     }
@@ -459,8 +465,23 @@ mod tests {
         assert_eq!(sizes[7..], [large; 3]);
         let whole = latest.letters.iter().map(|letter| letter.value_bytes);
         assert!(whole.eq([Some(large); 10]));
+        let truncated = latest.letters.iter().filter(|letter| letter.truncated);
+        assert_eq!(truncated.count(), 7);
         let mut none = Latest::new(0);
         none.push(sized(0, 1));
         assert!(none.letters.is_empty() && none.bytes == 0);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        let cut = |value: Vec<u8>| {
+            let mut letter = sized(0, 0);
+            letter.value = Some(value);
+            letter.cut();
+            (letter.value.as_ref().map(Vec::len), letter.truncated)
+        };
+        assert_eq!(cut("€".repeat(100).into_bytes()), (Some(255), true));
+        assert_eq!(cut(vec![0xff; 300]), (Some(EXCERPT), true));
+        assert_eq!(cut("€".repeat(85).into_bytes()), (Some(255), false));
     }
 }
