@@ -126,23 +126,26 @@ impl Purge<'_> {
         let producer = Producer::new(&self.settings.kafka.brokers, topic)?;
         let mut reader = Reader::within(self.settings, &self.bounds)?;
         let (mut accounted, mut batch, mut bytes) = (0, Vec::new(), 0);
+        // Letters, like the total.
+        let mut read: u64 = 0;
         loop {
             let letter = reader.next().await?;
             let ended = letter.is_none();
-            if let Some(letter) = letter.filter(|letter| self.accounts(letter))
-                && is_latest(kept, &letter)?
-            {
-                bytes += letter.key.as_ref().map_or(0, Vec::len);
-                batch.push(Letter {
-                    value: None,
-                    ..letter
-                });
+            if let Some(letter) = letter.filter(|letter| self.accounts(letter)) {
+                read += 1;
+                if is_latest(kept, &letter)? {
+                    bytes += letter.key.as_ref().map_or(0, Vec::len);
+                    batch.push(Letter {
+                        value: None,
+                        ..letter
+                    });
+                }
             }
             if batch.len() >= BATCH || bytes >= BATCH_BYTES || ended {
                 accounted += batch.len() as u64;
                 bytes = 0;
                 write(&producer, std::mem::take(&mut batch)).await?;
-                steps.advanced(accounted, Some(kept.len() as u64), Unit::Records);
+                steps.advanced(read, Some(kept.len() as u64), Unit::Records);
             }
             if ended {
                 return Ok(accounted);
