@@ -7,8 +7,10 @@
 //!                  data/<service>/  what the server keeps
 //!                  conf/<service>/  its files, written anew before each start
 //!                  logs/<service>.log, and earlier ones in .log.1, .log.2, …
-//!                  tmp/             temporary files of commands and servers
+//!                  dead-letters.json  dead letters that `status` has counted
+//!                  tmp/             temporary files of commands
 //!                  run/<service>.…  its process
+//!                  run/<service>.log-lock  held by the writer of its log
 //!       .ports.lock                held while a project chooses its ports
 //! <cache>/native/<install>-<version>/   all that servers run from
 //! ```
@@ -249,8 +251,7 @@ impl ProjectDir {
         self.0.join("run").join(format!("{service}.log-lock"))
     }
 
-    /// Temporary files: of commands, which have no names, and of servers, in a
-    /// folder each.
+    /// Temporary files of commands. They have no names while they are used.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
         self.0.join("tmp")
