@@ -147,6 +147,8 @@ impl<'a> Filler<'a> {
             }
             let key = match name.as_str() {
                 "port" => "ports.main".to_owned(),
+                // Made of the setting, which is what somebody has changed.
+                "limits.partition_bytes" => "limits.partition_mib".to_owned(),
                 other => other.replacen("port.", "ports.", 1),
             };
             let value = self.values.get(name).cloned().unwrap_or_default();
@@ -175,6 +177,7 @@ mod tests {
             ("port.inner".to_owned(), "1".to_owned()),
             ("redis.password".to_owned(), "secret".to_owned()),
             ("data".to_owned(), "/somewhere".to_owned()),
+            ("limits.partition_bytes".to_owned(), "1048576".to_owned()),
         ]);
         let mut filler = Filler::new("it", &values, &["data"]);
         let template = "{{port}} {{port.inner}} {{data}} {{redis.password}}";
@@ -182,12 +185,19 @@ mod tests {
             filler.fill(template).expect("known"),
             "6379 1 /somewhere secret"
         );
+        filler.fill("{{limits.partition_bytes}}").expect("known");
         filler.input("command", template);
         let fingerprint = filler.fingerprint();
         let keys: Vec<&str> = fingerprint.keys().map(String::as_str).collect();
         assert_eq!(
             keys,
-            ["command", "ports.inner", "ports.main", "redis.password"]
+            [
+                "command",
+                "limits.partition_mib",
+                "ports.inner",
+                "ports.main",
+                "redis.password"
+            ]
         );
         assert!(!fingerprint.values().any(|digest| digest.contains("secret")));
     }
