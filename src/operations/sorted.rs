@@ -410,7 +410,7 @@ mod tests {
     fn the_number_of_open_files_is_bounded() {
         let (_home, scratch) = scratch();
         let mut sorting = Sorting::<8>::new(&scratch);
-        for number in 1..64 {
+        for number in 1_i64..64 {
             let mut file = scratch.file().expect("a file");
             file.write_all(&(-number).field()).expect("space");
             sorting.runs.push(file);
@@ -439,7 +439,7 @@ mod tests {
             runs in proptest::collection::vec(
                 proptest::collection::btree_set(-50_i64..50, 0..40), 0..6),
             rest in proptest::collection::btree_set(-50_i64..50, 0..40),
-            merged: bool,
+            merged in any::<bool>(),
         ) {
             let (_home, scratch) = scratch();
             let mut sorting = Sorting::<8>::new(&scratch);
