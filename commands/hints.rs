@@ -41,13 +41,15 @@ impl Hints {
 
     /// A failure's hint: where it says to run this command again, what was
     /// asked of the command stays, and flags of the hint's own are laid over it.
+    /// A hint that names its own range of history is a complete command: with
+    /// the old arguments it would be another one.
     pub fn retype(&self, hint: &str) -> String {
         let command = format!("{PROGRAM}{}", self.path);
         let Some((before, after)) = hint.split_once(&command) else {
             return hint.to_owned();
         };
         match flags_of(after) {
-            Some((flags, rest)) if !self.path.is_empty() => {
+            Some((flags, rest)) if !self.path.is_empty() && !is_complete(&flags) => {
                 format!("{before}{}{rest}", self.again(&flags))
             }
             _ => hint.to_owned(),
@@ -105,6 +107,11 @@ impl Hints {
 fn is_flag(word: &str, flag: &str) -> bool {
     let rest = word.strip_prefix(flag);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+}
+
+/// Whether the flags of a hint say all that its command needs.
+fn is_complete(flags: &[(&str, Option<&str>)]) -> bool {
+    flags.iter().any(|(flag, _)| is_flag(flag, "--from"))
 }
 
 /// Takes a flag away, with its value where it has one.
@@ -233,6 +240,35 @@ mod tests {
         ] {
             assert_eq!(called(path, typed).retype(hint), retyped);
         }
+    }
+
+    #[test]
+    fn a_hint_that_is_a_complete_command_takes_nothing_of_the_old_one() {
+        let reconcile = "fanout backfill --from earliest --source database --prune";
+        let aside = format!("{reconcile}, which moves the table aside and makes it anew");
+        for (typed, hint) in [
+            (
+                &["backfill", "--from", "2h", "--sinks", "http"][..],
+                reconcile,
+            ),
+            (
+                &["backfill", "--from=2h", "--to", "1h", "--timeout", "9s"],
+                reconcile,
+            ),
+            (&["backfill", "--from", "2h"], aside.as_str()),
+            (
+                &["backfill", "--from", "2h"],
+                "fanout backfill --from 2h --source database --sinks clickhouse",
+            ),
+        ] {
+            assert_eq!(called("backfill", typed).retype(hint), hint);
+        }
+        let mut blue = called("backfill", &["--project", "blue", "backfill"]);
+        blue.flags.push(("--project", "blue".to_owned()));
+        assert_eq!(
+            blue.address(&blue.retype(reconcile)),
+            "fanout --project blue backfill --from earliest --source database --prune"
+        );
     }
 
     #[test]

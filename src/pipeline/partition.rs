@@ -309,7 +309,8 @@ impl<S: PartitionSink> Loop<S> {
             return;
         };
         if cut.index == 0 {
-            self.halted = Some(cut.halt(self.stats.name(), &record.place()));
+            let command = shape::recovery(self.stats.name());
+            self.halted = Some(cut.halt(&record.place(), command));
             let (partition, offset) = (record.partition, record.offset);
             self.guard.hold(partition, self.topic, offset).await;
         } else {

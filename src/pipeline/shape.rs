@@ -157,6 +157,16 @@ impl ShapeGuard {
     }
 }
 
+/// The command that recovers what a sink misses while records are not of the
+/// expected shape. The board has one of its own.
+pub(super) fn recovery(sink: &str) -> &'static str {
+    if sink == "http" {
+        http::FROM_SOURCE
+    } else {
+        RECONCILE
+    }
+}
+
 /// Whether any record of a delivery is not of the expected shape.
 pub(super) fn concerns(delivery: &Delivery) -> bool {
     let mut rejected = delivery.rejected.iter();
@@ -207,22 +217,15 @@ fn judge(batch: Batch<'_>, before: u32, changed: bool) -> (Option<Cut>, u32) {
 }
 
 impl Cut {
-    /// The halt of this sink that it is, of a record at this place.
-    pub(super) fn halt(&self, sink: &str, place: &str) -> Halt {
+    /// The halt before the record at this place, which `command` recovers from.
+    pub(super) fn halt(&self, place: &str, command: &str) -> Halt {
         let Self { shape, detail, .. } = self;
         let reason = match self.in_a_row {
             Some(count) => format!(
-                "{count} records in a row are not as this version of fanout reads them, the first \
-                 at {place}: {detail}"
+                "{count} consecutive records do not have the expected shape, the first at \
+                 {place}: {detail}"
             ),
-            None => {
-                format!("record {place} is not as this version of fanout reads them: {detail}")
-            }
-        };
-        let command = if sink == "http" {
-            http::FROM_SOURCE
-        } else {
-            RECONCILE
+            None => format!("record {place} does not have the expected shape: {detail}"),
         };
         let remedy = match shape {
             Shape::Column(_) => command.to_owned(),
@@ -323,13 +326,14 @@ mod tests {
         };
         let cut = judge(batch, 0, false).0.expect("a cut");
         let place = "cdc.public.engagement_events/0@7";
-        let halt = cut.halt("clickhouse", place);
+        let halt = cut.halt(place, recovery("clickhouse"));
         assert_eq!(halt.code, "schema_changed");
         assert_eq!(halt.remedy, RECONCILE);
-        assert!(cut.halt("http", place).remedy.ends_with("--sinks http"));
+        let halt_of_http = cut.halt(place, recovery("http"));
+        assert!(halt_of_http.remedy.ends_with("--sinks http"));
         assert_eq!(
             halt.reason,
-            "20 records in a row are not as this version of fanout reads them, the first at \
+            "20 consecutive records do not have the expected shape, the first at \
              cdc.public.engagement_events/0@7: record 0"
         );
     }

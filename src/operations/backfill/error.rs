@@ -45,6 +45,7 @@ pub enum BackfillError {
     OlderThanLog {
         from: String,
         to: Option<String>,
+        sinks: Vec<String>,
         /// Partition and the offset that it begins at.
         partitions: Vec<(i32, i64)>,
     },
@@ -166,10 +167,13 @@ impl Failure for BackfillError {
                 "fanout connector status; then run it again".to_owned()
             }
             Self::NoTopic { .. } => "fanout connector apply".to_owned(),
-            Self::OlderThanLog { from, to, .. } => {
+            Self::OlderThanLog {
+                from, to, sinks, ..
+            } => {
                 let to = to.as_ref().map(|to| format!(" --to {to}"));
                 let to = to.unwrap_or_default();
-                format!("fanout backfill --from {from}{to} --source database")
+                let sinks = sinks.join(",");
+                format!("fanout backfill --from {from}{to} --source database --sinks {sinks}")
             }
             Self::Replay(error) => return error.hint(),
             Self::Source(refusal) => return refusal.findings.first().map(|it| it.remedy.clone()),
@@ -179,5 +183,28 @@ impl Failure for BackfillError {
             Self::Records(error) => return error.hint(),
             Self::NoBoard { .. } => "fanout status: is `fanout run` up?".to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_log_no_longer_has_is_read_from_the_source_into_the_same_sinks() {
+        let older = |to: Option<&str>| BackfillError::OlderThanLog {
+            from: "2h".to_owned(),
+            to: to.map(str::to_owned),
+            sinks: vec!["clickhouse".to_owned(), "http".to_owned()],
+            partitions: vec![(0, 7)],
+        };
+        assert_eq!(
+            older(None).hint().as_deref(),
+            Some("fanout backfill --from 2h --source database --sinks clickhouse,http")
+        );
+        assert_eq!(
+            older(Some("1h")).hint().as_deref(),
+            Some("fanout backfill --from 2h --to 1h --source database --sinks clickhouse,http")
+        );
     }
 }

@@ -103,6 +103,7 @@ impl Topic {
                 return Err(BackfillError::OlderThanLog {
                     from: request.from.to_string().replace(" ago", ""),
                     to: request.to.map(|to| to.to_string().replace(" ago", "")),
+                    sinks: request.sinks.clone(),
                     partitions,
                 });
             }

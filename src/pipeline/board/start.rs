@@ -247,8 +247,15 @@ fn gap(reading: Reading<'_>, settings: &config::Board, reach: Duration) -> Halt 
             reading.bounds.start,
             reach.as_secs()
         ),
-        remedy: format!("fanout backfill --from {window}s --source database --sinks redis"),
+        remedy: recovery(settings),
     }
+}
+
+/// The command that has the window read from the source and the board built
+/// from there: what the log has before is then not read.
+pub(super) fn recovery(settings: &config::Board) -> String {
+    let window = settings.window_seconds;
+    format!("fanout backfill --from {window}s --source database --sinks redis")
 }
 
 #[cfg(test)]
@@ -274,6 +281,18 @@ mod tests {
         assert!(!front(4, 9, 9).lacks(SINCE), "only older records are there");
         assert!(front(4, 9, 4).lacks(SINCE));
         assert!(front(4, 4, 4).lacks(SINCE), "all was deleted");
+    }
+
+    #[test]
+    fn the_window_is_recovered_from_the_source() {
+        let settings = config::Board {
+            window_seconds: 90,
+            ..config::Board::default()
+        };
+        assert_eq!(
+            recovery(&settings),
+            "fanout backfill --from 90s --source database --sinks redis"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka,
-    start::{Gap, Start},
+    start::{Gap, Start, recovery},
     track::Track,
 };
 use crate::{
@@ -399,7 +399,7 @@ impl Term {
             let partition = fed.partition;
             context.guard.hold(partition, self.identity, offset).await;
             let place = format!("{}/{}@{offset}", fed.topic, fed.partition);
-            let halt = cut.halt("redis", &place);
+            let halt = cut.halt(&place, &recovery(&context.settings));
             return Err(TermEnd::Trouble(Fault::Halt(halt)));
         }
         context.guard.goes_on(fed.partition, now.next).await;

@@ -319,7 +319,7 @@ impl<'a, S: Sink> Run<'a, S> {
         }
         if let Some(cut) = self.guard.judge((&delivery).into()).await {
             let place = chunk.get(cut.index).map(|record| record.place());
-            let halt = cut.halt(self.name, &place.unwrap_or_default());
+            let halt = cut.halt(&place.unwrap_or_default(), shape::recovery(self.name));
             return Err(ReplayError::Halted(halt));
         }
         crash::point("backfill", "delivered");
