@@ -7,9 +7,12 @@ use clap::{Args, ValueEnum};
 use fanout::{
     clock::now_us,
     config::Settings,
-    escape::escape,
+    escape::{escape, escape_lines},
     instant::TimeSpec,
-    operations::backfill::{self, Plan, Report, Request, Source},
+    operations::{
+        backfill::{self, Plan, Report, Request, Source},
+        up::listing,
+    },
     stack::reach::Need,
 };
 use serde::Serialize;
@@ -51,7 +54,8 @@ pub struct Arguments {
     /// Say what would be replayed, and replay nothing
     #[arg(long)]
     dry_run: bool,
-    /// Give up another backfill that is not finished, without asking
+    /// Give up another unfinished backfill, and alter servers that are not
+    /// fanout's own, without asking
     #[arg(long)]
     yes: bool,
     /// How long a server may refuse, or have nothing to say
@@ -94,12 +98,18 @@ impl Arguments {
             };
             return printer.conclude("backfill", Verdict::Done, &document, || show(&plan));
         }
-        let backfill = backfill::prepare(&site, &settings, request).await?;
+        let mut backfill = backfill::prepare(&site, &settings, request).await?;
         let plan = backfill.plan().clone();
         printer.note(&show(&plan));
-        if let Some(unfinished) = &plan.gives_up {
-            let what = format!("give up {unfinished}");
+        if let Some(what) = to_confirm(&plan) {
+            if printer.is_quiet() && !plan.alterations.is_empty() {
+                // Nobody agrees to what they were not shown.
+                printer.warn(&escape_lines(&listing(plan.alterations.iter())));
+            }
             confirm(context, self.yes, "yes", &what).await?;
+        }
+        if self.yes || !plan.alterations.is_empty() {
+            backfill.agree();
         }
         let progress = printer.progress();
         let stop = context.stop().clone();
@@ -141,6 +151,25 @@ fn servers(request: &Request, settings: &Settings) -> Vec<(&'static str, Need)> 
     servers
 }
 
+/// What the operator has to agree to.
+fn to_confirm(plan: &Plan) -> Option<String> {
+    let gives_up = plan.gives_up.as_ref();
+    let gives_up = gives_up.map(|unfinished| format!("give up {unfinished}"));
+    let mut servers: Vec<&str> = Vec::new();
+    for one in &plan.alterations {
+        if !servers.contains(&one.service.as_str()) {
+            servers.push(&one.service);
+        }
+    }
+    let alters = format!(
+        "alter servers that are not fanout's own ({})",
+        servers.join(", ")
+    );
+    let alters = (!servers.is_empty()).then_some(alters);
+    let parts: Vec<String> = gives_up.into_iter().chain(alters).collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
+}
+
 /// What it will do, before it does it.
 fn show(plan: &Plan) -> String {
     let to = plan.to.as_deref().unwrap_or("now");
@@ -160,6 +189,10 @@ fn show(plan: &Plan) -> String {
     }
     if plan.prune {
         text.push_str("\nthen what the source does not have is deleted from clickhouse");
+    }
+    if !plan.alterations.is_empty() {
+        let altered = escape_lines(&listing(plan.alterations.iter()));
+        let _ = write!(text, "\n\nchanges on servers that run already\n{altered}");
     }
     if !plan.partitions.is_empty() {
         let mut partitions = table(["PARTITION", "FROM", "UNTIL", "MESSAGES"]);
@@ -201,4 +234,48 @@ fn summary(report: &Report) -> String {
     }
     lines.push(format!("done in {:.1} s", report.seconds));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use fanout::operations::up::Alteration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_given_up_and_altered_is_confirmed_in_one_question() {
+        let mut plan = Plan {
+            resumes: None,
+            gives_up: None,
+            source: Source::Database,
+            from: "earliest".to_owned(),
+            to: None,
+            sinks: vec!["clickhouse".to_owned()],
+            prune: true,
+            rebuilds: true,
+            partitions: Vec::new(),
+            messages: 0,
+            rows: None,
+            alterations: Vec::new(),
+            notes: Vec::new(),
+        };
+        assert_eq!(to_confirm(&plan), None);
+        plan.gives_up = Some("the old one".to_owned());
+        assert_eq!(to_confirm(&plan).as_deref(), Some("give up the old one"));
+        let alteration = |service: &str| Alteration {
+            service: service.to_owned(),
+            external: true,
+            what: "create topic t".to_owned(),
+            why: None,
+            needs_consent: true,
+        };
+        plan.alterations = ["kafka", "kafka", "connect"].map(alteration).into();
+        assert_eq!(
+            to_confirm(&plan).as_deref(),
+            Some(
+                "give up the old one and alter servers that are not fanout's own (kafka, connect)"
+            )
+        );
+        assert!(show(&plan).contains("kafka, not fanout's own:\n  create topic t"));
+    }
 }

@@ -12,30 +12,30 @@
 use std::time::Duration;
 
 use super::{
-    BackfillError, Consented,
+    BackfillError,
+    alterations::Consented,
     journal::{Database, Journal, Place},
     prune::Prune,
     snapshot::Snapshot,
 };
 use crate::{
-    clients::kafka::{Log, ensure_topics},
+    clients::kafka::Log,
     config::Settings,
     crash,
     operations::{
-        connector,
         fence::{self, FenceError, consumer, content_topic, events_topic, group},
         objects,
         source::{Inspector, Refusal},
         steps::Steps,
     },
-    pipeline::{replay::ReplayError, topics},
+    pipeline::replay::ReplayError,
     progress::Progress,
     sinks::{Fault, clickhouse::Rebuild},
     source::{Fingerprint, Severity, judge},
 };
 
 /// How long it may take until a connector runs that just began.
-const CONNECTOR_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const CONNECTOR_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks for a slot that a new connector makes.
 const POLL: Duration = Duration::from_millis(200);
@@ -60,7 +60,7 @@ pub(super) struct FromDatabase<'a> {
 impl FromDatabase<'_> {
     /// Does what is left of it.
     pub(super) async fn run(mut self) -> Result<Database, BackfillError> {
-        let rebuild = self.rebuild()?;
+        let rebuild = rebuild(self.settings)?;
         if self.rebuilds {
             self.source_is_sound().await?;
             self.begin_lives(&rebuild).await?;
@@ -81,13 +81,6 @@ impl FromDatabase<'_> {
             insist(self.patience, async || rebuild.settle().await).await?;
         }
         Ok(self.database().clone())
-    }
-
-    fn rebuild(&self) -> Result<Rebuild, BackfillError> {
-        let log = Log::new(&consumer(self.settings), &group(self.settings, "backfill"))?;
-        let (facts, content) = (events_topic(self.settings), content_topic(self.settings));
-        let clickhouse = &self.settings.clickhouse;
-        Ok(Rebuild::new(clickhouse, log, facts, content)?)
     }
 
     fn database(&mut self) -> &mut Database {
@@ -111,11 +104,7 @@ impl FromDatabase<'_> {
         }
         let steps = Steps::new(self.progress, "clickhouse");
         steps.doing("looking at the tables");
-        if !self.consent.clickhouse
-            && let Some((_, statement)) = objects::needed(self.settings).await?.into_iter().next()
-        {
-            return Err(BackfillError::NotConfirmed { statement });
-        }
+        self.consent.check_tables(self.settings).await?;
         // Whatever is not there yet; with a wrong table this may fail, and the
         // second time it counts.
         let _ = objects::clickhouse(self.settings).await;
@@ -123,10 +112,7 @@ impl FromDatabase<'_> {
             steps.doing(&format!("moved a table that was not right to {aside}"));
         }
         objects::clickhouse(self.settings).await?;
-        if self.consent.kafka {
-            let brokers = &self.settings.kafka.brokers;
-            ensure_topics(brokers, &topics::specs(self.settings)).await?;
-        }
+        self.consent.ensure_topics(self.settings).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;
         crash::point("backfill", "lives_begun");
         steps.done(&format!("history begins anew, generation {}", lives.facts));
@@ -150,7 +136,10 @@ impl FromDatabase<'_> {
             let timeout = self.patience.max(CONNECTOR_PATIENCE);
             let mut inspector = Inspector::new(self.settings)?;
             let before = inspector.catalogue().await?;
-            let begins_anew = connector::mend(self.settings, timeout, self.progress).await?;
+            let mended = self
+                .consent
+                .mend_connector(self.settings, timeout, self.progress);
+            let begins_anew = mended.await?;
             if begins_anew {
                 // It reads everything by itself, before it goes on.
                 self.until_it_streams().await?;
@@ -279,6 +268,12 @@ impl FromDatabase<'_> {
         steps.done(&format!("{pruned} rows deleted"));
         self.keep(|database| database.pruned_all = true)
     }
+}
+
+pub(super) fn rebuild(settings: &Settings) -> Result<Rebuild, BackfillError> {
+    let log = Log::new(&consumer(settings), &group(settings, "backfill"))?;
+    let (facts, content) = (events_topic(settings), content_topic(settings));
+    Ok(Rebuild::new(&settings.clickhouse, log, facts, content)?)
 }
 
 /// Keeps that history is complete again, as of when the source was read.

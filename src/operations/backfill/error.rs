@@ -65,8 +65,8 @@ pub enum BackfillError {
     Connector(#[from] ConnectorError),
     #[error("the source is not as it has to be: {0}")]
     Source(Refusal),
-    #[error("confirmation required: clickhouse is not fanout's own, and needs: {statement}")]
-    NotConfirmed { statement: String },
+    #[error("confirmation required: {service} is not fanout's own, and needs: {what}")]
+    NotConfirmed { service: &'static str, what: String },
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -177,7 +177,7 @@ impl Failure for BackfillError {
             }
             Self::Replay(error) => return error.hint(),
             Self::Source(refusal) => return refusal.findings.first().map(|it| it.remedy.clone()),
-            Self::NotConfirmed { .. } => "fanout up".to_owned(),
+            Self::NotConfirmed { .. } => "fanout backfill --yes".to_owned(),
             Self::State(error) => return error.hint(),
             Self::Inspect(_) => "fanout status".to_owned(),
             Self::Records(error) => return error.hint(),

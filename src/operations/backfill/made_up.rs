@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::{
     BackfillError,
+    alterations::Consented,
     database::insist,
     journal::{Database, Journal},
 };
 use crate::{
-    clients::kafka::{Log, StateTopic, ensure_topics},
+    clients::kafka::{Log, StateTopic},
     config::Settings,
     crash,
     operations::fence::{consumer, events_topic, group},
-    pipeline::topics,
     sinks::{MadeUp, Notes},
 };
 
@@ -40,16 +40,17 @@ pub(super) async fn note(
     (next, whole): (Vec<i64>, bool),
     since_us: Option<i64>,
     patience: Duration,
+    consent: &Consented,
 ) -> Result<(), BackfillError> {
-    let kafka = &settings.kafka;
     let group = group(settings, sink);
     let log = Log::new(&consumer(settings), &group)?;
     let topic = events_topic(settings);
     let Some(identity) = log.identity(&topic).await? else {
         return Err(BackfillError::NoTopic { topic });
     };
-    ensure_topics(&kafka.brokers, &topics::specs(settings)).await?;
-    let state = StateTopic::new(&consumer(settings), &group, &kafka.state_topic)?;
+    consent.ensure_topics(settings).await?;
+    let topic = &settings.kafka.state_topic;
+    let state = StateTopic::new(&consumer(settings), &group, topic)?;
     let notes = Notes::new(state, &group);
     let made_up = MadeUp::new(identity.id, next, whole, since_us);
     insist(patience, async || notes.note_made_up(&made_up).await).await?;

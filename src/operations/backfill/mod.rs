@@ -8,6 +8,7 @@
 //! every break in history. How far it is stands in a [`journal`], and the same
 //! command goes on from there.
 
+mod alterations;
 mod board;
 mod database;
 mod error;
@@ -27,6 +28,7 @@ pub use error::BackfillError;
 pub use plan::{Plan, Request, Source, Stretch};
 
 use self::{
+    alterations::Consented,
     database::FromDatabase,
     journal::{Database, Journal, Place},
     log::{Keeper, Topic},
@@ -38,7 +40,7 @@ use crate::{
     crash,
     pipeline::replay::{self, Bounds, Tally, Through},
     progress::Progress,
-    stack::{Lock, Site, State},
+    stack::{Lock, Site},
 };
 
 /// What it did.
@@ -55,13 +57,6 @@ pub struct Report {
     /// Members of the board that was made anew.
     pub board: Option<u64>,
     pub seconds: f64,
-}
-
-/// On which servers things may be made that are not there.
-#[derive(Debug, Clone, Copy)]
-struct Consented {
-    clickhouse: bool,
-    kafka: bool,
 }
 
 /// A backfill that knows what it will do.
@@ -87,7 +82,10 @@ pub async fn plan(
     request: Request,
 ) -> Result<Plan, BackfillError> {
     let place = Place::of(&site.dir());
-    Ok(look(settings, &request, &place).await?.1)
+    let mut plan = look(settings, &request, &place).await?.1;
+    let consent = Consented::on_record(&site.dir())?;
+    plan.alterations = Box::pin(consent.alterations(settings, &request)).await?;
+    Ok(plan)
 }
 
 /// Holds the project's backfills and says what this one will do. Nothing is
@@ -103,13 +101,9 @@ pub async fn prepare(
 ) -> Result<Backfill, BackfillError> {
     let place = Place::of(&site.dir());
     let lock = place.lock()?;
-    let (journal, plan) = look(settings, &request, &place).await?;
-    let state = State::load(&site.dir())?;
-    let may = |service| state.as_ref().is_none_or(|it| it.may_alter(service));
-    let consent = Consented {
-        clickhouse: may("clickhouse"),
-        kafka: may("kafka"),
-    };
+    let (journal, mut plan) = look(settings, &request, &place).await?;
+    let consent = Consented::on_record(&site.dir())?;
+    plan.alterations = Box::pin(consent.alterations(settings, &request)).await?;
     Ok(Backfill {
         settings: settings.clone(),
         request,
@@ -127,6 +121,12 @@ impl Backfill {
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The operator agrees to what the plan alters on servers that are not
+    /// fanout's own.
+    pub fn agree(&mut self) {
+        self.consent = Consented::default();
     }
 
     /// Does it. `patience` bounds how long a server may refuse or say nothing,
@@ -163,7 +163,7 @@ impl Backfill {
             let tally = self.replay("http", through, &bounds, progress).await?;
             replayed.insert("http".to_owned(), tally);
             if let Some(all) = made_up::outside(&self.journal, database.as_ref()) {
-                made_up::note(&self.settings, "http", all, None, patience).await?;
+                made_up::note(&self.settings, "http", all, None, patience, &self.consent).await?;
             }
         }
         let mut board = None;
@@ -176,7 +176,15 @@ impl Backfill {
         {
             let from_us = self.journal.from_us;
             let all = (starts, from_us.is_none());
-            made_up::note(&self.settings, "redis", all, from_us, patience).await?;
+            made_up::note(
+                &self.settings,
+                "redis",
+                all,
+                from_us,
+                patience,
+                &self.consent,
+            )
+            .await?;
         }
         if wants_board {
             board = Some(rebuild_board(&self.settings, patience, progress).await?);
@@ -218,7 +226,7 @@ impl Backfill {
             prunes: self.request.prune,
             rows: self.plan.rows.unwrap_or(0),
             into_clickhouse: self.request.has("clickhouse"),
-            consent: self.consent,
+            consent: self.consent.clone(),
         };
         let database = database.run().await?;
         if self.request.has("http") && !self.journal.replays.contains_key("http") {

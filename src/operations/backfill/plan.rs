@@ -14,7 +14,7 @@ use crate::{
     clock::now_us,
     config::{SINKS, Settings},
     instant::{Resolved, TimeSpec},
-    operations::fence::events_topic,
+    operations::{fence::events_topic, up::Alteration},
     pipeline::replay::Part,
     suggest::unknown,
     timestamp::Rfc3339,
@@ -66,6 +66,9 @@ pub struct Plan {
     pub messages: u64,
     /// Of the source.
     pub rows: Option<u64>,
+    /// What is altered on servers that are not fanout's own, and wants the
+    /// operator's consent.
+    pub alterations: Vec<Alteration>,
     /// What an operator should know before.
     pub notes: Vec<String>,
 }
@@ -200,6 +203,7 @@ pub(super) async fn look(
         messages: partitions.iter().map(|stretch| stretch.messages).sum(),
         partitions,
         rows,
+        alterations: Vec::new(),
         notes,
     };
     Ok((journal, plan))

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{ConnectorError, apply, forget_offsets, status};
+use super::{Applied, ConnectorError, apply, forget_offsets, plan, status};
 use crate::{
     clients::postgres::{self, Client, PostgresError},
     config::Settings,
@@ -39,6 +39,42 @@ pub async fn mend(
         }
         applied => applied.map(|_| false),
     }
+}
+
+/// What [`mend`] would alter at Connect, and in Postgres.
+///
+/// # Errors
+/// When Connect or Postgres does not answer.
+pub async fn to_mend(
+    settings: &Settings,
+    timeout: Duration,
+) -> Result<(Vec<String>, Vec<String>), ConnectorError> {
+    let client = connect(settings).await?;
+    let usable = slot(&client, settings).await;
+    drop(client);
+    let (name, slot) = (&settings.connector.name, &settings.connector.slot);
+    let (mut at_connect, mut at_postgres) = (Vec::new(), Vec::new());
+    match plan(settings, &Values::new(), timeout).await? {
+        Applied::Created => at_connect.push(format!("create connector {name}")),
+        Applied::Updated { changed, .. } => {
+            let changed = changed.join(", ");
+            at_connect.push(format!("update connector {name}: {changed}"));
+        }
+        Applied::Unchanged => {}
+    }
+    if usable == Some(true) {
+        return Ok((at_connect, at_postgres));
+    }
+    if matches!(status(settings).await, Ok(Some(_))) {
+        at_connect.push(format!(
+            "stop connector {name}, delete its position, and resume it"
+        ));
+    }
+    if usable == Some(false) {
+        at_postgres.push(format!("drop replication slot {slot}"));
+    }
+    at_postgres.push(format!("create replication slot {slot}"));
+    Ok((at_connect, at_postgres))
 }
 
 /// Removes a slot that has lost its log, so that another can have its name.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 pub use desired::{Properties, changed, placeholders, properties};
 pub use error::ConnectorError;
-pub use mend::mend;
+pub use mend::{mend, to_mend};
 pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use session::is_connected;
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};

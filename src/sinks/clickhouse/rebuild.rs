@@ -58,6 +58,11 @@ impl Rebuild {
         &self.store
     }
 
+    /// The tables that are not as they should be.
+    pub async fn wrong_tables(&self) -> Result<Vec<&'static str>, Fault> {
+        schema::wrong(&self.store).await
+    }
+
     /// Renames the tables that are not as they should be; says to what. What is
     /// in them stays.
     pub async fn move_aside(&self) -> Result<Vec<String>, Fault> {
