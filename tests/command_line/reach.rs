@@ -109,6 +109,23 @@ fn servers_that_are_all_named_are_talked_to() {
 }
 
 #[test]
+fn a_new_project_whose_review_fails_leaves_no_record() {
+    let (listener, port) = held();
+    drop(listener);
+    let url = format!("postgres://app:app@127.0.0.1:{port}/app");
+    let fanout = Fanout::new()
+        .config("services: {postgres: {runtime: external}}\n")
+        .env("FANOUT_POSTGRES_URL", &url);
+    let ended = fanout.run(&["up", "postgres", "--timeout", "1s"]);
+    assert!(!matches!(ended.code, Some(0 | 2)), "{ended:#?}");
+    assert!(
+        !fanout.home().join("fanout/state.json").exists(),
+        "{ended:#?}"
+    );
+    fanout.run(&["logs"]).with(6).says("was never brought up");
+}
+
+#[test]
 fn a_port_in_the_file_does_not_make_a_server_the_projects() {
     let (listener, port) = held();
     let config = format!("services: {{postgres: {{ports: {{main: {port}}}}}}}\n");

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{clients::postgres, config::Settings, failure::chain};
+use crate::{clients::postgres, config::Settings, failure::chain, operations::connector};
 
 /// A replication slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -10,6 +10,10 @@ pub struct SlotStatus {
     pub name: String,
     /// Whether somebody reads from it.
     pub active: bool,
+    /// Whether the connector is connected to Postgres, where nobody reads from
+    /// it: it may be taking a snapshot. None where that is not known.
+    #[serde(skip)]
+    pub connected: Option<bool>,
     /// Bytes of log written since the position that the reader confirmed.
     pub lag_bytes: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost`: whether Postgres still
@@ -38,10 +42,16 @@ pub(super) async fn status(settings: &Settings) -> Result<Option<SlotStatus>, St
             name: name.clone(),
             active: row.try_get(0)?,
             wal_status: row.try_get(1)?,
+            connected: None,
             lag_bytes: row.try_get(2)?,
         })
     };
-    row.map(read)
-        .transpose()
-        .map_err(|error: postgres::PostgresError| chain(&error))
+    let read = row.map(read).transpose();
+    let mut slot = read.map_err(|error: postgres::PostgresError| chain(&error))?;
+    if let Some(slot) = slot.as_mut().filter(|slot| !slot.active) {
+        let asked = connector::is_connected(settings);
+        let answer = tokio::time::timeout(super::PATIENCE, asked).await;
+        slot.connected = answer.ok().flatten();
+    }
+    Ok(slot)
 }

@@ -162,7 +162,8 @@ fn slot(report: &Report) -> Option<Stuck> {
         let why = "postgres no longer has the log that it needs";
         return Some(stuck("slot", why, SLOT_LOST_REMEDY));
     }
-    if slot.active {
+    // While it takes a snapshot, it is connected and nobody reads the slot.
+    if slot.active || slot.connected == Some(true) {
         return None;
     }
     // Debezium tries again for as long as it takes, and calls that running.
@@ -285,6 +286,7 @@ mod tests {
             slot: Some(SlotStatus {
                 name: "dbz_slot".to_owned(),
                 active: true,
+                connected: None,
                 lag_bytes: Some(0),
                 wal_status: Some("reserved".to_owned()),
             }),
@@ -358,8 +360,19 @@ mod tests {
         let mut report = well();
         if let Some(slot) = &mut report.slot {
             slot.active = false;
+            slot.connected = Some(false);
         }
         assert_eq!(at(&report), "slot");
+    }
+
+    #[test]
+    fn a_connector_that_takes_its_snapshot_is_not_blocked() {
+        let mut report = well();
+        if let Some(slot) = &mut report.slot {
+            slot.active = false;
+            slot.connected = Some(true);
+        }
+        assert_eq!(find(&report), None);
     }
 
     #[test]

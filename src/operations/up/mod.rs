@@ -3,6 +3,7 @@
 
 mod error;
 mod furnish;
+mod record;
 mod review;
 
 use std::{
@@ -17,6 +18,7 @@ pub use error::UpError;
 pub use furnish::Altered;
 pub use review::{Alteration, Review, listing};
 
+use self::record::Record;
 use super::{reset, source::Consent};
 use crate::{
     config::{Config, Runtime},
@@ -75,8 +77,8 @@ pub struct Up {
     site: Site,
     request: Request,
     blueprint: Blueprint,
-    /// It was not on record before.
-    is_new: bool,
+    /// Dropped before the lock is.
+    record: Record,
     _lock: Option<Lock>,
 }
 
@@ -116,7 +118,7 @@ pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up
         site,
         request,
         blueprint,
-        is_new: false,
+        record: Record::none(),
         _lock: None,
     })
 }
@@ -139,14 +141,14 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
     let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
     preflight::check(&site, &blueprint).await?;
     prepare::project_folders(&site.dir())?;
-    let is_new = !site.dir().state().exists();
+    let record = Record::begin(&site.dir());
     // Before the first process: whatever happens now, the others find it.
     blueprint.state.save(&site.dir())?;
     Ok(Up {
         site,
         request,
         blueprint,
-        is_new,
+        record,
         _lock: Some(lock),
     })
 }
@@ -200,6 +202,7 @@ impl Up {
     /// At the first service that cannot be brought up; those that are up stay
     /// so, and another `up` goes on from there.
     pub async fn apply(&self, progress: &dyn Progress) -> Result<Report, UpError> {
+        self.record.keep();
         self.install(progress).await?;
         self.pull(progress).await?;
         if let Some(world) = &self.blueprint.world {

@@ -124,22 +124,18 @@ impl Up {
             .map(|one| one.service.as_str())
             .collect();
         self.request.consent = consent;
-        if services.is_empty() {
-            return Ok(());
+        if !services.is_empty() {
+            for service in services {
+                self.blueprint.state.agree(service);
+            }
+            self.blueprint.state.save(&self.site.dir())?;
         }
-        for service in services {
-            self.blueprint.state.agree(service);
-        }
-        Ok(self.blueprint.state.save(&self.site.dir())?)
+        self.record.keep();
+        Ok(())
     }
 
-    /// The operator does not agree: a project that was not on record before is
-    /// not now.
+    /// The operator does not agree.
     pub fn decline(self, review: &Review) -> UpError {
-        if self.is_new {
-            // Only what it says is in the way; without it there is no project.
-            let _ = std::fs::remove_file(self.site.dir().state());
-        }
         UpError::NotConfirmed {
             needed: listing(review.to_agree()),
             typed: self.request.typed,
