@@ -179,7 +179,7 @@ pub enum Command {
     Reset(crate::reset::Arguments),
     /// Show services, connector, slot and sinks, and where it is stuck
     Status(crate::status::Arguments),
-    /// Show what the services say
+    /// Show the services' logs
     Logs(crate::logs::Arguments),
     /// Print where the servers are, for a shell to read
     Env(crate::env::Arguments),
@@ -205,7 +205,7 @@ pub enum Command {
     Dlq(crate::dlq::Command),
     /// Look at what the machine and the servers need, each with its fix
     Doctor(crate::doctor::Arguments),
-    /// Be the external system: accept events, idempotently, and fail on order
+    /// Run a stub of the external system that accepts events and injects faults
     Stub(crate::stub::Arguments),
     /// Show the effective configuration, or check a file
     #[command(subcommand)]

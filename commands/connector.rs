@@ -35,7 +35,7 @@ pub enum Command {
     Restart(Change),
     /// Pause it; its slot stays, and Postgres keeps the log from there
     Pause(Change),
-    /// Let it go on
+    /// Resume it
     Resume(Change),
     /// Remove it; slot, topics and its position stay
     Delete(Delete),

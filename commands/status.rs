@@ -145,11 +145,7 @@ fn source(report: &Report) -> String {
     };
     let slot = match &report.slot {
         Some(slot) => {
-            let reader = if slot.active {
-                "active"
-            } else {
-                "not read from"
-            };
+            let reader = if slot.active { "active" } else { "inactive" };
             let lag = slot
                 .lag_bytes
                 .map_or("unknown".to_owned(), |bytes| bytes.to_string());

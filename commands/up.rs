@@ -258,7 +258,7 @@ fn listing(up: &Up, moved: &[Moved], review: &Review) -> String {
         ));
     }
     for unknown in &review.unknown {
-        text.push_str(&format!("\nnot known what it needs: {}", escape(unknown)));
+        text.push_str(&format!("\nrequirements unknown: {}", escape(unknown)));
     }
     text
 }

@@ -57,7 +57,7 @@ pub struct Behind {
 /// Why it is not caught up.
 #[derive(Debug, thiserror::Error)]
 pub enum FenceError {
-    #[error("postgres does not take the fence")]
+    #[error("cannot write the fence to postgres")]
     Postgres(#[from] PostgresError),
     #[error("kafka does not tell how far the log is")]
     Kafka(#[from] KafkaError),

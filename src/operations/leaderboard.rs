@@ -141,7 +141,7 @@ impl Remark {
     }
 
     fn warming() -> Self {
-        let text = "events of the window are still missing";
+        let text = "the board is still being rebuilt";
         Self::new("warming", text, "fanout status")
     }
 
@@ -194,7 +194,7 @@ impl Remark {
     /// Nobody publishes, for no reason that is known.
     fn unpublished(ever: bool) -> Self {
         if ever {
-            let text = "no worker is publishing: it gets older";
+            let text = "no worker is publishing; the board is stale";
             Self::new("no_worker", text, "fanout run")
         } else {
             let text = "no pipeline has published it within the last window";

@@ -33,7 +33,7 @@ pub enum BackfillError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is no journal of a backfill: {reason}", path.display())]
+    #[error("{} is not the journal of a backfill: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
     #[error("cannot use temporary files")]
     Disk(#[from] io::Error),
@@ -73,15 +73,15 @@ pub enum BackfillError {
     Inspect(#[from] InspectError),
     #[error(transparent)]
     Records(#[from] RecordsError),
-    #[error("it is not caught up")]
+    #[error("not caught up")]
     Fence(#[from] FenceError),
-    #[error("the connector tells nothing of the snapshot for {}s", waited.as_secs())]
+    #[error("the connector has not reported on the snapshot for {}s", waited.as_secs())]
     SnapshotSilent { waited: Duration },
     #[error("the snapshot was aborted")]
     SnapshotAborted,
     #[error("the snapshot of {table} ended with {status}")]
     SnapshotFailed { table: String, status: String },
-    #[error("nobody has published the board within {}s", waited.as_secs())]
+    #[error("the board was not published within {}s", waited.as_secs())]
     NoBoard { waited: Duration },
 }
 

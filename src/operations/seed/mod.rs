@@ -65,9 +65,9 @@ pub struct Seeded {
 /// Why it was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
-    #[error("postgres does not take the rows")]
+    #[error("cannot write to postgres")]
     Postgres(#[from] PostgresError),
-    #[error("postgres does not take the rows")]
+    #[error("cannot write to postgres")]
     Source(#[source] Refusal),
 }
 

@@ -105,9 +105,9 @@ impl Report {
 /// Why there is nothing to follow.
 #[derive(Debug, thiserror::Error)]
 pub enum SmokeError {
-    #[error("postgres does not take the marked event")]
+    #[error("cannot write the marked event to postgres")]
     Postgres(#[from] PostgresError),
-    #[error("postgres does not take the marked event")]
+    #[error("cannot write the marked event to postgres")]
     Source(#[source] Refusal),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),

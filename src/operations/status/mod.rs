@@ -201,7 +201,10 @@ fn of_project(pipeline: Status, project: &str) -> Result<Status, String> {
     if pipeline.project == project {
         return Ok(pipeline);
     }
-    Err(format!("that of project {} does", pipeline.project))
+    Err(format!(
+        "the pipeline of project {} answers there",
+        pipeline.project
+    ))
 }
 
 fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
@@ -252,6 +255,7 @@ mod tests {
         };
         assert_eq!(of_project(pipeline.clone(), "blue"), Ok(pipeline.clone()));
         let other = of_project(pipeline, "red");
-        assert_eq!(other, Err("that of project blue does".to_owned()));
+        let answers = "the pipeline of project blue answers there";
+        assert_eq!(other, Err(answers.to_owned()));
     }
 }

@@ -169,7 +169,7 @@ fn slot(report: &Report) -> Option<Stuck> {
     // Debezium tries again for as long as it takes, and calls that running.
     Some(stuck(
         "slot",
-        "nobody reads from it: the connector is running and cannot log in to postgres, \
+        "it is inactive: the connector is running and cannot log in to postgres, \
          or has only just started",
         "fanout logs connect --tail 50; where the password has changed: fanout up",
     ))

@@ -16,7 +16,7 @@ use crate::{
 /// Why nothing can be said.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    #[error("it is not caught up")]
+    #[error("not caught up")]
     Fence(#[from] FenceError),
     #[error("nothing can be compared")]
     Source(#[source] Refusal),
