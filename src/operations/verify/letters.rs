@@ -254,6 +254,7 @@ mod tests {
             key: Some(key.as_bytes().to_vec()),
             value: None,
             value_bytes: None,
+            truncated: false,
         }
     }
 
