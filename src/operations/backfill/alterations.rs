@@ -120,8 +120,12 @@ impl Consented {
         match connector::apply(settings, &Values::new(), timeout, progress).await {
             Err(ConnectorError::SlotLost { name, slot }) => {
                 let what = format!("begin connector {name} again on a new slot {slot}");
-                refuse("connect", vec![what])?;
-                Ok(false)
+                let service = if self.may_alter("connect") {
+                    "postgres"
+                } else {
+                    "connect"
+                };
+                Err(BackfillError::NotConfirmed { service, what })
             }
             applied => Ok(applied.map(|_| false)?),
         }

@@ -395,7 +395,7 @@ impl Common {
         };
         Fault::Halt(Halt {
             code: "http_rejects_in_a_row".to_owned(),
-            reason: format!("{row} requests in a row were rejected; the last: {last}"),
+            reason: format!("{row} consecutive requests were rejected; the last: {last}"),
             remedy: format!(
                 "check what answers at {}; where it is right, raise external.max_rejects_in_a_row",
                 self.poster.url()
