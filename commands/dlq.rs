@@ -142,7 +142,7 @@ impl Command {
 
 impl Replay {
     async fn run(self, context: &Context, settings: &Settings, filter: Filter) -> Outcome {
-        let selected = dlq::select(settings, &context.scratch()?, filter, context.stop()).await?;
+        let selected = dlq::select(settings, &context.scratch()?, filter).await?;
         let printer = context.printer();
         if self.dry_run {
             let report = replay_document(true, selected.counts(), None);

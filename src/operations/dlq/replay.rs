@@ -112,13 +112,11 @@ impl Named {
 /// Finds the letters that the filter takes.
 ///
 /// # Errors
-/// When the broker does not answer, a letter that was named is not there, or it
-/// is stopped.
+/// When the broker does not answer, or a letter that was named is not there.
 pub async fn select(
     settings: &Settings,
     scratch: &Scratch,
     filter: Filter,
-    stop: &CancellationToken,
 ) -> Result<Selected, DlqError> {
     let mut missing = filter.ids.clone();
     let mut selected = Selected {
@@ -132,9 +130,6 @@ pub async fn select(
     let mut letters = Sorting::new(scratch);
     let mut reader = Reader::within(settings, &selected.bounds)?;
     while let Some(letter) = reader.next().await? {
-        if stop.is_cancelled() {
-            return Err(ReplayError::Stopped.into());
-        }
         if !selected.filter.takes(&letter) {
             continue;
         }
@@ -222,7 +217,6 @@ impl Selected {
             let mut letters = OfSink {
                 selected: &self,
                 sink,
-                stop: how.stop.clone(),
                 reader: Reader::within(settings, &self.bounds)?,
                 rejected: &mut still_rejected,
                 steps: &steps,
@@ -250,7 +244,6 @@ impl Selected {
 struct OfSink<'a> {
     selected: &'a Selected,
     sink: &'static str,
-    stop: CancellationToken,
     reader: Reader,
     rejected: &'a mut Named,
     steps: &'a Steps<'a>,
@@ -280,9 +273,6 @@ impl Batches for OfSink<'_> {
             let Some(letter) = self.reader.next().await? else {
                 break;
             };
-            if self.stop.is_cancelled() {
-                return Err(ReplayError::Stopped);
-            }
             if self.takes(&letter).map_err(ReplayError::Disk)? {
                 let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
                 bytes += size(&letter.key) + size(&letter.value);

@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::{Batches, Bounds, Kept, Part, ReplayError, SILENCE, Tally, Through, Watch};
 use crate::{
@@ -29,9 +28,6 @@ use crate::{
         clickhouse::{ContentMirror, Facts},
     },
 };
-
-/// How long a replay that is stopped may go on with what is pending.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What goes through the sink.
 pub(super) trait Work {
@@ -149,38 +145,9 @@ impl<'a, S: Sink> Run<'a, S> {
         Ok(self.tally)
     }
 
-    /// Records of any partition, in any order. Where it is stopped, it still does
-    /// what is pending: nobody would resume it.
+    /// Records of any partition, in any order.
     async fn kept(&mut self, batches: &mut impl Batches) -> Result<(), ReplayError> {
         let mut sinks: BTreeMap<i32, S::Partition> = BTreeMap::new();
-        let mut done = self.batches(&mut sinks, batches).await;
-        if done.is_ok() {
-            done = self.settle_all(&mut sinks, &self.bounds.stop).await;
-        }
-        if matches!(done, Err(ReplayError::Stopped)) {
-            let stop = CancellationToken::new();
-            let settled = timeout(STOPS_WITHIN, self.settle_all(&mut sinks, &stop)).await;
-            tracing::debug!(?settled, "stopped");
-        }
-        done
-    }
-
-    async fn settle_all(
-        &self,
-        sinks: &mut BTreeMap<i32, S::Partition>,
-        stop: &CancellationToken,
-    ) -> Result<(), ReplayError> {
-        for sink in sinks.values_mut() {
-            self.settle(sink, stop).await?;
-        }
-        Ok(())
-    }
-
-    async fn batches(
-        &mut self,
-        sinks: &mut BTreeMap<i32, S::Partition>,
-        batches: &mut impl Batches,
-    ) -> Result<(), ReplayError> {
         while let Some(batch) = batches.next().await? {
             let mut partitions: BTreeMap<i32, BTreeMap<i64, Kept>> = BTreeMap::new();
             for record in batch {
@@ -201,6 +168,9 @@ impl<'a, S: Sink> Run<'a, S> {
                 let records: Vec<Kept> = records.into_values().collect();
                 self.kept_of(sink, &records, batches).await?;
             }
+        }
+        for sink in sinks.values_mut() {
+            self.settle(sink).await?;
         }
         Ok(())
     }
@@ -266,7 +236,7 @@ impl<'a, S: Sink> Run<'a, S> {
             let kept = watch.advanced(part, &self.tally);
             kept.map_err(ReplayError::Progress)?;
         }
-        self.settle(&mut sink, &self.bounds.stop).await?;
+        self.settle(&mut sink).await?;
         crash::point("backfill", "settled");
         part.done = true;
         let kept = watch.advanced(part, &self.tally);
@@ -384,11 +354,7 @@ impl<'a, S: Sink> Run<'a, S> {
         }
     }
 
-    async fn settle(
-        &self,
-        sink: &mut S::Partition,
-        stop: &CancellationToken,
-    ) -> Result<(), ReplayError> {
+    async fn settle(&self, sink: &mut S::Partition) -> Result<(), ReplayError> {
         let (mut since, mut attempt) = (Instant::now(), 0);
         loop {
             match sink.settle().await {
@@ -398,7 +364,7 @@ impl<'a, S: Sink> Run<'a, S> {
                     (since, attempt) = (Instant::now(), 0);
                     tokio::select! {
                         () = sink.owed() => {}
-                        () = stop.cancelled() => return Err(ReplayError::Stopped),
+                        () = self.bounds.stop.cancelled() => return Err(ReplayError::Stopped),
                     }
                 }
                 Err(fault) => {
