@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     BackfillError,
-    database::{CONNECTOR_PATIENCE, insist, rebuild},
+    database::{insist, rebuild},
     plan::Request,
 };
 use crate::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// The services that a backfill may alter.
 const ALTERED: [&str; 4] = ["clickhouse", "kafka", "connect", "postgres"];
+
+/// How long Connect may take to say what it has.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which servers may be altered.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +63,7 @@ impl Consented {
         request: &Request,
     ) -> Result<Vec<Alteration>, BackfillError> {
         let mut found = Vec::new();
-        if !self.may_alter("kafka") {
+        if !self.may_alter("kafka") && request.makes_topics() {
             found.extend(listed("kafka", missing_topics(settings).await?));
         }
         if !request.rebuilds() {
@@ -70,8 +73,7 @@ impl Consented {
             found.extend(listed("clickhouse", tables(settings).await?));
         }
         if !self.may_alter("connect") || !self.may_alter("postgres") {
-            let (at_connect, at_postgres) =
-                connector::to_mend(settings, CONNECTOR_PATIENCE).await?;
+            let (at_connect, at_postgres) = connector::to_mend(settings, LOOK_PATIENCE).await?;
             if !self.may_alter("connect") {
                 found.extend(listed("connect", at_connect));
             }

@@ -152,7 +152,8 @@ impl Failure for BackfillError {
         Some(match self {
             Self::Usage(_) => "fanout backfill --help".to_owned(),
             Self::Busy { .. } => "wait until it is done, then run the command again".to_owned(),
-            Self::Journal { .. } | Self::Disk(_) => {
+            Self::Disk(_) => "free space in that folder, then run it again".to_owned(),
+            Self::Journal { .. } => {
                 "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),

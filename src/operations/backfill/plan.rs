@@ -143,6 +143,11 @@ impl Request {
         self.prune && self.from == TimeSpec::Earliest && self.to.is_none()
     }
 
+    /// Whether topics that are missing are made.
+    pub(super) fn makes_topics(&self) -> bool {
+        self.rebuilds() || self.has("http") || self.has("redis")
+    }
+
     pub(super) fn has(&self, sink: &str) -> bool {
         self.sinks.iter().any(|name| name == sink)
     }

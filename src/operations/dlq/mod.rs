@@ -151,7 +151,7 @@ impl Failure for DlqError {
         let hint = match self {
             Self::Kafka(_) => "fanout status",
             Self::Unknown(_) => "fanout dlq --help",
-            Self::Disk(_) => "name a folder of your own: FANOUT_HOME=<folder> fanout …",
+            Self::Disk(_) => "free space in that folder, then run it again",
             Self::NoLetter { .. } => "fanout dlq ls",
             Self::Replay(error) => return error.hint(),
             Self::Board(error) => return error.hint(),

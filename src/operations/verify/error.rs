@@ -86,9 +86,7 @@ impl Failure for VerifyError {
             Self::Placeholders(error) => error.hint(),
             Self::Source(refusal) => refusal.hint(),
             Self::ClickHouseUrl(_) => Some("fanout config show".to_owned()),
-            Self::Disk(_) => {
-                Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
-            }
+            Self::Disk(_) => Some("free space in that folder, then run it again".to_owned()),
             _ => Some("fanout status".to_owned()),
         }
     }

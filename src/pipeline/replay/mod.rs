@@ -151,9 +151,7 @@ impl Failure for ReplayError {
                 Some("fanout status".to_owned())
             }
             Self::Gone { .. } => Some("run it again: it begins anew".to_owned()),
-            Self::Disk(_) => {
-                Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
-            }
+            Self::Disk(_) => Some("free space in that folder, then run it again".to_owned()),
             Self::Progress(_) | Self::Stopped => None,
         }
     }

@@ -224,7 +224,7 @@ impl PartitionSink for FactsPartition {
             return;
         }
         if self.waits {
-            self.common.turns.is_free().await;
+            self.common.turns.is_free(self.partition).await;
             // It may be for one that has asked before.
             return tokio::time::sleep(COALESCE).await;
         }

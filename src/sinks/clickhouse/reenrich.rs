@@ -77,8 +77,11 @@ impl Turns {
     /// pass is for the rows of all partitions that the process has, so whoever
     /// comes next finds little left.
     pub(super) fn take(&self, partition: i32) -> Option<Turn> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|(_, asked)| asked.elapsed() < FORGOTTEN);
+        let mut waiting = self.waiting();
+        // As long as another has the turn they may wait for that.
+        if self.turn.try_lock().is_ok() {
+            waiting.retain(|(_, asked)| asked.elapsed() < FORGOTTEN);
+        }
         match waiting.iter_mut().find(|(one, _)| *one == partition) {
             Some((_, asked)) => *asked = Instant::now(),
             None => waiting.push_back((partition, Instant::now())),
@@ -92,14 +95,24 @@ impl Turns {
     }
 
     /// Resolves when nobody has the turn.
-    pub(super) async fn is_free(&self) {
+    pub(super) async fn is_free(&self, partition: i32) {
         drop(self.turn.lock().await);
+        // It has asked all the while.
+        if let Some((_, asked)) = self.waiting().iter_mut().find(|(one, _)| *one == partition) {
+            *asked = Instant::now();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(i32, Instant)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.turns.held().remove(&self.partition);
+        let mut waiting = self.turns.waiting();
+        waiting.retain(|(one, _)| *one != self.partition);
     }
 }
 
@@ -321,11 +334,7 @@ mod tests {
     fn whoever_asks_no_more_is_forgotten() {
         let turns = Turns::default();
         let long_ago = Instant::now().checked_sub(FORGOTTEN).expect("a while");
-        turns
-            .waiting
-            .lock()
-            .expect("no panic")
-            .push_back((1, long_ago));
+        turns.waiting().push_back((1, long_ago));
         assert!(turns.take(0).is_some());
     }
 }

@@ -99,7 +99,8 @@ pub(super) fn write(log: LogFile, mut said: impl Read) -> io::Result<()> {
     let _ = SigSet::all().thread_block();
     // Where an earlier writer still holds the lock, this one takes it next.
     let lock = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    thread::spawn(move || lock.lock());
+    // Without the thread nobody can wait for the last words; nothing else.
+    let _ = thread::Builder::new().spawn(move || lock.lock());
     let mut log = Rotating::open(log)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
