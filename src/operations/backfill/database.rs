@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How long it may take until a connector runs that just began.
-pub(super) const CONNECTOR_PATIENCE: Duration = Duration::from_secs(60);
+const CONNECTOR_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks for a slot that a new connector makes.
 const POLL: Duration = Duration::from_millis(200);
