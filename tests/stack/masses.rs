@@ -66,6 +66,10 @@ fn letters(stack: &Stack) {
     assert_eq!(report["done"]["letters"], all);
     assert_eq!(counted(stack), [0; 3]);
     bounded(stack, &["verify", "--timeout", "300s"]);
+
+    let delete = "DELETE FROM engagement_events WHERE event_ts = 'infinity'";
+    stack.stores.postgres(delete);
+    stack.verifies();
 }
 
 /// How many dead letters of each sink `status` has counted.

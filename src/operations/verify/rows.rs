@@ -4,7 +4,9 @@
 //! sides say what its rows come to, and only where that differs are the rows
 //! themselves read. What Postgres changes meanwhile is a suspect too; so each is
 //! looked at again behind fences of its own, and counts when it differs twice
-//! while Postgres says the same before and after.
+//! while Postgres says the same before and after. There may be any number of
+//! suspects, most of them excused by dead letters: they are judged a batch at a
+//! time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,6 +14,7 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::{
     Context, VerifyError,
@@ -26,8 +29,13 @@ use crate::progress::Unit;
 /// Rows of one stretch.
 const STRETCH: i64 = 10_000;
 
-/// Suspects looked at again; more than these are beyond doubt.
-const MAX_SUSPECTS: usize = 10_000;
+/// Suspects that are looked at again together, once a stretch has brought as
+/// many.
+const BATCH: usize = 10_000;
+
+/// After so many differences the store is wrong beyond doubt, and what differs
+/// besides is not looked at again.
+const BEYOND_DOUBT: u64 = 10_000;
 
 /// Ids in one question.
 const QUESTION: usize = 500;
@@ -47,92 +55,128 @@ pub(super) async fn check(
     source: &Source,
     letters: &Letters,
 ) -> Result<Findings, VerifyError> {
-    let mut findings = Findings::new(Check::Rows);
-    let suspects = walk(context, source, &mut findings).await?;
-    let confirmed = settle(context, suspects, &mut findings).await?;
-    let ids: Vec<i64> = confirmed.iter().map(Pair::id).collect();
-    let mut origins = HashMap::new();
-    for origin in context.query.origins_of(&ids).await? {
-        origins.insert(origin.event_id, (origin.partition, origin.offset));
-    }
-    let unchanged = Unchanged::find(context, letters, &confirmed).await?;
-    let mut contents = BTreeMap::new();
-    for pair in confirmed {
-        let id = pair.id();
-        if letters.explain("clickhouse", id, origins.get(&id).copied())? {
-            findings.excuse(&id);
-            continue;
-        }
-        if let Some((content, record)) = unchanged.explain(&pair) {
-            findings.excuse(&id);
-            contents.insert(content, record);
-            continue;
-        }
-        for difference in pair.differences() {
-            findings.differs(difference);
-        }
-    }
-    for (content, record) in contents.into_iter().take(MAX_SHOWN) {
-        findings.note(format!(
+    let mut walk = Walk {
+        context,
+        source,
+        letters,
+        suspects: Vec::new(),
+        contents: BTreeMap::new(),
+        findings: Findings::new(Check::Rows),
+    };
+    walk.run().await?;
+    for (content, record) in walk.contents {
+        walk.findings.note(format!(
             "content {content} is what it was before {record}, which is a dead letter"
         ));
     }
-    Ok(findings)
+    Ok(walk.findings)
 }
 
-/// Walks both sides from end to end; gives the ids that do not agree.
-async fn walk(
-    context: &Context<'_>,
-    source: &Source,
-    findings: &mut Findings,
-) -> Result<Vec<i64>, VerifyError> {
-    let mut suspects = Vec::new();
-    let total = source.count().await?;
-    let mut first = Some(i64::MIN);
-    while let Some(from) = first {
-        let boundary = source.last_of(from, STRETCH).await?;
-        let last = boundary.unwrap_or(i64::MAX);
-        let expected = source.sum(from, last).await?;
-        if expected == context.query.sum(from, last).await? {
-            findings.compared += expected.rows;
-        } else {
-            compare(context, source, (from, last), &mut suspects, findings).await?;
-        }
-        let (done, total) = (findings.compared, total.max(findings.compared));
-        context.steps.advanced(done, Some(total), Unit::Rows);
-        first = boundary.and_then(|last| last.checked_add(1));
-    }
-    Ok(suspects)
+/// Walks both sides from end to end.
+struct Walk<'a> {
+    context: &'a Context<'a>,
+    source: &'a Source,
+    letters: &'a Letters,
+    /// Ids that do not agree and are not judged yet.
+    suspects: Vec<i64>,
+    /// Contents whose last change is a dead letter, and that letter's record; a
+    /// few of them.
+    contents: BTreeMap<Uuid, String>,
+    findings: Findings,
 }
 
-/// Compares the rows of one stretch, one by one.
-async fn compare(
-    context: &Context<'_>,
-    source: &Source,
-    (first, last): (i64, i64),
-    suspects: &mut Vec<i64>,
-    findings: &mut Findings,
-) -> Result<(), VerifyError> {
-    let mut merge = Merge::new(source.rows(first, last).await?);
-    let mut found = context.query.rows(first, last)?;
-    let mut visit = |pair: Pair| {
-        findings.compared += 1;
-        if pair.is_same() {
-            return;
+impl Walk<'_> {
+    async fn run(&mut self) -> Result<(), VerifyError> {
+        let (context, source) = (self.context, self.source);
+        let total = source.count().await?;
+        let mut first = Some(i64::MIN);
+        while let Some(from) = first {
+            let boundary = source.last_of(from, STRETCH).await?;
+            let last = boundary.unwrap_or(i64::MAX);
+            let expected = source.sum(from, last).await?;
+            if expected == context.query.sum(from, last).await? {
+                self.findings.compared += expected.rows;
+            } else {
+                self.compare((from, last)).await?;
+            }
+            let compared = self.findings.compared;
+            let total = total.max(compared);
+            context.steps.advanced(compared, Some(total), Unit::Rows);
+            if self.suspects.len() >= BATCH {
+                self.judge().await?;
+            }
+            first = boundary.and_then(|last| last.checked_add(1));
         }
-        if suspects.len() < MAX_SUSPECTS {
-            suspects.push(pair.id());
-        } else {
-            pair.differences()
-                .into_iter()
-                .for_each(|difference| findings.differs(difference));
-        }
-    };
-    while let Some(row) = found.next().await? {
-        merge.found(Row::from(row), &mut visit);
+        self.judge().await
     }
-    merge.finish(&mut visit);
-    Ok(())
+
+    /// Compares the rows of one stretch, one by one.
+    async fn compare(&mut self, (first, last): (i64, i64)) -> Result<(), VerifyError> {
+        let mut merge = Merge::new(self.source.rows(first, last).await?);
+        let mut found = self.context.query.rows(first, last)?;
+        let (suspects, findings) = (&mut self.suspects, &mut self.findings);
+        let mut looked_up = Ok(());
+        let mut visit = |pair: Pair| {
+            findings.compared += 1;
+            if pair.is_same() {
+                return;
+            }
+            if findings.differences < BEYOND_DOUBT {
+                suspects.push(pair.id());
+                return;
+            }
+            let excused = match &pair {
+                Pair::Missing(row) => self.letters.explain("clickhouse", row.id, None),
+                _ => Ok(false),
+            };
+            match excused {
+                Ok(true) => findings.excuse(&pair.id()),
+                Ok(false) => {
+                    for difference in pair.differences() {
+                        findings.differs(difference);
+                    }
+                }
+                Err(error) => looked_up = Err(error),
+            }
+        };
+        while let Some(row) = found.next().await? {
+            merge.found(Row::from(row), &mut visit);
+        }
+        merge.finish(&mut visit);
+        Ok(looked_up?)
+    }
+
+    /// Looks again at the suspects so far, and says of each what it is.
+    async fn judge(&mut self) -> Result<(), VerifyError> {
+        let suspects = std::mem::take(&mut self.suspects);
+        let findings = &mut self.findings;
+        let confirmed = settle(self.context, suspects, findings).await?;
+        let ids: Vec<i64> = confirmed.iter().map(Pair::id).collect();
+        let mut origins = HashMap::new();
+        for origin in self.context.query.origins_of(&ids).await? {
+            origins.insert(origin.event_id, (origin.partition, origin.offset));
+        }
+        let unchanged = Unchanged::find(self.context, self.letters, &confirmed).await?;
+        for pair in confirmed {
+            let id = pair.id();
+            let origin = origins.get(&id).copied();
+            if self.letters.explain("clickhouse", id, origin)? {
+                findings.excuse(&id);
+                continue;
+            }
+            if let Some((content, record)) = unchanged.explain(&pair) {
+                findings.excuse(&id);
+                if self.contents.len() < MAX_SHOWN {
+                    self.contents.insert(content, record.to_string());
+                }
+                continue;
+            }
+            for difference in pair.differences() {
+                findings.differs(difference);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What was seen of the suspects, round by round.
