@@ -116,7 +116,7 @@ pub(super) fn set_back(stack: &Stack) {
     let meanwhile = Event::insert(stack);
     meanwhile.becomes("device", &Json::from("ios"));
     let shown = stack.fanout.document(0, &["leaderboard"]);
-    assert_eq!(shown["remark"], "ahead_of_clock", "{shown:#}");
+    assert_eq!(shown["remark"]["code"], "ahead_of_clock", "{shown:#}");
     let report = stack.fanout.document(5, &["verify", "--timeout", "5s"]);
     let found = report.to_string();
     assert!(found.contains(r#""what":"as_of""#), "{report:#}");
