@@ -26,13 +26,14 @@ pub const TESTS: &[Test] = &[(
 const EVENTS: u64 = 60_000;
 
 /// What a command may hold at most: less than the bytes of the letters, of which
-/// each of the three sinks has one of more than a kilobyte for each event.
-const MOST_KIB: u64 = 160 * 1024;
+/// each of the three sinks has one of about 1,700 bytes for each event.
+const MOST_KIB: u64 = 240 * 1024;
 
 const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
 
 fn letters(stack: &Stack) {
     let before = counted(stack);
+    let made = Made(stack);
     stack.stores.postgres(&format!(
         "INSERT INTO engagement_events (event_type, event_ts, device, raw_payload)
          SELECT 'click', 'infinity', 'web', jsonb_build_object('padding', repeat('x', 400))
@@ -48,7 +49,7 @@ fn letters(stack: &Stack) {
     });
 
     let report = bounded(stack, &["verify", "--timeout", "300s"]);
-    for check in ["rows", "external", "records"] {
+    for check in ["rows", "records"] {
         let excused = excused(&report, check);
         assert!(excused >= EVENTS, "{check}: {excused} of {EVENTS}");
     }
@@ -67,9 +68,19 @@ fn letters(stack: &Stack) {
     assert_eq!(counted(stack), [0; 3]);
     bounded(stack, &["verify", "--timeout", "300s"]);
 
-    let delete = "DELETE FROM engagement_events WHERE event_ts = 'infinity'";
-    stack.stores.postgres(delete);
+    drop(made);
     stack.verifies();
+}
+
+/// The events in the source, until dropped: what comes after starts without
+/// them, whatever has failed.
+struct Made<'a>(&'a Stack);
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        let delete = "DELETE FROM engagement_events WHERE event_ts = 'infinity'";
+        self.0.stores.postgres(delete);
+    }
 }
 
 /// How many dead letters of each sink `status` has counted.
