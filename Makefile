@@ -1,7 +1,7 @@
 # Two commands do all on a fresh machine: `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker storm bench fuzz lint build preflight down reset
+.PHONY: help demo test nightly test-docker storm bench fuzz lint build preflight down reset
 
 # Where rustup puts cargo, in a shell that was open before rustup came; first,
 # as rustup has it: a system's own rust may be too old.
@@ -51,6 +51,10 @@ demo: preflight build ## set up what is missing, build, run it all on made-up ev
 test: set_up_for := test
 test: lint ## the same set-up, then every check and test, on real servers
 	cargo test --locked --no-fail-fast --features crash-points
+
+nightly: set_up_for := test
+nightly: lint ## `make test` with the tests that take minutes each
+	FANOUT_TEST_NIGHTLY=1 cargo test --locked --no-fail-fast --features crash-points
 
 test-docker: ## the stack in containers; starts an engine where there is none and that can be
 	tests/docker/run.sh

@@ -1,7 +1,8 @@
-//! More dead letters than fit into one statement, or into memory.
+//! More dead letters than fit into one statement, or into memory. It takes
+//! minutes: `make nightly` runs it.
 
 use std::{
-    fs,
+    env, fs,
     io::Read as _,
     process::{Child, Stdio},
     thread,
@@ -12,7 +13,7 @@ use serde_json::Value as Json;
 
 use crate::{
     Test,
-    support::{Stack, eventually},
+    support::{Stack, eventually, trials::leave_out},
 };
 
 /// The tests, in their order.
@@ -33,6 +34,9 @@ const MOST_KIB: u64 = 240 * 1024;
 const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
 
 fn letters(stack: &Stack) {
+    if env::var_os("FANOUT_TEST_NIGHTLY").is_none() {
+        leave_out("it takes minutes: `make nightly` runs it");
+    }
     let before = counted(stack);
     let made = Made(stack);
     stack.stores.postgres(&format!(
