@@ -52,9 +52,8 @@ test: set_up_for := test
 test: lint ## the same set-up, then every check and test, on real servers
 	cargo test --locked --no-fail-fast --features crash-points
 
-nightly: set_up_for := test
-nightly: lint ## `make test` with the tests that take minutes each
-	FANOUT_TEST_NIGHTLY=1 cargo test --locked --no-fail-fast --features crash-points
+nightly: test ## `make test`, then the tests that take minutes each
+	FANOUT_TEST_NIGHTLY=1 cargo test --locked --features crash-points --test stack -- masses::
 
 test-docker: ## the stack in containers; starts an engine where there is none and that can be
 	tests/docker/run.sh
