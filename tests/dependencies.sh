@@ -2,7 +2,7 @@
 # Checks what fanout and its fuzzer depend on: that the lock files are up to
 # date, the licences and the sources of all crates, and, where the database of
 # advisories can be reached, known vulnerabilities. What to accept is in
-# deny.toml.
+# .deny.toml.
 set -eu
 cd "$(dirname "$0")/.."
 cargo_deny=0.20.2
@@ -18,7 +18,7 @@ fi
 deny() { # <Cargo.toml> <check>...
     manifest=$1
     shift
-    cargo deny --log-level error --manifest-path "$manifest" --config deny.toml --locked check "$@"
+    cargo deny --log-level error --manifest-path "$manifest" --config .deny.toml --locked check "$@"
 }
 
 for manifest in Cargo.toml fuzz/Cargo.toml; do

@@ -274,8 +274,7 @@ impl Batches for OfSink<'_> {
                 break;
             };
             if self.takes(&letter).map_err(ReplayError::Disk)? {
-                let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-                bytes += size(&letter.key) + size(&letter.value);
+                bytes += letter.size();
                 batch.push(kept(letter));
             }
         }

@@ -78,8 +78,9 @@ impl Turns {
     /// comes next finds little left.
     pub(super) fn take(&self, partition: i32) -> Option<Turn> {
         let mut waiting = self.waiting();
+        let free = Arc::clone(&self.turn).try_lock_owned().ok();
         // As long as another has the turn they may wait for that.
-        if self.turn.try_lock().is_ok() {
+        if free.is_some() {
             waiting.retain(|(_, asked)| asked.elapsed() < FORGOTTEN);
         }
         match waiting.iter_mut().find(|(one, _)| *one == partition) {
@@ -89,7 +90,7 @@ impl Turns {
         if waiting.front().is_none_or(|(first, _)| *first != partition) {
             return None;
         }
-        let turn = Arc::clone(&self.turn).try_lock_owned().ok()?;
+        let turn = free?;
         waiting.pop_front();
         Some(Turn(turn))
     }
