@@ -34,6 +34,7 @@ pub mod progress;
 pub mod project;
 pub mod retry;
 pub mod secret;
+pub mod sink_kind;
 pub mod sinks;
 pub mod source;
 pub mod stack;
