@@ -165,6 +165,12 @@ pub fn group(settings: &Settings, sink: &str) -> String {
     format!("{}-{sink}", settings.kafka.group_prefix)
 }
 
+/// The group of an operation that reads and commits nothing: `fanout-verify`.
+#[must_use]
+pub fn reader_group(settings: &Settings, operation: &str) -> String {
+    format!("{}-{operation}", settings.kafka.group_prefix)
+}
+
 /// How the readers of operations reach Kafka.
 #[must_use]
 pub fn consumer(settings: &Settings) -> ConsumerSettings {
@@ -234,7 +240,7 @@ async fn into_log(
     steps: &Steps<'_>,
 ) -> Result<Fence, FenceError> {
     let lsn = past_slot(settings, timeout, steps).await?;
-    let log = Log::new(&consumer(settings), &group(settings, "fence"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "fence"))?;
     let events = ends(&log, events_topic(settings)).await?;
     let content = ends(&log, content_topic(settings)).await?;
     Ok(Fence {

@@ -14,7 +14,7 @@ use crate::{
     config::Settings,
     operations::{
         connector::{self, ConnectorError},
-        fence::{consumer, group},
+        fence::{consumer, reader_group},
         objects,
         up::Alteration,
     },
@@ -169,7 +169,7 @@ async fn tables(settings: &Settings) -> Result<Vec<String>, BackfillError> {
 }
 
 async fn missing_topics(settings: &Settings) -> Result<Vec<String>, BackfillError> {
-    let log = Log::new(&consumer(settings), &group(settings, "backfill"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
     let mut missing = Vec::new();
     for spec in specs(settings) {
         if log.identity(&spec.name).await?.is_none() {

@@ -23,7 +23,7 @@ use crate::{
     config::Settings,
     crash,
     operations::{
-        fence::{self, FenceError, consumer, content_topic, events_topic, group},
+        fence::{self, FenceError, consumer, content_topic, events_topic, group, reader_group},
         objects,
         source::{Inspector, Refusal},
         steps::Steps,
@@ -65,7 +65,10 @@ impl FromDatabase<'_> {
             self.source_is_sound().await?;
             self.begin_lives(&rebuild).await?;
         } else if self.database().starts.is_none() {
-            let log = Log::new(&consumer(self.settings), &group(self.settings, "backfill"))?;
+            let log = Log::new(
+                &consumer(self.settings),
+                &reader_group(self.settings, "backfill"),
+            )?;
             let ends = log.ends(&events_topic(self.settings)).await?;
             self.keep(|database| database.starts = Some(ends))?;
         }
@@ -271,7 +274,7 @@ impl FromDatabase<'_> {
 }
 
 pub(super) fn rebuild(settings: &Settings) -> Result<Rebuild, BackfillError> {
-    let log = Log::new(&consumer(settings), &group(settings, "backfill"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
     let (facts, content) = (events_topic(settings), content_topic(settings));
     Ok(Rebuild::new(&settings.clickhouse, log, facts, content)?)
 }

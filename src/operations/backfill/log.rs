@@ -18,7 +18,7 @@ use crate::{
     crash,
     operations::{
         dlq,
-        fence::{consumer, events_topic, group},
+        fence::{consumer, events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
@@ -44,7 +44,7 @@ impl Topic {
     /// The topic, where there is one.
     pub(super) async fn find(settings: &Settings) -> Result<Option<Self>, BackfillError> {
         let name = events_topic(settings);
-        let log = Log::new(&consumer(settings), &group(settings, "backfill"))?;
+        let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
         let identity = log.identity(&name).await?;
         Ok(identity.map(|identity| Self {
             log,

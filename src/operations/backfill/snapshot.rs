@@ -18,7 +18,7 @@ use crate::{
     config::Settings,
     crash,
     operations::{
-        fence::{consumer, group},
+        fence::{consumer, reader_group},
         steps::Steps,
     },
     progress::Unit,
@@ -109,7 +109,7 @@ impl Snapshot<'_> {
 
     /// Says which signal this will be, and from where its notifications are.
     pub(super) async fn begin(&self, database: &mut Database) -> Result<(), BackfillError> {
-        let reader = group(self.settings, "backfill");
+        let reader = reader_group(self.settings, "backfill");
         let log = Log::new(&consumer(self.settings), &reader)?;
         let topic = self.notifications();
         let end = match log.partitions(&topic).await? {
@@ -134,7 +134,7 @@ impl Snapshot<'_> {
             from,
             until: None,
         };
-        let reader = group(self.settings, "backfill");
+        let reader = reader_group(self.settings, "backfill");
         let mut scan = Scan::start(&consumer(self.settings), &reader, &topic, &[stretch])?;
         let mut rows = 0;
         loop {

@@ -17,7 +17,7 @@ use crate::{
     crash,
     event::unavailable::{DEBEZIUMS_OWN, Placeholders, STATE_KEY, Until},
     operations::{
-        fence::{consumer, group},
+        fence::{consumer, reader_group},
         steps::Steps,
     },
     pipeline::{Source, topics},
@@ -45,7 +45,7 @@ impl<'a> Placeholder<'a> {
         current: Option<&Properties>,
     ) -> Result<Self, ConnectorError> {
         let source = Source::new(&settings.kafka.topic_prefix);
-        let (consumer, reader) = (consumer(settings), group(settings, "connector"));
+        let (consumer, reader) = (consumer(settings), reader_group(settings, "connector"));
         let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
         let log = Log::new(&consumer, &reader)?;
         let known = KnownPlaceholders::new(state, log, &source.facts, &source.content);
@@ -212,7 +212,7 @@ impl Switch<'_> {
     /// Where the log of both tables ends.
     async fn read_ends(&self) -> Result<BTreeMap<String, Until>, ConnectorError> {
         let settings = self.settings;
-        let log = Log::new(&consumer(settings), &group(settings, "connector"))?;
+        let log = Log::new(&consumer(settings), &reader_group(settings, "connector"))?;
         let source = Source::new(&settings.kafka.topic_prefix);
         let mut ends = BTreeMap::new();
         for topic in [source.facts.topic(), source.content.topic()] {
@@ -233,7 +233,7 @@ impl Switch<'_> {
         let mut state = topics::specs(self.settings);
         state.retain(|topic| topic.name == kafka.state_topic);
         ensure_topics(&kafka.brokers, &state).await?;
-        let reader = group(self.settings, "connector");
+        let reader = reader_group(self.settings, "connector");
         let topic = StateTopic::new(&consumer(self.settings), &reader, &kafka.state_topic)?;
         Ok(topic.set(STATE_KEY, &self.known.bytes()).await?)
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     backfill::BackfillError,
-    fence::{consumer, group},
+    fence::{consumer, reader_group},
 };
 use crate::{
     clients::kafka::{KafkaError, Scan, Seen, Stretch},
@@ -355,7 +355,7 @@ pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<
 /// When the broker does not answer or there is no such letter.
 pub async fn find(settings: &Settings, id: LetterId) -> Result<Letter, DlqError> {
     let topic = settings.kafka.dead_letter_topic.clone();
-    let reader = group(settings, "dlq");
+    let reader = reader_group(settings, "dlq");
     let place = usize::try_from(id.partition).unwrap_or(usize::MAX);
     let bounds = reader::bounds(settings).await?.get(place).copied();
     let there = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));

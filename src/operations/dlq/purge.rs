@@ -15,7 +15,7 @@ use crate::{
     config::Settings,
     crash,
     operations::{
-        fence::{consumer, content_topic, events_topic, group},
+        fence::{consumer, content_topic, events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
@@ -79,7 +79,7 @@ pub async fn purge(
 
 /// The source's topics, each with its present life.
 async fn lives(settings: &Settings) -> Result<Vec<(String, String)>, DlqError> {
-    let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "dlq"))?;
     let mut lives = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;

@@ -5,7 +5,7 @@ use super::Letter;
 use crate::{
     clients::kafka::{Bounds, KafkaError, Log, Scan, Stretch},
     config::Settings,
-    operations::fence::{consumer, group},
+    operations::fence::{consumer, reader_group},
 };
 
 /// A reading of the letters, oldest first within a partition.
@@ -39,7 +39,7 @@ impl Reader {
         };
         let stretches: Vec<Stretch> = (0..).zip(bounds).map(whole).collect();
         let topic = &settings.kafka.dead_letter_topic;
-        let reader = group(settings, "dlq");
+        let reader = reader_group(settings, "dlq");
         let scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
         Ok(Self { scan: Some(scan) })
     }
@@ -63,7 +63,7 @@ impl Reader {
 /// When the broker does not answer.
 pub async fn bounds(settings: &Settings) -> Result<Vec<Bounds>, KafkaError> {
     let topic = &settings.kafka.dead_letter_topic;
-    let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "dlq"))?;
     match log.partitions(topic).await? {
         Some(_) => log.bounds(topic).await,
         None => Ok(Vec::new()),

@@ -18,7 +18,7 @@ use crate::{
     config::Settings,
     operations::{
         backfill::rebuild_board,
-        fence::{consumer, content_topic, events_topic, group},
+        fence::{consumer, content_topic, events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
@@ -156,7 +156,7 @@ pub async fn select(
 }
 
 async fn lives(settings: &Settings) -> Result<BTreeMap<String, TopicIdentity>, DlqError> {
-    let log = Log::new(&consumer(settings), &group(settings, "dlq"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "dlq"))?;
     let mut lives = BTreeMap::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use serde_json::{Value as Json, json};
 
 use self::latest::Latest;
-use super::fence::{consumer, events_topic, group};
+use super::fence::{consumer, events_topic, reader_group};
 use crate::{
     clients::{
         clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query},
@@ -196,7 +196,7 @@ impl Peek {
         let looker = match place {
             Place::Kafka => Looker::Kafka {
                 topic: topic.unwrap_or_else(|| events_topic(settings)),
-                log: Log::new(&consumer(settings), &group(settings, "peek"))?,
+                log: Log::new(&consumer(settings), &reader_group(settings, "peek"))?,
                 ends: Vec::new(),
             },
             Place::ClickHouse => {
@@ -265,7 +265,7 @@ async fn records(
         until: Some(bounds.end),
     };
     let stretches: Vec<Stretch> = bounds.iter().enumerate().map(stretch).collect();
-    let reader = group(settings, "peek");
+    let reader = reader_group(settings, "peek");
     let mut scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
     *ends = bounds.iter().map(|bounds| bounds.end).collect();
     let mut seen = Latest::default();

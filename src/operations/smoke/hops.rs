@@ -19,7 +19,7 @@ use crate::{
     failure::chain,
     operations::{
         connector,
-        fence::{consumer, events_topic, group},
+        fence::{consumer, events_topic, reader_group},
         status, stub,
     },
 };
@@ -38,7 +38,7 @@ impl Topic {
     /// Begins to watch.
     pub async fn watch(settings: &Settings) -> Result<Self, SmokeError> {
         let name = events_topic(settings);
-        let reader = group(settings, "smoke");
+        let reader = reader_group(settings, "smoke");
         let log = Log::new(&consumer(settings), &reader)?;
         let ends = match log.partitions(&name).await? {
             Some(_) => log.ends(&name).await?,

@@ -8,7 +8,7 @@ use crate::{
     clock::now_us,
     config::Settings,
     failure::{Failure, Kind},
-    operations::fence::{consumer, group},
+    operations::fence::{consumer, reader_group},
     source::{Baseline, Changed, Fingerprint, History, Properties, Reason, RecordError},
     timestamp::Rfc3339,
 };
@@ -54,7 +54,7 @@ impl Records {
     /// # Errors
     /// When a client cannot be made.
     pub fn new(settings: &Settings) -> Result<Self, KafkaError> {
-        let group = group(settings, "source");
+        let group = reader_group(settings, "source");
         let topic = &settings.kafka.state_topic;
         Ok(Self {
             topic: StateTopic::new(&consumer(settings), &group, topic)?,

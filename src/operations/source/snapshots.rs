@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     clients::kafka::{ConsumerSettings, KafkaError, Log, Scan, Stretch},
     config::Settings,
-    operations::fence::{consumer, group},
+    operations::fence::{consumer, reader_group},
 };
 
 /// The notifications, read as they come.
@@ -31,7 +31,7 @@ impl Snapshots {
     /// When a client cannot be made.
     pub fn new(settings: &Settings) -> Result<Self, KafkaError> {
         let consumer = consumer(settings);
-        let group = group(settings, "source");
+        let group = reader_group(settings, "source");
         Ok(Self {
             log: Log::new(&consumer, &group)?,
             consumer,

@@ -13,7 +13,7 @@ use crate::{
     failure::chain,
     operations::{
         dlq::PURGED,
-        fence::{consumer, group},
+        fence::{consumer, reader_group},
     },
     stack::{ProjectDir, files},
 };
@@ -73,7 +73,7 @@ pub(super) async fn count(settings: &Settings, dir: &ProjectDir) -> Result<DeadL
 async fn look(settings: &Settings, file: &Path) -> Result<DeadLetters, KafkaError> {
     let deadline = Instant::now() + BUDGET;
     let topic = &settings.kafka.dead_letter_topic;
-    let reader = group(settings, "dlq");
+    let reader = reader_group(settings, "dlq");
     let log = Log::new(&consumer(settings), &reader)?;
     let Some(identity) = log.identity(topic).await? else {
         return Ok(DeadLetters {

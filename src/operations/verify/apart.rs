@@ -18,7 +18,7 @@ use crate::{
     clock::now_us,
     operations::{
         eligible::{Moment, Sum, Sums},
-        fence::{Fence, consumer, group},
+        fence::{Fence, consumer, reader_group},
         scratch::Scratch,
     },
     sinks::board::{BoardChange, BoardDecoder, Decoded},
@@ -206,7 +206,7 @@ pub(super) async fn sums(
     let skew_us = skew.saturating_mul(MICROS_PER_SECOND);
     let since_us = moment.after_us().min(now_us()) - skew_us.saturating_add(SLACK_US);
     let topic = context.tables.facts.topic();
-    let reader = group(settings, "verify");
+    let reader = reader_group(settings, "verify");
     let log = Log::new(&consumer(settings), &reader)?;
     let starts = log.offsets_at(&topic, since_us / MICROS_PER_MILLI).await?;
     let ends = log.ends(&topic).await?;

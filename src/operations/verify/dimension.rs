@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clients::kafka::{Bounds, Log, Scan, Stretch},
     event::{Change, DimensionDecoder},
-    operations::fence::{consumer, group},
+    operations::fence::{consumer, reader_group},
 };
 
 /// The columns of a row that come from its content.
@@ -59,7 +59,10 @@ impl Unchanged {
             return Ok(found);
         }
         let settings = context.settings;
-        let (reader, topic) = (group(settings, "verify"), context.tables.content.topic());
+        let (reader, topic) = (
+            reader_group(settings, "verify"),
+            context.tables.content.topic(),
+        );
         let log = Log::new(&consumer(settings), &reader)?;
         let stretches = stretches(&log.bounds(&topic).await?, letters)?;
         if stretches.is_empty() {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clients::kafka::{Bounds, Log, Scan, StateTopic, Stretch},
     event::FactDecoder,
-    operations::fence::{Fence, consumer, events_topic, group},
+    operations::fence::{Fence, consumer, events_topic, group, reader_group},
     progress::Unit,
     sinks::{Fault, Notes},
 };
@@ -89,7 +89,7 @@ impl<'a> Walk<'a> {
         journal: Option<Journal>,
     ) -> Result<(Findings, Findings), VerifyError> {
         let settings = self.context.settings;
-        let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
+        let log = Log::new(&consumer(settings), &reader_group(settings, "verify"))?;
         // Read after the calls were listed: what they are of is in it.
         let bounds = log.bounds(&self.topic).await?;
         self.reconciled = self.reconciled(&log).await?;
@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
 
     fn scan(&self, stretch: Stretch) -> Result<Scan, VerifyError> {
         let settings = self.context.settings;
-        let reader = group(settings, "verify");
+        let reader = reader_group(settings, "verify");
         let scan = Scan::start(&consumer(settings), &reader, &self.topic, &[stretch]);
         Ok(scan?)
     }

@@ -33,7 +33,7 @@ use self::{
     source::Source,
 };
 use super::{
-    fence::{self, Fence, consumer, content_topic, events_topic, group},
+    fence::{self, Fence, consumer, content_topic, events_topic, group, reader_group},
     scratch::Scratch,
     source::explain,
     steps::Steps,
@@ -111,7 +111,7 @@ pub async fn verify(
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let sinks = &settings.pipeline.sinks;
     let tables = pipeline::Source::new(&settings.kafka.topic_prefix);
-    let (consumer, reader) = (consumer(settings), group(settings, "verify"));
+    let (consumer, reader) = (consumer(settings), reader_group(settings, "verify"));
     let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
     let log = Log::new(&consumer, &reader)?;
     let placeholders = KnownPlaceholders::new(state, log, &tables.facts, &tables.content);
@@ -197,7 +197,7 @@ async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Li
 
 /// The dead letters of both topics as they are now.
 async fn letters(settings: &Settings, scratch: &Scratch) -> Result<Letters, VerifyError> {
-    let log = Log::new(&consumer(settings), &group(settings, "verify"))?;
+    let log = Log::new(&consumer(settings), &reader_group(settings, "verify"))?;
     let mut lives = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
