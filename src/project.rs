@@ -3,6 +3,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::sink_kind::ConsumerGroup;
+
 /// The default project, whose derived names are the documented ones.
 pub const DEFAULT: &str = "fanout";
 
@@ -110,10 +112,10 @@ impl Project {
         self.suffixed("top10m", ':')
     }
 
-    /// Consumer group of a sink: `fanout-clickhouse`.
+    /// Id of a consumer group: `fanout-clickhouse`.
     #[must_use]
-    pub fn group(&self, sink: &str) -> String {
-        format!("{}-{sink}", self.0)
+    pub fn group(&self, group: ConsumerGroup) -> String {
+        group.id(&self.0)
     }
 
     /// Topic of dead letters: `fanout.dlq`.
@@ -141,7 +143,7 @@ mod tests {
         assert_eq!(project.publication(), "dbz_pub");
         assert_eq!(project.clickhouse_database(), "analytics");
         assert_eq!(project.board_key(), "top10m");
-        assert_eq!(project.group("clickhouse"), "fanout-clickhouse");
+        assert_eq!(project.group(ConsumerGroup::Facts), "fanout-clickhouse");
         assert_eq!(project.dead_letter_topic(), "fanout.dlq");
         assert_eq!(project.state_topic(), "fanout.state");
     }
@@ -153,7 +155,7 @@ mod tests {
         assert_eq!(project.slot(), "dbz_slot_blue_2");
         assert_eq!(project.clickhouse_database(), "analytics_blue_2");
         assert_eq!(project.board_key(), "top10m:blue-2");
-        assert_eq!(project.group("redis"), "blue-2-redis");
+        assert_eq!(project.group(ConsumerGroup::Board), "blue-2-redis");
     }
 
     #[test]

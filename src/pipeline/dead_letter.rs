@@ -8,6 +8,7 @@ use crate::{
     clients::kafka::{KafkaError, Letter, Producer, TopicIdentity, is_transient},
     clock::now_us,
     event::Record,
+    sink_kind::ConsumerGroup,
     sinks::{Fault, Rejected},
     timestamp::Rfc3339,
 };
@@ -19,16 +20,16 @@ const IN_FLIGHT: usize = 256;
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     producer: Producer,
-    sink: &'static str,
+    group: ConsumerGroup,
     /// Which life of the source topic the records are from.
     generation: TopicIdentity,
 }
 
 impl DeadLetters {
-    pub fn new(producer: Producer, sink: &'static str, generation: TopicIdentity) -> Self {
+    pub fn new(producer: Producer, group: ConsumerGroup, generation: TopicIdentity) -> Self {
         Self {
             producer,
-            sink,
+            group,
             generation,
         }
     }
@@ -77,7 +78,7 @@ impl DeadLetters {
     /// Returns when all replicas have the letter.
     async fn send(&self, record: &Record<'_>, rejected: &Rejected) -> Result<(), KafkaError> {
         tracing::warn!(
-            sink = self.sink,
+            sink = self.group.name(),
             topic = record.topic,
             partition = record.partition,
             offset = record.offset,
@@ -87,7 +88,7 @@ impl DeadLetters {
         );
         let headers = [
             ("fanout-format", "1".to_owned()),
-            ("fanout-sink", self.sink.to_owned()),
+            ("fanout-sink", self.group.name().to_owned()),
             ("fanout-code", rejected.code.to_owned()),
             ("fanout-error", rejected.detail.clone()),
             ("fanout-topic", record.topic.to_owned()),

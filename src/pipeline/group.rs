@@ -20,6 +20,7 @@ use super::{
 use crate::{
     clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
     crash,
+    sink_kind::ConsumerGroup,
     sinks::{Committed, Fault, KnownPlaceholders, Notes, PartitionSink as _, Sink, is_ours},
 };
 
@@ -28,7 +29,7 @@ const STUCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One sink's worker.
 pub(super) struct GroupWorker<S> {
-    pub(super) name: &'static str,
+    pub(super) group: ConsumerGroup,
     pub(super) topic: String,
     pub(super) log: Log,
     pub(super) shared: Shared,
@@ -59,8 +60,8 @@ impl<S: Sink> GroupWorker<S> {
             if !self.open().await {
                 return;
             }
-            let letters = DeadLetters::new(self.shared.producer.clone(), self.name, identity);
-            let group = self.shared.group(self.name);
+            let letters = DeadLetters::new(self.shared.producer.clone(), self.group, identity);
+            let group = self.shared.group(self.group);
             let joined = Membership::join(&self.shared.consumer, &group, &self.topic);
             let left = match joined {
                 Ok((membership, events)) => {
@@ -157,7 +158,7 @@ impl<S: Sink> GroupWorker<S> {
         let gone = CancellationToken::new();
         self.stats.set_phase(Phase::Starting(format!(
             "joining {}",
-            self.shared.group(self.name)
+            self.shared.group(self.group)
         )));
         // Apart, so that a slow broker holds up neither a rebalance nor the end.
         let watch = Watch {
@@ -166,7 +167,7 @@ impl<S: Sink> GroupWorker<S> {
             identity,
             sink: Arc::clone(&self.sink),
             stats: Arc::clone(&self.stats),
-            notes: self.shared.notes(self.name),
+            notes: self.shared.notes(self.group),
             noted: <_>::default(),
             again: again.clone(),
             gone: gone.clone(),
@@ -180,7 +181,7 @@ impl<S: Sink> GroupWorker<S> {
                 // notice theirs themselves.
                 _ = ticks.tick() => if membership.is_stuck() {
                     let reason = "kafka: a commit has had no answer";
-                    tracing::warn!(sink = self.name, reason, "joining again");
+                    tracing::warn!(sink = self.group.name(), reason, "joining again");
                     self.stats.failed(WHOLE_SINK, reason);
                     break;
                 },
@@ -198,7 +199,7 @@ impl<S: Sink> GroupWorker<S> {
                 () = gone.cancelled() => break,
             }
         }
-        crash::point(self.name, "leaving");
+        crash::point(self.group.name(), "leaving");
         if gone.is_cancelled() {
             // What was done there is nobody's any more.
             for one in running.values() {
@@ -234,18 +235,18 @@ impl<S: Sink> GroupWorker<S> {
                 }
             }
             Rebalance::Revoked { partitions, done } => {
-                tracing::info!(sink = self.name, ?partitions, "partitions revoked");
-                crash::point(self.name, "revoked");
+                tracing::info!(sink = self.group.name(), ?partitions, "partitions revoked");
+                crash::point(self.group.name(), "revoked");
                 let ended = partitions
                     .iter()
                     .filter_map(|number| running.remove(number))
                     .collect();
                 self.end(ended).await;
-                crash::point(self.name, "drained");
+                crash::point(self.group.name(), "drained");
                 drop(done);
             }
             Rebalance::Fault(error) | Rebalance::Failed(error) => {
-                tracing::debug!(sink = self.name, %error, "kafka");
+                tracing::debug!(sink = self.group.name(), %error, "kafka");
             }
         }
     }
@@ -264,7 +265,7 @@ impl<S: Sink> GroupWorker<S> {
         };
         let hold = Hold {
             sink: Arc::clone(&self.sink),
-            notes: self.shared.notes(self.name),
+            notes: self.shared.notes(self.group),
             identity,
             stats: Arc::clone(&self.stats),
             patience: self.shared.patience,
@@ -296,7 +297,8 @@ impl<S: Sink> GroupWorker<S> {
                     let ended = one.task.await;
                     self.guard.release(one.number);
                     self.stats.released(one.number);
-                    tracing::info!(sink = self.name, partition = one.number, "partition lost");
+                    let sink = self.group.name();
+                    tracing::info!(sink, partition = one.number, "partition lost");
                     ended
                 }
             };

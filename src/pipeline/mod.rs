@@ -50,6 +50,7 @@ use crate::{
     event::{FactDecoder, SourceTable},
     failure::{Failure, Kind},
     secret::Redactor,
+    sink_kind::{ConsumerGroup, SinkKind},
     sinks::{self, KnownPlaceholders, Notes, Sink},
 };
 
@@ -71,7 +72,7 @@ pub enum PipelineError {
         source: KafkaError,
     },
     #[error("the {sink} sink cannot be set up: {reason}")]
-    Sink { sink: &'static str, reason: String },
+    Sink { sink: SinkKind, reason: String },
 }
 
 impl Failure for PipelineError {
@@ -132,14 +133,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The consumer group of a sink.
-    pub(crate) fn group(&self, sink: &str) -> String {
-        format!("{}-{sink}", self.group_prefix)
+    /// The id of a consumer group.
+    pub(crate) fn group(&self, group: ConsumerGroup) -> String {
+        group.id(&self.group_prefix)
     }
 
-    /// What is noted of that group.
-    pub(crate) fn notes(&self, sink: &str) -> Notes {
-        Notes::new(self.state.clone(), &self.group(sink))
+    /// What is noted of it.
+    pub(crate) fn notes(&self, group: ConsumerGroup) -> Notes {
+        Notes::new(self.state.clone(), &self.group(group))
     }
 }
 
@@ -224,10 +225,10 @@ impl Pipeline {
         };
         let facts = sinks::clickhouse::Facts::new(Arc::clone(&common));
         let topic = shared.source.facts.topic();
-        self.spawn_group(shared, "clickhouse", topic, facts, batching)?;
+        self.spawn_group(shared, ConsumerGroup::Facts, topic, facts, batching)?;
         let mirror = sinks::clickhouse::ContentMirror::new(common);
         let topic = shared.source.content.topic();
-        self.spawn_group(shared, "content", topic, mirror, batching)
+        self.spawn_group(shared, ConsumerGroup::Content, topic, mirror, batching)
     }
 
     fn start_http(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
@@ -236,17 +237,19 @@ impl Pipeline {
             limits: HTTP_LIMITS,
             linger: Duration::ZERO,
         };
-        self.spawn_group(shared, "http", shared.source.facts.topic(), sink, batching)
+        let topic = shared.source.facts.topic();
+        self.spawn_group(shared, ConsumerGroup::Http, topic, sink, batching)
     }
 
     fn start_board(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
-        let stats = Arc::new(SinkStats::new("redis", shared.source.facts.topic()));
+        let group = ConsumerGroup::Board;
+        let stats = Arc::new(SinkStats::new(group, shared.source.facts.topic()));
         self.stats.push(Arc::clone(&stats));
-        let log = shared_log(shared, "redis")?;
-        let mended = log_of(shared, &sinks::mended_group(&shared.group_prefix, "redis"))?;
+        let log = shared_log(shared, group)?;
+        let mended = log_of(shared, &sinks::mended_group(&shared.group_prefix, group))?;
         let worker = board::BoardWorker::new(shared.clone(), settings, log, mended, stats)
             .map_err(|reason| PipelineError::Sink {
-                sink: "redis",
+                sink: SinkKind::Redis,
                 reason,
             })?;
         self.workers.spawn(worker.run());
@@ -256,21 +259,21 @@ impl Pipeline {
     fn spawn_group<S: Sink>(
         &mut self,
         shared: &Shared,
-        name: &'static str,
+        group: ConsumerGroup,
         topic: String,
         sink: S,
         batching: Batching,
     ) -> Result<(), PipelineError> {
-        let stats = Arc::new(SinkStats::new(name, topic.clone()));
+        let stats = Arc::new(SinkStats::new(group, topic.clone()));
         self.stats.push(Arc::clone(&stats));
         let worker = GroupWorker {
-            name,
+            group,
             topic,
-            log: shared_log(shared, name)?,
+            log: shared_log(shared, group)?,
             shared: shared.clone(),
             sink: Arc::new(sink),
             stats,
-            guard: Arc::new(ShapeGuard::new(name, shared)),
+            guard: Arc::new(ShapeGuard::new(group, shared)),
             batching,
         };
         self.workers.spawn(worker.run());
@@ -385,12 +388,12 @@ fn clickhouse(
         &settings.clickhouse,
         (&shared.source.facts, &shared.source.content),
         &shared.placeholders,
-        shared_log(shared, "clickhouse")?,
+        shared_log(shared, ConsumerGroup::Facts)?,
         &shared.consumer,
         &shared.group_prefix,
     );
     let common = common.map_err(|error| PipelineError::Sink {
-        sink: "clickhouse",
+        sink: SinkKind::ClickHouse,
         reason: error.to_string(),
     })?;
     Ok(Arc::new(common))
@@ -398,27 +401,28 @@ fn clickhouse(
 
 /// The sink into the external system.
 fn http(shared: &Shared, settings: &Settings) -> Result<sinks::http::Http, PipelineError> {
-    let log = shared_log(shared, "http")?;
-    let mended = sinks::mended_group(&shared.group_prefix, "http");
-    let lives = sinks::lives_group(&shared.group_prefix, "http");
+    let group = ConsumerGroup::Http;
+    let log = shared_log(shared, group)?;
+    let mended = sinks::mended_group(&shared.group_prefix, group);
+    let lives = sinks::lives_group(&shared.group_prefix, group);
     let earlier = sinks::http::EarlierNotes {
         mended: log_of(shared, &mended)?,
         lives: log_of(shared, &lives)?,
         dead_letters: settings.kafka.dead_letter_topic.clone(),
     };
-    let (topic, notes) = (shared.source.facts.topic(), shared.notes("http"));
+    let (topic, notes) = (shared.source.facts.topic(), shared.notes(group));
     let history = sinks::http::History::new(topic, log, notes, earlier);
     let decoder =
         FactDecoder::with_placeholders(shared.source.facts.clone(), shared.placeholders.facts());
     let sink = sinks::http::Http::new(&settings.external, decoder, history);
     sink.map_err(|error| PipelineError::Sink {
-        sink: "http",
+        sink: SinkKind::Http,
         reason: error.to_string(),
     })
 }
 
-fn shared_log(shared: &Shared, sink: &str) -> Result<Log, PipelineError> {
-    log_of(shared, &shared.group(sink))
+fn shared_log(shared: &Shared, group: ConsumerGroup) -> Result<Log, PipelineError> {
+    log_of(shared, &shared.group(group))
 }
 
 fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {

@@ -309,7 +309,7 @@ impl<S: PartitionSink> Loop<S> {
             return;
         };
         if cut.index == 0 {
-            let command = shape::recovery(self.stats.name());
+            let command = shape::recovery(self.stats.group());
             self.halted = Some(cut.halt(&record.place(), command));
             let (partition, offset) = (record.partition, record.offset);
             self.guard.hold(partition, self.topic, offset).await;

@@ -85,7 +85,10 @@ async fn status(State(reporter): State<Reporter>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{stats::SinkStats, status::Halt};
+    use crate::{
+        pipeline::{stats::SinkStats, status::Halt},
+        sink_kind::ConsumerGroup,
+    };
 
     #[test]
     fn a_halted_sink_is_unhealthy_and_a_degraded_one_is_named() {
@@ -94,7 +97,8 @@ mod tests {
             reason: "moved".to_owned(),
             remedy: "fanout status".to_owned(),
         };
-        let (redis, http) = (SinkStats::new("redis", "t"), SinkStats::new("http", "t"));
+        let stats = |group| SinkStats::new(group, "t");
+        let (redis, http) = (stats(ConsumerGroup::Board), stats(ConsumerGroup::Http));
         let seen = || health(&[redis.status(), http.status()]);
         assert_eq!(seen(), (StatusCode::OK, "ok\n".to_owned()));
         redis.set_caution(0, Some(halt()));

@@ -25,6 +25,7 @@ use crate::{
     chunk::Chunk,
     clients::kafka::TopicIdentity,
     event::Shape,
+    sink_kind::ConsumerGroup,
     sinks::{Delivery, Halt, RECONCILE, Rejected, http},
 };
 
@@ -76,13 +77,13 @@ impl<'a> From<&'a Delivery> for Batch<'a> {
 }
 
 impl ShapeGuard {
-    pub(super) fn new(sink: &str, shared: &Shared) -> Self {
+    pub(super) fn new(group: ConsumerGroup, shared: &Shared) -> Self {
         Self {
             watch: shared.watch.clone(),
-            reads: Reads::of(sink, &shared.source, shared.score),
+            reads: Reads::of(group, &shared.source, shared.score),
             in_a_row: AtomicU32::default(),
             held: Mutex::default(),
-            kept: Held::new(shared.state.clone(), shared.group(sink)),
+            kept: Held::new(shared.state.clone(), shared.group(group)),
         }
     }
 
@@ -159,11 +160,10 @@ impl ShapeGuard {
 
 /// The command that recovers what a sink misses while records are not of the
 /// expected shape. The board has one of its own.
-pub(super) fn recovery(sink: &str) -> &'static str {
-    if sink == "http" {
-        http::FROM_SOURCE
-    } else {
-        RECONCILE
+pub(super) fn recovery(group: ConsumerGroup) -> &'static str {
+    match group {
+        ConsumerGroup::Http => http::FROM_SOURCE,
+        ConsumerGroup::Board | ConsumerGroup::Facts | ConsumerGroup::Content => RECONCILE,
     }
 }
 
@@ -326,10 +326,10 @@ mod tests {
         };
         let cut = judge(batch, 0, false).0.expect("a cut");
         let place = "cdc.public.engagement_events/0@7";
-        let halt = cut.halt(place, recovery("clickhouse"));
+        let halt = cut.halt(place, recovery(ConsumerGroup::Facts));
         assert_eq!(halt.code, "schema_changed");
         assert_eq!(halt.remedy, RECONCILE);
-        let halt_of_http = cut.halt(place, recovery("http"));
+        let halt_of_http = cut.halt(place, recovery(ConsumerGroup::Http));
         assert!(halt_of_http.remedy.ends_with("--sinks http"));
         assert_eq!(
             halt.reason,

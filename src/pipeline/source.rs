@@ -22,6 +22,7 @@ use crate::{
     config::Score,
     event::{ContentTable, CountedTable, DimensionTable, EngagementTable, columns_read},
     pipeline::patience::halt_for,
+    sink_kind::ConsumerGroup,
     sinks::Halt,
     source::{Finding, RECONCILE, Severity, Standing},
 };
@@ -144,18 +145,22 @@ impl SourceWatch {
 pub(super) struct Reads(Vec<(String, Vec<&'static str>)>);
 
 impl Reads {
-    pub(super) fn of(sink: &str, source: &Source, score: Score) -> Self {
+    pub(super) fn of(group: ConsumerGroup, source: &Source, score: Score) -> Self {
         let facts = |columns| (source.facts.qualified(), columns);
         let content = |columns| (source.content.qualified(), columns);
-        Self(match (sink, score) {
-            ("clickhouse", _) => vec![
+        Self(match (group, score) {
+            (ConsumerGroup::Facts, _) => vec![
                 facts(columns_read::<EngagementTable>()),
                 content(columns_read::<DimensionTable>()),
             ],
-            ("content", _) => vec![content(columns_read::<ContentTable>())],
-            ("http", _) => vec![facts(columns_read::<EngagementTable>())],
-            (_, Score::Events) => vec![facts(columns_read::<CountedTable<false>>())],
-            (_, Score::Seconds) => vec![facts(columns_read::<CountedTable<true>>())],
+            (ConsumerGroup::Content, _) => vec![content(columns_read::<ContentTable>())],
+            (ConsumerGroup::Http, _) => vec![facts(columns_read::<EngagementTable>())],
+            (ConsumerGroup::Board, Score::Events) => {
+                vec![facts(columns_read::<CountedTable<false>>())]
+            }
+            (ConsumerGroup::Board, Score::Seconds) => {
+                vec![facts(columns_read::<CountedTable<true>>())]
+            }
         })
     }
 
@@ -192,12 +197,12 @@ pub(super) async fn follow(shared: Shared, sinks: Vec<Arc<SinkStats>>) {
     loop {
         let standing = watch.latest();
         for stats in &sinks {
-            let reads = Reads::of(stats.name(), &source, score);
+            let reads = Reads::of(stats.group(), &source, score);
             match halt(&standing, &reads) {
                 Some(halt) => halt_for(stats, SOURCE, halt),
                 None => stats.unhalt(SOURCE),
             }
-            stats.set_caution(SOURCE, caution(&standing, &reads, stats.name()));
+            stats.set_caution(SOURCE, caution(&standing, &reads, stats.group()));
         }
         tokio::select! {
             goes_on = watch.changed() => if !goes_on { return },
@@ -223,7 +228,7 @@ fn halt(standing: &Standing, reads: &Reads) -> Option<Halt> {
 }
 
 /// Why what reads this is not to be relied on.
-fn caution(standing: &Standing, reads: &Reads, sink: &str) -> Option<Halt> {
+fn caution(standing: &Standing, reads: &Reads, group: ConsumerGroup) -> Option<Halt> {
     let severities = [
         Severity::Incomplete,
         Severity::Unreconciled,
@@ -233,9 +238,15 @@ fn caution(standing: &Standing, reads: &Reads, sink: &str) -> Option<Halt> {
         let findings = reads.findings(standing, severity);
         let first = findings.first()?;
         let mut remedy = first.remedy.clone();
-        if sink == "http" && remedy == RECONCILE {
+        match group {
             // A reconcile tells the external system nothing unless it is named.
-            remedy.push_str(" --sinks clickhouse,http");
+            ConsumerGroup::Http if remedy == RECONCILE => {
+                remedy.push_str(" --sinks clickhouse,http");
+            }
+            ConsumerGroup::Board
+            | ConsumerGroup::Facts
+            | ConsumerGroup::Http
+            | ConsumerGroup::Content => {}
         }
         Some(Halt {
             code: first.code.name(),
@@ -282,18 +293,21 @@ mod tests {
         }
     }
 
-    fn halted(standing: &Standing, sink: &str, score: Score) -> Option<String> {
-        let reads = Reads::of(sink, &Source::new("cdc"), score);
+    fn halted(standing: &Standing, group: ConsumerGroup, score: Score) -> Option<String> {
+        let reads = Reads::of(group, &Source::new("cdc"), score);
         halt(standing, &reads).map(|halt| halt.code)
     }
 
     #[test]
     fn a_column_that_is_gone_halts_those_who_read_it() {
-        let sinks = ["clickhouse", "content", "http", "redis"];
         let of = |standing: &Standing, score| {
-            let halted = sinks.map(|sink| halted(standing, sink, score).is_some());
-            let halted = sinks.iter().zip(halted).filter(|(_, halted)| *halted);
-            halted.map(|(sink, _)| *sink).collect::<Vec<_>>()
+            let mut halted = ConsumerGroup::ALL.to_vec();
+            halted.retain(|group| self::halted(standing, *group, score).is_some());
+            halted.sort();
+            halted
+                .into_iter()
+                .map(ConsumerGroup::name)
+                .collect::<Vec<_>>()
         };
         let events = "public.engagement_events";
         for (table, column, score, expected) in [
@@ -341,15 +355,16 @@ mod tests {
             findings: vec![finding.of_table("public.content")],
             ..Standing::default()
         };
-        let code = halted(&standing, "clickhouse", Score::Events);
+        let code = halted(&standing, ConsumerGroup::Facts, Score::Events);
         assert_eq!(code.as_deref(), Some("source_unsupported"));
-        assert_eq!(halted(&standing, "redis", Score::Events), None);
+        let of_board = halted(&standing, ConsumerGroup::Board, Score::Events);
+        assert_eq!(of_board, None);
     }
 
     #[tokio::test]
     async fn a_change_is_confirmed_by_a_look_of_after_the_question() {
         let (writer, watch) = source();
-        let reads = Reads::of("http", &Source::new("cdc"), Score::Events);
+        let reads = Reads::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
         let number = writer.begin();
         let asked = tokio::spawn(async move {
             let confirmed = watch.confirms_change(&reads).await;
@@ -381,17 +396,18 @@ mod tests {
             "it is gone",
             "fanout up",
         )];
-        let caution = |all: &[Finding], sink| {
-            let reads = Reads::of(sink, &Source::new("cdc"), Score::Events);
-            caution(&standing(all.to_vec()), &reads, sink).expect("a caution")
+        let caution = |all: &[Finding], group| {
+            let reads = Reads::of(group, &Source::new("cdc"), Score::Events);
+            caution(&standing(all.to_vec()), &reads, group).expect("a caution")
         };
         all.extend((0..5).map(|_| unreconciled()));
-        assert_eq!(caution(&all, "redis").code, "publication_missing");
+        let found = caution(&all, ConsumerGroup::Board);
+        assert_eq!(found.code, "publication_missing");
         all.remove(0);
-        let found = caution(&all, "redis");
+        let found = caution(&all, ConsumerGroup::Board);
         assert!(found.reason.ends_with("; and 2 more"), "{}", found.reason);
         assert_eq!(found.remedy, RECONCILE);
-        let outside = caution(&all, "http").remedy;
+        let outside = caution(&all, ConsumerGroup::Http).remedy;
         assert_eq!(outside, format!("{RECONCILE} --sinks clickhouse,http"));
     }
 

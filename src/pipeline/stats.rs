@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
+    sink_kind::ConsumerGroup,
     sinks::{Settled, Tally},
 };
 
@@ -35,7 +36,7 @@ pub enum Phase {
 /// Numbers of one sink.
 #[derive(Debug)]
 pub struct SinkStats {
-    name: &'static str,
+    group: ConsumerGroup,
     topic: String,
     inner: Mutex<Inner>,
 }
@@ -106,9 +107,9 @@ pub const POSITIONS: i32 = -4;
 pub const WINDOW: i32 = -5;
 
 impl SinkStats {
-    pub fn new(name: &'static str, topic: impl Into<String>) -> Self {
+    pub fn new(group: ConsumerGroup, topic: impl Into<String>) -> Self {
         Self {
-            name,
+            group,
             topic: topic.into(),
             inner: Mutex::new(Inner {
                 phase: Phase::Starting("connecting".to_owned()),
@@ -130,8 +131,12 @@ impl SinkStats {
         }
     }
 
+    pub fn group(&self) -> ConsumerGroup {
+        self.group
+    }
+
     pub fn name(&self) -> &'static str {
-        self.name
+        self.group.name()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -302,7 +307,7 @@ impl SinkStats {
         let caution = inner.caution().or_else(|| self.many(letters));
         let lag = inner.lag();
         SinkStatus {
-            name: self.name.to_owned(),
+            name: self.name().to_owned(),
             state,
             detail,
             lag: lag.map(|lag| lag.records),
@@ -336,7 +341,7 @@ impl SinkStats {
         (letters > MANY_LETTERS).then(|| Halt {
             code: "many_dead_letters".to_owned(),
             reason: format!("{letters} dead letters in the last minute"),
-            remedy: format!("fanout dlq ls --sink {}", self.name),
+            remedy: format!("fanout dlq ls --sink {}", self.group),
         })
     }
 }

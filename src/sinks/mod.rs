@@ -28,6 +28,7 @@ pub use crate::source::RECONCILE;
 use crate::{
     chunk::Chunk,
     event::{Reject, Shape},
+    sink_kind::ConsumerGroup,
 };
 
 /// Counts by reason. The reasons are few and fixed.
@@ -113,15 +114,15 @@ impl Delivery {
 /// The group, without members, whose commits said up to where history was made
 /// up for from the source. Earlier releases wrote it; [`Notes`] took its place.
 #[must_use]
-pub fn mended_group(group_prefix: &str, sink: &str) -> String {
-    format!("{group_prefix}-{sink}-mended")
+pub fn mended_group(group_prefix: &str, group: ConsumerGroup) -> String {
+    format!("{}-mended", group.id(group_prefix))
 }
 
 /// The group, without members, whose one commit named the topic that a sink was
 /// fed from last. Earlier releases wrote it; [`Notes`] took its place.
 #[must_use]
-pub fn lives_group(group_prefix: &str, sink: &str) -> String {
-    format!("{group_prefix}-{sink}-lives")
+pub fn lives_group(group_prefix: &str, group: ConsumerGroup) -> String {
+    format!("{}-lives", group.id(group_prefix))
 }
 
 /// Where a sink stands that was opened before.

@@ -23,6 +23,7 @@ use crate::{
     clock::now_us,
     config::{self, Settings},
     crash,
+    sink_kind::ConsumerGroup,
     sinks::{
         Fault, Notes,
         board::{Board, BoardDecoder},
@@ -96,9 +97,9 @@ impl BoardWorker {
             board: board.map_err(|error| error.to_string())?,
             context: Context {
                 decoder: BoardDecoder::new(shared.source.facts.clone(), settings.board.score),
-                guard: ShapeGuard::new("redis", &shared),
+                guard: ShapeGuard::new(ConsumerGroup::Board, &shared),
                 settings: settings.board.clone(),
-                notes: shared.notes("redis"),
+                notes: shared.notes(ConsumerGroup::Board),
                 shared,
                 log,
                 mended,

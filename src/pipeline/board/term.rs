@@ -29,6 +29,7 @@ use crate::{
         shape::{Batch, Cut, ShapeGuard},
         stats::{Done, POSITIONS, Phase, WHOLE_SINK, WINDOW},
     },
+    sink_kind::ConsumerGroup,
     sinks::{
         Fault, Halt, Rejected, TopicLife,
         board::{Board, BoardChange, Decoded, Moment},
@@ -88,7 +89,7 @@ impl Term {
             context.guard.take_over(partition, identity, next).await;
         }
         let starts: Vec<_> = start.tracks.iter().map(|track| Some(track.next)).collect();
-        let group = context.shared.group("redis");
+        let group = context.shared.group(ConsumerGroup::Board);
         let (reader, partitions) =
             Reader::assign(&context.shared.consumer, &group, &topic, &starts).map_err(kafka)?;
         let (sender, feed) = mpsc::channel(QUEUE);
@@ -114,6 +115,8 @@ impl Term {
         let gap = start.gap.as_ref().map(|gap| gap.caution.clone());
         caution(context, WINDOW, gap);
         caution(context, POSITIONS, start.distrust);
+        let producer = context.shared.producer.clone();
+        let letters = DeadLetters::new(producer, ConsumerGroup::Board, identity);
         let (seen, looks) = mpsc::channel(LOOKS);
         let looking = Looks {
             log: context.log.clone(),
@@ -133,7 +136,7 @@ impl Term {
             progress,
             tracks: start.tracks,
             gap: start.gap,
-            letters: DeadLetters::new(context.shared.producer.clone(), "redis", identity),
+            letters,
             identity,
             dirty: true,
             last_publication: now,

@@ -23,6 +23,7 @@ use crate::{
         shape::{self, ShapeGuard},
         shared, shared_log, source,
     },
+    sink_kind::ConsumerGroup,
     sinks::{
         Delivery, Fault, PartitionSink, Rejected, Settled, Sink,
         clickhouse::{ContentMirror, Facts},
@@ -76,19 +77,22 @@ pub(super) async fn run(
     match through {
         Through::ClickHouse => {
             let sink = Facts::new(clickhouse(&shared, settings)?);
-            let run = Run::new(&shared, "clickhouse", facts, rows, bounds, sink).await?;
+            let group = ConsumerGroup::Facts;
+            let run = Run::new(&shared, group, facts, rows, bounds, sink).await?;
             Box::pin(run.work(work)).await
         }
         Through::Content => {
             let sink = ContentMirror::new(clickhouse(&shared, settings)?);
-            let run = Run::new(&shared, "content", content, rows, bounds, sink).await?;
+            let group = ConsumerGroup::Content;
+            let run = Run::new(&shared, group, content, rows, bounds, sink).await?;
             Box::pin(run.work(work)).await
         }
         Through::Http { include_snapshots } => {
             let mut settings = settings.clone();
             settings.external.include_snapshots |= include_snapshots;
             let sink = http(&shared, &settings)?;
-            let run = Run::new(&shared, "http", facts, HTTP_LIMITS, bounds, sink).await?;
+            let group = ConsumerGroup::Http;
+            let run = Run::new(&shared, group, facts, HTTP_LIMITS, bounds, sink).await?;
             Box::pin(run.work(work)).await
         }
     }
@@ -96,7 +100,7 @@ pub(super) async fn run(
 
 /// A replay through one sink.
 pub(super) struct Run<'a, S> {
-    name: &'static str,
+    group: ConsumerGroup,
     shared: &'a Shared,
     topic: String,
     limits: Limits,
@@ -110,26 +114,26 @@ pub(super) struct Run<'a, S> {
 impl<'a, S: Sink> Run<'a, S> {
     async fn new(
         shared: &'a Shared,
-        name: &'static str,
+        group: ConsumerGroup,
         topic: String,
         limits: Limits,
         bounds: &'a Bounds,
         sink: S,
     ) -> Result<Self, ReplayError> {
-        let identity: Option<TopicIdentity> = shared_log(shared, name)?.identity(&topic).await?;
+        let identity: Option<TopicIdentity> = shared_log(shared, group)?.identity(&topic).await?;
         let identity = identity.ok_or_else(|| ReplayError::Refused {
             reason: format!("topic {topic} does not exist"),
             waited: Duration::ZERO,
         })?;
         let run = Self {
-            name,
-            letters: DeadLetters::new(shared.producer.clone(), name, identity),
+            group,
+            letters: DeadLetters::new(shared.producer.clone(), group, identity),
             shared,
             topic,
             limits,
             bounds,
             sink,
-            guard: ShapeGuard::new(name, shared),
+            guard: ShapeGuard::new(group, shared),
             tally: Tally::default(),
         };
         let open = async |_| {
@@ -212,10 +216,10 @@ impl<'a, S: Sink> Run<'a, S> {
         let mut sink = self.insist(claim).await?;
         part.metadata
             .get_or_insert_with(|| sink.metadata(part.next));
-        let group = self.shared.group("backfill");
+        let reader = format!("{}-backfill", self.shared.group_prefix);
         let start = [(part.partition, Some(part.next))];
         let (_reader, mut partitions) =
-            Reader::assign_some(&self.shared.consumer, &group, &self.topic, &start)?;
+            Reader::assign_some(&self.shared.consumer, &reader, &self.topic, &start)?;
         let Some(mut partition) = partitions.pop() else {
             return Ok(());
         };
@@ -289,7 +293,7 @@ impl<'a, S: Sink> Run<'a, S> {
         }
         if let Some(cut) = self.guard.judge((&delivery).into()).await {
             let place = chunk.get(cut.index).map(|record| record.place());
-            let halt = cut.halt(&place.unwrap_or_default(), shape::recovery(self.name));
+            let halt = cut.halt(&place.unwrap_or_default(), shape::recovery(self.group));
             return Err(ReplayError::Halted(halt));
         }
         crash::point("backfill", "delivered");

@@ -12,7 +12,7 @@ fn halt(reason: &str) -> Halt {
 
 #[test]
 fn the_worst_trouble_is_the_state() {
-    let stats = SinkStats::new("clickhouse", "t");
+    let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     stats.set_phase(Phase::Running);
     assert_eq!(stats.status().state, SinkState::Running);
     stats.failed(1, "refused");
@@ -28,7 +28,7 @@ fn the_worst_trouble_is_the_state() {
 
 #[test]
 fn pending_work_is_reported_and_its_failure_outlives_a_write() {
-    let stats = SinkStats::new("clickhouse", "t");
+    let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     stats.set_phase(Phase::Running);
     stats.settled(0, Settled::More("7 to write".to_owned()));
     let status = stats.status();
@@ -52,7 +52,7 @@ fn of_several_halted_partitions_the_first_looks_again() {
         reason: "y".to_owned(),
         remedy: "z".to_owned(),
     };
-    let stats = SinkStats::new("s", "t");
+    let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     assert!(stats.halt(1, halt()) && stats.halt(0, halt()));
     assert!(!stats.waits_for_another(0) && stats.waits_for_another(1));
     assert!(stats.waits_for_another(2));
@@ -64,7 +64,7 @@ fn of_several_halted_partitions_the_first_looks_again() {
 
 #[test]
 fn many_dead_letters_are_worth_a_word_for_a_minute() {
-    let stats = SinkStats::new("clickhouse", "t");
+    let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     let reject = |count: usize| {
         let dead_letters = vec!["bad_type"; count];
         stats.add(&Done {
@@ -80,7 +80,7 @@ fn many_dead_letters_are_worth_a_word_for_a_minute() {
 
 #[test]
 fn without_the_logs_ends_nothing_is_called_well() {
-    let stats = SinkStats::new("s", "t");
+    let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     stats.set_phase(Phase::Running);
     stats.claimed(0, Some(3));
     stats.set_ends(&[3]);
@@ -95,7 +95,7 @@ fn without_the_logs_ends_nothing_is_called_well() {
 
 #[test]
 fn the_lag_is_unknown_until_each_end_is_known() {
-    let stats = SinkStats::new("http", "t");
+    let stats = SinkStats::new(ConsumerGroup::Http, "t");
     assert_eq!(stats.status().lag, None);
     stats.claimed(0, None);
     stats.claimed(1, Some(5));

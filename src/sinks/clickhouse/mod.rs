@@ -44,6 +44,7 @@ use crate::{
     },
     config,
     event::{ContentDecoder, DimensionDecoder, FactDecoder, SourceTable},
+    sink_kind::ConsumerGroup,
 };
 
 /// What the partitions of both tables share.
@@ -91,8 +92,8 @@ impl Common {
             store,
             log,
             consumer: consumer.clone(),
-            group: format!("{group_prefix}-clickhouse"),
-            content_group: format!("{group_prefix}-content"),
+            group: ConsumerGroup::Facts.id(group_prefix),
+            content_group: ConsumerGroup::Content.id(group_prefix),
             // A name of its own for each process: it joins nothing and commits
             // nothing.
             catalogue_group: format!("{group_prefix}-catalogue-{}", Uuid::new_v4()),
