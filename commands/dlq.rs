@@ -13,6 +13,7 @@ use fanout::{
     operations::dlq::{
         self, DlqError, Filter, Letter, LetterId, Listing, Purged, Report, Selected,
     },
+    sink_kind::ConsumerGroup,
     stack::reach::Need,
 };
 use serde_json::{Value as Json, json};
@@ -167,7 +168,11 @@ impl Replay {
     }
 }
 
-fn replay_document(dry_run: bool, selected: &BTreeMap<String, u64>, done: Option<&Report>) -> Json {
+fn replay_document(
+    dry_run: bool,
+    selected: &BTreeMap<ConsumerGroup, u64>,
+    done: Option<&Report>,
+) -> Json {
     json!({ "action": "replay", "dry_run": dry_run, "selected": selected, "done": done })
 }
 
@@ -204,7 +209,7 @@ fn counts(selected: &Selected) -> String {
     let counts = selected.counts();
     let mut parts: Vec<String> = counts
         .iter()
-        .map(|(sink, letters)| format!("{letters} of {}", escape(sink)))
+        .map(|(sink, letters)| format!("{letters} of {sink}"))
         .collect();
     if selected.superseded() > 0 {
         let superseded = selected.superseded();

@@ -23,6 +23,7 @@ use crate::{
     event::RejectCode,
     failure::{Failure, Kind},
     pipeline::replay::ReplayError,
+    sink_kind::ConsumerGroup,
     sinks::http,
     suggest::unknown,
 };
@@ -86,7 +87,7 @@ pub struct Letter {
 pub struct Filter {
     /// These; all, where none is named.
     pub ids: BTreeSet<LetterId>,
-    pub sink: Option<String>,
+    pub sink: Option<ConsumerGroup>,
     pub code: Option<String>,
 }
 
@@ -278,9 +279,6 @@ impl Latest {
     }
 }
 
-/// Who dead-letters: the sinks, and the copy of the content table.
-const SINKS: [&str; 4] = ["redis", "clickhouse", "http", "content"];
-
 impl Filter {
     /// A filter by names, which have to be names of something.
     ///
@@ -291,17 +289,17 @@ impl Filter {
         sink: Option<String>,
         code: Option<String>,
     ) -> Result<Self, DlqError> {
+        let sink = sink.map(|name| name.parse::<ConsumerGroup>()).transpose();
+        let sink = sink.map_err(|error| DlqError::Unknown(error.to_string()))?;
         let codes: Vec<&str> = RejectCode::ALL
             .iter()
             .map(|code| code.as_str())
             .chain(http::REJECT_CODES)
             .collect();
-        for (what, name, known) in [("sink", &sink, &SINKS[..]), ("code", &code, &codes)] {
-            if let Some(name) = name
-                && !known.contains(&name.as_str())
-            {
-                return Err(DlqError::Unknown(unknown(what, name, known)));
-            }
+        if let Some(code) = &code
+            && !codes.contains(&code.as_str())
+        {
+            return Err(DlqError::Unknown(unknown("code", code, &codes)));
         }
         Ok(Self { ids, sink, code })
     }
@@ -310,10 +308,9 @@ impl Filter {
         if letter.purged || !(self.ids.is_empty() || self.ids.contains(&letter.id)) {
             return false;
         }
-        let is = |wanted: &Option<String>, found: &str| {
-            wanted.as_deref().is_none_or(|wanted| wanted == found)
-        };
-        is(&self.sink, &letter.sink) && is(&self.code, &letter.code)
+        let is_sink = |sink: ConsumerGroup| sink.name() == letter.sink;
+        let is_code = |code: &str| code == letter.code;
+        self.sink.is_none_or(is_sink) && self.code.as_deref().is_none_or(is_code)
     }
 }
 
@@ -400,10 +397,11 @@ mod tests {
         };
         assert!(filter(Some("content"), Some("bad_uuid")).is_ok());
         assert!(filter(Some("http"), Some("http_conflict")).is_ok());
-        let error = filter(Some("htpp"), None).expect_err("no sink");
-        assert!(
-            error.to_string().ends_with("(did you mean \"http\"?)"),
-            "{error}"
+        let error = filter(Some("htpp"), Some("bad_uid")).expect_err("no sink");
+        assert_eq!(
+            error.to_string(),
+            "unknown sink \"htpp\", expected one of redis, clickhouse, http, content (did you \
+             mean \"http\"?)"
         );
         let error = filter(None, Some("bad_uid")).expect_err("no code");
         assert_eq!(error.kind(), Kind::Usage);
@@ -425,12 +423,12 @@ mod tests {
         };
         let letter = Letter::from(seen);
         assert_eq!((letter.sink.as_str(), letter.offset), ("http", -1));
-        let filter = |sink: &str| Filter {
-            sink: Some(sink.to_owned()),
+        let filter = |sink| Filter {
+            sink: Some(sink),
             ..Filter::default()
         };
-        assert!(filter("http").takes(&letter));
-        assert!(!filter("redis").takes(&letter));
+        assert!(filter(ConsumerGroup::Http).takes(&letter));
+        assert!(!filter(ConsumerGroup::Board).takes(&letter));
     }
 
     fn sized(offset: i64, bytes: usize) -> Letter {

@@ -25,22 +25,30 @@ use crate::{
     },
     pipeline::replay::{self, Batches, Bounds, Kept, ReplayError, Tally, Through},
     progress::{Progress, Unit},
+    sink_kind::ConsumerGroup,
 };
 
-/// The sinks that letters are of, in the order in which they are replayed.
-const SINKS: [(&str, Through); 3] = [
-    ("content", Through::Content),
-    ("clickhouse", Through::ClickHouse),
-    (
-        "http",
-        Through::Http {
-            include_snapshots: false,
-        },
-    ),
+/// The groups in the order in which their letters are replayed: content before
+/// the events that are enriched with it.
+const ORDER: [ConsumerGroup; ConsumerGroup::ALL.len()] = [
+    ConsumerGroup::Content,
+    ConsumerGroup::Facts,
+    ConsumerGroup::Http,
+    ConsumerGroup::Board,
 ];
 
-/// The sink whose letters are mended by rebuilding the board.
-const BOARD: &str = "redis";
+/// Through what a group's letters are replayed; none where the board is rebuilt
+/// instead: it is made of the log, where the records still are.
+fn through(group: ConsumerGroup) -> Option<Through> {
+    match group {
+        ConsumerGroup::Board => None,
+        ConsumerGroup::Facts => Some(Through::ClickHouse),
+        ConsumerGroup::Http => Some(Through::Http {
+            include_snapshots: false,
+        }),
+        ConsumerGroup::Content => Some(Through::Content),
+    }
+}
 
 /// What is applied at once, in letters and in bytes.
 const BATCH: usize = 5_000;
@@ -62,10 +70,10 @@ pub struct Selected {
     /// What has come since is not of it.
     bounds: Vec<kafka::Bounds>,
     lives: BTreeMap<String, TopicIdentity>,
-    /// By the number of their sink. Of several letters of one record, only the
+    /// By the number of their group. Of several letters of one record, only the
     /// latest is replayed: it may be the mended one.
     letters: Sorted<LETTER>,
-    counts: BTreeMap<String, u64>,
+    counts: BTreeMap<ConsumerGroup, u64>,
     superseded: Named,
 }
 
@@ -88,7 +96,7 @@ pub struct Replay {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// By sink.
-    pub replayed: BTreeMap<String, Tally>,
+    pub replayed: BTreeMap<ConsumerGroup, Tally>,
     /// Letters that their sink rejects as before: how many, and the first
     /// [`MAX_NAMED`] of them.
     pub still_rejected_count: u64,
@@ -138,12 +146,13 @@ pub async fn select(
             selected.superseded.add(letter.id);
             continue;
         }
-        match place(&letter) {
-            Some(place) => letters.add(place)?,
-            None if letter.sink == BOARD => {}
-            None => continue,
+        let Ok(group) = letter.sink.parse::<ConsumerGroup>() else {
+            continue;
+        };
+        if through(group).is_some() {
+            letters.add(place(group, &letter))?;
         }
-        *selected.counts.entry(letter.sink).or_default() += 1;
+        *selected.counts.entry(group).or_default() += 1;
     }
     if let Some(id) = missing.first() {
         return Err(DlqError::NoLetter {
@@ -176,7 +185,7 @@ impl Selected {
 
     /// How many letters of each sink.
     #[must_use]
-    pub fn counts(&self) -> &BTreeMap<String, u64> {
+    pub fn counts(&self) -> &BTreeMap<ConsumerGroup, u64> {
         &self.counts
     }
 
@@ -189,7 +198,10 @@ impl Selected {
     /// Whether the external system would be called again.
     #[must_use]
     pub fn goes_outside(&self) -> bool {
-        self.counts.contains_key("http")
+        self.counts.keys().any(|group| match group {
+            ConsumerGroup::Http => true,
+            ConsumerGroup::Board | ConsumerGroup::Facts | ConsumerGroup::Content => false,
+        })
     }
 
     /// Replays them.
@@ -208,15 +220,19 @@ impl Selected {
         };
         let mut report = Report::default();
         let mut still_rejected = Named::default();
-        for (sink, through) in SINKS {
-            let Some(total) = self.counts.get(sink).copied() else {
+        for group in ORDER {
+            let Some(total) = self.counts.get(&group).copied() else {
                 continue;
             };
-            let steps = Steps::new(progress, sink);
+            let Some(through) = through(group) else {
+                report.board = Some(rebuild_board(settings, how.patience, progress).await?);
+                continue;
+            };
+            let steps = Steps::new(progress, group.name());
             steps.doing("replaying");
-            let mut letters = OfSink {
+            let mut letters = OfGroup {
                 selected: &self,
-                sink,
+                group,
                 reader: Reader::within(settings, &self.bounds)?,
                 rejected: &mut still_rejected,
                 steps: &steps,
@@ -225,12 +241,8 @@ impl Selected {
             };
             let work = replay::apply(settings, through, &mut letters, &bounds);
             let tally = Box::pin(work).await?;
-            report.replayed.insert(sink.to_owned(), tally);
+            report.replayed.insert(group, tally);
             steps.done("replayed");
-        }
-        if self.counts.contains_key(BOARD) {
-            // The board is made of the log, where the records still are.
-            report.board = Some(rebuild_board(settings, how.patience, progress).await?);
         }
         report.still_rejected_count = still_rejected.count;
         report.still_rejected = still_rejected.ids;
@@ -240,10 +252,10 @@ impl Selected {
     }
 }
 
-/// The letters of one sink, a batch at a time.
-struct OfSink<'a> {
+/// The letters of one group, a batch at a time.
+struct OfGroup<'a> {
     selected: &'a Selected,
-    sink: &'static str,
+    group: ConsumerGroup,
     reader: Reader,
     rejected: &'a mut Named,
     steps: &'a Steps<'a>,
@@ -251,22 +263,23 @@ struct OfSink<'a> {
     total: u64,
 }
 
-impl OfSink<'_> {
+impl OfGroup<'_> {
     /// Whether the letter is to be applied: of several of one record, the latest.
     fn takes(&self, letter: &Letter) -> std::io::Result<bool> {
-        if letter.sink != self.sink || !self.selected.filter.takes(letter) {
+        if letter.sink != self.group.name()
+            || !self.selected.filter.takes(letter)
+            || !self.selected.lives_on(letter)
+        {
             return Ok(false);
         }
-        let Some(own) = place(letter).filter(|_| self.selected.lives_on(letter)) else {
-            return Ok(false);
-        };
+        let own = place(self.group, letter);
         let (record, _) = own.split_at(RECORD);
         let latest = self.selected.letters.first_with(record, &key(&[record]))?;
         Ok(latest == Some(own))
     }
 }
 
-impl Batches for OfSink<'_> {
+impl Batches for OfGroup<'_> {
     async fn next(&mut self) -> Result<Option<Vec<Kept>>, ReplayError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH && bytes < BATCH_BYTES {
@@ -289,17 +302,16 @@ impl Batches for OfSink<'_> {
     }
 }
 
-/// Of which sink and record a letter is, and where it is itself, in descending
-/// order; none for a sink that applies no letters.
-fn place(letter: &Letter) -> Option<[u8; LETTER]> {
-    let sink = SINKS.iter().position(|(name, _)| *name == letter.sink)?;
-    Some(key(&[
-        &[u8::try_from(sink).ok()?],
+/// Of which group and record a letter is, and where it is itself, in descending
+/// order.
+fn place(group: ConsumerGroup, letter: &Letter) -> [u8; LETTER] {
+    key(&[
+        &[group as u8],
         &letter.partition.field(),
         &letter.offset.field(),
         &(!letter.id.partition).field(),
         &(!letter.id.offset).field(),
-    ]))
+    ])
 }
 
 fn kept(letter: Letter) -> Kept {
@@ -327,7 +339,6 @@ mod tests {
             value: None,
             headers: Vec::new(),
         });
-        letter.sink = "http".to_owned();
         letter.partition = 0;
         letter.offset = offset;
         letter
@@ -335,10 +346,25 @@ mod tests {
 
     #[test]
     fn the_latest_letter_of_a_record_comes_first() {
-        let place = |own, offset| place(&letter(own, offset)).expect("a sink with letters");
+        let place = |own, offset| place(ConsumerGroup::Http, &letter(own, offset));
         assert!(place((0, 9), 1) < place((0, 8), 1));
         assert!(place((0, i64::MAX), 1) < place((0, 0), 1));
         assert!(place((1, 0), 1) < place((0, 8), 1));
         assert!(place((0, 0), 1) < place((0, 9), 2));
+    }
+
+    #[test]
+    fn each_group_has_its_turn_and_its_own_letters() {
+        let mut all = ConsumerGroup::ALL;
+        all.sort();
+        let mut order = ORDER;
+        order.sort();
+        assert_eq!(order, all);
+        let mut places = ORDER
+            .map(|group| place(group, &letter((0, 1), 1))[0])
+            .to_vec();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), ORDER.len());
     }
 }
