@@ -31,6 +31,7 @@ use fanout::{
     config::Settings,
     operations::fence,
     progress::Silent,
+    sink_kind::SinkKind,
 };
 use support::{Stack, chosen};
 
@@ -139,8 +140,7 @@ async fn measure(stack: &Stack) {
 }
 
 async fn caught_up(settings: &Settings) {
-    let group = fence::group(settings, "clickhouse");
-    fence::wait(settings, &[group], LONGEST, &Silent)
+    fence::wait(settings, &[SinkKind::ClickHouse], LONGEST, &Silent)
         .await
         .expect("it catches up");
 }

@@ -33,6 +33,7 @@ use fanout::{
     operations::{fence, objects},
     pipeline::{Pipeline, Source, Start, source, topics},
     progress::Silent,
+    sink_kind::SinkKind,
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -440,9 +441,10 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
 async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
     let stop = CancellationToken::new();
     let started = Instant::now();
+    let kind: SinkKind = sink.parse().expect("a sink");
     let start = Start {
         project: "bench",
-        sinks: &[sink.to_owned()],
+        sinks: &[kind],
         // Nobody looks at a source: there is none.
         source: source::source().1,
         creates_topics: true,

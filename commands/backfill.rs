@@ -13,6 +13,7 @@ use fanout::{
         backfill::{self, Plan, Report, Request, Source},
         up::listing,
     },
+    sink_kind::joined,
     stack::reach::Need,
 };
 use serde::Serialize;
@@ -133,7 +134,7 @@ impl Arguments {
                 From::Log => Source::Log,
                 From::Database => Source::Database,
             },
-            sinks: self.sinks.clone(),
+            sinks: self.sinks.clone().into(),
             prune: self.prune,
         }
     }
@@ -173,7 +174,8 @@ fn to_confirm(plan: &Plan) -> Option<String> {
 /// What it will do, before it does it.
 fn show(plan: &Plan) -> String {
     let to = plan.to.as_deref().unwrap_or("now");
-    let mut text = format!("from {} to {to}, into {}", plan.from, plan.sinks.join(", "));
+    let sinks = joined(&plan.sinks, ", ");
+    let mut text = format!("from {} to {to}, into {sinks}", plan.from);
     if let Some(begun) = &plan.resumes {
         // Writing into a string cannot fail.
         let _ = write!(text, "\nresumes the one begun at {begun}");
@@ -238,7 +240,7 @@ fn summary(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fanout::operations::up::Alteration;
+    use fanout::{operations::up::Alteration, sink_kind::SinkKind};
 
     use super::*;
 
@@ -250,7 +252,7 @@ mod tests {
             source: Source::Database,
             from: "earliest".to_owned(),
             to: None,
-            sinks: vec!["clickhouse".to_owned()],
+            sinks: vec![SinkKind::ClickHouse],
             prune: true,
             rebuilds: true,
             partitions: Vec::new(),

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use fanout::{
     escape::{ellipsis, escape},
     operations::peek::{Item, Peek, Place, equivalent},
+    sink_kind::SinkKind,
     stack::reach::Need,
 };
 use serde_json::json;
@@ -51,9 +52,9 @@ impl From<Where> for Place {
     fn from(place: Where) -> Self {
         match place {
             Where::Kafka => Self::Kafka,
-            Where::ClickHouse => Self::ClickHouse,
-            Where::Redis => Self::Redis,
-            Where::Http => Self::Http,
+            Where::ClickHouse => Self::Sink(SinkKind::ClickHouse),
+            Where::Redis => Self::Sink(SinkKind::Redis),
+            Where::Http => Self::Sink(SinkKind::Http),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Arguments {
             context.project(),
             &settings,
             Options {
-                sinks: settings.pipeline.sinks.clone(),
+                sinks: settings.pipeline.sinks.to_vec(),
                 listen: self.http_addr.unwrap_or(configured),
                 any_port: self.http_addr.is_none() && !is_asked_for,
                 until_idle: self.until_idle,
@@ -151,4 +151,19 @@ fn summary(report: &Report) -> String {
             .push("what was in hand could not be finished in time and will be repeated".to_owned());
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use fanout::sink_kind::{SinkKind, joined};
+
+    use super::*;
+
+    #[test]
+    fn the_help_names_the_sinks_there_are() {
+        let mut command = Arguments::augment_args(clap::Command::new("run").term_width(0));
+        let help = command.render_help().to_string();
+        let default = format!("[default: {}]", joined(&SinkKind::ALL, ","));
+        assert!(help.contains(&default), "{help}");
+    }
 }

@@ -1,23 +1,12 @@
 //! Which servers a command talks to: each has to be the project's own or named
 //! by the operator before it does.
 
-use fanout::{config::Settings, stack::reach::Need};
-
-/// The service that a sink writes to.
-fn store(sink: &str) -> Option<&'static str> {
-    match sink {
-        "redis" => Some("redis"),
-        "clickhouse" => Some("clickhouse"),
-        "http" => Some("stub"),
-        _ => None,
-    }
-}
+use fanout::{config::Settings, sink_kind::SinkKind, stack::reach::Need};
 
 /// The stores of these sinks. That one does not run is for the command to find,
 /// and to say what follows from it.
-pub fn stores(sinks: &[String]) -> impl Iterator<Item = (&'static str, Need)> {
-    let stores = sinks.iter().filter_map(|sink| store(sink));
-    stores.map(|service| (service, Need::Ours))
+pub fn stores(sinks: &[SinkKind]) -> impl Iterator<Item = (&'static str, Need)> {
+    sinks.iter().map(|sink| (sink.service(), Need::Ours))
 }
 
 /// All that the pipeline's way leads through.

@@ -371,6 +371,7 @@ fn place(tree: &mut Map<String, Json>, key: &str, value: Json) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink_kind::SinkKind;
 
     fn layers(file: &str, env: &[(&str, &str)]) -> Layers {
         Layers {
@@ -468,14 +469,21 @@ mod tests {
     #[test]
     fn a_list_may_come_from_the_environment() {
         let config = load(&layers("", &[("FANOUT_PIPELINE_SINKS", "redis, http")]));
-        assert_eq!(
-            config.expect("valid").settings.pipeline.sinks,
-            ["redis", "http"]
-        );
+        let sinks = config.expect("valid").settings.pipeline.sinks;
+        assert_eq!(*sinks, [SinkKind::Redis, SinkKind::Http]);
         let error = load(&layers("", &[("FANOUT_PIPELINE_SINKS", "s3")])).expect_err("refused");
         assert_eq!(
             error.to_string(),
             "pipeline.sinks: unknown sink \"s3\", expected one of redis, clickhouse, http"
         );
+    }
+
+    #[test]
+    fn an_unknown_sink_that_is_overruled_is_not_refused() {
+        let file = "pipeline:\n  sinks: [s3]\n";
+        assert!(load(&layers(file, &[])).is_err());
+        let env = [("FANOUT_PIPELINE_SINKS", "http")];
+        let config = load(&layers(file, &env)).expect("valid");
+        assert_eq!(*config.settings.pipeline.sinks, [SinkKind::Http]);
     }
 }

@@ -11,7 +11,6 @@ mod rules;
 mod settings;
 
 pub use layers::{Config, ConfigError, Layers, Origin, Value, load, variable};
-pub use rules::SINKS;
 pub use settings::{
     Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Limits,
     Pipeline, Postgres, Redis, Runtime, Score, Service, Settings,

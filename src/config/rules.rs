@@ -2,10 +2,6 @@
 //! to be known, and numbers that may not be 0.
 
 use super::{ConfigError, Settings};
-use crate::suggest::unknown;
-
-/// The sinks there are.
-pub const SINKS: [&str; 3] = ["redis", "clickhouse", "http"];
 
 /// Checks what the types cannot say.
 ///
@@ -18,10 +14,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             problem,
         })
     };
-    for sink in &settings.pipeline.sinks {
-        if !SINKS.contains(&sink.as_str()) {
-            return rule("pipeline.sinks", unknown("sink", sink, &SINKS));
-        }
+    if let Some(unknown) = settings.pipeline.sinks.unknown() {
+        return rule("pipeline.sinks", unknown.to_string());
     }
     if let Some((key, _)) = positive(settings).iter().find(|(_, value)| *value == 0) {
         return rule(key, "has to be at least 1".to_owned());

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     project::Project,
     secret::{Redactor, SecretUrl, Variables},
+    sink_kind::Sinks,
 };
 
 /// The settings of one project.
@@ -158,7 +159,7 @@ pub struct External {
 #[serde(deny_unknown_fields, default)]
 pub struct Pipeline {
     /// Which sinks `run` drives: any of `redis`, `clickhouse`, `http`.
-    pub sinks: Vec<String>,
+    pub sinks: Sinks,
     /// First wait after a failure; it doubles with each further one.
     pub retry_base_ms: u64,
     /// The longest wait between two tries.
@@ -411,7 +412,7 @@ impl Default for External {
 impl Default for Pipeline {
     fn default() -> Self {
         Self {
-            sinks: ["redis", "clickhouse", "http"].map(str::to_owned).to_vec(),
+            sinks: Sinks::all(),
             retry_base_ms: 100,
             retry_max_ms: 10_000,
             shutdown_timeout_ms: 8_000,

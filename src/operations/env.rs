@@ -7,6 +7,7 @@ use crate::{
     config::{Config, Settings, variable},
     escape::shell_quoted,
     secret::SecretUrl,
+    sink_kind::SinkKind,
     stack::{
         State,
         definition::{self, DefinitionError},
@@ -31,8 +32,8 @@ enum Value<'a> {
 /// The settings that a service is found by, and their values.
 type Keys = [(&'static str, fn(&Settings) -> Value<'_>)];
 
-/// What each service is found by: its endpoint, and what is in it.
-const OF_SERVICES: [(&str, &Keys); 6] = [
+/// What each service of the source is found by: its endpoint.
+const OF_SOURCE: [(&str, &Keys); 3] = [
     (
         "postgres",
         &[("postgres.url", |all| Value::Url(&all.postgres.url))],
@@ -45,27 +46,31 @@ const OF_SERVICES: [(&str, &Keys); 6] = [
         "connect",
         &[("connect.url", |all| Value::Url(&all.connect.url))],
     ),
-    (
-        "redis",
-        &[
-            ("redis.url", |all| Value::Url(&all.redis.url)),
-            ("board.key", |all| Value::Name(&all.board.key)),
-        ],
-    ),
-    (
-        "clickhouse",
-        &[
-            ("clickhouse.url", |all| Value::Url(&all.clickhouse.url)),
-            ("clickhouse.database", |all| {
-                Value::Name(&all.clickhouse.database)
-            }),
-        ],
-    ),
-    (
-        "stub",
-        &[("external.url", |all| Value::Url(&all.external.url))],
-    ),
 ];
+
+const REDIS: &Keys = &[
+    ("redis.url", |all| Value::Url(&all.redis.url)),
+    ("board.key", |all| Value::Name(&all.board.key)),
+];
+
+const CLICKHOUSE: &Keys = &[
+    ("clickhouse.url", |all| Value::Url(&all.clickhouse.url)),
+    ("clickhouse.database", |all| {
+        Value::Name(&all.clickhouse.database)
+    }),
+];
+
+const EXTERNAL: &Keys = &[("external.url", |all| Value::Url(&all.external.url))];
+
+/// What the service of a sink is found by: its endpoint, and what is in it.
+fn of_sink(sink: SinkKind) -> (&'static str, &'static Keys) {
+    let keys = match sink {
+        SinkKind::Redis => REDIS,
+        SinkKind::ClickHouse => CLICKHOUSE,
+        SinkKind::Http => EXTERNAL,
+    };
+    (sink.service(), keys)
+}
 
 /// The variables, with passwords only where `show_secrets` says so.
 ///
@@ -89,7 +94,7 @@ pub fn variables(
     };
     let settings = &config.settings;
     let mut variables = Vec::new();
-    for (service, keys) in OF_SERVICES {
+    for (service, keys) in OF_SOURCE.into_iter().chain(SinkKind::ALL.map(of_sink)) {
         let placed = placed(service);
         variables.extend(keys.iter().map(|(key, value)| Variable {
             name: variable(key),

@@ -17,6 +17,7 @@ use crate::{
     operations::{status, steps::Steps},
     pipeline::status::Halt,
     progress::Progress,
+    sink_kind::{ConsumerGroup, SinkKind},
     sinks::{TopicLife, is_ours},
 };
 
@@ -159,10 +160,10 @@ pub fn content_topic(settings: &Settings) -> String {
     format!("{}.public.content", settings.kafka.topic_prefix)
 }
 
-/// The group of a sink: `fanout-clickhouse`.
+/// The id of a group of the pipeline: `fanout-clickhouse`.
 #[must_use]
-pub fn group(settings: &Settings, sink: &str) -> String {
-    format!("{}-{sink}", settings.kafka.group_prefix)
+pub fn group(settings: &Settings, group: ConsumerGroup) -> String {
+    group.id(&settings.kafka.group_prefix)
 }
 
 /// The group of an operation that reads and commits nothing: `fanout-verify`.
@@ -182,14 +183,14 @@ pub fn consumer(settings: &Settings) -> ConsumerSettings {
 }
 
 /// Waits until all that Postgres had committed before this call is in the
-/// topics and committed by each of `groups`.
+/// topics and committed by the groups of `sinks`.
 ///
 /// # Errors
 /// When a server does not answer, or `timeout` passes first: then the error
 /// names what is behind, and by how much.
 pub async fn wait(
     settings: &Settings,
-    groups: &[String],
+    sinks: &[SinkKind],
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Fence, FenceError> {
@@ -197,8 +198,9 @@ pub async fn wait(
     let deadline = Instant::now() + timeout;
     let fence = into_log(settings, timeout, &steps).await?;
     let topic = events_topic(settings);
-    for group in groups {
-        let log = Log::new(&consumer(settings), group)?;
+    for sink in sinks {
+        let group = group(settings, sink.events_group());
+        let log = Log::new(&consumer(settings), &group)?;
         loop {
             let commits = log.commits(&topic, fence.events.len()).await?;
             let life = log.identity(&topic).await?.map(TopicLife::from);
@@ -209,11 +211,12 @@ pub async fn wait(
             steps.doing(&format!("waiting for group {group}"));
             if Instant::now() >= deadline {
                 let behind = FenceError::GroupBehind {
-                    group: group.clone(),
+                    group,
                     partitions,
                     waited: timeout,
                 };
-                return Err(halted(settings, group).await.unwrap_or(behind));
+                let halted = halted(settings, sink.events_group()).await;
+                return Err(halted.unwrap_or(behind));
             }
             sleep(POLL).await;
         }
@@ -224,10 +227,10 @@ pub async fn wait(
 
 /// Why the sink of a group does not go on, where a pipeline of this machine says
 /// that it is halted.
-async fn halted(settings: &Settings, of: &str) -> Option<FenceError> {
+async fn halted(settings: &Settings, group: ConsumerGroup) -> Option<FenceError> {
     let status = status::pipeline(&settings.http.url).await.ok()?;
     let mut sinks = status.sinks.into_iter();
-    let sink = sinks.find(|sink| group(settings, &sink.name) == of)?;
+    let sink = sinks.find(|sink| sink.name == group.name())?;
     let (sink, halt) = (sink.name, sink.halt?);
     Some(FenceError::Halted { sink, halt })
 }

@@ -23,6 +23,7 @@ use crate::{
     failure::{Failure, Kind},
     pipeline::status::{SinkState, SinkStatus},
     project::Project,
+    sink_kind::ConsumerGroup,
 };
 
 /// Events listed behind a score.
@@ -317,7 +318,8 @@ impl Watch {
         let url = &self.settings.http.url;
         let pipeline = status::own_pipeline(url, self.project.as_str()).await;
         let sinks = pipeline.map(|pipeline| pipeline.sinks).unwrap_or_default();
-        let board = sinks.iter().find(|sink| sink.name == "redis");
+        let name = ConsumerGroup::Board.name();
+        let board = sinks.iter().find(|sink| sink.name == name);
         board
             .and_then(Remark::of_pipeline)
             .unwrap_or_else(|| Remark::unpublished(ever))

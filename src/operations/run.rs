@@ -25,6 +25,7 @@ use crate::{
     },
     progress::Progress,
     project::Project,
+    sink_kind::SinkKind,
     stack::{Site, State, StateError, endpoint},
 };
 
@@ -41,8 +42,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What is asked of it.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Which sinks: any of `redis`, `clickhouse`, `http`.
-    pub sinks: Vec<String>,
+    /// Which sinks.
+    pub sinks: Vec<SinkKind>,
     /// Where to serve `/healthz`, `/metrics` and `/status`.
     pub listen: SocketAddr,
     /// Take another port where that one is taken.
@@ -234,14 +235,9 @@ impl Run {
     /// was called. A sink that is behind is waited for; what cannot be asked
     /// at all is an error.
     async fn idle(&self, progress: &dyn Progress) -> Result<Fence, FenceError> {
-        let groups: Vec<String> = self
-            .options
-            .sinks
-            .iter()
-            .map(|sink| fence::group(&self.settings, sink))
-            .collect();
+        let sinks = &self.options.sinks;
         loop {
-            match fence::wait(&self.settings, &groups, IDLE_INTERVAL, progress).await {
+            match fence::wait(&self.settings, sinks, IDLE_INTERVAL, progress).await {
                 Err(error) if error.kind() == Kind::NotReady => {}
                 ended => return ended,
             }

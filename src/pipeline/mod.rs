@@ -161,7 +161,7 @@ pub struct Pipeline {
 #[derive(Debug)]
 pub struct Start<'a> {
     pub project: &'a str,
-    pub sinks: &'a [String],
+    pub sinks: &'a [SinkKind],
     /// What is known of the source.
     pub source: SourceWatch,
     /// Topics that are not there are made; otherwise they are waited for.
@@ -198,10 +198,10 @@ impl Pipeline {
             tracing::warn!(reason, "missing topics are waited for, not made");
         }
         for sink in start.sinks {
-            match sink.as_str() {
-                "clickhouse" => pipeline.start_clickhouse(&shared, settings)?,
-                "http" => pipeline.start_http(&shared, settings)?,
-                _ => pipeline.start_board(&shared, settings)?,
+            match sink {
+                SinkKind::Redis => pipeline.start_board(&shared, settings)?,
+                SinkKind::ClickHouse => pipeline.start_clickhouse(&shared, settings)?,
+                SinkKind::Http => pipeline.start_http(&shared, settings)?,
             }
         }
         let sinks = pipeline.stats.clone();

@@ -23,13 +23,14 @@ use crate::{
     config::Settings,
     crash,
     operations::{
-        fence::{self, FenceError, consumer, content_topic, events_topic, group, reader_group},
+        fence::{self, FenceError, consumer, content_topic, events_topic, reader_group},
         objects,
         source::{Inspector, Refusal},
         steps::Steps,
     },
     pipeline::replay::ReplayError,
     progress::Progress,
+    sink_kind::SinkKind,
     sinks::{Fault, clickhouse::Rebuild},
     source::{Fingerprint, Severity, judge},
 };
@@ -224,10 +225,10 @@ impl FromDatabase<'_> {
         if self.database().caught_up {
             return Ok(());
         }
-        let groups = [group(self.settings, "clickhouse")];
+        let sinks = [SinkKind::ClickHouse];
         let (mut nearest, mut slot) = (i64::MIN, i64::MAX);
         loop {
-            match fence::wait(self.settings, &groups, self.patience, self.progress).await {
+            match fence::wait(self.settings, &sinks, self.patience, self.progress).await {
                 Err(FenceError::GroupBehind { partitions, .. })
                     if committed(&partitions) > nearest =>
                 {

@@ -17,6 +17,7 @@ use crate::{
         source::{InspectError, RecordsError, Refusal},
     },
     pipeline::replay::ReplayError,
+    sink_kind::{SinkKind, joined},
     stack::StateError,
 };
 
@@ -45,7 +46,7 @@ pub enum BackfillError {
     OlderThanLog {
         from: String,
         to: Option<String>,
-        sinks: Vec<String>,
+        sinks: Vec<SinkKind>,
         /// Partition and the offset that it begins at.
         partitions: Vec<(i32, i64)>,
     },
@@ -173,7 +174,7 @@ impl Failure for BackfillError {
             } => {
                 let to = to.as_ref().map(|to| format!(" --to {to}"));
                 let to = to.unwrap_or_default();
-                let sinks = sinks.join(",");
+                let sinks = joined(sinks, ",");
                 format!("fanout backfill --from {from}{to} --source database --sinks {sinks}")
             }
             Self::Replay(error) => return error.hint(),
@@ -196,7 +197,7 @@ mod tests {
         let older = |to: Option<&str>| BackfillError::OlderThanLog {
             from: "2h".to_owned(),
             to: to.map(str::to_owned),
-            sinks: vec!["clickhouse".to_owned(), "http".to_owned()],
+            sinks: vec![SinkKind::ClickHouse, SinkKind::Http],
             partitions: vec![(0, 7)],
         };
         assert_eq!(

@@ -18,6 +18,7 @@ use super::BackfillError;
 use crate::{
     clients::clickhouse::Times,
     pipeline::replay::Part,
+    sink_kind::SinkKind,
     source::Fingerprint,
     stack::{Lock, ProjectDir, files::write_atomically},
 };
@@ -40,7 +41,7 @@ pub struct Journal {
     /// The first moment after it.
     pub to_us: Option<i64>,
     /// By sink, what is replayed of each partition.
-    pub replays: BTreeMap<String, Vec<Part>>,
+    pub replays: BTreeMap<SinkKind, Vec<Part>>,
     /// How far a backfill from the source is.
     pub database: Option<Database>,
 }
@@ -205,8 +206,14 @@ mod tests {
         drop(lock);
         assert_eq!(place.load().expect("none"), None);
         let mut journal = Journal::new("x".to_owned(), "t/3".to_owned(), "now".to_owned());
+        journal.replays.insert(SinkKind::Http, Vec::new());
         let parts = vec![Part::new(0, 1, 5)];
-        journal.replays.insert("clickhouse".to_owned(), parts);
+        journal.replays.insert(SinkKind::ClickHouse, parts);
+        let replays = serde_json::to_string(&journal.replays).expect("plain data");
+        assert_eq!(
+            replays,
+            r#"{"clickhouse":[{"partition":0,"from":1,"until":5,"next":1,"metadata":null,"done":false}],"http":[]}"#
+        );
         place.save(&journal).expect("saved");
         assert_eq!(place.load().expect("read"), Some(journal.clone()));
         journal.format = 2;

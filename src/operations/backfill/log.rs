@@ -25,6 +25,7 @@ use crate::{
     },
     pipeline::replay::{Part, Tally, Watch},
     progress::Unit,
+    sink_kind::SinkKind,
 };
 
 /// Progress is kept this often: what a kill may repeat.
@@ -103,7 +104,7 @@ impl Topic {
                 return Err(BackfillError::OlderThanLog {
                     from: request.from.to_string().replace(" ago", ""),
                     to: request.to.map(|to| to.to_string().replace(" ago", "")),
-                    sinks: request.sinks.clone(),
+                    sinks: request.sinks.to_vec(),
                     partitions,
                 });
             }
@@ -171,7 +172,7 @@ fn parts(bounds: &[Bounds], from: Option<&[i64]>, to: Option<&[i64]>) -> Vec<Par
 pub(super) struct Keeper<'a> {
     place: &'a Place,
     journal: &'a mut Journal,
-    sink: &'a str,
+    sink: SinkKind,
     /// Partition and offset of each record that is dead-lettered already.
     letters: Sorted<12>,
     steps: &'a Steps<'a>,
@@ -183,13 +184,14 @@ impl<'a> Keeper<'a> {
         settings: &Settings,
         (place, scratch): (&'a Place, &Scratch),
         journal: &'a mut Journal,
-        sink: &'a str,
+        sink: SinkKind,
         steps: &'a Steps<'a>,
     ) -> Result<Self, BackfillError> {
+        let group = sink.events_group().name();
         let mut letters = Sorting::new(scratch);
         let mut reader = dlq::Reader::start(settings).await?;
         while let Some(letter) = reader.next().await? {
-            if letter.sink == sink && letter.generation == journal.topic {
+            if letter.sink == group && letter.generation == journal.topic {
                 letters.add(record(letter.partition, letter.offset))?;
             }
         }
@@ -206,7 +208,7 @@ impl<'a> Keeper<'a> {
 
 impl Watch for Keeper<'_> {
     fn advanced(&mut self, part: &Part, _tally: &Tally) -> io::Result<()> {
-        let parts = self.journal.replays.entry(self.sink.to_owned());
+        let parts = self.journal.replays.entry(self.sink);
         let parts = parts.or_default();
         if let Some(kept) = parts
             .iter_mut()
@@ -253,7 +255,7 @@ mod tests {
                 done,
                 ..Part::new(0, 2, 9)
             };
-            journal.replays.insert("http".to_owned(), vec![part]);
+            journal.replays.insert(SinkKind::Http, vec![part]);
             gone(&journal, &bounds)
         };
         assert_eq!((at(5, false), at(8, false)), (None, None));

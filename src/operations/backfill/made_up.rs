@@ -13,7 +13,8 @@ use crate::{
     clients::kafka::{Log, StateTopic},
     config::Settings,
     crash,
-    operations::fence::{consumer, events_topic, group},
+    operations::fence::{self, consumer, events_topic},
+    sink_kind::{ConsumerGroup, SinkKind},
     sinks::{MadeUp, Notes},
 };
 
@@ -27,22 +28,22 @@ pub(super) fn outside(journal: &Journal, database: Option<&Database>) -> Option<
     if let Some(database) = database {
         return Some((database.starts.clone()?, true));
     }
-    let parts = journal.replays.get("http")?;
+    let parts = journal.replays.get(&SinkKind::Http)?;
     let is_whole = parts.iter().all(|part| part.from == 0);
     is_whole.then(|| (parts.iter().map(|part| part.until).collect(), false))
 }
 
-/// Notes it for a sink: before `next`, by partition, nothing is missing. Insists
+/// Notes it for a group: before `next`, by partition, nothing is missing. Insists
 /// for as long as `patience`.
 pub(super) async fn note(
     settings: &Settings,
-    sink: &str,
+    group: ConsumerGroup,
     (next, whole): (Vec<i64>, bool),
     since_us: Option<i64>,
     patience: Duration,
     consent: &Consented,
 ) -> Result<(), BackfillError> {
-    let group = group(settings, sink);
+    let group = fence::group(settings, group);
     let log = Log::new(&consumer(settings), &group)?;
     let topic = events_topic(settings);
     let Some(identity) = log.identity(&topic).await? else {
@@ -65,7 +66,7 @@ mod tests {
 
     fn journal(parts: Vec<Part>) -> Journal {
         let mut journal = Journal::new("x".to_owned(), "t/3".to_owned(), "now".to_owned());
-        journal.replays.insert("http".to_owned(), parts);
+        journal.replays.insert(SinkKind::Http, parts);
         journal
     }
 

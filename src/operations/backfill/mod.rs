@@ -40,6 +40,7 @@ use crate::{
     crash,
     pipeline::replay::{self, Bounds, Tally, Through},
     progress::Progress,
+    sink_kind::{ConsumerGroup, SinkKind},
     stack::{Lock, Site},
 };
 
@@ -47,7 +48,7 @@ use crate::{
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// By sink, since this process began.
-    pub replayed: BTreeMap<String, Tally>,
+    pub replayed: BTreeMap<SinkKind, Tally>,
     /// Rows that were read in the source.
     pub rows: Option<u64>,
     /// Rows that were deleted because the source does not have them.
@@ -152,24 +153,34 @@ impl Backfill {
             Source::Database => Some(Box::pin(self.read_source(&bounds, progress)).await?),
         };
         let mut replayed = BTreeMap::new();
-        if self.request.has("clickhouse") && database.is_none() {
-            let tally = self.replay("clickhouse", Through::ClickHouse, &bounds, progress);
-            replayed.insert("clickhouse".to_owned(), tally.await?);
-        }
-        if self.request.has("http") {
-            // What the source was read for are its snapshot's rows.
-            let include_snapshots = database.is_some();
-            let through = Through::Http { include_snapshots };
-            let tally = self.replay("http", through, &bounds, progress).await?;
-            replayed.insert("http".to_owned(), tally);
-            if let Some(all) = made_up::outside(&self.journal, database.as_ref()) {
-                made_up::note(&self.settings, "http", all, None, patience, &self.consent).await?;
+        for sink in SinkKind::ALL {
+            if !self.request.has(sink) {
+                continue;
             }
+            let through = match sink {
+                // It is rebuilt below.
+                SinkKind::Redis => continue,
+                // It has had the source's rows.
+                SinkKind::ClickHouse if database.is_some() => continue,
+                SinkKind::ClickHouse => Through::ClickHouse,
+                SinkKind::Http => Through::Http {
+                    // What the source was read for are its snapshot's rows.
+                    include_snapshots: database.is_some(),
+                },
+            };
+            let tally = self.replay(sink, through, &bounds, progress).await?;
+            replayed.insert(sink, tally);
+        }
+        if self.request.has(SinkKind::Http)
+            && let Some(all) = made_up::outside(&self.journal, database.as_ref())
+        {
+            let group = ConsumerGroup::Http;
+            made_up::note(&self.settings, group, all, None, patience, &self.consent).await?;
         }
         let mut board = None;
-        let follows = |sink: &String| sink == "redis";
-        let has_board = self.settings.pipeline.sinks.iter().any(follows);
-        let wants_board = self.request.has("redis") || (self.request.rebuilds() && has_board);
+        let has_board = self.settings.pipeline.sinks.contains(&SinkKind::Redis);
+        let rebuilds = self.request.rebuilds();
+        let wants_board = self.request.has(SinkKind::Redis) || (rebuilds && has_board);
         if let Some(starts) = database.as_ref().and_then(|one| one.starts.clone())
             && self.journal.to_us.is_none()
             && wants_board
@@ -178,7 +189,7 @@ impl Backfill {
             let all = (starts, from_us.is_none());
             made_up::note(
                 &self.settings,
-                "redis",
+                ConsumerGroup::Board,
                 all,
                 from_us,
                 patience,
@@ -189,7 +200,7 @@ impl Backfill {
         if wants_board {
             board = Some(rebuild_board(&self.settings, patience, progress).await?);
         }
-        if self.request.rebuilds() {
+        if rebuilds {
             let source = database.as_ref().and_then(|one| one.source.as_ref());
             database::reconciled(&self.settings, source).await?;
         }
@@ -225,27 +236,28 @@ impl Backfill {
             rebuilds: self.request.rebuilds(),
             prunes: self.request.prune,
             rows: self.plan.rows.unwrap_or(0),
-            into_clickhouse: self.request.has("clickhouse"),
+            into_clickhouse: self.request.has(SinkKind::ClickHouse),
             consent: self.consent.clone(),
         };
         let database = database.run().await?;
-        if self.request.has("http") && !self.journal.replays.contains_key("http") {
+        let outside = SinkKind::Http;
+        if self.request.has(outside) && !self.journal.replays.contains_key(&outside) {
             let parts = Topic::since(&self.settings, database.starts.as_deref()).await?;
-            self.journal.replays.insert("http".to_owned(), parts);
+            self.journal.replays.insert(outside, parts);
         }
         Ok(database)
     }
 
     async fn replay(
         &mut self,
-        sink: &str,
+        sink: SinkKind,
         through: Through,
         bounds: &Bounds,
         progress: &dyn Progress,
     ) -> Result<Tally, BackfillError> {
-        let steps = Steps::new(progress, sink);
+        let steps = Steps::new(progress, sink.name());
         steps.doing("replaying");
-        let mut parts = self.journal.replays.get(sink).cloned().unwrap_or_default();
+        let mut parts = self.journal.replays.get(&sink).cloned().unwrap_or_default();
         let (settings, places) = (&self.settings, (&self.place, &self.scratch));
         let mut keeper = Keeper::new(settings, places, &mut self.journal, sink, &steps).await?;
         let tally = replay::replay(settings, through, &mut parts, bounds, &mut keeper).await?;

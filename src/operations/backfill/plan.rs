@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     clock::now_us,
-    config::{SINKS, Settings},
+    config::Settings,
     instant::{Resolved, TimeSpec},
     operations::{fence::events_topic, up::Alteration},
     pipeline::replay::Part,
-    suggest::unknown,
+    sink_kind::{SinkKind, Sinks, joined},
     timestamp::Rfc3339,
 };
 
@@ -27,8 +27,7 @@ pub struct Request {
     /// None is up to now.
     pub to: Option<TimeSpec>,
     pub source: Source,
-    /// Any of `clickhouse`, `redis`, `http`.
-    pub sinks: Vec<String>,
+    pub sinks: Sinks,
     /// Also delete from ClickHouse what the source does not have.
     pub prune: bool,
 }
@@ -56,7 +55,7 @@ pub struct Plan {
     pub from: String,
     /// UTC; none is up to now.
     pub to: Option<String>,
-    pub sinks: Vec<String>,
+    pub sinks: Vec<SinkKind>,
     pub prune: bool,
     /// All history begins anew: what stood in ClickHouse before counts no more.
     pub rebuilds: bool,
@@ -90,7 +89,7 @@ impl Request {
         let to = self
             .to
             .map_or_else(|| "now".to_owned(), |to| to.to_string());
-        let sinks = self.sinks.join(",");
+        let sinks = joined(&self.sinks, ",");
         let prune = if self.prune { ", pruned" } else { "" };
         format!(
             "{} .. {to} from {:?} into {sinks}{prune}",
@@ -104,16 +103,12 @@ impl Request {
     /// When it asks for what there cannot be: no time, no such sink.
     pub fn check(&self, now_us: i64) -> Result<(), BackfillError> {
         self.check_range(now_us)?;
-        let stranger = self
-            .sinks
-            .iter()
-            .find(|sink| !SINKS.contains(&sink.as_str()));
-        match stranger {
-            Some(sink) => Err(BackfillError::Usage(unknown("sink", sink, &SINKS))),
+        match self.sinks.unknown() {
+            Some(unknown) => Err(BackfillError::Usage(unknown.to_string())),
             None if self.sinks.is_empty() => {
                 Err(BackfillError::Usage("no sink is named".to_owned()))
             }
-            None if self.prune && !(self.source == Source::Database && self.has("clickhouse")) => {
+            None if self.prune && !self.is_compared() => {
                 let why = "--prune compares clickhouse with postgres: it wants --source database";
                 Err(BackfillError::Usage(why.to_owned()))
             }
@@ -143,13 +138,23 @@ impl Request {
         self.prune && self.from == TimeSpec::Earliest && self.to.is_none()
     }
 
-    /// Whether topics that are missing are made.
+    /// Whether topics that are missing are made: where it is noted that a sink has
+    /// had its history.
     pub(super) fn makes_topics(&self) -> bool {
-        self.rebuilds() || self.has("http") || self.has("redis")
+        let is_noted = |sink: &SinkKind| match sink {
+            SinkKind::Redis | SinkKind::Http => true,
+            SinkKind::ClickHouse => false,
+        };
+        self.rebuilds() || self.sinks.iter().any(is_noted)
     }
 
-    pub(super) fn has(&self, sink: &str) -> bool {
-        self.sinks.iter().any(|name| name == sink)
+    /// Whether ClickHouse can be compared with the source afterwards.
+    fn is_compared(&self) -> bool {
+        self.source == Source::Database && self.has(SinkKind::ClickHouse)
+    }
+
+    pub(super) fn has(&self, sink: SinkKind) -> bool {
+        self.sinks.contains(&sink)
     }
 }
 
@@ -202,7 +207,7 @@ pub(super) async fn look(
             .map_or(Resolved::Earliest, Resolved::At)
             .to_string(),
         to: journal.to_us.map(|to| Rfc3339(to).to_string()),
-        sinks: request.sinks.clone(),
+        sinks: request.sinks.to_vec(),
         prune: request.prune,
         rebuilds: request.rebuilds(),
         messages: partitions.iter().map(|stretch| stretch.messages).sum(),
@@ -251,37 +256,52 @@ async fn begin(
     let (Source::Log, Some(topic)) = (request.source, topic) else {
         return Ok(journal);
     };
-    if request.has("clickhouse") {
-        let starts = topic.life_starts(settings).await?;
-        let parts = topic
-            .parts(request, journal.from_us, journal.to_us, &starts)
-            .await?;
-        if (0..).zip(&starts).any(|(partition, start)| {
-            let is_it = |part: &&Part| part.partition == partition;
-            parts
-                .iter()
-                .find(is_it)
-                .is_some_and(|part| *start > 0 && part.from == *start)
-        }) {
-            let why = "what stood in the log before the last rebuild from the source is left out: \
-                       the source was read anew then";
-            notes.push(why.to_owned());
+    for sink in SinkKind::ALL {
+        if !request.has(sink) {
+            continue;
         }
-        journal.replays.insert("clickhouse".to_owned(), parts);
-    }
-    if request.has("http") {
-        let parts = topic
-            .parts(request, journal.from_us, journal.to_us, &[])
-            .await?;
-        let is_cut = parts.iter().any(|part| part.from > 0);
-        if is_cut && journal.from_us.is_none() {
-            let why = "the log no longer begins at offset 0: what the external system missed before \
-                       that only --source database has";
-            notes.push(why.to_owned());
-        }
-        journal.replays.insert("http".to_owned(), parts);
+        let parts = match sink {
+            // The board reads the log by itself.
+            SinkKind::Redis => continue,
+            SinkKind::ClickHouse => {
+                let starts = topic.life_starts(settings).await?;
+                let parts = topic
+                    .parts(request, journal.from_us, journal.to_us, &starts)
+                    .await?;
+                notes.extend(left_out(&parts, &starts));
+                parts
+            }
+            SinkKind::Http => {
+                let parts = topic
+                    .parts(request, journal.from_us, journal.to_us, &[])
+                    .await?;
+                let is_cut = parts.iter().any(|part| part.from > 0);
+                if is_cut && journal.from_us.is_none() {
+                    let why = "the log no longer begins at offset 0: what the external system \
+                               missed before that only --source database has";
+                    notes.push(why.to_owned());
+                }
+                parts
+            }
+        };
+        journal.replays.insert(sink, parts);
     }
     Ok(journal)
+}
+
+/// What an operator is told where a part begins with the last rebuild.
+fn left_out(parts: &[Part], starts: &[i64]) -> Option<String> {
+    let mut found = (0..).zip(starts);
+    let begins_there = found.any(|(partition, start)| {
+        let is_it = |part: &&Part| part.partition == partition;
+        parts
+            .iter()
+            .find(is_it)
+            .is_some_and(|part| *start > 0 && part.from == *start)
+    });
+    let why = "what stood in the log before the last rebuild from the source is left out: the \
+               source was read anew then";
+    begins_there.then(|| why.to_owned())
 }
 
 impl Stretch {
@@ -303,12 +323,13 @@ mod tests {
     const NOW: i64 = 1_767_323_045_000_000;
 
     fn request(sinks: &[&str]) -> Request {
+        let sinks: Vec<String> = sinks.iter().map(|sink| (*sink).to_owned()).collect();
         Request {
             from: TimeSpec::Ago(7_200_000_000),
             to: None,
             source: Source::Log,
             prune: false,
-            sinks: sinks.iter().map(|sink| (*sink).to_owned()).collect(),
+            sinks: sinks.into(),
         }
     }
 
@@ -318,6 +339,12 @@ mod tests {
         assert_eq!(both.form(), "2h ago .. now from Log into clickhouse,http");
         assert!(both.check(NOW).is_ok());
         assert!(request(&[]).check(NOW).is_err());
+        let future = Request {
+            from: "0s".parse().expect("a time"),
+            ..request(&["htp"])
+        };
+        let error = future.check(NOW).expect_err("in the future");
+        assert!(error.to_string().contains("in the future"), "{error}");
         let error = request(&["htp"]).check(NOW).expect_err("no such sink");
         assert_eq!(
             error.to_string(),

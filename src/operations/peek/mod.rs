@@ -18,6 +18,7 @@ use crate::{
     },
     config::Settings,
     failure::{Failure, Kind},
+    sink_kind::SinkKind,
     suggest::unknown,
     timestamp::{MICROS_PER_MILLI, Rfc3339},
 };
@@ -32,9 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Kafka,
-    ClickHouse,
-    Redis,
-    Http,
+    Sink(SinkKind),
 }
 
 /// One thing that is there.
@@ -107,9 +106,7 @@ impl Place {
     pub fn service(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
-            Self::ClickHouse => "clickhouse",
-            Self::Redis => "redis",
-            Self::Http => "stub",
+            Self::Sink(sink) => sink.service(),
         }
     }
 }
@@ -118,9 +115,7 @@ impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Kafka => "kafka",
-            Self::ClickHouse => "clickhouse",
-            Self::Redis => "redis",
-            Self::Http => "http",
+            Self::Sink(sink) => sink.name(),
         })
     }
 }
@@ -136,15 +131,15 @@ pub fn equivalent(settings: &Settings, place: Place, topic: Option<&str>, count:
                 "kcat -b \"$FANOUT_KAFKA_BROKERS\" -C -t {topic} -o -{count} -e -X isolation.level=read_committed"
             )
         }
-        Place::ClickHouse => {
+        Place::Sink(SinkKind::ClickHouse) => {
             let sql = rows_sql(settings, count, None);
             format!("curl -s \"$FANOUT_CLICKHOUSE_URL\" --data-binary '{sql} FORMAT JSONEachRow'")
         }
-        Place::Redis => {
+        Place::Sink(SinkKind::Redis) => {
             let (key, last) = (&settings.board.key, count.saturating_sub(1));
             format!("redis-cli -u \"$FANOUT_REDIS_URL\" ZREVRANGE {key} 0 {last} WITHSCORES")
         }
-        Place::Http => {
+        Place::Sink(SinkKind::Http) => {
             // A token in the path stays masked; nobody else is to type it.
             let path = settings.external.events_path.to_string();
             let separator = if path.contains('?') { '&' } else { '?' };
@@ -199,14 +194,14 @@ impl Peek {
                 log: Log::new(&consumer(settings), &reader_group(settings, "peek"))?,
                 ends: Vec::new(),
             },
-            Place::ClickHouse => {
+            Place::Sink(SinkKind::ClickHouse) => {
                 let endpoint = Endpoint::at(&settings.clickhouse.url)?;
                 Looker::ClickHouse {
                     query: Query::new(&endpoint, &settings.clickhouse.database),
                     latest: None,
                 }
             }
-            Place::Redis => {
+            Place::Sink(SinkKind::Redis) => {
                 let keys = BoardKeys::new(&settings.board.key);
                 let url = &settings.redis.url;
                 Looker::Redis {
@@ -214,7 +209,7 @@ impl Peek {
                     seq: None,
                 }
             }
-            Place::Http => Looker::Http {
+            Place::Sink(SinkKind::Http) => Looker::Http {
                 web: Web::new(TIMEOUT)?,
                 seq: None,
             },
@@ -429,7 +424,8 @@ mod tests {
     fn the_equivalents_name_no_secret() {
         let mut settings = Settings::default();
         settings.clickhouse.url = "http://app:geheim@127.0.0.1:1".into();
-        for place in [Place::Kafka, Place::ClickHouse, Place::Redis, Place::Http] {
+        let sinks = SinkKind::ALL.map(Place::Sink);
+        for place in sinks.into_iter().chain([Place::Kafka]) {
             let command = equivalent(&settings, place, None, 5);
             assert!(!command.contains("geheim"), "{command}");
         }

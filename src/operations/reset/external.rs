@@ -13,6 +13,8 @@ use crate::{
     failure::{Failure, Kind},
     operations::connector::{self, ConnectorError},
     progress::{Event, Progress},
+    sink_kind::ConsumerGroup,
+    sinks::{lives_group, mended_group},
     stack::Site,
 };
 
@@ -71,17 +73,6 @@ const CONNECTOR_TOPICS: [&str; 5] = [
     "public.debezium_signal",
     "notifications",
     "message",
-];
-
-/// Groups that the pipeline commits for: its sinks', and the content mirror's.
-const GROUPS: [&str; 7] = [
-    "redis",
-    "clickhouse",
-    "http",
-    "content",
-    "redis-mended",
-    "http-mended",
-    "http-lives",
 ];
 
 /// Whether anybody else's slot or publication may need Debezium's tables.
@@ -263,9 +254,24 @@ pub fn topics_of_connect(site: &Site) -> [String; 3] {
     ["configs", "offsets", "status"].map(|inner| format!("{}-connect-{inner}", site.project))
 }
 
+/// The groups that the pipeline commits for.
 fn groups_of(settings: &Settings) -> BTreeSet<String> {
     let prefix = &settings.kafka.group_prefix;
-    GROUPS.map(|name| format!("{prefix}-{name}")).into()
+    let mut groups = BTreeSet::new();
+    for group in ConsumerGroup::ALL {
+        groups.insert(group.id(prefix));
+        groups.extend(notes_of(prefix, group));
+    }
+    groups
+}
+
+/// The groups that earlier releases kept their notes of this one in.
+fn notes_of(prefix: &str, group: ConsumerGroup) -> Vec<String> {
+    match group {
+        ConsumerGroup::Board => vec![mended_group(prefix, group)],
+        ConsumerGroup::Http => vec![mended_group(prefix, group), lives_group(prefix, group)],
+        ConsumerGroup::Facts | ConsumerGroup::Content => Vec::new(),
+    }
 }
 
 async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
@@ -405,7 +411,19 @@ mod tests {
         for others in ["cdc.public.orders", "cdc.billing.invoices", "cdc"] {
             assert!(!topics.contains(others), "{others} is somebody else's");
         }
-        assert!(groups_of(&Settings::default()).contains("fanout-content"));
+        let groups: Vec<String> = groups_of(&Settings::default()).into_iter().collect();
+        assert_eq!(
+            groups,
+            [
+                "fanout-clickhouse",
+                "fanout-content",
+                "fanout-http",
+                "fanout-http-lives",
+                "fanout-http-mended",
+                "fanout-redis",
+                "fanout-redis-mended",
+            ]
+        );
     }
 
     #[test]

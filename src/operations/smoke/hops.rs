@@ -214,7 +214,7 @@ impl Follow<'_> {
     /// A sink that the configuration leaves out is not followed.
     fn not_driven(&self, place: Place) -> Option<Hop> {
         let sinks = &self.settings.pipeline.sinks;
-        let driven = sinks.iter().any(|sink| sink == place.name());
+        let driven = sinks.iter().any(|sink| Place::of(*sink) == place);
         (!driven).then(|| skipped(place, "not among the configured sinks"))
     }
 

@@ -29,6 +29,7 @@ use crate::{
     config::Settings,
     failure::{Failure, Kind},
     progress::Progress,
+    sink_kind::SinkKind,
 };
 
 /// How long to wait, and how fast it has to be.
@@ -51,6 +52,15 @@ pub enum Place {
 }
 
 impl Place {
+    /// Where the event ends in a sink.
+    fn of(sink: SinkKind) -> Self {
+        match sink {
+            SinkKind::Redis => Self::Redis,
+            SinkKind::ClickHouse => Self::ClickHouse,
+            SinkKind::Http => Self::Http,
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -12,6 +12,7 @@ use crate::{
     config::Settings,
     operations::fence::{consumer, content_topic, events_topic, group},
     pipeline::status::{SinkStatus, Status},
+    sink_kind::ConsumerGroup,
 };
 
 /// Sink → offsets between what is committed and the end of its log, for the
@@ -43,13 +44,17 @@ pub(super) fn unknown(pipeline: Option<&Status>) -> BTreeMap<String, Option<u64>
     sinks.map(|sink| (sink.name.clone(), None)).collect()
 }
 
-/// None where the worker knows it all by itself, or nobody does yet.
+/// None where the worker knows it all by itself, or nobody does yet; so too for a
+/// sink of another version that this one does not know.
 async fn of(settings: &Settings, sink: &SinkStatus) -> Result<Option<u64>, KafkaError> {
-    let topic = match sink.name.as_str() {
-        "content" => content_topic(settings),
-        _ => events_topic(settings),
+    let Ok(kind) = sink.name.parse::<ConsumerGroup>() else {
+        return Ok(None);
     };
-    let log = Log::new(&consumer(settings), &group(settings, &sink.name))?;
+    let topic = match kind {
+        ConsumerGroup::Board | ConsumerGroup::Facts | ConsumerGroup::Http => events_topic(settings),
+        ConsumerGroup::Content => content_topic(settings),
+    };
+    let log = Log::new(&consumer(settings), &group(settings, kind))?;
     let Some(partitions) = log.partitions(&topic).await? else {
         return Ok(None);
     };

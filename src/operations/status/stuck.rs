@@ -8,6 +8,7 @@ use crate::{
     config::{Runtime, variable},
     operations::connector::{SLOT_LOST_REMEDY, remedy_of},
     pipeline::status::{SinkState, SinkStatus},
+    sink_kind::SinkKind,
     source::{Finding, Standing},
 };
 
@@ -54,17 +55,8 @@ pub(super) fn find(report: &Report) -> Option<Stuck> {
         .or_else(|| report.sinks.iter().find_map(sink))
 }
 
-/// The servers in the order in which an event meets them.
-const THE_WAY: [&str; 6] = [
-    "postgres",
-    "kafka",
-    "connect",
-    "redis",
-    "clickhouse",
-    "stub",
-];
-
-/// Those of them that every sink is fed by.
+/// The servers that every sink is fed by, in the order in which an event meets
+/// them.
 const SOURCE: [&str; 3] = ["postgres", "kafka", "connect"];
 
 /// The pipeline's own service is looked at by what it serves: it may as well
@@ -76,8 +68,10 @@ fn servers(report: &Report) -> Option<Stuck> {
         ServiceState::Absent => SOURCE.contains(&one.name.as_str()),
         _ => true,
     };
-    let of_name = |name: &&str| report.services.iter().find(|one| one.name == **name);
-    let service = THE_WAY.iter().filter_map(of_name).find(broken)?;
+    let stores = SinkKind::ALL.map(SinkKind::service);
+    let the_way = SOURCE.into_iter().chain(stores);
+    let of_name = |name: &str| report.services.iter().find(|one| one.name == name);
+    let service = the_way.filter_map(of_name).find(broken)?;
     let name = &service.name;
     let problem = service.problem.clone().unwrap_or_default();
     let (why, remedy) = match service.state {

@@ -21,14 +21,22 @@ use crate::{
         fence::{Fence, consumer, reader_group},
         scratch::Scratch,
     },
+    sink_kind::SinkKind,
     sinks::board::{BoardChange, BoardDecoder, Decoded},
     timestamp::{MICROS_PER_MILLI, MICROS_PER_SECOND},
     window::BoardEvent,
 };
 
-/// The sinks whose dead letters set an event apart. ClickHouse's too: of the
-/// events that it rejected it does not know whether they are ahead.
-pub(super) const SINKS: [&str; 2] = ["redis", "clickhouse"];
+/// The sinks whose dead letters set an event apart.
+pub(super) fn sinks() -> Vec<SinkKind> {
+    let sets_apart = |sink: &SinkKind| match sink {
+        SinkKind::Redis => true,
+        // Of the events that it rejected it does not know whether they are ahead.
+        SinkKind::ClickHouse => true,
+        SinkKind::Http => false,
+    };
+    SinkKind::ALL.into_iter().filter(sets_apart).collect()
+}
 
 /// The record of an event that may count is at most this much older than the
 /// event, besides the skew: the clocks of broker and source.
@@ -198,7 +206,8 @@ pub(super) async fn sums(
     moment: Moment,
     fence: &Fence,
 ) -> Result<(Sums, Sums), VerifyError> {
-    if letters.events(&SINKS, i64::MIN, 1)?.is_empty() {
+    let sinks = sinks();
+    if letters.events(&sinks, i64::MIN, 1)?.is_empty() {
         return Ok((Sums::default(), Sums::default()));
     }
     let settings = context.settings;
@@ -231,7 +240,7 @@ pub(super) async fn sums(
         let place = usize::try_from(seen.partition).unwrap_or(usize::MAX);
         let end = fence.events.get(place);
         let before_fence = end.is_some_and(|end| seen.offset < *end);
-        reading.take(&decoded, before_fence, |id| letters.has_event(&SINKS, id))?;
+        reading.take(&decoded, before_fence, |id| letters.has_event(&sinks, id))?;
     }
     Ok(reading.sums(moment, skew_us)?)
 }
@@ -368,6 +377,11 @@ mod tests {
         let heaps = spill.heaps().expect("space");
         let read: io::Result<Vec<Change>> = heaps.into_iter().flatten().collect();
         assert_eq!(read.expect("read"), changes);
+    }
+
+    #[test]
+    fn the_external_system_sets_no_event_apart() {
+        assert_eq!(sinks(), [SinkKind::Redis, SinkKind::ClickHouse]);
     }
 
     #[test]

@@ -147,9 +147,10 @@ async fn leave_out(
         sums.subtract(&eligible::sums_of(source.client(), moment, &ahead).await?);
     }
     let ahead: HashSet<i64> = ahead.into_iter().collect();
+    let sinks = apart::sinks();
     let mut from = Some(i64::MIN);
     while let Some(first) = from {
-        let mut piece = letters.events(&apart::SINKS, first, PIECE)?;
+        let mut piece = letters.events(&sinks, first, PIECE)?;
         from = piece.last().and_then(|last| last.checked_add(1));
         piece.retain(|id| !ahead.contains(id));
         for (source, sums) in sides.iter_mut() {

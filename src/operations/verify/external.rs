@@ -17,6 +17,7 @@ use crate::{
     clients::web::{Method, Web, WebError},
     config::Settings,
     operations::{scratch::Scratch, stub::SYSTEM},
+    sink_kind::SinkKind,
     timestamp::{MICROS_PER_MILLI, Rfc3339},
 };
 
@@ -228,7 +229,8 @@ impl Walk<'_> {
         how: Wrong,
         findings: &mut Findings,
     ) -> Result<(), VerifyError> {
-        if self.letters.has("http", call.partition, call.offset)? {
+        let (partition, offset) = (call.partition, call.offset);
+        if self.letters.has(SinkKind::Http, partition, offset)? {
             findings.excuse(&call.key);
             return Ok(());
         }

@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
+use crate::sink_kind::SinkKind;
+
 /// Differences kept in full; the rest is counted.
 pub const MAX_SHOWN: usize = 20;
 
@@ -67,6 +69,17 @@ pub struct Findings {
     pub excused_ids: Vec<String>,
     /// What could not be judged, and why.
     pub notes: Vec<String>,
+}
+
+impl Check {
+    /// The check of a sink; that of the records is of all of them.
+    pub(super) fn of(sink: SinkKind) -> Self {
+        match sink {
+            SinkKind::Redis => Self::Board,
+            SinkKind::ClickHouse => Self::Rows,
+            SinkKind::Http => Self::External,
+        }
+    }
 }
 
 impl Findings {

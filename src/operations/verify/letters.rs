@@ -7,12 +7,13 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
-    config::{SINKS, Settings},
+    config::Settings,
     operations::{
         dlq::{self, Letter},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key, number, part},
     },
+    sink_kind::SinkKind,
 };
 
 use super::VerifyError;
@@ -27,7 +28,7 @@ const EVENT: usize = 21;
 const CONTENT: usize = 28;
 
 /// The dead letters of the present life of both topics. A key has the number
-/// of its sink among [`SINKS`].
+/// of its sink.
 #[derive(Debug)]
 pub struct Letters {
     /// Records of events.
@@ -78,11 +79,8 @@ impl Letters {
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub fn has(&self, sink: &str, partition: i32, offset: i64) -> io::Result<bool> {
-        let Some(sink) = number_of(sink) else {
-            return Ok(false);
-        };
-        let record = key(&[&sink, &partition.field(), &offset.field()]);
+    pub fn has(&self, sink: SinkKind, partition: i32, offset: i64) -> io::Result<bool> {
+        let record = key(&[&number_of(sink), &partition.field(), &offset.field()]);
         self.records.contains(&record)
     }
 
@@ -91,11 +89,13 @@ impl Letters {
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub fn explain(&self, sink: &str, event: i64, stored: Option<(i32, i64)>) -> io::Result<bool> {
-        let Some(sink) = number_of(sink) else {
-            return Ok(false);
-        };
-        let event = event.field();
+    pub fn explain(
+        &self,
+        sink: SinkKind,
+        event: i64,
+        stored: Option<(i32, i64)>,
+    ) -> io::Result<bool> {
+        let (sink, event) = (number_of(sink), event.field());
         let found = match stored {
             None => {
                 let prefix: [u8; 9] = key(&[&sink, &event]);
@@ -115,7 +115,7 @@ impl Letters {
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub fn events(&self, sinks: &[&str], from: i64, limit: usize) -> io::Result<Vec<i64>> {
+    pub fn events(&self, sinks: &[SinkKind], from: i64, limit: usize) -> io::Result<Vec<i64>> {
         let mut events = Vec::new();
         let mut next = Some(from);
         while let Some(from) = next.filter(|_| events.len() < limit) {
@@ -130,13 +130,13 @@ impl Letters {
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub fn has_event(&self, sinks: &[&str], event: i64) -> io::Result<bool> {
+    pub fn has_event(&self, sinks: &[SinkKind], event: i64) -> io::Result<bool> {
         Ok(self.first_event(sinks, event)? == Some(event))
     }
 
-    fn first_event(&self, sinks: &[&str], from: i64) -> io::Result<Option<i64>> {
+    fn first_event(&self, sinks: &[SinkKind], from: i64) -> io::Result<Option<i64>> {
         let mut first: Option<i64> = None;
-        for sink in sinks.iter().filter_map(|sink| number_of(sink)) {
+        for sink in sinks.iter().map(|sink| number_of(*sink)) {
             let key = key(&[&sink, &from.field()]);
             if let Some(found) = self.events.first_with(&sink, &key)? {
                 let event = number(part(&found, 1));
@@ -178,9 +178,10 @@ impl Reading {
     }
 
     fn add(&mut self, letter: &Letter) -> io::Result<()> {
-        let Some(sink) = number_of(&letter.sink) else {
+        let Ok(sink) = letter.sink.parse::<SinkKind>() else {
             return Ok(());
         };
+        let sink = number_of(sink);
         let (partition, offset) = (letter.partition.field(), letter.offset.field());
         self.records.add(key(&[&sink, &partition, &offset]))?;
         match letter.key.as_deref().and_then(event_id) {
@@ -210,9 +211,8 @@ impl Reading {
     }
 }
 
-fn number_of(sink: &str) -> Option<[u8; 1]> {
-    let place = SINKS.iter().position(|name| *name == sink)?;
-    Some([u8::try_from(place).ok()?])
+fn number_of(sink: SinkKind) -> [u8; 1] {
+    [sink as u8]
 }
 
 /// The `id` of a key, with or without a schema around it.
@@ -281,17 +281,18 @@ mod tests {
             elsewhere,
         ]);
         let explains = |sink, event, stored| letters.explain(sink, event, stored).expect("read");
-        assert!(explains("clickhouse", 7, Some((1, 19))));
-        assert!(explains("clickhouse", 7, None));
-        assert!(!explains("clickhouse", 7, Some((1, 20))));
-        assert!(!explains("clickhouse", 7, Some((1, i64::MAX))));
-        assert!(explains("clickhouse", 7, Some((2, 5))));
-        assert!(!explains("clickhouse", 7, Some((2, 90))));
-        assert!(!explains("clickhouse", 7, Some((0, 5))));
-        assert!(!explains("redis", 7, None));
-        assert!(!explains("another", 7, None));
+        assert!(explains(SinkKind::ClickHouse, 7, Some((1, 19))));
+        assert!(explains(SinkKind::ClickHouse, 7, None));
+        assert!(!explains(SinkKind::ClickHouse, 7, Some((1, 20))));
+        assert!(!explains(SinkKind::ClickHouse, 7, Some((1, i64::MAX))));
+        assert!(explains(SinkKind::ClickHouse, 7, Some((2, 5))));
+        assert!(!explains(SinkKind::ClickHouse, 7, Some((2, 90))));
+        assert!(!explains(SinkKind::ClickHouse, 7, Some((0, 5))));
+        assert!(!explains(SinkKind::Redis, 7, None));
+        assert!(!explains(SinkKind::Http, 7, None));
         let has = |sink, offset| letters.has(sink, 1, offset).expect("read");
-        assert!(has("http", 30) && !has("clickhouse", 30));
+        assert!(has(SinkKind::Http, 30) && !has(SinkKind::ClickHouse, 30));
+        assert!(!SinkKind::ALL.into_iter().any(|sink| has(sink, 40)));
     }
 
     #[test]
@@ -307,16 +308,16 @@ mod tests {
             .chain([letter("http", 9, r#"{"id":8}"#)])
             .collect();
         let letters = letters(&all);
-        let events = |sinks: &[&str], from, limit| {
+        let events = |sinks: &[SinkKind], from, limit| {
             let events = letters.events(sinks, from, limit);
             events.expect("read")
         };
-        assert_eq!(events(&["redis"], i64::MIN, 2), [-3, 7]);
-        assert_eq!(events(&["redis"], 8, 9), [9, i64::MAX]);
-        let both = ["redis", "clickhouse"];
+        assert_eq!(events(&[SinkKind::Redis], i64::MIN, 2), [-3, 7]);
+        assert_eq!(events(&[SinkKind::Redis], 8, 9), [9, i64::MAX]);
+        let both = [SinkKind::Redis, SinkKind::ClickHouse];
         assert_eq!(events(&both, i64::MIN, 3), [-3, 5, 7]);
         assert_eq!(events(&both, 6, 9), [7, 9, i64::MAX]);
-        assert!(events(&["another"], i64::MIN, 9).is_empty());
+        assert!(events(&[], i64::MIN, 9).is_empty());
         let has = |event| letters.has_event(&both, event).expect("read");
         assert!(has(5) && has(7) && !has(6) && !has(8));
     }

@@ -18,6 +18,7 @@ use crate::{
     event::FactDecoder,
     operations::fence::{Fence, consumer, events_topic, group, reader_group},
     progress::Unit,
+    sink_kind::{ConsumerGroup, SinkKind},
     sinks::{Fault, Notes},
 };
 
@@ -99,12 +100,12 @@ impl<'a> Walk<'a> {
         };
         for (partition, bounds) in (0..).zip(&bounds) {
             let changes = self.partition(partition, *bounds, calls.as_mut()).await?;
-            if self.context.has("clickhouse") {
+            if self.context.has(SinkKind::ClickHouse) {
                 self.rows(&log, partition, bounds.end, changes).await?;
             }
         }
         self.commits(&bounds).await?;
-        if self.earlier > 0 && self.context.has("clickhouse") {
+        if self.earlier > 0 && self.context.has(SinkKind::ClickHouse) {
             let earlier = self.earlier;
             self.records.note(format!(
                 "{earlier} records from before the last rebuild are not judged by clickhouse's rows"
@@ -126,7 +127,7 @@ impl<'a> Walk<'a> {
             return Ok(Vec::new());
         };
         let settings = self.context.settings;
-        let group = group(settings, "http");
+        let group = group(settings, ConsumerGroup::Http);
         let state = StateTopic::new(&consumer(settings), &group, &settings.kafka.state_topic)?;
         let reconciled = Notes::new(state, &group).reconciled(identity.id).await;
         reconciled.map_err(|fault| VerifyError::State {
@@ -196,9 +197,13 @@ impl<'a> Walk<'a> {
                 Made::Rejected { of_shape } if judged => {
                     // Of what is made up for from the source it ignores the shape.
                     let told = !of_shape || offset >= reconciled;
-                    let sinks = [("clickhouse", !earlier), ("http", told)];
-                    let sinks = sinks.into_iter().filter(|(_, reads)| *reads);
-                    let sinks: Vec<&str> = sinks.map(|(sink, _)| sink).collect();
+                    let rejects = |sink: &SinkKind| match sink {
+                        // It reads fewer columns, and only the records of its window.
+                        SinkKind::Redis => false,
+                        SinkKind::ClickHouse => !earlier,
+                        SinkKind::Http => told,
+                    };
+                    let sinks: Vec<SinkKind> = SinkKind::ALL.into_iter().filter(rejects).collect();
                     self.rejected(&sinks, partition, offset)?;
                 }
                 Made::Truncate if judged => {
@@ -240,11 +245,11 @@ impl<'a> Walk<'a> {
 
     /// A record that nobody understands has to be a dead letter of each of these
     /// sinks; then it is excused, once.
-    fn rejected(&mut self, sinks: &[&str], partition: i32, offset: i64) -> io::Result<()> {
+    fn rejected(&mut self, sinks: &[SinkKind], partition: i32, offset: i64) -> io::Result<()> {
         let id = format!("{partition}@{offset}");
         let mut excused = false;
-        for sink in sinks.iter().filter(|sink| self.context.has(sink)) {
-            if self.letters.has(sink, partition, offset)? {
+        for sink in sinks.iter().filter(|sink| self.context.has(**sink)) {
+            if self.letters.has(*sink, partition, offset)? {
                 excused = true;
             } else {
                 let what = format!("a dead letter of {sink}");
@@ -334,7 +339,8 @@ impl<'a> Walk<'a> {
         change: Latest,
         found: Option<i64>,
     ) -> io::Result<()> {
-        if self.letters.has("clickhouse", partition, change.offset)? {
+        let (sink, offset) = (SinkKind::ClickHouse, change.offset);
+        if self.letters.has(sink, partition, offset)? {
             self.records.excuse(&event);
             return Ok(());
         }
@@ -352,8 +358,9 @@ impl<'a> Walk<'a> {
     /// Nobody can have done more than there is.
     async fn commits(&mut self, bounds: &[Bounds]) -> Result<(), VerifyError> {
         let settings = self.context.settings;
-        for group in &self.context.groups {
-            let log = Log::new(&consumer(settings), group)?;
+        for sink in self.context.sinks {
+            let group = group(settings, sink.events_group());
+            let log = Log::new(&consumer(settings), &group)?;
             let commits = log.commits(&self.topic, bounds.len()).await?;
             let ends = log.ends(&self.topic).await?;
             for (partition, (commit, end)) in commits.iter().zip(ends).enumerate() {

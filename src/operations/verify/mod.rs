@@ -33,7 +33,7 @@ use self::{
     source::Source,
 };
 use super::{
-    fence::{self, Fence, consumer, content_topic, events_topic, group, reader_group},
+    fence::{self, Fence, consumer, content_topic, events_topic, reader_group},
     scratch::Scratch,
     source::explain,
     steps::Steps,
@@ -47,6 +47,7 @@ use crate::{
     failure::chain,
     pipeline,
     progress::{Progress, Silent},
+    sink_kind::SinkKind,
     sinks::KnownPlaceholders,
 };
 
@@ -74,7 +75,8 @@ struct Context<'a> {
     settings: &'a Settings,
     scratch: &'a Scratch,
     query: clickhouse::Query,
-    groups: Vec<String>,
+    /// Those that the pipeline drives.
+    sinks: &'a [SinkKind],
     /// Of the source's tables.
     tables: pipeline::Source,
     placeholders: KnownPlaceholders,
@@ -84,15 +86,20 @@ struct Context<'a> {
 
 impl Context<'_> {
     /// Whether the pipeline drives this sink.
-    fn has(&self, sink: &str) -> bool {
-        self.settings.pipeline.sinks.iter().any(|name| name == sink)
+    fn has(&self, sink: SinkKind) -> bool {
+        self.sinks.contains(&sink)
+    }
+
+    /// Whether it drives the sink that this is a check of.
+    fn checks(&self, check: Check) -> bool {
+        self.sinks.iter().any(|sink| Check::of(*sink) == check)
     }
 
     /// Another fence, within what is left of the time.
     async fn fence(&self) -> Result<Fence, VerifyError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let timeout = left.max(AT_LEAST);
-        Ok(fence::wait(self.settings, &self.groups, timeout, &Silent).await?)
+        Ok(fence::wait(self.settings, self.sinks, timeout, &Silent).await?)
     }
 }
 
@@ -109,7 +116,6 @@ pub async fn verify(
     progress: &dyn Progress,
 ) -> Result<Report, VerifyError> {
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
-    let sinks = &settings.pipeline.sinks;
     let tables = pipeline::Source::new(&settings.kafka.topic_prefix);
     let (consumer, reader) = (consumer(settings), reader_group(settings, "verify"));
     let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
@@ -119,7 +125,7 @@ pub async fn verify(
         settings,
         scratch,
         query: clickhouse::Query::new(&endpoint, &settings.clickhouse.database),
-        groups: sinks.iter().map(|sink| group(settings, sink)).collect(),
+        sinks: &settings.pipeline.sinks,
         tables,
         placeholders,
         deadline: Instant::now() + timeout,
@@ -129,18 +135,18 @@ pub async fn verify(
         return Err(VerifyError::Source(refusal));
     }
     let source = Source::snapshot(&settings.postgres.url).await?;
-    let fence = fence::wait(settings, &context.groups, timeout, progress).await?;
+    let fence = fence::wait(settings, context.sinks, timeout, progress).await?;
     // Behind the fence: no record before it holds a placeholder of later.
     context.placeholders.load().await?;
     let letters = letters(settings, scratch).await?;
     let mut checks = Vec::new();
-    if context.has("clickhouse") {
+    if context.checks(Check::Rows) {
         context.steps.doing("comparing rows");
         checks.push(rows::check(&context, &source, &letters).await?);
     }
     drop(source);
     let mut unjudged = None;
-    if context.has("redis") {
+    if context.checks(Check::Board) {
         match board::check(&context, &letters).await {
             Ok(findings) => checks.push(findings),
             Err(error) => {
@@ -151,7 +157,7 @@ pub async fn verify(
     }
     context.steps.doing("reading the log");
     let heaps = spill::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
-    let journal = if context.has("http") {
+    let journal = if context.checks(Check::External) {
         external::journal(settings, scratch, heaps).await?
     } else {
         None
@@ -159,7 +165,7 @@ pub async fn verify(
     let life = life(settings, &endpoint).await?;
     let walk = Walk::new(&context, &fence, &letters, life, heaps);
     let (records, external) = walk.run(journal).await?;
-    if context.has("http") {
+    if context.checks(Check::External) {
         checks.push(external);
     }
     checks.push(records);
@@ -174,12 +180,7 @@ pub async fn verify(
 
 /// Where history begins in ClickHouse, where that is a sink.
 async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Life, VerifyError> {
-    if !settings
-        .pipeline
-        .sinks
-        .iter()
-        .any(|sink| sink == "clickhouse")
-    {
+    if !settings.pipeline.sinks.contains(&SinkKind::ClickHouse) {
         return Ok(Life::default());
     }
     let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);

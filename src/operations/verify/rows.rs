@@ -24,7 +24,7 @@ use super::{
     letters::Letters,
     source::Source,
 };
-use crate::progress::Unit;
+use crate::{progress::Unit, sink_kind::SinkKind};
 
 /// Rows of one stretch.
 const STRETCH: i64 = 10_000;
@@ -126,7 +126,7 @@ impl Walk<'_> {
                 return;
             }
             let excused = match &pair {
-                Pair::Missing(row) => self.letters.explain("clickhouse", row.id, None),
+                Pair::Missing(row) => self.letters.explain(SinkKind::ClickHouse, row.id, None),
                 _ => Ok(false),
             };
             match excused {
@@ -160,7 +160,7 @@ impl Walk<'_> {
         for pair in confirmed {
             let id = pair.id();
             let origin = origins.get(&id).copied();
-            if self.letters.explain("clickhouse", id, origin)? {
+            if self.letters.explain(SinkKind::ClickHouse, id, origin)? {
                 findings.excuse(&id);
                 continue;
             }
