@@ -28,6 +28,17 @@ pub enum Shape {
     Envelope,
 }
 
+impl Shape {
+    /// The column that is concerned.
+    #[must_use]
+    pub fn column(self) -> Option<&'static str> {
+        match self {
+            Self::Column(name) => Some(name),
+            Self::Envelope => None,
+        }
+    }
+}
+
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

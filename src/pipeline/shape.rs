@@ -67,6 +67,19 @@ pub(super) struct Batch<'a> {
     pub understood: Option<usize>,
 }
 
+impl Batch<'_> {
+    /// Where its records are not of the expected shape, each once.
+    fn shapes(self) -> Vec<Shape> {
+        let mut shapes = Vec::new();
+        for shape in self.rejected.iter().filter_map(|one| one.shape) {
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
+        shapes
+    }
+}
+
 impl<'a> From<&'a Delivery> for Batch<'a> {
     fn from(delivery: &'a Delivery) -> Self {
         Self {
@@ -110,9 +123,9 @@ impl ShapeGuard {
     /// Judges a batch. What comes before the place to halt at has to be judged
     /// again, on its own.
     pub(super) async fn judge(&self, batch: Batch<'_>) -> Option<Cut> {
-        let concerned = batch.rejected.iter().any(|one| one.shape.is_some());
-        let changed =
-            concerned && (self.is_held() || self.watch.confirms_change(&self.reads).await);
+        let shapes = batch.shapes();
+        let changed = !shapes.is_empty()
+            && (self.is_held() || self.watch.confirms_change(&self.reads, &shapes).await);
         let before = self.in_a_row.load(Ordering::Relaxed);
         let (cut, after) = judge(batch, before, changed);
         if cut.as_ref().is_none_or(|cut| cut.index == 0) {

@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     config::Score,
-    event::{ContentTable, CountedTable, DimensionTable, EngagementTable, columns_read},
+    event::{ContentTable, CountedTable, DimensionTable, EngagementTable, Shape, columns_read},
     pipeline::patience::halt_for,
     sink_kind::ConsumerGroup,
     sinks::Halt,
-    source::{Finding, RECONCILE, Severity, Standing},
+    source::{AlteredColumn, Finding, RECONCILE, Severity, Standing},
 };
 use tokio::sync::{Notify, watch};
 
@@ -124,14 +124,16 @@ impl SourceWatch {
         look.answered.then(|| look.standing.clone())
     }
 
-    /// Whether Postgres confirms, now, that a column that is read is gone or of
-    /// another type.
-    pub(super) async fn confirms_change(&self, reads: &Reads) -> bool {
+    /// Whether Postgres confirms that records are not of the expected shape
+    /// because the source has changed: a column that is read is gone or of
+    /// another type now, or one of those that the records are about was altered
+    /// since the last reconcile and may have been meanwhile.
+    pub(super) async fn confirms_change(&self, reads: &Reads, shapes: &[Shape]) -> bool {
         let Some(standing) = self.look(CONFIRM_WITHIN).await else {
             return false;
         };
         let findings = reads.findings(&standing, Severity::Unsupported);
-        findings.iter().any(|one| one.code.is_of_a_column())
+        findings.iter().any(|one| one.code.is_of_a_column()) || reads.altered(&standing, shapes)
     }
 
     /// Resolves when something else is known.
@@ -174,6 +176,17 @@ impl Reads {
         };
         let column = finding.column.as_deref();
         column.is_none_or(|column| columns.contains(&column))
+    }
+
+    /// Whether a column that is read, and that a record is not as expected in,
+    /// was altered.
+    fn altered(&self, standing: &Standing, shapes: &[Shape]) -> bool {
+        let mut altered = standing.altered.iter();
+        altered.any(|AlteredColumn { table, column }| {
+            let mut tables = self.0.iter().filter(|(name, _)| name == table);
+            tables.any(|(_, columns)| columns.contains(&column.as_str()))
+                && shapes.iter().any(|shape| shape.column() == Some(column))
+        })
     }
 
     /// The findings of one severity that are about something that is read.
@@ -367,9 +380,9 @@ mod tests {
         let reads = Reads::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
         let number = writer.begin();
         let asked = tokio::spawn(async move {
-            let confirmed = watch.confirms_change(&reads).await;
+            let confirmed = watch.confirms_change(&reads, &[]).await;
             // Nobody looks any more.
-            (confirmed, watch.confirms_change(&reads).await)
+            (confirmed, watch.confirms_change(&reads, &[]).await)
         });
         writer.wanted().await;
         // Begun before the question: it says nothing.
@@ -378,6 +391,40 @@ mod tests {
         writer.publish(number, missing("public.engagement_events", "device"), true);
         drop(writer);
         assert_eq!(asked.await.ok(), Some((true, false)));
+    }
+
+    #[tokio::test]
+    async fn a_column_that_was_altered_and_altered_back_confirms_what_lacks_it() {
+        let reads = Reads::of("http", &Source::new("cdc"), Score::Events);
+        let altered = |table: &str| Standing {
+            altered: vec![AlteredColumn {
+                table: table.to_owned(),
+                column: "device".to_owned(),
+            }],
+            ..Standing::default()
+        };
+        let events = "public.engagement_events";
+        for (table, shapes, expected) in [
+            (events, &[Shape::Column("device")][..], true),
+            (
+                events,
+                &[Shape::Column("id"), Shape::Column("device")],
+                true,
+            ),
+            (events, &[Shape::Column("id")], false),
+            (events, &[Shape::Envelope], false),
+            (events, &[], false),
+            ("public.content", &[Shape::Column("device")], false),
+        ] {
+            let (writer, watch) = source();
+            let asked = async { watch.confirms_change(&reads, shapes).await };
+            let answered = async {
+                writer.wanted().await;
+                writer.publish(writer.begin(), altered(table), true);
+            };
+            let (confirmed, ()) = tokio::join!(asked, answered);
+            assert_eq!(confirmed, expected, "{table} {shapes:?}");
+        }
     }
 
     #[test]

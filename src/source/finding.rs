@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::AlteredColumn;
+
 /// What exactly is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,6 +143,10 @@ pub struct Standing {
     pub problem: Option<String>,
     /// The worst first.
     pub findings: Vec<Finding>,
+    /// The columns in use that were altered since history was last known to be
+    /// complete: no fault, and a reason for records of another shape.
+    #[serde(skip)]
+    pub altered: Vec<AlteredColumn>,
 }
 
 impl Standing {

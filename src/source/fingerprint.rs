@@ -114,6 +114,33 @@ impl TablePrint {
     }
 }
 
+/// A column in use, of a table by its qualified name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlteredColumn {
+    pub table: String,
+    pub column: String,
+}
+
+/// The columns that were altered since, also where they are again what they
+/// were and nothing may be missing: records of the time between can have
+/// another shape.
+#[must_use]
+pub fn altered_columns(then: &Fingerprint, now: &Fingerprint) -> Vec<AlteredColumn> {
+    let mut altered = Vec::new();
+    for (table, then) in &then.tables {
+        let now = now.tables.get(table).filter(|now| now.oid == then.oid);
+        for (column, print) in &then.columns {
+            if now.and_then(|now| now.columns.get(column)) != Some(print) {
+                altered.push(AlteredColumn {
+                    table: table.clone(),
+                    column: column.clone(),
+                });
+            }
+        }
+    }
+    altered
+}
+
 /// What is other than it was.
 #[must_use]
 pub fn differences(then: &Fingerprint, now: &Fingerprint) -> Vec<Difference> {

@@ -27,7 +27,7 @@ pub use catalogue::{
 pub use connector::{Properties, drift, relevant};
 pub use expected::{Expected, ExpectedColumn, ExpectedTable, HELPERS, SCHEMA, Type};
 pub use finding::{Code, Finding, Severity, Standing};
-pub use fingerprint::{Difference, Fingerprint, differences};
+pub use fingerprint::{AlteredColumn, Difference, Fingerprint, altered_columns, differences};
 pub use judge::{has_begun, judge, strays};
 pub use record::{Baseline, Changed, Reason, RecordError};
 pub use statement::{Statement, drop_stray, quoted, statements};

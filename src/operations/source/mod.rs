@@ -58,6 +58,7 @@ pub async fn look(settings: &Settings, kafka_answers: bool) -> Result<Looked, In
         looked_at_ms,
         problem,
         findings,
+        altered: Vec::new(),
     };
     Ok(Looked {
         catalogue,

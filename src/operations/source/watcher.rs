@@ -12,7 +12,8 @@ use crate::{
     failure::chain,
     pipeline::source::SourceWriter,
     source::{
-        Catalogue, Finding, Fingerprint, History, Standing, Surroundings, assess, to_remember,
+        AlteredColumn, Catalogue, Finding, Fingerprint, History, Standing, Surroundings,
+        altered_columns, assess, to_remember,
     },
     timestamp::Rfc3339,
 };
@@ -116,8 +117,17 @@ impl Watcher {
             looked_at_ms,
             problem,
             findings,
+            altered: self.altered(&catalogue),
         };
         (standing, true)
+    }
+
+    fn altered(&self, catalogue: &Catalogue) -> Vec<AlteredColumn> {
+        let Some(history) = &self.history else {
+            return Vec::new();
+        };
+        let now = Fingerprint::of(catalogue, self.inspector.expected(), None);
+        altered_columns(&history.baseline.fingerprint, &now)
     }
 
     async fn look_around(&mut self) -> Option<String> {

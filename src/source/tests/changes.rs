@@ -77,6 +77,26 @@ fn maintenance_and_what_is_not_in_use_is_no_alarm() {
 }
 
 #[test]
+fn a_column_that_was_renamed_and_renamed_back_was_altered() {
+    let before = good();
+    let altered = |change: fn(&mut Catalogue)| {
+        let mut catalogue = good();
+        change(&mut catalogue);
+        let print = |of| Fingerprint::of(of, &expected(), None);
+        let altered = altered_columns(&print(&before), &print(&catalogue));
+        altered
+            .into_iter()
+            .map(|one| one.column)
+            .collect::<Vec<_>>()
+    };
+    let device = altered(|c| column(c, "device").xmin += 1);
+    assert_eq!(device, ["device"]);
+    assert_eq!(altered(|c| column(c, "device").name.push('x')), ["device"]);
+    assert!(altered(|c| table(c, "content").oid += 1).len() > 1);
+    assert!(altered(|c| table(c, "content").file += 1).is_empty());
+}
+
+#[test]
 fn an_alarm_lasts_until_another_baseline_and_names_the_tables() {
     let mut catalogue = good();
     table(&mut catalogue, "content")
