@@ -1,4 +1,4 @@
-//! Killed at every step: at each crash point the process aborts, is started
+//! Killed at every step: at each crash point the process is killed, is started
 //! again, and afterwards `verify` finds nothing. A point that nobody reaches
 //! fails its test.
 //!

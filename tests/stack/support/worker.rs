@@ -69,12 +69,12 @@ impl Process {
         use std::os::unix::process::ExitStatusExt as _;
 
         let status = self.wait();
-        let aborted = status.signal() == Some(Signal::SIGABRT as i32);
+        let killed = status.signal() == Some(Signal::SIGKILL as i32);
         let line = format!("crash point {who}.{step} crashes the process");
         // What it said last is heard a moment after its end.
         eventually(&format!("it dies at {who}.{step}"), || {
             let said = self.said();
-            (aborted && said.contains(&line))
+            (killed && said.contains(&line))
                 .then_some(())
                 .ok_or_else(|| format!("{status}\n{}", tail(&said, 30)))
         });
