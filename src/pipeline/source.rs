@@ -395,7 +395,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_column_that_was_altered_and_altered_back_confirms_what_lacks_it() {
-        let reads = Reads::of("http", &Source::new("cdc"), Score::Events);
+        let reads = Reads::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
         let altered = |table: &str| Standing {
             altered: vec![AlteredColumn {
                 table: table.to_owned(),

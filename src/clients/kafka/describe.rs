@@ -1,7 +1,7 @@
 //! `DescribeTopics`, which rdkafka has no safe face for: a topic's id tells one
 //! life of the topic from the next, and nothing else does.
 //!
-//! The only unsafe code of the crate. Each pointer comes from librdkafka, is
+//! Unsafe code is here and in `reconnect` alone. Each pointer comes from librdkafka, is
 //! checked for null, and is used before the event that owns it is destroyed.
 #![expect(unsafe_code, reason = "rdkafka offers no safe DescribeTopics")]
 

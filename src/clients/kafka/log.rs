@@ -13,6 +13,7 @@ use rdkafka::{
 use super::{
     ConsumerSettings, TopicIdentity, consumer_config, describe,
     partition::{answered, commit_of},
+    reconnect::Replaceable,
 };
 
 /// How long one question may take.
@@ -31,7 +32,9 @@ pub struct Bounds {
 /// threads alone.
 #[derive(Clone)]
 pub struct Log {
-    consumer: Arc<BaseConsumer>,
+    settings: ConsumerSettings,
+    group: String,
+    consumer: Arc<Replaceable<Arc<BaseConsumer>>>,
 }
 
 impl std::fmt::Debug for Log {
@@ -44,8 +47,10 @@ impl Log {
     /// Nothing is sent before the first question. `group` is whose commits are
     /// asked for; the connection does not join it.
     pub fn new(settings: &ConsumerSettings, group: &str) -> Result<Self, KafkaError> {
-        let consumer = consumer_config(settings, group).create()?;
+        let consumer = Replaceable::new(consumer(settings, group)?);
         Ok(Self {
+            settings: settings.clone(),
+            group: group.to_owned(),
             consumer: Arc::new(consumer),
         })
     }
@@ -55,10 +60,17 @@ impl Log {
         &self,
         question: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, KafkaError> {
-        let consumer = Arc::clone(&self.consumer);
+        let consumer = self.consumer.get();
         let answer = tokio::task::spawn_blocking(move || question(&consumer)).await;
         // A panic inside librdkafka's wrapper, or the runtime going down.
-        answer.unwrap_or(Err(KafkaError::Canceled))
+        let answer = answer.unwrap_or(Err(KafkaError::Canceled));
+        self.ended(&answer);
+        answer
+    }
+
+    fn ended<T>(&self, answer: &Result<T, KafkaError>) {
+        let make = || consumer(&self.settings, &self.group);
+        self.consumer.ended(answer, make);
     }
 
     /// Number of partitions; none where there is no such topic.
@@ -186,8 +198,10 @@ impl Log {
         metadata: &str,
     ) -> Result<(), KafkaError> {
         let list = commit_of(topic, partition, next, metadata)?;
-        let consumer = Arc::clone(&self.consumer);
-        answered(move || consumer.commit(&list, CommitMode::Sync)).await
+        let consumer = self.consumer.get();
+        let answer = answered(move || consumer.commit(&list, CommitMode::Sync)).await;
+        self.ended(&answer);
+        answer
     }
 
     /// Which life of the topic this is; none where there is no such topic.
@@ -196,6 +210,10 @@ impl Log {
         self.ask(move |consumer| describe::identity(consumer.client(), &topic, TIMEOUT))
             .await
     }
+}
+
+fn consumer(settings: &ConsumerSettings, group: &str) -> Result<Arc<BaseConsumer>, KafkaError> {
+    consumer_config(settings, group).create().map(Arc::new)
 }
 
 /// What was answered for one partition. The question as a whole succeeds where

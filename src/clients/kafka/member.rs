@@ -15,6 +15,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::KafkaError,
+    statistics::Statistics,
     topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
 };
@@ -22,8 +23,10 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConsumerSettings, Partition, consumer_config,
+    ConsumerSettings, Partition,
     partition::{Commits, close_if_pending, serve},
+    polled_consumer_config,
+    reconnect::KnownBrokers,
 };
 
 /// Decisions of the group, and faults, that wait to be read.
@@ -80,6 +83,7 @@ pub struct MemberContext {
     /// The fences of the partitions that are this process's.
     held: Mutex<HashMap<i32, CancellationToken>>,
     commits: Arc<Commits>,
+    brokers: KnownBrokers,
 }
 
 impl ClientContext for MemberContext {
@@ -89,6 +93,10 @@ impl ClientContext for MemberContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.brokers.reported(&statistics);
     }
 }
 
@@ -118,12 +126,18 @@ impl MemberContext {
             leaving: AtomicBool::new(false),
             held: Mutex::default(),
             commits: Arc::default(),
+            brokers: KnownBrokers::default(),
         }
     }
 
     /// Those that have no answer yet.
     pub(super) fn commits(&self) -> &Arc<Commits> {
         &self.commits
+    }
+
+    /// Which brokers the consumer knows.
+    pub(super) fn brokers(&self) -> &KnownBrokers {
+        &self.brokers
     }
 
     /// Lets the context split queues off the consumer it belongs to.
@@ -304,17 +318,19 @@ impl Membership {
         let (events, received) = channel(QUEUE);
         let context = MemberContext::new(Arc::from(topic), Some(events.clone()));
         let consumer: Arc<BaseConsumer<MemberContext>> =
-            Arc::new(consumer_config(settings, group).create_with_context(context)?);
+            Arc::new(polled_consumer_config(settings, group).create_with_context(context)?);
         consumer.context().bind(&consumer);
         let commits = Arc::clone(&consumer.context().commits);
         consumer.subscribe(&[topic])?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let servers = settings.brokers.clone();
         let thread = std::thread::Builder::new()
             .name(format!("kafka {group}"))
             .spawn(move || {
                 serve(
                     &consumer,
+                    &servers,
                     || stopped.load(Ordering::Acquire),
                     |error| send(&events, Rebalance::Fault(error)),
                 );

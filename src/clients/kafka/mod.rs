@@ -10,6 +10,7 @@ mod member;
 mod partition;
 mod producer;
 mod reader;
+mod reconnect;
 mod scan;
 mod state;
 mod topics;
@@ -85,6 +86,14 @@ fn consumer_config(settings: &ConsumerSettings, group: &str) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.keepalive.enable", "true")
         .set("log_level", "3");
+    config
+}
+
+/// The same for one that is polled all the time: it reports its brokers.
+fn polled_consumer_config(settings: &ConsumerSettings, group: &str) -> ClientConfig {
+    let mut config = consumer_config(settings, group);
+    let interval = reconnect::REPORT_INTERVAL.as_millis();
+    config.set("statistics.interval.ms", interval.to_string());
     config
 }
 

@@ -8,9 +8,7 @@ use std::{
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
-    consumer::{
-        BaseConsumer, CommitMode, Consumer as _, ConsumerContext, base_consumer::PartitionQueue,
-    },
+    consumer::{BaseConsumer, CommitMode, Consumer as _, base_consumer::PartitionQueue},
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::{sync::Notify, time::timeout};
@@ -363,13 +361,17 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
 }
 
 /// Keeps a consumer's own events served: rebalances, errors. Partitions' own
-/// queues are served by their owners. Blocking; returns when `stop` says so.
-pub(super) fn serve<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+/// queues are served by their owners. A consumer that has lost its brokers is
+/// given `servers` again. Blocking; returns when `stop` says so.
+pub(super) fn serve(
+    consumer: &BaseConsumer<MemberContext>,
+    servers: &str,
     mut stop: impl FnMut() -> bool,
     mut fault: impl FnMut(KafkaError),
 ) {
     while !stop() {
+        let brokers = consumer.context().brokers();
+        brokers.restore(consumer.client(), servers);
         match consumer.poll(SLICE) {
             None | Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => fault(error),

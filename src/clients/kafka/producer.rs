@@ -1,7 +1,7 @@
 //! The producer of dead letters: acknowledged by all replicas before the
 //! record's offset may move.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
     ClientConfig,
@@ -10,6 +10,8 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
 };
+
+use super::reconnect::Replaceable;
 
 /// One record to be produced.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +24,8 @@ pub struct Letter<'a> {
 /// Produces to one topic.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer,
+    brokers: String,
+    inner: Arc<Replaceable<FutureProducer>>,
     topic: String,
 }
 
@@ -39,18 +42,9 @@ impl Producer {
     /// Nothing is sent before the first letter.
     /// What is sent may be as large as the topic takes.
     pub fn new(brokers: &str, topic: &str) -> Result<Self, KafkaError> {
-        let inner = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
-            .set("client.id", "fanout")
-            .set("enable.idempotence", "true")
-            .set("message.timeout.ms", "20000")
-            .set("message.max.bytes", (128 * 1024 * 1024).to_string())
-            // Letters are few, and whoever sends one waits for it.
-            .set("linger.ms", "0")
-            .set("log_level", "3")
-            .create()?;
         Ok(Self {
-            inner,
+            brokers: brokers.to_owned(),
+            inner: Arc::new(Replaceable::new(producer(brokers)?)),
             topic: topic.to_owned(),
         })
     }
@@ -76,10 +70,23 @@ impl Producer {
             FutureRecord::to(&self.topic).headers(headers);
         record.key = letter.key;
         record.payload = letter.value;
-        self.inner
-            .send(record, Timeout::After(Duration::from_secs(20)))
-            .await
-            .map(|_| ())
-            .map_err(|(error, _)| error)
+        let inner = self.inner.get();
+        let sent = inner.send(record, Timeout::After(Duration::from_secs(20)));
+        let sent = sent.await.map(|_| ()).map_err(|(error, _)| error);
+        self.inner.ended(&sent, || producer(&self.brokers));
+        sent
     }
+}
+
+fn producer(brokers: &str) -> Result<FutureProducer, KafkaError> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("client.id", "fanout")
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", "20000")
+        .set("message.max.bytes", (128 * 1024 * 1024).to_string())
+        // Letters are few, and whoever sends one waits for it.
+        .set("linger.ms", "0")
+        .set("log_level", "3")
+        .create()
 }

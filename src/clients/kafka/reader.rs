@@ -13,7 +13,7 @@ use rdkafka::{
 };
 
 use super::{
-    ConsumerSettings, Partition, consumer_config, member::MemberContext, partition::serve,
+    ConsumerSettings, Partition, member::MemberContext, partition::serve, polled_consumer_config,
 };
 
 /// Reads each partition of a topic, until dropped.
@@ -45,7 +45,7 @@ impl Reader {
         let topic: Arc<str> = Arc::from(topic);
         let context = MemberContext::new(Arc::clone(&topic), None);
         let consumer: Arc<BaseConsumer<MemberContext>> =
-            Arc::new(consumer_config(settings, group).create_with_context(context)?);
+            Arc::new(polled_consumer_config(settings, group).create_with_context(context)?);
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let mut partitions = Vec::with_capacity(starts.len());
         for &(number, start) in starts {
@@ -56,11 +56,13 @@ impl Reader {
         consumer.assign(&list)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let servers = settings.brokers.clone();
         std::thread::Builder::new()
             .name(format!("kafka {topic}"))
             .spawn(move || {
                 serve(
                     &consumer,
+                    &servers,
                     || stopped.load(Ordering::Acquire),
                     |error| tracing::debug!(%error, "a reader's consumer"),
                 );

@@ -91,7 +91,9 @@ fn listen(stderr: ChildStderr, said: &Mutex<String>) {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !thread::panicking() {
+        if thread::panicking() {
+            eprintln!("--- a process of this test\n{}", tail(&self.said(), 30));
+        } else {
             canary::is_silent(&self.said());
         }
         // It has gone already where the test went well.

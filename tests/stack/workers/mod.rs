@@ -456,7 +456,8 @@ fn fenced(stack: &Stack) {
 fn unanswered(stack: &Stack) {
     share(&[own(stack)]);
     let since = own_log(stack, 0).len();
-    delay(stack, 500);
+    // Those that are on their way end, and are committed, within a session.
+    delay(stack, 200);
     let seed = ["seed", "--events", "400", "--content", "20"];
     stack.fanout.run(&seed).ends_with(0);
     has_calls_on_their_way(own(stack));

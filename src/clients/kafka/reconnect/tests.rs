@@ -1,0 +1,189 @@
+//! Against a broker that speaks as much of the protocol as it takes to list
+//! itself, or nobody.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::{
+        ConsumerSettings, Log, member::MemberContext, partition::serve, polled_consumer_config,
+    },
+    *,
+};
+
+const TOPIC: &str = "topic";
+
+/// A broker of one topic.
+struct Broker {
+    address: String,
+    /// It lists no broker, as one does that is fenced.
+    is_fenced: Arc<AtomicBool>,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let is_fenced = Arc::new(AtomicBool::new(false));
+        let fenced = Arc::clone(&is_fenced);
+        thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                let fenced = Arc::clone(&fenced);
+                thread::spawn(move || while answer(&connection, port, &fenced).is_some() {});
+            }
+        });
+        Self {
+            address: format!("127.0.0.1:{port}"),
+            is_fenced,
+        }
+    }
+
+    fn fence(&self, is_fenced: bool) {
+        self.is_fenced.store(is_fenced, Ordering::SeqCst);
+    }
+
+    fn settings(&self) -> ConsumerSettings {
+        ConsumerSettings {
+            brokers: self.address.clone(),
+            prefetch_kbytes: 1024,
+            session_timeout_ms: 6000,
+        }
+    }
+}
+
+/// Answers one request; none when the connection has ended.
+fn answer(mut connection: &TcpStream, port: u16, is_fenced: &AtomicBool) -> Option<()> {
+    const METADATA: i16 = 3;
+    const API_VERSIONS: i16 = 18;
+    let mut size = [0; 4];
+    connection.read_exact(&mut size).ok()?;
+    let mut request = vec![0; usize::try_from(i32::from_be_bytes(size)).ok()?];
+    connection.read_exact(&mut request).ok()?;
+    let key = i16::from_be_bytes(request[..2].try_into().ok()?);
+    let mut reply = request[4..8].to_vec();
+    match key {
+        // Version 3: no error, two keys in a compact array, no throttling.
+        API_VERSIONS => {
+            reply.extend([0, 0, 3]);
+            for (key, newest) in [(METADATA, 1_i16), (API_VERSIONS, 3)] {
+                reply.extend(key.to_be_bytes());
+                reply.extend(0_i16.to_be_bytes());
+                reply.extend(newest.to_be_bytes());
+                reply.push(0);
+            }
+            reply.extend([0, 0, 0, 0, 0]);
+        }
+        METADATA => metadata(&mut reply, port, is_fenced.load(Ordering::SeqCst)),
+        _ => return None,
+    }
+    let size = i32::try_from(reply.len()).ok()?;
+    connection.write_all(&size.to_be_bytes()).ok()?;
+    connection.write_all(&reply).ok()
+}
+
+/// Version 1: brokers, controller, topics.
+fn metadata(reply: &mut Vec<u8>, port: u16, is_fenced: bool) {
+    let text = |reply: &mut Vec<u8>, text: &str| {
+        reply.extend(i16::try_from(text.len()).expect("short").to_be_bytes());
+        reply.extend(text.as_bytes());
+    };
+    let number = |reply: &mut Vec<u8>, number: i32| reply.extend(number.to_be_bytes());
+    if is_fenced {
+        number(reply, 0);
+    } else {
+        number(reply, 1);
+        number(reply, 1);
+        text(reply, "127.0.0.1");
+        number(reply, i32::from(port));
+        reply.extend((-1_i16).to_be_bytes());
+    }
+    number(reply, if is_fenced { -1 } else { 1 });
+    // One topic of one partition, whose leader is gone where the broker is.
+    number(reply, 1);
+    reply.extend([0, 0]);
+    text(reply, TOPIC);
+    reply.push(0);
+    number(reply, 1);
+    reply.extend(if is_fenced { [0, 5] } else { [0, 0] });
+    number(reply, 0);
+    number(reply, if is_fenced { -1 } else { 1 });
+    for _replicas_and_in_sync in 0..2 {
+        number(reply, 1);
+        number(reply, 1);
+    }
+}
+
+/// Looks until it is so, for a minute.
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_polled_consumer_finds_its_cluster_again() {
+    let broker = Broker::start();
+    let context = MemberContext::new(Arc::from(TOPIC), None);
+    let config = polled_consumer_config(&broker.settings(), "group");
+    let consumer: BaseConsumer<MemberContext> =
+        config.create_with_context(context).expect("a consumer");
+    let stop = CancellationToken::new();
+    let answers = || {
+        let metadata = consumer.fetch_metadata(Some(TOPIC), Duration::from_secs(1));
+        metadata.map(|metadata| metadata.brokers().len())
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            serve(&consumer, &broker.address, || stop.is_cancelled(), |_| ());
+        });
+        // Also where it fails.
+        let _stop = stop.clone().drop_guard();
+        for _ in 0..5 {
+            eventually("it answers", || answers() == Ok(1));
+            broker.fence(true);
+            eventually("it lists nobody", || answers() == Ok(0));
+            broker.fence(false);
+        }
+        eventually("it answers", || answers() == Ok(1));
+    });
+}
+
+#[tokio::test]
+async fn a_connection_for_asking_is_replaced() {
+    let broker = Broker::start();
+    let log = Log::new(&broker.settings(), "group").expect("a client");
+    for is_fenced in [false, true, false, true, false, true, false] {
+        broker.fence(is_fenced);
+        let begun = Instant::now();
+        while log.partitions(TOPIC).await != Ok(Some(1)) && !is_fenced {
+            assert!(begun.elapsed() < Duration::from_secs(120));
+        }
+    }
+}
+
+#[test]
+fn a_client_is_replaced_once_no_broker_was_reached_for_a_while() {
+    let failure = || Err::<(), _>(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
+    let client = Replaceable::new(1);
+    client.ended(&failure(), || Ok(2));
+    assert_eq!(client.get(), 1, "only just");
+    let long_ago = Instant::now().checked_sub(REPLACE_AFTER);
+    client.current.lock().expect("whole").1 = long_ago;
+    client.ended(&Ok(()), || Ok(2));
+    client.ended(&failure(), || Ok(2));
+    assert_eq!(client.get(), 1, "it answered in between");
+    client.current.lock().expect("whole").1 = long_ago;
+    client.ended(&failure(), || Err(KafkaError::Canceled));
+    assert_eq!(client.get(), 1, "none could be made");
+    client.ended(&failure(), || Ok(2));
+    assert_eq!(client.get(), 2);
+}
