@@ -60,7 +60,7 @@ const IMPURE: [&[&str]; 9] = [
 const DISPLAY: [&str; 2] = ["indicatif", "comfy_table"];
 
 /// The one module where `unsafe` pays for itself.
-const UNSAFE: &str = "src/clients/kafka/describe.rs";
+const UNSAFE: &str = "src/clients/kafka/native.rs";
 
 const MAX_LINES: usize = 500;
 

@@ -11,7 +11,7 @@ use rdkafka::{
 };
 
 use super::{
-    ConsumerSettings, TopicIdentity, consumer_config, describe,
+    ConsumerSettings, TopicIdentity, consumer_config, native,
     partition::{answered, commit_of},
     reconnect::Replaceable,
 };
@@ -207,7 +207,7 @@ impl Log {
     /// Which life of the topic this is; none where there is no such topic.
     pub async fn identity(&self, topic: &str) -> Result<Option<TopicIdentity>, KafkaError> {
         let topic = topic.to_owned();
-        self.ask(move |consumer| describe::identity(consumer.client(), &topic, TIMEOUT))
+        self.ask(move |consumer| native::identity(consumer.client(), &topic, TIMEOUT))
             .await
     }
 }

@@ -4,9 +4,9 @@
 //! Everything reads committed records only, and every end of a partition is
 //! its last stable offset, read fresh.
 
-mod describe;
 mod log;
 mod member;
+mod native;
 mod partition;
 mod producer;
 mod reader;
@@ -23,9 +23,9 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-pub use describe::TopicIdentity;
 pub use log::{Bounds, Log};
 pub use member::{Claim, Done, Membership, Rebalance};
+pub use native::TopicIdentity;
 pub use partition::{
     Committer, Limits, Partition, Taken, is_fenced, is_out_of_range, is_unanswered,
 };

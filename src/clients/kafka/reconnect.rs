@@ -8,10 +8,8 @@
 //! asks or produces is replaced by a new one.
 //!
 //! [issue 5301]: https://github.com/confluentinc/librdkafka/issues/5301
-#![expect(unsafe_code, reason = "rdkafka has no safe rd_kafka_brokers_add")]
 
 use std::{
-    ffi::CString,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +22,8 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     statistics::Statistics,
 };
-use rdkafka_sys as sys;
+
+use super::native;
 
 /// How often librdkafka reports which brokers a polled consumer knows.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -52,15 +51,10 @@ impl KnownBrokers {
         if !self.none.swap(false, Ordering::AcqRel) {
             return;
         }
-        let Ok(list) = CString::new(servers) else {
-            return;
-        };
-        // SAFETY: the client lives as long as the reference to it, librdkafka
-        // copies the text, and the function may be called on any thread.
-        let added = unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), list.as_ptr()) };
+        let added = native::add_brokers(client, servers);
         tracing::warn!(
             servers,
-            added,
+            ?added,
             "the cluster listed no broker, connecting again"
         );
     }

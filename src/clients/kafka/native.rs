@@ -1,9 +1,10 @@
-//! `DescribeTopics`, which rdkafka has no safe face for: a topic's id tells one
-//! life of the topic from the next, and nothing else does.
+//! Calls of librdkafka that rdkafka has no safe form of: `DescribeTopics`, because
+//! nothing but a topic's id tells one incarnation of the topic from the next, and
+//! adding bootstrap servers to a client that runs.
 //!
-//! Unsafe code is here and in `reconnect` alone. Each pointer comes from librdkafka, is
+//! The only unsafe code of the crate. Each pointer comes from librdkafka, is
 //! checked for null, and is used before the event that owns it is destroyed.
-#![expect(unsafe_code, reason = "rdkafka offers no safe DescribeTopics")]
+#![expect(unsafe_code, reason = "rdkafka has no safe form of these calls")]
 
 use std::{
     ffi::CString,
@@ -54,6 +55,16 @@ impl<T> Drop for Owned<T> {
         // SAFETY: the pointer is librdkafka's, not null, and given back once.
         unsafe { (self.destroy)(self.pointer) }
     }
+}
+
+/// Adds bootstrap servers to a client; returns how many it has taken.
+pub(super) fn add_brokers<C: ClientContext>(
+    client: &Client<C>,
+    servers: &str,
+) -> Result<i32, KafkaError> {
+    let list = CString::new(servers).map_err(KafkaError::Nul)?;
+    // SAFETY: the handle lives as long as `client`, and the text is copied.
+    Ok(unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), list.as_ptr()) })
 }
 
 /// Asks the cluster. Blocking.
