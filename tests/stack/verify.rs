@@ -22,113 +22,46 @@ use crate::{
 /// The tests, in their order.
 pub const TESTS: &[Test] = &[
     ("a_stack_that_agrees_is_clean", |stack| {
-        event(stack);
+        events(stack, 1);
         stack.verifies();
     }),
-    ("a_missing_row", missing_row),
-    ("a_row_marked_deleted", |stack| {
-        tampered_row(
-            stack,
-            "1 AS _deleted",
-            &finding("rows", "missing", ID, None),
-        );
-    }),
-    ("an_extra_row", |stack| {
-        let extra = (ID + 1).to_string();
-        tampered_row(
-            stack,
-            "event_id + 1 AS event_id",
-            &finding("rows", "extra", extra, None),
-        );
-    }),
-    ("another_content_id", |stack| {
-        column(stack, "content_id", "generateUUIDv4()");
-    }),
-    ("another_user_id", |stack| {
-        column(stack, "user_id", "generateUUIDv4()");
-    }),
-    ("another_event_type", |stack| {
-        column(stack, "event_type", "'click'");
-    }),
-    ("another_event_ts", |stack| {
-        column(stack, "event_ts", "addMicroseconds(event_ts, 1)");
-    }),
-    ("another_duration_ms", |stack| {
-        column(stack, "duration_ms", "duration_ms + 1");
-    }),
-    ("another_engagement_seconds", |stack| {
-        column(stack, "engagement_seconds", "engagement_seconds + 0.001");
-    }),
-    ("another_engagement_pct", |stack| {
-        column(stack, "engagement_pct", "engagement_pct + 0.01");
-    }),
-    ("another_device", |stack| column(stack, "device", "NULL")),
-    ("another_raw_payload", |stack| {
-        column(stack, "raw_payload", "concat(raw_payload, ' ')");
-    }),
-    ("another_content_type", |stack| {
-        column(stack, "content_type", "'podcast'");
-    }),
-    ("another_length_seconds", |stack| {
-        column(stack, "length_seconds", "length_seconds + 1");
-    }),
-    ("a_row_behind_its_latest_record", |stack| {
-        let event = format!("event {ID}");
-        let what = Some("latest record applied");
-        tampered_row(
-            stack,
-            "_offset - 1 AS _offset",
-            &finding("records", "differs", event, what),
-        );
-    }),
-    ("another_score", |stack| {
-        let change = "redis.call('ZINCRBY', 'tampered', 1, ARGV[1])";
-        tampered_board(
-            stack,
-            change,
-            CONTENT,
-            &finding("board", "differs", CONTENT, Some("score")),
-        );
-    }),
-    ("a_missing_member", |stack| {
-        let change = "redis.call('ZREM', 'tampered', ARGV[1])";
-        tampered_board(
-            stack,
-            change,
-            CONTENT,
-            &finding("board", "missing", CONTENT, None),
-        );
-    }),
-    ("an_extra_member", |stack| {
-        let change = "redis.call('ZADD', 'tampered', 1, ARGV[1])";
-        tampered_board(
-            stack,
-            change,
-            STRANGER,
-            &finding("board", "extra", STRANGER, None),
-        );
-    }),
-    ("a_missing_call", |stack| {
-        tampered_calls(stack, "missing", None);
-    }),
-    ("a_call_with_another_body", |stack| {
-        tampered_calls(stack, "differs", Some("body"));
-    }),
-    ("an_extra_call", |stack| {
-        tampered_calls(stack, "extra", None);
-    }),
+    ("rows_that_differ_in_one_column_each", columns),
+    ("rows_that_are_missing_deleted_extra_or_behind", rows),
+    ("scores_and_members_of_the_board", board),
+    ("calls_that_are_missing_extra_or_have_another_body", calls),
 ];
 
-/// The event that the differences are of, far from the ids of others.
-const ID: i64 = 500_000_000;
-
-/// Its content, of which it is the only event.
-const CONTENT: &str = "50000000-0000-4000-8000-000000000000";
+/// The columns that are compared, and another value of each.
+const COLUMNS: [(&str, &str); 11] = [
+    ("content_id", "generateUUIDv4()"),
+    ("user_id", "generateUUIDv4()"),
+    ("event_type", "'click'"),
+    ("event_ts", "addMicroseconds(event_ts, 1)"),
+    ("duration_ms", "duration_ms + 1"),
+    ("engagement_seconds", "engagement_seconds + 0.001"),
+    ("engagement_pct", "engagement_pct + 0.01"),
+    ("device", "NULL"),
+    ("raw_payload", "concat(raw_payload, ' ')"),
+    ("content_type", "'podcast'"),
+    ("length_seconds", "length_seconds + 1"),
+];
 
 /// A content that there is none of.
-const STRANGER: &str = "50000000-0000-4000-8000-00000000000f";
+const STRANGER: &str = "50000000-0000-4000-8000-0000000000ff";
+
+/// The id of an event that a difference is of, far from the ids of others. The
+/// one after it is nobody's.
+fn id(number: usize) -> i64 {
+    500_000_000 + 10 * i64::try_from(number).expect("few")
+}
+
+/// Its content, of which it is the only event.
+fn content(number: usize) -> String {
+    format!("50000000-0000-4000-8000-0000000000{number:02x}")
+}
 
 /// What `verify` has to say of one difference.
+#[derive(Debug)]
 struct Finding {
     check: &'static str,
     kind: &'static str,
@@ -142,70 +75,70 @@ fn finding(
     id: impl ToString,
     what: Option<&'static str>,
 ) -> Finding {
-    let id = id.to_string();
     Finding {
         check,
         kind,
-        id,
+        id: id.to_string(),
         what,
     }
 }
 
-/// Runs `verify`, which has to end with 5 and to name the difference.
+/// Runs `verify`, which has to end with 5 and to name these differences, and no
+/// other: an oracle that cries wolf is none.
 #[track_caller]
-fn finds(fanout: &Fanout, finding: &Finding) {
+fn finds(fanout: &Fanout, findings: &[Finding]) {
     let report = fanout.document(5, &["verify"]);
     assert_eq!(report["ok"], false, "{report:#}");
     let checks = report["checks"].as_array().expect("checks");
-    let mut differences = checks
+    let shown: Vec<&Json> = checks
         .iter()
-        .flat_map(|check| check["shown"].as_array().expect("differences"));
-    let named = differences.any(|difference| {
-        difference["check"] == finding.check
-            && difference["kind"] == finding.kind
-            && difference["id"] == finding.id
-            && difference["what"] == json!(finding.what)
-    });
-    // One corruption is one difference: an oracle that cries wolf is none.
-    let count = |check: &&Json| check["check"] == finding.check && check["differences"] == 1;
-    let alone = checks.iter().filter(count).count() == 1;
-    let Finding {
-        check,
-        kind,
-        id,
-        what,
-    } = finding;
-    assert!(
-        named && alone,
-        "{check} {kind} {id} {what:?} is not the one in {report:#}"
-    );
+        .flat_map(|check| check["shown"].as_array().expect("differences"))
+        .collect();
+    for finding in findings {
+        let is_named = shown.iter().any(|difference| {
+            difference["check"] == finding.check
+                && difference["kind"] == finding.kind
+                && difference["id"] == finding.id
+                && difference["what"] == json!(finding.what)
+        });
+        assert!(is_named, "{finding:?} is not in {report:#}");
+    }
+    let counts = checks.iter().map(|check| check["differences"].as_u64());
+    let count: u64 = counts.map(|count| count.expect("a number")).sum();
+    assert_eq!(count, findings.len() as u64, "{report:#}");
 }
 
-/// The event, in every store.
-fn event(stack: &Stack) {
-    stack.stores.postgres(&format!(
-        r#"INSERT INTO content VALUES ('{CONTENT}', 'verify', 'a test', 'video', 100, now())
-           ON CONFLICT DO NOTHING;
-           INSERT INTO engagement_events VALUES
-               ({ID}, '{CONTENT}', '{CONTENT}', 'play', now(), 65000, 'ios', '{{"a": 1}}')
-           ON CONFLICT DO NOTHING"#
-    ));
-    eventually("the row is enriched", || {
-        let row = stack.stores.row(ID).unwrap_or_default();
-        let enriched = row["content_type"] == "video";
-        enriched.then_some(()).ok_or_else(|| row.to_string())
-    });
-    eventually("the call is accepted", || {
-        call(stack)
-            .map(|_| ())
-            .ok_or_else(|| "it is not".to_owned())
-    });
+/// So many events, in every store.
+fn events(stack: &Stack, count: usize) {
+    for number in 0..count {
+        let (id, content) = (id(number), content(number));
+        stack.stores.postgres(&format!(
+            r#"INSERT INTO content VALUES ('{content}', 'verify {number}', 'a test', 'video', 100, now())
+               ON CONFLICT DO NOTHING;
+               INSERT INTO engagement_events VALUES
+                   ({id}, '{content}', '{content}', 'play', now(), 65000, 'ios', '{{"a": 1}}')
+               ON CONFLICT DO NOTHING"#
+        ));
+    }
+    for number in 0..count {
+        eventually("the row is enriched", || {
+            let row = stack.stores.row(id(number)).unwrap_or_default();
+            let enriched = row["content_type"] == "video";
+            enriched.then_some(()).ok_or_else(|| row.to_string())
+        });
+        eventually("the call is accepted", || {
+            let call = call(stack, number).map(|_| ());
+            call.ok_or_else(|| "it is not".to_owned())
+        });
+    }
 }
 
-/// The call that was made of the event.
-fn call(stack: &Stack) -> Option<Json> {
+/// The call that was made of an event.
+fn call(stack: &Stack, number: usize) -> Option<Json> {
     let accepted = stack.stores.accepted();
-    accepted.into_iter().find(|call| call["body"]["id"] == ID)
+    accepted
+        .into_iter()
+        .find(|call| call["body"]["id"] == id(number))
 }
 
 /// `verify`, pointed at a copy of the ClickHouse tables.
@@ -223,70 +156,96 @@ fn copied_tables(stack: &Stack) -> Fanout {
     sinks.with("FANOUT_CLICKHOUSE_DATABASE", "tampered")
 }
 
-fn missing_row(stack: &Stack) {
-    event(stack);
-    let fanout = copied_tables(stack);
-    stack.stores.clickhouse(&format!(
-        "ALTER TABLE tampered.engagement_enriched_storage DELETE WHERE event_id = {ID}
-         SETTINGS mutations_sync = 2"
-    ));
-    finds(&fanout, &finding("rows", "missing", ID, None));
-}
-
-/// A later version of the row, otherwise than the source has it.
-fn tampered_row(stack: &Stack, change: &str, finding: &Finding) {
-    event(stack);
-    let fanout = copied_tables(stack);
+/// A later version of an event's row, otherwise than the source has it.
+fn tamper(stack: &Stack, number: usize, change: &str) {
+    let id = id(number);
     stack.stores.clickhouse(&format!(
         "INSERT INTO tampered.engagement_enriched_storage
          SELECT * REPLACE ({change}, _version + 1 AS _version) FROM
-             (SELECT * FROM analytics.engagement_enriched_storage FINAL WHERE event_id = {ID})"
+             (SELECT * FROM analytics.engagement_enriched_storage FINAL WHERE event_id = {id})"
     ));
-    finds(&fanout, finding);
 }
 
-fn column(stack: &Stack, column: &'static str, value: &str) {
-    let change = format!("{value} AS {column}");
-    tampered_row(
-        stack,
-        &change,
-        &finding("rows", "differs", ID, Some(column)),
-    );
+fn columns(stack: &Stack) {
+    events(stack, COLUMNS.len());
+    let fanout = copied_tables(stack);
+    let mut findings = Vec::new();
+    for (number, (column, value)) in COLUMNS.iter().enumerate() {
+        tamper(stack, number, &format!("{value} AS {column}"));
+        findings.push(finding("rows", "differs", id(number), Some(column)));
+    }
+    finds(&fanout, &findings);
 }
 
-/// A board that is published as the real one is, with one change.
-fn tampered_board(stack: &Stack, change: &str, member: &str, finding: &Finding) {
-    event(stack);
-    // However long ago the tests before this one began.
-    stack.stores.postgres(&format!(
-        "UPDATE engagement_events SET event_ts = now() WHERE id = {ID}"
+fn rows(stack: &Stack) {
+    events(stack, 4);
+    let fanout = copied_tables(stack);
+    stack.stores.clickhouse(&format!(
+        "ALTER TABLE tampered.engagement_enriched_storage DELETE WHERE event_id = {}
+         SETTINGS mutations_sync = 2",
+        id(0)
     ));
-    eventually("the event is on the board", || {
+    tamper(stack, 1, "1 AS _deleted");
+    tamper(stack, 2, "event_id + 1 AS event_id");
+    tamper(stack, 3, "_offset - 1 AS _offset");
+    let behind = |number| {
+        let event = format!("event {}", id(number));
+        finding("records", "differs", event, Some("latest record applied"))
+    };
+    let findings = [
+        finding("rows", "missing", id(0), None),
+        finding("rows", "missing", id(1), None),
+        finding("rows", "extra", id(2) + 1, None),
+        behind(3),
+        // A row that was never written is behind its record, too.
+        behind(0),
+    ];
+    finds(&fanout, &findings);
+}
+
+/// A board that is published as the real one is, with a change of each kind.
+fn board(stack: &Stack) {
+    const EVENTS: usize = 2;
+    events(stack, EVENTS);
+    for number in 0..EVENTS {
+        // However long ago the tests before this one began.
+        let id = id(number);
+        stack.stores.postgres(&format!(
+            "UPDATE engagement_events SET event_ts = now() WHERE id = {id}"
+        ));
+    }
+    eventually("the events are on the board", || {
         let board = stack.stores.board("top10m")?;
-        board
-            .get(CONTENT)
-            .map(|_| ())
-            .ok_or_else(|| format!("{board:?}"))
+        let all = (0..EVENTS).all(|number| board.contains_key(&content(number)));
+        all.then_some(()).ok_or_else(|| format!("{board:?}"))
     });
-    let script = format!(
-        "for from, to in pairs({{['top10m'] = 'tampered', ['{{top10m}}:meta'] = '{{tampered}}:meta'}}) do
+    let script =
+        "for from, to in pairs({['top10m'] = 'tampered', ['{top10m}:meta'] = '{tampered}:meta'}) do
              local left = math.max(0, redis.call('PTTL', from))
              redis.call('RESTORE', to, left, redis.call('DUMP', from), 'REPLACE')
          end
-         {change}"
-    );
+         redis.call('ZINCRBY', 'tampered', 1, ARGV[1])
+         redis.call('ZREM', 'tampered', ARGV[2])
+         redis.call('ZADD', 'tampered', 1, ARGV[3])";
+    let (other, missing) = (content(0), content(1));
+    let findings = [
+        finding("board", "differs", &other, Some("score")),
+        finding("board", "missing", &missing, None),
+        finding("board", "extra", STRANGER, None),
+    ];
     let fanout = stack.fanout.with("FANOUT_PIPELINE_SINKS", "redis");
     let fanout = fanout.with("FANOUT_BOARD_KEY", "tampered");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let () = stack.stores.redis(&["EVAL", &script, "0", member]);
+                let command = ["EVAL", script, "0", &other, &missing, STRANGER];
+                let () = stack.stores.redis(&command);
                 thread::sleep(Duration::from_millis(50));
             }
         });
         let _done = Done(&done);
-        finds(&fanout, finding);
+        finds(&fanout, &findings);
     });
 }
 
@@ -299,26 +258,21 @@ impl Drop for Done<'_> {
     }
 }
 
-/// A stub with the calls that there were, but for the event's.
-fn tampered_calls(stack: &Stack, kind: &'static str, what: Option<&'static str>) {
-    event(stack);
-    let call = call(stack).expect("a call");
-    let key = call["key"].as_str().expect("a key");
+/// A stub with the calls that there were, but for one that is missing, one that
+/// has another body, and one that nobody made.
+fn calls(stack: &Stack) {
+    events(stack, 2);
+    let key = |number| {
+        let call = call(stack, number).expect("a call");
+        call["key"].as_str().expect("a key").to_owned()
+    };
+    let (missing, other) = (key(0), key(1));
     let folder = tempfile::tempdir().expect("a folder");
     let journal = fs::read(stack.file("data/stub/events-1.log")).expect("the journal");
-    let journal = if kind == "extra" {
-        journal
-    } else {
-        without(&journal, key)
-    };
+    let journal = without(&without(&journal, &missing), &other);
     fs::write(folder.path().join("events-1.log"), journal).expect("a journal");
     let stub = Stub::start(stack, folder.path());
-    let posted = match kind {
-        "differs" => Some(key),
-        "extra" => Some(STRANGER),
-        _ => None,
-    };
-    if let Some(key) = posted {
+    for key in [&*other, STRANGER] {
         let answer = wait_for(async {
             let request = reqwest::Client::new().post(format!("{}/events", stub.url));
             request
@@ -331,10 +285,12 @@ fn tampered_calls(stack: &Stack, kind: &'static str, what: Option<&'static str>)
     }
     let fanout = stack.fanout.with("FANOUT_PIPELINE_SINKS", "http");
     let fanout = fanout.with("FANOUT_EXTERNAL_URL", &stub.url);
-    finds(
-        &fanout,
-        &finding("external", kind, posted.unwrap_or(key), what),
-    );
+    let findings = [
+        finding("external", "missing", missing, None),
+        finding("external", "differs", other, Some("body")),
+        finding("external", "extra", STRANGER, None),
+    ];
+    finds(&fanout, &findings);
 }
 
 /// A stub's journal without the call of this key: a first line, and for each
