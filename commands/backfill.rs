@@ -22,7 +22,7 @@ use crate::{
     arguments::duration,
     confirm::confirm,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     servers::stores,
     table::{render, table},
 };

@@ -1,12 +1,11 @@
 //! `fanout completions` and `fanout man`: what the command line says of itself.
 
-use clap::{Args, Command, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::{
-    cli::Cli,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// For which shell.
@@ -16,17 +15,17 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> Outcome {
+    /// Prints the script that completes `command`: the command line as a whole.
+    pub fn run(self, context: &Context, mut command: Command) -> Outcome {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "fanout", &mut script);
+        clap_complete::generate(self.shell, &mut command, "fanout", &mut script);
         conclude(context, "completions", "script", &script)
     }
 }
 
-/// The manual page in roff, one section for each command.
-pub fn man(context: &Context) -> Outcome {
+/// The manual page of `command` in roff, one section for each command below it.
+pub fn man(context: &Context, mut command: Command) -> Outcome {
     let mut page = Vec::new();
-    let mut command = Cli::command();
     command.build();
     // Writing into a vector does not fail.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut page);

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::{
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     table::{render, table},
 };
 

@@ -17,7 +17,7 @@ use crate::{
     arguments::duration,
     confirm::confirm,
     context::Context,
-    exit::{CommandError, Outcome, Verdict},
+    outcome::{CommandError, Outcome, Verdict},
     table::{render, table},
 };
 

@@ -19,7 +19,7 @@ use fanout::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::Global, exit::CommandError, printer::Printer, servers::of_pipeline};
+use crate::{global::Global, outcome::CommandError, printer::Printer, servers::of_pipeline};
 
 /// The configuration read when no file is named.
 const DEFAULT_FILE: &str = "fanout.yaml";

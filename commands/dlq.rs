@@ -22,7 +22,7 @@ use crate::{
     arguments::{duration, up_to},
     confirm::confirm,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     servers::stores,
     table::{plural, render, table},
 };

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     printer::Printer,
     table::{render, table},
 };

@@ -129,18 +129,9 @@ pub fn of(
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
     use serde_json::json;
 
     use super::*;
-    use crate::cli::Cli;
-
-    #[test]
-    fn every_command_has_its_keys() {
-        for command in Cli::command().get_subcommands() {
-            assert!(!keys(command.get_name()).is_empty(), "{command}");
-        }
-    }
 
     #[test]
     fn what_there_is_nothing_to_say_about_is_null() {

@@ -12,7 +12,7 @@ use fanout::{
 use crate::{
     arguments::duration,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// What to stop, and how.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// What to show.

@@ -8,57 +8,16 @@ use fanout::{
     escape::escape_lines,
     failure::{Failure, Kind, chain},
 };
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{Cli, Global, Output},
-    printer::{Printer, say},
+    cli::Cli,
+    global::{Global, Output},
+    outcome::{Outcome, Verdict},
+    printer::Printer,
+    streams::say,
 };
-
-/// What a command returns: whether all it checked holds.
-pub type Outcome = Result<Verdict, CommandError>;
-
-/// The end of a command that did its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Done, and true.
-    Done,
-    /// Done, and something that was checked is false.
-    CheckFalse,
-}
-
-/// Any error of the library, boxed with what it can say of itself.
-#[derive(Debug)]
-pub struct CommandError(Box<dyn Failure>);
-
-impl<E: Failure> From<E> for CommandError {
-    fn from(error: E) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl CommandError {
-    /// The error and its causes on one line.
-    pub fn message(&self) -> String {
-        chain(&*self.0)
-    }
-
-    /// What mends it.
-    pub fn hint(&self) -> Option<String> {
-        self.0.hint()
-    }
-
-    fn to_json(&self, hint: Option<&str>) -> Json {
-        let cause = self.0.source().map(chain);
-        json!({
-            "code": self.0.code(),
-            "message": self.0.to_string(),
-            "cause": cause,
-            "hint": hint,
-        })
-    }
-}
 
 /// The exit code of each kind of failure.
 pub fn code(kind: Kind) -> u8 {
@@ -93,7 +52,7 @@ fn end(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
             if !printer.failure(command, &error.to_json(hint.as_deref())) {
                 printer.error(&error.message(), hint.as_deref());
             }
-            ExitCode::from(code(error.0.kind()))
+            ExitCode::from(code(error.kind()))
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use fanout::escape::shell_word;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// How a hint's command begins.
 const PROGRAM: &str = "fanout ";

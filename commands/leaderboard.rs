@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     arguments::{duration, up_to},
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     printer::Printer,
     table::{render, table},
 };

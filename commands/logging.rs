@@ -13,7 +13,8 @@ use tracing_subscriber::{
 
 use crate::{
     hints::Hints,
-    printer::{Printer, Secrets},
+    printer::Printer,
+    streams::Secrets,
     throttle::{Reporter, Throttle},
 };
 

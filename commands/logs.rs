@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// How often a log that is followed is looked at.

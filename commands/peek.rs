@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     arguments::up_to,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// The widest an item is shown to people.

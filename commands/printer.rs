@@ -1,5 +1,5 @@
-//! The one place that writes to the terminal: data to stdout, everything else
-//! to stderr, one JSON document instead of either where that was asked for.
+//! Decides what is shown: data on stdout, everything else on stderr, one JSON
+//! document instead of either where that was asked for.
 
 use std::{
     borrow::Cow,
@@ -10,17 +10,18 @@ use std::{
     },
 };
 
-use fanout::{config::Settings, escape::escape_lines, progress::Progress, secret::Redactor};
+use fanout::{config::Settings, escape::escape_lines, progress::Progress};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{Color, Global, Output},
     documents,
-    exit::{Outcome, Verdict},
+    global::{Color, Global, Output},
     hints::Hints,
+    outcome::{Outcome, Verdict},
     progress::{Bars, Lines, Redacted},
+    streams::{Secrets, say},
 };
 
 /// Decides, from the global flags and from what the streams are, what is shown.
@@ -45,19 +46,6 @@ pub struct Printer {
     closed: OnceLock<io::Error>,
     /// Cancelled when stdout takes no more: what goes on has nobody to tell.
     stop: CancellationToken,
-}
-
-/// The secrets that no output may show, once the settings are loaded.
-#[derive(Debug, Clone, Default)]
-pub struct Secrets(Arc<OnceLock<Redactor>>);
-
-impl Secrets {
-    /// A text without them.
-    pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        self.0
-            .get()
-            .map_or(Cow::Borrowed(text), |redactor| redactor.redact(text))
-    }
 }
 
 /// Fields of documents that hold something to type.
@@ -92,8 +80,7 @@ impl Printer {
     /// itself masks them already; this is for servers that repeat what they were
     /// sent.
     pub fn hide(&self, settings: &Settings) {
-        // The settings of one command are the same each time they are loaded.
-        let _ = self.secrets.0.set(settings.redactor().distinctive());
+        self.secrets.hide(settings.redactor().distinctive());
     }
 
     /// The secrets that are hidden.
@@ -204,10 +191,8 @@ impl Printer {
     fn object(&self, document: Map<String, Json>) {
         let mut document = Json::Object(document);
         self.address(&mut document);
-        if let Some(redactor) = self.secrets.0.get()
-            && !self.verbatim.load(Ordering::Relaxed)
-        {
-            redactor.redact_document(&mut document);
+        if !self.verbatim.load(Ordering::Relaxed) {
+            self.secrets.redact_document(&mut document);
         }
         self.data(&document.to_string());
     }
@@ -303,9 +288,4 @@ impl Printer {
             Arc::new(Redacted::new(Lines::default(), secrets))
         }
     }
-}
-
-/// A line to stderr. Where that is closed there is nobody to tell.
-pub fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -14,7 +14,7 @@ use fanout::{
 };
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::printer::{Secrets, say};
+use crate::streams::{Secrets, say};
 
 /// Off a terminal an amount is told this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use crate::{
     arguments::duration,
     confirm::confirm,
     context::Context,
-    exit::{CommandError, Outcome, Verdict},
+    outcome::{CommandError, Outcome, Verdict},
 };
 
 /// How sure the operator is.

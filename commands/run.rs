@@ -21,8 +21,8 @@ use fanout::{
 use crate::{
     arguments::duration,
     context::Context,
-    exit::{Outcome, Verdict},
     logging,
+    outcome::{Outcome, Verdict},
     servers::of_pipeline,
     status::lag,
 };

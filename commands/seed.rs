@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     arguments::duration,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// What to write.

@@ -4,7 +4,7 @@ use fanout::failure::Kind;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{context::ContextError, exit};
+use crate::{context::ContextError, exit, outcome::CommandError};
 
 /// Waits for the first SIGINT or SIGTERM, cancels `stop`, and gives the
 /// signal's number. A second signal ends the process there and then.
@@ -31,8 +31,8 @@ pub async fn first(stop: &CancellationToken) -> std::io::Result<i32> {
 pub async fn interrupts<T>(
     stop: &CancellationToken,
     goes_on: bool,
-    work: impl Future<Output = Result<T, exit::CommandError>>,
-) -> Result<T, exit::CommandError> {
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
     tokio::pin!(work);
     tokio::select! {
         // In this order: the handlers are there before the work says a word.

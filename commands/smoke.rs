@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     arguments::duration,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     printer::Printer,
     servers::of_pipeline,
     table::{render, table},

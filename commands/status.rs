@@ -13,7 +13,7 @@ use fanout::{
 
 use crate::{
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{CommandError, Outcome, Verdict},
     printer::Printer,
     table::{render, table},
 };
@@ -55,7 +55,7 @@ impl Arguments {
     }
 }
 
-async fn look(context: &Context) -> Result<Report, crate::exit::CommandError> {
+async fn look(context: &Context) -> Result<Report, CommandError> {
     // Anew at every look: ports may have changed since.
     let config = context.config()?;
     context.known(&config).await?;

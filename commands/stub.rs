@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     arguments::duration_or_zero,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
 
 /// Where it listens and how it misbehaves.

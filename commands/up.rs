@@ -18,7 +18,7 @@ use crate::{
     arguments::duration,
     confirm::agreed,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     table::{render, table},
 };
 

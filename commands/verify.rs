@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     arguments::duration,
     context::Context,
-    exit::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
     servers::of_pipeline,
     table::{render, table},
 };
