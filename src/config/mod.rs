@@ -6,11 +6,13 @@
 //! variable names is read here.
 
 mod connector_secrets;
+mod error;
 mod layers;
 mod rules;
 mod settings;
 
-pub use layers::{Config, ConfigError, Layers, Origin, Value, load, variable};
+pub use error::ConfigError;
+pub use layers::{Config, Layers, Origin, Value, load, variable};
 pub use settings::{
     Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Limits,
     Pipeline, Postgres, Redis, Runtime, Score, Service, Settings,

@@ -1,7 +1,7 @@
 //! What holds of every configuration although no type says so: names that have
 //! to be known, and numbers that may not be 0.
 
-use super::{ConfigError, Settings};
+use super::{Settings, error::ConfigError};
 
 /// Checks what the types cannot say.
 ///
