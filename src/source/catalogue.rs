@@ -136,6 +136,13 @@ impl Catalogue {
     }
 }
 
+/// Whether the connector has begun to read: from then on a change that is not
+/// published is a change that is lost.
+#[must_use]
+pub fn has_begun(catalogue: &Catalogue) -> bool {
+    catalogue.slot.is_some()
+}
+
 impl Relation {
     /// The column of this name, where there is one.
     #[must_use]

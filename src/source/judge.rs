@@ -2,7 +2,7 @@
 
 use super::{
     Catalogue, Code, Expected, ExpectedColumn, ExpectedTable, Finding, Fingerprint, HELPERS,
-    NamedMember, Relation, SCHEMA, Severity, statement::quoted,
+    NamedMember, Relation, SCHEMA, Severity, has_begun, statement::quoted,
 };
 
 /// The oldest Postgres whose changes can be followed: logical messages are in
@@ -34,13 +34,6 @@ pub fn judge(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
     findings.extend(publication(catalogue, expected));
     findings.sort_by_key(|finding| finding.severity);
     findings
-}
-
-/// Whether the connector has begun to read: from then on a change that is not
-/// published is a change that is lost.
-#[must_use]
-pub fn has_begun(catalogue: &Catalogue) -> bool {
-    catalogue.slot.is_some()
 }
 
 /// Tables that used to be expected ones and are published under another name.

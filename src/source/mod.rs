@@ -22,13 +22,13 @@ mod statement;
 
 pub use assess::{History, Surroundings, assess, to_remember};
 pub use catalogue::{
-    Catalogue, Column, Member, NamedMember, PrimaryKey, Publication, Relation, Slot,
+    Catalogue, Column, Member, NamedMember, PrimaryKey, Publication, Relation, Slot, has_begun,
 };
 pub use connector::{Properties, drift, relevant};
 pub use expected::{Expected, ExpectedColumn, ExpectedTable, HELPERS, SCHEMA, Type};
 pub use finding::{Code, Finding, Severity, Standing};
 pub use fingerprint::{AlteredColumn, Difference, Fingerprint, altered_columns, differences};
-pub use judge::{has_begun, judge, strays};
+pub use judge::{judge, strays};
 pub use record::{Baseline, Changed, Reason, RecordError};
 pub use statement::{Statement, drop_stray, quoted, statements};
 

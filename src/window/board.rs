@@ -4,7 +4,16 @@
 use hashbrown::{HashMap, HashSet};
 use uuid::Uuid;
 
-use super::Score;
+/// What a content's score counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Score {
+    /// Distinct events.
+    Events,
+    /// `floor(Σ max(duration_ms, 0) / 1000)`; a missing duration is 0. A
+    /// content whose events make 0 seconds is on the board with 0, as it is in
+    /// the sum by content in SQL.
+    Seconds,
+}
 
 /// What a content's events add up to.
 #[derive(Debug, Default)]

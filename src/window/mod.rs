@@ -18,6 +18,8 @@ use uuid::Uuid;
 use board::Board;
 use schedule::Schedule;
 
+pub use board::Score;
+
 /// A clock that is behind the board by more than this, in microseconds, was set
 /// back. One that is corrected by less is waited for.
 pub const MAX_FALL_US: i64 = 1_000_000;
@@ -30,17 +32,6 @@ pub struct WindowSettings {
     /// How far an event may be ahead of its record, in microseconds.
     pub skew_us: i64,
     pub score: Score,
-}
-
-/// What a content's score counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Score {
-    /// Distinct events.
-    Events,
-    /// `floor(Σ max(duration_ms, 0) / 1000)`; a missing duration is 0. A
-    /// content whose events make 0 seconds is on the board with 0, as it is in
-    /// the sum by content in SQL.
-    Seconds,
 }
 
 /// The columns of an event that matter to the board.
