@@ -3,7 +3,7 @@
 
 use super::{
     Site, State,
-    blueprint::BlueprintError,
+    blueprint::error::BlueprintError,
     docker::{
         daemon::{self, DaemonError},
         surroundings::Surroundings,

@@ -25,7 +25,6 @@ pub mod selection;
 mod site;
 mod state;
 mod values;
-mod wait;
 
 pub use home::{Home, HomeError, ProjectDir, cache_from_env};
 pub use lock::{Lock, LockError};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    blueprint::{BlueprintError, Wishes},
+    blueprint::{error::BlueprintError, wishes::Wishes},
     definition::{self, Definition},
 };
 use crate::{

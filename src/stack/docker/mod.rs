@@ -4,6 +4,7 @@
 
 pub mod credentials;
 pub mod daemon;
+mod digest;
 pub mod logs;
 pub mod owner;
 pub mod pull;

@@ -2,10 +2,9 @@
 //! labels are among them, so that `docker compose -p <project> ps|logs|down`
 //! work on what fanout made.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
-use sha2::{Digest as _, Sha256};
-
+use super::digest::sha256;
 use crate::{
     failure::{Failure, Kind},
     plan::Fingerprint,
@@ -143,7 +142,7 @@ impl Owner {
         fingerprint: &Fingerprint,
     ) -> Labels {
         let text = serde_json::to_string(fingerprint).unwrap_or_default();
-        let hash = hex(&Sha256::digest(text.as_bytes()));
+        let hash = sha256(text.as_bytes());
         let needs = needs.iter();
         let needs: Vec<String> = needs
             .map(|need| format!("{need}:service_healthy:false"))
@@ -175,16 +174,6 @@ impl Owner {
     pub fn volume_labels(&self, name: &str) -> Labels {
         self.labels([("com.docker.compose.volume", name.to_owned())])
     }
-}
-
-/// Bytes as docker and compose write digests.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// What a container says that it was made with.

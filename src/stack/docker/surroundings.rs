@@ -8,9 +8,8 @@ use std::{
 };
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
-use super::owner::hex;
+use super::digest::sha256;
 use crate::{
     clients::docker::Address,
     failure::{Failure, Kind},
@@ -212,7 +211,7 @@ impl Surroundings {
         if name == DEFAULT_CONTEXT {
             return Ok(None);
         }
-        let id = hex(&Sha256::digest(name.as_bytes()));
+        let id = sha256(name.as_bytes());
         let contexts = self.config.join("contexts");
         let path = contexts.join("meta").join(&id).join("meta.json");
         let read = |path: &Path| -> Result<Meta, String> {
@@ -246,7 +245,7 @@ mod tests {
     use super::*;
 
     fn with_context(folder: &Path, name: &str, host: &str) {
-        let id = hex(&Sha256::digest(name.as_bytes()));
+        let id = sha256(name.as_bytes());
         let place = folder.join("contexts/meta").join(id);
         fs::create_dir_all(&place).expect("made");
         let meta = format!(r#"{{"Name":"{name}","Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
@@ -300,7 +299,7 @@ mod tests {
     fn certificates_go_with_what_names_the_address() {
         let folder = tempfile::tempdir().expect("a folder");
         with_context(folder.path(), "far", "tcp://far:2376");
-        let id = hex(&Sha256::digest(b"far"));
+        let id = sha256(b"far");
         let place = folder.path().join("contexts/tls").join(id).join("docker");
         let mut around = Surroundings {
             certificates: Some("/of/the/environment".into()),

@@ -22,10 +22,10 @@ use super::{
     account,
     checksums::{self, ChecksumError},
     environment,
-    launch::{self, Launch},
     process::{self, Outlives, ProcessError},
     programs::{self, Missing},
     python,
+    task::{self, Launch},
 };
 use crate::{
     failure::{Failure, Kind},
@@ -368,7 +368,7 @@ async fn watch(
         command,
         env: environment::of_install(),
         folder: partial.to_owned(),
-        umask: launch::PUBLIC,
+        umask: task::PUBLIC,
         input: String::new(),
         account: None,
         fingerprint: Fingerprint::new(),

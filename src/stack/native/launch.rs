@@ -12,7 +12,6 @@
 //! after its task.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File, TryLockError},
     io::{self, BufRead as _, BufReader, Write as _},
@@ -28,62 +27,24 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{account::Account, log_writer};
+use super::{
+    log_writer,
+    task::{LAUNCH, Launch, Task},
+};
 use crate::{
     failure::{Failure, Kind},
     plan::Fingerprint,
     stack::{
         files::{self, write_atomically},
-        log_file::LogFile,
         proc::Identity,
     },
 };
 
-/// [`Launch::umask`] of what writes for its own eyes.
-pub const PRIVATE: u32 = 0o077;
-
-/// [`Launch::umask`] of what writes for everybody to read.
-pub const PUBLIC: u32 = 0o022;
-
 /// Format of [`Record`].
 pub const RECORD_FORMAT: u32 = 1;
 
-/// What this program is started with to do a [`Task`].
-pub const LAUNCH: &str = "launch";
-
 /// How long what an earlier life of the service left behind may hold the tether.
 const TETHER_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What the process is to do: the first line of its stdin.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Task {
-    /// Become a server.
-    Serve(Launch),
-    /// Write the rest of stdin into a log.
-    WriteLog(LogFile),
-}
-
-/// All that a server's process has to know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Launch {
-    /// Where to put the process on record, for one that is to stay.
-    pub record: Option<PathBuf>,
-    pub tether: PathBuf,
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// The whole environment.
-    pub env: BTreeMap<String, String>,
-    /// Working folder.
-    pub folder: PathBuf,
-    /// What nobody else may do with the files it makes, whatever umask `up` was
-    /// called with.
-    pub umask: u32,
-    /// What it reads from stdin; a few lines at most.
-    pub input: String,
-    /// Whose rights to drop to.
-    pub account: Option<Account>,
-    pub fingerprint: Fingerprint,
-}
 
 /// What is known of a service's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use tokio::{process::Command, time::sleep};
 
 use super::{
     environment,
-    launch::{LAUNCH, Task},
+    task::{LAUNCH, Task},
 };
 use crate::stack::{
     files,

@@ -11,9 +11,9 @@ use nix::unistd::Gid;
 
 use super::{
     account::{self, Account, AccountError, Needed},
-    launch::{self, Launch},
     process::{self, Outlives},
     recipe::Recipe,
+    task::{self, Launch},
 };
 use crate::{
     failure::{Failure, Kind},
@@ -213,7 +213,7 @@ async fn run(
         command: step.run,
         env: recipe.env.clone(),
         folder: place.0.to_owned(),
-        umask: launch::PRIVATE,
+        umask: task::PRIVATE,
         input: format!("{}\n", step.input),
         account: place.1.cloned(),
         fingerprint: Fingerprint::new(),

@@ -20,8 +20,9 @@ use tokio::{
 
 use super::{
     environment,
-    launch::{LAUNCH, Launch, RECORD_FORMAT, Record, Task},
+    launch::{RECORD_FORMAT, Record},
     log_writer,
+    task::{LAUNCH, Launch, Task},
 };
 use crate::{
     escape::escape,

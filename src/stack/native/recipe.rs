@@ -9,16 +9,15 @@ use std::{
 
 use super::{
     environment,
+    kitchen::Kitchen,
     programs::{self, Missing},
     values,
 };
 use crate::{
-    config::Settings,
     failure::{Failure, Kind},
     plan::Fingerprint,
     stack::{
-        Site,
-        definition::{self, Install, User, Way},
+        definition::{self, User, Way},
         filler::{self, FillError, Filler},
         log_file::LogFile,
         resolve::Service,
@@ -79,15 +78,6 @@ impl Failure for RecipeError {
             Self::Fill(error) => error.hint(),
         }
     }
-}
-
-/// What all recipes are made with.
-#[derive(Debug, Clone, Copy)]
-pub struct Kitchen<'a> {
-    pub site: &'a Site,
-    /// With every service where it shall be.
-    pub settings: &'a Settings,
-    pub installs: &'a BTreeMap<String, Install>,
 }
 
 /// Fills in the way that `service` is run: the one it `recorded`, whose data is

@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::recipe::Kitchen;
+use super::kitchen::Kitchen;
 use crate::{
     stack::{definition::Way, resolve::Service, values},
     template::Values,

@@ -2,51 +2,42 @@
 //! each is run, and the plan. What stands in its way is asked by
 //! [`super::preflight`].
 
+pub(super) mod error;
+pub(super) mod wishes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use error::BlueprintError;
+pub use wishes::Wishes;
+
 use super::{
-    Site, State, StateError,
+    Site, State,
     choice::{self, Chosen},
-    definition::{self, Definition, DefinitionError, Install},
+    definition::{self, Definition, Install},
     docker::{
-        daemon::DaemonError,
         owner::{self, Owner},
         recipe as container,
-        world::{World, WorldError},
+        world::World,
     },
     native::{
-        install, process,
-        recipe::{Kitchen, Recipe, RecipeError, recipe},
+        install,
+        kitchen::Kitchen,
+        process,
+        recipe::{Recipe, RecipeError, recipe},
     },
-    resolve::{self, Known, PortMode, ResolveError, Service},
+    resolve::{self, Known, Service},
     selection::{definitions, of_runtime, select},
     state::{ServiceState, ports_of_others},
 };
 use crate::{
     clients::docker::Container,
     config::{Config, Runtime, Settings},
-    failure::{Failure, Kind},
     plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
     secret::SecretUrl,
-    suggest::unknown,
 };
 
 /// The setting that says where Connect finds Postgres.
 const CONNECT_ADDRESS: &str = "postgres.connect_address";
-
-/// What is asked of `up`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wishes {
-    /// These, and what they need; empty means all.
-    pub services: Vec<String>,
-    /// Leave these out.
-    pub without: Vec<String>,
-    pub runtime: Option<Runtime>,
-    pub ports: PortMode,
-    pub recreate: Recreate,
-    /// Make the installs of what is started anew.
-    pub reinstall: bool,
-}
 
 /// What is going to be.
 #[derive(Debug, Clone)]
@@ -69,73 +60,6 @@ pub struct Blueprint {
     pub reinstall: bool,
     /// To be recorded before anything changes.
     pub state: State,
-}
-
-/// Why there is no blueprint.
-#[derive(Debug, thiserror::Error)]
-pub enum BlueprintError {
-    #[error("{}", unknown("service", name, known))]
-    UnknownService { name: String, known: Vec<String> },
-    #[error("project {project} was created with the {} runtime, which it keeps", recorded.name())]
-    OtherRuntime { project: String, recorded: Runtime },
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    #[error(transparent)]
-    Container(#[from] container::RecipeError),
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    #[error(transparent)]
-    World(#[from] WorldError),
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-}
-
-impl BlueprintError {
-    fn inner(&self) -> Option<&dyn Failure> {
-        Some(match self {
-            Self::UnknownService { .. } | Self::OtherRuntime { .. } => return None,
-            Self::State(error) => error,
-            Self::Definition(error) => error,
-            Self::Resolve(error) => error,
-            Self::Recipe(error) => error,
-            Self::Container(error) => error,
-            Self::Daemon(error) => error,
-            Self::World(error) => error,
-            Self::Plan(error) => error,
-        })
-    }
-}
-
-impl Failure for BlueprintError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::UnknownService { .. } => Kind::Usage,
-            Self::OtherRuntime { .. } => Kind::Refused,
-            _ => self.inner().map_or(Kind::Failed, Failure::kind),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownService { .. } => "unknown_service",
-            Self::OtherRuntime { .. } => "other_runtime",
-            _ => self.inner().map_or("stack", Failure::code),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::OtherRuntime { project, .. } => Some(format!("fanout --project {project} reset")),
-            Self::UnknownService { .. } => Some("fanout config show".to_owned()),
-            _ => self.inner().and_then(Failure::hint),
-        }
-    }
 }
 
 /// Draws the blueprint. Looks at processes, containers, ports and programs, and

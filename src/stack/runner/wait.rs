@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{
-    Site,
-    definition::MAIN_PORT,
-    docker::run,
-    logs::last_lines,
-    native::{log_writer, process::Started},
-    ports,
-    probe::probe,
-    proc::{self, Identity},
-    resolve::Service,
-    runner::RunnerError,
-};
+use super::error::RunnerError;
 use crate::{
     clients::docker::{self, Ending, Engine, Health},
     config::Runtime,
     progress::{Event, Progress},
+    stack::{
+        Site,
+        definition::MAIN_PORT,
+        docker::run,
+        logs::last_lines,
+        native::{log_writer, process::Started},
+        ports,
+        probe::probe,
+        proc::{self, Identity},
+        resolve::Service,
+    },
 };
 
 /// Between two probes.
