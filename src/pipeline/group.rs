@@ -8,12 +8,12 @@ use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Shared,
     dead_letter::DeadLetters,
     feed::ticks,
     partition::{Batching, Loop},
     patience::{Ending, Patience},
     shape::ShapeGuard,
+    shared::Shared,
     stats::{Phase, SinkStats, WHOLE_SINK},
     watch::Watch,
 };

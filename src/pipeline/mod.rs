@@ -10,6 +10,7 @@
 
 mod board;
 mod dead_letter;
+mod error;
 mod feed;
 mod group;
 mod held;
@@ -21,9 +22,11 @@ mod patience;
 pub mod replay;
 pub mod server;
 mod shape;
+mod shared;
 pub mod source;
 pub mod stats;
 pub mod status;
+mod tables;
 pub mod topics;
 mod watch;
 
@@ -32,117 +35,26 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use error::PipelineError;
+pub use tables::Source;
+
 use self::{
     group::GroupWorker,
     partition::Batching,
-    patience::Patience,
     shape::ShapeGuard,
+    shared::{HTTP_LIMITS, Shared, clickhouse, http, log_of, shared, shared_log},
     source::SourceWatch,
     stats::{Phase, SinkStats},
     status::{SinkStatus, Status},
 };
 use crate::{
-    clients::kafka::{
-        ConsumerSettings, KafkaError, Limits, Log, Producer, StateTopic, TopicSpec, ensure_topics,
-    },
+    clients::kafka::{Limits, TopicSpec, ensure_topics},
     clock::now_ms,
-    config::{self, Settings},
-    event::{FactDecoder, SourceTable},
-    failure::{Failure, Kind},
+    config::Settings,
     secret::Redactor,
     sink_kind::{ConsumerGroup, SinkKind},
-    sinks::{self, KnownPlaceholders, Notes, Sink},
+    sinks::{self, Sink},
 };
-
-/// What a batch for the external system holds at most: what a crash may send
-/// again.
-const HTTP_LIMITS: Limits = Limits {
-    records: 512,
-    bytes: 64 * 1024 * 1024,
-};
-
-/// Why the pipeline does not start. Once it has started, trouble is told in
-/// its status instead.
-#[derive(Debug, thiserror::Error)]
-pub enum PipelineError {
-    #[error("a kafka client cannot be made for {brokers}")]
-    Kafka {
-        brokers: String,
-        #[source]
-        source: KafkaError,
-    },
-    #[error("the {sink} sink cannot be set up: {reason}")]
-    Sink { sink: SinkKind, reason: String },
-}
-
-impl Failure for PipelineError {
-    fn kind(&self) -> Kind {
-        Kind::Usage
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Kafka { .. } => "pipeline_kafka",
-            Self::Sink { .. } => "pipeline_sink",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some("fanout config show".to_owned())
-    }
-}
-
-/// The source's tables and where their changes are.
-#[derive(Debug, Clone)]
-pub struct Source {
-    pub facts: SourceTable,
-    pub content: SourceTable,
-}
-
-impl Source {
-    /// The tables of design, under the connector's prefix.
-    pub fn new(topic_prefix: &str) -> Self {
-        let table = |table: &str| SourceTable {
-            prefix: topic_prefix.to_owned(),
-            schema: "public".to_owned(),
-            table: table.to_owned(),
-        };
-        Self {
-            facts: table("engagement_events"),
-            content: table("content"),
-        }
-    }
-}
-
-/// What all workers of the process share.
-#[derive(Debug, Clone)]
-pub(crate) struct Shared {
-    pub(crate) consumer: ConsumerSettings,
-    pub(crate) source: Source,
-    /// What is known of the source, and can be asked of it.
-    pub(crate) watch: SourceWatch,
-    /// What the board counts.
-    pub(crate) score: config::Score,
-    pub(crate) group_prefix: String,
-    pub(crate) producer: Producer,
-    /// What every worker has to know and no group may forget.
-    pub(crate) state: StateTopic,
-    pub(crate) placeholders: KnownPlaceholders,
-    pub(crate) patience: Patience,
-    pub(crate) stop: CancellationToken,
-}
-
-impl Shared {
-    /// The id of a consumer group.
-    pub(crate) fn group(&self, group: ConsumerGroup) -> String {
-        group.id(&self.group_prefix)
-    }
-
-    /// What is noted of it.
-    pub(crate) fn notes(&self, group: ConsumerGroup) -> Notes {
-        Notes::new(self.state.clone(), &self.group(group))
-    }
-}
 
 /// A running pipeline.
 #[derive(Debug)]
@@ -205,7 +117,8 @@ impl Pipeline {
             }
         }
         let sinks = pipeline.stats.clone();
-        let following = source::follow(shared.clone(), sinks);
+        let tables = (shared.source.clone(), shared.score);
+        let following = source::follow(start.source, tables, sinks, shared.stop.clone());
         pipeline.workers.spawn(following);
         Ok(pipeline)
     }
@@ -335,101 +248,6 @@ impl Reporter {
             sinks,
         }
     }
-}
-
-fn shared(
-    settings: &Settings,
-    watch: SourceWatch,
-    stop: CancellationToken,
-) -> Result<Shared, PipelineError> {
-    let brokers = settings.kafka.brokers.clone();
-    let producer =
-        Producer::new(&brokers, &settings.kafka.dead_letter_topic).map_err(|source| {
-            PipelineError::Kafka {
-                brokers: brokers.clone(),
-                source,
-            }
-        })?;
-    let source = Source::new(&settings.kafka.topic_prefix);
-    let consumer = ConsumerSettings {
-        brokers: brokers.clone(),
-        prefetch_kbytes: settings.kafka.prefetch_kbytes,
-        session_timeout_ms: settings.kafka.session_timeout_ms,
-    };
-    let group_prefix = settings.kafka.group_prefix.clone();
-    let group = format!("{group_prefix}-state");
-    let kafka = |source| PipelineError::Kafka {
-        brokers: brokers.clone(),
-        source,
-    };
-    let state = StateTopic::new(&consumer, &group, &settings.kafka.state_topic).map_err(kafka)?;
-    let log = Log::new(&consumer, &group).map_err(kafka)?;
-    let placeholders = KnownPlaceholders::new(state.clone(), log, &source.facts, &source.content);
-    Ok(Shared {
-        consumer,
-        source,
-        watch,
-        score: settings.board.score,
-        group_prefix,
-        producer,
-        state,
-        placeholders,
-        patience: Patience::new(&settings.pipeline),
-        stop,
-    })
-}
-
-/// What the sinks into ClickHouse share.
-fn clickhouse(
-    shared: &Shared,
-    settings: &Settings,
-) -> Result<Arc<sinks::clickhouse::Common>, PipelineError> {
-    let common = sinks::clickhouse::Common::new(
-        &settings.clickhouse,
-        (&shared.source.facts, &shared.source.content),
-        &shared.placeholders,
-        shared_log(shared, ConsumerGroup::Facts)?,
-        &shared.consumer,
-        &shared.group_prefix,
-    );
-    let common = common.map_err(|error| PipelineError::Sink {
-        sink: SinkKind::ClickHouse,
-        reason: error.to_string(),
-    })?;
-    Ok(Arc::new(common))
-}
-
-/// The sink into the external system.
-fn http(shared: &Shared, settings: &Settings) -> Result<sinks::http::Http, PipelineError> {
-    let group = ConsumerGroup::Http;
-    let log = shared_log(shared, group)?;
-    let mended = sinks::mended_group(&shared.group_prefix, group);
-    let lives = sinks::lives_group(&shared.group_prefix, group);
-    let earlier = sinks::http::EarlierNotes {
-        mended: log_of(shared, &mended)?,
-        lives: log_of(shared, &lives)?,
-        dead_letters: settings.kafka.dead_letter_topic.clone(),
-    };
-    let (topic, notes) = (shared.source.facts.topic(), shared.notes(group));
-    let history = sinks::http::History::new(topic, log, notes, earlier);
-    let decoder =
-        FactDecoder::with_placeholders(shared.source.facts.clone(), shared.placeholders.facts());
-    let sink = sinks::http::Http::new(&settings.external, decoder, history);
-    sink.map_err(|error| PipelineError::Sink {
-        sink: SinkKind::Http,
-        reason: error.to_string(),
-    })
-}
-
-fn shared_log(shared: &Shared, group: ConsumerGroup) -> Result<Log, PipelineError> {
-    log_of(shared, &shared.group(group))
-}
-
-fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {
-    Log::new(&shared.consumer, group).map_err(|source| PipelineError::Kafka {
-        brokers: shared.consumer.brokers.clone(),
-        source,
-    })
 }
 
 /// Creates what is missing, as often as it takes.

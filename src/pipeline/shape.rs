@@ -17,9 +17,9 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Shared,
     held::Held,
-    source::{Reads, SourceWatch},
+    shared::Shared,
+    source::{Reads, SCHEMA_CHANGED, SourceWatch},
 };
 use crate::{
     chunk::Chunk,
@@ -31,9 +31,6 @@ use crate::{
 
 /// So many records in a row that are not of the expected shape halt a sink.
 const IN_A_ROW: u32 = 20;
-
-/// The stable name of the halt.
-pub(super) const SCHEMA_CHANGED: &str = "schema_changed";
 
 /// What a sink has seen of late, over all of its partitions.
 #[derive(Debug)]

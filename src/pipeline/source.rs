@@ -14,9 +14,8 @@ use std::{
 };
 
 use super::{
-    Shared, Source,
-    shape::SCHEMA_CHANGED,
     stats::{SOURCE, SinkStats},
+    tables::Source,
 };
 use crate::{
     config::Score,
@@ -27,6 +26,10 @@ use crate::{
     source::{AlteredColumn, Finding, RECONCILE, Severity, Standing},
 };
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The stable name of the halt where the source has changed.
+pub(super) const SCHEMA_CHANGED: &str = "schema_changed";
 
 /// How long Postgres may take to confirm a change. The board's lease outlasts it.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
@@ -199,14 +202,12 @@ impl Reads {
 }
 
 /// Tells every sink what is known of the source, until told to stop.
-pub(super) async fn follow(shared: Shared, sinks: Vec<Arc<SinkStats>>) {
-    let Shared {
-        mut watch,
-        source,
-        score,
-        stop,
-        ..
-    } = shared;
+pub(super) async fn follow(
+    mut watch: SourceWatch,
+    (source, score): (Source, Score),
+    sinks: Vec<Arc<SinkStats>>,
+    stop: CancellationToken,
+) {
     loop {
         let standing = watch.latest();
         for stats in &sinks {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Source;
+use super::tables::Source;
 use crate::{
     clients::kafka::{TopicConfig, TopicSpec},
     config::Settings,

@@ -3,6 +3,7 @@
 //!
 //! A [`term`] is one rebuild and the following after it.
 
+mod context;
 mod start;
 mod term;
 mod track;
@@ -11,77 +12,32 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
-use self::term::Term;
+use self::{
+    context::{Context, Ended, HOLD_INTERVAL, TermEnd, held},
+    term::Term,
+};
 use super::{
-    Shared,
     feed::ticks,
     shape::ShapeGuard,
+    shared::Shared,
     stats::{Phase, SinkStats, WHOLE_SINK},
 };
 use crate::{
-    clients::kafka::{KafkaError, Log},
+    clients::kafka::Log,
     clock::now_us,
-    config::{self, Settings},
+    config::Settings,
     crash,
     sink_kind::ConsumerGroup,
-    sinks::{
-        Fault, Notes,
-        board::{Board, BoardDecoder},
-    },
+    sinks::board::{Board, BoardDecoder},
 };
 
 /// A worker that stands by looks again this often.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(1000);
 
-/// How often a worker looks whether the source still lets it go on.
-const HOLD_INTERVAL: Duration = Duration::from_millis(500);
-
 /// The worker.
 pub(super) struct BoardWorker {
     context: Context,
     board: Board,
-}
-
-/// What a term reads, and tells, with.
-struct Context {
-    shared: Shared,
-    settings: config::Board,
-    log: Log,
-    notes: Notes,
-    /// What was noted of it by releases before the state topic.
-    mended: Log,
-    stats: Arc<SinkStats>,
-    guard: ShapeGuard,
-    decoder: BoardDecoder,
-}
-
-/// Why a term as the board's holder ended.
-enum TermEnd {
-    Stopped,
-    LeaseLost,
-    /// The log has to be read again: a truncate was met, in the light of which
-    /// it reads otherwise; the topic is another; or the clock was set back.
-    ReadAgain,
-    /// The source has a shape that cannot be followed.
-    Held,
-    Trouble(Fault),
-}
-
-/// A term that has ended.
-struct Ended {
-    how: TermEnd,
-    /// It had come so far that it published.
-    was_warm: bool,
-}
-
-impl From<TermEnd> for Ended {
-    /// Before it had begun.
-    fn from(how: TermEnd) -> Self {
-        Self {
-            how,
-            was_warm: false,
-        }
-    }
 }
 
 impl BoardWorker {
@@ -183,29 +139,4 @@ impl BoardWorker {
             Err(fault) => TermEnd::Trouble(fault).into(),
         }
     }
-}
-
-impl Context {
-    fn endure(&self, fault: Fault, attempt: u32) -> Duration {
-        let patience = self.shared.patience;
-        patience.endure(&self.stats, WHOLE_SINK, fault, attempt)
-    }
-
-    /// How often the lease is renewed where no publication does it.
-    fn renewal(&self) -> Duration {
-        Duration::from_millis(self.settings.lease_ms) / 3
-    }
-}
-
-/// The lease is held, or the term ends.
-fn held(outcome: Result<bool, Fault>) -> Result<(), TermEnd> {
-    match outcome {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(TermEnd::LeaseLost),
-        Err(fault) => Err(TermEnd::Trouble(fault)),
-    }
-}
-
-fn kafka(error: KafkaError) -> Fault {
-    Fault::retry(format!("kafka: {error}"))
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Context, kafka, track::Track};
+use super::{
+    context::{Context, kafka},
+    track::Track,
+};
 use crate::{
     clients::kafka::{Bounds, TopicIdentity},
     clock::{now_ms, now_us},

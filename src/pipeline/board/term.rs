@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka,
+    context::{Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka},
     start::{Gap, Start, recovery},
     track::Track,
 };

@@ -10,18 +10,21 @@ use std::{
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Batches, Bounds, Kept, Part, ReplayError, SILENCE, Tally, Through, Watch};
+use super::{
+    error::{ReplayError, SILENCE},
+    part::Part,
+    work::{Batches, Bounds, Kept, Tally, Through, Watch},
+};
 use crate::{
     chunk::Chunk,
     clients::kafka::{Limits, Partition, Reader, Taken, TopicIdentity, is_out_of_range},
     config::Settings,
     crash,
     pipeline::{
-        HTTP_LIMITS, Shared, clickhouse,
         dead_letter::DeadLetters,
-        http,
         shape::{self, ShapeGuard},
-        shared, shared_log, source,
+        shared::{HTTP_LIMITS, Shared, clickhouse, http, shared, shared_log},
+        source,
     },
     sink_kind::ConsumerGroup,
     sinks::{

@@ -1,0 +1,38 @@
+//! Why the pipeline does not start.
+
+use crate::{
+    clients::kafka::KafkaError,
+    failure::{Failure, Kind},
+    sink_kind::SinkKind,
+};
+
+/// Why the pipeline does not start. Once it has started, trouble is told in
+/// its status instead.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error("a kafka client cannot be made for {brokers}")]
+    Kafka {
+        brokers: String,
+        #[source]
+        source: KafkaError,
+    },
+    #[error("the {sink} sink cannot be set up: {reason}")]
+    Sink { sink: SinkKind, reason: String },
+}
+
+impl Failure for PipelineError {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Kafka { .. } => "pipeline_kafka",
+            Self::Sink { .. } => "pipeline_sink",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("fanout config show".to_owned())
+    }
+}
