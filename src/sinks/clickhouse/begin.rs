@@ -5,8 +5,8 @@
 //! says so until it has come to where the log ended.
 
 use super::{
+    classify::kafka,
     generations::{Again, Life, Metadata},
-    kafka,
 };
 use crate::{
     clients::kafka::{Bounds, Log},

@@ -1,7 +1,12 @@
-//! What a ClickHouse error means for a batch.
+//! What an error of ClickHouse's, or of the log's, means for a batch.
+
+use std::borrow::Borrow;
 
 use crate::{
-    clients::clickhouse::{ClickHouseError, exception_code},
+    clients::{
+        clickhouse::{ClickHouseError, exception_code},
+        kafka::KafkaError,
+    },
     sinks::Fault,
 };
 
@@ -35,6 +40,16 @@ const TOO_SLOW: [u32; 3] = [
     160, // too slow
     241, // memory limit exceeded
 ];
+
+/// A fault of the log's, seen from a sink: the broker is away.
+pub(super) fn kafka(error: KafkaError) -> Fault {
+    Fault::retry(format!("kafka: {error}"))
+}
+
+/// A fault of ClickHouse's.
+pub(super) fn clickhouse(error: impl Borrow<ClickHouseError>) -> Fault {
+    classify(error.borrow())
+}
 
 /// Whether the same statement may work for fewer rows.
 pub(super) fn is_too_slow(error: &ClickHouseError) -> bool {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     Common,
     begin::{Begin, Rereading},
-    clickhouse,
+    classify::clickhouse,
     generations::{Generations, Metadata},
 };
 use crate::{
@@ -42,11 +42,11 @@ impl Sink for ContentMirror {
     type Partition = ContentPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        self.generations.open(&self.common).await
+        self.generations.open(self.common.servers()).await
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
-        Ok(self.generations.standing(&self.common).await?.1)
+        Ok(self.generations.standing(self.common.servers()).await?.1)
     }
 
     async fn claim(
@@ -54,7 +54,7 @@ impl Sink for ContentMirror {
         partition: i32,
         committed: Committed<'_>,
     ) -> Result<ContentPartition, Fault> {
-        self.generations.still(&self.common).await?;
+        self.generations.still(self.common.servers()).await?;
         let found = self.generations.current()?;
         let topic = self.common.content.source().topic();
         let group = &self.common.content_group;

@@ -12,8 +12,9 @@ use super::{
     Common,
     begin::{Begin, Rereading},
     catalogue::{Known, Reached},
-    clickhouse,
+    classify::clickhouse,
     generations::{Current, Generations, Metadata, record_truncate, truncated},
+    position::position,
     reenrich::{Held, Pass, Reach},
 };
 use crate::{
@@ -59,7 +60,7 @@ impl Sink for Facts {
     type Partition = FactsPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        self.generations.open(&self.common).await?;
+        self.generations.open(self.common.servers()).await?;
         let found = self.generations.current()?;
         found.whole()?;
         self.common.has_content(&found.content, &[]).await?;
@@ -67,7 +68,7 @@ impl Sink for Facts {
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
-        let (found, standing) = self.generations.standing(&self.common).await?;
+        let (found, standing) = self.generations.standing(self.common.servers()).await?;
         found.whole()?;
         self.common.has_content(&found.content, &[]).await?;
         Ok(standing)
@@ -78,7 +79,7 @@ impl Sink for Facts {
         partition: i32,
         committed: Committed<'_>,
     ) -> Result<FactsPartition, Fault> {
-        self.generations.still(&self.common).await?;
+        self.generations.still(self.common.servers()).await?;
         let found = self.generations.current()?;
         let topic = self.common.facts.source().topic();
         let group = &self.common.group;
@@ -404,10 +405,4 @@ impl Writer<'_> {
         }
         Ok(self.delivery)
     }
-}
-
-/// A place in the log; one beyond 2^48 has never been.
-pub(super) fn position(generation: u16, offset: i64) -> Result<Position, Fault> {
-    Position::new(generation, offset)
-        .map_err(|error| Fault::halt("position", error.to_string(), "report this as a bug"))
 }

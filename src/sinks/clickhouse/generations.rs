@@ -8,7 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Common, catalogue::Reached, clickhouse, kafka, schema};
+use super::{
+    catalogue::Reached,
+    classify::{clickhouse, kafka},
+    schema,
+};
 use crate::{
     clients::{
         clickhouse::{FACTS, Store, TopicRow},
@@ -254,16 +258,15 @@ impl Generations {
     }
 
     /// Checks the tables, and finds, or records, the life of both topics.
-    pub(super) async fn open(&self, common: &Common) -> Result<(), Fault> {
-        schema::check(&common.store).await?;
-        let found = self.find(common).await?;
+    pub(super) async fn open(&self, (store, log): (&Store, &Log)) -> Result<(), Fault> {
+        schema::check(store).await?;
+        let found = self.find((store, log)).await?;
         few_enough(&self.content, found.content.identity.partitions)?;
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(())
     }
 
-    async fn find(&self, common: &Common) -> Result<Found, Fault> {
-        let (store, log) = (&common.store, &common.log);
+    async fn find(&self, (store, log): (&Store, &Log)) -> Result<Found, Fault> {
         let table_id = store.table_id(FACTS).await.map_err(clickhouse)?;
         let table_id = table_id.unwrap_or_default();
         Ok(Found {
@@ -274,9 +277,12 @@ impl Generations {
 
     /// Both topics as they are now, and whether they still live the lives that
     /// were found.
-    pub(super) async fn standing(&self, common: &Common) -> Result<(Found, Standing), Fault> {
+    pub(super) async fn standing(
+        &self,
+        servers: (&Store, &Log),
+    ) -> Result<(Found, Standing), Fault> {
         let known = self.current()?;
-        let found = self.find(common).await?;
+        let found = self.find(servers).await?;
         let same = known.generations().facts == found.generations().facts
             && known.generations().content == found.generations().content;
         let caution = found.caution();
@@ -285,8 +291,8 @@ impl Generations {
 
     /// Nothing is taken over under lives that are past: the sink is opened
     /// again first.
-    pub(super) async fn still(&self, common: &Common) -> Result<(), Fault> {
-        if self.standing(common).await?.1.same {
+    pub(super) async fn still(&self, servers: (&Store, &Log)) -> Result<(), Fault> {
+        if self.standing(servers).await?.1.same {
             return Ok(());
         }
         Err(Fault::retry("history has begun anew"))

@@ -14,6 +14,7 @@ mod facts;
 mod follower;
 mod generations;
 mod pace;
+mod position;
 mod rebuild;
 mod reenrich;
 mod schema;
@@ -31,7 +32,7 @@ pub use rebuild::{Lives, Rebuild};
 
 use self::{
     catalogue::Catalogue,
-    classify::classify,
+    classify::kafka,
     follower::Follower,
     generations::{Generations, Life},
     reenrich::Turns,
@@ -39,7 +40,7 @@ use self::{
 use super::{Fault, KnownPlaceholders, RECONCILE};
 use crate::{
     clients::{
-        clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Store},
+        clickhouse::{Endpoint, InvalidUrl, Store},
         kafka::{ConsumerSettings, Log},
     },
     config,
@@ -106,6 +107,11 @@ impl Common {
             reenrich_rows: settings.reenrich_rows,
             follower: Mutex::default(),
         })
+    }
+
+    /// Where the lives of both topics are recorded.
+    fn servers(&self) -> (&Store, &Log) {
+        (&self.store, &self.log)
     }
 
     /// What is known of the lives of both topics, before anything is.
@@ -189,14 +195,4 @@ impl Common {
             .await
             .map_err(|_| Fault::retry("the catalogue does not reach the end of its topic"))
     }
-}
-
-/// A fault of the log's, seen from a sink: the broker is away.
-fn kafka(error: crate::clients::kafka::KafkaError) -> Fault {
-    Fault::retry(format!("kafka: {error}"))
-}
-
-/// A fault of ClickHouse's.
-fn clickhouse(error: impl std::borrow::Borrow<ClickHouseError>) -> Fault {
-    classify(error.borrow())
 }

@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use super::{clickhouse, generations::FORMAT, kafka, schema};
+use super::{
+    classify::{clickhouse, kafka},
+    generations::FORMAT,
+    schema,
+};
 use crate::{
     clients::{
         clickhouse::{Endpoint, FACTS, InvalidUrl, Store, TopicRow},

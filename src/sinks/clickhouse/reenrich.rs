@@ -19,10 +19,9 @@ use uuid::Uuid;
 
 use super::{
     catalogue::{Catalogue, Reached},
-    classify::is_too_slow,
-    clickhouse,
-    facts::position,
+    classify::{clickhouse, is_too_slow},
     pace::{Breadth, Pace, Window},
+    position::position,
 };
 use crate::{
     clients::clickhouse::{ClickHouseError, Enrichment, StaleRow, StaleRows, Store},

@@ -2,7 +2,7 @@
 //! would keep what should be replaced, a wrong column would store what was not
 //! meant.
 
-use super::clickhouse;
+use super::classify::clickhouse;
 use crate::{
     clients::clickhouse::{CONTENT, FACTS, Shape, Store, TOPICS},
     sinks::{Fault, RECONCILE},
