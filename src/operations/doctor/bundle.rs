@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{ConfigProblem, Finding};
+use super::{ConfigProblem, finding::Finding};
 use crate::{
     clock::now_us,
     config::{Config, Runtime},

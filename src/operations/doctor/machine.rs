@@ -7,7 +7,7 @@ use std::{
 
 use nix::sys::statvfs::statvfs;
 
-use super::Finding;
+use super::finding::Finding;
 use crate::{
     config::{Config, Runtime},
     failure::{Failure as _, chain},

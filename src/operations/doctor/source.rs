@@ -1,6 +1,6 @@
 //! The source database: what Debezium and the pipeline need of it.
 
-use super::Finding as Checked;
+use super::finding::Finding as Checked;
 use crate::{
     clients::postgres,
     config::{Config, Settings},
@@ -138,7 +138,7 @@ fn slot(looked: &Looked, settings: &Settings) -> Option<Checked> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Level, *};
+    use super::{super::finding::Level, *};
 
     #[test]
     fn what_up_has_yet_to_make_is_a_warning_and_what_is_gone_a_failure() {

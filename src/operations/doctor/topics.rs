@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Finding;
+use super::finding::Finding;
 use crate::{
     config::Settings,
     operations::topics::{self, Differing},
@@ -57,7 +57,7 @@ fn differs((topic, differences): &Differing, is_ours: bool, brokers: &str) -> Fi
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Level, *};
+    use super::{super::finding::Level, *};
     use crate::pipeline::topics::Difference;
 
     #[test]

@@ -6,7 +6,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Hop, Outcome, Place, SmokeError, marked::Marked, topics};
+use super::{
+    error::SmokeError,
+    hop::{Hop, Outcome, Place},
+    marked::Marked,
+};
 use crate::{
     clients::{
         clickhouse::{Endpoint, Query},
@@ -19,7 +23,7 @@ use crate::{
     failure::chain,
     operations::{
         connector,
-        fence::{consumer, events_topic, reader_group},
+        fence::{consumer, content_topic, events_topic, reader_group},
         status, stub,
     },
 };
@@ -319,4 +323,9 @@ fn skipped(place: Place, why: &str) -> Hop {
         evidence: why.to_owned(),
         hint: None,
     }
+}
+
+/// What the hint for a silent topic is about.
+fn topics(settings: &Settings) -> String {
+    format!("{} and {}", events_topic(settings), content_topic(settings))
 }

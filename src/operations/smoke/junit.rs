@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, TestSuite};
 
-use super::{Hop, Outcome, Report};
+use super::{
+    Report,
+    hop::{Hop, Outcome},
+};
 
 /// The report as a JUnit document: one test a hop.
 #[must_use]
@@ -44,7 +47,7 @@ fn case(hop: &Hop) -> TestCase {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Place, *};
+    use super::{super::hop::Place, *};
 
     #[test]
     fn a_broken_hop_is_a_failure_with_its_evidence() {

@@ -1,6 +1,8 @@
 //! One marked event, followed by its id through every hop: topic, ClickHouse,
 //! board, external call. Measured from its commit in Postgres.
 
+mod error;
+mod hop;
 mod hops;
 mod junit;
 mod marked;
@@ -10,27 +12,13 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+pub use error::SmokeError;
+pub use hop::{Hop, Outcome, Place};
 pub use junit::junit;
 
 use self::marked::Marked;
-use super::{
-    fence::content_topic,
-    source::{Refusal, explain},
-    steps::Steps,
-};
-use crate::{
-    clients::{
-        clickhouse::InvalidUrl,
-        kafka::KafkaError,
-        postgres::{self, PostgresError},
-        redis::RedisError,
-        web::WebError,
-    },
-    config::Settings,
-    failure::{Failure, Kind},
-    progress::Progress,
-    sink_kind::SinkKind,
-};
+use super::{source::explain, steps::Steps};
+use crate::{clients::postgres, config::Settings, progress::Progress};
 
 /// How long to wait, and how fast it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,59 +27,6 @@ pub struct Options {
     pub timeout: Duration,
     /// From the commit in Postgres to the board.
     pub latency_budget: Duration,
-}
-
-/// A place the event comes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    Kafka,
-    ClickHouse,
-    Redis,
-    Http,
-}
-
-impl Place {
-    /// Where the event ends in a sink.
-    fn of(sink: SinkKind) -> Self {
-        match sink {
-            SinkKind::Redis => Self::Redis,
-            SinkKind::ClickHouse => Self::ClickHouse,
-            SinkKind::Http => Self::Http,
-        }
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kafka => "kafka",
-            Self::ClickHouse => "clickhouse",
-            Self::Redis => "redis",
-            Self::Http => "http",
-        }
-    }
-}
-
-/// How it went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    Ok,
-    Broken,
-    Skipped,
-}
-
-/// One hop.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Hop {
-    pub place: Place,
-    pub outcome: Outcome,
-    /// From the commit in Postgres until it was seen.
-    pub millis: Option<f64>,
-    /// What was seen, or what was not and why.
-    pub evidence: String,
-    pub hint: Option<String>,
 }
 
 /// The way of the event.
@@ -109,55 +44,6 @@ impl Report {
     pub fn broken(&self) -> Option<&Hop> {
         let mut hops = self.hops.iter();
         hops.find(|hop| hop.outcome == Outcome::Broken)
-    }
-}
-
-/// Why there is nothing to follow.
-#[derive(Debug, thiserror::Error)]
-pub enum SmokeError {
-    #[error("cannot write the marked event to postgres")]
-    Postgres(#[from] PostgresError),
-    #[error("cannot write the marked event to postgres")]
-    Source(#[source] Refusal),
-    #[error("kafka does not answer")]
-    Kafka(#[from] KafkaError),
-    #[error("cannot read the board from redis")]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
-    #[error("the external system cannot be asked")]
-    Web(#[from] WebError),
-}
-
-impl Failure for SmokeError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Postgres(error) if !postgres::is_unreachable(error) => Kind::Failed,
-            Self::Source(refusal) => refusal.kind(),
-            Self::Url(_) => Kind::Usage,
-            _ => Kind::Environment,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Postgres(_) => "postgres",
-            Self::Source(refusal) => refusal.code(),
-            Self::Kafka(_) => "kafka",
-            Self::Redis(_) => "redis",
-            Self::Url(_) => "clickhouse_url",
-            Self::Web(_) => "external",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Source(refusal) => refusal.hint(),
-            Self::Postgres(error) if !postgres::is_unreachable(error) => {
-                Some("fanout doctor --source".to_owned())
-            }
-            _ => Some("fanout up".to_owned()),
-        }
     }
 }
 
@@ -210,13 +96,4 @@ pub async fn smoke(
     }
     steps.done("followed");
     Ok(report)
-}
-
-/// What the hint for a silent topic is about.
-fn topics(settings: &Settings) -> String {
-    format!(
-        "{} and {}",
-        super::fence::events_topic(settings),
-        content_topic(settings)
-    )
 }

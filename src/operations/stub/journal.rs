@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    error::JournalError,
     record::{Fingerprint, MAGIC, Posted, fingerprint},
     segment::{Piece, Segment},
 };
@@ -46,25 +47,6 @@ pub enum Accepted {
     Duplicate,
     /// The key came before with another body.
     Conflict,
-}
-
-/// Why the files cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    #[error("{} cannot be used", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{} is in use by another stub", path.display())]
-    Locked { path: PathBuf },
-    #[error("{} is damaged at byte {at}: {reason}", path.display())]
-    Damaged {
-        path: PathBuf,
-        at: u64,
-        reason: &'static str,
-    },
 }
 
 /// The files and their index.

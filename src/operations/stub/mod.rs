@@ -1,6 +1,7 @@
 //! The external system, as a server: takes each event once under its
 //! `Idempotency-Key`, keeps what it took over restarts, and fails on order.
 
+mod error;
 mod faults;
 mod journal;
 mod record;
@@ -18,17 +19,16 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use error::JournalError;
 pub use faults::Faults;
-pub use journal::{JournalError, Keep};
+pub use journal::Keep;
+pub use routes::SYSTEM;
 
-use self::journal::Journal;
+use self::{journal::Journal, routes::State};
 use crate::{
     clients::browser,
     failure::{Failure, Kind},
 };
-
-/// What `GET /events` calls itself: by this others know that they talk to it.
-pub const SYSTEM: &str = "fanout-stub";
 
 /// How long requests under way are waited for at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -90,13 +90,6 @@ impl Failure for StubError {
         };
         Some(hint.to_owned())
     }
-}
-
-/// What all requests share.
-#[derive(Debug)]
-struct State {
-    journal: Mutex<Journal>,
-    faults: RwLock<Faults>,
 }
 
 /// A stub that listens and does not serve yet.

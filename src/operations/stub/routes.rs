@@ -1,6 +1,6 @@
 //! The stub's requests and answers.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use axum::{
     Json, Router,
@@ -14,12 +14,22 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Faults, SYSTEM, State,
+    faults::Faults,
     journal::{Accepted, Journal},
     record::{MAX_KEY, Posted, Stored},
     segment::Piece,
 };
 use crate::clock::now_us;
+
+/// What `GET /events` calls itself: by this others know that they talk to it.
+pub const SYSTEM: &str = "fanout-stub";
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) journal: Mutex<Journal>,
+    pub(super) faults: RwLock<Faults>,
+}
 
 /// The largest event that is taken, in bytes.
 const MAX_BODY: usize = 32 * 1024 * 1024;

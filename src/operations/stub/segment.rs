@@ -11,7 +11,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    journal::JournalError,
+    error::JournalError,
     record::{Fingerprint, MAGIC, Posted, Reading, Record, Stored},
 };
 use crate::stack::files;
