@@ -14,7 +14,7 @@ use crate::{
     },
     config::Settings,
     failure::{Failure, Kind},
-    operations::{status, steps::Steps},
+    operations::{status::worker, steps::Steps},
     pipeline::status::Halt,
     progress::Progress,
     sink_kind::{ConsumerGroup, SinkKind},
@@ -228,7 +228,7 @@ pub async fn wait(
 /// Why the sink of a group does not go on, where a pipeline of this machine says
 /// that it is halted.
 async fn halted(settings: &Settings, group: ConsumerGroup) -> Option<FenceError> {
-    let status = status::pipeline(&settings.http.url).await.ok()?;
+    let status = worker::pipeline(&settings.http.url).await.ok()?;
     let mut sinks = status.sinks.into_iter();
     let sink = sinks.find(|sink| sink.name == group.name())?;
     let (sink, halt) = (sink.name, sink.halt?);

@@ -2,6 +2,7 @@
 //! settings that reports through a progress and returns what it did.
 
 pub mod backfill;
+pub mod board;
 pub mod check;
 pub mod connector;
 pub mod dlq;

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::{
-    BackfillError,
-    database::{insist, rebuild},
-    plan::Request,
+    error::BackfillError,
+    request::Request,
+    store::{insist, rebuild},
 };
 use crate::{
     clients::kafka::{Log, ensure_topics},

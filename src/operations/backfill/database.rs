@@ -12,26 +12,26 @@
 use std::time::Duration;
 
 use super::{
-    BackfillError,
     alterations::Consented,
+    error::BackfillError,
     journal::{Database, Journal, Place},
     prune::Prune,
     snapshot::Snapshot,
+    store::{insist, rebuild},
 };
 use crate::{
     clients::kafka::Log,
     config::Settings,
     crash,
     operations::{
-        fence::{self, FenceError, consumer, content_topic, events_topic, reader_group},
+        fence::{self, FenceError, consumer, events_topic, reader_group},
         objects,
         source::{Inspector, Refusal},
         steps::Steps,
     },
-    pipeline::replay::ReplayError,
     progress::Progress,
     sink_kind::SinkKind,
-    sinks::{Fault, clickhouse::Rebuild},
+    sinks::clickhouse::Rebuild,
     source::{Fingerprint, Severity, judge},
 };
 
@@ -274,12 +274,6 @@ impl FromDatabase<'_> {
     }
 }
 
-pub(super) fn rebuild(settings: &Settings) -> Result<Rebuild, BackfillError> {
-    let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
-    let (facts, content) = (events_topic(settings), content_topic(settings));
-    Ok(Rebuild::new(&settings.clickhouse, log, facts, content)?)
-}
-
 /// Keeps that history is complete again, as of when the source was read.
 pub(super) async fn reconciled(
     settings: &Settings,
@@ -305,24 +299,4 @@ fn committed(partitions: &[fence::Behind]) -> i64 {
         .iter()
         .map(|behind| behind.committed.unwrap_or(0) - behind.end)
         .sum()
-}
-
-/// Asks a store until it works, is hopeless, or has refused for too long.
-pub(super) async fn insist<T, F: Future<Output = Result<T, Fault>>>(
-    patience: Duration,
-    ask: impl Fn() -> F,
-) -> Result<T, BackfillError> {
-    let started = tokio::time::Instant::now();
-    loop {
-        let reason = match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(Fault::Halt(halt)) => return Err(ReplayError::Halted(halt).into()),
-            Err(Fault::Retry { reason, .. }) => reason,
-        };
-        let waited = started.elapsed();
-        if waited >= patience {
-            return Err(ReplayError::Refused { reason, waited }.into());
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }

@@ -7,10 +7,10 @@ use crate::{
         clickhouse::{ClickHouseError, InvalidUrl},
         kafka::KafkaError,
         postgres::PostgresError,
-        redis::RedisError,
     },
     failure::{Failure, Kind},
     operations::{
+        board::BoardError,
         connector::ConnectorError,
         fence::FenceError,
         objects::ObjectsError,
@@ -52,8 +52,8 @@ pub enum BackfillError {
     },
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    #[error("cannot rebuild the board in redis")]
-    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Board(#[from] BoardError),
     #[error("postgres does not answer")]
     Postgres(#[from] PostgresError),
     #[error("clickhouse does not answer")]
@@ -82,8 +82,6 @@ pub enum BackfillError {
     SnapshotAborted,
     #[error("the snapshot of {table} ended with {status}")]
     SnapshotFailed { table: String, status: String },
-    #[error("the board was not published within {}s", waited.as_secs())]
-    NoBoard { waited: Duration },
 }
 
 fn list(partitions: &[(i32, i64)]) -> String {
@@ -102,11 +100,10 @@ impl Failure for BackfillError {
             Self::State(error) => error.kind(),
             Self::Inspect(_) => Kind::Environment,
             Self::Records(error) => error.kind(),
-            Self::Journal { .. }
-            | Self::Malformed { .. }
-            | Self::Disk(_)
-            | Self::Kafka(_)
-            | Self::Redis(_) => Kind::Environment,
+            Self::Journal { .. } | Self::Malformed { .. } | Self::Disk(_) | Self::Kafka(_) => {
+                Kind::Environment
+            }
+            Self::Board(error) => error.kind(),
             Self::NoTopic { .. } | Self::OlderThanLog { .. } => Kind::Failed,
             Self::Postgres(_) | Self::ClickHouse(_) => Kind::Environment,
             Self::ClickHouseUrl(_) => Kind::Usage,
@@ -115,7 +112,7 @@ impl Failure for BackfillError {
             Self::Connector(error) => error.kind(),
             Self::Fence(error) => error.kind(),
             Self::SnapshotAborted | Self::SnapshotFailed { .. } => Kind::Failed,
-            Self::NoBoard { .. } | Self::SnapshotSilent { .. } => Kind::NotReady,
+            Self::SnapshotSilent { .. } => Kind::NotReady,
         }
     }
 
@@ -130,7 +127,7 @@ impl Failure for BackfillError {
             Self::NoTopic { .. } => "no_topic",
             Self::OlderThanLog { .. } => "older_than_log",
             Self::Replay(error) => error.code(),
-            Self::Redis(_) => "redis",
+            Self::Board(error) => error.code(),
             Self::Postgres(_) => "postgres",
             Self::ClickHouse(_) => "clickhouse",
             Self::ClickHouseUrl(_) => "clickhouse_url",
@@ -145,7 +142,6 @@ impl Failure for BackfillError {
             Self::SnapshotSilent { .. } => "snapshot_silent",
             Self::SnapshotAborted => "snapshot_aborted",
             Self::SnapshotFailed { .. } => "snapshot_failed",
-            Self::NoBoard { .. } => "board_not_ready",
         }
     }
 
@@ -158,9 +154,8 @@ impl Failure for BackfillError {
                 "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),
-            Self::Kafka(_) | Self::Redis(_) | Self::Postgres(_) | Self::ClickHouse(_) => {
-                "fanout status".to_owned()
-            }
+            Self::Kafka(_) | Self::Postgres(_) | Self::ClickHouse(_) => "fanout status".to_owned(),
+            Self::Board(error) => return error.hint(),
             Self::ClickHouseUrl(_) => "fanout config show".to_owned(),
             Self::Objects(error) => return error.hint(),
             Self::Connector(error) => return error.hint(),
@@ -183,7 +178,6 @@ impl Failure for BackfillError {
             Self::State(error) => return error.hint(),
             Self::Inspect(_) => "fanout status".to_owned(),
             Self::Records(error) => return error.hint(),
-            Self::NoBoard { .. } => "fanout status: is `fanout run` up?".to_owned(),
         })
     }
 }

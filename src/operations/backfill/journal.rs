@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::BackfillError;
+use super::error::BackfillError;
 use crate::{
     clients::clickhouse::Times,
     pipeline::replay::Part,

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    BackfillError, Request,
+    error::BackfillError,
     journal::{Journal, Place},
+    request::Request,
 };
 use crate::{
     clients::{

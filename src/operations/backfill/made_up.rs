@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::{
-    BackfillError,
     alterations::Consented,
-    database::insist,
+    error::BackfillError,
     journal::{Database, Journal},
+    store::insist,
 };
 use crate::{
     clients::kafka::{Log, StateTopic},

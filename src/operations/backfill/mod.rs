@@ -9,7 +9,6 @@
 //! command goes on from there.
 
 mod alterations;
-mod board;
 mod database;
 mod error;
 mod journal;
@@ -17,7 +16,9 @@ mod log;
 mod made_up;
 mod plan;
 mod prune;
+mod request;
 mod snapshot;
+mod store;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +26,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use error::BackfillError;
-pub use plan::{Plan, Request, Source, Stretch};
+pub use plan::{Plan, Stretch};
+pub use request::{Request, Source};
 
 use self::{
     alterations::Consented,
@@ -34,7 +36,7 @@ use self::{
     log::{Keeper, Topic},
     plan::look,
 };
-use super::{scratch::Scratch, steps::Steps};
+use super::{board, scratch::Scratch, steps::Steps};
 use crate::{
     config::Settings,
     crash,
@@ -198,7 +200,7 @@ impl Backfill {
             .await?;
         }
         if wants_board {
-            board = Some(rebuild_board(&self.settings, patience, progress).await?);
+            board = Some(board::rebuild(&self.settings, patience, progress).await?);
         }
         if rebuilds {
             let source = database.as_ref().and_then(|one| one.source.as_ref());
@@ -264,19 +266,4 @@ impl Backfill {
         steps.done("replayed");
         Ok(tally)
     }
-}
-
-/// Has the board made anew; returns its members.
-///
-/// # Errors
-/// When nobody publishes it within `timeout`, or Redis does not answer.
-pub async fn rebuild_board(
-    settings: &Settings,
-    timeout: Duration,
-    progress: &dyn Progress,
-) -> Result<u64, BackfillError> {
-    let steps = Steps::new(progress, "redis");
-    let members = board::rebuild(settings, timeout, &steps).await?;
-    steps.done("rebuilt");
-    Ok(members)
 }

@@ -1,46 +1,25 @@
-//! What a backfill will do, before it does anything: the request, the part of
-//! the log or of the source that it means now, and whether it goes on with an
-//! earlier one.
+//! What a backfill will do, before it does anything: the part of the log or of
+//! the source that its request means now, and whether it goes on with an earlier
+//! one.
 
 use serde::Serialize;
 
 use super::{
-    BackfillError,
+    error::BackfillError,
     journal::{Journal, Place},
     log::Topic,
+    request::{Request, Source},
     snapshot,
 };
 use crate::{
     clock::now_us,
     config::Settings,
-    instant::{Resolved, TimeSpec},
+    instant::Resolved,
     operations::{fence::events_topic, up::Alteration},
     pipeline::replay::Part,
-    sink_kind::{SinkKind, Sinks, joined},
+    sink_kind::SinkKind,
     timestamp::Rfc3339,
 };
-
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    pub from: TimeSpec,
-    /// None is up to now.
-    pub to: Option<TimeSpec>,
-    pub source: Source,
-    pub sinks: Sinks,
-    /// Also delete from ClickHouse what the source does not have.
-    pub prune: bool,
-}
-
-/// Where history is read from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The topic: what happened, by the time of the records.
-    Log,
-    /// Postgres: what there is, by the time of the events.
-    Database,
-}
 
 /// What it will do.
 #[derive(Debug, Clone, Serialize)]
@@ -81,81 +60,6 @@ pub struct Stretch {
     pub until: i64,
     /// Offsets in it: at least as many as there are messages.
     pub messages: u64,
-}
-
-impl Request {
-    /// The one form by which a journal knows its request.
-    pub(super) fn form(&self) -> String {
-        let to = self
-            .to
-            .map_or_else(|| "now".to_owned(), |to| to.to_string());
-        let sinks = joined(&self.sinks, ",");
-        let prune = if self.prune { ", pruned" } else { "" };
-        format!(
-            "{} .. {to} from {:?} into {sinks}{prune}",
-            self.from, self.source
-        )
-    }
-
-    /// Checks what can be judged before a server is asked.
-    ///
-    /// # Errors
-    /// When it asks for what there cannot be: no time, no such sink.
-    pub fn check(&self, now_us: i64) -> Result<(), BackfillError> {
-        self.check_range(now_us)?;
-        match self.sinks.unknown() {
-            Some(unknown) => Err(BackfillError::Usage(unknown.to_string())),
-            None if self.sinks.is_empty() => {
-                Err(BackfillError::Usage("no sink is named".to_owned()))
-            }
-            None if self.prune && !self.is_compared() => {
-                let why = "--prune compares clickhouse with postgres: it wants --source database";
-                Err(BackfillError::Usage(why.to_owned()))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn check_range(&self, now_us: i64) -> Result<(), BackfillError> {
-        let from = self.from.resolve(now_us);
-        let to = self.to.map(|to| to.resolve(now_us));
-        let problem = match (from.micros(), to.map(|to| (to, to.micros()))) {
-            (Some(start), _) if start >= now_us => format!("--from {from} is in the future"),
-            (_, Some((_, None))) => "--to earliest leaves nothing to replay".to_owned(),
-            (Some(start), Some((to, Some(end)))) if start == end => {
-                format!("the range is empty: --from and --to are both {to}")
-            }
-            (Some(start), Some((to, Some(end)))) if start > end => {
-                format!("the range runs backwards: --from {from} is after --to {to}")
-            }
-            _ => return Ok(()),
-        };
-        Err(BackfillError::Usage(problem))
-    }
-
-    /// Whether all of history is asked for, and so begins anew.
-    pub(super) fn rebuilds(&self) -> bool {
-        self.prune && self.from == TimeSpec::Earliest && self.to.is_none()
-    }
-
-    /// Whether topics that are missing are made: where it is noted that a sink has
-    /// had its history.
-    pub(super) fn makes_topics(&self) -> bool {
-        let is_noted = |sink: &SinkKind| match sink {
-            SinkKind::Redis | SinkKind::Http => true,
-            SinkKind::ClickHouse => false,
-        };
-        self.rebuilds() || self.sinks.iter().any(is_noted)
-    }
-
-    /// Whether ClickHouse can be compared with the source afterwards.
-    fn is_compared(&self) -> bool {
-        self.source == Source::Database && self.has(SinkKind::ClickHouse)
-    }
-
-    pub(super) fn has(&self, sink: SinkKind) -> bool {
-        self.sinks.contains(&sink)
-    }
 }
 
 /// The journal to go on with, or a new one, and what is to be done by it.
@@ -311,67 +215,6 @@ impl Stretch {
             from: part.from,
             until: part.until,
             messages: part.len(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// 2026-01-02T03:04:05Z.
-    const NOW: i64 = 1_767_323_045_000_000;
-
-    fn request(sinks: &[&str]) -> Request {
-        let sinks: Vec<String> = sinks.iter().map(|sink| (*sink).to_owned()).collect();
-        Request {
-            from: TimeSpec::Ago(7_200_000_000),
-            to: None,
-            source: Source::Log,
-            prune: false,
-            sinks: sinks.into(),
-        }
-    }
-
-    #[test]
-    fn a_request_has_one_form_and_its_sinks_are_checked() {
-        let both = request(&["clickhouse", "http"]);
-        assert_eq!(both.form(), "2h ago .. now from Log into clickhouse,http");
-        assert!(both.check(NOW).is_ok());
-        assert!(request(&[]).check(NOW).is_err());
-        let future = Request {
-            from: "0s".parse().expect("a time"),
-            ..request(&["htp"])
-        };
-        let error = future.check(NOW).expect_err("in the future");
-        assert!(error.to_string().contains("in the future"), "{error}");
-        let error = request(&["htp"]).check(NOW).expect_err("no such sink");
-        assert_eq!(
-            error.to_string(),
-            "unknown sink \"htp\", expected one of redis, clickhouse, http (did you mean \"http\"?)"
-        );
-    }
-
-    #[test]
-    fn a_range_that_holds_no_time_is_refused() {
-        let range = |from: &str, to: Option<&str>| Request {
-            from: from.parse().expect("a time"),
-            to: to.map(|to| to.parse().expect("a time")),
-            ..request(&["clickhouse"])
-        };
-        for (from, to) in [("3h", Some("2h")), ("earliest", Some("1h")), ("1h", None)] {
-            assert!(range(from, to).check(NOW).is_ok(), "{from} {to:?}");
-        }
-        for (from, to, says) in [
-            ("2h", Some("3h"), "the range runs backwards"),
-            ("2h", Some("2h"), "the range is empty"),
-            ("2h", Some("earliest"), "--to earliest"),
-            ("earliest", Some("earliest"), "--to earliest"),
-            ("0s", None, "in the future"),
-            ("2100-01-01T00:00:00Z", None, "in the future"),
-        ] {
-            let error = range(from, to).check(NOW).expect_err("refused");
-            assert!(error.to_string().contains(says), "{from} {to:?}: {error}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::BackfillError;
+use super::error::BackfillError;
 use crate::{
     clients::{
         clickhouse::{ContentPlace, ContentRow, FactRow, PlaceRow, Store, Times},

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{BackfillError, journal::Database};
+use super::{error::BackfillError, journal::Database};
 use crate::{
     clients::{
         clickhouse::Times,

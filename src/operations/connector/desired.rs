@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ConnectorError, placeholder::PROPERTY as PLACEHOLDER};
+use super::error::ConnectorError;
 use crate::{
     assets,
     clients::postgres,
@@ -15,6 +15,9 @@ use crate::{
 
 /// A connector's configuration, as Connect keeps it: texts only.
 pub type Properties = BTreeMap<String, String>;
+
+/// The property that holds the placeholder of unavailable values.
+pub const PLACEHOLDER: &str = "unavailable.value.placeholder";
 
 /// Where the template is among the embedded files.
 const TEMPLATE: &str = "connect/pg-engagement-cdc.json";

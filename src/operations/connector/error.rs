@@ -1,6 +1,6 @@
 //! What can go wrong between fanout and Kafka Connect.
 
-use super::{ConnectorStatus, State, remedy, rest::Rest};
+use super::{remedy, status::State};
 use crate::{
     clients::{
         kafka::KafkaError,
@@ -61,22 +61,6 @@ pub enum ConnectorError {
 }
 
 impl ConnectorError {
-    pub(super) fn missing(rest: &Rest) -> Self {
-        Self::Missing {
-            name: rest.name().to_owned(),
-        }
-    }
-
-    pub(super) fn not_running(rest: &Rest, status: Option<ConnectorStatus>) -> Self {
-        Self::NotReady {
-            name: rest.name().to_owned(),
-            state: status.map_or_else(
-                || "unknown to connect".to_owned(),
-                |status| status.summary(),
-            ),
-        }
-    }
-
     /// The failure of a task, by its root cause.
     pub(super) fn failed(settings: &Settings, cause: String) -> Self {
         let name = settings.connector.name.clone();

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use super::{Applied, ConnectorError, apply, forget_offsets, plan, status};
-use crate::{
-    clients::postgres::{self, Client, PostgresError},
-    config::Settings,
-    progress::Progress,
-    template::Values,
+use super::{
+    Applied, apply,
+    error::ConnectorError,
+    forget_offsets, plan,
+    slot::{connect, is_usable},
+    status,
 };
+use crate::{config::Settings, progress::Progress, template::Values};
 
 /// Makes the connector run. Returns whether it has begun again with a snapshot
 /// of everything.
@@ -22,7 +23,7 @@ pub async fn mend(
     progress: &dyn Progress,
 ) -> Result<bool, ConnectorError> {
     let client = connect(settings).await?;
-    let lost = slot(&client, settings).await != Some(true);
+    let lost = is_usable(&client, settings).await != Some(true);
     drop(client);
     let exists = matches!(status(settings).await, Ok(Some(_)));
     let none = Values::new();
@@ -50,7 +51,7 @@ pub async fn to_mend(
     timeout: Duration,
 ) -> Result<(Vec<String>, Vec<String>), ConnectorError> {
     let client = connect(settings).await?;
-    let usable = slot(&client, settings).await;
+    let usable = is_usable(&client, settings).await;
     drop(client);
     let (name, slot) = (&settings.connector.name, &settings.connector.slot);
     let (mut at_connect, mut at_postgres) = (Vec::new(), Vec::new());
@@ -75,27 +76,4 @@ pub async fn to_mend(
     }
     at_postgres.push(format!("create replication slot {slot}"));
     Ok((at_connect, at_postgres))
-}
-
-/// Removes a slot that has lost its log, so that another can have its name.
-pub(super) async fn drop_lost_slot(settings: &Settings) -> Result<(), ConnectorError> {
-    const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-         WHERE slot_name = $1 AND wal_status = 'lost' AND NOT active";
-    let client = connect(settings).await?;
-    let dropped = client.query(DROP, &[&settings.connector.slot]).await;
-    dropped.map_err(ConnectorError::Postgres)?;
-    Ok(())
-}
-
-async fn connect(settings: &Settings) -> Result<Client, ConnectorError> {
-    let connected = postgres::connect(&settings.postgres.url).await;
-    connected.map_err(ConnectorError::Postgres)
-}
-
-/// Whether the slot can go on; none where there is no slot, or nobody knows.
-async fn slot(client: &Client, settings: &Settings) -> Option<bool> {
-    const LOOK: &str = "SELECT wal_status IS DISTINCT FROM 'lost' FROM pg_replication_slots
-         WHERE slot_name = $1";
-    let found: Result<_, PostgresError> = client.query_opt(LOOK, &[&settings.connector.slot]).await;
-    found.ok()??.try_get(0).ok()
 }

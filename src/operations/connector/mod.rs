@@ -9,7 +9,9 @@ mod placeholder;
 mod remedy;
 mod rest;
 mod session;
+mod slot;
 mod status;
+mod wait;
 
 use std::{fs, time::Duration};
 
@@ -23,10 +25,14 @@ pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use session::is_connected;
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
 
-use self::{placeholder::Placeholder, rest::Rest};
+use self::{
+    placeholder::Placeholder,
+    rest::Rest,
+    wait::{POLL, stop, until, until_not_paused, until_running},
+};
 use crate::{
     config::{Runtime, Settings},
-    operations::{source, steps::Steps},
+    operations::{source::records::reconfigured, steps::Steps},
     progress::Progress,
     stack::{Site, State as StackState},
     template::Values,
@@ -37,16 +43,6 @@ const TASK: &str = "connector";
 
 /// Where a Connect in a container has its secrets, by its definition.
 const SECRETS_INSIDE: &str = "/etc/fanout/secrets.properties";
-
-/// Between two looks at the status.
-const POLL: Duration = Duration::from_millis(200);
-
-/// A task that runs has to do so on so many looks in a row: one that fails at
-/// once shows as running for a moment.
-const STEADY_LOOKS: u32 = 2;
-
-/// Connect shows a failure of before a restart for a moment after it.
-const STALE_FAILURE: Duration = Duration::from_secs(3);
 
 /// What `apply` found to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +152,7 @@ pub async fn apply(
         rest.put_config(&desired, deadline).await?;
         switch.configured().await?;
         // Where it cannot be kept, later looks find the difference.
-        let kept = source::reconfigured(settings, current.as_ref(), &desired).await;
+        let kept = reconfigured(settings, current.as_ref(), &desired).await;
         match (&mut applied, kept) {
             (Applied::Updated { drifted, .. }, Ok(found)) => *drifted = found,
             (_, Err(error)) => tracing::warn!(%error, "the new configuration is not on record"),
@@ -246,7 +242,7 @@ pub async fn restart_failed(settings: &Settings) -> Result<bool, ConnectorError>
     let rest = Rest::new(settings)?;
     let failed = match rest.status().await? {
         Some(status) => status.failure().is_some(),
-        None => return Err(ConnectorError::missing(&rest)),
+        None => return Err(rest.missing()),
     };
     if failed {
         rest.restart(true, Instant::now() + Duration::from_secs(10))
@@ -328,7 +324,7 @@ pub async fn forget_offsets(
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     stop_and_forget(&rest, deadline, &steps).await?;
-    mend::drop_lost_slot(settings).await?;
+    slot::drop_lost_slot(settings).await?;
     rest.put("resume", deadline).await?;
     until_not_paused(&rest, deadline, &steps).await?;
     Ok(())
@@ -342,16 +338,6 @@ async fn stop_and_forget(
 ) -> Result<(), ConnectorError> {
     stop(rest, deadline, steps).await?;
     rest.delete_offsets(deadline).await
-}
-
-/// Stops the connector and waits until it has no task any more.
-async fn stop(rest: &Rest, deadline: Instant, steps: &Steps<'_>) -> Result<(), ConnectorError> {
-    rest.put("stop", deadline).await?;
-    until(rest, deadline, steps, |status| {
-        status.state == State::Stopped && status.tasks.is_empty()
-    })
-    .await?;
-    Ok(())
 }
 
 /// Removes the connector and the position that Connect keeps for it; says
@@ -374,92 +360,6 @@ pub async fn erase(
     stop_and_forget(&rest, deadline, &steps).await?;
     rest.delete(deadline).await?;
     Ok(true)
-}
-
-/// Waits until all run. A failure is given one restart; then it is told.
-async fn until_running(
-    settings: &Settings,
-    rest: &Rest,
-    deadline: Instant,
-    steps: &Steps<'_>,
-) -> Result<ConnectorStatus, ConnectorError> {
-    let mut steady = 0;
-    let mut restarted: Option<Instant> = None;
-    loop {
-        let status = rest.status().await?;
-        if let Some(status) = &status {
-            steps.doing(&status.summary());
-            if matches!(status.state, State::Paused | State::Stopped) {
-                return Err(ConnectorError::Paused {
-                    name: status.name.clone(),
-                    state: status.state,
-                });
-            }
-            if let Some(cause) = status.failure() {
-                match restarted {
-                    None => {
-                        rest.restart(true, deadline).await?;
-                        restarted = Some(Instant::now());
-                    }
-                    Some(at) if at.elapsed() > STALE_FAILURE => {
-                        return Err(ConnectorError::failed(settings, cause));
-                    }
-                    Some(_) => {}
-                }
-            }
-        }
-        match status {
-            Some(status) if status.is_running() => {
-                steady += 1;
-                if steady >= STEADY_LOOKS {
-                    if is_connected(settings).await != Some(false) {
-                        return Ok(status);
-                    }
-                    steps.doing("waiting until it has logged in to postgres");
-                    if Instant::now() >= deadline {
-                        let name = status.name;
-                        return Err(ConnectorError::NotConnected { name });
-                    }
-                }
-            }
-            other if Instant::now() >= deadline => {
-                return Err(ConnectorError::not_running(rest, other));
-            }
-            _ => steady = 0,
-        }
-        sleep(POLL).await;
-    }
-}
-
-async fn until_not_paused(
-    rest: &Rest,
-    deadline: Instant,
-    steps: &Steps<'_>,
-) -> Result<ConnectorStatus, ConnectorError> {
-    let moving = |status: &ConnectorStatus| !matches!(status.state, State::Paused | State::Stopped);
-    until(rest, deadline, steps, moving).await
-}
-
-async fn until(
-    rest: &Rest,
-    deadline: Instant,
-    steps: &Steps<'_>,
-    reached: impl Fn(&ConnectorStatus) -> bool,
-) -> Result<ConnectorStatus, ConnectorError> {
-    loop {
-        let status = rest
-            .status()
-            .await?
-            .ok_or_else(|| ConnectorError::missing(rest))?;
-        steps.doing(&status.summary());
-        if reached(&status) {
-            return Ok(status);
-        }
-        if Instant::now() >= deadline {
-            return Err(ConnectorError::not_running(rest, Some(status)));
-        }
-        sleep(POLL).await;
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,13 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{ConnectorError, Properties, State, rest::Rest, stop, until_not_paused};
+use super::{
+    desired::{PLACEHOLDER, Properties},
+    error::ConnectorError,
+    rest::Rest,
+    status::State,
+    wait::{stop, until_not_paused},
+};
 use crate::{
     clients::kafka::{Log, StateTopic, ensure_topics},
     config::Settings,
@@ -23,9 +29,6 @@ use crate::{
     pipeline::{Source, topics},
     sinks::KnownPlaceholders,
 };
-
-/// The property that holds it.
-pub(super) const PROPERTY: &str = "unavailable.value.placeholder";
 
 /// The placeholder that the connector has to have.
 pub(super) struct Placeholder<'a> {
@@ -50,7 +53,7 @@ impl<'a> Placeholder<'a> {
         let log = Log::new(&consumer, &reader)?;
         let known = KnownPlaceholders::new(state, log, &source.facts, &source.content);
         let known = known.read().await?;
-        let configured = current.and_then(|current| current.get(PROPERTY));
+        let configured = current.and_then(|current| current.get(PLACEHOLDER));
         let text = match (&known, configured) {
             (Some(known), _) => known.placeholder.clone(),
             (None, Some(ours)) if Placeholders::is_chosen(ours) => ours.clone(),
@@ -65,7 +68,7 @@ impl<'a> Placeholder<'a> {
 
     /// Has the connector configured with it.
     pub(super) fn fill(&self, desired: &mut Properties) {
-        desired.insert(PROPERTY.to_owned(), self.text.clone());
+        desired.insert(PLACEHOLDER.to_owned(), self.text.clone());
     }
 
     /// Makes it known, before the connector is configured with it. One that has
@@ -89,7 +92,7 @@ impl<'a> Placeholder<'a> {
             ends: None,
         };
         let configured = current.map(|current| {
-            let configured = current.get(PROPERTY).map(String::as_str);
+            let configured = current.get(PLACEHOLDER).map(String::as_str);
             configured.unwrap_or(DEBEZIUMS_OWN)
         });
         match configured {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep};
 
-use super::{ConnectorError, ConnectorStatus, Properties};
+use super::{desired::Properties, error::ConnectorError, status::ConnectorStatus};
 use crate::{
     clients::web::{Answer, Method, Web},
     config::Settings,
@@ -46,12 +46,6 @@ impl Rest {
             redactor: settings.redactor(),
             name: settings.connector.name.clone(),
         })
-    }
-
-    /// The connector's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// Waits until Connect has read its own topics.
@@ -209,11 +203,27 @@ impl Rest {
         self.base.join(&format!("/connectors/{}{path}", self.name))
     }
 
+    /// Connect has no such connector.
+    pub(super) fn missing(&self) -> ConnectorError {
+        ConnectorError::Missing {
+            name: self.name.clone(),
+        }
+    }
+
+    /// The connector does not run in time.
+    pub(super) fn not_running(&self, status: Option<ConnectorStatus>) -> ConnectorError {
+        ConnectorError::NotReady {
+            name: self.name.clone(),
+            state: status.map_or_else(
+                || "unknown to connect".to_owned(),
+                |status| status.summary(),
+            ),
+        }
+    }
+
     fn refused(&self, answer: &Answer) -> ConnectorError {
         if answer.status == 404 {
-            return ConnectorError::Missing {
-                name: self.name.clone(),
-            };
+            return self.missing();
         }
         ConnectorError::Refused {
             status: answer.status,

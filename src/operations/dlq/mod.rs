@@ -1,95 +1,38 @@
 //! Dead letters: what was rejected, by whom and why, with the original bytes;
 //! applied again by [`replay`], forgotten by [`purge`].
 
+mod error;
+mod filter;
+mod letter;
 mod purge;
 mod reader;
 mod replay;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt, io,
-    str::FromStr,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use super::{
-    backfill::BackfillError,
-    fence::{consumer, reader_group},
-};
+use super::fence::{consumer, reader_group};
 use crate::{
-    clients::kafka::{KafkaError, Scan, Seen, Stretch},
+    clients::kafka::{Scan, Stretch},
     config::Settings,
-    event::RejectCode,
-    failure::{Failure, Kind},
-    pipeline::replay::ReplayError,
-    sink_kind::ConsumerGroup,
-    sinks::http,
-    suggest::unknown,
 };
 
+pub use error::DlqError;
+pub use filter::Filter;
+pub(super) use letter::PURGED;
+pub use letter::{Letter, LetterId};
 pub use purge::{Purged, purge};
 pub use reader::Reader;
 pub use replay::{Replay, Report, Selected, select};
-
-/// Header of a letter of which only the place is kept: it was purged.
-pub(super) const PURGED: &str = "fanout-purged";
 
 /// Bytes of keys and values that a list holds. Beyond it, the older letters of
 /// the list keep the beginning of theirs.
 const MAX_LISTED: usize = 64 * 1024 * 1024;
 
-/// Of each key and value whose beginning is kept, so many bytes.
-const EXCERPT: usize = 256;
-
 /// Kinds of letter that are counted apart. fanout makes a few dozen; what else
 /// is in the topic may bear any name.
 const MAX_KINDS: usize = 1_000;
-
-/// Where a letter is in the topic of dead letters: `partition:offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LetterId {
-    pub partition: i32,
-    pub offset: i64,
-}
-
-/// One dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    pub id: LetterId,
-    pub sink: String,
-    /// Stable name of the reason.
-    pub code: String,
-    pub error: String,
-    /// The record's own position.
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    /// Life of the topic that the position is of.
-    pub generation: String,
-    /// RFC 3339.
-    pub time: String,
-    /// When the broker appended the record, in milliseconds since the epoch.
-    pub timestamp_ms: i64,
-    /// Its bytes are gone, on purpose; that it was one is kept, because it
-    /// accounts for the record.
-    pub purged: bool,
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    /// Bytes of the whole value, of which a list has the beginning only.
-    pub value_bytes: Option<usize>,
-    /// Of key or value, only the beginning is here.
-    pub truncated: bool,
-}
-
-/// Which letters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// These; all, where none is named.
-    pub ids: BTreeSet<LetterId>,
-    pub sink: Option<ConsumerGroup>,
-    pub code: Option<String>,
-}
 
 /// How many there are of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,133 +50,6 @@ pub struct Listing {
     pub counts: Vec<Count>,
     /// Letters whose bytes were purged.
     pub purged: u64,
-}
-
-/// Why dead letters cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum DlqError {
-    #[error("kafka does not give the dead letters")]
-    Kafka(#[from] KafkaError),
-    #[error("{0}")]
-    Unknown(String),
-    #[error("there is no dead letter {id} in {topic}")]
-    NoLetter { id: LetterId, topic: String },
-    #[error("cannot use temporary files")]
-    Disk(#[from] io::Error),
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
-    #[error(transparent)]
-    Board(#[from] BackfillError),
-}
-
-impl Failure for DlqError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Kafka(_) | Self::Disk(_) => Kind::Environment,
-            Self::Unknown(_) => Kind::Usage,
-            Self::NoLetter { .. } => Kind::Failed,
-            Self::Replay(error) => error.kind(),
-            Self::Board(error) => error.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Kafka(_) => "kafka",
-            Self::Unknown(_) => "usage",
-            Self::Disk(_) => "temporary_files",
-            Self::NoLetter { .. } => "no_letter",
-            Self::Replay(error) => error.code(),
-            Self::Board(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Kafka(_) => "fanout status",
-            Self::Unknown(_) => "fanout dlq --help",
-            Self::Disk(_) => "free space in that folder, then run it again",
-            Self::NoLetter { .. } => "fanout dlq ls",
-            Self::Replay(error) => return error.hint(),
-            Self::Board(error) => return error.hint(),
-        };
-        Some(hint.to_owned())
-    }
-}
-
-impl fmt::Display for LetterId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.partition, self.offset)
-    }
-}
-
-impl FromStr for LetterId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts = text.split_once(':');
-        let read = parts.and_then(|(partition, offset)| {
-            Some(Self {
-                partition: partition.parse().ok()?,
-                offset: offset.parse().ok()?,
-            })
-        });
-        read.ok_or_else(|| "expected partition:offset, such as 0:17".to_owned())
-    }
-}
-
-impl From<Seen> for Letter {
-    /// A header that is missing is empty, or -1: the letter is shown anyway.
-    fn from(seen: Seen) -> Self {
-        let text = |name: &str| seen.header(name).unwrap_or_default();
-        Self {
-            id: LetterId {
-                partition: seen.partition,
-                offset: seen.offset,
-            },
-            sink: text("fanout-sink"),
-            code: text("fanout-code"),
-            error: text("fanout-error"),
-            topic: text("fanout-topic"),
-            partition: text("fanout-partition").parse().unwrap_or(-1),
-            offset: text("fanout-offset").parse().unwrap_or(-1),
-            generation: text("fanout-generation"),
-            timestamp_ms: timestamp_ms(&seen),
-            time: text("fanout-time"),
-            purged: seen.header(PURGED).is_some(),
-            value_bytes: seen.value.as_ref().map(Vec::len),
-            key: seen.key,
-            value: seen.value,
-            truncated: false,
-        }
-    }
-}
-
-/// The record's own time; of letters that do not have it, when they were
-/// written, which is soon after.
-fn timestamp_ms(seen: &Seen) -> i64 {
-    let header = seen.header("fanout-timestamp");
-    let own = header.and_then(|text| text.parse().ok());
-    own.unwrap_or(seen.timestamp_ms)
-}
-
-impl Letter {
-    /// Bytes of key and value.
-    fn size(&self) -> usize {
-        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        length(&self.key) + length(&self.value)
-    }
-
-    /// Keeps the beginning of the bytes; of a text, whole characters.
-    fn cut(&mut self) {
-        for bytes in [&mut self.key, &mut self.value].into_iter().flatten() {
-            let text = std::str::from_utf8(bytes);
-            let end = text.map_or(EXCERPT, |text| text.floor_char_boundary(EXCERPT));
-            self.truncated |= bytes.len() > end;
-            bytes.truncate(end);
-            bytes.shrink_to_fit();
-        }
-    }
 }
 
 /// The latest letters, within their bounds.
@@ -276,41 +92,6 @@ impl Latest {
             self.bytes += oldest.size();
             self.cut += 1;
         }
-    }
-}
-
-impl Filter {
-    /// A filter by names, which have to be names of something.
-    ///
-    /// # Errors
-    /// When there is no such sink or code.
-    pub fn new(
-        ids: BTreeSet<LetterId>,
-        sink: Option<String>,
-        code: Option<String>,
-    ) -> Result<Self, DlqError> {
-        let sink = sink.map(|name| name.parse::<ConsumerGroup>()).transpose();
-        let sink = sink.map_err(|error| DlqError::Unknown(error.to_string()))?;
-        let codes: Vec<&str> = RejectCode::ALL
-            .iter()
-            .map(|code| code.as_str())
-            .chain(http::REJECT_CODES)
-            .collect();
-        if let Some(code) = &code
-            && !codes.contains(&code.as_str())
-        {
-            return Err(DlqError::Unknown(unknown("code", code, &codes)));
-        }
-        Ok(Self { ids, sink, code })
-    }
-
-    fn takes(&self, letter: &Letter) -> bool {
-        if letter.purged || !(self.ids.is_empty() || self.ids.contains(&letter.id)) {
-            return false;
-        }
-        let is_sink = |sink: ConsumerGroup| sink.name() == letter.sink;
-        let is_code = |code: &str| code == letter.code;
-        self.sink.is_none_or(is_sink) && self.code.as_deref().is_none_or(is_code)
     }
 }
 
@@ -372,44 +153,8 @@ pub async fn find(settings: &Settings, id: LetterId) -> Result<Letter, DlqError>
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_read_as_it_is_shown() {
-        let id = LetterId {
-            partition: 2,
-            offset: 17,
-        };
-        assert_eq!(id.to_string().parse(), Ok(id));
-        for text in ["", "2", "2:", ":7", "a:b"] {
-            assert!(text.parse::<LetterId>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_filter_by_a_name_that_is_none_is_a_mistake() {
-        let filter = |sink: Option<&str>, code: Option<&str>| {
-            Filter::new(
-                BTreeSet::new(),
-                sink.map(str::to_owned),
-                code.map(str::to_owned),
-            )
-        };
-        assert!(filter(Some("content"), Some("bad_uuid")).is_ok());
-        assert!(filter(Some("http"), Some("http_conflict")).is_ok());
-        let error = filter(Some("htpp"), Some("bad_uid")).expect_err("no sink");
-        assert_eq!(
-            error.to_string(),
-            "unknown sink \"htpp\", expected one of redis, clickhouse, http, content (did you \
-             mean \"http\"?)"
-        );
-        let error = filter(None, Some("bad_uid")).expect_err("no code");
-        assert_eq!(error.kind(), Kind::Usage);
-        assert!(
-            error.to_string().ends_with("(did you mean \"bad_uuid\"?)"),
-            "{error}"
-        );
-    }
+    use super::{letter::EXCERPT, *};
+    use crate::{clients::kafka::Seen, sink_kind::ConsumerGroup};
 
     #[test]
     fn a_letter_without_headers_is_still_one() {

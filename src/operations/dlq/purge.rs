@@ -7,7 +7,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    DlqError, Letter, PURGED,
+    error::DlqError,
+    letter::{Letter, PURGED},
     reader::{self, Reader},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! The topic of dead letters, read one letter at a time: there may be more of
 //! them than fit into memory.
 
-use super::Letter;
+use super::letter::Letter;
 use crate::{
     clients::kafka::{Bounds, KafkaError, Log, Scan, Stretch},
     config::Settings,

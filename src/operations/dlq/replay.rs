@@ -10,14 +10,16 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DlqError, Filter, Letter, LetterId,
+    error::DlqError,
+    filter::Filter,
+    letter::{Letter, LetterId},
     reader::{self, Reader},
 };
 use crate::{
     clients::kafka::{self, Log, TopicIdentity},
     config::Settings,
     operations::{
-        backfill::rebuild_board,
+        board,
         fence::{consumer, content_topic, events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
@@ -225,7 +227,7 @@ impl Selected {
                 continue;
             };
             let Some(through) = through(group) else {
-                report.board = Some(rebuild_board(settings, how.patience, progress).await?);
+                report.board = Some(board::rebuild(settings, how.patience, progress).await?);
                 continue;
             };
             let steps = Steps::new(progress, group.name());

@@ -10,7 +10,7 @@ use std::{fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Owned;
+use super::external::Owned;
 use crate::stack::{ProjectDir, files::write_atomically};
 
 /// Format of the file that this program writes and reads.

@@ -1,7 +1,7 @@
 //! Why a statement that fanout makes in the source cannot work: the source has
 //! another shape than the statement was made for.
 
-use super::{Refusal, look};
+use super::{look, provision::Refusal};
 use crate::{
     config::Settings,
     failure::{Failure, Kind},

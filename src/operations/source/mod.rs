@@ -7,7 +7,7 @@
 mod explain;
 mod inspector;
 mod provision;
-mod records;
+pub(super) mod records;
 mod snapshots;
 mod watcher;
 
@@ -21,11 +21,10 @@ pub use snapshots::Snapshots;
 pub use watcher::watch;
 
 use crate::{
-    clock::{now_ms, now_us},
+    clock::now_ms,
     config::Settings,
     failure::chain,
-    source::{Catalogue, Code, Properties, Reason, Standing, assess, drift, relevant},
-    timestamp::Rfc3339,
+    source::{Catalogue, Standing, assess},
 };
 
 /// What one look has seen.
@@ -64,44 +63,4 @@ pub async fn look(settings: &Settings, kafka_answers: bool) -> Result<Looked, In
         catalogue,
         standing,
     })
-}
-
-/// Keeps what fanout configures the connector with. What it was configured with
-/// before is somebody else's doing where fanout knows of another configuration:
-/// then changes may be missing, and that is kept too. Returns whether it was.
-///
-/// # Errors
-/// When Kafka does not answer.
-pub async fn reconfigured(
-    settings: &Settings,
-    before: Option<&Properties>,
-    after: &Properties,
-) -> Result<bool, RecordsError> {
-    let records = Records::new(settings)?;
-    let Some(history) = records.load().await? else {
-        return Ok(false);
-    };
-    let after = relevant(after);
-    let known = history.baseline.connector.as_ref();
-    let changed = match (known, before) {
-        (Some(known), Some(before)) => drift(known, &relevant(before)),
-        _ => Vec::new(),
-    };
-    if !changed.is_empty() {
-        let what = format!(
-            "the connector was reconfigured by somebody else: {}",
-            changed.join(", ")
-        );
-        let reason = Reason {
-            code: Code::ConnectorConfig,
-            table: None,
-            what,
-            at: Rfc3339(now_us()).to_string(),
-        };
-        records.remember(&history, vec![reason]).await?;
-    }
-    if known != Some(&after) {
-        records.configured(&history, after).await?;
-    }
-    Ok(!changed.is_empty())
 }

@@ -9,7 +9,10 @@ use crate::{
     config::Settings,
     failure::{Failure, Kind},
     operations::fence::{consumer, reader_group},
-    source::{Baseline, Changed, Fingerprint, History, Properties, Reason, RecordError},
+    source::{
+        Baseline, Changed, Code, Fingerprint, History, Properties, Reason, RecordError, drift,
+        relevant,
+    },
     timestamp::Rfc3339,
 };
 
@@ -141,4 +144,44 @@ impl Records {
         self.topic.set(key, text.as_bytes()).await?;
         Ok(true)
     }
+}
+
+/// Keeps what fanout configures the connector with. What it was configured with
+/// before is somebody else's doing where fanout knows of another configuration:
+/// then changes may be missing, and that is kept too. Returns whether it was.
+///
+/// # Errors
+/// When Kafka does not answer.
+pub async fn reconfigured(
+    settings: &Settings,
+    before: Option<&Properties>,
+    after: &Properties,
+) -> Result<bool, RecordsError> {
+    let records = Records::new(settings)?;
+    let Some(history) = records.load().await? else {
+        return Ok(false);
+    };
+    let after = relevant(after);
+    let known = history.baseline.connector.as_ref();
+    let changed = match (known, before) {
+        (Some(known), Some(before)) => drift(known, &relevant(before)),
+        _ => Vec::new(),
+    };
+    if !changed.is_empty() {
+        let what = format!(
+            "the connector was reconfigured by somebody else: {}",
+            changed.join(", ")
+        );
+        let reason = Reason {
+            code: Code::ConnectorConfig,
+            table: None,
+            what,
+            at: Rfc3339(now_us()).to_string(),
+        };
+        records.remember(&history, vec![reason]).await?;
+    }
+    if known != Some(&after) {
+        records.configured(&history, after).await?;
+    }
+    Ok(!changed.is_empty())
 }

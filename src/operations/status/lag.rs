@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::worker::PATIENCE;
 use crate::{
     clients::kafka::{Bounds, KafkaError, Log},
     config::Settings,

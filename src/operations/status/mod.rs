@@ -4,62 +4,34 @@
 
 mod lag;
 mod letters;
+mod report;
 mod services;
 mod slot;
 mod stuck;
+pub(super) mod worker;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use serde::Serialize;
 use tokio::time::timeout;
 
 pub use letters::DeadLetters;
+pub use report::{Report, Stuck};
 pub use services::{ServiceState, ServiceStatus};
 pub use slot::SlotStatus;
-pub use stuck::Stuck;
+pub use worker::{own_pipeline, pipeline};
 
+use self::worker::PATIENCE;
 use super::{
     connector::{self, ConnectorStatus},
     source,
 };
 use crate::{
-    clients::web::{Method, Web},
-    config::{Config, Runtime, Settings},
+    config::{Config, Settings},
     failure::chain,
-    pipeline::status::{SinkStatus, Status},
-    secret::SecretUrl,
+    pipeline::status::Status,
     source::Standing,
     stack::{ProjectDir, Site, State, blueprint::BlueprintError},
 };
-
-/// How long one server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Everything, at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    pub project: String,
-    /// None where the project was never brought up.
-    pub runtime: Option<Runtime>,
-    pub services: Vec<ServiceStatus>,
-    /// None where there is no connector or nobody to ask.
-    pub connector: Option<ConnectorStatus>,
-    pub connector_problem: Option<String>,
-    pub slot: Option<SlotStatus>,
-    pub slot_problem: Option<String>,
-    /// What is known of the source; none where Postgres does not answer.
-    pub source: Option<Standing>,
-    /// Where the pipeline serves its own status, whoever started it.
-    pub pipeline_url: SecretUrl,
-    pub pipeline_problem: Option<String>,
-    /// The sinks of the worker that was asked; their lag is of all workers, none
-    /// where that is unknown, and so are the dead letters since the beginning.
-    pub sinks: Vec<SinkStatus>,
-    /// None where Kafka does not answer.
-    pub dead_letters: Option<DeadLetters>,
-    /// The first thing on the way that does not work.
-    pub stuck: Option<Stuck>,
-}
 
 /// Looks at everything once.
 ///
@@ -138,22 +110,6 @@ async fn in_log(
     })
 }
 
-impl Report {
-    /// Lays what is known of all workers over what the one that was asked says
-    /// of itself.
-    fn add(&mut self, mut lags: BTreeMap<String, Option<u64>>) {
-        for sink in &mut self.sinks {
-            if let Some(lag) = lags.remove(&sink.name) {
-                sink.lag = lag;
-                sink.lag_is_estimate = lag.is_some_and(|lag| lag > 0);
-            }
-            if let Some(letters) = &self.dead_letters {
-                sink.dead_letters = letters.counts.get(&sink.name).cloned().unwrap_or_default();
-            }
-        }
-    }
-}
-
 /// Looks at the source, where there is somebody to ask.
 async fn source_of(settings: &Settings, services: &[ServiceStatus]) -> Option<Standing> {
     let answers = |name: &str| {
@@ -188,25 +144,6 @@ async fn asked<T>(
     }
 }
 
-/// What the project's own pipeline at `url` says of itself.
-///
-/// # Errors
-/// What went wrong, as one line; also where another project's answers.
-pub async fn own_pipeline(url: &SecretUrl, project: &str) -> Result<Status, String> {
-    of_project(pipeline(url).await?, project)
-}
-
-/// Another project's pipeline may have the port that is the usual one.
-fn of_project(pipeline: Status, project: &str) -> Result<Status, String> {
-    if pipeline.project == project {
-        return Ok(pipeline);
-    }
-    Err(format!(
-        "the pipeline of project {} answers there",
-        pipeline.project
-    ))
-}
-
 fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
     match outcome {
         Ok(value) => (Some(value), None),
@@ -218,44 +155,5 @@ async fn connector_status(settings: &Settings) -> Result<Option<ConnectorStatus>
     match timeout(PATIENCE, connector::status(settings)).await {
         Ok(answer) => answer.map_err(|error| chain(&error)),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
-    }
-}
-
-/// What the pipeline at `url` says of itself.
-///
-/// # Errors
-/// What went wrong, as one line.
-pub async fn pipeline(url: &SecretUrl) -> Result<Status, String> {
-    let url = url.join("/status");
-    let answer = async {
-        let web = Web::new(PATIENCE)?;
-        web.send(Method::GET, &url, None).await
-    };
-    let answer = answer.await.map_err(|error| chain(&error))?;
-    if !answer.is_success() {
-        return Err(format!("GET {url} answered {}", answer.status));
-    }
-    serde_json::from_str(&answer.body).map_err(|error| format!("GET {url} is no status: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_projects_pipeline_is_not_this_ones() {
-        let pipeline = Status {
-            format: 1,
-            version: String::new(),
-            project: "blue".to_owned(),
-            pid: 1,
-            started_ms: 0,
-            source: Standing::default(),
-            sinks: Vec::new(),
-        };
-        assert_eq!(of_project(pipeline.clone(), "blue"), Ok(pipeline.clone()));
-        let other = of_project(pipeline, "red");
-        let answers = "the pipeline of project blue answers there";
-        assert_eq!(other, Err(answers.to_owned()));
     }
 }

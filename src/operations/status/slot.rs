@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::worker::PATIENCE;
 use crate::{clients::postgres, config::Settings, failure::chain, operations::connector};
 
 /// A replication slot.
@@ -33,9 +34,9 @@ pub(super) async fn status(settings: &Settings) -> Result<Option<SlotStatus>, St
         let client = postgres::connect(&settings.postgres.url).await?;
         client.query_opt(QUERY, &[&name]).await
     };
-    let row = match tokio::time::timeout(super::PATIENCE, asked).await {
+    let row = match tokio::time::timeout(PATIENCE, asked).await {
         Ok(row) => row.map_err(|error| chain(&error))?,
-        Err(_) => return Err(format!("no answer within {} s", super::PATIENCE.as_secs())),
+        Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
     };
     let read = |row: postgres::Row| {
         Ok(SlotStatus {
@@ -50,7 +51,7 @@ pub(super) async fn status(settings: &Settings) -> Result<Option<SlotStatus>, St
     let mut slot = read.map_err(|error: postgres::PostgresError| chain(&error))?;
     if let Some(slot) = slot.as_mut().filter(|slot| !slot.active) {
         let asked = connector::is_connected(settings);
-        let answer = tokio::time::timeout(super::PATIENCE, asked).await;
+        let answer = tokio::time::timeout(PATIENCE, asked).await;
         slot.connected = answer.ok().flatten();
     }
     Ok(slot)

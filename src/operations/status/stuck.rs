@@ -1,26 +1,17 @@
 //! Where the way from Postgres to the sinks is broken first, and what mends
 //! it: a pure function of what was seen.
 
-use serde::Serialize;
-
-use super::{Report, ServiceState, ServiceStatus};
+use super::{
+    report::{Report, Stuck},
+    services::{ServiceState, ServiceStatus},
+};
 use crate::{
     config::{Runtime, variable},
-    operations::connector::{SLOT_LOST_REMEDY, remedy_of},
+    operations::connector::{SLOT_LOST_REMEDY, State, remedy_of},
     pipeline::status::{SinkState, SinkStatus},
     sink_kind::SinkKind,
     source::{Finding, Standing},
 };
-
-/// The first thing on the way that does not work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stuck {
-    /// A service, `connector`, `slot`, or a sink.
-    pub at: String,
-    pub why: String,
-    /// The next command to type.
-    pub remedy: String,
-}
 
 fn stuck(at: &str, why: impl Into<String>, remedy: impl Into<String>) -> Stuck {
     Stuck {
@@ -137,9 +128,7 @@ fn connector(report: &Report) -> Option<Stuck> {
         return None;
     }
     let remedy = match connector.state {
-        super::connector::State::Paused | super::connector::State::Stopped => {
-            "fanout connector resume"
-        }
+        State::Paused | State::Stopped => "fanout connector resume",
         _ => "fanout connector status",
     };
     Some(stuck("connector", connector.summary(), remedy))
@@ -211,13 +200,10 @@ fn sink(sink: &SinkStatus) -> Option<Stuck> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::slot::SlotStatus, *};
     use crate::{
         config::Runtime,
-        operations::{
-            connector::{ConnectorStatus, State, TaskStatus},
-            status::SlotStatus,
-        },
+        operations::connector::{ConnectorStatus, TaskStatus},
         pipeline::status::Halt,
     };
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::BackfillError;
+use super::steps::Steps;
 use crate::{
-    clients::redis::{self, BoardKeys, BoardReader},
+    clients::redis::{self, BoardKeys, BoardReader, RedisError},
     config::Settings,
     crash,
-    operations::steps::Steps,
+    failure::{Failure, Kind},
+    progress::Progress,
 };
 
 /// For how long nobody may publish: longer than between two publications.
@@ -20,13 +21,61 @@ const HELD: Duration = Duration::from_millis(2500);
 /// Between two looks at the board.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Why the board was not made anew.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    #[error("cannot rebuild the board in redis")]
+    Redis(#[from] RedisError),
+    #[error("the board was not published within {}s", waited.as_secs())]
+    NoBoard { waited: Duration },
+}
+
+impl Failure for BoardError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Redis(_) => Kind::Environment,
+            Self::NoBoard { .. } => Kind::NotReady,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Redis(_) => "redis",
+            Self::NoBoard { .. } => "board_not_ready",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Redis(_) => "fanout status",
+            Self::NoBoard { .. } => "fanout status: is `fanout run` up?",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Has the board made anew; returns its members.
+///
+/// # Errors
+/// When nobody publishes it within `timeout`, or Redis does not answer.
+pub async fn rebuild(
+    settings: &Settings,
+    timeout: Duration,
+    progress: &dyn Progress,
+) -> Result<u64, BoardError> {
+    let steps = Steps::new(progress, "redis");
+    let members = published_anew(settings, timeout, &steps).await?;
+    steps.done("rebuilt");
+    Ok(members)
+}
+
 /// Takes the lease away and waits until a complete board is published under the
 /// next one. Returns how many members it has.
-pub(super) async fn rebuild(
+async fn published_anew(
     settings: &Settings,
     timeout: Duration,
     steps: &Steps<'_>,
-) -> Result<u64, BackfillError> {
+) -> Result<u64, BoardError> {
     let keys = BoardKeys::new(&settings.board.key);
     let patience = Duration::from_millis(settings.redis.request_timeout_ms);
     // Held rather than deleted: a lease that nobody has is taken back by who
@@ -47,7 +96,7 @@ pub(super) async fn rebuild(
             return Ok(view.cardinality);
         }
         if started.elapsed() >= timeout {
-            return Err(BackfillError::NoBoard { waited: timeout });
+            return Err(BoardError::NoBoard { waited: timeout });
         }
         sleep(POLL).await;
     }
