@@ -3,16 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{Up, UpError, review};
+use super::{Up, altered::Altered, error::UpError, review};
 use crate::{
     clients::kafka::ensure_topics,
     config::Runtime,
     operations::{
-        connector::{self, Applied},
-        objects, role,
+        connector, objects, role,
         source::{self, Permit},
         status, topics,
     },
@@ -21,76 +19,11 @@ use crate::{
         topics::specs,
     },
     progress::{Event, Progress},
-    source::Statement,
     stack::Service,
 };
 
 /// A halted sink looks again within this.
 const HALT_PATIENCE: Duration = Duration::from_secs(15);
-
-/// Something that was made or repaired in a server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Altered {
-    pub service: String,
-    /// A statement, or a sentence.
-    pub what: String,
-    /// Changes were lost until then.
-    pub recovers: bool,
-}
-
-impl Altered {
-    fn new(service: &str, what: String) -> Self {
-        Self {
-            service: service.to_owned(),
-            what,
-            recovers: false,
-        }
-    }
-
-    fn in_postgres(statement: Statement) -> Self {
-        Self {
-            service: "postgres".to_owned(),
-            what: statement.sql,
-            recovers: statement.recovers,
-        }
-    }
-
-    /// Of a database that an earlier version made.
-    fn of_role(role: &str) -> Self {
-        let superuser = role::SUPERUSER;
-        Self {
-            service: "postgres".to_owned(),
-            what: format!(
-                "role {role} is no longer a superuser; {superuser}, without a password, is"
-            ),
-            recovers: false,
-        }
-    }
-
-    fn in_kafka(what: String) -> Self {
-        Self {
-            service: "kafka".to_owned(),
-            what,
-            recovers: false,
-        }
-    }
-
-    fn in_connect(connector: &str, applied: Applied) -> Option<Self> {
-        let (what, recovers) = match applied {
-            Applied::Unchanged => return None,
-            Applied::Created => (format!("registered connector {connector}"), false),
-            Applied::Updated { changed, drifted } => {
-                let changed = changed.join(", ");
-                (format!("updated connector {connector}: {changed}"), drifted)
-            }
-        };
-        Some(Self {
-            service: "connect".to_owned(),
-            what,
-            recovers,
-        })
-    }
-}
 
 impl Up {
     /// Makes what a service has to hold before others use it; returns what was

@@ -1,47 +1,34 @@
 //! `up`: brings the stack of a project to what its definitions say, and what
 //! has to be in it with it.
 
+mod altered;
+mod apply;
 mod error;
 mod furnish;
 mod record;
 mod review;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use serde::Serialize;
 
+pub use altered::Altered;
 pub use error::UpError;
-pub use furnish::Altered;
 pub use review::{Alteration, Review, listing};
 
 use self::record::Record;
 use super::{reset, source::Consent};
 use crate::{
     config::{Config, Runtime},
-    plan::{Action, Plan, Step},
-    progress::{Event, NotesOnly, Progress},
+    plan::Plan,
     secret::SecretUrl,
-    source::RECONCILE,
     stack::{
-        Lock, Site,
+        Lock, Service, Site,
         blueprint::{self, Blueprint, Wishes},
-        docker::{
-            owner::Owner,
-            pull::{self, PullError},
-            run,
-            surroundings::Surroundings,
-        },
         holder,
-        native::{
-            install::{self, InstallError},
-            prepare, process,
-        },
+        native::{prepare, process},
         ports::{self, Moved},
-        preflight, runner,
+        preflight,
     },
 };
 
@@ -196,170 +183,11 @@ impl Up {
         installs.chain(self.blueprint.missing_images()).collect()
     }
 
-    /// Does it.
-    ///
-    /// # Errors
-    /// At the first service that cannot be brought up; those that are up stay
-    /// so, and another `up` goes on from there.
-    pub async fn apply(&self, progress: &dyn Progress) -> Result<Report, UpError> {
-        self.record.keep();
-        self.install(progress).await?;
-        self.pull(progress).await?;
-        if let Some(world) = &self.blueprint.world {
-            run::network(&world.engine, &Owner::of(&self.site)).await?;
-        }
-        let mut changed = !self.plan().is_empty();
-        let mut altered = Vec::new();
-        for level in self.levels() {
-            let brought = level.into_iter().map(|step| self.bring_up(step, progress));
-            for (started, found) in try_join_all(brought).await? {
-                changed |= started || !found.is_empty();
-                altered.extend(found);
-            }
-        }
-        Ok(Report {
-            remedy: altered.iter().any(|one| one.recovers).then_some(RECONCILE),
-            altered,
-            ..self.report(changed)
-        })
-    }
-
-    async fn install(&self, progress: &dyn Progress) -> Result<(), UpError> {
-        for (name, described) in self.blueprint.missing_installs(&self.site) {
-            if self.request.pull == Pull::Never {
-                return Err(InstallError::Forbidden { name: name.clone() }.into());
-            }
-            let anew = self.request.pull == Pull::Always;
-            install::ensure(&self.site, name, described, anew, progress).await?;
-        }
-        Ok(())
-    }
-
-    /// Fetches the images that are wanted.
-    async fn pull(&self, progress: &dyn Progress) -> Result<(), UpError> {
-        let Some(world) = &self.blueprint.world else {
-            return Ok(());
-        };
-        let recipes = self.blueprint.containers.values();
-        let images: BTreeSet<&str> = match self.request.pull {
-            Pull::Always => recipes.map(|one| one.container.image.as_str()).collect(),
-            Pull::Missing | Pull::Never => self.blueprint.missing_images(),
-        };
-        if self.request.pull == Pull::Never
-            && let Some(image) = images.first()
-        {
-            let image = (*image).to_owned();
-            return Err(PullError::Forbidden { image }.into());
-        }
-        let config = Surroundings::from_env().config;
-        let pulls = images
-            .iter()
-            .map(|image| pull::pull(&world.engine, image, &config, progress));
-        try_join_all(pulls).await?;
-        Ok(())
-    }
-
-    /// Whether a container was made of an image that is not the one of its
-    /// name any more.
-    async fn is_outdated(&self, service: &str) -> bool {
-        let (Some(world), Some(recipe)) = (
-            &self.blueprint.world,
-            self.blueprint.containers.get(service),
-        ) else {
-            return false;
-        };
-        if self.request.pull != Pull::Always {
-            return false;
-        }
-        let image = world.engine.image(&recipe.container.image).await;
-        let image = image.ok().flatten();
-        world.running(service).map(|found| &found.image) != image.as_ref()
-    }
-
-    /// Starts one service where the plan says so; says whether it did.
-    async fn start(
-        &self,
-        step: &Step,
-        service: &crate::stack::Service,
-        progress: &dyn Progress,
-    ) -> Result<bool, UpError> {
-        let timeout = self.request.timeout;
-        let (site, name) = (&self.site, &step.service);
-        let starts = step.action != Action::Keep || self.is_outdated(name).await;
-        match (
-            self.blueprint.recipes.get(name),
-            self.blueprint.containers.get(name),
-            &self.blueprint.world,
-        ) {
-            (Some(recipe), ..) if starts => {
-                runner::start(site, service, recipe, timeout, progress).await?;
-            }
-            (_, Some(recipe), Some(world)) if starts => {
-                let engine = &world.engine;
-                runner::start_container(site, engine, service, recipe, timeout, progress).await?;
-            }
-            (_, Some(recipe), Some(world)) => {
-                let engine = &world.engine;
-                runner::confirm_container(site, engine, service, recipe, timeout, progress).await?;
-            }
-            _ => runner::confirm(site, service, timeout, progress).await?,
-        }
-        let runs_here = service.runtime != Runtime::External;
-        Ok(starts && runs_here)
-    }
-
-    /// The plan in groups that do not need each other.
-    fn levels(&self) -> Vec<Vec<&Step>> {
-        let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut levels: Vec<Vec<&Step>> = Vec::new();
-        for step in &self.plan().steps {
-            let needs = self
-                .blueprint
-                .service(&step.service)
-                .map(|service| service.definition.needs.as_slice())
-                .unwrap_or_default();
-            let below = needs.iter().filter_map(|need| depth.get(need.as_str()));
-            let level = below.max().map_or(0, |deepest| deepest + 1);
-            depth.insert(&step.service, level);
-            levels.resize_with(levels.len().max(level + 1), Vec::new);
-            levels[level].push(step);
-        }
-        levels
-    }
-
-    /// Brings one service to where it serves and holds what it has to hold;
-    /// says whether it was started, and what it holds that is other than before.
-    async fn bring_up(
-        &self,
-        step: &Step,
-        progress: &dyn Progress,
-    ) -> Result<(bool, Vec<Altered>), UpError> {
-        let Some(service) = self.blueprint.service(&step.service) else {
-            return Ok((false, Vec::new()));
-        };
-        let begun = Instant::now();
-        if !self.start(step, service, progress).await? {
-            // Its objects are checked too; only notes about them are shown.
-            return Ok((false, self.furnish(service, &NotesOnly(progress)).await?));
-        }
-        let altered = self.furnish(service, progress).await?;
-        // That a new server is filled is no news.
-        let altered = altered
-            .into_iter()
-            .filter(|_| step.action != Action::Create);
-        let what = format!("ready after {:.1} s", begun.elapsed().as_secs_f64());
-        progress.report(Event::Done {
-            task: &step.service,
-            what: &what,
-        });
-        Ok((true, altered.collect()))
-    }
-
     /// Where everything is.
     #[must_use]
     pub fn report(&self, changed: bool) -> Report {
         let dir = self.site.dir();
-        let endpoint = |service: &crate::stack::Service| Endpoint {
+        let endpoint = |service: &Service| Endpoint {
             name: service.definition.name.clone(),
             runtime: service.runtime,
             url: service.endpoint.clone(),

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::{Up, UpError};
+use super::{Up, error::UpError};
 use crate::{
     clients::{kafka, redis::BoardKeys},
     config::Runtime,
