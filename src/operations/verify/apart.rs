@@ -8,7 +8,8 @@ use std::{collections::HashMap, io};
 use uuid::Uuid;
 
 use super::{
-    Context, VerifyError,
+    context::Context,
+    error::VerifyError,
     ledger::{field, joined},
     letters::Letters,
     spill::{Entry, Source, Spill, heaps_for},

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{
-    Context, VerifyError, apart,
+    apart,
+    context::Context,
+    error::VerifyError,
     findings::{Check, Difference, Findings},
     letters::Letters,
     source::Source,

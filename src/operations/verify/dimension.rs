@@ -9,8 +9,9 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Context, VerifyError,
     compare::{COLUMNS, Pair},
+    context::Context,
+    error::VerifyError,
     letters::Letters,
 };
 use crate::{

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    VerifyError,
+    error::VerifyError,
     findings::{Check, Difference, Findings, MAX_SHOWN},
     ledger::{Call, Had, Sha},
-    log::Walk,
+    log::{Told, Walk},
     spill::{Heap, Spill},
 };
 use crate::{
@@ -168,94 +168,100 @@ fn compare(
     Ok(compared)
 }
 
-impl Walk<'_> {
-    /// Each insert has to have been told, under its key and with its body, and
-    /// nothing else.
-    pub(super) async fn external(
-        &mut self,
-        journal: Journal,
-        calls: Spill<Call>,
-        is_whole: bool,
-    ) -> Result<Findings, VerifyError> {
-        let mut findings = Findings::new(Check::External);
-        let mut unknown = journal.foreign;
-        let until = journal.forgotten_until_us;
-        let may_be_forgotten = |call: &Call| {
-            let received_us = call.time_ms.saturating_mul(MICROS_PER_MILLI);
-            until.is_some_and(|until| received_us <= until.saturating_add(CLOCK_SLACK_US))
-        };
-        let had: Vec<Heap<Had>> = journal.had.heaps()?;
-        for (had, calls) in had.into_iter().zip(calls.heaps()?) {
-            let mut wrong = Vec::new();
-            let is_judged = |call: &Call| call.offset < self.end(call.partition);
-            let found = compare(
-                had,
-                calls,
-                is_judged,
-                may_be_forgotten,
-                &mut wrong,
-                &mut unknown,
-            )?;
-            findings.compared += found.judged;
-            findings.forgotten += found.forgotten;
-            for (call, how) in wrong {
-                self.wrong(&call, how, &mut findings).await?;
-            }
+/// Each insert has to have been told, under its key and with its body, and
+/// nothing else. `journal` is what the external system has had; none where it
+/// cannot be asked.
+pub(super) async fn check(
+    walk: &Walk<'_>,
+    journal: Option<Journal>,
+    told: Told,
+) -> Result<Findings, VerifyError> {
+    let Some((journal, calls)) = journal.zip(told.calls) else {
+        return Ok(Findings::skipped(
+            Check::External,
+            "the external system is not fanout's stub and cannot be asked",
+        ));
+    };
+    let mut findings = Findings::new(Check::External);
+    let mut unknown = journal.foreign;
+    let until = journal.forgotten_until_us;
+    let may_be_forgotten = |call: &Call| {
+        let received_us = call.time_ms.saturating_mul(MICROS_PER_MILLI);
+        until.is_some_and(|until| received_us <= until.saturating_add(CLOCK_SLACK_US))
+    };
+    let had: Vec<Heap<Had>> = journal.had.heaps()?;
+    for (had, calls) in had.into_iter().zip(calls.heaps()?) {
+        let mut wrong = Vec::new();
+        let is_judged = |call: &Call| call.offset < walk.end(call.partition);
+        let found = compare(
+            had,
+            calls,
+            is_judged,
+            may_be_forgotten,
+            &mut wrong,
+            &mut unknown,
+        )?;
+        findings.compared += found.judged;
+        findings.forgotten += found.forgotten;
+        for (call, how) in wrong {
+            judge(walk, &call, how, &mut findings).await?;
         }
-        let forgotten = findings.forgotten;
-        if let Some(until) = until.filter(|_| forgotten > 0) {
-            let until = Rfc3339(until);
-            findings.note(format!(
-                "{forgotten} calls are not judged: the stub keeps none from before {until}"
-            ));
-        }
-        if unknown.count > 0 && !is_whole {
-            let count = unknown.count;
-            findings.note(format!(
-                "{count} keys are not judged: the log no longer has all of history"
-            ));
-        } else {
-            for key in &unknown.shown {
-                findings.differs(Difference::extra(Check::External, key, &"a call"));
-            }
-            findings.differences += unknown.count - unknown.shown.len() as u64;
-        }
-        Ok(findings)
     }
+    let forgotten = findings.forgotten;
+    if let Some(until) = until.filter(|_| forgotten > 0) {
+        let until = Rfc3339(until);
+        findings.note(format!(
+            "{forgotten} calls are not judged: the stub keeps none from before {until}"
+        ));
+    }
+    if unknown.count > 0 && !told.is_whole {
+        let count = unknown.count;
+        findings.note(format!(
+            "{count} keys are not judged: the log no longer has all of history"
+        ));
+    } else {
+        for key in &unknown.shown {
+            findings.differs(Difference::extra(Check::External, key, &"a call"));
+        }
+        findings.differences += unknown.count - unknown.shown.len() as u64;
+    }
+    Ok(findings)
+}
 
-    async fn wrong(
-        &self,
-        call: &Call,
-        how: Wrong,
-        findings: &mut Findings,
-    ) -> Result<(), VerifyError> {
-        let (partition, offset) = (call.partition, call.offset);
-        if self.letters.has(SinkKind::Http, partition, offset)? {
-            findings.excuse(&call.key);
-            return Ok(());
-        }
-        let difference = match how {
-            Wrong::Missing => {
-                let mut what = format!("{}@{}", call.partition, call.offset);
-                // Only what is shown is read again.
-                if findings.shown.len() < MAX_SHOWN
-                    && let Some(body) = self.body(call.partition, call.offset).await?
-                {
-                    let body = String::from_utf8_lossy(&body);
-                    what.push(' ');
-                    what.extend(body.chars().take(EXCERPT));
-                }
-                Difference::missing(Check::External, &call.key, &what)
-            }
-            Wrong::Otherwise(found) => {
-                let text = |sha: &[u8]| Some(format!("sha256 {}", hex(sha)));
-                let (expected, found) = (text(&call.sha), text(&found));
-                Difference::of(Check::External, &call.key, "body", expected, found)
-            }
-        };
-        findings.differs(difference);
-        Ok(())
+/// A call that was not had as it must have been is a difference, unless the
+/// record is a dead letter.
+async fn judge(
+    walk: &Walk<'_>,
+    call: &Call,
+    how: Wrong,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    let (partition, offset) = (call.partition, call.offset);
+    if walk.letters.has(SinkKind::Http, partition, offset)? {
+        findings.excuse(&call.key);
+        return Ok(());
     }
+    let difference = match how {
+        Wrong::Missing => {
+            let mut what = format!("{}@{}", call.partition, call.offset);
+            // Only what is shown is read again.
+            if findings.shown.len() < MAX_SHOWN
+                && let Some(body) = walk.body(call.partition, call.offset).await?
+            {
+                let body = String::from_utf8_lossy(&body);
+                what.push(' ');
+                what.extend(body.chars().take(EXCERPT));
+            }
+            Difference::missing(Check::External, &call.key, &what)
+        }
+        Wrong::Otherwise(found) => {
+            let text = |sha: &[u8]| Some(format!("sha256 {}", hex(sha)));
+            let (expected, found) = (text(&call.sha), text(&found));
+            Difference::of(Check::External, &call.key, "body", expected, found)
+        }
+    };
+    findings.differs(difference);
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -16,7 +16,7 @@ use crate::{
     sink_kind::SinkKind,
 };
 
-use super::VerifyError;
+use super::error::VerifyError;
 
 /// Sink, partition and offset of a record.
 const RECORD: usize = 13;

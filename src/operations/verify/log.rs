@@ -1,13 +1,12 @@
 //! One pass over the log, a partition at a time: every record has become
-//! something, and every insert was told to the external system. What has to be
-//! compared is put away in heaps meanwhile, so that memory does not grow with
-//! the log.
+//! something. What has to be compared, the calls to the external system among
+//! it, is put away in heaps meanwhile, so that memory does not grow with the log.
 
 use std::{collections::HashMap, io};
 
 use super::{
-    Context, VerifyError,
-    external::Journal,
+    context::Context,
+    error::VerifyError,
     findings::{Check, Difference, Findings},
     ledger::{self, Call, Changed, Latest, Made, Stands},
     letters::Letters,
@@ -48,6 +47,13 @@ pub(super) struct Walk<'a> {
     records: Findings,
 }
 
+/// What the log tells the external system.
+pub(super) struct Told {
+    pub calls: Option<Spill<Call>>,
+    /// The log still has all of history.
+    pub is_whole: bool,
+}
+
 /// Where history begins in ClickHouse.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Life {
@@ -83,21 +89,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Does all of it. `journal` is what the external system has had; none where
-    /// it cannot be asked.
-    pub(super) async fn run(
-        mut self,
-        journal: Option<Journal>,
-    ) -> Result<(Findings, Findings), VerifyError> {
+    /// Does all of it. The calls are put away where they can be compared.
+    pub(super) async fn run(&mut self, puts_calls_away: bool) -> Result<Told, VerifyError> {
         let settings = self.context.settings;
         let log = Log::new(&consumer(settings), &reader_group(settings, "verify"))?;
         // Read after the calls were listed: what they are of is in it.
         let bounds = log.bounds(&self.topic).await?;
         self.reconciled = self.reconciled(&log).await?;
-        let mut calls = match journal {
-            Some(_) => Some(Spill::new(self.context.scratch, self.heaps)?),
-            None => None,
-        };
+        let calls = puts_calls_away.then(|| Spill::new(self.context.scratch, self.heaps));
+        let mut calls = calls.transpose()?;
         for (partition, bounds) in (0..).zip(&bounds) {
             let changes = self.partition(partition, *bounds, calls.as_mut()).await?;
             if self.context.has(SinkKind::ClickHouse) {
@@ -112,14 +112,12 @@ impl<'a> Walk<'a> {
             ));
         }
         let is_whole = !self.life.is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0);
-        let external = match journal.zip(calls) {
-            Some((journal, calls)) => self.external(journal, calls, is_whole).await?,
-            None => Findings::skipped(
-                Check::External,
-                "the external system is not fanout's stub and cannot be asked",
-            ),
-        };
-        Ok((self.records, external))
+        Ok(Told { calls, is_whole })
+    }
+
+    /// What became of the records.
+    pub(super) fn into_records(self) -> Findings {
+        self.records
     }
 
     async fn reconciled(&self, log: &Log) -> Result<Vec<i64>, VerifyError> {

@@ -8,6 +8,7 @@
 mod apart;
 mod board;
 mod compare;
+mod context;
 mod dimension;
 mod error;
 mod external;
@@ -28,6 +29,7 @@ pub use error::VerifyError;
 pub use findings::{Check, Difference, Findings, Kind, MAX_SHOWN};
 
 use self::{
+    context::Context,
     letters::Letters,
     log::{Life, Walk},
     source::Source,
@@ -46,13 +48,10 @@ use crate::{
     config::Settings,
     failure::chain,
     pipeline,
-    progress::{Progress, Silent},
+    progress::Progress,
     sink_kind::SinkKind,
     sinks::KnownPlaceholders,
 };
-
-/// A fence gets at least so long, whatever is left of the time.
-const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// What was verified, and up to where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,39 +66,6 @@ impl Report {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.checks.iter().all(Findings::holds)
-    }
-}
-
-/// What all checks share.
-struct Context<'a> {
-    settings: &'a Settings,
-    scratch: &'a Scratch,
-    query: clickhouse::Query,
-    /// Those that the pipeline drives.
-    sinks: &'a [SinkKind],
-    /// Of the source's tables.
-    tables: pipeline::Source,
-    placeholders: KnownPlaceholders,
-    deadline: Instant,
-    steps: Steps<'a>,
-}
-
-impl Context<'_> {
-    /// Whether the pipeline drives this sink.
-    fn has(&self, sink: SinkKind) -> bool {
-        self.sinks.contains(&sink)
-    }
-
-    /// Whether it drives the sink that this is a check of.
-    fn checks(&self, check: Check) -> bool {
-        self.sinks.iter().any(|sink| Check::of(*sink) == check)
-    }
-
-    /// Another fence, within what is left of the time.
-    async fn fence(&self) -> Result<Fence, VerifyError> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let timeout = left.max(AT_LEAST);
-        Ok(fence::wait(self.settings, self.sinks, timeout, &Silent).await?)
     }
 }
 
@@ -163,12 +129,12 @@ pub async fn verify(
         None
     };
     let life = life(settings, &endpoint).await?;
-    let walk = Walk::new(&context, &fence, &letters, life, heaps);
-    let (records, external) = walk.run(journal).await?;
+    let mut walk = Walk::new(&context, &fence, &letters, life, heaps);
+    let told = walk.run(journal.is_some()).await?;
     if context.checks(Check::External) {
-        checks.push(external);
+        checks.push(external::check(&walk, journal, told).await?);
     }
-    checks.push(records);
+    checks.push(walk.into_records());
     context.steps.done("compared");
     let report = Report { fence, checks };
     match unjudged {

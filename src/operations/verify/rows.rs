@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{
-    Context, VerifyError,
     compare::{Merge, Pair, Row},
+    context::Context,
     dimension::Unchanged,
+    error::VerifyError,
     findings::{Check, Findings, MAX_SHOWN},
     letters::Letters,
     source::Source,
