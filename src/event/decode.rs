@@ -7,11 +7,12 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::cell::{Cell, Cells, ColumnSet, Part, ReadCells};
+use super::change::{Change, Ignored, Origin, Record};
 use super::columns::{Columns, Placeholders, read_row, shown};
 use super::envelope::{self, Envelope};
+use super::key;
 use super::reject::{Reject, RejectCode, Shape};
 use super::unavailable::Unavailable;
-use super::{Change, Ignored, Origin, Record, key};
 
 /// The table a topic's records have to be of.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! [`is_secret`] is the one place that decides which names denote secrets, and
 //! [`Redactor`] removes known secrets from what other programs wrote.
 
+mod mask;
 mod name;
 mod redactor;
 mod text;
@@ -15,11 +16,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 
 pub use self::{
-    name::is_secret, redactor::Redactor, text::masked_text, url::SecretUrl, variables::Variables,
+    mask::MASK, name::is_secret, redactor::Redactor, text::masked_text, url::SecretUrl,
+    variables::Variables,
 };
-
-/// Shown in place of a secret.
-pub const MASK: &str = "****";
 
 /// A password or a token.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]

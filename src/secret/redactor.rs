@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value as Json;
 
-use super::{MASK, is_secret, text};
+use super::{mask::MASK, name::is_secret, text};
 
 /// A shorter secret is part of many words.
 const SHORTEST: usize = 4;

@@ -3,7 +3,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::{MASK, is_secret};
+use super::{mask::MASK, name::is_secret};
 
 /// Query parameters whose values are shown. A list of what is harmless rather
 /// than of what is secret: nobody knows what every system calls its tokens.

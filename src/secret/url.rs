@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{masked_text, text};
+use super::text::{self, masked_text};
 
 /// A URL, or the path of one. It prints and serialises masked; clients reveal
 /// it where they connect.

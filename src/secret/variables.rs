@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{MASK, is_secret, masked_text};
+use super::{mask::MASK, name::is_secret, text::masked_text};
 
 /// Environment variables or properties. `Debug` masks the secrets among them;
 /// serialised they are as they are, since settings are read back.

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Halt;
+use super::fault::Halt;
 use crate::clients::kafka::{Bounds, TopicIdentity};
 
 /// Format of the metadata.

@@ -7,6 +7,7 @@
 pub mod board;
 pub mod clickhouse;
 mod commit;
+mod fault;
 pub mod http;
 mod notes;
 mod placeholders;
@@ -14,12 +15,10 @@ mod placeholders;
 use std::{
     collections::BTreeMap,
     future::{self, Future},
-    time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
 pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Noted, Reading, TopicLife, is_ours};
+pub use fault::{Fault, Halt};
 pub use notes::{MadeUp, Notes};
 pub use placeholders::{KnownPlaceholders, PlaceholderError};
 
@@ -141,48 +140,6 @@ impl Standing {
         same: true,
         caution: None,
     };
-}
-
-/// Why a sink has stopped, and what mends it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Halt {
-    /// Stable `snake_case` name of the cause.
-    pub code: String,
-    pub reason: String,
-    /// The next command to type, or what to change.
-    pub remedy: String,
-}
-
-/// Why a batch was not acknowledged.
-#[derive(Debug)]
-pub enum Fault {
-    /// Transient: the same batch, again, later.
-    Retry {
-        reason: String,
-        /// What the store asked for, if it did.
-        after: Option<Duration>,
-    },
-    /// No use in trying: an operator has to mend something.
-    Halt(Halt),
-}
-
-impl Fault {
-    /// A transient fault without a wish of its own.
-    pub fn retry(reason: impl ToString) -> Self {
-        Self::Retry {
-            reason: reason.to_string(),
-            after: None,
-        }
-    }
-
-    /// A halt with its remedy.
-    pub fn halt(code: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Halt(Halt {
-            code: code.to_owned(),
-            reason: reason.into(),
-            remedy: remedy.into(),
-        })
-    }
 }
 
 /// The outcome of [`PartitionSink::settle`].

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::{Fault, Noted};
+use super::{commit::Noted, fault::Fault};
 use crate::clients::kafka::{KafkaError, StateTopic};
 
 /// Format of the values.

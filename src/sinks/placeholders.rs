@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::Fault;
+use super::fault::Fault;
 use crate::{
     chunk::Chunk,
     clients::kafka::{KafkaError, Log, StateTopic},

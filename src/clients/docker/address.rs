@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 
-use super::DockerError;
+use super::error::DockerError;
 
 /// How long one question may take; a stop takes as long as the container does.
 const TIMEOUT_SECONDS: u64 = 180;
@@ -125,10 +125,9 @@ fn check(folder: &Path) -> Result<(), DockerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::docker::Engine;
 
-    #[tokio::test]
-    async fn an_address_that_cannot_be_used_says_why() {
+    #[test]
+    fn an_address_that_cannot_be_used_says_why() {
         for (host, certificates, why) in [
             ("ssh://me@there", None, "run fanout there"),
             ("https://there:2376", None, "it is under TLS"),
@@ -139,7 +138,7 @@ mod tests {
                 host: host.to_owned(),
                 certificates: certificates.map(PathBuf::from),
             };
-            let error = Engine::connect(&address).await.expect_err("no such way");
+            let error = address.open().expect_err("no such way");
             assert!(error.to_string().contains(why), "{error}");
         }
     }

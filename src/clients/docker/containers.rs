@@ -18,9 +18,9 @@ use bollard::{
 };
 
 use super::{
-    DockerError, Engine, fine_if,
+    Engine,
+    error::{DockerError, fine_if, none_if_missing},
     life::{Health, Life, health, life},
-    none_if_missing,
 };
 use crate::timestamp;
 

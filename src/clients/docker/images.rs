@@ -4,7 +4,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard::{auth::DockerCredentials, query_parameters::CreateImageOptionsBuilder};
 use futures_util::{Stream, StreamExt as _};
 
-use super::{DockerError, Engine, none_if_missing};
+use super::{
+    Engine,
+    error::{DockerError, none_if_missing},
+};
 use crate::secret::Secret;
 
 /// What a registry wants to know.

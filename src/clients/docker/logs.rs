@@ -5,7 +5,7 @@ use std::pin::Pin;
 use bollard::{container::LogOutput, errors::Error, query_parameters::LogsOptionsBuilder};
 use futures_util::{Stream, StreamExt as _};
 
-use super::{DockerError, Engine};
+use super::{Engine, error::DockerError};
 use crate::timestamp;
 
 /// One line, without its end.

@@ -9,7 +9,10 @@ use bollard::{
     },
 };
 
-use super::{DockerError, Engine, fine_if, none_if_missing};
+use super::{
+    Engine,
+    error::{DockerError, fine_if, none_if_missing},
+};
 
 /// A network or a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]

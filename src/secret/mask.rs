@@ -1,0 +1,4 @@
+//! What is shown in place of a secret.
+
+/// Shown in place of a secret.
+pub const MASK: &str = "****";
