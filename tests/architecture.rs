@@ -1,20 +1,22 @@
-//! Holds the shape that `src/lib.rs` draws: imports point down only, the bottom
-//! is pure, a client crate is named in one place, the library never prints. It
-//! reads the sources as tokens, so it sees paths wherever they stand: in `use`,
-//! in a signature, in a macro, in a test; and none in comments and strings.
+//! Holds the shape that `src/lib.rs` draws: imports point down only, no files
+//! import each other in a loop, the bottom is pure, a client crate is named in
+//! one place, the library never prints. It reads the sources as tokens, so it
+//! sees paths wherever they stand: in `use`, in a signature, in a macro, in a
+//! test; and none in comments and strings.
 #![expect(
     clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
 
-use std::{
-    fmt, fs,
-    path::{Path, PathBuf},
-    str::FromStr as _,
-};
+#[path = "architecture/cycles.rs"]
+mod cycles;
+#[path = "architecture/source.rs"]
+mod source;
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use std::path::Path;
+
+use source::{Source, Violation};
 
 // --- the rules ---------------------------------------------------------------
 
@@ -180,16 +182,7 @@ const RULES: [(&str, fn(&Source) -> Vec<Violation>); 9] = [
 
 #[test]
 fn every_source_keeps_every_rule() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources: Vec<Source> = ["src", "commands"]
-        .iter()
-        .flat_map(|folder| files(&root.join(folder)))
-        .map(|path| {
-            let text = fs::read_to_string(&path).expect("a source can be read");
-            Source::new(path.strip_prefix(root).expect("below the root"), text)
-        })
-        .collect();
-    assert!(sources.len() > 100, "the sources are somewhere else");
+    let sources = source::all();
     let broken: Vec<String> = RULES
         .iter()
         .flat_map(|(rule, check)| {
@@ -198,258 +191,6 @@ fn every_source_keeps_every_rule() {
         })
         .collect();
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
-}
-
-// --- a source, read ----------------------------------------------------------
-
-struct Source {
-    /// From the root of the package: `src/sinks/mod.rs`.
-    path: PathBuf,
-    /// In the library: `["sinks"]`. Empty for `src/lib.rs` and in the binary.
-    module: Vec<String>,
-    text: String,
-    names: Vec<Name>,
-}
-
-/// A path in the code, its `super` and `self` resolved. A macro's call ends in
-/// `!`. Of a nested `use` each leaf is one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Name {
-    segments: Vec<String>,
-    line: usize,
-    /// Begins with `::`.
-    absolute: bool,
-}
-
-struct Violation {
-    path: PathBuf,
-    line: usize,
-    what: String,
-}
-
-impl Source {
-    fn new(path: &Path, text: String) -> Self {
-        let module: Vec<String> = match path.strip_prefix("src") {
-            Ok(below) => below
-                .with_extension("")
-                .iter()
-                .map(|part| part.to_string_lossy().into_owned())
-                .filter(|part| part != "mod" && part != "lib")
-                .collect(),
-            Err(_) => Vec::new(),
-        };
-        let tokens = TokenStream::from_str(&text)
-            .unwrap_or_else(|error| panic!("{} is no Rust: {error}", path.display()));
-        let mut names = Vec::new();
-        read(tokens, &module, &[], &mut names);
-        Self {
-            path: path.to_owned(),
-            module,
-            text,
-            names,
-        }
-    }
-
-    fn is_library(&self) -> bool {
-        self.path.starts_with("src")
-    }
-
-    fn top_module(&self) -> Option<&str> {
-        self.module.first().map(String::as_str)
-    }
-
-    /// Whether `name` means the crate `name_of_crate`, and not something of
-    /// that name which the file imports or declares.
-    fn names(&self, name: &Name, name_of_crate: &str) -> bool {
-        let is_first = |name: &Name| name.segments.first().is_some_and(|it| it == name_of_crate);
-        let brings = |other: &Name| {
-            let last = other.segments.last().is_some_and(|it| it == name_of_crate);
-            last && other.segments.len() > 1 && !is_first(other)
-        };
-        is_first(name)
-            && (name.absolute || name.segments.len() > 1 && !self.names.iter().any(brings))
-    }
-
-    fn violations(&self, wrong: impl Fn(&Name) -> Option<String>) -> Vec<Violation> {
-        let wrongs = self
-            .names
-            .iter()
-            .filter_map(|name| wrong(name).map(|what| self.violation(name.line, what)));
-        wrongs.collect()
-    }
-
-    fn violation(&self, line: usize, what: String) -> Violation {
-        Violation {
-            path: self.path.clone(),
-            line,
-            what,
-        }
-    }
-}
-
-impl Name {
-    /// The library's module that the path leads into: `crate::<module>`.
-    fn library_module(&self) -> Option<&str> {
-        match self.segments.as_slice() {
-            [first, module, ..] if first == "crate" => Some(module),
-            _ => None,
-        }
-    }
-
-    fn holds(&self, path: &[&str]) -> bool {
-        self.segments
-            .windows(path.len())
-            .any(|window| window == path)
-            && (path.len() > 1 || self.segments.len() > 1 && self.segments[0] == path[0])
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.segments.join("::"))
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.path.display(), self.line, self.what)
-    }
-}
-
-/// Collects the names in `tokens`, which stand in `module`; in the braces of a
-/// `use` they go on from `before`.
-fn read(tokens: TokenStream, module: &[String], before: &[String], names: &mut Vec<Name>) {
-    let trees: Vec<TokenTree> = tokens.into_iter().collect();
-    let mut at = 0;
-    while let Some(tree) = trees.get(at) {
-        at += 1;
-        match tree {
-            TokenTree::Group(group) => read(group.stream(), module, &[], names),
-            TokenTree::Ident(word) if word == "mod" && before.is_empty() => {
-                at += read_module(&trees[at..], module, names);
-            }
-            TokenTree::Ident(word) if word == "as" && !before.is_empty() => at += 1,
-            TokenTree::Ident(_) => at = read_name(&trees, at - 1, module, before, names),
-            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
-        }
-    }
-}
-
-/// Reads `name { … }` or `name;` after `mod`; gives how much it took.
-fn read_module(trees: &[TokenTree], module: &[String], names: &mut Vec<Name>) -> usize {
-    let Some(TokenTree::Ident(word)) = trees.first() else {
-        return 0;
-    };
-    let mut inner = module.to_vec();
-    inner.push(word.to_string());
-    names.push(name(&["self", &word.to_string()], word, module));
-    match trees.get(1) {
-        Some(TokenTree::Group(group)) => {
-            read(group.stream(), &inner, &[], names);
-            2
-        }
-        _ => 1,
-    }
-}
-
-fn name(segments: &[&str], word: &proc_macro2::Ident, module: &[String]) -> Name {
-    let segments: Vec<String> = segments.iter().map(|it| (*it).to_owned()).collect();
-    Name {
-        segments: resolved(&segments, module),
-        line: word.span().start().line,
-        absolute: false,
-    }
-}
-
-/// Reads the path that begins with the word at `start`; gives where it ends.
-fn read_name(
-    trees: &[TokenTree],
-    start: usize,
-    module: &[String],
-    before: &[String],
-    names: &mut Vec<Name>,
-) -> usize {
-    let mut segments = before.to_vec();
-    let mut at = start;
-    let line = trees[start].span().start().line;
-    let absolute = start >= 2 && is_colons(&trees[start - 2..]) && before.is_empty();
-    while let Some(TokenTree::Ident(word)) = trees.get(at) {
-        segments.push(word.to_string());
-        at += 1;
-        if !trees.get(at..).is_some_and(is_colons) {
-            break;
-        }
-        at += 2;
-    }
-    match trees.get(at) {
-        Some(TokenTree::Group(group))
-            if group.delimiter() == Delimiter::Brace
-                && at > start + 1
-                && is_colons(&trees[at - 2..]) =>
-        {
-            read(group.stream(), module, &segments, names);
-            return at + 1;
-        }
-        Some(TokenTree::Punct(mark)) if mark.as_char() == '!' => {
-            if let Some(last) = segments.last_mut() {
-                last.push('!');
-            }
-        }
-        _ => {}
-    }
-    if segments.last().is_some_and(|it| it == "self") && segments.len() > 1 {
-        segments.pop();
-    }
-    names.push(Name {
-        segments: resolved(&segments, module),
-        line,
-        absolute,
-    });
-    at
-}
-
-fn is_colons(trees: &[TokenTree]) -> bool {
-    let is_colon =
-        |tree: &TokenTree| matches!(tree, TokenTree::Punct(mark) if mark.as_char() == ':');
-    matches!(trees, [first, second, ..] if is_colon(first) && is_colon(second))
-}
-
-/// `super::super::x` and `self::x` as `crate::…`.
-fn resolved(segments: &[String], module: &[String]) -> Vec<String> {
-    let relative = segments
-        .iter()
-        .take_while(|it| *it == "super" || *it == "self")
-        .count();
-    if relative == 0 || relative == segments.len() {
-        return segments.to_vec();
-    }
-    let ups = segments[..relative]
-        .iter()
-        .filter(|it| *it == "super")
-        .count();
-    let kept = &module[..module.len().saturating_sub(ups)];
-    let mut whole = vec!["crate".to_owned()];
-    whole.extend_from_slice(kept);
-    whole.extend_from_slice(&segments[relative..]);
-    whole
-}
-
-/// The Rust files below `folder`, in order.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a folder can be read");
-    let mut paths: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry can be read").path())
-        .flat_map(|path| {
-            if path.is_dir() {
-                files(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
-        .collect();
-    paths.sort();
-    paths
 }
 
 // --- the rules on made-up sources --------------------------------------------
