@@ -9,15 +9,21 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use fanout::stack::proc::Identity;
+
 use super::binary::{Fanout, PROGRAM};
 
-/// Reads pids to the end of its input, kills those that still are the binary,
-/// resets every project of the home, and removes it.
+/// Reads pids, each with when its process was started, to the end of its input;
+/// kills those that are still there, resets every project of the home, and
+/// removes it. A pid alone may have become another process's meanwhile, also one
+/// of this binary, of tests that run beside these.
 const SCRIPT: &str = r#"
-pids=
-while read -r pid; do pids="$pids $pid"; done
-for pid in $pids; do
-    [ "$(readlink "/proc/$pid/exe")" = "$0" ] && kill -9 "$pid"
+processes=
+while read -r pid started; do processes="$processes $pid:$started"; done
+for process in $processes; do
+    pid=${process%:*}
+    now=$(cut -d ' ' -f 22 "/proc/$pid/stat" 2>/dev/null)
+    [ "$now" = "${process#*:}" ] && kill -9 "$pid"
 done
 for state in "$1"/*/state.json; do
     project=$(basename "$(dirname "$state")")
@@ -62,9 +68,12 @@ impl Guard {
 
     /// Kills this process too, should it outlive the tests.
     pub fn watch(&self, pid: u32) {
+        let Some(process) = Identity::of(pid.cast_signed()) else {
+            return;
+        };
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         let input = input.as_mut().expect("open until dropped");
-        writeln!(input, "{pid}").expect("the guard reads");
+        writeln!(input, "{pid} {}", process.start_ticks).expect("the guard reads");
     }
 }
 
