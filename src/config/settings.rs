@@ -60,7 +60,7 @@ pub struct Kafka {
     pub state_topic: String,
     /// Replicas of each topic that fanout or the connector creates.
     pub replication_factor: u16,
-    /// Prefetched and not yet taken, per consumer.
+    /// Prefetched and not yet taken, per partition that is read, in KiB.
     pub prefetch_kbytes: u32,
     /// A worker silent for so long loses its partitions.
     pub session_timeout_ms: u32,

@@ -44,7 +44,8 @@ pub use topics::{
 pub struct ConsumerSettings {
     /// `host:port`, several joined by commas.
     pub brokers: String,
-    /// Prefetched and not yet taken, per consumer.
+    /// Prefetched and not yet taken, per partition, in KiB: librdkafka counts so where
+    /// partitions have queues of their own.
     pub prefetch_kbytes: u32,
     /// A member silent for so long loses its partitions.
     pub session_timeout_ms: u32,
