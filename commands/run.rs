@@ -56,7 +56,11 @@ impl Arguments {
         }
         let config = context.config_with_flags(flags)?;
         let mut servers = of_pipeline(&config.settings, Need::Ours);
-        servers.push(("kafka", Need::Running));
+        if self.until_idle {
+            // Without it a worker waits for what does not run: one that is started
+            // again while Kafka is must not end for good.
+            servers.push(("kafka", Need::Running));
+        }
         context.reach(&config, &servers).await?;
         let settings = config.settings;
         let url = config.values.iter().find(|value| value.key == "http.url");
