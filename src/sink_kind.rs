@@ -41,29 +41,66 @@ pub enum ConsumerGroup {
     Content,
 }
 
-/// `ALL` and `name` from one list: it does not compile without every variant.
-macro_rules! names {
-    ($($variant:ident => $name:literal),+ $(,)?) => {
-        /// All of them, in the order in which they are listed.
-        pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+/// What both sets have, from one list: it does not compile without every variant.
+macro_rules! named {
+    ($set:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl $set {
+            /// All of them, in the order in which they are listed.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-        /// As it is written.
-        #[must_use]
-        pub fn name(self) -> &'static str {
-            match self {
-                $(Self::$variant => $name),+
+            /// As it is written.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name),+
+                }
+            }
+        }
+
+        impl fmt::Display for $set {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(self.name())
+            }
+        }
+
+        /// By name: documents that are keyed by it have their keys in that order.
+        impl Ord for $set {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.name().cmp(other.name())
+            }
+        }
+
+        impl PartialOrd for $set {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl FromStr for $set {
+            type Err = UnknownSink;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let found = Self::ALL.into_iter().find(|one| one.name() == text);
+                found.ok_or_else(|| UnknownSink::new(text, &Self::ALL.map(Self::name)))
             }
         }
     };
 }
 
-impl SinkKind {
-    names! {
-        Redis => "redis",
-        ClickHouse => "clickhouse",
-        Http => "http",
-    }
+named!(SinkKind {
+    Redis => "redis",
+    ClickHouse => "clickhouse",
+    Http => "http",
+});
 
+named!(ConsumerGroup {
+    Board => "redis",
+    Facts => "clickhouse",
+    Http => "http",
+    Content => "content",
+});
+
+impl SinkKind {
     /// The service of the stack that it writes to.
     #[must_use]
     pub fn service(self) -> &'static str {
@@ -86,13 +123,6 @@ impl SinkKind {
 }
 
 impl ConsumerGroup {
-    names! {
-        Board => "redis",
-        Facts => "clickhouse",
-        Http => "http",
-        Content => "content",
-    }
-
     /// The sink that it feeds.
     #[must_use]
     pub fn sink(self) -> SinkKind {
@@ -110,44 +140,6 @@ impl ConsumerGroup {
     }
 }
 
-impl fmt::Display for SinkKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-impl fmt::Display for ConsumerGroup {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-/// By name: documents that are keyed by sink have their keys in that order.
-impl Ord for SinkKind {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.name().cmp(other.name())
-    }
-}
-
-impl PartialOrd for SinkKind {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// By name, as sinks.
-impl Ord for ConsumerGroup {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.name().cmp(other.name())
-    }
-}
-
-impl PartialOrd for ConsumerGroup {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 /// A name that no sink has, with those there are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", unknown("sink", name, known))]
@@ -162,24 +154,6 @@ impl UnknownSink {
             name: name.to_owned(),
             known: known.to_vec(),
         }
-    }
-}
-
-impl FromStr for SinkKind {
-    type Err = UnknownSink;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|sink| sink.name() == text);
-        found.ok_or_else(|| UnknownSink::new(text, &Self::ALL.map(Self::name)))
-    }
-}
-
-impl FromStr for ConsumerGroup {
-    type Err = UnknownSink;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|group| group.name() == text);
-        found.ok_or_else(|| UnknownSink::new(text, &Self::ALL.map(Self::name)))
     }
 }
 

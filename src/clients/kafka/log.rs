@@ -32,8 +32,6 @@ pub struct Bounds {
 /// threads alone.
 #[derive(Clone)]
 pub struct Log {
-    settings: ConsumerSettings,
-    group: String,
     consumer: Arc<Replaceable<Arc<BaseConsumer>>>,
 }
 
@@ -47,10 +45,9 @@ impl Log {
     /// Nothing is sent before the first question. `group` is whose commits are
     /// asked for; the connection does not join it.
     pub fn new(settings: &ConsumerSettings, group: &str) -> Result<Self, KafkaError> {
-        let consumer = Replaceable::new(consumer(settings, group)?);
+        let config = consumer_config(settings, group);
+        let consumer = Replaceable::new(move || config.create().map(Arc::new))?;
         Ok(Self {
-            settings: settings.clone(),
-            group: group.to_owned(),
             consumer: Arc::new(consumer),
         })
     }
@@ -64,13 +61,8 @@ impl Log {
         let answer = tokio::task::spawn_blocking(move || question(&consumer)).await;
         // A panic inside librdkafka's wrapper, or the runtime going down.
         let answer = answer.unwrap_or(Err(KafkaError::Canceled));
-        self.ended(&answer);
+        self.consumer.ended(&answer);
         answer
-    }
-
-    fn ended<T>(&self, answer: &Result<T, KafkaError>) {
-        let make = || consumer(&self.settings, &self.group);
-        self.consumer.ended(answer, make);
     }
 
     /// Number of partitions; none where there is no such topic.
@@ -200,7 +192,7 @@ impl Log {
         let list = commit_of(topic, partition, next, metadata)?;
         let consumer = self.consumer.get();
         let answer = answered(move || consumer.commit(&list, CommitMode::Sync)).await;
-        self.ended(&answer);
+        self.consumer.ended(&answer);
         answer
     }
 
@@ -210,10 +202,6 @@ impl Log {
         self.ask(move |consumer| native::identity(consumer.client(), &topic, TIMEOUT))
             .await
     }
-}
-
-fn consumer(settings: &ConsumerSettings, group: &str) -> Result<Arc<BaseConsumer>, KafkaError> {
-    consumer_config(settings, group).create().map(Arc::new)
 }
 
 /// What was answered for one partition. The question as a whole succeeds where

@@ -24,7 +24,6 @@ pub struct Letter<'a> {
 /// Produces to one topic.
 #[derive(Clone)]
 pub struct Producer {
-    brokers: String,
     inner: Arc<Replaceable<FutureProducer>>,
     topic: String,
 }
@@ -42,9 +41,18 @@ impl Producer {
     /// Nothing is sent before the first letter.
     /// What is sent may be as large as the topic takes.
     pub fn new(brokers: &str, topic: &str) -> Result<Self, KafkaError> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers)
+            .set("client.id", "fanout")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", "20000")
+            .set("message.max.bytes", (128 * 1024 * 1024).to_string())
+            // Dead letters are rare, and the sender waits for each.
+            .set("linger.ms", "0")
+            .set("log_level", "3");
         Ok(Self {
-            brokers: brokers.to_owned(),
-            inner: Arc::new(Replaceable::new(producer(brokers)?)),
+            inner: Arc::new(Replaceable::new(move || config.create())?),
             topic: topic.to_owned(),
         })
     }
@@ -73,20 +81,7 @@ impl Producer {
         let inner = self.inner.get();
         let sent = inner.send(record, Timeout::After(Duration::from_secs(20)));
         let sent = sent.await.map(|_| ()).map_err(|(error, _)| error);
-        self.inner.ended(&sent, || producer(&self.brokers));
+        self.inner.ended(&sent);
         sent
     }
-}
-
-fn producer(brokers: &str) -> Result<FutureProducer, KafkaError> {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("client.id", "fanout")
-        .set("enable.idempotence", "true")
-        .set("message.timeout.ms", "20000")
-        .set("message.max.bytes", (128 * 1024 * 1024).to_string())
-        // Letters are few, and whoever sends one waits for it.
-        .set("linger.ms", "0")
-        .set("log_level", "3")
-        .create()
 }

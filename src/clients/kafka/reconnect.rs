@@ -61,16 +61,24 @@ impl KnownBrokers {
 }
 
 /// A client that is replaced when it has not reached a broker for a while.
-#[derive(Debug)]
 pub(super) struct Replaceable<T> {
+    make: Box<dyn Fn() -> Result<T, KafkaError> + Send + Sync>,
+    /// The client in use, and since when it has reached no broker.
     current: Mutex<(T, Option<Instant>)>,
 }
 
 impl<T: Clone> Replaceable<T> {
-    pub(super) fn new(client: T) -> Self {
-        Self {
-            current: Mutex::new((client, None)),
-        }
+    /// Makes the first client.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn new(
+        make: impl Fn() -> Result<T, KafkaError> + Send + Sync + 'static,
+    ) -> Result<Self, KafkaError> {
+        Ok(Self {
+            current: Mutex::new((make()?, None)),
+            make: Box::new(make),
+        })
     }
 
     /// The client to use now.
@@ -81,12 +89,8 @@ impl<T: Clone> Replaceable<T> {
 
     /// Takes note of how a call ended. The first failure to reach a broker
     /// starts the clock, any other outcome stops it; when the time is over the
-    /// client is replaced by what `make` returns.
-    pub(super) fn ended<A>(
-        &self,
-        outcome: &Result<A, KafkaError>,
-        make: impl FnOnce() -> Result<T, KafkaError>,
-    ) {
+    /// client is replaced by a new one.
+    pub(super) fn ended<A>(&self, outcome: &Result<A, KafkaError>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let unreachable = outcome.as_ref().is_err_and(is_unreachable);
         let (client, since) = &mut *current;
@@ -97,7 +101,7 @@ impl<T: Clone> Replaceable<T> {
         if since.get_or_insert_with(Instant::now).elapsed() < REPLACE_AFTER {
             return;
         }
-        if let Ok(made) = make() {
+        if let Ok(made) = (self.make)() {
             let replaced = std::mem::replace(client, made);
             *since = None;
             drop(current);

@@ -4,7 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU32},
     thread,
 };
 
@@ -173,17 +173,27 @@ async fn a_connection_for_asking_is_replaced() {
 #[test]
 fn a_client_is_replaced_once_no_broker_was_reached_for_a_while() {
     let failure = || Err::<(), _>(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
-    let client = Replaceable::new(1);
-    client.ended(&failure(), || Ok(2));
+    let (made, is_refused) = (AtomicU32::new(0), Arc::new(AtomicBool::new(false)));
+    let refused = Arc::clone(&is_refused);
+    let client = Replaceable::new(move || {
+        if refused.load(Ordering::SeqCst) {
+            return Err(KafkaError::Canceled);
+        }
+        Ok(made.fetch_add(1, Ordering::SeqCst) + 1)
+    });
+    let client = client.expect("the first");
+    client.ended(&failure());
     assert_eq!(client.get(), 1, "only just");
     let long_ago = Instant::now().checked_sub(REPLACE_AFTER);
     client.current.lock().expect("whole").1 = long_ago;
-    client.ended(&Ok(()), || Ok(2));
-    client.ended(&failure(), || Ok(2));
+    client.ended(&Ok(()));
+    client.ended(&failure());
     assert_eq!(client.get(), 1, "it answered in between");
     client.current.lock().expect("whole").1 = long_ago;
-    client.ended(&failure(), || Err(KafkaError::Canceled));
+    is_refused.store(true, Ordering::SeqCst);
+    client.ended(&failure());
     assert_eq!(client.get(), 1, "none could be made");
-    client.ended(&failure(), || Ok(2));
+    is_refused.store(false, Ordering::SeqCst);
+    client.ended(&failure());
     assert_eq!(client.get(), 2);
 }
