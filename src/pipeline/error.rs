@@ -6,8 +6,8 @@ use crate::{
     sink_kind::SinkKind,
 };
 
-/// Why the pipeline does not start. Once it has started, trouble is told in
-/// its status instead.
+/// Why the pipeline does not start. Problems after the start are reported in
+/// its status.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     #[error("a kafka client cannot be made for {brokers}")]

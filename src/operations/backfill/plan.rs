@@ -193,7 +193,7 @@ async fn begin(
     Ok(journal)
 }
 
-/// What an operator is told where a part begins with the last rebuild.
+/// The note for the operator if a part begins at the last rebuild.
 fn left_out(parts: &[Part], starts: &[i64]) -> Option<String> {
     let mut found = (0..).zip(starts);
     let begins_there = found.any(|(partition, start)| {

@@ -36,7 +36,8 @@ pub(super) async fn stop(
     Ok(())
 }
 
-/// Waits until all run. A failure is given one restart; then it is told.
+/// Waits until all tasks run. A failed task is restarted once; one that still fails
+/// after that is an error.
 pub(super) async fn until_running(
     settings: &Settings,
     rest: &Rest,

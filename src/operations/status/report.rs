@@ -24,7 +24,7 @@ pub struct Report {
     pub slot_problem: Option<String>,
     /// What is known of the source; none where Postgres does not answer.
     pub source: Option<Standing>,
-    /// Where the pipeline serves its own status, whoever started it.
+    /// Where the pipeline serves its status, no matter who started it.
     pub pipeline_url: SecretUrl,
     pub pipeline_problem: Option<String>,
     /// The sinks of the worker that was asked; their lag is of all workers, none

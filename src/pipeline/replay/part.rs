@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One partition's part of a replay. Plain data that outlives a run: whoever
-/// goes on with a replay hands back what it was last told.
+/// One partition's part of a replay. Plain data that is stored between runs: to
+/// resume a replay, pass the last state it reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub partition: i32,
