@@ -25,6 +25,7 @@ use std::{
 
 use fanout::{
     clients::{
+        Connections,
         clickhouse::{self, Endpoint, Query},
         postgres::{self, Client},
     },
@@ -140,7 +141,8 @@ async fn measure(stack: &Stack) {
 }
 
 async fn caught_up(settings: &Settings) {
-    fence::wait(settings, &[SinkKind::ClickHouse], LONGEST, &Silent)
+    let connections = Connections::of(settings);
+    fence::wait(&connections, &[SinkKind::ClickHouse], LONGEST, &Silent)
         .await
         .expect("it catches up");
 }

@@ -27,7 +27,7 @@ use std::{
 };
 
 use fanout::{
-    clients::kafka::ensure_topics,
+    clients::Connections,
     config::Settings,
     event::{FactDecoder, Record, SourceTable},
     operations::{fence, objects},
@@ -110,7 +110,8 @@ async fn measure_all(stack: &Stack) {
     let settings = stack.settings();
     let events = std::env::var("BENCH_EVENTS").unwrap_or_else(|_| "300000".to_owned());
     stack.fanout(&["seed", "--content", "200", "--events", &events]);
-    let fence = fence::wait(&settings, &[], Duration::from_secs(600), &Silent)
+    let connections = Connections::of(&settings);
+    let fence = fence::wait(&connections, &[], Duration::from_secs(600), &Silent)
         .await
         .expect("all is in the log");
     let topic = fence::events_topic(&settings);
@@ -317,7 +318,8 @@ async fn sink(
         settings.clickhouse.database = format!("bench{run}");
         settings.board.key = format!("bench{run}");
         if sink == "clickhouse" {
-            objects::clickhouse(&settings).await.expect("tables");
+            let connections = Connections::of(&settings);
+            objects::clickhouse(&connections).await.expect("tables");
         }
         // A system that has seen the keys before has less to do.
         let external = if sink == "http" {
@@ -353,7 +355,11 @@ impl Log {
     async fn copy(&self, settings: &Settings, with_poison: bool) -> Vec<i64> {
         let kafka = &settings.kafka;
         let source = Source::new(&kafka.topic_prefix);
-        ensure_topics(&kafka.brokers, &topics::specs(settings))
+        let connections = Connections::of(settings);
+        let specs = topics::specs(settings);
+        connections
+            .kafka
+            .ensure_topics(&specs)
             .await
             .expect("topics");
         let producer: BaseProducer = ClientConfig::new()
@@ -420,7 +426,8 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
             settings.clickhouse.database.clone_from(&name);
             settings.board.key.clone_from(&name);
             if sink == "clickhouse" {
-                objects::clickhouse(&settings).await.expect("tables");
+                let connections = Connections::of(&settings);
+                objects::clickhouse(&connections).await.expect("tables");
             }
             let external = External::start(stack, &name);
             settings.external.url = external.url.as_str().into();
@@ -449,7 +456,8 @@ async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
         source: source::source().1,
         creates_topics: true,
     };
-    let pipeline = Pipeline::start(start, settings, stop.clone()).expect("the pipeline starts");
+    let connections = Connections::of(settings);
+    let pipeline = Pipeline::start(start, &connections, stop.clone()).expect("the pipeline starts");
     let reporter = pipeline.reporter();
     let mut first: Option<Instant> = None;
     loop {

@@ -84,14 +84,12 @@ impl Arguments {
         let request = self.request();
         request.check(now_us())?;
         let config = context.config()?;
-        context
-            .reach(&config, &servers(&request, &config.settings))
-            .await?;
-        let settings = config.settings;
+        let servers = servers(&request, &config.settings);
+        let connections = context.connections(&config, &servers).await?;
         let site = context.site()?;
         let printer = context.printer();
         if self.dry_run {
-            let plan = backfill::plan(&site, &settings, request).await?;
+            let plan = backfill::plan(&site, &connections, request).await?;
             let document = Document {
                 dry_run: true,
                 plan: &plan,
@@ -99,7 +97,7 @@ impl Arguments {
             };
             return printer.conclude("backfill", Verdict::Done, &document, || show(&plan));
         }
-        let mut backfill = backfill::prepare(&site, &settings, request).await?;
+        let mut backfill = backfill::prepare(&site, &connections, request).await?;
         let plan = backfill.plan().clone();
         printer.note(&show(&plan));
         if let Some(what) = to_confirm(&plan) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fanout::{
-    config::Settings,
+    clients::Connections,
     escape::escape,
     operations::connector::{self, Applied, ConnectorError, ConnectorStatus, State},
     source::RECONCILE,
@@ -87,7 +87,7 @@ struct Report {
 
 impl Command {
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.servers(self.servers()).await?;
+        let connections = context.servers(self.servers()).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let mut report = Report {
@@ -99,26 +99,28 @@ impl Command {
             connected: None,
         };
         match self {
-            Self::Apply(arguments) => arguments.run(context, &settings, &mut report).await?,
+            Self::Apply(arguments) => arguments.run(context, &connections, &mut report).await?,
             Self::Status => {
-                report.connector = Some(known(&settings).await?);
-                report.connected = connector::is_connected(&settings).await;
+                report.connector = Some(known(&connections).await?);
+                report.connected = connector::is_connected(&connections).await;
             }
             Self::Restart(change) | Self::Pause(change) | Self::Resume(change)
                 if change.dry_run =>
             {
                 report.dry_run = true;
-                report.connector = Some(known(&settings).await?);
+                report.connector = Some(known(&connections).await?);
             }
-            Self::Delete(arguments) => arguments.run(context, &settings, &mut report).await?,
+            Self::Delete(arguments) => arguments.run(context, &connections, &mut report).await?,
             Self::Restart(Change { timeout, .. }) => {
-                report.connector = Some(connector::restart(&settings, timeout, &*progress).await?);
+                report.connector =
+                    Some(connector::restart(&connections, timeout, &*progress).await?);
             }
             Self::Pause(Change { timeout, .. }) => {
-                report.connector = Some(connector::pause(&settings, timeout, &*progress).await?);
+                report.connector = Some(connector::pause(&connections, timeout, &*progress).await?);
             }
             Self::Resume(Change { timeout, .. }) => {
-                report.connector = Some(connector::resume(&settings, timeout, &*progress).await?);
+                report.connector =
+                    Some(connector::resume(&connections, timeout, &*progress).await?);
             }
         }
         drop(progress);
@@ -160,36 +162,37 @@ impl Command {
 }
 
 /// The connector, which has to be there.
-async fn known(settings: &Settings) -> Result<ConnectorStatus, ConnectorError> {
+async fn known(connections: &Connections) -> Result<ConnectorStatus, ConnectorError> {
     let missing = || ConnectorError::Missing {
-        name: settings.connector.name.clone(),
+        name: connections.settings().connector.name.clone(),
     };
-    connector::status(settings).await?.ok_or_else(missing)
+    connector::status(connections).await?.ok_or_else(missing)
 }
 
 impl Apply {
     async fn run(
         &self,
         context: &Context,
-        settings: &Settings,
+        connections: &Connections,
         report: &mut Report,
     ) -> Result<(), CommandError> {
         let Change { timeout, dry_run } = self.change;
         let progress = context.printer().progress();
+        let settings = connections.settings();
         let overrides = connector::overrides(&context.site()?, settings)?;
         let name = &settings.connector.name;
         if self.forget_offsets {
             let what = format!("forget the position of connector {name} for good");
             confirm(context, self.yes, name, &what).await?;
-            connector::forget_offsets(settings, timeout, &*progress).await?;
+            connector::forget_offsets(connections, timeout, &*progress).await?;
         }
         report.dry_run = dry_run;
         report.applied = Some(if dry_run {
-            connector::plan(settings, &overrides, timeout).await?
+            connector::plan(connections, &overrides, timeout).await?
         } else {
-            connector::apply(settings, &overrides, timeout, &*progress).await?
+            connector::apply(connections, &overrides, timeout, &*progress).await?
         });
-        report.connector = connector::status(settings).await?;
+        report.connector = connector::status(connections).await?;
         Ok(())
     }
 }
@@ -198,20 +201,20 @@ impl Delete {
     async fn run(
         &self,
         context: &Context,
-        settings: &Settings,
+        connections: &Connections,
         report: &mut Report,
     ) -> Result<(), CommandError> {
         let Change { timeout, dry_run } = self.change;
         report.dry_run = dry_run;
         if dry_run {
-            report.connector = connector::status(settings).await?;
+            report.connector = connector::status(connections).await?;
             report.deleted = Some(report.connector.is_some());
             return Ok(());
         }
-        let name = &settings.connector.name;
+        let name = &connections.settings().connector.name;
         let what = format!("delete connector {name}");
         confirm(context, self.yes, name, &what).await?;
-        report.deleted = Some(connector::delete(settings, timeout).await?);
+        report.deleted = Some(connector::delete(connections, timeout).await?);
         Ok(())
     }
 }

@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use fanout::{
-    config::{Config, Layers, Settings, load},
+    clients::Connections,
+    config::{Config, Layers, load},
     failure::{Failure, Kind},
     operations::{check::check, scratch::Scratch},
     project::Project,
@@ -208,12 +209,20 @@ impl Context {
         Ok(config)
     }
 
-    /// The effective settings, where the command may talk to each of these
-    /// services.
-    pub async fn servers(&self, uses: &[(&str, Need)]) -> Result<Settings, CommandError> {
-        let config = self.config()?;
-        self.reach(&config, uses).await?;
-        Ok(config.settings)
+    /// Clients under the effective settings, where the command may talk to each
+    /// of these services.
+    pub async fn servers(&self, uses: &[(&str, Need)]) -> Result<Connections, CommandError> {
+        self.connections(&self.config()?, uses).await
+    }
+
+    /// The same under this configuration. Nothing is sent yet.
+    pub async fn connections(
+        &self,
+        config: &Config,
+        uses: &[(&str, Need)],
+    ) -> Result<Connections, CommandError> {
+        self.reach(config, uses).await?;
+        Ok(Connections::of(&config.settings))
     }
 
     /// The project as it was brought up; none where it was not, and the operator
@@ -232,7 +241,7 @@ impl Context {
 
     /// Refuses to talk to a server that is neither the project's nor named by
     /// the operator.
-    pub async fn reach(&self, config: &Config, uses: &[(&str, Need)]) -> Result<(), CommandError> {
+    async fn reach(&self, config: &Config, uses: &[(&str, Need)]) -> Result<(), CommandError> {
         Ok(reach::check(&self.site()?, config, uses).await?)
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use fanout::{
-    config::Settings,
+    clients::Connections,
     escape::{ellipsis, escape},
     operations::dlq::{
         self, DlqError, Filter, Letter, LetterId, Listing, Purged, Report, Selected,
@@ -100,11 +100,10 @@ impl Command {
         if let Self::Replay(_) = &self {
             servers.extend(stores(&config.settings.pipeline.sinks));
         }
-        context.reach(&config, &servers).await?;
-        let settings = config.settings;
+        let connections = context.connections(&config, &servers).await?;
         match self {
             Self::Ls(arguments) => {
-                let listing = dlq::list(&settings, &filter, arguments.limit).await?;
+                let listing = dlq::list(&connections, &filter, arguments.limit).await?;
                 let latest: Vec<Json> = listing.latest.iter().map(document).collect();
                 let report = json!({
                     "action": "ls",
@@ -115,13 +114,13 @@ impl Command {
                 printer.conclude("dlq", Verdict::Done, &report, || list(&listing))
             }
             Self::Show { id } => {
-                let letter = dlq::find(&settings, id).await?;
+                let letter = dlq::find(&connections, id).await?;
                 printer.print_verbatim();
                 let report = json!({ "action": "show", "letter": document(&letter) });
                 printer.conclude("dlq", Verdict::Done, &report, || show(&letter))
             }
-            Self::Replay(arguments) => arguments.run(context, &settings, filter).await,
-            Self::Purge(arguments) => arguments.run(context, &settings).await,
+            Self::Replay(arguments) => arguments.run(context, &connections, filter).await,
+            Self::Purge(arguments) => arguments.run(context, &connections).await,
         }
     }
 }
@@ -142,8 +141,8 @@ impl Command {
 }
 
 impl Replay {
-    async fn run(self, context: &Context, settings: &Settings, filter: Filter) -> Outcome {
-        let selected = dlq::select(settings, &context.scratch()?, filter).await?;
+    async fn run(self, context: &Context, connections: &Connections, filter: Filter) -> Outcome {
+        let selected = dlq::select(connections, &context.scratch()?, filter).await?;
         let printer = context.printer();
         if self.dry_run {
             let report = replay_document(true, selected.counts(), None);
@@ -160,7 +159,7 @@ impl Replay {
             patience: self.timeout,
             stop: context.stop().clone(),
         };
-        let work = Box::pin(selected.replay(settings, &how, &*progress));
+        let work = Box::pin(selected.replay(connections, &how, &*progress));
         let report = work.await?;
         drop(progress);
         let document = replay_document(false, &selection, Some(&report));
@@ -177,9 +176,9 @@ fn replay_document(
 }
 
 impl Purge {
-    async fn run(self, context: &Context, settings: &Settings) -> Outcome {
+    async fn run(self, context: &Context, connections: &Connections) -> Outcome {
         let printer = context.printer();
-        let listing = dlq::list(settings, &Filter::default(), 0).await?;
+        let listing = dlq::list(connections, &Filter::default(), 0).await?;
         if self.dry_run {
             let report = purge_document(true, &listing, None);
             return printer.conclude("dlq", Verdict::Done, &report, || tally(&listing));
@@ -190,7 +189,7 @@ impl Purge {
             confirm(context, self.yes, "yes", what).await?;
         }
         let progress = printer.progress();
-        let purged = dlq::purge(settings, &context.scratch()?, &*progress).await?;
+        let purged = dlq::purge(connections, &context.scratch()?, &*progress).await?;
         drop(progress);
         let report = purge_document(false, &listing, Some(purged));
         printer.conclude("dlq", Verdict::Done, &report, || {

@@ -55,16 +55,16 @@ impl Arguments {
             ("clickhouse", Need::Ours),
             ("postgres", Need::Ours),
         ];
-        let settings = context.servers(&servers).await?;
+        let connections = context.servers(&servers).await?;
         let printer = context.printer();
         if let Some(content) = self.explain {
-            let explanation = leaderboard::explain(&settings, content).await?;
+            let explanation = leaderboard::explain(&connections, content).await?;
             let report = json!({ "explanation": explanation });
             return printer.conclude("leaderboard", Verdict::Done, &report, || {
                 explain(&explanation)
             });
         }
-        let mut watch = Watch::start(context.project(), &settings).await?;
+        let mut watch = Watch::start(context.project(), &connections).await?;
         let Some(interval) = self.watch else {
             let board = watch.look(self.limit).await?;
             return printer.conclude("leaderboard", Verdict::Done, &board, || {

@@ -67,14 +67,15 @@ impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let place = Place::from(self.place);
         let server = [(place.service(), Need::Running)];
-        let settings = context.servers(&server).await?;
+        let connections = context.servers(&server).await?;
         let printer = context.printer();
         if printer.verbosity() > 0 {
             let topic = self.topic.as_deref();
-            printer.note(&equivalent(&settings, place, topic, self.count));
+            let settings = connections.settings();
+            printer.note(&equivalent(settings, place, topic, self.count));
         }
         printer.print_verbatim();
-        let mut peek = Peek::start(&settings, place, self.topic).await?;
+        let mut peek = Peek::start(&connections, place, self.topic).await?;
         let items = peek.look(self.count).await?;
         if !self.follow {
             let documents: Vec<_> = items.iter().map(|item| &item.document).collect();

@@ -61,8 +61,8 @@ impl Arguments {
             // again while Kafka is must not end for good.
             servers.push(("kafka", Need::Running));
         }
-        context.reach(&config, &servers).await?;
-        let settings = config.settings;
+        let connections = context.connections(&config, &servers).await?;
+        let settings = connections.settings();
         let url = config.values.iter().find(|value| value.key == "http.url");
         let is_asked_for =
             url.is_some_and(|url| !matches!(url.origin, Origin::Default | Origin::Project));
@@ -72,7 +72,7 @@ impl Arguments {
         let configured = configured_address(settings.http.url.reveal());
         let run = Run::start(
             context.project(),
-            &settings,
+            &connections,
             Options {
                 sinks: settings.pipeline.sinks.to_vec(),
                 listen: self.http_addr.unwrap_or(configured),

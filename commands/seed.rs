@@ -62,7 +62,7 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
-        let settings = context.servers(&[("postgres", Need::Running)]).await?;
+        let connections = context.servers(&[("postgres", Need::Running)]).await?;
         let printer = context.printer();
         let options = self.options();
         if self.dry_run {
@@ -86,7 +86,7 @@ impl Arguments {
             });
         }
         let progress = printer.progress();
-        let seeded = seed::seed(&settings, &options, context.stop(), &*progress).await?;
+        let seeded = seed::seed(&connections, &options, context.stop(), &*progress).await?;
         drop(progress);
         let report = Report {
             dry_run: false,

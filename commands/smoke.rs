@@ -62,15 +62,14 @@ impl Arguments {
         let config = context.config()?;
         let mut servers = of_pipeline(&config.settings, Need::Ours);
         servers.push(("postgres", Need::Running));
-        context.reach(&config, &servers).await?;
-        let settings = config.settings;
+        let connections = context.connections(&config, &servers).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let options = Options {
             timeout: self.timeout,
             latency_budget: self.latency_budget,
         };
-        let report = smoke::smoke(&settings, options, &*progress).await?;
+        let report = smoke::smoke(&connections, options, &*progress).await?;
         drop(progress);
         if let Some(path) = self.junit {
             let junit = smoke::junit(&report);

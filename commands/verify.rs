@@ -34,12 +34,11 @@ impl Arguments {
         let config = context.config()?;
         let mut servers = of_pipeline(&config.settings, Need::Ours);
         servers.extend([("postgres", Need::Running), ("kafka", Need::Running)]);
-        context.reach(&config, &servers).await?;
-        let settings = config.settings;
+        let connections = context.connections(&config, &servers).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let scratch = context.scratch()?;
-        let report = verify::verify(&settings, &scratch, self.timeout, &*progress).await?;
+        let report = verify::verify(&connections, &scratch, self.timeout, &*progress).await?;
         drop(progress);
         let verdict = if report.holds() {
             Verdict::Done

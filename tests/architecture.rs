@@ -45,6 +45,27 @@ const CLIENTS: [(&str, &str); 7] = [
     ("tokio_postgres", "postgres"),
 ];
 
+/// What a client is made from, and the set of a project's clients: each with the
+/// files that may make it. Everybody else is given one.
+const CONNECTING: [([&str; 2], &[&str]); 2] = [
+    // A service is probed at its endpoint, whatever kind of server it is.
+    (
+        ["Connection", "new"],
+        &["src/clients", "src/stack/probe.rs"],
+    ),
+    // Once for each command: where its configuration is read, or resolved.
+    (
+        ["Connections", "of"],
+        &[
+            "commands/context.rs",
+            "src/operations/doctor/mod.rs",
+            "src/operations/reset/mod.rs",
+            "src/operations/status/mod.rs",
+            "src/operations/up/mod.rs",
+        ],
+    ),
+];
+
 /// What the bottom does without, the client crates aside.
 const IMPURE: [&[&str]; 9] = [
     &["tokio"],
@@ -109,6 +130,15 @@ fn a_client_crate_is_named_in_one_place(source: &Source) -> Vec<Violation> {
     })
 }
 
+fn connections_are_made_in_one_place(source: &Source) -> Vec<Violation> {
+    source.violations(|name| {
+        let made = CONNECTING.iter().find(|(maker, _)| name.holds(maker));
+        let (_, places) = made?;
+        let may = places.iter().any(|place| source.path.starts_with(place));
+        (!may).then(|| format!("{name} connects on its own"))
+    })
+}
+
 fn only_commands_draw(source: &Source) -> Vec<Violation> {
     source.violations(|name| {
         let drawn = DISPLAY.iter().any(|it| source.names(name, it));
@@ -165,12 +195,16 @@ fn nothing_is_left_for_later(source: &Source) -> Vec<Violation> {
 }
 
 /// Every rule, under the name that a violation is reported with.
-const RULES: [(&str, fn(&Source) -> Vec<Violation>); 9] = [
+const RULES: [(&str, fn(&Source) -> Vec<Violation>); 10] = [
     ("imports point down", imports_point_down),
     ("the bottom is pure", the_bottom_is_pure),
     (
         "a client crate is named in one place",
         a_client_crate_is_named_in_one_place,
+    ),
+    (
+        "connections are made in one place",
+        connections_are_made_in_one_place,
     ),
     ("only commands draw", only_commands_draw),
     ("the library never prints", the_library_never_prints),
@@ -281,6 +315,19 @@ fn a_client_crate_out_of_place_is_found() {
         found("src/sinks/mod.rs", "mod clickhouse;\nuse clickhouse::Sink;"),
         [""; 0]
     );
+}
+
+#[test]
+fn a_connection_of_somebodys_own_is_found() {
+    let text = "use crate::clients;\nfn f() { clients::Connection::new(u); }";
+    let own = ["3: clients::Connection::new connects on its own"];
+    assert_eq!(found("src/operations/peek/mod.rs", text), own);
+    assert_eq!(found("src/clients/connections.rs", text), [""; 0]);
+    let set = "fn f() { Connections::of(&settings); }";
+    let own = ["2: Connections::of connects on its own"];
+    assert_eq!(found("src/pipeline/mod.rs", set), own);
+    assert_eq!(found("commands/peek.rs", set), own);
+    assert_eq!(found("commands/context.rs", set), [""; 0]);
 }
 
 #[test]

@@ -1,10 +1,18 @@
 //! One module for each server's client crate, and the only ones that name it:
 //! what the rest of the library knows of a server is what these offer.
+//!
+//! A [`Connection`] says where a server is. [`Connections`] makes the clients,
+//! once, from the settings; nothing else opens a connection.
 
 pub mod browser;
 pub mod clickhouse;
+mod connection;
+mod connections;
 pub mod docker;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
 pub mod web;
+
+pub use connection::{Auth, Connection, Tls};
+pub use connections::Connections;

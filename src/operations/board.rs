@@ -8,8 +8,10 @@ use uuid::Uuid;
 
 use super::steps::Steps;
 use crate::{
-    clients::redis::{self, BoardKeys, BoardReader, RedisError},
-    config::Settings,
+    clients::{
+        Connections,
+        redis::{self, BoardKeys, BoardReader, RedisError},
+    },
     crash,
     failure::{Failure, Kind},
     progress::Progress,
@@ -59,12 +61,12 @@ impl Failure for BoardError {
 /// # Errors
 /// When nobody publishes it within `timeout`, or Redis does not answer.
 pub async fn rebuild(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<u64, BoardError> {
     let steps = Steps::new(progress, "redis");
-    let members = published_anew(settings, timeout, &steps).await?;
+    let members = published_anew(connections, timeout, &steps).await?;
     steps.done("rebuilt");
     Ok(members)
 }
@@ -72,10 +74,11 @@ pub async fn rebuild(
 /// Takes the lease away and waits until a complete board is published under the
 /// next one. Returns how many members it has.
 async fn published_anew(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<u64, BoardError> {
+    let settings = connections.settings();
     let keys = BoardKeys::new(&settings.board.key);
     let patience = Duration::from_millis(settings.redis.request_timeout_ms);
     // Held rather than deleted: a lease that nobody has is taken back by who

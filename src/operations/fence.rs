@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     clients::{
-        kafka::{ConsumerSettings, KafkaError, Log},
+        Connections,
+        kafka::{KafkaError, Log},
         postgres::{self, PostgresError},
     },
     config::Settings,
@@ -172,16 +173,6 @@ pub fn reader_group(settings: &Settings, operation: &str) -> String {
     format!("{}-{operation}", settings.kafka.group_prefix)
 }
 
-/// How the readers of operations reach Kafka.
-#[must_use]
-pub fn consumer(settings: &Settings) -> ConsumerSettings {
-    ConsumerSettings {
-        brokers: settings.kafka.brokers.clone(),
-        prefetch_kbytes: settings.kafka.prefetch_kbytes,
-        session_timeout_ms: settings.kafka.session_timeout_ms,
-    }
-}
-
 /// Waits until all that Postgres had committed before this call is in the
 /// topics and committed by the groups of `sinks`.
 ///
@@ -189,18 +180,19 @@ pub fn consumer(settings: &Settings) -> ConsumerSettings {
 /// When a server does not answer, or `timeout` passes first: then the error
 /// names what is behind, and by how much.
 pub async fn wait(
-    settings: &Settings,
+    connections: &Connections,
     sinks: &[SinkKind],
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Fence, FenceError> {
     let steps = Steps::new(progress, "fence");
     let deadline = Instant::now() + timeout;
-    let fence = into_log(settings, timeout, &steps).await?;
+    let fence = into_log(connections, timeout, &steps).await?;
+    let settings = connections.settings();
     let topic = events_topic(settings);
     for sink in sinks {
         let group = group(settings, sink.events_group());
-        let log = Log::new(&consumer(settings), &group)?;
+        let log = connections.kafka.log(&group)?;
         loop {
             let commits = log.commits(&topic, fence.events.len()).await?;
             let life = log.identity(&topic).await?.map(TopicLife::from);
@@ -215,7 +207,7 @@ pub async fn wait(
                     partitions,
                     waited: timeout,
                 };
-                let halted = halted(settings, sink.events_group()).await;
+                let halted = halted(connections, sink.events_group()).await;
                 return Err(halted.unwrap_or(behind));
             }
             sleep(POLL).await;
@@ -227,8 +219,9 @@ pub async fn wait(
 
 /// Why the sink of a group does not go on, where a pipeline of this machine says
 /// that it is halted.
-async fn halted(settings: &Settings, group: ConsumerGroup) -> Option<FenceError> {
-    let status = worker::pipeline(&settings.http.url).await.ok()?;
+async fn halted(connections: &Connections, group: ConsumerGroup) -> Option<FenceError> {
+    let url = &connections.settings().http.url;
+    let status = worker::pipeline(url).await.ok()?;
     let mut sinks = status.sinks.into_iter();
     let sink = sinks.find(|sink| sink.name == group.name())?;
     let (sink, halt) = (sink.name, sink.halt?);
@@ -238,12 +231,13 @@ async fn halted(settings: &Settings, group: ConsumerGroup) -> Option<FenceError>
 /// The first half: waits until all that Postgres had committed is in the
 /// topics, and tells their ends.
 async fn into_log(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<Fence, FenceError> {
-    let lsn = past_slot(settings, timeout, steps).await?;
-    let log = Log::new(&consumer(settings), &reader_group(settings, "fence"))?;
+    let lsn = past_slot(connections, timeout, steps).await?;
+    let settings = connections.settings();
+    let log = connections.kafka.log(&reader_group(settings, "fence"))?;
     let events = ends(&log, events_topic(settings)).await?;
     let content = ends(&log, content_topic(settings)).await?;
     Ok(Fence {
@@ -263,10 +257,11 @@ async fn ends(log: &Log, topic: String) -> Result<Vec<i64>, FenceError> {
 /// Writes the mark and waits until the connector has confirmed it: it confirms
 /// what Kafka has committed.
 async fn past_slot(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<String, FenceError> {
+    let settings = connections.settings();
     let slot = &settings.connector.slot;
     let client = postgres::connect(&settings.postgres.url).await?;
     let mark = "SELECT pg_logical_emit_message(true, $1, $2)::text";

@@ -14,12 +14,13 @@ use super::{
 };
 use crate::{
     clients::{
+        Connections,
         clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query, Title},
         postgres::{self, PostgresError},
         redis::{BoardKeys, BoardReader, Meta, RedisError, RedisProblem},
     },
     clock::now_us,
-    config::{Score, Settings},
+    config::Score,
     failure::{Failure, Kind},
     pipeline::status::{SinkState, SinkStatus},
     project::Project,
@@ -208,7 +209,7 @@ impl Remark {
 #[derive(Debug)]
 pub struct Watch {
     project: Project,
-    settings: Settings,
+    connections: Connections,
     reader: BoardReader,
     titles: HashMap<String, Title>,
     before: Option<Before>,
@@ -236,11 +237,14 @@ impl Watch {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn start(project: &Project, settings: &Settings) -> Result<Self, LeaderboardError> {
+    pub async fn start(
+        project: &Project,
+        connections: &Connections,
+    ) -> Result<Self, LeaderboardError> {
         Ok(Self {
             project: project.clone(),
-            reader: reader(settings).await?,
-            settings: settings.clone(),
+            reader: reader(connections).await?,
+            connections: connections.clone(),
             titles: HashMap::new(),
             before: None,
         })
@@ -259,7 +263,7 @@ impl Watch {
             .filter_map(|(member, _)| member.parse().ok())
             .collect();
         if !unknown.is_empty() {
-            let found = titles(&self.settings, &unknown).await;
+            let found = titles(&self.connections, &unknown).await;
             let named = found.into_iter().map(|(id, title)| (id.to_string(), title));
             self.titles.extend(named);
         }
@@ -286,7 +290,7 @@ impl Watch {
             rows: rows.collect(),
             members: view.cardinality,
             meta: view.meta,
-            score: self.settings.board.score,
+            score: self.connections.settings().board.score,
             age_ms: view
                 .meta
                 .map(|meta| (now_us - meta.as_of_us).max(0) / 1_000),
@@ -315,7 +319,7 @@ impl Watch {
         if let Some(remark) = problem.and_then(Remark::of_store) {
             return remark;
         }
-        let url = &self.settings.http.url;
+        let url = &self.connections.settings().http.url;
         let pipeline = status::own_pipeline(url, self.project.as_str()).await;
         let sinks = pipeline.map(|pipeline| pipeline.sinks).unwrap_or_default();
         let name = ConsumerGroup::Board.name();
@@ -357,23 +361,24 @@ fn standing(meta: Option<Meta>, now_us: i64, has_worker: bool, members: u64) -> 
 /// # Errors
 /// When a server does not answer or there is no board.
 pub async fn explain(
-    settings: &Settings,
+    connections: &Connections,
     content_id: Uuid,
 ) -> Result<Explanation, LeaderboardError> {
-    let mut board = reader(settings).await?;
+    let settings = connections.settings();
+    let mut board = reader(connections).await?;
     let view = board.read(Some(0)).await?;
     let meta = view.meta.ok_or(LeaderboardError::NeverPublished)?;
     let moment = Moment {
         as_of_us: meta.as_of_us,
         window_seconds: meta.window_seconds,
     };
-    let ahead = eligible::ahead(&query(settings)?, &settings.board, moment).await?;
+    let ahead = eligible::ahead(&query(connections)?, &settings.board, moment).await?;
     let client = postgres::connect(&settings.postgres.url).await?;
     let mut sums = eligible::sums(&client, moment).await?;
     sums.subtract(&eligible::sums_of(&client, moment, &ahead).await?);
     let sum: Sum = sums.0.get(&content_id).copied().unwrap_or_default();
     let events = eligible::events_of(&client, moment, content_id, &ahead, MAX_EVENTS).await?;
-    let mut titles = titles(settings, &[content_id]).await;
+    let mut titles = titles(connections, &[content_id]).await;
     Ok(Explanation {
         content_id,
         title: titles.remove(&content_id).map(|title| title.title),
@@ -386,20 +391,22 @@ pub async fn explain(
     })
 }
 
-async fn reader(settings: &Settings) -> Result<BoardReader, RedisError> {
+async fn reader(connections: &Connections) -> Result<BoardReader, RedisError> {
+    let settings = connections.settings();
     let keys = BoardKeys::new(&settings.board.key);
     BoardReader::connect(&settings.redis.url, keys, TIMEOUT).await
 }
 
-fn query(settings: &Settings) -> Result<Query, InvalidUrl> {
-    let endpoint = Endpoint::at(&settings.clickhouse.url)?;
-    Ok(Query::new(&endpoint, &settings.clickhouse.database))
+fn query(connections: &Connections) -> Result<Query, InvalidUrl> {
+    let settings = &connections.settings().clickhouse;
+    let endpoint = Endpoint::at(&settings.url)?;
+    Ok(Query::new(&endpoint, &settings.database))
 }
 
 /// Titles from ClickHouse, the rest from Postgres; what neither gives is left
 /// out, for a board without titles is better than none.
-async fn titles(settings: &Settings, ids: &[Uuid]) -> HashMap<Uuid, Title> {
-    let mut titles = match query(settings) {
+async fn titles(connections: &Connections, ids: &[Uuid]) -> HashMap<Uuid, Title> {
+    let mut titles = match query(connections) {
         Ok(query) => query.titles(ids).await.unwrap_or_else(|error| {
             tracing::debug!(%error, "no titles from clickhouse");
             HashMap::new()
@@ -407,7 +414,7 @@ async fn titles(settings: &Settings, ids: &[Uuid]) -> HashMap<Uuid, Title> {
         Err(_) => HashMap::new(),
     };
     if ids.iter().any(|id| !titles.contains_key(id)) {
-        match source_titles(settings, ids).await {
+        match source_titles(connections, ids).await {
             Ok(found) => titles.extend(found),
             Err(error) => tracing::debug!(%error, "no titles from postgres"),
         }
@@ -416,10 +423,10 @@ async fn titles(settings: &Settings, ids: &[Uuid]) -> HashMap<Uuid, Title> {
 }
 
 async fn source_titles(
-    settings: &Settings,
+    connections: &Connections,
     ids: &[Uuid],
 ) -> Result<Vec<(Uuid, Title)>, PostgresError> {
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let client = postgres::connect(&connections.settings().postgres.url).await?;
     let sql = "SELECT id, title, content_type FROM public.content WHERE id = ANY ($1)";
     let rows = client.query(sql, &[&ids]).await?;
     rows.iter()

@@ -1,5 +1,5 @@
 //! What an operator asks for: one module a verb, each a function over the
-//! settings that reports through a progress and returns what it did.
+//! connections that reports through a progress and returns what it did.
 
 pub mod backfill;
 pub mod board;

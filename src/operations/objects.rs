@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     assets::{self, Asset},
-    clients::clickhouse,
+    clients::{Connections, clickhouse},
     config::Settings,
     failure::{Failure, Kind},
     template::{TemplateError, Values, render},
@@ -129,7 +129,10 @@ fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
 ///
 /// # Errors
 /// When ClickHouse does not answer within its `request_timeout_ms`.
-pub async fn needed(settings: &Settings) -> Result<Vec<(&'static str, String)>, ObjectsError> {
+pub async fn needed(
+    connections: &Connections,
+) -> Result<Vec<(&'static str, String)>, ObjectsError> {
+    let settings = connections.settings();
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let patience = patience(settings);
     let database = settings.clickhouse.database.as_str();
@@ -173,9 +176,10 @@ pub async fn needed(settings: &Settings) -> Result<Vec<(&'static str, String)>, 
 /// # Errors
 /// When ClickHouse does not take one, or not within its `request_timeout_ms`.
 pub async fn apply(
-    settings: &Settings,
+    connections: &Connections,
     needed: &[(&'static str, String)],
 ) -> Result<(), ObjectsError> {
+    let settings = connections.settings();
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     for (file, statement) in needed {
         clickhouse::execute(&endpoint, statement, patience(settings))
@@ -189,9 +193,9 @@ pub async fn apply(
 ///
 /// # Errors
 /// As [`needed`] and [`apply`].
-pub async fn clickhouse(settings: &Settings) -> Result<(), ObjectsError> {
-    let needed = needed(settings).await?;
-    apply(settings, &needed).await
+pub async fn clickhouse(connections: &Connections) -> Result<(), ObjectsError> {
+    let needed = needed(connections).await?;
+    apply(connections, &needed).await
 }
 
 fn patience(settings: &Settings) -> Duration {

@@ -16,7 +16,7 @@ use super::{
     source,
 };
 use crate::{
-    config::Settings,
+    clients::Connections,
     failure::{Failure, Kind},
     pipeline::{
         Pipeline, PipelineError, Reporter, Start, server,
@@ -137,7 +137,7 @@ pub struct Run {
     reporter: Reporter,
     url: String,
     stop: CancellationToken,
-    settings: Settings,
+    connections: Connections,
     options: Options,
 }
 
@@ -145,7 +145,7 @@ impl Run {
     /// Binds the address and starts the workers.
     pub async fn start(
         project: &Project,
-        settings: &Settings,
+        connections: &Connections,
         options: Options,
         stop: CancellationToken,
     ) -> Result<Self, RunError> {
@@ -161,19 +161,19 @@ impl Run {
             source: watch,
             creates_topics: options.creates_topics,
         };
-        let pipeline = Pipeline::start(start, settings, stop.clone())?;
+        let pipeline = Pipeline::start(start, connections, stop.clone())?;
         let reporter = pipeline.reporter();
-        let configured = endpoint::host_and_port(settings.http.url.reveal());
+        let configured = endpoint::host_and_port(connections.settings().http.url.reveal());
         let names = configured.map(|(host, _)| host).into_iter().collect();
         tokio::spawn(serve(listener, reporter.clone(), names, stop.clone()));
-        tokio::spawn(keeper::keep(settings.clone(), stop.clone()));
-        tokio::spawn(source::watch(settings.clone(), writer, stop.clone()));
+        tokio::spawn(keeper::keep(connections.clone(), stop.clone()));
+        tokio::spawn(source::watch(connections.clone(), writer, stop.clone()));
         Ok(Self {
             pipeline,
             reporter,
             url: format!("http://{address}"),
             stop,
-            settings: settings.clone(),
+            connections: connections.clone(),
             options,
         })
     }
@@ -237,7 +237,7 @@ impl Run {
     async fn idle(&self, progress: &dyn Progress) -> Result<Fence, FenceError> {
         let sinks = &self.options.sinks;
         loop {
-            match fence::wait(&self.settings, sinks, IDLE_INTERVAL, progress).await {
+            match fence::wait(&self.connections, sinks, IDLE_INTERVAL, progress).await {
                 Err(error) if error.kind() == Kind::NotReady => {}
                 ended => return ended,
             }

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    clients::kafka::{KafkaError, TopicConfig, set_topic_config, topic_configs},
-    config::Settings,
+    clients::{
+        Connections,
+        kafka::{KafkaError, TopicConfig},
+    },
     pipeline::topics::{Difference, differences, names},
 };
 
@@ -75,26 +77,26 @@ pub fn evidence(differences: &[Difference]) -> String {
 ///
 /// # Errors
 /// When no broker answers.
-pub async fn check(settings: &Settings) -> Result<Vec<Differing>, KafkaError> {
-    let configs = configs(settings).await?;
-    Ok(differences(settings, &configs))
+pub async fn check(connections: &Connections) -> Result<Vec<Differing>, KafkaError> {
+    let configs = configs(connections).await?;
+    Ok(differences(connections.settings(), &configs))
 }
 
 /// Checks the topics and, if the broker belongs to the project, repairs them.
-pub async fn repair(settings: &Settings, is_ours: bool) -> Repair {
+pub async fn repair(connections: &Connections, is_ours: bool) -> Repair {
     let mut repair = Repair::default();
-    let done = try_to_repair(settings, is_ours, &mut repair).await;
+    let done = try_to_repair(connections, is_ours, &mut repair).await;
     repair.failed = done.err();
     repair
 }
 
 async fn try_to_repair(
-    settings: &Settings,
+    connections: &Connections,
     is_ours: bool,
     repair: &mut Repair,
 ) -> Result<(), KafkaError> {
-    let configs = configs(settings).await?;
-    let differing = differences(settings, &configs);
+    let configs = configs(connections).await?;
+    let differing = differences(connections.settings(), &configs);
     if !is_ours {
         repair.left = differing;
         return Ok(());
@@ -107,14 +109,16 @@ async fn try_to_repair(
             .iter()
             .map(|difference| (difference.setting.as_str(), difference.wanted.as_str()))
             .collect();
-        set_topic_config(&settings.kafka.brokers, &topic, config, &changes).await?;
+        let kafka = &connections.kafka;
+        kafka.set_topic_config(&topic, config, &changes).await?;
         repair.changed.push((topic, differences));
     }
     Ok(())
 }
 
-async fn configs(settings: &Settings) -> Result<BTreeMap<String, TopicConfig>, KafkaError> {
-    topic_configs(&settings.kafka.brokers, &names(settings)).await
+async fn configs(connections: &Connections) -> Result<BTreeMap<String, TopicConfig>, KafkaError> {
+    let names = names(connections.settings());
+    connections.kafka.topic_configs(&names).await
 }
 
 #[cfg(test)]

@@ -12,8 +12,7 @@ use super::stats::{POSITIONS, SinkStats};
 use crate::{
     chunk::Chunk,
     clients::kafka::{
-        Bounds, ConsumerSettings, KafkaError, Limits, Log, Partition, Taken, TopicIdentity,
-        is_unanswered,
+        Bounds, Kafka, KafkaError, Limits, Log, Partition, Taken, TopicIdentity, is_unanswered,
     },
     crash,
     sinks::{
@@ -120,7 +119,7 @@ pub(super) struct Reached {
 
 /// Commits for the board's group, which has no members.
 pub(super) struct Commits {
-    pub consumer: ConsumerSettings,
+    pub kafka: Kafka,
     pub group: String,
     pub topic: String,
     /// What every commit says.
@@ -238,7 +237,7 @@ impl Commits {
     /// A connection to a broker that answers: a commit to one that does not
     /// would be waited for.
     async fn connect(&self) -> Result<Log, KafkaError> {
-        let log = Log::new(&self.consumer, &self.group)?;
+        let log = self.kafka.log(&self.group)?;
         log.identity(&self.topic).await?;
         Ok(log)
     }

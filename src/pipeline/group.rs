@@ -62,7 +62,7 @@ impl<S: Sink> GroupWorker<S> {
             }
             let letters = DeadLetters::new(self.shared.producer.clone(), self.group, identity);
             let group = self.shared.group(self.group);
-            let joined = Membership::join(&self.shared.consumer, &group, &self.topic);
+            let joined = self.shared.kafka.join(&group, &self.topic);
             let left = match joined {
                 Ok((membership, events)) => {
                     self.serve(membership, events, identity, &letters).await

@@ -48,7 +48,10 @@ use self::{
     status::{SinkStatus, Status},
 };
 use crate::{
-    clients::kafka::{Limits, TopicSpec, ensure_topics},
+    clients::{
+        Connections,
+        kafka::{Limits, TopicSpec},
+    },
     clock::now_ms,
     config::Settings,
     secret::Redactor,
@@ -69,7 +72,7 @@ pub struct Pipeline {
     source: SourceWatch,
 }
 
-/// What a pipeline is started with, besides its settings.
+/// What a pipeline is started with, besides its clients and their settings.
 #[derive(Debug)]
 pub struct Start<'a> {
     pub project: &'a str,
@@ -88,10 +91,11 @@ impl Pipeline {
     /// When a setting can never work, whatever the servers do.
     pub fn start(
         start: Start<'_>,
-        settings: &Settings,
+        connections: &Connections,
         stop: CancellationToken,
     ) -> Result<Self, PipelineError> {
-        let shared = shared(settings, start.source.clone(), stop.clone())?;
+        let settings = connections.settings();
+        let shared = shared(connections, start.source.clone(), stop.clone())?;
         let mut pipeline = Self {
             project: start.project.to_owned(),
             redactor: settings.redactor().distinctive(),
@@ -253,7 +257,7 @@ impl Reporter {
 /// Creates what is missing, as often as it takes.
 async fn create_topics(shared: Shared, topics: Vec<TopicSpec>) {
     let mut attempt = 0;
-    while let Err(error) = ensure_topics(&shared.consumer.brokers, &topics).await {
+    while let Err(error) = shared.kafka.ensure_topics(&topics).await {
         tracing::warn!(%error, "topics cannot be created yet");
         tokio::select! {
             () = tokio::time::sleep(shared.patience.delay(attempt)) => {}

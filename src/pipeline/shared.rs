@@ -7,7 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{error::PipelineError, patience::Patience, source::SourceWatch, tables::Source};
 use crate::{
-    clients::kafka::{ConsumerSettings, Limits, Log, Producer, StateTopic},
+    clients::{
+        Connections,
+        kafka::{Kafka, Limits, Log, Producer, StateTopic},
+    },
     config::{self, Settings},
     event::FactDecoder,
     sink_kind::{ConsumerGroup, SinkKind},
@@ -24,7 +27,7 @@ pub(super) const HTTP_LIMITS: Limits = Limits {
 /// What all workers of the process share.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
-    pub(crate) consumer: ConsumerSettings,
+    pub(crate) kafka: Kafka,
     pub(crate) source: Source,
     /// What is known of the source, and can be asked of it.
     pub(crate) watch: SourceWatch,
@@ -56,35 +59,26 @@ impl Shared {
 /// # Errors
 /// When a client cannot be made, whatever the servers do.
 pub(super) fn shared(
-    settings: &Settings,
+    connections: &Connections,
     watch: SourceWatch,
     stop: CancellationToken,
 ) -> Result<Shared, PipelineError> {
-    let brokers = settings.kafka.brokers.clone();
-    let producer =
-        Producer::new(&brokers, &settings.kafka.dead_letter_topic).map_err(|source| {
-            PipelineError::Kafka {
-                brokers: brokers.clone(),
-                source,
-            }
-        })?;
-    let source = Source::new(&settings.kafka.topic_prefix);
-    let consumer = ConsumerSettings {
-        brokers: brokers.clone(),
-        prefetch_kbytes: settings.kafka.prefetch_kbytes,
-        session_timeout_ms: settings.kafka.session_timeout_ms,
-    };
-    let group_prefix = settings.kafka.group_prefix.clone();
-    let group = format!("{group_prefix}-state");
-    let kafka = |source| PipelineError::Kafka {
-        brokers: brokers.clone(),
+    let (settings, kafka) = (connections.settings(), &connections.kafka);
+    let unmade = |source| PipelineError::Kafka {
+        brokers: kafka.brokers().to_owned(),
         source,
     };
-    let state = StateTopic::new(&consumer, &group, &settings.kafka.state_topic).map_err(kafka)?;
-    let log = Log::new(&consumer, &group).map_err(kafka)?;
+    let producer = kafka.producer(&settings.kafka.dead_letter_topic);
+    let producer = producer.map_err(unmade)?;
+    let source = Source::new(&settings.kafka.topic_prefix);
+    let group_prefix = settings.kafka.group_prefix.clone();
+    let group = format!("{group_prefix}-state");
+    let state = kafka.state(&group, &settings.kafka.state_topic);
+    let state = state.map_err(unmade)?;
+    let log = kafka.log(&group).map_err(unmade)?;
     let placeholders = KnownPlaceholders::new(state.clone(), log, &source.facts, &source.content);
     Ok(Shared {
-        consumer,
+        kafka: kafka.clone(),
         source,
         watch,
         score: settings.board.score,
@@ -107,7 +101,7 @@ pub(super) fn clickhouse(
         (&shared.source.facts, &shared.source.content),
         &shared.placeholders,
         shared_log(shared, ConsumerGroup::Facts)?,
-        &shared.consumer,
+        &shared.kafka,
         &shared.group_prefix,
     );
     let common = common.map_err(|error| PipelineError::Sink {
@@ -149,8 +143,11 @@ pub(super) fn shared_log(shared: &Shared, group: ConsumerGroup) -> Result<Log, P
 
 /// The log as the group of this id reads it.
 pub(super) fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {
-    Log::new(&shared.consumer, group).map_err(|source| PipelineError::Kafka {
-        brokers: shared.consumer.brokers.clone(),
-        source,
-    })
+    shared
+        .kafka
+        .log(group)
+        .map_err(|source| PipelineError::Kafka {
+            brokers: shared.kafka.brokers().to_owned(),
+            source,
+        })
 }

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{definition::Ready, endpoint::host_and_port};
 use crate::{
-    clients::{clickhouse, kafka, postgres, redis, web},
+    clients::{Connection, clickhouse, kafka, postgres, redis, web},
     escape::escape,
     failure::chain,
     secret::SecretUrl,
@@ -83,9 +83,9 @@ async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
             // The client tries again by itself, ever more slowly: it is asked
             // only once something listens.
             listens(endpoint).await?;
-            let brokers = endpoint.reveal().to_owned();
+            let connection = Connection::new(endpoint.clone());
             // The client blocks, and comes back within the time it is given.
-            let asked = tokio::task::spawn_blocking(move || kafka::ping(&brokers, PATIENCE));
+            let asked = tokio::task::spawn_blocking(move || kafka::ping(&connection, PATIENCE));
             let answer = asked.await.map_err(|error| Unanswered::of(&error, false))?;
             answer.map_err(|error| Unanswered::of(&error, kafka::is_denied(&error)))
         }

@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use fanout::clients::{kafka, postgres};
+use fanout::{
+    clients::{Connections, postgres},
+    config::Settings,
+};
 use serde_json::Value as Json;
 
 use crate::{
@@ -118,8 +121,11 @@ fn traces(stack: &Stack, listed: &[&str]) -> Vec<String> {
         answer.json::<Vec<String>>().await.expect("a list")
     });
     let in_connect = connectors.into_iter().filter(|name| name.contains("guest"));
+    let mut settings = Settings::default();
     let brokers = stack.stores.url("FANOUT_KAFKA_BROKERS");
-    let (topics, _) = kafka::list_topics_and_groups(brokers).expect("kafka");
+    brokers.clone_into(&mut settings.kafka.brokers);
+    let kafka = Connections::of(&settings).kafka;
+    let (topics, _) = kafka.list_topics_and_groups().expect("kafka");
     let is_listed = |topic: &String| listed.contains(&format!("create topic {topic}").as_str());
     let in_kafka = topics.into_iter().filter(is_listed);
     let keys = listed

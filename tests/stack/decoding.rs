@@ -1,7 +1,7 @@
 //! What records mean that only a real connector and real servers can show: texts
 //! that look like a placeholder, and columns that nobody reads.
 
-use fanout::{config::Settings, operations::objects};
+use fanout::{clients::Connections, config::Settings, operations::objects};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -223,7 +223,7 @@ fn older_table(stack: &Stack) {
     let mut settings = Settings::for_project(&name);
     settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
     assert_eq!(bench.clickhouse(columns), "['slug','publish_ts']");
-    wait_for(objects::clickhouse(&settings)).expect("the tables");
+    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("the tables");
     assert_eq!(bench.clickhouse(columns), "[]");
     bench.content(&case::content(
         bench.prefix(),

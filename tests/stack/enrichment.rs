@@ -5,7 +5,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use fanout::{
-    clients::clickhouse::{Endpoint, Enrichment, StaleRow, StaleRows, Store},
+    clients::{
+        Connections,
+        clickhouse::{Endpoint, Enrichment, StaleRow, StaleRows, Store},
+    },
     config::Settings,
     operations::objects,
 };
@@ -50,7 +53,7 @@ impl<'a> Scratch<'a> {
         settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
         database.clone_into(&mut settings.clickhouse.database);
         let scratch = Self { stack, settings };
-        wait_for(objects::clickhouse(&scratch.settings)).expect("the tables");
+        wait_for(objects::clickhouse(&Connections::of(&scratch.settings))).expect("the tables");
         scratch
     }
 

@@ -3,7 +3,7 @@
 
 use std::{fs, process::Stdio};
 
-use fanout::{config::Settings, operations::objects};
+use fanout::{clients::Connections, config::Settings, operations::objects};
 use serde_json::Value as Json;
 
 use crate::{
@@ -441,7 +441,7 @@ fn wrong_table(stack: &Stack) {
     stack.stores.clickhouse(&format!("DROP TABLE {table}"));
     let mut settings = Settings::default();
     settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
-    wait_for(objects::clickhouse(&settings)).expect("the tables");
+    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("the tables");
     halts(stack, "clickhouse", "table_replaced");
     mends(stack);
     event.becomes("device", &Json::from("ios"));

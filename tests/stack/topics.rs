@@ -1,7 +1,7 @@
 //! The settings of topics, whoever has created them.
 
 use fanout::{
-    clients::kafka::{TopicConfig, delete_topics, ensure_topics, set_topic_config, topic_configs},
+    clients::{Connections, kafka::TopicConfig},
     config::Settings,
     pipeline::topics::specs,
 };
@@ -24,16 +24,18 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
-fn settings(stack: &Stack) -> Settings {
+/// To the stack's Kafka, for topics under this prefix.
+fn connections(stack: &Stack, prefix: &str) -> Connections {
     let mut settings = Settings::default();
     let brokers = stack.stores.url("FANOUT_KAFKA_BROKERS");
     brokers.clone_into(&mut settings.kafka.brokers);
-    settings
+    prefix.clone_into(&mut settings.kafka.topic_prefix);
+    Connections::of(&settings)
 }
 
-fn config(settings: &Settings, topic: &str) -> TopicConfig {
+fn config(connections: &Connections, topic: &str) -> TopicConfig {
     let names = [topic.to_owned()];
-    let configs = wait_for(topic_configs(&settings.kafka.brokers, &names));
+    let configs = wait_for(connections.kafka.topic_configs(&names));
     configs
         .expect("the broker")
         .remove(topic)
@@ -45,17 +47,16 @@ fn own(config: &TopicConfig) -> Vec<(&str, &str)> {
 }
 
 fn whoever_creates_it(stack: &Stack) {
-    let by_connector = settings(stack);
-    let mut by_fanout = by_connector.clone();
-    "alike".clone_into(&mut by_fanout.kafka.topic_prefix);
-    let brokers = &by_fanout.kafka.brokers;
-    wait_for(ensure_topics(brokers, &specs(&by_fanout))).expect("the topics");
+    let by_connector = connections(stack, "cdc");
+    let by_fanout = connections(stack, "alike");
+    let (kafka, specs) = (&by_fanout.kafka, specs(by_fanout.settings()));
+    wait_for(kafka.ensure_topics(&specs)).expect("the topics");
     for table in ["content", "engagement_events"] {
         let connectors = config(&by_connector, &format!("cdc.public.{table}"));
         let fanouts = config(&by_fanout, &format!("alike.public.{table}"));
         assert_eq!(own(&connectors), own(&fanouts), "{table}");
         let name = format!("alike.public.{table}");
-        wait_for(delete_topics(brokers, &[name])).expect("deleted");
+        wait_for(kafka.delete_topics(&[name])).expect("deleted");
     }
 }
 
@@ -72,15 +73,15 @@ fn set_right(stack: &Stack) {
     let all = "kafka: settings of the topics";
     let doctor = || stack.fanout.document(0, &["doctor"]);
     assert_eq!(finding(&doctor(), all)["level"], "pass");
-    let settings = settings(stack);
-    let brokers = &settings.kafka.brokers;
+    let connections = connections(stack, "cdc");
     // As fanout created it before, but for the operator's own wish.
     let before = [
         ("delete.retention.ms", "86400000"),
         ("segment.ms", "123456789"),
     ];
-    let found = config(&settings, CONTENT);
-    wait_for(set_topic_config(brokers, CONTENT, &found, &before)).expect("set");
+    let found = config(&connections, CONTENT);
+    let kafka = &connections.kafka;
+    wait_for(kafka.set_topic_config(CONTENT, &found, &before)).expect("set");
     let told = finding(&doctor(), &format!("kafka: settings of topic {CONTENT}"));
     assert_eq!(told["level"], "warn", "{told:#}");
     assert_eq!(
@@ -91,7 +92,7 @@ fn set_right(stack: &Stack) {
     let up = stack.fanout.run(&["up"]).ends_with(0);
     let up = up.says("changed topic cdc.public.content");
     up.says("delete.retention.ms from 86400000 to 2592000000");
-    let mended = config(&settings, CONTENT);
+    let mended = config(&connections, CONTENT);
     assert_eq!(mended.get("delete.retention.ms"), Some("2592000000"));
     assert_eq!(mended.get("segment.ms"), Some("123456789"));
     assert_eq!(mended.get("cleanup.policy"), Some("compact"));

@@ -11,7 +11,7 @@ use rdkafka::{
 };
 
 use super::{
-    ConsumerSettings, TopicIdentity, consumer_config, native,
+    Kafka, TopicIdentity, consumer_config, native,
     partition::{answered, commit_of},
     reconnect::Replaceable,
 };
@@ -41,11 +41,18 @@ impl std::fmt::Debug for Log {
     }
 }
 
+impl Kafka {
+    /// Questions about the log. `group` is whose commits are asked for; the
+    /// connection does not join it.
+    pub fn log(&self, group: &str) -> Result<Log, KafkaError> {
+        Log::new(self, group)
+    }
+}
+
 impl Log {
-    /// Nothing is sent before the first question. `group` is whose commits are
-    /// asked for; the connection does not join it.
-    pub fn new(settings: &ConsumerSettings, group: &str) -> Result<Self, KafkaError> {
-        let config = consumer_config(settings, group);
+    /// Nothing is sent before the first question.
+    fn new(kafka: &Kafka, group: &str) -> Result<Self, KafkaError> {
+        let config = consumer_config(kafka, group);
         let consumer = Replaceable::new(move || config.create().map(Arc::new))?;
         Ok(Self {
             consumer: Arc::new(consumer),

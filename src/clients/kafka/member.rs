@@ -23,7 +23,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConsumerSettings, Partition,
+    Kafka, Partition,
     partition::{Commits, close_if_pending, serve},
     polled_consumer_config,
     reconnect::KnownBrokers,
@@ -308,23 +308,33 @@ pub struct Membership {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Membership {
+impl Kafka {
     /// Joins `group` for `topic`. What the group decides arrives at the receiver.
     pub fn join(
-        settings: &ConsumerSettings,
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<(Membership, Receiver<Rebalance>), KafkaError> {
+        Membership::join(self, group, topic)
+    }
+}
+
+impl Membership {
+    fn join(
+        kafka: &Kafka,
         group: &str,
         topic: &str,
     ) -> Result<(Self, Receiver<Rebalance>), KafkaError> {
         let (events, received) = channel(QUEUE);
         let context = MemberContext::new(Arc::from(topic), Some(events.clone()));
         let consumer: Arc<BaseConsumer<MemberContext>> =
-            Arc::new(polled_consumer_config(settings, group).create_with_context(context)?);
+            Arc::new(polled_consumer_config(kafka, group).create_with_context(context)?);
         consumer.context().bind(&consumer);
         let commits = Arc::clone(&consumer.context().commits);
         consumer.subscribe(&[topic])?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let servers = settings.brokers.clone();
+        let servers = kafka.brokers().to_owned();
         let thread = std::thread::Builder::new()
             .name(format!("kafka {group}"))
             .spawn(move || {

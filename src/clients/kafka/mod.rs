@@ -4,6 +4,7 @@
 //! Everything reads committed records only, and every end of a partition is
 //! its last stable offset, read fresh.
 
+mod cluster;
 mod log;
 mod member;
 mod native;
@@ -15,14 +16,9 @@ mod scan;
 mod state;
 mod topics;
 
-use std::time::Duration;
+use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 
-use rdkafka::{
-    ClientConfig,
-    consumer::{BaseConsumer, Consumer as _},
-    error::RDKafkaErrorCode,
-};
-
+pub use cluster::{ConsumerLimits, Kafka, ping};
 pub use log::{Bounds, Log};
 pub use member::{Claim, Done, Membership, Rebalance};
 pub use native::TopicIdentity;
@@ -34,29 +30,14 @@ pub use rdkafka::error::KafkaError;
 pub use reader::Reader;
 pub use scan::{Scan, Seen, Stretch};
 pub use state::StateTopic;
-pub use topics::{
-    TopicConfig, TopicSpec, delete_before, delete_groups, delete_topics, ensure_topics,
-    list_topics_and_groups, set_topic_config, topic_configs,
-};
-
-/// How the consumers of one process are set.
-#[derive(Debug, Clone)]
-pub struct ConsumerSettings {
-    /// `host:port`, several joined by commas.
-    pub brokers: String,
-    /// Prefetched and not yet taken, per partition, in KiB: librdkafka counts so where
-    /// partitions have queues of their own.
-    pub prefetch_kbytes: u32,
-    /// A member silent for so long loses its partitions.
-    pub session_timeout_ms: u32,
-}
+pub use topics::{TopicConfig, TopicSpec};
 
 /// A consumer's configuration: nothing is committed by itself, no offset is
 /// ever guessed, and only committed records are seen.
-fn consumer_config(settings: &ConsumerSettings, group: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
+fn consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {
+    let limits = kafka.limits;
+    let mut config = kafka.client_config();
     config
-        .set("bootstrap.servers", &settings.brokers)
         .set("client.id", "fanout")
         .set("group.id", group)
         .set("isolation.level", "read_committed")
@@ -66,17 +47,14 @@ fn consumer_config(settings: &ConsumerSettings, group: &str) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "true")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .set(
-            "session.timeout.ms",
-            settings.session_timeout_ms.to_string(),
-        )
+        .set("session.timeout.ms", limits.session_timeout_ms.to_string())
         .set(
             "heartbeat.interval.ms",
-            (settings.session_timeout_ms / 3).to_string(),
+            (limits.session_timeout_ms / 3).to_string(),
         )
         .set(
             "queued.max.messages.kbytes",
-            settings.prefetch_kbytes.to_string(),
+            limits.prefetch_kbytes.to_string(),
         )
         .set("queued.min.messages", "100000")
         .set("fetch.wait.max.ms", "100")
@@ -91,8 +69,8 @@ fn consumer_config(settings: &ConsumerSettings, group: &str) -> ClientConfig {
 }
 
 /// The same for one that is polled all the time: it reports its brokers.
-fn polled_consumer_config(settings: &ConsumerSettings, group: &str) -> ClientConfig {
-    let mut config = consumer_config(settings, group);
+fn polled_consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {
+    let mut config = consumer_config(kafka, group);
     let interval = reconnect::REPORT_INTERVAL.as_millis();
     config.set("statistics.interval.ms", interval.to_string());
     config
@@ -132,17 +110,4 @@ pub fn is_denied(error: &KafkaError) -> bool {
                 | Code::Authentication
         )
     })
-}
-
-/// Asks for the cluster's metadata: a broker that answers is ready. Blocking.
-///
-/// # Errors
-/// When no broker answers within `timeout`.
-pub fn ping(brokers: &str, timeout: Duration) -> Result<(), KafkaError> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("log_level", "0")
-        .create()?;
-    consumer.fetch_metadata(None, timeout)?;
-    Ok(())
 }

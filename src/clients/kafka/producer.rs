@@ -4,14 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
-    ClientConfig,
     error::KafkaError,
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
 };
 
-use super::reconnect::Replaceable;
+use super::{Kafka, reconnect::Replaceable};
 
 /// One record to be produced.
 #[derive(Debug, Clone, Copy)]
@@ -37,13 +36,19 @@ impl std::fmt::Debug for Producer {
     }
 }
 
+impl Kafka {
+    /// A producer of one topic.
+    pub fn producer(&self, topic: &str) -> Result<Producer, KafkaError> {
+        Producer::new(self, topic)
+    }
+}
+
 impl Producer {
     /// Nothing is sent before the first letter.
     /// What is sent may be as large as the topic takes.
-    pub fn new(brokers: &str, topic: &str) -> Result<Self, KafkaError> {
-        let mut config = ClientConfig::new();
+    fn new(kafka: &Kafka, topic: &str) -> Result<Self, KafkaError> {
+        let mut config = kafka.client_config();
         config
-            .set("bootstrap.servers", brokers)
             .set("client.id", "fanout")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "20000")

@@ -12,9 +12,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{
-    ConsumerSettings, Partition, member::MemberContext, partition::serve, polled_consumer_config,
-};
+use super::{Kafka, Partition, member::MemberContext, partition::serve, polled_consumer_config};
 
 /// Reads each partition of a topic, until dropped.
 #[derive(Debug)]
@@ -22,22 +20,33 @@ pub struct Reader {
     stop: Arc<AtomicBool>,
 }
 
-impl Reader {
+impl Kafka {
     /// Reads `topic` from the given offset of each partition, by number; none
     /// is the partition's start. Commits go to `group`, which has no members.
-    pub fn assign(
-        settings: &ConsumerSettings,
+    pub fn reader(
+        &self,
         group: &str,
         topic: &str,
         starts: &[Option<i64>],
-    ) -> Result<(Self, Vec<Partition>), KafkaError> {
+    ) -> Result<(Reader, Vec<Partition>), KafkaError> {
         let starts: Vec<(i32, Option<i64>)> = (0..).zip(starts.iter().copied()).collect();
-        Self::assign_some(settings, group, topic, &starts)
+        Reader::assign(self, group, topic, &starts)
     }
 
     /// The same for some of the topic's partitions, each with where it begins.
-    pub fn assign_some(
-        settings: &ConsumerSettings,
+    pub fn reader_of(
+        &self,
+        group: &str,
+        topic: &str,
+        starts: &[(i32, Option<i64>)],
+    ) -> Result<(Reader, Vec<Partition>), KafkaError> {
+        Reader::assign(self, group, topic, starts)
+    }
+}
+
+impl Reader {
+    fn assign(
+        kafka: &Kafka,
         group: &str,
         topic: &str,
         starts: &[(i32, Option<i64>)],
@@ -45,7 +54,7 @@ impl Reader {
         let topic: Arc<str> = Arc::from(topic);
         let context = MemberContext::new(Arc::clone(&topic), None);
         let consumer: Arc<BaseConsumer<MemberContext>> =
-            Arc::new(polled_consumer_config(settings, group).create_with_context(context)?);
+            Arc::new(polled_consumer_config(kafka, group).create_with_context(context)?);
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let mut partitions = Vec::with_capacity(starts.len());
         for &(number, start) in starts {
@@ -56,7 +65,7 @@ impl Reader {
         consumer.assign(&list)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let servers = settings.brokers.clone();
+        let servers = kafka.brokers().to_owned();
         std::thread::Builder::new()
             .name(format!("kafka {topic}"))
             .spawn(move || {

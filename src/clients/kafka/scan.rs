@@ -20,7 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
-use super::{ConsumerSettings, consumer_config};
+use super::{Kafka, consumer_config};
 use crate::event::Record;
 
 /// Records read ahead of who takes them, in number and in KiB. A larger record
@@ -140,14 +140,25 @@ impl From<&BorrowedMessage<'_>> for Seen {
     }
 }
 
-impl Scan {
-    /// Begins to read these stretches. Empty ones are left out. To be called
-    /// within the runtime.
+impl Kafka {
+    /// Begins to read these stretches of a topic. Empty ones are left out. To be
+    /// called within the runtime.
     ///
     /// # Errors
     /// When the client cannot be made.
-    pub fn start(
-        settings: &ConsumerSettings,
+    pub fn scan(
+        &self,
+        group: &str,
+        topic: &str,
+        stretches: &[Stretch],
+    ) -> Result<Scan, KafkaError> {
+        Scan::start(self, group, topic, stretches)
+    }
+}
+
+impl Scan {
+    fn start(
+        kafka: &Kafka,
         group: &str,
         topic: &str,
         stretches: &[Stretch],
@@ -157,7 +168,7 @@ impl Scan {
             .filter(|stretch| stretch.until.is_none_or(|until| stretch.from < until))
             .copied()
             .collect();
-        let consumer: BaseConsumer = consumer_config(settings, group).create()?;
+        let consumer: BaseConsumer = consumer_config(kafka, group).create()?;
         let mut list = TopicPartitionList::with_capacity(open.len());
         for stretch in &open {
             list.add_partition_offset(topic, stretch.partition, Offset::Offset(stretch.from))?;

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{ConsumerSettings, Letter, Log, Producer, Scan, Stretch};
+use super::{Kafka, Letter, Log, Producer, Stretch};
 
 /// The latest value of each key, as far as the topic has been read.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ struct Known {
 /// share what has been read.
 #[derive(Debug, Clone)]
 pub struct StateTopic {
-    settings: ConsumerSettings,
+    kafka: Kafka,
     group: String,
     topic: String,
     log: Log,
@@ -31,19 +31,26 @@ pub struct StateTopic {
     known: Arc<Mutex<Known>>,
 }
 
-impl StateTopic {
-    /// Nothing is sent before the first call. `group` is only a name for the
-    /// broker's logs: no group is joined and nothing is committed.
+impl Kafka {
+    /// A compacted topic, read as a map. `group` is only a name for the broker's
+    /// logs: no group is joined and nothing is committed.
     ///
     /// # Errors
     /// When a client cannot be created.
-    pub fn new(settings: &ConsumerSettings, group: &str, topic: &str) -> Result<Self, KafkaError> {
+    pub fn state(&self, group: &str, topic: &str) -> Result<StateTopic, KafkaError> {
+        StateTopic::new(self, group, topic)
+    }
+}
+
+impl StateTopic {
+    /// Nothing is sent before the first call.
+    fn new(kafka: &Kafka, group: &str, topic: &str) -> Result<Self, KafkaError> {
         Ok(Self {
-            settings: settings.clone(),
+            kafka: kafka.clone(),
             group: group.to_owned(),
             topic: topic.to_owned(),
-            log: Log::new(settings, group)?,
-            producer: Producer::new(&settings.brokers, topic)?,
+            log: kafka.log(group)?,
+            producer: kafka.producer(topic)?,
             known: Arc::default(),
         })
     }
@@ -135,7 +142,7 @@ impl StateTopic {
             from: known.next.max(bounds.start),
             until: Some(bounds.end),
         };
-        let mut scan = Scan::start(&self.settings, &self.group, &self.topic, &[stretch])?;
+        let mut scan = self.kafka.scan(&self.group, &self.topic, &[stretch])?;
         while let Some(record) = scan.next().await? {
             let Some(key) = record.key else { continue };
             let key = String::from_utf8_lossy(&key).into_owned();

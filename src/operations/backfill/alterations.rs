@@ -10,11 +10,10 @@ use super::{
     store::{insist, rebuild},
 };
 use crate::{
-    clients::kafka::{Log, ensure_topics},
-    config::Settings,
+    clients::Connections,
     operations::{
         connector::{self, ConnectorError},
-        fence::{consumer, reader_group},
+        fence::reader_group,
         objects,
         up::Alteration,
     },
@@ -59,21 +58,21 @@ impl Consented {
     /// What this request would alter on the servers that nobody has agreed to.
     pub(super) async fn alterations(
         &self,
-        settings: &Settings,
+        connections: &Connections,
         request: &Request,
     ) -> Result<Vec<Alteration>, BackfillError> {
         let mut found = Vec::new();
         if !self.may_alter("kafka") && request.makes_topics() {
-            found.extend(listed("kafka", missing_topics(settings).await?));
+            found.extend(listed("kafka", missing_topics(connections).await?));
         }
         if !request.rebuilds() {
             return Ok(found);
         }
         if !self.may_alter("clickhouse") {
-            found.extend(listed("clickhouse", tables(settings).await?));
+            found.extend(listed("clickhouse", tables(connections).await?));
         }
         if !self.may_alter("connect") || !self.may_alter("postgres") {
-            let (at_connect, at_postgres) = connector::to_mend(settings, LOOK_PATIENCE).await?;
+            let (at_connect, at_postgres) = connector::to_mend(connections, LOOK_PATIENCE).await?;
             if !self.may_alter("connect") {
                 found.extend(listed("connect", at_connect));
             }
@@ -86,40 +85,47 @@ impl Consented {
 
     /// Refuses where a table would have to be made or moved aside, and nobody
     /// has agreed.
-    pub(super) async fn check_tables(&self, settings: &Settings) -> Result<(), BackfillError> {
+    pub(super) async fn check_tables(
+        &self,
+        connections: &Connections,
+    ) -> Result<(), BackfillError> {
         if self.may_alter("clickhouse") {
             return Ok(());
         }
-        refuse("clickhouse", tables(settings).await?)
+        refuse("clickhouse", tables(connections).await?)
     }
 
     /// Makes the topics that are missing.
-    pub(super) async fn ensure_topics(&self, settings: &Settings) -> Result<(), BackfillError> {
+    pub(super) async fn ensure_topics(
+        &self,
+        connections: &Connections,
+    ) -> Result<(), BackfillError> {
         if self.may_alter("kafka") {
-            return Ok(ensure_topics(&settings.kafka.brokers, &specs(settings)).await?);
+            let specs = specs(connections.settings());
+            return Ok(connections.kafka.ensure_topics(&specs).await?);
         }
-        refuse("kafka", missing_topics(settings).await?)
+        refuse("kafka", missing_topics(connections).await?)
     }
 
     /// Makes the connector run. Returns whether it has begun again with a
     /// snapshot of everything.
     pub(super) async fn mend_connector(
         &self,
-        settings: &Settings,
+        connections: &Connections,
         timeout: Duration,
         progress: &dyn Progress,
     ) -> Result<bool, BackfillError> {
         if self.may_alter("connect") && self.may_alter("postgres") {
-            return Ok(connector::mend(settings, timeout, progress).await?);
+            return Ok(connector::mend(connections, timeout, progress).await?);
         }
-        let (at_connect, at_postgres) = connector::to_mend(settings, timeout).await?;
+        let (at_connect, at_postgres) = connector::to_mend(connections, timeout).await?;
         if !self.may_alter("connect") {
             refuse("connect", at_connect)?;
         }
         if !self.may_alter("postgres") {
             refuse("postgres", at_postgres)?;
         }
-        match connector::apply(settings, &Values::new(), timeout, progress).await {
+        match connector::apply(connections, &Values::new(), timeout, progress).await {
             Err(ConnectorError::SlotLost { name, slot }) => {
                 let what = format!("begin connector {name} again on a new slot {slot}");
                 let service = if self.may_alter("connect") {
@@ -153,8 +159,9 @@ fn refuse(service: &'static str, whats: Vec<String>) -> Result<(), BackfillError
 }
 
 /// Tables that would be moved aside, and what is missing.
-async fn tables(settings: &Settings) -> Result<Vec<String>, BackfillError> {
-    let rebuild = rebuild(settings)?;
+async fn tables(connections: &Connections) -> Result<Vec<String>, BackfillError> {
+    let settings = connections.settings();
+    let rebuild = rebuild(connections)?;
     let patience = Duration::from_millis(settings.clickhouse.request_timeout_ms);
     let wrong = insist(patience, async || rebuild.wrong_tables().await).await?;
     let database = &settings.clickhouse.database;
@@ -162,14 +169,15 @@ async fn tables(settings: &Settings) -> Result<Vec<String>, BackfillError> {
         let from = format!("{database}.{table}");
         format!("RENAME TABLE {from} TO {from}_aside_<time>, and create it anew")
     });
-    let missing = objects::needed(settings).await?.into_iter();
+    let missing = objects::needed(connections).await?.into_iter();
     Ok(renamed
         .chain(missing.map(|(_, statement)| statement))
         .collect())
 }
 
-async fn missing_topics(settings: &Settings) -> Result<Vec<String>, BackfillError> {
-    let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
+async fn missing_topics(connections: &Connections) -> Result<Vec<String>, BackfillError> {
+    let settings = connections.settings();
+    let log = connections.kafka.log(&reader_group(settings, "backfill"))?;
     let mut missing = Vec::new();
     for spec in specs(settings) {
         if log.identity(&spec.name).await?.is_none() {

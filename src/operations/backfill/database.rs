@@ -20,11 +20,10 @@ use super::{
     store::{insist, rebuild},
 };
 use crate::{
-    clients::kafka::Log,
-    config::Settings,
+    clients::Connections,
     crash,
     operations::{
-        fence::{self, FenceError, consumer, events_topic, reader_group},
+        fence::{self, FenceError, events_topic, reader_group},
         objects,
         source::{Inspector, Refusal},
         steps::Steps,
@@ -43,7 +42,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// A backfill from the source.
 pub(super) struct FromDatabase<'a> {
-    pub settings: &'a Settings,
+    pub connections: &'a Connections,
     pub place: &'a Place,
     pub journal: &'a mut Journal,
     pub patience: Duration,
@@ -61,16 +60,17 @@ pub(super) struct FromDatabase<'a> {
 impl FromDatabase<'_> {
     /// Does what is left of it.
     pub(super) async fn run(mut self) -> Result<Database, BackfillError> {
-        let rebuild = rebuild(self.settings)?;
+        let rebuild = rebuild(self.connections)?;
         if self.rebuilds {
             self.source_is_sound().await?;
             self.begin_lives(&rebuild).await?;
         } else if self.database().starts.is_none() {
-            let log = Log::new(
-                &consumer(self.settings),
-                &reader_group(self.settings, "backfill"),
-            )?;
-            let ends = log.ends(&events_topic(self.settings)).await?;
+            let settings = self.connections.settings();
+            let log = self
+                .connections
+                .kafka
+                .log(&reader_group(settings, "backfill"))?;
+            let ends = log.ends(&events_topic(settings)).await?;
             self.keep(|database| database.starts = Some(ends))?;
         }
         self.snapshot().await?;
@@ -108,15 +108,15 @@ impl FromDatabase<'_> {
         }
         let steps = Steps::new(self.progress, "clickhouse");
         steps.doing("looking at the tables");
-        self.consent.check_tables(self.settings).await?;
+        self.consent.check_tables(self.connections).await?;
         // Whatever is not there yet; with a wrong table this may fail, and the
         // second time it counts.
-        let _ = objects::clickhouse(self.settings).await;
+        let _ = objects::clickhouse(self.connections).await;
         for aside in insist(patience, async || rebuild.move_aside().await).await? {
             steps.doing(&format!("moved a table that was not right to {aside}"));
         }
-        objects::clickhouse(self.settings).await?;
-        self.consent.ensure_topics(self.settings).await?;
+        objects::clickhouse(self.connections).await?;
+        self.consent.ensure_topics(self.connections).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;
         crash::point("backfill", "lives_begun");
         steps.done(&format!("history begins anew, generation {}", lives.facts));
@@ -138,11 +138,11 @@ impl FromDatabase<'_> {
         }
         if self.rebuilds {
             let timeout = self.patience.max(CONNECTOR_PATIENCE);
-            let mut inspector = Inspector::new(self.settings)?;
+            let mut inspector = Inspector::new(self.connections)?;
             let before = inspector.catalogue().await?;
             let mended = self
                 .consent
-                .mend_connector(self.settings, timeout, self.progress);
+                .mend_connector(self.connections, timeout, self.progress);
             let begins_anew = mended.await?;
             if begins_anew {
                 // It reads everything by itself, before it goes on.
@@ -162,7 +162,7 @@ impl FromDatabase<'_> {
         let steps = Steps::new(self.progress, "snapshot");
         let times = self.journal.times();
         let snapshot = Snapshot {
-            settings: self.settings,
+            connections: self.connections,
             times,
             with_content: self.rebuilds,
             rows: self.rows,
@@ -194,7 +194,7 @@ impl FromDatabase<'_> {
     /// What is read anew from a source that still loses changes is out of date at
     /// once.
     async fn source_is_sound(&self) -> Result<(), BackfillError> {
-        let mut inspector = Inspector::new(self.settings)?;
+        let mut inspector = Inspector::new(self.connections)?;
         let catalogue = inspector.catalogue().await?;
         let mut findings = judge(&catalogue, inspector.expected());
         findings.retain(|finding| finding.severity <= Severity::Incomplete);
@@ -208,7 +208,7 @@ impl FromDatabase<'_> {
     async fn until_it_streams(&self) -> Result<(), BackfillError> {
         let started = tokio::time::Instant::now();
         loop {
-            match fence::wait(self.settings, &[], self.patience, self.progress).await {
+            match fence::wait(self.connections, &[], self.patience, self.progress).await {
                 Err(FenceError::NoSlot { .. } | FenceError::NoTopic { .. })
                     if started.elapsed() < self.patience.max(CONNECTOR_PATIENCE) =>
                 {
@@ -228,7 +228,7 @@ impl FromDatabase<'_> {
         let sinks = [SinkKind::ClickHouse];
         let (mut nearest, mut slot) = (i64::MIN, i64::MAX);
         loop {
-            match fence::wait(self.settings, &sinks, self.patience, self.progress).await {
+            match fence::wait(self.connections, &sinks, self.patience, self.progress).await {
                 Err(FenceError::GroupBehind { partitions, .. })
                     if committed(&partitions) > nearest =>
                 {
@@ -252,7 +252,7 @@ impl FromDatabase<'_> {
         let steps = Steps::new(self.progress, "prune");
         steps.doing("comparing ids");
         let times = self.journal.times();
-        let mut prune = Prune::new(self.settings, rebuild.store(), times, &steps).await?;
+        let mut prune = Prune::new(self.connections, rebuild.store(), times, &steps).await?;
         loop {
             let after = self.database().pruned_to;
             let range = prune.range(after).await?;
@@ -276,10 +276,10 @@ impl FromDatabase<'_> {
 
 /// Keeps that history is complete again, as of when the source was read.
 pub(super) async fn reconciled(
-    settings: &Settings,
+    connections: &Connections,
     source: Option<&Fingerprint>,
 ) -> Result<(), BackfillError> {
-    let mut inspector = Inspector::new(settings)?;
+    let mut inspector = Inspector::new(connections)?;
     // Who watches the source fills it in where Connect cannot be asked now.
     let connector = inspector.connector().await.ok().flatten();
     let source = if let Some(source) = source {

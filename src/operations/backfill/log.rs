@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     clients::{
+        Connections,
         clickhouse::{Endpoint, Store},
         kafka::{Bounds, KafkaError, Log, TopicIdentity},
     },
-    config::Settings,
     crash,
     operations::{
         dlq,
-        fence::{consumer, events_topic, reader_group},
+        fence::{events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
@@ -44,9 +44,10 @@ pub(super) struct Topic {
 
 impl Topic {
     /// The topic, where there is one.
-    pub(super) async fn find(settings: &Settings) -> Result<Option<Self>, BackfillError> {
+    pub(super) async fn find(connections: &Connections) -> Result<Option<Self>, BackfillError> {
+        let settings = connections.settings();
         let name = events_topic(settings);
-        let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
+        let log = connections.kafka.log(&reader_group(settings, "backfill"))?;
         let identity = log.identity(&name).await?;
         Ok(identity.map(|identity| Self {
             log,
@@ -64,10 +65,10 @@ impl Topic {
 
     /// All that has come since the log ended there.
     pub(super) async fn since(
-        settings: &Settings,
+        connections: &Connections,
         starts: Option<&[i64]>,
     ) -> Result<Vec<Part>, BackfillError> {
-        let Some(topic) = Self::find(settings).await? else {
+        let Some(topic) = Self::find(connections).await? else {
             return Ok(Vec::new());
         };
         let bounds = topic.log.bounds(&topic.name).await?;
@@ -76,10 +77,14 @@ impl Topic {
 
     /// Where the present life of the topic begins in ClickHouse: what stood
     /// before would bring back rows that are gone.
-    pub(super) async fn life_starts(&self, settings: &Settings) -> Result<Vec<i64>, BackfillError> {
-        let endpoint = Endpoint::at(&settings.clickhouse.url)?;
-        let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
-        let store = Store::new(&endpoint, &settings.clickhouse.database, false, timeout);
+    pub(super) async fn life_starts(
+        &self,
+        connections: &Connections,
+    ) -> Result<Vec<i64>, BackfillError> {
+        let settings = &connections.settings().clickhouse;
+        let endpoint = Endpoint::at(&settings.url)?;
+        let timeout = Duration::from_millis(settings.request_timeout_ms);
+        let store = Store::new(&endpoint, &settings.database, false, timeout);
         let lives = store.lives(&self.name).await?;
         Ok(lives
             .into_iter()
@@ -182,7 +187,7 @@ pub(super) struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     pub(super) async fn new(
-        settings: &Settings,
+        connections: &Connections,
         (place, scratch): (&'a Place, &Scratch),
         journal: &'a mut Journal,
         sink: SinkKind,
@@ -190,7 +195,7 @@ impl<'a> Keeper<'a> {
     ) -> Result<Self, BackfillError> {
         let group = sink.events_group().name();
         let mut letters = Sorting::new(scratch);
-        let mut reader = dlq::Reader::start(settings).await?;
+        let mut reader = dlq::Reader::start(connections).await?;
         while let Some(letter) = reader.next().await? {
             if letter.sink == group && letter.generation == journal.topic {
                 letters.add(record(letter.partition, letter.offset))?;

@@ -10,10 +10,9 @@ use super::{
     store::insist,
 };
 use crate::{
-    clients::kafka::{Log, StateTopic},
-    config::Settings,
+    clients::Connections,
     crash,
-    operations::fence::{self, consumer, events_topic},
+    operations::fence::{self, events_topic},
     sink_kind::{ConsumerGroup, SinkKind},
     sinks::{MadeUp, Notes},
 };
@@ -36,22 +35,23 @@ pub(super) fn outside(journal: &Journal, database: Option<&Database>) -> Option<
 /// Notes it for a group: before `next`, by partition, nothing is missing. Insists
 /// for as long as `patience`.
 pub(super) async fn note(
-    settings: &Settings,
+    connections: &Connections,
     group: ConsumerGroup,
     (next, whole): (Vec<i64>, bool),
     since_us: Option<i64>,
     patience: Duration,
     consent: &Consented,
 ) -> Result<(), BackfillError> {
+    let settings = connections.settings();
     let group = fence::group(settings, group);
-    let log = Log::new(&consumer(settings), &group)?;
+    let log = connections.kafka.log(&group)?;
     let topic = events_topic(settings);
     let Some(identity) = log.identity(&topic).await? else {
         return Err(BackfillError::NoTopic { topic });
     };
-    consent.ensure_topics(settings).await?;
+    consent.ensure_topics(connections).await?;
     let topic = &settings.kafka.state_topic;
-    let state = StateTopic::new(&consumer(settings), &group, topic)?;
+    let state = connections.kafka.state(&group, topic)?;
     let notes = Notes::new(state, &group);
     let made_up = MadeUp::new(identity.id, next, whole, since_us);
     insist(patience, async || notes.note_made_up(&made_up).await).await?;

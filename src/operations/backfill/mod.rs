@@ -38,7 +38,7 @@ use self::{
 };
 use super::{board, scratch::Scratch, steps::Steps};
 use crate::{
-    config::Settings,
+    clients::Connections,
     crash,
     pipeline::replay::{self, Bounds, Tally, Through},
     progress::Progress,
@@ -65,7 +65,7 @@ pub struct Report {
 /// A backfill that knows what it will do.
 #[derive(Debug)]
 pub struct Backfill {
-    settings: Settings,
+    connections: Connections,
     request: Request,
     place: Place,
     scratch: Scratch,
@@ -81,13 +81,13 @@ pub struct Backfill {
 /// When the request cannot be met, or a server does not answer.
 pub async fn plan(
     site: &Site,
-    settings: &Settings,
+    connections: &Connections,
     request: Request,
 ) -> Result<Plan, BackfillError> {
     let place = Place::of(&site.dir());
-    let mut plan = look(settings, &request, &place).await?.1;
+    let mut plan = look(connections, &request, &place).await?.1;
     let consent = Consented::on_record(&site.dir())?;
-    plan.alterations = Box::pin(consent.alterations(settings, &request)).await?;
+    plan.alterations = Box::pin(consent.alterations(connections, &request)).await?;
     Ok(plan)
 }
 
@@ -99,16 +99,16 @@ pub async fn plan(
 /// answer.
 pub async fn prepare(
     site: &Site,
-    settings: &Settings,
+    connections: &Connections,
     request: Request,
 ) -> Result<Backfill, BackfillError> {
     let place = Place::of(&site.dir());
     let lock = place.lock()?;
-    let (journal, mut plan) = look(settings, &request, &place).await?;
+    let (journal, mut plan) = look(connections, &request, &place).await?;
     let consent = Consented::on_record(&site.dir())?;
-    plan.alterations = Box::pin(consent.alterations(settings, &request)).await?;
+    plan.alterations = Box::pin(consent.alterations(connections, &request)).await?;
     Ok(Backfill {
-        settings: settings.clone(),
+        connections: connections.clone(),
         request,
         place,
         scratch: Scratch::of(site.dir()),
@@ -177,10 +177,11 @@ impl Backfill {
             && let Some(all) = made_up::outside(&self.journal, database.as_ref())
         {
             let group = ConsumerGroup::Http;
-            made_up::note(&self.settings, group, all, None, patience, &self.consent).await?;
+            made_up::note(&self.connections, group, all, None, patience, &self.consent).await?;
         }
         let mut board = None;
-        let has_board = self.settings.pipeline.sinks.contains(&SinkKind::Redis);
+        let sinks = &self.connections.settings().pipeline.sinks;
+        let has_board = sinks.contains(&SinkKind::Redis);
         let rebuilds = self.request.rebuilds();
         let wants_board = self.request.has(SinkKind::Redis) || (rebuilds && has_board);
         if let Some(starts) = database.as_ref().and_then(|one| one.starts.clone())
@@ -190,7 +191,7 @@ impl Backfill {
             let from_us = self.journal.from_us;
             let all = (starts, from_us.is_none());
             made_up::note(
-                &self.settings,
+                &self.connections,
                 ConsumerGroup::Board,
                 all,
                 from_us,
@@ -200,11 +201,11 @@ impl Backfill {
             .await?;
         }
         if wants_board {
-            board = Some(board::rebuild(&self.settings, patience, progress).await?);
+            board = Some(board::rebuild(&self.connections, patience, progress).await?);
         }
         if rebuilds {
             let source = database.as_ref().and_then(|one| one.source.as_ref());
-            database::reconciled(&self.settings, source).await?;
+            database::reconciled(&self.connections, source).await?;
         }
         crash::point("backfill", "forgetting");
         self.place.remove()?;
@@ -230,7 +231,7 @@ impl Backfill {
         progress: &dyn Progress,
     ) -> Result<Database, BackfillError> {
         let database = FromDatabase {
-            settings: &self.settings,
+            connections: &self.connections,
             place: &self.place,
             journal: &mut self.journal,
             patience: bounds.patience,
@@ -244,7 +245,7 @@ impl Backfill {
         let database = database.run().await?;
         let outside = SinkKind::Http;
         if self.request.has(outside) && !self.journal.replays.contains_key(&outside) {
-            let parts = Topic::since(&self.settings, database.starts.as_deref()).await?;
+            let parts = Topic::since(&self.connections, database.starts.as_deref()).await?;
             self.journal.replays.insert(outside, parts);
         }
         Ok(database)
@@ -260,9 +261,9 @@ impl Backfill {
         let steps = Steps::new(progress, sink.name());
         steps.doing("replaying");
         let mut parts = self.journal.replays.get(&sink).cloned().unwrap_or_default();
-        let (settings, places) = (&self.settings, (&self.place, &self.scratch));
-        let mut keeper = Keeper::new(settings, places, &mut self.journal, sink, &steps).await?;
-        let tally = replay::replay(settings, through, &mut parts, bounds, &mut keeper).await?;
+        let (connections, places) = (&self.connections, (&self.place, &self.scratch));
+        let mut keeper = Keeper::new(connections, places, &mut self.journal, sink, &steps).await?;
+        let tally = replay::replay(connections, through, &mut parts, bounds, &mut keeper).await?;
         steps.done("replayed");
         Ok(tally)
     }

@@ -12,8 +12,8 @@ use super::{
     snapshot,
 };
 use crate::{
+    clients::Connections,
     clock::now_us,
-    config::Settings,
     instant::Resolved,
     operations::{fence::events_topic, up::Alteration},
     pipeline::replay::Part,
@@ -64,13 +64,13 @@ pub struct Stretch {
 
 /// The journal to go on with, or a new one, and what is to be done by it.
 pub(super) async fn look(
-    settings: &Settings,
+    connections: &Connections,
     request: &Request,
     place: &Place,
 ) -> Result<(Journal, Plan), BackfillError> {
-    let topic = Topic::find(settings).await?;
+    let topic = Topic::find(connections).await?;
     if topic.is_none() && !request.rebuilds() {
-        let topic = events_topic(settings);
+        let topic = events_topic(connections.settings());
         return Err(BackfillError::NoTopic { topic });
     }
     // A rebuild makes the topic where it is not there.
@@ -94,11 +94,11 @@ pub(super) async fn look(
     let resumes = kept.as_ref().map(|journal| journal.begun.clone());
     let journal = match kept {
         Some(journal) => journal,
-        None => begin(settings, request, topic.as_ref(), life, &mut notes).await?,
+        None => begin(connections, request, topic.as_ref(), life, &mut notes).await?,
     };
     let rows = match request.source {
         Source::Log => None,
-        Source::Database => Some(snapshot::count(settings, journal.times()).await?),
+        Source::Database => Some(snapshot::count(connections, journal.times()).await?),
     };
     let parts = journal.replays.values().next();
     let partitions: Vec<Stretch> = parts.into_iter().flatten().map(Stretch::of).collect();
@@ -146,7 +146,7 @@ async fn resume(
 
 /// A journal of which nothing is done.
 async fn begin(
-    settings: &Settings,
+    connections: &Connections,
     request: &Request,
     topic: Option<&Topic>,
     life: String,
@@ -168,7 +168,7 @@ async fn begin(
             // The board reads the log by itself.
             SinkKind::Redis => continue,
             SinkKind::ClickHouse => {
-                let starts = topic.life_starts(settings).await?;
+                let starts = topic.life_starts(connections).await?;
                 let parts = topic
                     .parts(request, journal.from_us, journal.to_us, &starts)
                     .await?;

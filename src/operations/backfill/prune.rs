@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::error::BackfillError;
 use crate::{
     clients::{
+        Connections,
         clickhouse::{ContentPlace, ContentRow, FactRow, PlaceRow, Store, Times},
         postgres::{self, Client},
     },
     clock::now_ms,
-    config::Settings,
     operations::steps::Steps,
     progress::Unit,
     version::Version,
@@ -43,13 +43,13 @@ pub(super) struct Range {
 
 impl<'a> Prune<'a> {
     pub(super) async fn new(
-        settings: &Settings,
+        connections: &Connections,
         store: &'a Store,
         times: Times,
         steps: &'a Steps<'a>,
     ) -> Result<Self, BackfillError> {
         Ok(Self {
-            client: postgres::connect(&settings.postgres.url).await?,
+            client: postgres::connect(&connections.settings().postgres.url).await?,
             total: store.count_live(times).await?,
             compared: 0,
             store,

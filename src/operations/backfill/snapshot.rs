@@ -11,16 +11,13 @@ use uuid::Uuid;
 use super::{error::BackfillError, journal::Database};
 use crate::{
     clients::{
+        Connections,
         clickhouse::Times,
-        kafka::{Log, Scan, Stretch},
+        kafka::Stretch,
         postgres::{self, Client},
     },
-    config::Settings,
     crash,
-    operations::{
-        fence::{consumer, reader_group},
-        steps::Steps,
-    },
+    operations::{fence::reader_group, steps::Steps},
     progress::Unit,
     timestamp::Rfc3339,
 };
@@ -50,8 +47,8 @@ enum Told {
 }
 
 /// The rows of these times that the source has now.
-pub(super) async fn count(settings: &Settings, times: Times) -> Result<u64, BackfillError> {
-    let client = postgres::connect(&settings.postgres.url).await?;
+pub(super) async fn count(connections: &Connections, times: Times) -> Result<u64, BackfillError> {
+    let client = postgres::connect(&connections.settings().postgres.url).await?;
     let sql = format!("SELECT count(*) FROM {EVENTS} WHERE {}", condition(times));
     let count: i64 = client.query_one(&sql, &[]).await?.try_get(0)?;
     Ok(u64::try_from(count).unwrap_or(0))
@@ -93,7 +90,7 @@ fn signal(times: Times, with_content: bool) -> Json {
 
 /// A snapshot under way.
 pub(super) struct Snapshot<'a> {
-    pub settings: &'a Settings,
+    pub connections: &'a Connections,
     pub times: Times,
     /// Read the contents, too.
     pub with_content: bool,
@@ -104,13 +101,14 @@ pub(super) struct Snapshot<'a> {
 
 impl Snapshot<'_> {
     fn notifications(&self) -> String {
-        format!("{}.notifications", self.settings.kafka.topic_prefix)
+        let settings = self.connections.settings();
+        format!("{}.notifications", settings.kafka.topic_prefix)
     }
 
     /// Says which signal this will be, and from where its notifications are.
     pub(super) async fn begin(&self, database: &mut Database) -> Result<(), BackfillError> {
-        let reader = reader_group(self.settings, "backfill");
-        let log = Log::new(&consumer(self.settings), &reader)?;
+        let reader = reader_group(self.connections.settings(), "backfill");
+        let log = self.connections.kafka.log(&reader)?;
         let topic = self.notifications();
         let end = match log.partitions(&topic).await? {
             Some(_) => log.ends(&topic).await?.first().copied().unwrap_or(0),
@@ -124,7 +122,8 @@ impl Snapshot<'_> {
     /// Sends the signal, once however often this is called, and waits until all
     /// rows are in the log. Returns how many there were.
     pub(super) async fn follow(&self, id: &str, from: i64) -> Result<u64, BackfillError> {
-        let client = postgres::connect(&self.settings.postgres.url).await?;
+        let settings = self.connections.settings();
+        let client = postgres::connect(&settings.postgres.url).await?;
         self.send(&client, id).await?;
         crash::point("backfill", "signal_sent");
         self.steps.doing("waiting for the snapshot to begin");
@@ -134,8 +133,8 @@ impl Snapshot<'_> {
             from,
             until: None,
         };
-        let reader = reader_group(self.settings, "backfill");
-        let mut scan = Scan::start(&consumer(self.settings), &reader, &topic, &[stretch])?;
+        let reader = reader_group(settings, "backfill");
+        let mut scan = self.connections.kafka.scan(&reader, &topic, &[stretch])?;
         let mut rows = 0;
         loop {
             let next = timeout(self.patience, scan.next()).await;

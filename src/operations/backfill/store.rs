@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::error::BackfillError;
 use crate::{
-    clients::kafka::Log,
-    config::Settings,
-    operations::fence::{consumer, content_topic, events_topic, reader_group},
+    clients::Connections,
+    operations::fence::{content_topic, events_topic, reader_group},
     pipeline::replay::ReplayError,
     sinks::{Fault, clickhouse::Rebuild},
 };
@@ -15,8 +14,9 @@ use crate::{
 const POLL: Duration = Duration::from_millis(200);
 
 /// The rebuild of ClickHouse under these settings. Nothing is asked yet.
-pub(super) fn rebuild(settings: &Settings) -> Result<Rebuild, BackfillError> {
-    let log = Log::new(&consumer(settings), &reader_group(settings, "backfill"))?;
+pub(super) fn rebuild(connections: &Connections) -> Result<Rebuild, BackfillError> {
+    let settings = connections.settings();
+    let log = connections.kafka.log(&reader_group(settings, "backfill"))?;
     let (facts, content) = (events_topic(settings), content_topic(settings));
     Ok(Rebuild::new(&settings.clickhouse, log, facts, content)?)
 }

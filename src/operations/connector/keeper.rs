@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::restart_failed;
-use crate::config::Settings;
+use crate::clients::Connections;
 
 /// How often the connector is looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -16,8 +16,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Keeps the connector's tasks running until `stop`.
-pub async fn keep(settings: Settings, stop: CancellationToken) {
-    let allowed = settings.connect.task_restarts_per_hour as usize;
+pub async fn keep(connections: Connections, stop: CancellationToken) {
+    let allowed = connections.settings().connect.task_restarts_per_hour as usize;
     let mut restarts: VecDeque<Instant> = VecDeque::new();
     loop {
         tokio::select! {
@@ -30,7 +30,7 @@ pub async fn keep(settings: Settings, stop: CancellationToken) {
         if restarts.len() >= allowed {
             continue;
         }
-        match restart_failed(&settings).await {
+        match restart_failed(&connections).await {
             Ok(true) => {
                 restarts.push_back(Instant::now());
                 tracing::warn!(

@@ -10,7 +10,7 @@ use super::{
     slot::{connect, is_usable},
     status,
 };
-use crate::{config::Settings, progress::Progress, template::Values};
+use crate::{clients::Connections, progress::Progress, template::Values};
 
 /// Makes the connector run. Returns whether it has begun again with a snapshot
 /// of everything.
@@ -18,24 +18,24 @@ use crate::{config::Settings, progress::Progress, template::Values};
 /// # Errors
 /// As [`apply`], and when Postgres does not answer.
 pub async fn mend(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<bool, ConnectorError> {
-    let client = connect(settings).await?;
-    let lost = is_usable(&client, settings).await != Some(true);
+    let client = connect(connections).await?;
+    let lost = is_usable(&client, connections.settings()).await != Some(true);
     drop(client);
-    let exists = matches!(status(settings).await, Ok(Some(_)));
+    let exists = matches!(status(connections).await, Ok(Some(_)));
     let none = Values::new();
     if lost && exists {
-        forget_offsets(settings, timeout, progress).await?;
-        apply(settings, &none, timeout, progress).await?;
+        forget_offsets(connections, timeout, progress).await?;
+        apply(connections, &none, timeout, progress).await?;
         return Ok(true);
     }
-    match apply(settings, &none, timeout, progress).await {
+    match apply(connections, &none, timeout, progress).await {
         Err(ConnectorError::SlotLost { .. }) => {
-            forget_offsets(settings, timeout, progress).await?;
-            apply(settings, &none, timeout, progress).await?;
+            forget_offsets(connections, timeout, progress).await?;
+            apply(connections, &none, timeout, progress).await?;
             Ok(true)
         }
         applied => applied.map(|_| false),
@@ -47,15 +47,16 @@ pub async fn mend(
 /// # Errors
 /// When Connect or Postgres does not answer.
 pub async fn to_mend(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
 ) -> Result<(Vec<String>, Vec<String>), ConnectorError> {
-    let client = connect(settings).await?;
+    let settings = connections.settings();
+    let client = connect(connections).await?;
     let usable = is_usable(&client, settings).await;
     drop(client);
     let (name, slot) = (&settings.connector.name, &settings.connector.slot);
     let (mut at_connect, mut at_postgres) = (Vec::new(), Vec::new());
-    match plan(settings, &Values::new(), timeout).await? {
+    match plan(connections, &Values::new(), timeout).await? {
         Applied::Created => at_connect.push(format!("create connector {name}")),
         Applied::Updated { changed, .. } => {
             let changed = changed.join(", ");
@@ -66,7 +67,7 @@ pub async fn to_mend(
     if usable == Some(true) {
         return Ok((at_connect, at_postgres));
     }
-    if matches!(status(settings).await, Ok(Some(_))) {
+    if matches!(status(connections).await, Ok(Some(_))) {
         at_connect.push(format!(
             "stop connector {name}, delete its position, and resume it"
         ));

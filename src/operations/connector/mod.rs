@@ -31,6 +31,7 @@ use self::{
     wait::{POLL, stop, until, until_not_paused, until_running},
 };
 use crate::{
+    clients::Connections,
     config::{Runtime, Settings},
     operations::{source::records::reconfigured, steps::Steps},
     progress::Progress,
@@ -130,19 +131,19 @@ fn references_into(secrets: String) -> Values {
 /// refuses the configuration, a task fails (with its root cause), or the
 /// connector was paused.
 pub async fn apply(
-    settings: &Settings,
+    connections: &Connections,
     overrides: &Values,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Applied, ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     let steps = Steps::new(progress, TASK);
-    let mut desired = properties(settings, overrides)?;
+    let mut desired = properties(connections.settings(), overrides)?;
     steps.doing("waiting for kafka connect");
     rest.ready(deadline).await?;
     let current = rest.config().await?;
-    let placeholder = Placeholder::find(settings, current.as_ref()).await?;
+    let placeholder = Placeholder::find(connections, current.as_ref()).await?;
     placeholder.fill(&mut desired);
     let mut applied = compared(&mut desired, current.as_ref(), overrides);
     let announced = placeholder.announce(&rest, current.as_ref(), deadline, &steps);
@@ -152,7 +153,7 @@ pub async fn apply(
         rest.put_config(&desired, deadline).await?;
         switch.configured().await?;
         // Where it cannot be kept, later looks find the difference.
-        let kept = reconfigured(settings, current.as_ref(), &desired).await;
+        let kept = reconfigured(connections, current.as_ref(), &desired).await;
         match (&mut applied, kept) {
             (Applied::Updated { drifted, .. }, Ok(found)) => *drifted = found,
             (_, Err(error)) => tracing::warn!(%error, "the new configuration is not on record"),
@@ -160,7 +161,7 @@ pub async fn apply(
         }
     }
     switch.finish(&rest, deadline, &steps).await?;
-    until_running(settings, &rest, deadline, &steps).await?;
+    until_running(connections, &rest, deadline, &steps).await?;
     Ok(applied)
 }
 
@@ -169,15 +170,15 @@ pub async fn apply(
 /// # Errors
 /// When Connect does not answer within `timeout`.
 pub async fn plan(
-    settings: &Settings,
+    connections: &Connections,
     overrides: &Values,
     timeout: Duration,
 ) -> Result<Applied, ConnectorError> {
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     rest.ready(Instant::now() + timeout).await?;
-    let mut desired = properties(settings, overrides)?;
+    let mut desired = properties(connections.settings(), overrides)?;
     let current = rest.config().await?;
-    let placeholder = Placeholder::find(settings, current.as_ref()).await?;
+    let placeholder = Placeholder::find(connections, current.as_ref()).await?;
     placeholder.fill(&mut desired);
     Ok(compared(&mut desired, current.as_ref(), overrides))
 }
@@ -202,16 +203,18 @@ fn compared(desired: &mut Properties, current: Option<&Properties>, overrides: &
 ///
 /// # Errors
 /// When Connect does not answer.
-pub async fn configuration(settings: &Settings) -> Result<Option<Properties>, ConnectorError> {
-    Rest::new(settings)?.config().await
+pub async fn configuration(
+    connections: &Connections,
+) -> Result<Option<Properties>, ConnectorError> {
+    Rest::new(connections)?.config().await
 }
 
 /// What Connect says of the connector; none where it has no such connector.
 ///
 /// # Errors
 /// When Connect does not answer.
-pub async fn status(settings: &Settings) -> Result<Option<ConnectorStatus>, ConnectorError> {
-    Rest::new(settings)?.status().await
+pub async fn status(connections: &Connections) -> Result<Option<ConnectorStatus>, ConnectorError> {
+    Rest::new(connections)?.status().await
 }
 
 /// Restarts the connector and all of its tasks and waits until they run.
@@ -219,18 +222,18 @@ pub async fn status(settings: &Settings) -> Result<Option<ConnectorStatus>, Conn
 /// # Errors
 /// As [`apply`].
 pub async fn restart(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<ConnectorStatus, ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     rest.restart(false, deadline).await?;
     // The old tasks still show as running until Connect has stopped them.
     sleep(POLL).await;
-    until_running(settings, &rest, deadline, &steps).await
+    until_running(connections, &rest, deadline, &steps).await
 }
 
 /// Restarts only what has failed; says whether there was anything. Does not
@@ -238,8 +241,8 @@ pub async fn restart(
 ///
 /// # Errors
 /// When Connect does not answer or has no such connector.
-pub async fn restart_failed(settings: &Settings) -> Result<bool, ConnectorError> {
-    let rest = Rest::new(settings)?;
+pub async fn restart_failed(connections: &Connections) -> Result<bool, ConnectorError> {
+    let rest = Rest::new(connections)?;
     let failed = match rest.status().await? {
         Some(status) => status.failure().is_some(),
         None => return Err(rest.missing()),
@@ -257,12 +260,12 @@ pub async fn restart_failed(settings: &Settings) -> Result<bool, ConnectorError>
 /// # Errors
 /// When there is no such connector, or it takes longer than `timeout`.
 pub async fn pause(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<ConnectorStatus, ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     rest.put("pause", deadline).await?;
@@ -278,17 +281,17 @@ pub async fn pause(
 /// # Errors
 /// As [`apply`].
 pub async fn resume(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<ConnectorStatus, ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     rest.put("resume", deadline).await?;
     until_not_paused(&rest, deadline, &steps).await?;
-    until_running(settings, &rest, deadline, &steps).await
+    until_running(connections, &rest, deadline, &steps).await
 }
 
 /// Removes the connector; says whether there was one. Slot, publication,
@@ -296,9 +299,9 @@ pub async fn resume(
 ///
 /// # Errors
 /// When Connect is not ready within `timeout` or refuses.
-pub async fn delete(settings: &Settings, timeout: Duration) -> Result<bool, ConnectorError> {
+pub async fn delete(connections: &Connections, timeout: Duration) -> Result<bool, ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     rest.ready(deadline).await?;
     match rest.delete(deadline).await {
         Ok(()) => Ok(true),
@@ -315,16 +318,16 @@ pub async fn delete(settings: &Settings, timeout: Duration) -> Result<bool, Conn
 /// When there is no such connector, Connect refuses, or it takes longer than
 /// `timeout`.
 pub async fn forget_offsets(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<(), ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     stop_and_forget(&rest, deadline, &steps).await?;
-    slot::drop_lost_slot(settings).await?;
+    slot::drop_lost_slot(connections).await?;
     rest.put("resume", deadline).await?;
     until_not_paused(&rest, deadline, &steps).await?;
     Ok(())
@@ -346,12 +349,12 @@ async fn stop_and_forget(
 /// # Errors
 /// When Connect is not ready, refuses, or takes longer than `timeout`.
 pub async fn erase(
-    settings: &Settings,
+    connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<bool, ConnectorError> {
     let deadline = Instant::now() + timeout;
-    let rest = Rest::new(settings)?;
+    let rest = Rest::new(connections)?;
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     if rest.config().await?.is_none() {

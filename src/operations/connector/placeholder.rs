@@ -18,21 +18,17 @@ use super::{
     wait::{stop, until_not_paused},
 };
 use crate::{
-    clients::kafka::{Log, StateTopic, ensure_topics},
-    config::Settings,
+    clients::Connections,
     crash,
     event::unavailable::{DEBEZIUMS_OWN, Placeholders, STATE_KEY, Until},
-    operations::{
-        fence::{consumer, reader_group},
-        steps::Steps,
-    },
+    operations::{fence::reader_group, steps::Steps},
     pipeline::{Source, topics},
     sinks::KnownPlaceholders,
 };
 
 /// The placeholder that the connector has to have.
 pub(super) struct Placeholder<'a> {
-    settings: &'a Settings,
+    connections: &'a Connections,
     known: Option<Placeholders>,
     text: String,
 }
@@ -44,13 +40,14 @@ impl<'a> Placeholder<'a> {
     /// # Errors
     /// When Kafka does not answer, or holds a document of another format.
     pub(super) async fn find(
-        settings: &'a Settings,
+        connections: &'a Connections,
         current: Option<&Properties>,
     ) -> Result<Self, ConnectorError> {
+        let (settings, kafka) = (connections.settings(), &connections.kafka);
         let source = Source::new(&settings.kafka.topic_prefix);
-        let (consumer, reader) = (consumer(settings), reader_group(settings, "connector"));
-        let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
-        let log = Log::new(&consumer, &reader)?;
+        let reader = reader_group(settings, "connector");
+        let state = kafka.state(&reader, &settings.kafka.state_topic)?;
+        let log = kafka.log(&reader)?;
         let known = KnownPlaceholders::new(state, log, &source.facts, &source.content);
         let known = known.read().await?;
         let configured = current.and_then(|current| current.get(PLACEHOLDER));
@@ -60,7 +57,7 @@ impl<'a> Placeholder<'a> {
             (None, _) => Placeholders::choose(Uuid::new_v4()),
         };
         Ok(Self {
-            settings,
+            connections,
             known,
             text,
         })
@@ -87,7 +84,7 @@ impl<'a> Placeholder<'a> {
     ) -> Result<Switch<'a>, ConnectorError> {
         let known = self.known.clone();
         let mut switch = Switch {
-            settings: self.settings,
+            connections: self.connections,
             known: known.unwrap_or_else(|| Placeholders::new(self.text.clone())),
             ends: None,
         };
@@ -126,7 +123,7 @@ impl<'a> Placeholder<'a> {
 
 /// A connector that is being given its placeholder.
 pub(super) struct Switch<'a> {
-    settings: &'a Settings,
+    connections: &'a Connections,
     known: Placeholders,
     /// Where the log ends while the connector, still configured with its earlier
     /// placeholder, is at rest.
@@ -214,8 +211,9 @@ impl Switch<'_> {
 
     /// Where the log of both tables ends.
     async fn read_ends(&self) -> Result<BTreeMap<String, Until>, ConnectorError> {
-        let settings = self.settings;
-        let log = Log::new(&consumer(settings), &reader_group(settings, "connector"))?;
+        let settings = self.connections.settings();
+        let reader = reader_group(settings, "connector");
+        let log = self.connections.kafka.log(&reader)?;
         let source = Source::new(&settings.kafka.topic_prefix);
         let mut ends = BTreeMap::new();
         for topic in [source.facts.topic(), source.content.topic()] {
@@ -232,12 +230,12 @@ impl Switch<'_> {
 
     /// Keeps what is known where every worker finds it.
     async fn keep(&self) -> Result<(), ConnectorError> {
-        let kafka = &self.settings.kafka;
-        let mut state = topics::specs(self.settings);
-        state.retain(|topic| topic.name == kafka.state_topic);
-        ensure_topics(&kafka.brokers, &state).await?;
-        let reader = reader_group(self.settings, "connector");
-        let topic = StateTopic::new(&consumer(self.settings), &reader, &kafka.state_topic)?;
+        let (settings, kafka) = (self.connections.settings(), &self.connections.kafka);
+        let name = &settings.kafka.state_topic;
+        let mut state = topics::specs(settings);
+        state.retain(|topic| topic.name == *name);
+        kafka.ensure_topics(&state).await?;
+        let topic = kafka.state(&reader_group(settings, "connector"), name)?;
         Ok(topic.set(STATE_KEY, &self.known.bytes()).await?)
     }
 }

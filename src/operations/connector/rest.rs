@@ -10,8 +10,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{desired::Properties, error::ConnectorError, status::ConnectorStatus};
 use crate::{
-    clients::web::{Answer, Method, Web},
-    config::Settings,
+    clients::{
+        Connections,
+        web::{Answer, Method, Web},
+    },
     secret::{Redactor, SecretUrl},
 };
 
@@ -39,7 +41,8 @@ impl Rest {
     ///
     /// # Errors
     /// When the system's TLS cannot be set up.
-    pub fn new(settings: &Settings) -> Result<Self, ConnectorError> {
+    pub fn new(connections: &Connections) -> Result<Self, ConnectorError> {
+        let settings = connections.settings();
         Ok(Self {
             web: Web::new(REQUEST_TIMEOUT)?,
             base: settings.connect.url.clone(),

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    clients::postgres::{self, PostgresError},
-    config::Settings,
+use crate::clients::{
+    Connections,
+    postgres::{self, PostgresError},
 };
 
 /// How long Postgres may take to say.
@@ -19,7 +19,8 @@ const QUERY: &str = "
                    WHERE datname = current_database() AND application_name LIKE 'Debezium %')";
 
 /// Whether it is connected; none where Postgres does not say.
-pub async fn is_connected(settings: &Settings) -> Option<bool> {
+pub async fn is_connected(connections: &Connections) -> Option<bool> {
+    let settings = connections.settings();
     let asked = async {
         let client = postgres::connect(&settings.postgres.url).await?;
         let row = client.query_one(QUERY, &[&settings.connector.slot]).await?;

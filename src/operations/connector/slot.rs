@@ -3,22 +3,26 @@
 
 use super::error::ConnectorError;
 use crate::{
-    clients::postgres::{self, Client, PostgresError},
+    clients::{
+        Connections,
+        postgres::{self, Client, PostgresError},
+    },
     config::Settings,
 };
 
 /// Removes a slot that has lost its log, so that another can have its name.
-pub(super) async fn drop_lost_slot(settings: &Settings) -> Result<(), ConnectorError> {
+pub(super) async fn drop_lost_slot(connections: &Connections) -> Result<(), ConnectorError> {
     const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
          WHERE slot_name = $1 AND wal_status = 'lost' AND NOT active";
-    let client = connect(settings).await?;
-    let dropped = client.query(DROP, &[&settings.connector.slot]).await;
+    let client = connect(connections).await?;
+    let slot = &connections.settings().connector.slot;
+    let dropped = client.query(DROP, &[slot]).await;
     dropped.map_err(ConnectorError::Postgres)?;
     Ok(())
 }
 
-pub(super) async fn connect(settings: &Settings) -> Result<Client, ConnectorError> {
-    let connected = postgres::connect(&settings.postgres.url).await;
+pub(super) async fn connect(connections: &Connections) -> Result<Client, ConnectorError> {
+    let connected = postgres::connect(&connections.settings().postgres.url).await;
     connected.map_err(ConnectorError::Postgres)
 }
 

@@ -10,7 +10,7 @@ use super::{
     session::is_connected,
     status::{ConnectorStatus, State},
 };
-use crate::{config::Settings, operations::steps::Steps};
+use crate::{clients::Connections, operations::steps::Steps};
 
 /// Between two looks at the status.
 pub(super) const POLL: Duration = Duration::from_millis(200);
@@ -39,7 +39,7 @@ pub(super) async fn stop(
 /// Waits until all tasks run. A failed task is restarted once; one that still fails
 /// after that is an error.
 pub(super) async fn until_running(
-    settings: &Settings,
+    connections: &Connections,
     rest: &Rest,
     deadline: Instant,
     steps: &Steps<'_>,
@@ -63,7 +63,7 @@ pub(super) async fn until_running(
                         restarted = Some(Instant::now());
                     }
                     Some(at) if at.elapsed() > STALE_FAILURE => {
-                        return Err(ConnectorError::failed(settings, cause));
+                        return Err(ConnectorError::failed(connections.settings(), cause));
                     }
                     Some(_) => {}
                 }
@@ -73,7 +73,7 @@ pub(super) async fn until_running(
             Some(status) if status.is_running() => {
                 steady += 1;
                 if steady >= STEADY_LOOKS {
-                    if is_connected(settings).await != Some(false) {
+                    if is_connected(connections).await != Some(false) {
                         return Ok(status);
                     }
                     steps.doing("waiting until it has logged in to postgres");

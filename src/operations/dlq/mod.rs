@@ -12,11 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use super::fence::{consumer, reader_group};
-use crate::{
-    clients::kafka::{Scan, Stretch},
-    config::Settings,
-};
+use super::fence::reader_group;
+use crate::clients::{Connections, kafka::Stretch};
 
 pub use error::DlqError;
 pub use filter::Filter;
@@ -100,11 +97,15 @@ impl Latest {
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<Listing, DlqError> {
+pub async fn list(
+    connections: &Connections,
+    filter: &Filter,
+    limit: usize,
+) -> Result<Listing, DlqError> {
     let mut listing = Listing::default();
     let mut latest = Latest::new(limit);
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
-    let mut letters = Reader::start(settings).await?;
+    let mut letters = Reader::start(connections).await?;
     while let Some(letter) = letters.next().await? {
         listing.purged += u64::from(letter.purged);
         if !filter.takes(&letter) {
@@ -131,11 +132,12 @@ pub async fn list(settings: &Settings, filter: &Filter, limit: usize) -> Result<
 ///
 /// # Errors
 /// When the broker does not answer or there is no such letter.
-pub async fn find(settings: &Settings, id: LetterId) -> Result<Letter, DlqError> {
+pub async fn find(connections: &Connections, id: LetterId) -> Result<Letter, DlqError> {
+    let settings = connections.settings();
     let topic = settings.kafka.dead_letter_topic.clone();
     let reader = reader_group(settings, "dlq");
     let place = usize::try_from(id.partition).unwrap_or(usize::MAX);
-    let bounds = reader::bounds(settings).await?.get(place).copied();
+    let bounds = reader::bounds(connections).await?.get(place).copied();
     let there = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));
     if there {
         let stretch = Stretch {
@@ -143,7 +145,7 @@ pub async fn find(settings: &Settings, id: LetterId) -> Result<Letter, DlqError>
             from: id.offset,
             until: Some(id.offset + 1),
         };
-        let mut scan = Scan::start(&consumer(settings), &reader, &topic, &[stretch])?;
+        let mut scan = connections.kafka.scan(&reader, &topic, &[stretch])?;
         if let Some(seen) = scan.next().await? {
             return Ok(Letter::from(seen));
         }

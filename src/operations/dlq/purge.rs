@@ -12,11 +12,13 @@ use super::{
     reader::{self, Reader},
 };
 use crate::{
-    clients::kafka::{Bounds, Letter as Outgoing, Log, Producer, delete_before},
-    config::Settings,
+    clients::{
+        Connections,
+        kafka::{Bounds, Letter as Outgoing, Producer},
+    },
     crash,
     operations::{
-        fence::{consumer, content_topic, events_topic, reader_group},
+        fence::{content_topic, events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
@@ -52,19 +54,19 @@ pub struct Purged {
 /// # Errors
 /// When the broker does not do it, or the disk does not take the list of letters.
 pub async fn purge(
-    settings: &Settings,
+    connections: &Connections,
     scratch: &Scratch,
     progress: &dyn Progress,
 ) -> Result<Purged, DlqError> {
     // What comes after this is not purged.
-    let bounds = reader::bounds(settings).await?;
+    let bounds = reader::bounds(connections).await?;
     if bounds.is_empty() {
         return Ok(Purged::default());
     }
     let purge = Purge {
-        settings,
+        connections,
         bounds,
-        lives: lives(settings).await?,
+        lives: lives(connections).await?,
     };
     let (letters, kept) = purge.choose(scratch).await?;
     let accounted = purge.keep(&kept, &Steps::new(progress, "dlq")).await?;
@@ -73,14 +75,15 @@ pub async fn purge(
         .map(|(partition, bounds)| (partition, bounds.end))
         .collect();
     crash::point("dlq", "purged");
-    let topic = &settings.kafka.dead_letter_topic;
-    delete_before(&settings.kafka.brokers, topic, &ends).await?;
+    let topic = &connections.settings().kafka.dead_letter_topic;
+    connections.kafka.delete_before(topic, &ends).await?;
     Ok(Purged { letters, accounted })
 }
 
 /// The source's topics, each with its present life.
-async fn lives(settings: &Settings) -> Result<Vec<(String, String)>, DlqError> {
-    let log = Log::new(&consumer(settings), &reader_group(settings, "dlq"))?;
+async fn lives(connections: &Connections) -> Result<Vec<(String, String)>, DlqError> {
+    let settings = connections.settings();
+    let log = connections.kafka.log(&reader_group(settings, "dlq"))?;
     let mut lives = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
@@ -91,7 +94,7 @@ async fn lives(settings: &Settings) -> Result<Vec<(String, String)>, DlqError> {
 
 /// A purge under way.
 struct Purge<'a> {
-    settings: &'a Settings,
+    connections: &'a Connections,
     bounds: Vec<Bounds>,
     lives: Vec<(String, String)>,
 }
@@ -110,7 +113,7 @@ impl Purge<'_> {
     async fn choose(&self, scratch: &Scratch) -> Result<(u64, Sorted<LETTER>), DlqError> {
         let mut letters = 0;
         let mut accounting = Sorting::new(scratch);
-        let mut reader = Reader::within(self.settings, &self.bounds)?;
+        let mut reader = Reader::within(self.connections, &self.bounds)?;
         while let Some(letter) = reader.next().await? {
             letters += u64::from(!letter.purged);
             if self.accounts(&letter) {
@@ -123,9 +126,9 @@ impl Purge<'_> {
     /// Writes what stays of the letters: of each record, the latest one. A purge
     /// that was killed leaves two. Returns how many there are.
     async fn keep(&self, kept: &Sorted<LETTER>, steps: &Steps<'_>) -> Result<u64, DlqError> {
-        let topic = &self.settings.kafka.dead_letter_topic;
-        let producer = Producer::new(&self.settings.kafka.brokers, topic)?;
-        let mut reader = Reader::within(self.settings, &self.bounds)?;
+        let topic = &self.connections.settings().kafka.dead_letter_topic;
+        let producer = self.connections.kafka.producer(topic)?;
+        let mut reader = Reader::within(self.connections, &self.bounds)?;
         let (mut accounted, mut batch, mut bytes) = (0, Vec::new(), 0);
         // Letters, like the total.
         let mut read: u64 = 0;

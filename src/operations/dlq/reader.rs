@@ -3,9 +3,11 @@
 
 use super::letter::Letter;
 use crate::{
-    clients::kafka::{Bounds, KafkaError, Log, Scan, Stretch},
-    config::Settings,
-    operations::fence::{consumer, reader_group},
+    clients::{
+        Connections,
+        kafka::{Bounds, KafkaError, Scan, Stretch},
+    },
+    operations::fence::reader_group,
 };
 
 /// A reading of the letters, oldest first within a partition.
@@ -20,15 +22,15 @@ impl Reader {
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn start(settings: &Settings) -> Result<Self, KafkaError> {
-        Self::within(settings, &bounds(settings).await?)
+    pub async fn start(connections: &Connections) -> Result<Self, KafkaError> {
+        Self::within(connections, &bounds(connections).await?)
     }
 
     /// Begins to read those within these bounds, by partition.
     ///
     /// # Errors
     /// When the client cannot be made.
-    pub fn within(settings: &Settings, bounds: &[Bounds]) -> Result<Self, KafkaError> {
+    pub fn within(connections: &Connections, bounds: &[Bounds]) -> Result<Self, KafkaError> {
         if bounds.is_empty() {
             return Ok(Self { scan: None });
         }
@@ -38,9 +40,10 @@ impl Reader {
             until: Some(bounds.end),
         };
         let stretches: Vec<Stretch> = (0..).zip(bounds).map(whole).collect();
+        let settings = connections.settings();
         let topic = &settings.kafka.dead_letter_topic;
         let reader = reader_group(settings, "dlq");
-        let scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
+        let scan = connections.kafka.scan(&reader, topic, &stretches)?;
         Ok(Self { scan: Some(scan) })
     }
 
@@ -61,9 +64,10 @@ impl Reader {
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn bounds(settings: &Settings) -> Result<Vec<Bounds>, KafkaError> {
+pub async fn bounds(connections: &Connections) -> Result<Vec<Bounds>, KafkaError> {
+    let settings = connections.settings();
     let topic = &settings.kafka.dead_letter_topic;
-    let log = Log::new(&consumer(settings), &reader_group(settings, "dlq"))?;
+    let log = connections.kafka.log(&reader_group(settings, "dlq"))?;
     match log.partitions(topic).await? {
         Some(_) => log.bounds(topic).await,
         None => Ok(Vec::new()),

@@ -16,11 +16,13 @@ use super::{
     reader::{self, Reader},
 };
 use crate::{
-    clients::kafka::{self, Log, TopicIdentity},
-    config::Settings,
+    clients::{
+        Connections,
+        kafka::{self, TopicIdentity},
+    },
     operations::{
         board,
-        fence::{consumer, content_topic, events_topic, reader_group},
+        fence::{content_topic, events_topic, reader_group},
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
         steps::Steps,
@@ -124,21 +126,21 @@ impl Named {
 /// # Errors
 /// When the broker does not answer, or a letter that was named is not there.
 pub async fn select(
-    settings: &Settings,
+    connections: &Connections,
     scratch: &Scratch,
     filter: Filter,
 ) -> Result<Selected, DlqError> {
     let mut missing = filter.ids.clone();
     let mut selected = Selected {
         filter,
-        bounds: reader::bounds(settings).await?,
-        lives: lives(settings).await?,
+        bounds: reader::bounds(connections).await?,
+        lives: lives(connections).await?,
         letters: Sorted::default(),
         counts: BTreeMap::new(),
         superseded: Named::default(),
     };
     let mut letters = Sorting::new(scratch);
-    let mut reader = Reader::within(settings, &selected.bounds)?;
+    let mut reader = Reader::within(connections, &selected.bounds)?;
     while let Some(letter) = reader.next().await? {
         if !selected.filter.takes(&letter) {
             continue;
@@ -159,15 +161,16 @@ pub async fn select(
     if let Some(id) = missing.first() {
         return Err(DlqError::NoLetter {
             id: *id,
-            topic: settings.kafka.dead_letter_topic.clone(),
+            topic: connections.settings().kafka.dead_letter_topic.clone(),
         });
     }
     selected.letters = letters.finish()?;
     Ok(selected)
 }
 
-async fn lives(settings: &Settings) -> Result<BTreeMap<String, TopicIdentity>, DlqError> {
-    let log = Log::new(&consumer(settings), &reader_group(settings, "dlq"))?;
+async fn lives(connections: &Connections) -> Result<BTreeMap<String, TopicIdentity>, DlqError> {
+    let settings = connections.settings();
+    let log = connections.kafka.log(&reader_group(settings, "dlq"))?;
     let mut lives = BTreeMap::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
@@ -212,7 +215,7 @@ impl Selected {
     /// When a sink halts, or refuses for too long. Again is harmless.
     pub async fn replay(
         self,
-        settings: &Settings,
+        connections: &Connections,
         how: &Replay,
         progress: &dyn Progress,
     ) -> Result<Report, DlqError> {
@@ -227,7 +230,7 @@ impl Selected {
                 continue;
             };
             let Some(through) = through(group) else {
-                report.board = Some(board::rebuild(settings, how.patience, progress).await?);
+                report.board = Some(board::rebuild(connections, how.patience, progress).await?);
                 continue;
             };
             let steps = Steps::new(progress, group.name());
@@ -235,13 +238,13 @@ impl Selected {
             let mut letters = OfGroup {
                 selected: &self,
                 group,
-                reader: Reader::within(settings, &self.bounds)?,
+                reader: Reader::within(connections, &self.bounds)?,
                 rejected: &mut still_rejected,
                 steps: &steps,
                 read: 0,
                 total,
             };
-            let work = replay::apply(settings, through, &mut letters, &bounds);
+            let work = replay::apply(connections, through, &mut letters, &bounds);
             let tally = Box::pin(work).await?;
             report.replayed.insert(group, tally);
             steps.done("replayed");

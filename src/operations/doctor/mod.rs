@@ -15,6 +15,7 @@ use super::{
     steps::Steps,
 };
 use crate::{
+    clients::Connections,
     config::{Config, Runtime},
     progress::Progress,
     stack::Site,
@@ -58,9 +59,10 @@ pub async fn examine(
     let is_ours = |one: &ServiceStatus| one.name == "kafka" && one.runtime != Runtime::External;
     let kafka_is_ours = services.iter().any(is_ours);
     findings.extend(externals(services));
-    findings.extend(source::examine(site, config, kafka_answers).await);
+    let connections = Connections::of(&config.settings);
+    findings.extend(source::examine(site, config, &connections, kafka_answers).await);
     if kafka_answers {
-        findings.extend(topics::examine(&config.settings, kafka_is_ours).await);
+        findings.extend(topics::examine(&connections, kafka_is_ours).await);
     }
     steps.done("examined");
     findings

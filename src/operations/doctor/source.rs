@@ -2,7 +2,7 @@
 
 use super::finding::Finding as Checked;
 use crate::{
-    clients::postgres,
+    clients::{Connections, postgres},
     config::{Config, Settings},
     failure::chain,
     operations::{
@@ -18,15 +18,19 @@ use crate::{
 
 /// `kafka_answers` says whether Kafka can be asked for what is kept about the
 /// source.
-pub(super) async fn examine(site: &Site, config: &Config, kafka_answers: bool) -> Vec<Checked> {
+pub(super) async fn examine(
+    site: &Site,
+    config: &Config,
+    connections: &Connections,
+    kafka_answers: bool,
+) -> Vec<Checked> {
     // Anybody's server may listen where the project has none.
     if let Err(error) = reach::check(site, config, &[("postgres", Need::Running)]).await {
         let evidence = format!("{}: not looked into", chain(&error));
         return vec![Checked::pass("postgres", evidence)];
     }
-    let settings = &config.settings;
-    match look(settings, kafka_answers).await {
-        Ok(looked) => findings(&looked, settings),
+    match look(connections, kafka_answers).await {
+        Ok(looked) => findings(&looked, connections.settings()),
         Err(InspectError::Postgres(error)) if !postgres::is_unreachable(&error) => {
             let fix = Some("fanout config show".to_owned());
             vec![Checked::fail("postgres", chain(&error), fix)]

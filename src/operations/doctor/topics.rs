@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::finding::Finding;
 use crate::{
-    config::Settings,
+    clients::Connections,
     operations::topics::{self, Differing},
 };
 
@@ -14,9 +14,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `is_ours` says whether the broker belongs to the project.
-pub(super) async fn examine(settings: &Settings, is_ours: bool) -> Vec<Finding> {
+pub(super) async fn examine(connections: &Connections, is_ours: bool) -> Vec<Finding> {
     let name = "kafka: settings of the topics";
-    let differing = match timeout(PATIENCE, topics::check(settings)).await {
+    let differing = match timeout(PATIENCE, topics::check(connections)).await {
         Ok(Ok(differing)) => differing,
         Ok(Err(error)) => {
             let evidence = format!("cannot be read: {error}");
@@ -30,7 +30,7 @@ pub(super) async fn examine(settings: &Settings, is_ours: bool) -> Vec<Finding> 
     if differing.is_empty() {
         return vec![Finding::pass(name, "as fanout creates them")];
     }
-    let brokers = &settings.kafka.brokers;
+    let brokers = connections.kafka.brokers();
     differing
         .iter()
         .map(|one| differs(one, is_ours, brokers))

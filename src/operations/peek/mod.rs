@@ -8,11 +8,12 @@ use std::{fmt, time::Duration};
 use serde_json::{Value as Json, json};
 
 use self::latest::Latest;
-use super::fence::{consumer, events_topic, reader_group};
+use super::fence::{events_topic, reader_group};
 use crate::{
     clients::{
+        Connections,
         clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query},
-        kafka::{Bounds, KafkaError, Log, Scan, Seen, Stretch, list_topics_and_groups},
+        kafka::{Bounds, KafkaError, Log, Seen, Stretch},
         redis::{BoardKeys, BoardReader, RedisError},
         web::{Method, Web, WebError},
     },
@@ -151,7 +152,7 @@ pub fn equivalent(settings: &Settings, place: Place, topic: Option<&str>, count:
 /// Looks once, and then again for what is new.
 #[derive(Debug)]
 pub struct Peek {
-    settings: Settings,
+    connections: Connections,
     looker: Looker,
 }
 
@@ -184,14 +185,15 @@ impl Peek {
     /// # Errors
     /// When the server does not answer.
     pub async fn start(
-        settings: &Settings,
+        connections: &Connections,
         place: Place,
         topic: Option<String>,
     ) -> Result<Self, PeekError> {
+        let settings = connections.settings();
         let looker = match place {
             Place::Kafka => Looker::Kafka {
                 topic: topic.unwrap_or_else(|| events_topic(settings)),
-                log: Log::new(&consumer(settings), &reader_group(settings, "peek"))?,
+                log: connections.kafka.log(&reader_group(settings, "peek"))?,
                 ends: Vec::new(),
             },
             Place::Sink(SinkKind::ClickHouse) => {
@@ -215,7 +217,7 @@ impl Peek {
             },
         };
         Ok(Self {
-            settings: settings.clone(),
+            connections: connections.clone(),
             looker,
         })
     }
@@ -225,28 +227,27 @@ impl Peek {
     /// # Errors
     /// When the server does not answer.
     pub async fn look(&mut self, count: usize) -> Result<Vec<Item>, PeekError> {
+        let settings = self.connections.settings();
         match &mut self.looker {
             Looker::Kafka { topic, log, ends } => {
-                records(&self.settings, topic, log, ends, count).await
+                records(&self.connections, topic, log, ends, count).await
             }
-            Looker::ClickHouse { query, latest } => {
-                rows(&self.settings, query, latest, count).await
-            }
+            Looker::ClickHouse { query, latest } => rows(settings, query, latest, count).await,
             Looker::Redis { reader, seq } => members(reader, seq, count).await,
-            Looker::Http { web, seq } => calls(&self.settings, web, seq, count).await,
+            Looker::Http { web, seq } => calls(settings, web, seq, count).await,
         }
     }
 }
 
 async fn records(
-    settings: &Settings,
+    connections: &Connections,
     topic: &str,
     log: &Log,
     ends: &mut Vec<i64>,
     count: usize,
 ) -> Result<Vec<Item>, PeekError> {
     if log.partitions(topic).await?.is_none() {
-        return Err(no_topic(settings, topic).await?);
+        return Err(no_topic(connections, topic).await?);
     }
     let bounds = log.bounds(topic).await?;
     let first = ends.is_empty();
@@ -260,8 +261,8 @@ async fn records(
         until: Some(bounds.end),
     };
     let stretches: Vec<Stretch> = bounds.iter().enumerate().map(stretch).collect();
-    let reader = reader_group(settings, "peek");
-    let mut scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
+    let reader = reader_group(connections.settings(), "peek");
+    let mut scan = connections.kafka.scan(&reader, topic, &stretches)?;
     *ends = bounds.iter().map(|bounds| bounds.end).collect();
     let mut seen = Latest::default();
     while let Some(record) = scan.next().await? {
@@ -279,13 +280,13 @@ async fn records(
 
 /// What is wrong with a topic that does not exist: the events' own is still to
 /// come, any other is a mistake.
-async fn no_topic(settings: &Settings, topic: &str) -> Result<PeekError, KafkaError> {
+async fn no_topic(connections: &Connections, topic: &str) -> Result<PeekError, KafkaError> {
     let name = topic.to_owned();
-    if topic == events_topic(settings) {
+    if topic == events_topic(connections.settings()) {
         return Ok(PeekError::NoTopic { topic: name });
     }
-    let brokers = settings.kafka.brokers.clone();
-    let listed = tokio::task::spawn_blocking(move || list_topics_and_groups(&brokers)).await;
+    let kafka = connections.kafka.clone();
+    let listed = tokio::task::spawn_blocking(move || kafka.list_topics_and_groups()).await;
     let (topics, _) = listed.unwrap_or(Err(KafkaError::Canceled))?;
     let is_inner = |topic: &String| topic.starts_with("__");
     Ok(PeekError::UnknownTopic {

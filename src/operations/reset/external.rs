@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
-    clients::{clickhouse, kafka, postgres, redis},
+    clients::{Connections, clickhouse, kafka, postgres, redis},
     config::Settings,
     crash,
     failure::{Failure, Kind},
@@ -148,17 +148,17 @@ impl Failure for ExternalError {
 /// Asks each external server what of fanout's it holds.
 pub(super) async fn owned(
     site: &Site,
-    settings: &Settings,
+    connections: &Connections,
     external: &[String],
 ) -> Result<Vec<Owned>, ExternalError> {
     let mut owned = Vec::new();
     for service in external {
         owned.extend(match service.as_str() {
-            "connect" => in_connect(settings).await?,
-            "postgres" => in_postgres(settings).await?,
-            "kafka" => in_kafka(site, settings).await?,
-            "redis" => in_redis(settings).await?,
-            "clickhouse" => in_clickhouse(settings).await?,
+            "connect" => in_connect(connections).await?,
+            "postgres" => in_postgres(connections).await?,
+            "kafka" => in_kafka(site, connections).await?,
+            "redis" => in_redis(connections).await?,
+            "clickhouse" => in_clickhouse(connections).await?,
             _ => Vec::new(),
         });
     }
@@ -173,15 +173,16 @@ fn own(service: &'static str, kind: &'static str, name: impl Into<String>) -> Ow
     }
 }
 
-async fn in_connect(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
-    let found = connector::status(settings).await?;
+async fn in_connect(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
+    let found = connector::status(connections).await?;
     Ok(found
         .into_iter()
         .map(|status| own("connect", "connector", status.name))
         .collect())
 }
 
-async fn in_postgres(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+async fn in_postgres(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
+    let settings = connections.settings();
     let client = postgres::connect(&settings.postgres.url).await?;
     let mut owned = Vec::new();
     let queries = [
@@ -219,9 +220,9 @@ async fn in_postgres(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
     Ok(owned)
 }
 
-async fn in_kafka(site: &Site, settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
-    let brokers = settings.kafka.brokers.clone();
-    let listed = spawn_blocking(move || kafka::list_topics_and_groups(&brokers)).await?;
+async fn in_kafka(site: &Site, connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
+    let (settings, kafka) = (connections.settings(), connections.kafka.clone());
+    let listed = spawn_blocking(move || kafka.list_topics_and_groups()).await?;
     let (topics, groups) = listed?;
     let (own_topics, own_groups) = (topics_of(site, settings), groups_of(settings));
     let topics = topics
@@ -274,7 +275,8 @@ fn notes_of(prefix: &str, group: ConsumerGroup) -> Vec<String> {
     }
 }
 
-async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+async fn in_redis(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
+    let settings = connections.settings();
     let keys = redis::BoardKeys::new(&settings.board.key);
     let keys = [keys.board, keys.meta, keys.lease];
     let existing = redis::existing(&settings.redis.url, &keys).await?;
@@ -282,7 +284,8 @@ async fn in_redis(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
     Ok(existing.map(|key| own("redis", "key", key)).collect())
 }
 
-async fn in_clickhouse(settings: &Settings) -> Result<Vec<Owned>, ExternalError> {
+async fn in_clickhouse(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
+    let settings = connections.settings();
     let database = &settings.clickhouse.database;
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let there = clickhouse::columns(&endpoint, database, patience(settings)).await?;
@@ -302,23 +305,24 @@ fn patience(settings: &Settings) -> Duration {
 
 /// Removes the connector while Connect, and what it runs on, is still there.
 pub(super) async fn remove_connector(
-    settings: &Settings,
+    connections: &Connections,
     owned: &[Owned],
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<(), ExternalError> {
     if owned.iter().any(|one| one.kind == "connector") {
-        connector::erase(settings, timeout, progress).await?;
+        connector::erase(connections, timeout, progress).await?;
     }
     Ok(())
 }
 
 /// Removes the rest, once no process of fanout's uses it any more.
 pub(super) async fn remove(
-    settings: &Settings,
+    connections: &Connections,
     owned: &[Owned],
     progress: &dyn Progress,
 ) -> Result<(), ExternalError> {
+    let settings = connections.settings();
     let names = |kind: &str| -> Vec<String> {
         let of_kind = owned.iter().filter(|one| one.kind == kind);
         of_kind.map(|one| one.name.clone()).collect()
@@ -330,7 +334,7 @@ pub(super) async fn remove(
             what: &what,
         });
         match one.service.as_ref() {
-            "postgres" => drop_in_postgres(settings, one).await?,
+            "postgres" => drop_in_postgres(connections, one).await?,
             "clickhouse" => {
                 let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
                 let statement = format!("DROP {} IF EXISTS {}", one.kind, one.name);
@@ -340,9 +344,9 @@ pub(super) async fn remove(
         }
         crash::point("reset", "object_removed");
     }
-    let brokers = &settings.kafka.brokers;
-    kafka::delete_groups(brokers, &names("group")).await?;
-    kafka::delete_topics(brokers, &names("topic")).await?;
+    let kafka = &connections.kafka;
+    kafka.delete_groups(&names("group")).await?;
+    kafka.delete_topics(&names("topic")).await?;
     let keys = names("key");
     if !keys.is_empty() {
         redis::delete(&settings.redis.url, &keys).await?;
@@ -350,8 +354,8 @@ pub(super) async fn remove(
     Ok(())
 }
 
-async fn drop_in_postgres(settings: &Settings, one: &Owned) -> Result<(), ExternalError> {
-    let client = postgres::connect(&settings.postgres.url).await?;
+async fn drop_in_postgres(connections: &Connections, one: &Owned) -> Result<(), ExternalError> {
+    let client = postgres::connect(&connections.settings().postgres.url).await?;
     let name = one.name.replace('"', "\"\"");
     match one.kind.as_ref() {
         "publication" => {

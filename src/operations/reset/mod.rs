@@ -14,7 +14,8 @@ pub use journal::is_unfinished;
 
 use super::down::{self, DownError};
 use crate::{
-    config::{Config, Runtime, Settings},
+    clients::Connections,
+    config::{Config, Runtime},
     crash,
     failure::{Failure, Kind},
     progress::{Event, Progress},
@@ -120,7 +121,7 @@ impl Inventory {
 #[derive(Debug)]
 pub struct Reset {
     site: Site,
-    settings: Settings,
+    connections: Connections,
     inventory: Inventory,
     /// What the engine has of it.
     sweep: Option<Sweep>,
@@ -141,7 +142,8 @@ pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
         .then(|| Lock::project(&dir))
         .transpose()?;
     let sweep = down::sweep(&site).await?;
-    let mut inventory = listed(&site, config, sweep.as_ref()).await?;
+    let connections = Connections::of(&config.settings);
+    let mut inventory = listed(&site, config, &connections, sweep.as_ref()).await?;
     if lock.is_none() && !inventory.is_empty() {
         lock = Some(Lock::project(&dir)?);
         inventory.folder = Some(dir.path().to_owned());
@@ -149,7 +151,7 @@ pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
     Ok(Reset {
         inventory,
         sweep,
-        settings: config.settings.clone(),
+        connections,
         site,
         _lock: lock,
     })
@@ -161,12 +163,14 @@ pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
 /// When an external server does not answer.
 pub async fn inventory(site: &Site, config: &Config) -> Result<Inventory, ResetError> {
     let sweep = down::sweep(site).await?;
-    listed(site, config, sweep.as_ref()).await
+    let connections = Connections::of(&config.settings);
+    listed(site, config, &connections, sweep.as_ref()).await
 }
 
 async fn listed(
     site: &Site,
     config: &Config,
+    connections: &Connections,
     sweep: Option<&Sweep>,
 ) -> Result<Inventory, ResetError> {
     let containers = sweep.iter().flat_map(|sweep| &sweep.containers);
@@ -186,7 +190,7 @@ async fn listed(
         folder_bytes: folder.as_deref().map(size).unwrap_or_default(),
         folder,
         external: journal::merge(
-            external::owned(site, &config.settings, &external_services(site, config)?).await?,
+            external::owned(site, connections, &external_services(site, config)?).await?,
             journal::load(&dir),
         ),
     })
@@ -244,20 +248,20 @@ impl Reset {
         timeout: Duration,
         progress: &dyn Progress,
     ) -> Result<(), ResetError> {
-        let (settings, external) = (&self.settings, &self.inventory.external);
+        let (connections, external) = (&self.connections, &self.inventory.external);
         let dir = self.site.dir();
         journal::save(&dir, external).map_err(|source| ResetError::Journal {
             path: dir.path().to_owned(),
             source,
         })?;
         crash::point("reset", "listed");
-        external::remove_connector(settings, external, timeout, progress).await?;
+        external::remove_connector(connections, external, timeout, progress).await?;
         crash::point("reset", "connector_removed");
         let mut stopped = down::Report::new(&self.site);
         let sweep = self.sweep.as_ref();
         down::stop_all(&self.site, sweep, timeout, &mut stopped, progress).await?;
         crash::point("reset", "stopped");
-        external::remove(settings, external, progress).await?;
+        external::remove(connections, external, progress).await?;
         crash::point("reset", "objects_removed");
         if let Some(sweep) = sweep {
             progress.report(Event::Doing {

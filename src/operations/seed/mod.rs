@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 pub use made::{Made, Maker, Piece, piece};
 
 use crate::{
-    clients::postgres::{self, Client, PostgresError},
+    clients::{
+        Connections,
+        postgres::{self, Client, PostgresError},
+    },
     clock::now_us,
-    config::Settings,
     failure::{Failure, Kind},
     operations::{
         source::{Refusal, explain},
@@ -140,14 +142,14 @@ fn whole(count: f64) -> u64 {
 /// # Errors
 /// When Postgres does not take them.
 pub async fn seed(
-    settings: &Settings,
+    connections: &Connections,
     options: &Options,
     stop: &CancellationToken,
     progress: &dyn Progress,
 ) -> Result<Seeded, SeedError> {
-    match write(settings, options, stop, progress).await {
+    match write(connections, options, stop, progress).await {
         Err(SeedError::Postgres(error)) if !postgres::is_unreachable(&error) => {
-            let refusal = explain(settings).await;
+            let refusal = explain(connections).await;
             Err(refusal.map_or(SeedError::Postgres(error), SeedError::Source))
         }
         written => written,
@@ -155,13 +157,13 @@ pub async fn seed(
 }
 
 async fn write(
-    settings: &Settings,
+    connections: &Connections,
     options: &Options,
     stop: &CancellationToken,
     progress: &dyn Progress,
 ) -> Result<Seeded, SeedError> {
     let steps = Steps::new(progress, "seed");
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let client = postgres::connect(&connections.settings().postgres.url).await?;
     let mut seeded = Seeded {
         content: options.content,
         content_written: upsert_content(&client, options.content).await?,

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     clients::{
+        Connections,
         clickhouse::{Endpoint, Query},
-        kafka::{Log, Scan, Stretch},
+        kafka::{Scan, Stretch},
         redis::{BoardKeys, BoardReader},
         web::{Method, Web},
     },
@@ -23,7 +24,7 @@ use crate::{
     failure::chain,
     operations::{
         connector,
-        fence::{consumer, content_topic, events_topic, reader_group},
+        fence::{content_topic, events_topic, reader_group},
         status, stub,
     },
 };
@@ -40,10 +41,11 @@ pub struct Topic {
 
 impl Topic {
     /// Begins to watch.
-    pub async fn watch(settings: &Settings) -> Result<Self, SmokeError> {
+    pub async fn watch(connections: &Connections) -> Result<Self, SmokeError> {
+        let (settings, kafka) = (connections.settings(), &connections.kafka);
         let name = events_topic(settings);
         let reader = reader_group(settings, "smoke");
-        let log = Log::new(&consumer(settings), &reader)?;
+        let log = kafka.log(&reader)?;
         let ends = match log.partitions(&name).await? {
             Some(_) => log.ends(&name).await?,
             None => Vec::new(),
@@ -54,13 +56,14 @@ impl Topic {
             until: None,
         };
         let stretches: Vec<Stretch> = (0..).zip(&ends).map(stretch).collect();
-        let scan = Scan::start(&consumer(settings), &reader, &name, &stretches)?;
+        let scan = kafka.scan(&reader, &name, &stretches)?;
         Ok(Self { scan, name })
     }
 }
 
 /// What to follow, and since when.
 pub struct Follow<'a> {
+    pub connections: &'a Connections,
     pub settings: &'a Settings,
     pub marked: &'a Marked,
     pub committed: Instant,
@@ -106,7 +109,7 @@ impl Follow<'_> {
 
     /// Nothing came: the connector knows why.
     async fn silent_topic(&self) -> Hop {
-        let status = match connector::status(self.settings).await {
+        let status = match connector::status(self.connections).await {
             Ok(Some(status)) => status,
             Ok(None) => {
                 let evidence = "there is no connector".to_owned();

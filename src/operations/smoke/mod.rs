@@ -18,7 +18,10 @@ pub use junit::junit;
 
 use self::marked::Marked;
 use super::{source::explain, steps::Steps};
-use crate::{clients::postgres, config::Settings, progress::Progress};
+use crate::{
+    clients::{Connections, postgres},
+    progress::Progress,
+};
 
 /// How long to wait, and how fast it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,24 +57,25 @@ impl Report {
 /// When Postgres does not take the event: then there is nothing to follow. A
 /// hop that fails is no error.
 pub async fn smoke(
-    settings: &Settings,
+    connections: &Connections,
     options: Options,
     progress: &dyn Progress,
 ) -> Result<Report, SmokeError> {
     let steps = Steps::new(progress, "smoke");
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let client = postgres::connect(&connections.settings().postgres.url).await?;
     // Before the event, so that it cannot slip by.
-    let topic = hops::Topic::watch(settings).await;
+    let topic = hops::Topic::watch(connections).await;
     let marked = match Marked::insert(&client).await {
         Ok(marked) => marked,
         Err(error) => {
-            let refusal = explain(settings).await;
+            let refusal = explain(connections).await;
             return Err(refusal.map_or(SmokeError::Postgres(error), SmokeError::Source));
         }
     };
     let committed = Instant::now();
     let follow = hops::Follow {
-        settings,
+        connections,
+        settings: connections.settings(),
         marked: &marked,
         committed,
         deadline: committed + options.timeout,

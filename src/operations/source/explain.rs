@@ -3,7 +3,7 @@
 
 use super::{look, provision::Refusal};
 use crate::{
-    config::Settings,
+    clients::Connections,
     failure::{Failure, Kind},
     source::Severity,
 };
@@ -29,8 +29,8 @@ impl Failure for Refusal {
 
 /// What makes the source unusable; none where nothing does, or Postgres does not
 /// say.
-pub async fn explain(settings: &Settings) -> Option<Refusal> {
-    let looked = look(settings, false).await.ok()?;
+pub async fn explain(connections: &Connections) -> Option<Refusal> {
+    let looked = look(connections, false).await.ok()?;
     let mut findings = looked.standing.findings;
     findings.retain(|one| one.severity == Severity::Unsupported);
     (!findings.is_empty()).then_some(Refusal { findings })

@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     clients::{
+        Connections,
         kafka::KafkaError,
         postgres::{
             self,
             catalogue::{CatalogueError, Reader},
         },
     },
-    config::Settings,
     failure::chain,
     operations::connector::{self, ConnectorError},
     source::{Catalogue, Expected, History, Properties, Surroundings, relevant},
@@ -46,7 +46,7 @@ pub enum InspectError {
 /// Keeps its connections from one look to the next.
 #[derive(Debug)]
 pub struct Inspector {
-    settings: Settings,
+    connections: Connections,
     expected: Expected,
     reader: Option<Reader>,
     records: Records,
@@ -58,13 +58,13 @@ impl Inspector {
     ///
     /// # Errors
     /// When a client cannot be made.
-    pub fn new(settings: &Settings) -> Result<Self, InspectError> {
+    pub fn new(connections: &Connections) -> Result<Self, InspectError> {
         Ok(Self {
-            expected: Expected::demo(&settings.connector),
+            expected: Expected::demo(&connections.settings().connector),
             reader: None,
-            records: Records::new(settings)?,
-            snapshots: Snapshots::new(settings)?,
-            settings: settings.clone(),
+            records: Records::new(connections)?,
+            snapshots: Snapshots::new(connections)?,
+            connections: connections.clone(),
         })
     }
 
@@ -89,7 +89,8 @@ impl Inspector {
             let reader = if let Some(reader) = &self.reader {
                 reader
             } else {
-                let client = postgres::connect(&self.settings.postgres.url).await?;
+                let url = &self.connections.settings().postgres.url;
+                let client = postgres::connect(url).await?;
                 self.reader.insert(Reader::new(client).await?)
             };
             Ok::<_, InspectError>(reader.read(&self.expected).await?)
@@ -125,7 +126,7 @@ impl Inspector {
     /// # Errors
     /// When Connect does not answer.
     pub async fn connector(&self) -> Result<Option<Properties>, InspectError> {
-        let asked = async { Ok(connector::configuration(&self.settings).await?) };
+        let asked = async { Ok(connector::configuration(&self.connections).await?) };
         let found = within("connect", asked).await?;
         Ok(found.map(|found| relevant(&found)))
     }

@@ -21,8 +21,8 @@ pub use snapshots::Snapshots;
 pub use watcher::watch;
 
 use crate::{
+    clients::Connections,
     clock::now_ms,
-    config::Settings,
     failure::chain,
     source::{Catalogue, Standing, assess},
 };
@@ -39,8 +39,8 @@ pub struct Looked {
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn look(settings: &Settings, kafka_answers: bool) -> Result<Looked, InspectError> {
-    let mut inspector = Inspector::new(settings)?;
+pub async fn look(connections: &Connections, kafka_answers: bool) -> Result<Looked, InspectError> {
+    let mut inspector = Inspector::new(connections)?;
     let catalogue = inspector.catalogue().await?;
     let looked_at_ms = Some(now_ms());
     let (mut history, mut surroundings, mut problem) = (None, <_>::default(), None);

@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::inspector::{InspectError, Inspector};
 use crate::{
-    clients::postgres::{self, Client, Holder, LOCK_TIMEOUT, PostgresError, catalogue::Reader},
-    config::Settings,
+    clients::{
+        Connections,
+        postgres::{self, Client, Holder, LOCK_TIMEOUT, PostgresError, catalogue::Reader},
+    },
     failure::{Failure, Kind},
     source::{
         Catalogue, Code, Expected, Finding, SCHEMA, Severity, Statement, drop_stray, has_begun,
@@ -136,11 +138,11 @@ impl Failure for ProvisionError {
 /// supported. That a table is missing is none as long as the connector has not
 /// begun, and else where its creation was agreed to.
 pub async fn needed(
-    settings: &Settings,
+    connections: &Connections,
     permit: Permit<'_>,
 ) -> Result<Vec<Statement>, ProvisionError> {
-    let reader = connect(settings).await?;
-    let expected = Expected::demo(&settings.connector);
+    let reader = connect(connections).await?;
+    let expected = Expected::demo(&connections.settings().connector);
     let catalogue = reader.read(&expected).await.map_err(InspectError::from)?;
     let needed = statements(&catalogue, &expected, permit.is_ours);
     let replaces = |finding: &Finding| {
@@ -178,11 +180,11 @@ fn refusals(
 /// server of somebody else's, one was not agreed to. What was executed before
 /// stays.
 pub async fn provision(
-    settings: &Settings,
+    connections: &Connections,
     permit: Permit<'_>,
 ) -> Result<Vec<Statement>, ProvisionError> {
-    let needed = needed(settings, permit).await?;
-    execute(settings, permit, needed).await
+    let needed = needed(connections, permit).await?;
+    execute(connections, permit, needed).await
 }
 
 /// The statements that take tables out of the publication which were ours and
@@ -190,8 +192,8 @@ pub async fn provision(
 ///
 /// # Errors
 /// When Postgres or Kafka does not answer.
-pub async fn stray_drops(settings: &Settings) -> Result<Vec<Statement>, ProvisionError> {
-    let mut inspector = Inspector::new(settings)?;
+pub async fn stray_drops(connections: &Connections) -> Result<Vec<Statement>, ProvisionError> {
+    let mut inspector = Inspector::new(connections)?;
     let Some(history) = inspector.history().await? else {
         return Ok(Vec::new());
     };
@@ -209,20 +211,20 @@ pub async fn stray_drops(settings: &Settings) -> Result<Vec<Statement>, Provisio
 /// # Errors
 /// As [`stray_drops`] and [`provision`].
 pub async fn drop_strays(
-    settings: &Settings,
+    connections: &Connections,
     permit: Permit<'_>,
 ) -> Result<Vec<Statement>, ProvisionError> {
-    let drops = stray_drops(settings).await?;
-    execute(settings, permit, drops).await
+    let drops = stray_drops(connections).await?;
+    execute(connections, permit, drops).await
 }
 
-async fn connect(settings: &Settings) -> Result<Reader, ProvisionError> {
-    let client = postgres::connect(&settings.postgres.url).await?;
+async fn connect(connections: &Connections) -> Result<Reader, ProvisionError> {
+    let client = postgres::connect(&connections.settings().postgres.url).await?;
     Ok(Reader::new(client).await?)
 }
 
 async fn execute(
-    settings: &Settings,
+    connections: &Connections,
     permit: Permit<'_>,
     statements: Vec<Statement>,
 ) -> Result<Vec<Statement>, ProvisionError> {
@@ -234,6 +236,7 @@ async fn execute(
     if statements.is_empty() {
         return Ok(statements);
     }
+    let settings = connections.settings();
     let client = postgres::connect(&settings.postgres.url).await?;
     postgres::with_lock_timeout(&client).await?;
     for statement in &statements {

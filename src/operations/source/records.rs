@@ -4,11 +4,13 @@
 use uuid::Uuid;
 
 use crate::{
-    clients::kafka::{KafkaError, StateTopic},
+    clients::{
+        Connections,
+        kafka::{KafkaError, StateTopic},
+    },
     clock::now_us,
-    config::Settings,
     failure::{Failure, Kind},
-    operations::fence::{consumer, reader_group},
+    operations::fence::reader_group,
     source::{
         Baseline, Changed, Code, Fingerprint, History, Properties, Reason, RecordError, drift,
         relevant,
@@ -56,11 +58,12 @@ impl Records {
     ///
     /// # Errors
     /// When a client cannot be made.
-    pub fn new(settings: &Settings) -> Result<Self, KafkaError> {
+    pub fn new(connections: &Connections) -> Result<Self, KafkaError> {
+        let settings = connections.settings();
         let group = reader_group(settings, "source");
         let topic = &settings.kafka.state_topic;
         Ok(Self {
-            topic: StateTopic::new(&consumer(settings), &group, topic)?,
+            topic: connections.kafka.state(&group, topic)?,
         })
     }
 
@@ -153,11 +156,11 @@ impl Records {
 /// # Errors
 /// When Kafka does not answer.
 pub async fn reconfigured(
-    settings: &Settings,
+    connections: &Connections,
     before: Option<&Properties>,
     after: &Properties,
 ) -> Result<bool, RecordsError> {
-    let records = Records::new(settings)?;
+    let records = Records::new(connections)?;
     let Some(history) = records.load().await? else {
         return Ok(false);
     };

@@ -6,15 +6,17 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
-    clients::kafka::{ConsumerSettings, KafkaError, Log, Scan, Stretch},
-    config::Settings,
-    operations::fence::{consumer, reader_group},
+    clients::{
+        Connections,
+        kafka::{Kafka, KafkaError, Log, Stretch},
+    },
+    operations::fence::reader_group,
 };
 
 /// The notifications, read as they come.
 #[derive(Debug)]
 pub struct Snapshots {
-    consumer: ConsumerSettings,
+    kafka: Kafka,
     group: String,
     log: Log,
     topic: String,
@@ -29,12 +31,12 @@ impl Snapshots {
     ///
     /// # Errors
     /// When a client cannot be made.
-    pub fn new(settings: &Settings) -> Result<Self, KafkaError> {
-        let consumer = consumer(settings);
+    pub fn new(connections: &Connections) -> Result<Self, KafkaError> {
+        let (settings, kafka) = (connections.settings(), &connections.kafka);
         let group = reader_group(settings, "source");
         Ok(Self {
-            log: Log::new(&consumer, &group)?,
-            consumer,
+            log: kafka.log(&group)?,
+            kafka: kafka.clone(),
             group,
             topic: format!("{}.notifications", settings.kafka.topic_prefix),
             incarnation: Uuid::nil(),
@@ -66,7 +68,7 @@ impl Snapshots {
             from: self.next.max(bounds.start),
             until: Some(bounds.end),
         };
-        let mut scan = Scan::start(&self.consumer, &self.group, &self.topic, &[stretch])?;
+        let mut scan = self.kafka.scan(&self.group, &self.topic, &[stretch])?;
         while let Some(seen) = scan.next().await? {
             if let Some(id) = seen.value.as_deref().and_then(beginning) {
                 self.latest = Some(id);

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::inspector::{InspectError, Inspector};
 use crate::{
+    clients::Connections,
     clock::{now_ms, now_us},
-    config::Settings,
     failure::chain,
     pipeline::source::SourceWriter,
     source::{
@@ -29,8 +29,8 @@ const SURROUNDINGS_EVERY: u32 = 5;
 const STEADY_LOOKS: u32 = 5;
 
 /// Looks until told to stop, and publishes what it sees.
-pub async fn watch(settings: Settings, writer: SourceWriter, stop: CancellationToken) {
-    let inspector = match Inspector::new(&settings) {
+pub async fn watch(connections: Connections, writer: SourceWriter, stop: CancellationToken) {
+    let inspector = match Inspector::new(&connections) {
         Ok(inspector) => inspector,
         Err(error) => {
             let error = chain(&error);

@@ -8,9 +8,11 @@ use tokio::time::timeout;
 
 use super::worker::PATIENCE;
 use crate::{
-    clients::kafka::{Bounds, KafkaError, Log},
-    config::Settings,
-    operations::fence::{consumer, content_topic, events_topic, group},
+    clients::{
+        Connections,
+        kafka::{Bounds, KafkaError},
+    },
+    operations::fence::{content_topic, events_topic, group},
     pipeline::status::{SinkStatus, Status},
     sink_kind::ConsumerGroup,
 };
@@ -19,12 +21,12 @@ use crate::{
 /// sinks of which this worker has not all partitions; none where the broker
 /// does not say. At most so many records are behind; 0 is exact.
 pub(super) async fn of_all_workers(
-    settings: &Settings,
+    connections: &Connections,
     pipeline: Option<&Status>,
 ) -> BTreeMap<String, Option<u64>> {
     let sinks = pipeline.into_iter().flat_map(|status| &status.sinks);
     let asked = sinks.map(|sink| async move {
-        let lag = match timeout(PATIENCE, of(settings, sink)).await {
+        let lag = match timeout(PATIENCE, of(connections, sink)).await {
             Ok(Ok(Some(lag))) => Some(lag),
             Ok(Ok(None)) => return None,
             Ok(Err(error)) => {
@@ -46,15 +48,16 @@ pub(super) fn unknown(pipeline: Option<&Status>) -> BTreeMap<String, Option<u64>
 
 /// None where the worker knows it all by itself, or nobody does yet; so too for a
 /// sink of another version that this one does not know.
-async fn of(settings: &Settings, sink: &SinkStatus) -> Result<Option<u64>, KafkaError> {
+async fn of(connections: &Connections, sink: &SinkStatus) -> Result<Option<u64>, KafkaError> {
     let Ok(kind) = sink.name.parse::<ConsumerGroup>() else {
         return Ok(None);
     };
+    let settings = connections.settings();
     let topic = match kind {
         ConsumerGroup::Board | ConsumerGroup::Facts | ConsumerGroup::Http => events_topic(settings),
         ConsumerGroup::Content => content_topic(settings),
     };
-    let log = Log::new(&consumer(settings), &group(settings, kind))?;
+    let log = connections.kafka.log(&group(settings, kind))?;
     let Some(partitions) = log.partitions(&topic).await? else {
         return Ok(None);
     };

@@ -8,13 +8,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    clients::kafka::{Bounds, KafkaError, Log, Scan, Seen, Stretch},
-    config::Settings,
-    failure::chain,
-    operations::{
-        dlq::PURGED,
-        fence::{consumer, reader_group},
+    clients::{
+        Connections,
+        kafka::{Bounds, KafkaError, Seen, Stretch},
     },
+    failure::chain,
+    operations::{dlq::PURGED, fence::reader_group},
     stack::{ProjectDir, files},
 };
 
@@ -64,17 +63,21 @@ struct Counted {
 ///
 /// # Errors
 /// What went wrong, as one line.
-pub(super) async fn count(settings: &Settings, dir: &ProjectDir) -> Result<DeadLetters, String> {
+pub(super) async fn count(
+    connections: &Connections,
+    dir: &ProjectDir,
+) -> Result<DeadLetters, String> {
     let file = dir.path().join("dead-letters.json");
-    let counted = look(settings, &file).await;
+    let counted = look(connections, &file).await;
     counted.map_err(|error| chain(&error))
 }
 
-async fn look(settings: &Settings, file: &Path) -> Result<DeadLetters, KafkaError> {
+async fn look(connections: &Connections, file: &Path) -> Result<DeadLetters, KafkaError> {
     let deadline = Instant::now() + BUDGET;
+    let (settings, kafka) = (connections.settings(), &connections.kafka);
     let topic = &settings.kafka.dead_letter_topic;
     let reader = reader_group(settings, "dlq");
-    let log = Log::new(&consumer(settings), &reader)?;
+    let log = kafka.log(&reader)?;
     let Some(identity) = log.identity(topic).await? else {
         return Ok(DeadLetters {
             is_complete: true,
@@ -87,7 +90,7 @@ async fn look(settings: &Settings, file: &Path) -> Result<DeadLetters, KafkaErro
     let stretches = counted.open(&bounds);
     let mut is_complete = true;
     if !stretches.is_empty() {
-        let mut scan = Scan::start(&consumer(settings), &reader, topic, &stretches)?;
+        let mut scan = kafka.scan(&reader, topic, &stretches)?;
         loop {
             match timeout_at(deadline, scan.next()).await {
                 Ok(Ok(Some(seen))) => counted.add(&seen),

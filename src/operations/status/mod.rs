@@ -26,7 +26,8 @@ use super::{
     source,
 };
 use crate::{
-    config::{Config, Settings},
+    clients::Connections,
+    config::Config,
     failure::chain,
     pipeline::status::Status,
     source::Standing,
@@ -39,7 +40,8 @@ use crate::{
 /// When the project's state or the definitions cannot be read; a server that
 /// is down is no error.
 pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintError> {
-    let settings = &config.settings;
+    let connections = Connections::of(&config.settings);
+    let settings = connections.settings();
     let state = State::load(&site.dir())?;
     // Many questions at once: on the heap.
     let (services, pipeline) = tokio::join!(
@@ -50,13 +52,13 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     // What listens where a server of ours does not run is somebody else's.
     let dir = site.dir();
     let (connector, slot, source, log) = tokio::join!(
-        asked(&services, "connect", connector_status(settings)),
-        asked(&services, "postgres", slot::status(settings)),
-        source_of(settings, &services),
+        asked(&services, "connect", connector_status(&connections)),
+        asked(&services, "postgres", slot::status(&connections)),
+        source_of(&connections, &services),
         asked(
             &services,
             "kafka",
-            Box::pin(in_log(settings, &dir, pipeline.as_ref().ok()))
+            Box::pin(in_log(&connections, &dir, pipeline.as_ref().ok()))
         ),
     );
     let log = log.unwrap_or_else(|_| InLog {
@@ -96,13 +98,13 @@ struct InLog {
 
 /// Asks Kafka. What it does not say in time is left out.
 async fn in_log(
-    settings: &Settings,
+    connections: &Connections,
     dir: &ProjectDir,
     pipeline: Option<&Status>,
 ) -> Result<InLog, String> {
     let (lags, dead_letters) = tokio::join!(
-        lag::of_all_workers(settings, pipeline),
-        timeout(PATIENCE, letters::count(settings, dir)),
+        lag::of_all_workers(connections, pipeline),
+        timeout(PATIENCE, letters::count(connections, dir)),
     );
     Ok(InLog {
         lags,
@@ -111,7 +113,7 @@ async fn in_log(
 }
 
 /// Looks at the source, where there is somebody to ask.
-async fn source_of(settings: &Settings, services: &[ServiceStatus]) -> Option<Standing> {
+async fn source_of(connections: &Connections, services: &[ServiceStatus]) -> Option<Standing> {
     let answers = |name: &str| {
         let mut found = services.iter().filter(|one| one.name == name);
         found.any(|one| one.state == ServiceState::Ready)
@@ -119,7 +121,7 @@ async fn source_of(settings: &Settings, services: &[ServiceStatus]) -> Option<St
     if !answers("postgres") {
         return None;
     }
-    match source::look(settings, answers("kafka")).await {
+    match source::look(connections, answers("kafka")).await {
         Ok(looked) => Some(looked.standing),
         Err(error) => Some(Standing {
             problem: Some(chain(&error)),
@@ -151,8 +153,8 @@ fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
     }
 }
 
-async fn connector_status(settings: &Settings) -> Result<Option<ConnectorStatus>, String> {
-    match timeout(PATIENCE, connector::status(settings)).await {
+async fn connector_status(connections: &Connections) -> Result<Option<ConnectorStatus>, String> {
+    match timeout(PATIENCE, connector::status(connections)).await {
         Ok(answer) => answer.map_err(|error| chain(&error)),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     }

@@ -3,7 +3,11 @@
 use serde::Serialize;
 
 use super::worker::PATIENCE;
-use crate::{clients::postgres, config::Settings, failure::chain, operations::connector};
+use crate::{
+    clients::{Connections, postgres},
+    failure::chain,
+    operations::connector,
+};
 
 /// A replication slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,7 +32,8 @@ const QUERY: &str = "
     FROM pg_replication_slots WHERE slot_name = $1";
 
 /// The slot; none where there is none of that name.
-pub(super) async fn status(settings: &Settings) -> Result<Option<SlotStatus>, String> {
+pub(super) async fn status(connections: &Connections) -> Result<Option<SlotStatus>, String> {
+    let settings = connections.settings();
     let name = settings.connector.slot.clone();
     let asked = async {
         let client = postgres::connect(&settings.postgres.url).await?;
@@ -50,7 +55,7 @@ pub(super) async fn status(settings: &Settings) -> Result<Option<SlotStatus>, St
     let read = row.map(read).transpose();
     let mut slot = read.map_err(|error: postgres::PostgresError| chain(&error))?;
     if let Some(slot) = slot.as_mut().filter(|slot| !slot.active) {
-        let asked = connector::is_connected(settings);
+        let asked = connector::is_connected(connections);
         let answer = tokio::time::timeout(PATIENCE, asked).await;
         slot.connected = answer.ok().flatten();
     }

@@ -7,7 +7,6 @@ use tokio::time::sleep;
 
 use super::{Up, altered::Altered, error::UpError, review};
 use crate::{
-    clients::kafka::ensure_topics,
     config::Runtime,
     operations::{
         connector, objects, role,
@@ -47,7 +46,7 @@ impl Up {
                     } else {
                         None
                     };
-                    let made = source::provision(settings, permit).await?;
+                    let made = source::provision(&self.connections, permit).await?;
                     Ok::<_, UpError>((role, made))
                 };
                 let (role, made) = objects::in_time("postgres", timeout, provisioned).await?;
@@ -77,12 +76,11 @@ impl Up {
 
     /// Tables and views; returns the statements.
     async fn furnish_clickhouse(&self, service: &Service) -> Result<Vec<String>, UpError> {
-        let settings = &self.blueprint.settings;
-        let needed = objects::needed(settings).await?;
+        let needed = objects::needed(&self.connections).await?;
         for (_, statement) in &needed {
             self.is_agreed(service, statement)?;
         }
-        objects::apply(settings, &needed).await?;
+        objects::apply(&self.connections, &needed).await?;
         Ok(needed.into_iter().map(|(_, statement)| statement).collect())
     }
 
@@ -99,7 +97,7 @@ impl Up {
         for spec in &specs {
             self.is_agreed(service, &review::creation(&spec.name))?;
         }
-        ensure_topics(&settings.kafka.brokers, &specs).await?;
+        self.connections.kafka.ensure_topics(&specs).await?;
         Ok(specs.into_iter().map(|spec| spec.name).collect())
     }
 
@@ -111,7 +109,7 @@ impl Up {
     ) -> Result<Vec<Altered>, UpError> {
         let settings = &self.blueprint.settings;
         let overrides = connector::overrides(&self.site, settings)?;
-        let dropped = source::drop_strays(settings, self.permit()).await?;
+        let dropped = source::drop_strays(&self.connections, self.permit()).await?;
         let mut altered: Vec<Altered> = dropped.into_iter().map(Altered::in_postgres).collect();
         if let Some(postgres) = self.blueprint.service("postgres")
             && let Some(slot) = self.new_slot().await?
@@ -124,7 +122,7 @@ impl Up {
             self.is_agreed(service, &change)?;
         }
         let timeout = self.request.timeout;
-        let applied = connector::apply(settings, &overrides, timeout, progress).await?;
+        let applied = connector::apply(&self.connections, &overrides, timeout, progress).await?;
         altered.extend(Altered::in_connect(&settings.connector.name, applied));
         altered.extend(self.repair_topics(progress).await);
         Ok(altered)
@@ -135,7 +133,7 @@ impl Up {
     async fn repair_topics(&self, progress: &dyn Progress) -> Vec<Altered> {
         let kafka = self.blueprint.service("kafka");
         let is_ours = kafka.is_some_and(|kafka| kafka.runtime != Runtime::External);
-        let repair = topics::repair(&self.blueprint.settings, is_ours).await;
+        let repair = topics::repair(&self.connections, is_ours).await;
         for text in repair.notes() {
             progress.report(Event::Note { text: &text });
         }

@@ -19,6 +19,7 @@ pub use review::{Alteration, Review, listing};
 use self::record::Record;
 use super::{reset, source::Consent};
 use crate::{
+    clients::Connections,
     config::{Config, Runtime},
     plan::Plan,
     secret::SecretUrl,
@@ -64,6 +65,8 @@ pub struct Up {
     site: Site,
     request: Request,
     blueprint: Blueprint,
+    /// To the servers as the blueprint places them.
+    connections: Connections,
     /// Dropped before the lock is.
     record: Record,
     _lock: Option<Lock>,
@@ -104,6 +107,7 @@ pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up
     Ok(Up {
         site,
         request,
+        connections: Connections::of(&blueprint.settings),
         blueprint,
         record: Record::none(),
         _lock: None,
@@ -134,6 +138,7 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
     Ok(Up {
         site,
         request,
+        connections: Connections::of(&blueprint.settings),
         blueprint,
         record,
         _lock: Some(lock),

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Up, error::UpError};
 use crate::{
-    clients::{kafka, redis::BoardKeys},
+    clients::redis::BoardKeys,
     config::Runtime,
     failure::chain,
     operations::{
@@ -177,7 +177,7 @@ impl Up {
         Ok(match name {
             "postgres" => return self.of_postgres(alteration, !external).await,
             "clickhouse" => {
-                let needed = objects::needed(settings).await?.into_iter();
+                let needed = objects::needed(&self.connections).await?.into_iter();
                 needed.map(|(_, statement)| alteration(statement)).collect()
             }
             "kafka" if external && self.blueprint.service("connect").is_some() => {
@@ -207,13 +207,13 @@ impl Up {
         alteration: impl Fn(String) -> Alteration,
         is_ours: bool,
     ) -> Result<Vec<Alteration>, UpError> {
-        let settings = &self.blueprint.settings;
+        let connections = &self.connections;
         let all = Consent::All;
         let permit = Permit {
             is_ours,
             consent: &all,
         };
-        let needed = source::needed(settings, permit).await?;
+        let needed = source::needed(connections, permit).await?;
         let of_statement = |statement: Statement| {
             let mut found = alteration(statement.sql);
             if statement.repairs == Some(Code::TableMissing) {
@@ -226,7 +226,7 @@ impl Up {
         };
         let mut alterations: Vec<Alteration> = needed.into_iter().map(of_statement).collect();
         if self.answers("kafka") {
-            let drops = source::stray_drops(settings).await?.into_iter();
+            let drops = source::stray_drops(connections).await?.into_iter();
             alterations.extend(drops.map(|drop| alteration(drop.sql)));
         }
         if self.blueprint.service("connect").is_some() && !is_ours {
@@ -237,10 +237,9 @@ impl Up {
 
     /// The slot that the connector makes, where it has to.
     pub(super) async fn new_slot(&self) -> Result<Option<String>, UpError> {
-        let settings = &self.blueprint.settings;
-        let looked = source::look(settings, false).await;
+        let looked = source::look(&self.connections, false).await;
         let looked = looked.map_err(source::ProvisionError::from)?;
-        let slot = &settings.connector.slot;
+        let slot = &self.blueprint.settings.connector.slot;
         let missing = looked.catalogue.slot.is_none();
         Ok(missing.then(|| format!("create replication slot {slot}")))
     }
@@ -248,8 +247,8 @@ impl Up {
     /// Topics of the project that are not there, and that somebody will make.
     pub(super) async fn missing_topics(&self) -> Result<Vec<String>, UpError> {
         let settings = &self.blueprint.settings;
-        let brokers = settings.kafka.brokers.clone();
-        let listed = spawn_blocking(move || kafka::list_topics_and_groups(&brokers)).await;
+        let kafka = self.connections.kafka.clone();
+        let listed = spawn_blocking(move || kafka.list_topics_and_groups()).await;
         let (there, _) = listed.map_err(UpError::Task)??;
         let mut wanted = if self.blueprint.state.has_agreed("kafka") {
             // The connector makes the others when it first needs them.
@@ -271,7 +270,8 @@ impl Up {
     pub(super) async fn connector_change(&self) -> Result<Option<String>, UpError> {
         let settings = &self.blueprint.settings;
         let overrides = connector::overrides(&self.site, settings)?;
-        let planned = connector::plan(settings, &overrides, self.request.timeout).await?;
+        let timeout = self.request.timeout;
+        let planned = connector::plan(&self.connections, &overrides, timeout).await?;
         let name = &settings.connector.name;
         Ok(match planned {
             Applied::Unchanged => None,

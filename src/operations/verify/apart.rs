@@ -15,11 +15,11 @@ use super::{
     spill::{Entry, Source, Spill, heaps_for},
 };
 use crate::{
-    clients::kafka::{Log, Scan, Stretch},
+    clients::kafka::Stretch,
     clock::now_us,
     operations::{
         eligible::{Moment, Sum, Sums},
-        fence::{Fence, consumer, reader_group},
+        fence::{Fence, reader_group},
         scratch::Scratch,
     },
     sink_kind::SinkKind,
@@ -211,13 +211,13 @@ pub(super) async fn sums(
     if letters.events(&sinks, i64::MIN, 1)?.is_empty() {
         return Ok((Sums::default(), Sums::default()));
     }
-    let settings = context.settings;
+    let (settings, kafka) = (context.settings, &context.connections.kafka);
     let skew = i64::try_from(settings.board.skew_seconds).unwrap_or(i64::MAX);
     let skew_us = skew.saturating_mul(MICROS_PER_SECOND);
     let since_us = moment.after_us().min(now_us()) - skew_us.saturating_add(SLACK_US);
     let topic = context.tables.facts.topic();
     let reader = reader_group(settings, "verify");
-    let log = Log::new(&consumer(settings), &reader)?;
+    let log = kafka.log(&reader)?;
     let starts = log.offsets_at(&topic, since_us / MICROS_PER_MILLI).await?;
     let ends = log.ends(&topic).await?;
     let offsets = starts.iter().zip(&ends);
@@ -233,7 +233,7 @@ pub(super) async fn sums(
         .zip(starts.into_iter().zip(ends))
         .map(stretch)
         .collect();
-    let mut scan = Scan::start(&consumer(settings), &reader, &topic, &stretches)?;
+    let mut scan = kafka.scan(&reader, &topic, &stretches)?;
     let decoder = BoardDecoder::new(context.tables.facts.clone(), settings.board.score);
     let mut reading = Reading::new(context.scratch, heaps_for(offsets))?;
     while let Some(seen) = scan.next().await? {

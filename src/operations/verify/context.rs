@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{error::VerifyError, findings::Check};
 use crate::{
-    clients::clickhouse,
+    clients::{Connections, clickhouse},
     config::Settings,
     operations::{
         fence::{self, Fence},
@@ -24,6 +24,7 @@ const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// What all checks share.
 pub(super) struct Context<'a> {
+    pub(super) connections: &'a Connections,
     pub(super) settings: &'a Settings,
     pub(super) scratch: &'a Scratch,
     pub(super) query: clickhouse::Query,
@@ -51,6 +52,6 @@ impl Context<'_> {
     pub(super) async fn fence(&self) -> Result<Fence, VerifyError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let timeout = left.max(AT_LEAST);
-        Ok(fence::wait(self.settings, self.sinks, timeout, &Silent).await?)
+        Ok(fence::wait(self.connections, self.sinks, timeout, &Silent).await?)
     }
 }

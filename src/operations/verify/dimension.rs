@@ -15,9 +15,9 @@ use super::{
     letters::Letters,
 };
 use crate::{
-    clients::kafka::{Bounds, Log, Scan, Stretch},
+    clients::kafka::{Bounds, Stretch},
     event::{Change, DimensionDecoder},
-    operations::fence::{consumer, reader_group},
+    operations::fence::reader_group,
 };
 
 /// The columns of a row that come from its content.
@@ -59,12 +59,12 @@ impl Unchanged {
         if wanted.is_empty() {
             return Ok(found);
         }
-        let settings = context.settings;
+        let kafka = &context.connections.kafka;
         let (reader, topic) = (
-            reader_group(settings, "verify"),
+            reader_group(context.settings, "verify"),
             context.tables.content.topic(),
         );
-        let log = Log::new(&consumer(settings), &reader)?;
+        let log = kafka.log(&reader)?;
         let stretches = stretches(&log.bounds(&topic).await?, letters)?;
         if stretches.is_empty() {
             return Ok(found);
@@ -73,7 +73,7 @@ impl Unchanged {
             context.tables.content.clone(),
             context.placeholders.content(),
         );
-        let mut scan = Scan::start(&consumer(settings), &reader, &topic, &stretches)?;
+        let mut scan = kafka.scan(&reader, &topic, &stretches)?;
         while let Some(seen) = scan.next().await? {
             match decoder.decode(&seen.record(&topic)) {
                 Ok(Change::Upsert { row, .. }) => drop(found.0.remove(&row.id)),

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
-    config::Settings,
+    clients::Connections,
     operations::{
         dlq::{self, Letter},
         scratch::Scratch,
@@ -53,12 +53,12 @@ impl Letters {
     /// # Errors
     /// When the broker does not answer, or the disk does not take them.
     pub async fn read(
-        settings: &Settings,
+        connections: &Connections,
         scratch: &Scratch,
         lives: &[(String, Option<String>)],
     ) -> Result<Self, VerifyError> {
         let mut reading = Reading::new(scratch);
-        let mut letters = dlq::Reader::start(settings).await?;
+        let mut letters = dlq::Reader::start(connections).await?;
         while let Some(letter) = letters.next().await? {
             let of = |(topic, generation): &(String, Option<String>)| {
                 let alive = generation

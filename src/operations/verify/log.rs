@@ -13,9 +13,9 @@ use super::{
     spill::{Heap, Spill},
 };
 use crate::{
-    clients::kafka::{Bounds, Log, Scan, StateTopic, Stretch},
+    clients::kafka::{Bounds, Log, Scan, Stretch},
     event::FactDecoder,
-    operations::fence::{Fence, consumer, events_topic, group, reader_group},
+    operations::fence::{Fence, events_topic, group, reader_group},
     progress::Unit,
     sink_kind::{ConsumerGroup, SinkKind},
     sinks::{Fault, Notes},
@@ -91,8 +91,8 @@ impl<'a> Walk<'a> {
 
     /// Does all of it. The calls are put away where they can be compared.
     pub(super) async fn run(&mut self, puts_calls_away: bool) -> Result<Told, VerifyError> {
-        let settings = self.context.settings;
-        let log = Log::new(&consumer(settings), &reader_group(settings, "verify"))?;
+        let reader = reader_group(self.context.settings, "verify");
+        let log = self.context.connections.kafka.log(&reader)?;
         // Read after the calls were listed: what they are of is in it.
         let bounds = log.bounds(&self.topic).await?;
         self.reconciled = self.reconciled(&log).await?;
@@ -126,7 +126,8 @@ impl<'a> Walk<'a> {
         };
         let settings = self.context.settings;
         let group = group(settings, ConsumerGroup::Http);
-        let state = StateTopic::new(&consumer(settings), &group, &settings.kafka.state_topic)?;
+        let kafka = &self.context.connections.kafka;
+        let state = kafka.state(&group, &settings.kafka.state_topic)?;
         let reconciled = Notes::new(state, &group).reconciled(identity.id).await;
         reconciled.map_err(|fault| VerifyError::State {
             reason: match fault {
@@ -149,10 +150,9 @@ impl<'a> Walk<'a> {
     }
 
     fn scan(&self, stretch: Stretch) -> Result<Scan, VerifyError> {
-        let settings = self.context.settings;
-        let reader = reader_group(settings, "verify");
-        let scan = Scan::start(&consumer(settings), &reader, &self.topic, &[stretch]);
-        Ok(scan?)
+        let reader = reader_group(self.context.settings, "verify");
+        let kafka = &self.context.connections.kafka;
+        Ok(kafka.scan(&reader, &self.topic, &[stretch])?)
     }
 
     /// Reads one partition and puts away what it changes and what it tells; what
@@ -358,7 +358,7 @@ impl<'a> Walk<'a> {
         let settings = self.context.settings;
         for sink in self.context.sinks {
             let group = group(settings, sink.events_group());
-            let log = Log::new(&consumer(settings), &group)?;
+            let log = self.context.connections.kafka.log(&group)?;
             let commits = log.commits(&self.topic, bounds.len()).await?;
             let ends = log.ends(&self.topic).await?;
             for (partition, (commit, end)) in commits.iter().zip(ends).enumerate() {

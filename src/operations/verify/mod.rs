@@ -35,16 +35,13 @@ use self::{
     source::Source,
 };
 use super::{
-    fence::{self, Fence, consumer, content_topic, events_topic, reader_group},
+    fence::{self, Fence, content_topic, events_topic, reader_group},
     scratch::Scratch,
     source::explain,
     steps::Steps,
 };
 use crate::{
-    clients::{
-        clickhouse,
-        kafka::{Log, StateTopic},
-    },
+    clients::{Connections, clickhouse},
     config::Settings,
     failure::chain,
     pipeline,
@@ -76,18 +73,20 @@ impl Report {
 /// When a server does not answer, the sinks do not catch up in time, or the
 /// board is not complete in time. A difference is no error.
 pub async fn verify(
-    settings: &Settings,
+    connections: &Connections,
     scratch: &Scratch,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<Report, VerifyError> {
+    let (settings, kafka) = (connections.settings(), &connections.kafka);
     let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
     let tables = pipeline::Source::new(&settings.kafka.topic_prefix);
-    let (consumer, reader) = (consumer(settings), reader_group(settings, "verify"));
-    let state = StateTopic::new(&consumer, &reader, &settings.kafka.state_topic)?;
-    let log = Log::new(&consumer, &reader)?;
+    let reader = reader_group(settings, "verify");
+    let state = kafka.state(&reader, &settings.kafka.state_topic)?;
+    let log = kafka.log(&reader)?;
     let placeholders = KnownPlaceholders::new(state, log, &tables.facts, &tables.content);
     let context = Context {
+        connections,
         settings,
         scratch,
         query: clickhouse::Query::new(&endpoint, &settings.clickhouse.database),
@@ -97,14 +96,14 @@ pub async fn verify(
         deadline: Instant::now() + timeout,
         steps: Steps::new(progress, "verify"),
     };
-    if let Some(refusal) = explain(settings).await {
+    if let Some(refusal) = explain(connections).await {
         return Err(VerifyError::Source(refusal));
     }
     let source = Source::snapshot(&settings.postgres.url).await?;
-    let fence = fence::wait(settings, context.sinks, timeout, progress).await?;
+    let fence = fence::wait(connections, context.sinks, timeout, progress).await?;
     // Behind the fence: no record before it holds a placeholder of later.
     context.placeholders.load().await?;
-    let letters = letters(settings, scratch).await?;
+    let letters = letters(connections, scratch).await?;
     let mut checks = Vec::new();
     if context.checks(Check::Rows) {
         context.steps.doing("comparing rows");
@@ -163,13 +162,14 @@ async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Li
 }
 
 /// The dead letters of both topics as they are now.
-async fn letters(settings: &Settings, scratch: &Scratch) -> Result<Letters, VerifyError> {
-    let log = Log::new(&consumer(settings), &reader_group(settings, "verify"))?;
+async fn letters(connections: &Connections, scratch: &Scratch) -> Result<Letters, VerifyError> {
+    let settings = connections.settings();
+    let log = connections.kafka.log(&reader_group(settings, "verify"))?;
     let mut lives = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
         let generation = identity.map(|identity| identity.to_string());
         lives.push((topic, generation));
     }
-    Letters::read(settings, scratch, &lives).await
+    Letters::read(connections, scratch, &lives).await
 }

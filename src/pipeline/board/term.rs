@@ -90,8 +90,8 @@ impl Term {
         }
         let starts: Vec<_> = start.tracks.iter().map(|track| Some(track.next)).collect();
         let group = context.shared.group(ConsumerGroup::Board);
-        let (reader, partitions) =
-            Reader::assign(&context.shared.consumer, &group, &topic, &starts).map_err(kafka)?;
+        let reading = context.shared.kafka.reader(&group, &topic, &starts);
+        let (reader, partitions) = reading.map_err(kafka)?;
         let (sender, feed) = mpsc::channel(QUEUE);
         let now = Instant::now();
         let (progress, to_commit) = watch::channel(Progress {
@@ -99,7 +99,7 @@ impl Term {
             until: now,
         });
         let commits = Commits {
-            consumer: context.shared.consumer.clone(),
+            kafka: context.shared.kafka.clone(),
             group,
             topic: topic.clone(),
             life: TopicLife::from(identity),

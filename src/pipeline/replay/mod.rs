@@ -12,7 +12,7 @@ pub use part::Part;
 pub use work::{Batches, Bounds, Kept, Tally, Through, Watch};
 
 use self::run::{Kepts, Parts, run};
-use crate::config::Settings;
+use crate::clients::Connections;
 
 /// Replays the parts that are not done, one after the other.
 ///
@@ -20,13 +20,13 @@ use crate::config::Settings;
 /// When the sink halts or refuses for too long, or the log cannot be read.
 /// What was stored by then has been told to `watch`.
 pub async fn replay(
-    settings: &Settings,
+    connections: &Connections,
     through: Through,
     parts: &mut [Part],
     bounds: &Bounds,
     watch: &mut dyn Watch,
 ) -> Result<Tally, ReplayError> {
-    run(settings, through, Parts(parts, watch), bounds).await
+    run(connections, through, Parts(parts, watch), bounds).await
 }
 
 /// Applies records at the places they had. Returns what became of them.
@@ -34,10 +34,10 @@ pub async fn replay(
 /// # Errors
 /// When the sink halts or refuses for too long, or the records cannot be read.
 pub async fn apply(
-    settings: &Settings,
+    connections: &Connections,
     through: Through,
     batches: &mut impl Batches,
     bounds: &Bounds,
 ) -> Result<Tally, ReplayError> {
-    run(settings, through, Kepts(batches), bounds).await
+    run(connections, through, Kepts(batches), bounds).await
 }

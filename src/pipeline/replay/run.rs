@@ -17,8 +17,10 @@ use super::{
 };
 use crate::{
     chunk::Chunk,
-    clients::kafka::{Limits, Partition, Reader, Taken, TopicIdentity, is_out_of_range},
-    config::Settings,
+    clients::{
+        Connections,
+        kafka::{Limits, Partition, Taken, TopicIdentity, is_out_of_range},
+    },
     crash,
     pipeline::{
         dead_letter::DeadLetters,
@@ -64,14 +66,15 @@ impl<B: Batches> Work for Kepts<'_, B> {
 }
 
 pub(super) async fn run(
-    settings: &Settings,
+    connections: &Connections,
     through: Through,
     work: impl Work,
     bounds: &Bounds,
 ) -> Result<Tally, ReplayError> {
     // A replay is bounded: nobody watches the source for it.
     let (_, watch) = source::source();
-    let shared = shared(settings, watch, bounds.stop.clone())?;
+    let settings = connections.settings();
+    let shared = shared(connections, watch, bounds.stop.clone())?;
     let (facts, content) = (shared.source.facts.topic(), shared.source.content.topic());
     let rows = Limits {
         records: settings.clickhouse.batch_rows,
@@ -221,8 +224,8 @@ impl<'a, S: Sink> Run<'a, S> {
             .get_or_insert_with(|| sink.metadata(part.next));
         let reader = format!("{}-backfill", self.shared.group_prefix);
         let start = [(part.partition, Some(part.next))];
-        let (_reader, mut partitions) =
-            Reader::assign_some(&self.shared.consumer, &reader, &self.topic, &start)?;
+        let reading = self.shared.kafka.reader_of(&reader, &self.topic, &start);
+        let (_reader, mut partitions) = reading?;
         let Some(mut partition) = partitions.pop() else {
             return Ok(());
         };

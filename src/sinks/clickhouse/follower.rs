@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::catalogue::{Catalogue, CatalogueChange, ContentUpdate};
 use crate::{
     chunk::Chunk,
-    clients::kafka::{ConsumerSettings, KafkaError, Limits, Partition, Reader, Taken},
+    clients::kafka::{Kafka, KafkaError, Limits, Partition, Reader, Taken},
     event::{Change, DimensionDecoder},
     sinks::KnownPlaceholders,
 };
@@ -31,7 +31,7 @@ pub struct Follower {
 impl Follower {
     /// Begins at these offsets, by partition; none is the topic's start.
     pub fn start(
-        settings: &ConsumerSettings,
+        kafka: &Kafka,
         group: &str,
         decoder: &DimensionDecoder,
         placeholders: &KnownPlaceholders,
@@ -40,7 +40,7 @@ impl Follower {
     ) -> Result<Self, KafkaError> {
         catalogue.restart(starts.iter().map(|start| start.unwrap_or(0)).collect());
         let topic = decoder.source().topic();
-        let (reader, parts) = Reader::assign(settings, group, &topic, starts)?;
+        let (reader, parts) = kafka.reader(group, &topic, starts)?;
         let tasks = parts
             .into_iter()
             .map(|part| {

@@ -41,7 +41,7 @@ use super::{Fault, KnownPlaceholders, RECONCILE};
 use crate::{
     clients::{
         clickhouse::{Endpoint, InvalidUrl, Store},
-        kafka::{ConsumerSettings, Log},
+        kafka::{Kafka, Log},
     },
     config,
     event::{ContentDecoder, DimensionDecoder, FactDecoder, SourceTable},
@@ -53,7 +53,7 @@ use crate::{
 pub struct Common {
     store: Store,
     log: Log,
-    consumer: ConsumerSettings,
+    kafka: Kafka,
     /// The facts' consumer group, and the content's.
     group: String,
     content_group: String,
@@ -78,7 +78,7 @@ impl Common {
         source: (&SourceTable, &SourceTable),
         placeholders: &KnownPlaceholders,
         log: Log,
-        consumer: &ConsumerSettings,
+        kafka: &Kafka,
         group_prefix: &str,
     ) -> Result<Self, InvalidUrl> {
         let (facts, content) = source;
@@ -92,7 +92,7 @@ impl Common {
         Ok(Self {
             store,
             log,
-            consumer: consumer.clone(),
+            kafka: kafka.clone(),
             group: ConsumerGroup::Facts.id(group_prefix),
             content_group: ConsumerGroup::Content.id(group_prefix),
             // A name of its own for each process: it joins nothing and commits
@@ -167,7 +167,7 @@ impl Common {
                     .map(|start| (start > 0).then_some(start))
                     .collect();
                 let started = Follower::start(
-                    &self.consumer,
+                    &self.kafka,
                     &self.catalogue_group,
                     &self.dimension,
                     &self.placeholders,

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use fanout::{config::Settings, operations::objects};
+use fanout::{clients::Connections, config::Settings, operations::objects};
 use serde_json::Value as Json;
 
 use super::{
@@ -31,7 +31,7 @@ impl<'a> Bench<'a> {
         let name = project.parse().expect("a name");
         let mut settings = Settings::for_project(&name);
         settings.clickhouse.url = clickhouse.into();
-        wait_for(objects::clickhouse(&settings)).expect("the tables");
+        wait_for(objects::clickhouse(&Connections::of(&settings))).expect("the tables");
         let data = stack.fanout.home().join(format!("stub-of-{project}"));
         fs::create_dir(&data).expect("a folder");
         let stub = Stub::start(stack, &data);

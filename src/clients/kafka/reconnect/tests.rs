@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        ConsumerSettings, Log, member::MemberContext, partition::serve, polled_consumer_config,
+        ConsumerLimits, Kafka, member::MemberContext, partition::serve, polled_consumer_config,
     },
     *,
 };
+use crate::clients::Connection;
 
 const TOPIC: &str = "topic";
 
@@ -49,12 +50,12 @@ impl Broker {
         self.is_fenced.store(is_fenced, Ordering::SeqCst);
     }
 
-    fn settings(&self) -> ConsumerSettings {
-        ConsumerSettings {
-            brokers: self.address.clone(),
+    fn kafka(&self) -> Kafka {
+        let limits = ConsumerLimits {
             prefetch_kbytes: 1024,
             session_timeout_ms: 6000,
-        }
+        };
+        Kafka::new(Connection::new(self.address.as_str().into()), limits)
     }
 }
 
@@ -133,7 +134,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 fn a_polled_consumer_finds_its_cluster_again() {
     let broker = Broker::start();
     let context = MemberContext::new(Arc::from(TOPIC), None);
-    let config = polled_consumer_config(&broker.settings(), "group");
+    let config = polled_consumer_config(&broker.kafka(), "group");
     let consumer: BaseConsumer<MemberContext> =
         config.create_with_context(context).expect("a consumer");
     let stop = CancellationToken::new();
@@ -160,7 +161,7 @@ fn a_polled_consumer_finds_its_cluster_again() {
 #[tokio::test]
 async fn a_connection_for_asking_is_replaced() {
     let broker = Broker::start();
-    let log = Log::new(&broker.settings(), "group").expect("a client");
+    let log = broker.kafka().log("group").expect("a client");
     for is_fenced in [false, true, false, true, false, true, false] {
         broker.fence(is_fenced);
         let begun = Instant::now();

@@ -1,0 +1,45 @@
+//! The one set of clients of a project, made from its settings in one place and
+//! passed down.
+
+use std::sync::Arc;
+
+use super::{
+    connection::Connection,
+    kafka::{ConsumerLimits, Kafka},
+};
+use crate::config::Settings;
+
+/// A client for each server that the settings name, with these settings. Cheap
+/// to clone. Nothing connects before a client is asked something.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    settings: Arc<Settings>,
+    pub kafka: Kafka,
+}
+
+impl Connections {
+    /// Makes them. An address that cannot be used is found when it is first
+    /// needed.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            kafka: kafka(settings),
+            settings: Arc::new(settings.clone()),
+        }
+    }
+
+    /// What they were made from.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+fn kafka(settings: &Settings) -> Kafka {
+    let settings = &settings.kafka;
+    let limits = ConsumerLimits {
+        prefetch_kbytes: settings.prefetch_kbytes,
+        session_timeout_ms: settings.session_timeout_ms,
+    };
+    Kafka::new(Connection::new(settings.brokers.as_str().into()), limits)
+}
