@@ -27,7 +27,7 @@ use fanout::{
     clients::{
         Connections,
         clickhouse::{self, Endpoint, Query},
-        postgres::{self, Client},
+        postgres::Client,
     },
     config::Settings,
     operations::fence,
@@ -118,9 +118,8 @@ async fn measure(stack: &Stack) {
         rows.parse().expect("BENCH_ROWS is a number")
     });
     stack.fanout(&["seed", "--events", "30"]);
-    let source = postgres::connect(&settings.postgres.url)
-        .await
-        .expect("postgres");
+    let connections = Connections::of(&settings);
+    let source = connections.postgres.connect().await.expect("postgres");
     for content in &CONTENTS {
         let id = content.id;
         let insert =

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     connection::Connection,
     kafka::{ConsumerLimits, Kafka},
+    postgres::Postgres,
 };
 use crate::config::Settings;
 
@@ -14,6 +15,7 @@ use crate::config::Settings;
 #[derive(Debug, Clone)]
 pub struct Connections {
     settings: Arc<Settings>,
+    pub postgres: Postgres,
     pub kafka: Kafka,
 }
 
@@ -23,6 +25,7 @@ impl Connections {
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
         Self {
+            postgres: Postgres::new(Connection::new(settings.postgres.url.clone())),
             kafka: kafka(settings),
             settings: Arc::new(settings.clone()),
         }

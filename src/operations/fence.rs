@@ -11,7 +11,7 @@ use crate::{
     clients::{
         Connections,
         kafka::{KafkaError, Log},
-        postgres::{self, PostgresError},
+        postgres::PostgresError,
     },
     config::Settings,
     failure::{Failure, Kind},
@@ -261,9 +261,8 @@ async fn past_slot(
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<String, FenceError> {
-    let settings = connections.settings();
-    let slot = &settings.connector.slot;
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let slot = &connections.settings().connector.slot;
+    let client = connections.postgres.connect().await?;
     let mark = "SELECT pg_logical_emit_message(true, $1, $2)::text";
     let mark = client.prepare(mark).await?;
     let row = client.query_one(&mark, &[&PREFIX, &"fence"]).await?;

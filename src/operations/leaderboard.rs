@@ -16,7 +16,7 @@ use crate::{
     clients::{
         Connections,
         clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query, Title},
-        postgres::{self, PostgresError},
+        postgres::PostgresError,
         redis::{BoardKeys, BoardReader, Meta, RedisError, RedisProblem},
     },
     clock::now_us,
@@ -373,7 +373,7 @@ pub async fn explain(
         window_seconds: meta.window_seconds,
     };
     let ahead = eligible::ahead(&query(connections)?, &settings.board, moment).await?;
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     let mut sums = eligible::sums(&client, moment).await?;
     sums.subtract(&eligible::sums_of(&client, moment, &ahead).await?);
     let sum: Sum = sums.0.get(&content_id).copied().unwrap_or_default();
@@ -426,7 +426,7 @@ async fn source_titles(
     connections: &Connections,
     ids: &[Uuid],
 ) -> Result<Vec<(Uuid, Title)>, PostgresError> {
-    let client = postgres::connect(&connections.settings().postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     let sql = "SELECT id, title, content_type FROM public.content WHERE id = ANY ($1)";
     let rows = client.query(sql, &[&ids]).await?;
     rows.iter()

@@ -9,9 +9,8 @@
 
 use crate::{
     assets,
-    clients::postgres::{self, PostgresError},
+    clients::postgres::{Postgres, PostgresError},
     failure::{Failure, Kind},
-    secret::SecretUrl,
 };
 
 /// Owns the server. `stack/postgres.yaml` and `sql/role` name it too.
@@ -42,14 +41,14 @@ impl Failure for RoleError {
     }
 }
 
-/// Takes superuser rights from the role of `url`, if it has them. Returns its
-/// name then. The server has to be fanout's own.
+/// Takes superuser rights from the role of `postgres.url`, if it has them.
+/// Returns its name then. The server has to be fanout's own.
 ///
 /// # Errors
 /// When the server refuses a step. Nothing is changed then that another attempt
 /// does not find.
-pub async fn restrict(url: &SecretUrl) -> Result<Option<String>, RoleError> {
-    let client = postgres::connect(url).await?;
+pub async fn restrict(postgres: &Postgres) -> Result<Option<String>, RoleError> {
+    let client = postgres.connect().await?;
     let role = "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user";
     let role = client.query_one(role, &[]).await?;
     if !role.try_get::<_, bool>(1)? {
@@ -64,7 +63,7 @@ pub async fn restrict(url: &SecretUrl) -> Result<Option<String>, RoleError> {
     );
     client.batch_execute(&make).await?;
     // After an error the connection is closed, which rolls everything back.
-    let work = postgres::connect_as(url, HELPER, &password).await?;
+    let work = postgres.connect_as(HELPER, &password).await?;
     // Tables change hands once nobody else is at work on them.
     work.batch_execute("BEGIN; SET LOCAL lock_timeout = '60s'")
         .await?;

@@ -6,7 +6,11 @@ use tokio::net::TcpStream;
 
 use super::{definition::Ready, endpoint::host_and_port};
 use crate::{
-    clients::{Connection, clickhouse, kafka, postgres, redis, web},
+    clients::{
+        Connection, clickhouse, kafka,
+        postgres::{self, Postgres},
+        redis, web,
+    },
     escape::escape,
     failure::chain,
     secret::SecretUrl,
@@ -73,7 +77,8 @@ async fn listens(endpoint: &SecretUrl) -> Result<(), Unanswered> {
 
 async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
     match ready {
-        Ready::Postgres => postgres::ping(endpoint)
+        Ready::Postgres => Postgres::new(Connection::new(endpoint.clone()))
+            .ping()
             .await
             .map_err(|error| Unanswered::of(&error, postgres::is_denied(&error))),
         Ready::Redis => redis::ping(endpoint, PATIENCE)

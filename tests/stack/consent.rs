@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs};
 
 use fanout::{
-    clients::{Connections, postgres},
+    clients::{Connection, Connections, postgres::Postgres},
     config::Settings,
 };
 use serde_json::Value as Json;
@@ -184,7 +184,8 @@ impl<'a> Bare<'a> {
 
     fn execute(&self, statements: &str) {
         wait_for(async {
-            let client = postgres::connect(&self.url.as_str().into())
+            let client = Postgres::new(Connection::new(self.url.as_str().into()))
+                .connect()
                 .await
                 .expect("postgres");
             let done = client.batch_execute(statements).await;
@@ -213,7 +214,8 @@ impl<'a> Bare<'a> {
 
     fn relations(&self) -> i64 {
         wait_for(async {
-            let client = postgres::connect(&self.url.as_str().into())
+            let client = Postgres::new(Connection::new(self.url.as_str().into()))
+                .connect()
                 .await
                 .expect("postgres");
             let count = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";

@@ -3,7 +3,10 @@
 
 use std::iter;
 
-use fanout::{clients::clickhouse::percent, enrichment::engagement_pct};
+use fanout::{
+    clients::{Connection, clickhouse::percent, postgres::Postgres},
+    enrichment::engagement_pct,
+};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
@@ -190,7 +193,8 @@ fn percentages(stack: &Stack) {
     let (durations, lengths): (Vec<i32>, Vec<i32>) = edges.chain(any).take(PAIRS).unzip();
     let expected: Vec<Option<i64>> = wait_for(async {
         let url = stack.stores.url("FANOUT_POSTGRES_URL");
-        let client = fanout::clients::postgres::connect(&url.into())
+        let client = Postgres::new(Connection::new(url.into()))
+            .connect()
             .await
             .expect("postgres");
         let rows = client

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fanout::{
-    clients::{clickhouse::Endpoint, postgres},
+    clients::{Connection, clickhouse::Endpoint, postgres::Postgres},
     stack::native::account,
 };
 use reqwest::{Method, header};
@@ -341,7 +341,10 @@ fn rights(stack: &Stack) {
 /// What a statement is answered with.
 fn refusal(url: &str, statement: &str) -> String {
     wait_for(async {
-        let client = postgres::connect(&url.into()).await.expect("postgres");
+        let client = Postgres::new(Connection::new(url.into()))
+            .connect()
+            .await
+            .expect("postgres");
         let done = client.batch_execute(statement).await;
         let error = done.expect_err(statement);
         error.as_db_error().expect(statement).message().to_owned()
@@ -365,7 +368,8 @@ fn is_no_superuser(url: &str) {
     }
     // Its password is not the superuser's, and none is.
     let superuser = url.replacen("//app:app@", "//fanout_superuser:app@", 1);
-    let refused = wait_for(postgres::connect(&superuser.into())).err();
+    let superuser = Postgres::new(Connection::new(superuser.into()));
+    let refused = wait_for(superuser.connect()).err();
     let refused = refused.as_ref().and_then(|error| error.as_db_error());
     let refused = refused.expect("nobody logs in").message();
     assert!(refused.contains("authentication failed"), "{refused}");

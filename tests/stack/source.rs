@@ -2,6 +2,7 @@
 //! named, `up` says what it repairs, and the sinks say that they are not to be
 //! relied on until history is reconciled.
 
+use fanout::clients::{Connection, postgres::Postgres};
 use serde_json::Value as Json;
 
 use crate::{
@@ -258,7 +259,8 @@ fn locked_table(stack: &Stack) {
     let table = "ALTER TABLE content REPLICA IDENTITY";
     stack.stores.postgres(&format!("{table} DEFAULT"));
     let url = stack.stores.url("FANOUT_POSTGRES_URL");
-    let client = crate::support::wait_for(fanout::clients::postgres::connect(&url.into()));
+    let postgres = Postgres::new(Connection::new(url.into()));
+    let client = crate::support::wait_for(postgres.connect());
     let client = client.expect("postgres");
     let begin = "BEGIN; SELECT count(*) FROM content";
     crate::support::wait_for(client.batch_execute(begin)).expect("a transaction");

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use fanout::clients::postgres::{self, Client};
+use fanout::clients::{
+    Connection,
+    postgres::{Client, Postgres, PostgresError},
+};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::timeout;
@@ -110,11 +113,11 @@ impl Writer {
     fn begin(&mut self, stage: &Stage) -> Option<Client> {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
         let read = async {
-            let client = postgres::connect(&url.into()).await?;
+            let client = Postgres::new(Connection::new(url.into())).connect().await?;
             let ids = "SELECT id FROM engagement_events WHERE id BETWEEN 1000000 AND 999999999";
             let ids = client.query(ids, &[]).await?;
             let contents = client.query("SELECT id FROM content", &[]).await?;
-            Ok::<_, postgres::PostgresError>((client, ids, contents))
+            Ok::<_, PostgresError>((client, ids, contents))
         };
         let found = wait_for(async { timeout(ANSWER, read).await });
         let Ok(Ok((client, ids, contents))) = found else {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use fanout::clients::postgres;
+use fanout::clients::{
+    Connection,
+    postgres::{Postgres, Row},
+};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -139,7 +142,10 @@ impl Oracle<'_> {
         // row in Postgres says which events have no time that is one.
         wait_for(async {
             let url = self.stage.stack.stores.url("FANOUT_POSTGRES_URL");
-            let client = postgres::connect(&url.into()).await.expect("postgres");
+            let client = Postgres::new(Connection::new(url.into()))
+                .connect()
+                .await
+                .expect("postgres");
             let ids = "SELECT id FROM engagement_events
                        WHERE NOT isfinite(event_ts) OR event_ts > '9999-01-01'";
             let rows = client.query(ids, &[]).await.expect("ids");
@@ -434,10 +440,13 @@ const JOIN: &str = "SELECT e.id::text,
 fn join(stage: &Stage) -> String {
     let rows = wait_for(async {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
-        let client = postgres::connect(&url.into()).await.expect("postgres");
+        let client = Postgres::new(Connection::new(url.into()))
+            .connect()
+            .await
+            .expect("postgres");
         client.query(JOIN, &[]).await.expect("the join")
     });
-    let line = |row: &postgres::Row| {
+    let line = |row: &Row| {
         let cells: Vec<String> = (0..row.len())
             .map(|cell| row.get::<_, Option<String>>(cell).unwrap_or_default())
             .collect();
@@ -460,7 +469,10 @@ fn board_in_sql(stage: &Stage, as_of_us: i64, barred: &BTreeSet<i64>) -> BTreeMa
     let as_of = as_of_us as f64;
     let rows = wait_for(async {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
-        let client = postgres::connect(&url.into()).await.expect("postgres");
+        let client = Postgres::new(Connection::new(url.into()))
+            .connect()
+            .await
+            .expect("postgres");
         client
             .query(sql, &[&as_of, &window, &barred])
             .await

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanout::clients::postgres;
+use fanout::clients::{Connection, postgres::Postgres};
 use tokio::time::timeout;
 
 use crate::{
@@ -130,7 +130,8 @@ impl Recoveries {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
         until(within, || {
             let writing = async {
-                postgres::connect(&url.into())
+                Postgres::new(Connection::new(url.into()))
+                    .connect()
                     .await?
                     .batch_execute(&sql)
                     .await

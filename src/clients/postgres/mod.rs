@@ -18,7 +18,10 @@ use tokio_postgres::{
 pub use locks::{Holder, LOCK_TIMEOUT, holder_of, is_lock_timeout, with_lock_timeout};
 pub use tokio_postgres::{CopyInSink, Statement, types::ToSql};
 
-use crate::secret::{Secret, SecretUrl};
+use crate::{
+    clients::{Auth, Connection, Tls},
+    secret::{Secret, SecretUrl},
+};
 
 /// The user and the database of a URL that names none.
 const DEFAULT_USER: &str = "postgres";
@@ -273,13 +276,54 @@ async fn bounded<T>(
     }
 }
 
-/// Connects and drives the connection in the background until the client is
-/// dropped.
-///
-/// # Errors
-/// When the URL is malformed, nothing listens, or the credentials are wrong.
-pub async fn connect(url: &SecretUrl) -> Result<Client, PostgresError> {
-    open(config(url)?, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
+/// A database, and as whom fanout logs in. Each client that it makes has a
+/// connection of its own.
+#[derive(Debug, Clone)]
+pub struct Postgres(Connection);
+
+impl Postgres {
+    /// The database of this connection. Nothing is sent yet.
+    #[must_use]
+    pub fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+
+    /// Connects and drives the connection in the background until the client is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When the URL is malformed, nothing listens, or the credentials are wrong.
+    pub async fn connect(&self) -> Result<Client, PostgresError> {
+        open(self.config()?, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
+    }
+
+    /// Connects to the same database as somebody else.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_as(&self, user: &str, password: &str) -> Result<Client, PostgresError> {
+        let mut config = self.config()?;
+        config.user(user).password(password);
+        open(config, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
+    }
+
+    /// A real query, so that a server still in recovery does not count as ready.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and when the query fails.
+    pub async fn ping(&self) -> Result<(), PostgresError> {
+        self.connect().await?.query_one("SELECT 1", &[]).await?;
+        Ok(())
+    }
+
+    fn config(&self) -> Result<tokio_postgres::Config, PostgresError> {
+        let Connection {
+            url,
+            tls: Tls::ByScheme,
+            auth: Auth::InUrl,
+        } = &self.0;
+        config(url)
+    }
 }
 
 /// Connects within `patience`; each statement then has `deadline`.
@@ -304,29 +348,6 @@ async fn open(
         .query(SET_TIMEOUT, &[&millis.to_string(), &millis])
         .await?;
     Ok(client)
-}
-
-/// Connects to the same database as somebody else.
-///
-/// # Errors
-/// As [`connect`].
-pub async fn connect_as(
-    url: &SecretUrl,
-    user: &str,
-    password: &str,
-) -> Result<Client, PostgresError> {
-    let mut config = config(url)?;
-    config.user(user).password(password);
-    open(config, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
-}
-
-/// A real query, so that a server still in recovery does not count as ready.
-///
-/// # Errors
-/// As [`connect`], and when the query fails.
-pub async fn ping(url: &SecretUrl) -> Result<(), PostgresError> {
-    connect(url).await?.query_one("SELECT 1", &[]).await?;
-    Ok(())
 }
 
 #[cfg(test)]

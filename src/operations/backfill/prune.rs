@@ -49,7 +49,7 @@ impl<'a> Prune<'a> {
         steps: &'a Steps<'a>,
     ) -> Result<Self, BackfillError> {
         Ok(Self {
-            client: postgres::connect(&connections.settings().postgres.url).await?,
+            client: connections.postgres.connect().await?,
             total: store.count_live(times).await?,
             compared: 0,
             store,

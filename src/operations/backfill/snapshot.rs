@@ -10,12 +10,7 @@ use uuid::Uuid;
 
 use super::{error::BackfillError, journal::Database};
 use crate::{
-    clients::{
-        Connections,
-        clickhouse::Times,
-        kafka::Stretch,
-        postgres::{self, Client},
-    },
+    clients::{Connections, clickhouse::Times, kafka::Stretch, postgres::Client},
     crash,
     operations::{fence::reader_group, steps::Steps},
     progress::Unit,
@@ -48,7 +43,7 @@ enum Told {
 
 /// The rows of these times that the source has now.
 pub(super) async fn count(connections: &Connections, times: Times) -> Result<u64, BackfillError> {
-    let client = postgres::connect(&connections.settings().postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     let sql = format!("SELECT count(*) FROM {EVENTS} WHERE {}", condition(times));
     let count: i64 = client.query_one(&sql, &[]).await?.try_get(0)?;
     Ok(u64::try_from(count).unwrap_or(0))
@@ -122,8 +117,7 @@ impl Snapshot<'_> {
     /// Sends the signal, once however often this is called, and waits until all
     /// rows are in the log. Returns how many there were.
     pub(super) async fn follow(&self, id: &str, from: i64) -> Result<u64, BackfillError> {
-        let settings = self.connections.settings();
-        let client = postgres::connect(&settings.postgres.url).await?;
+        let client = self.connections.postgres.connect().await?;
         self.send(&client, id).await?;
         crash::point("backfill", "signal_sent");
         self.steps.doing("waiting for the snapshot to begin");
@@ -133,7 +127,7 @@ impl Snapshot<'_> {
             from,
             until: None,
         };
-        let reader = reader_group(settings, "backfill");
+        let reader = reader_group(self.connections.settings(), "backfill");
         let mut scan = self.connections.kafka.scan(&reader, &topic, &[stretch])?;
         let mut rows = 0;
         loop {

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clients::{
-    Connections,
-    postgres::{self, PostgresError},
-};
+use crate::clients::{Connections, postgres::PostgresError};
 
 /// How long Postgres may take to say.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,10 +17,10 @@ const QUERY: &str = "
 
 /// Whether it is connected; none where Postgres does not say.
 pub async fn is_connected(connections: &Connections) -> Option<bool> {
-    let settings = connections.settings();
+    let slot = &connections.settings().connector.slot;
     let asked = async {
-        let client = postgres::connect(&settings.postgres.url).await?;
-        let row = client.query_one(QUERY, &[&settings.connector.slot]).await?;
+        let client = connections.postgres.connect().await?;
+        let row = client.query_one(QUERY, &[slot]).await?;
         row.try_get::<_, bool>(0)
     };
     let answer: Result<bool, PostgresError> = tokio::time::timeout(PATIENCE, asked).await.ok()?;

@@ -5,7 +5,7 @@ use super::error::ConnectorError;
 use crate::{
     clients::{
         Connections,
-        postgres::{self, Client, PostgresError},
+        postgres::{Client, PostgresError},
     },
     config::Settings,
 };
@@ -22,7 +22,7 @@ pub(super) async fn drop_lost_slot(connections: &Connections) -> Result<(), Conn
 }
 
 pub(super) async fn connect(connections: &Connections) -> Result<Client, ConnectorError> {
-    let connected = postgres::connect(&connections.settings().postgres.url).await;
+    let connected = connections.postgres.connect().await;
     connected.map_err(ConnectorError::Postgres)
 }
 

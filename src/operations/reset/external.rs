@@ -183,7 +183,7 @@ async fn in_connect(connections: &Connections) -> Result<Vec<Owned>, ExternalErr
 
 async fn in_postgres(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
     let settings = connections.settings();
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     let mut owned = Vec::new();
     let queries = [
         (
@@ -355,7 +355,7 @@ pub(super) async fn remove(
 }
 
 async fn drop_in_postgres(connections: &Connections, one: &Owned) -> Result<(), ExternalError> {
-    let client = postgres::connect(&connections.settings().postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     let name = one.name.replace('"', "\"\"");
     match one.kind.as_ref() {
         "publication" => {

@@ -163,7 +163,7 @@ async fn write(
     progress: &dyn Progress,
 ) -> Result<Seeded, SeedError> {
     let steps = Steps::new(progress, "seed");
-    let client = postgres::connect(&connections.settings().postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     let mut seeded = Seeded {
         content: options.content,
         content_written: upsert_content(&client, options.content).await?,

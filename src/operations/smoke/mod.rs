@@ -18,10 +18,7 @@ pub use junit::junit;
 
 use self::marked::Marked;
 use super::{source::explain, steps::Steps};
-use crate::{
-    clients::{Connections, postgres},
-    progress::Progress,
-};
+use crate::{clients::Connections, progress::Progress};
 
 /// How long to wait, and how fast it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +59,7 @@ pub async fn smoke(
     progress: &dyn Progress,
 ) -> Result<Report, SmokeError> {
     let steps = Steps::new(progress, "smoke");
-    let client = postgres::connect(&connections.settings().postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     // Before the event, so that it cannot slip by.
     let topic = hops::Topic::watch(connections).await;
     let marked = match Marked::insert(&client).await {

@@ -14,7 +14,7 @@ use crate::{
         Connections,
         kafka::KafkaError,
         postgres::{
-            self,
+            PostgresError,
             catalogue::{CatalogueError, Reader},
         },
     },
@@ -30,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     #[error("postgres does not answer")]
-    Postgres(#[from] postgres::PostgresError),
+    Postgres(#[from] PostgresError),
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
     #[error("kafka does not answer")]
@@ -89,8 +89,7 @@ impl Inspector {
             let reader = if let Some(reader) = &self.reader {
                 reader
             } else {
-                let url = &self.connections.settings().postgres.url;
-                let client = postgres::connect(url).await?;
+                let client = self.connections.postgres.connect().await?;
                 self.reader.insert(Reader::new(client).await?)
             };
             Ok::<_, InspectError>(reader.read(&self.expected).await?)

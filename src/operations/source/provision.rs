@@ -219,7 +219,7 @@ pub async fn drop_strays(
 }
 
 async fn connect(connections: &Connections) -> Result<Reader, ProvisionError> {
-    let client = postgres::connect(&connections.settings().postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     Ok(Reader::new(client).await?)
 }
 
@@ -236,12 +236,11 @@ async fn execute(
     if statements.is_empty() {
         return Ok(statements);
     }
-    let settings = connections.settings();
-    let client = postgres::connect(&settings.postgres.url).await?;
+    let client = connections.postgres.connect().await?;
     postgres::with_lock_timeout(&client).await?;
     for statement in &statements {
         if let Err(source) = client.batch_execute(&statement.sql).await {
-            let expected = Expected::demo(&settings.connector);
+            let expected = Expected::demo(&connections.settings().connector);
             return Err(refused(&client, &expected, statement, source).await);
         }
     }

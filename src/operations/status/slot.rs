@@ -33,10 +33,9 @@ const QUERY: &str = "
 
 /// The slot; none where there is none of that name.
 pub(super) async fn status(connections: &Connections) -> Result<Option<SlotStatus>, String> {
-    let settings = connections.settings();
-    let name = settings.connector.slot.clone();
+    let name = connections.settings().connector.slot.clone();
     let asked = async {
-        let client = postgres::connect(&settings.postgres.url).await?;
+        let client = connections.postgres.connect().await?;
         client.query_opt(QUERY, &[&name]).await
     };
     let row = match tokio::time::timeout(PATIENCE, asked).await {

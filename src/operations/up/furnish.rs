@@ -34,7 +34,6 @@ impl Up {
     ) -> Result<Vec<Altered>, UpError> {
         let name = service.definition.name.as_str();
         let doing = |what| progress.report(Event::Doing { task: name, what });
-        let settings = &self.blueprint.settings;
         let timeout = self.request.timeout;
         match name {
             "postgres" => {
@@ -42,7 +41,7 @@ impl Up {
                 let provisioned = async {
                     let permit = self.permit();
                     let role = if permit.is_ours {
-                        role::restrict(&settings.postgres.url).await?
+                        role::restrict(&self.connections.postgres).await?
                     } else {
                         None
                     };

@@ -51,7 +51,7 @@ pub(super) async fn check(
     let mut reader = BoardReader::connect(&context.settings.redis.url, keys, timeout).await?;
     let mut round = 1;
     loop {
-        let before = Source::snapshot(&context.settings.postgres.url).await?;
+        let before = Source::snapshot(&context.connections.postgres).await?;
         let fence = context.fence().await?;
         context.steps.doing("waiting for a fresh board");
         let (view, meta) = fresh(&mut reader, now_us(), context.deadline).await?;
@@ -124,7 +124,7 @@ async fn compare(
         window_seconds: board.window_seconds,
     };
     let ahead = eligible::ahead(&context.query, board, moment).await?;
-    let after = Source::snapshot(&context.settings.postgres.url).await?;
+    let after = Source::snapshot(&context.connections.postgres).await?;
     let mut least = eligible::sums(before.client(), moment).await?;
     let mut most = eligible::sums(after.client(), moment).await?;
     let mut sides = [(before, &mut least), (&after, &mut most)];

@@ -99,7 +99,7 @@ pub async fn verify(
     if let Some(refusal) = explain(connections).await {
         return Err(VerifyError::Source(refusal));
     }
-    let source = Source::snapshot(&settings.postgres.url).await?;
+    let source = Source::snapshot(&connections.postgres).await?;
     let fence = fence::wait(connections, context.sinks, timeout, progress).await?;
     // Behind the fence: no record before it holds a placeholder of later.
     context.placeholders.load().await?;

@@ -241,9 +241,9 @@ async fn settle(
             .steps
             .doing(&format!("looking again at {} rows", suspects.len()));
         sleep(PAUSE).await;
-        let before = Source::snapshot(&context.settings.postgres.url).await?;
+        let before = Source::snapshot(&context.connections.postgres).await?;
         context.fence().await?;
-        let after = Source::snapshot(&context.settings.postgres.url).await?;
+        let after = Source::snapshot(&context.connections.postgres).await?;
         trial.left.clear();
         for some in suspects.chunks(QUESTION) {
             let (before, after) = (before.rows_of(some).await?, after.rows_of(some).await?);

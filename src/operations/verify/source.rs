@@ -1,12 +1,9 @@
 //! The join in Postgres, as of one moment: what the view has to equal.
 
 use super::compare::{COLUMNS, Row};
-use crate::{
-    clients::{
-        clickhouse::{DIGEST, MAX_TEXT, Sum},
-        postgres::{self, Client, PostgresError},
-    },
-    secret::SecretUrl,
+use crate::clients::{
+    clickhouse::{DIGEST, MAX_TEXT, Sum},
+    postgres::{self, Client, Postgres, PostgresError},
 };
 
 /// A connection that sees Postgres as it was at its first question.
@@ -20,8 +17,8 @@ impl Source {
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn snapshot(url: &SecretUrl) -> Result<Self, PostgresError> {
-        let client = postgres::connect(url).await?;
+    pub async fn snapshot(postgres: &Postgres) -> Result<Self, PostgresError> {
+        let client = postgres.connect().await?;
         // The question takes the snapshot; beginning does not.
         client
             .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")

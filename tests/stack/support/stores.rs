@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use fanout::clients::{clickhouse::Endpoint, postgres};
+use fanout::clients::{
+    Connection,
+    clickhouse::Endpoint,
+    postgres::{Client, Postgres},
+};
 use redis::{FromRedisValue, ToRedisArgs};
 use serde_json::Value as Json;
 
@@ -47,12 +51,16 @@ impl Stores {
         &self.urls[variable]
     }
 
+    async fn source(&self) -> Client {
+        let url = self.url("FANOUT_POSTGRES_URL").into();
+        let postgres = Postgres::new(Connection::new(url));
+        postgres.connect().await.expect("postgres")
+    }
+
     /// Executes statements in the source, together one transaction.
     pub fn postgres(&self, statements: &str) {
         wait_for(async {
-            let client = postgres::connect(&self.url("FANOUT_POSTGRES_URL").into())
-                .await
-                .expect("postgres");
+            let client = self.source().await;
             let done = client.batch_execute(statements).await;
             done.unwrap_or_else(|error| panic!("{error:?}\n{statements}"));
         });
@@ -61,9 +69,7 @@ impl Stores {
     /// The first column of the first row, as text.
     pub fn postgres_text(&self, question: &str) -> String {
         wait_for(async {
-            let client = postgres::connect(&self.url("FANOUT_POSTGRES_URL").into())
-                .await
-                .expect("postgres");
+            let client = self.source().await;
             let row = client.query_one(question, &[]).await;
             let row = row.unwrap_or_else(|error| panic!("{error:?}\n{question}"));
             row.get::<_, String>(0)
