@@ -7,6 +7,7 @@ use super::{
     connection::Connection,
     kafka::{ConsumerLimits, Kafka},
     postgres::Postgres,
+    redis::Redis,
 };
 use crate::config::Settings;
 
@@ -17,6 +18,7 @@ pub struct Connections {
     settings: Arc<Settings>,
     pub postgres: Postgres,
     pub kafka: Kafka,
+    pub redis: Redis,
 }
 
 impl Connections {
@@ -27,6 +29,7 @@ impl Connections {
         Self {
             postgres: Postgres::new(Connection::new(settings.postgres.url.clone())),
             kafka: kafka(settings),
+            redis: Redis::new(Connection::new(settings.redis.url.clone())),
             settings: Arc::new(settings.clone()),
         }
     }

@@ -10,7 +10,7 @@ use super::steps::Steps;
 use crate::{
     clients::{
         Connections,
-        redis::{self, BoardKeys, BoardReader, RedisError},
+        redis::{BoardKeys, Meta, RedisError},
     },
     crash,
     failure::{Failure, Kind},
@@ -78,23 +78,23 @@ async fn published_anew(
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<u64, BoardError> {
-    let settings = connections.settings();
+    let (settings, redis) = (connections.settings(), &connections.redis);
     let keys = BoardKeys::new(&settings.board.key);
     let patience = Duration::from_millis(settings.redis.request_timeout_ms);
     // Held rather than deleted: a lease that nobody has is taken back by who
     // had it, without reading the log again.
     let holder = format!("rebuild-{}", Uuid::new_v4());
-    redis::hold(&settings.redis.url, &keys.lease, &holder, HELD).await?;
+    redis.hold(&keys.lease, &holder, HELD).await?;
     crash::point("backfill", "lease_taken_away");
     let started = Instant::now();
-    let mut reader = BoardReader::connect(&settings.redis.url, keys, patience).await?;
+    let mut reader = redis.board(keys, patience).await?;
     // The last publication under the old lease: nobody can publish meanwhile.
     // Whatever differs comes later. Clocks, which may differ, have no say.
     let last = reader.read(Some(0)).await?.meta;
     steps.doing("rebuilding the board");
     loop {
         let view = reader.read(Some(0)).await?;
-        let anew = |meta: &redis::Meta| meta.complete && Some(*meta) != last;
+        let anew = |meta: &Meta| meta.complete && Some(*meta) != last;
         if view.lease.is_some() && view.meta.as_ref().is_some_and(anew) {
             return Ok(view.cardinality);
         }

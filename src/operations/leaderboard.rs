@@ -392,9 +392,8 @@ pub async fn explain(
 }
 
 async fn reader(connections: &Connections) -> Result<BoardReader, RedisError> {
-    let settings = connections.settings();
-    let keys = BoardKeys::new(&settings.board.key);
-    BoardReader::connect(&settings.redis.url, keys, TIMEOUT).await
+    let keys = BoardKeys::new(&connections.settings().board.key);
+    connections.redis.board(keys, TIMEOUT).await
 }
 
 fn query(connections: &Connections) -> Result<Query, InvalidUrl> {

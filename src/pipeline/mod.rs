@@ -115,7 +115,7 @@ impl Pipeline {
         }
         for sink in start.sinks {
             match sink {
-                SinkKind::Redis => pipeline.start_board(&shared, settings)?,
+                SinkKind::Redis => pipeline.start_board(&shared, connections)?,
                 SinkKind::ClickHouse => pipeline.start_clickhouse(&shared, settings)?,
                 SinkKind::Http => pipeline.start_http(&shared, settings)?,
             }
@@ -158,13 +158,17 @@ impl Pipeline {
         self.spawn_group(shared, ConsumerGroup::Http, topic, sink, batching)
     }
 
-    fn start_board(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
+    fn start_board(
+        &mut self,
+        shared: &Shared,
+        connections: &Connections,
+    ) -> Result<(), PipelineError> {
         let group = ConsumerGroup::Board;
         let stats = Arc::new(SinkStats::new(group, shared.source.facts.topic()));
         self.stats.push(Arc::clone(&stats));
         let log = shared_log(shared, group)?;
         let mended = log_of(shared, &sinks::mended_group(&shared.group_prefix, group))?;
-        let worker = board::BoardWorker::new(shared.clone(), settings, log, mended, stats)
+        let worker = board::BoardWorker::new(shared.clone(), connections, log, mended, stats)
             .map_err(|reason| PipelineError::Sink {
                 sink: SinkKind::Redis,
                 reason,

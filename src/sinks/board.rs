@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Fault, Rejected};
 use crate::{
     chunk::Chunk,
-    clients::redis::{BoardKeys, Publication, Published, Publisher, RedisError},
+    clients::redis::{BoardKeys, Publication, Published, Publisher, Redis, RedisError},
     config,
     event::{Change, Counted, CountedTable, Decoder, Ignored, Record, SourceTable, Table},
     window::{Applied, BoardEvent, Score, Window, WindowSettings},
@@ -163,14 +163,17 @@ struct Truncated {
 impl Board {
     /// # Errors
     /// When the Redis URL is none.
-    pub fn new(settings: &config::Board, redis: &config::Redis) -> Result<Self, RedisError> {
+    pub fn new(
+        settings: &config::Board,
+        redis: &Redis,
+        timeout: Duration,
+    ) -> Result<Self, RedisError> {
         Ok(Self {
             window: window(settings, 0),
-            publisher: Publisher::new(
-                &redis.url,
+            publisher: redis.publisher(
                 BoardKeys::new(&settings.key),
                 Duration::from_millis(settings.lease_ms),
-                Duration::from_millis(redis.request_timeout_ms),
+                timeout,
             )?,
             settings: settings.clone(),
             published: None,

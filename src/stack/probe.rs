@@ -9,7 +9,8 @@ use crate::{
     clients::{
         Connection, clickhouse, kafka,
         postgres::{self, Postgres},
-        redis, web,
+        redis::Redis,
+        web,
     },
     escape::escape,
     failure::chain,
@@ -81,7 +82,8 @@ async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
             .ping()
             .await
             .map_err(|error| Unanswered::of(&error, postgres::is_denied(&error))),
-        Ready::Redis => redis::ping(endpoint, PATIENCE)
+        Ready::Redis => Redis::new(Connection::new(endpoint.clone()))
+            .ping(PATIENCE)
             .await
             .map_err(|error| Unanswered::of(&error, error.is_denied())),
         Ready::Kafka => {

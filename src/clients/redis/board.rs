@@ -5,8 +5,7 @@ use std::time::Duration;
 use redis::{InfoDict, aio::MultiplexedConnection};
 use uuid::Uuid;
 
-use super::{BoardKeys, RedisError, RedisProblem, connect};
-use crate::secret::SecretUrl;
+use super::{BoardKeys, Redis, RedisError, RedisProblem};
 
 /// Formats of the meta hash that are understood.
 const FORMAT: u16 = 1;
@@ -66,21 +65,23 @@ impl std::fmt::Debug for BoardReader {
     }
 }
 
-impl BoardReader {
-    /// Connects.
+impl Redis {
+    /// Connects, to read a board.
     ///
     /// # Errors
-    /// When `url` is none, nothing answers within `timeout`, or the credentials
+    /// When the URL is none, nothing answers within `timeout`, or the credentials
     /// are wrong.
-    pub async fn connect(
-        url: &SecretUrl,
+    pub async fn board(
+        &self,
         keys: BoardKeys,
         timeout: Duration,
-    ) -> Result<Self, RedisError> {
-        let connection = connect(url, timeout).await?;
-        Ok(Self { connection, keys })
+    ) -> Result<BoardReader, RedisError> {
+        let connection = self.connect(timeout).await?;
+        Ok(BoardReader { connection, keys })
     }
+}
 
+impl BoardReader {
     /// The first `limit` members, or all.
     ///
     /// # Errors

@@ -8,8 +8,7 @@ use redis::{
 };
 use uuid::Uuid;
 
-use super::RedisError;
-use crate::secret::SecretUrl;
+use super::{Redis, RedisError};
 
 /// The keys of a board. The braces keep them on one node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,26 +78,32 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
-impl Publisher {
-    /// Nothing is sent before the first call.
+impl Redis {
+    /// Publishes a board. Nothing is sent before the first call.
     ///
     /// # Errors
-    /// When `url` is none.
-    pub fn new(
-        url: &SecretUrl,
+    /// When the URL is none.
+    pub fn publisher(
+        &self,
         keys: BoardKeys,
         lease: Duration,
         timeout: Duration,
-    ) -> Result<Self, RedisError> {
-        Ok(Self {
-            client: Client::open(url.reveal())?,
+    ) -> Result<Publisher, RedisError> {
+        Ok(Publisher::new(self.client()?, keys, lease, timeout))
+    }
+}
+
+impl Publisher {
+    fn new(client: Client, keys: BoardKeys, lease: Duration, timeout: Duration) -> Self {
+        Self {
+            client,
             connection: None,
             script: Script::new(include_str!("publish.lua")),
             keys,
             holder: Uuid::new_v4().to_string(),
             lease,
             timeout,
-        })
+        }
     }
 
     /// The keys it publishes.

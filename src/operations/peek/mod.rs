@@ -205,9 +205,8 @@ impl Peek {
             }
             Place::Sink(SinkKind::Redis) => {
                 let keys = BoardKeys::new(&settings.board.key);
-                let url = &settings.redis.url;
                 Looker::Redis {
-                    reader: BoardReader::connect(url, keys, TIMEOUT).await?,
+                    reader: connections.redis.board(keys, TIMEOUT).await?,
                     seq: None,
                 }
             }

@@ -276,10 +276,9 @@ fn notes_of(prefix: &str, group: ConsumerGroup) -> Vec<String> {
 }
 
 async fn in_redis(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
-    let settings = connections.settings();
-    let keys = redis::BoardKeys::new(&settings.board.key);
+    let keys = redis::BoardKeys::new(&connections.settings().board.key);
     let keys = [keys.board, keys.meta, keys.lease];
-    let existing = redis::existing(&settings.redis.url, &keys).await?;
+    let existing = connections.redis.existing(&keys).await?;
     let existing = existing.into_iter();
     Ok(existing.map(|key| own("redis", "key", key)).collect())
 }
@@ -349,7 +348,7 @@ pub(super) async fn remove(
     kafka.delete_topics(&names("topic")).await?;
     let keys = names("key");
     if !keys.is_empty() {
-        redis::delete(&settings.redis.url, &keys).await?;
+        connections.redis.delete(&keys).await?;
     }
     Ok(())
 }

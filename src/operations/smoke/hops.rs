@@ -16,7 +16,7 @@ use crate::{
         Connections,
         clickhouse::{Endpoint, Query},
         kafka::{Scan, Stretch},
-        redis::{BoardKeys, BoardReader},
+        redis::BoardKeys,
         web::{Method, Web},
     },
     config::Settings,
@@ -161,7 +161,7 @@ impl Follow<'_> {
         }
         let keys = BoardKeys::new(&self.settings.board.key);
         let patience = Duration::from_millis(self.settings.redis.request_timeout_ms);
-        let connected = BoardReader::connect(&self.settings.redis.url, keys, patience).await;
+        let connected = self.connections.redis.board(keys, patience).await;
         let reader = match connected {
             Ok(reader) => reader,
             Err(error) => return broken(Place::Redis, chain(&error), Some("fanout up redis")),

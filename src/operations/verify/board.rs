@@ -48,7 +48,7 @@ pub(super) async fn check(
 ) -> Result<Findings, VerifyError> {
     let keys = BoardKeys::new(&context.settings.board.key);
     let timeout = Duration::from_millis(context.settings.redis.request_timeout_ms);
-    let mut reader = BoardReader::connect(&context.settings.redis.url, keys, timeout).await?;
+    let mut reader = context.connections.redis.board(keys, timeout).await?;
     let mut round = 1;
     loop {
         let before = Source::snapshot(&context.connections.postgres).await?;

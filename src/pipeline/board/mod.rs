@@ -23,9 +23,8 @@ use super::{
     stats::{Phase, SinkStats, WHOLE_SINK},
 };
 use crate::{
-    clients::kafka::Log,
+    clients::{Connections, kafka::Log},
     clock::now_us,
-    config::Settings,
     crash,
     sink_kind::ConsumerGroup,
     sinks::board::{Board, BoardDecoder},
@@ -43,12 +42,14 @@ pub(super) struct BoardWorker {
 impl BoardWorker {
     pub(super) fn new(
         shared: Shared,
-        settings: &Settings,
+        connections: &Connections,
         log: Log,
         mended: Log,
         stats: Arc<SinkStats>,
     ) -> Result<Self, String> {
-        let board = Board::new(&settings.board, &settings.redis);
+        let settings = connections.settings();
+        let timeout = Duration::from_millis(settings.redis.request_timeout_ms);
+        let board = Board::new(&settings.board, &connections.redis, timeout);
         Ok(Self {
             board: board.map_err(|error| error.to_string())?,
             context: Context {
