@@ -24,11 +24,7 @@ use std::{
 };
 
 use fanout::{
-    clients::{
-        Connections,
-        clickhouse::{self, Endpoint, Query},
-        postgres::Client,
-    },
+    clients::{Connections, postgres::Client},
     config::Settings,
     operations::fence,
     progress::Silent,
@@ -147,16 +143,15 @@ async fn caught_up(settings: &Settings) {
 }
 
 async fn fill(settings: &Settings, total: u64) {
-    let endpoint = Endpoint::at(&settings.clickhouse.url).expect("a url");
+    let clickhouse = Connections::of(settings).clickhouse;
+    let server = clickhouse.server().expect("a url");
     let database = &settings.clickhouse.database;
     let started = Instant::now();
     let mut from = 0;
     while from < total {
         let rows = PIECE.min(total - from);
         let statement = rows_statement(database, total, from, rows);
-        clickhouse::execute(&endpoint, &statement, LONGEST)
-            .await
-            .expect("rows");
+        server.execute(&statement, LONGEST).await.expect("rows");
         from += rows;
     }
     println!(
@@ -250,8 +245,8 @@ async fn rows_of(settings: &Settings, content: &Content, length: u32) -> u64 {
 }
 
 async fn count(settings: &Settings, condition: &str) -> u64 {
-    let endpoint = Endpoint::at(&settings.clickhouse.url).expect("a url");
-    let query = Query::new(&endpoint, &settings.clickhouse.database);
+    let query = Connections::of(settings).clickhouse.query();
+    let query = query.expect("a url");
     let sql = format!("SELECT uniqExact(event_id) AS n FROM {TABLE} WHERE {condition}");
     let lines = query.json_lines(&sql).await.expect("a count");
     let row: serde_json::Value = serde_json::from_str(&lines[0]).expect("a document");

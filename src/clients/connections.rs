@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    clickhouse::ClickHouse,
     connection::Connection,
     kafka::{ConsumerLimits, Kafka},
     postgres::Postgres,
@@ -19,6 +20,7 @@ pub struct Connections {
     pub postgres: Postgres,
     pub kafka: Kafka,
     pub redis: Redis,
+    pub clickhouse: ClickHouse,
 }
 
 impl Connections {
@@ -30,6 +32,7 @@ impl Connections {
             postgres: Postgres::new(Connection::new(settings.postgres.url.clone())),
             kafka: kafka(settings),
             redis: Redis::new(Connection::new(settings.redis.url.clone())),
+            clickhouse: clickhouse(settings),
             settings: Arc::new(settings.clone()),
         }
     }
@@ -39,6 +42,11 @@ impl Connections {
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
+}
+
+fn clickhouse(settings: &Settings) -> ClickHouse {
+    let settings = &settings.clickhouse;
+    ClickHouse::new(Connection::new(settings.url.clone()), &settings.database)
 }
 
 fn kafka(settings: &Settings) -> Kafka {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clients::{
         Connections,
-        clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query, Title},
+        clickhouse::{ClickHouseError, InvalidUrl, Title},
         postgres::PostgresError,
         redis::{BoardKeys, BoardReader, Meta, RedisError, RedisProblem},
     },
@@ -372,7 +372,7 @@ pub async fn explain(
         as_of_us: meta.as_of_us,
         window_seconds: meta.window_seconds,
     };
-    let ahead = eligible::ahead(&query(connections)?, &settings.board, moment).await?;
+    let ahead = eligible::ahead(&connections.clickhouse.query()?, &settings.board, moment).await?;
     let client = connections.postgres.connect().await?;
     let mut sums = eligible::sums(&client, moment).await?;
     sums.subtract(&eligible::sums_of(&client, moment, &ahead).await?);
@@ -396,16 +396,10 @@ async fn reader(connections: &Connections) -> Result<BoardReader, RedisError> {
     connections.redis.board(keys, TIMEOUT).await
 }
 
-fn query(connections: &Connections) -> Result<Query, InvalidUrl> {
-    let settings = &connections.settings().clickhouse;
-    let endpoint = Endpoint::at(&settings.url)?;
-    Ok(Query::new(&endpoint, &settings.database))
-}
-
 /// Titles from ClickHouse, the rest from Postgres; what neither gives is left
 /// out, for a board without titles is better than none.
 async fn titles(connections: &Connections, ids: &[Uuid]) -> HashMap<Uuid, Title> {
-    let mut titles = match query(connections) {
+    let mut titles = match connections.clickhouse.query() {
         Ok(query) => query.titles(ids).await.unwrap_or_else(|error| {
             tracing::debug!(%error, "no titles from clickhouse");
             HashMap::new()

@@ -132,17 +132,16 @@ fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
 pub async fn needed(
     connections: &Connections,
 ) -> Result<Vec<(&'static str, String)>, ObjectsError> {
-    let settings = connections.settings();
-    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
+    let (settings, server) = (connections.settings(), connections.clickhouse.server()?);
     let patience = patience(settings);
     let database = settings.clickhouse.database.as_str();
     let on = |source| ObjectsError::ClickHouse {
         file: "sql/clickhouse",
         source,
     };
-    let has_database = clickhouse::has_database(&endpoint, database, patience);
+    let has_database = server.has_database(database, patience);
     let has_database = has_database.await.map_err(on)?;
-    let there = clickhouse::columns(&endpoint, database, patience);
+    let there = server.columns(database, patience);
     let there = there.await.map_err(on)?;
     let mut needed = Vec::new();
     for (file, statement) in statements(settings)? {
@@ -151,7 +150,7 @@ pub async fn needed(
             Some(Makes::Table(name)) => there.contains_key(name),
             Some(Makes::View { name, select }) => {
                 let place = (database, name);
-                let selects = clickhouse::view_selects(&endpoint, place, select, patience);
+                let selects = server.view_selects(place, select, patience);
                 there.contains_key(name) && selects.await.map_err(on)?
             }
             // A table that is yet to be made has them from the start.
@@ -179,10 +178,10 @@ pub async fn apply(
     connections: &Connections,
     needed: &[(&'static str, String)],
 ) -> Result<(), ObjectsError> {
-    let settings = connections.settings();
-    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
+    let (settings, server) = (connections.settings(), connections.clickhouse.server()?);
     for (file, statement) in needed {
-        clickhouse::execute(&endpoint, statement, patience(settings))
+        server
+            .execute(statement, patience(settings))
             .await
             .map_err(|source| ObjectsError::ClickHouse { file, source })?;
     }

@@ -116,7 +116,7 @@ impl Pipeline {
         for sink in start.sinks {
             match sink {
                 SinkKind::Redis => pipeline.start_board(&shared, connections)?,
-                SinkKind::ClickHouse => pipeline.start_clickhouse(&shared, settings)?,
+                SinkKind::ClickHouse => pipeline.start_clickhouse(&shared, connections)?,
                 SinkKind::Http => pipeline.start_http(&shared, settings)?,
             }
         }
@@ -130,9 +130,10 @@ impl Pipeline {
     fn start_clickhouse(
         &mut self,
         shared: &Shared,
-        settings: &Settings,
+        connections: &Connections,
     ) -> Result<(), PipelineError> {
-        let common = clickhouse(shared, settings)?;
+        let common = clickhouse(shared, connections)?;
+        let settings = connections.settings();
         let batching = Batching {
             limits: Limits {
                 records: settings.clickhouse.batch_rows,

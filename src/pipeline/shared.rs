@@ -94,15 +94,13 @@ pub(super) fn shared(
 /// What the sinks into ClickHouse share.
 pub(super) fn clickhouse(
     shared: &Shared,
-    settings: &Settings,
+    connections: &Connections,
 ) -> Result<Arc<sinks::clickhouse::Common>, PipelineError> {
     let common = sinks::clickhouse::Common::new(
-        &settings.clickhouse,
+        connections,
         (&shared.source.facts, &shared.source.content),
         &shared.placeholders,
         shared_log(shared, ConsumerGroup::Facts)?,
-        &shared.kafka,
-        &shared.group_prefix,
     );
     let common = common.map_err(|error| PipelineError::Sink {
         sink: SinkKind::ClickHouse,

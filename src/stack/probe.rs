@@ -97,9 +97,10 @@ async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
             answer.map_err(|error| Unanswered::of(&error, kafka::is_denied(&error)))
         }
         Ready::ClickHouse => {
-            let endpoint = clickhouse::Endpoint::at(endpoint)
+            let server = clickhouse::Server::new(&Connection::new(endpoint.clone()))
                 .map_err(|error| Unanswered::of(&error, false))?;
-            clickhouse::ping(&endpoint)
+            server
+                .ping()
                 .await
                 .map_err(|error| Unanswered::of(&error, clickhouse::is_denied(&error)))
         }

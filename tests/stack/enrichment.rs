@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use fanout::{
     clients::{
         Connections,
-        clickhouse::{Endpoint, Enrichment, StaleRow, StaleRows, Store},
+        clickhouse::{Enrichment, StaleRow, StaleRows, Store},
     },
     config::Settings,
     operations::objects,
@@ -67,13 +67,8 @@ impl<'a> Scratch<'a> {
 
     /// A client whose statements may take so long.
     fn store(&self, timeout: Duration) -> Store {
-        let endpoint = Endpoint::at(&self.settings.clickhouse.url).expect("a url");
-        Store::new(
-            &endpoint,
-            &self.settings.clickhouse.database,
-            false,
-            timeout,
-        )
+        let clickhouse = Connections::of(&self.settings).clickhouse;
+        clickhouse.store(false, timeout).expect("a url")
     }
 
     /// Events of the first content up to `count`, in three partitions, one in a

@@ -17,7 +17,10 @@ pub use query::{COLUMNS, DIGEST, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow,
 pub use reenrich::{Enrichment, StaleRow, StaleRows, percent};
 pub use store::{CONTENT, ContentRow, FACTS, FactRow, Shape, Store, TOPICS, TopicRow};
 
-use crate::secret::{Secret, SecretUrl};
+use crate::{
+    clients::{Auth, Connection, Tls},
+    secret::{Secret, SecretUrl},
+};
 
 /// Where a ClickHouse is and how to log in: from `http://user:password@host:port`.
 #[derive(Debug, Clone)]
@@ -72,8 +75,7 @@ impl Endpoint {
     }
 
     /// A client without a database of its own.
-    #[must_use]
-    pub fn client(&self) -> clickhouse::Client {
+    fn client(&self) -> clickhouse::Client {
         let client = clickhouse::Client::default()
             .with_url(&self.url)
             .with_compression(clickhouse::Compression::None);
@@ -84,6 +86,42 @@ impl Endpoint {
             .with_user(&self.user)
             .with_password(self.password.reveal())
     }
+}
+
+/// A ClickHouse, and fanout's database in it. Its URL is read when a client is
+/// made, and nothing is sent before that client is asked something.
+#[derive(Debug, Clone)]
+pub struct ClickHouse {
+    connection: Connection,
+    database: String,
+}
+
+impl ClickHouse {
+    /// The database of this name on the server of this connection.
+    #[must_use]
+    pub fn new(connection: Connection, database: &str) -> Self {
+        Self {
+            connection,
+            database: database.to_owned(),
+        }
+    }
+
+    /// The server, for statements that say their database themselves.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn server(&self) -> Result<Server, InvalidUrl> {
+        Server::new(&self.connection)
+    }
+}
+
+fn endpoint(connection: &Connection) -> Result<Endpoint, InvalidUrl> {
+    let Connection {
+        url,
+        tls: Tls::ByScheme,
+        auth: Auth::InUrl,
+    } = connection;
+    Endpoint::at(url)
 }
 
 /// The code of the exception that an error tells of: the crate hands on the
@@ -116,85 +154,99 @@ const AUTHENTICATION_FAILED: u32 = 516;
 /// How long a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A real query: proves the engine and the credentials.
-///
-/// # Errors
-/// When nothing listens, the credentials are wrong, the query fails, or no
-/// answer comes within 10 s.
-pub async fn ping(endpoint: &Endpoint) -> Result<(), ClickHouseError> {
-    bounded(PING_TIMEOUT, endpoint.client().query("SELECT 1").execute()).await
-}
+/// A server as such, whatever its databases.
+#[derive(Debug, Clone)]
+pub struct Server(Endpoint);
 
-/// Executes one statement as it stands.
-///
-/// # Errors
-/// When the server does not take it, or does not answer within `patience`.
-pub async fn execute(
-    endpoint: &Endpoint,
-    statement: &str,
-    patience: Duration,
-) -> Result<(), ClickHouseError> {
-    // The crate takes `?` for a place to bind a value.
-    let statement = statement.replace('?', "??");
-    // What is given up here is given up there too.
-    let seconds = patience.as_secs().max(1).to_string();
-    let query = endpoint.client().query(&statement);
-    let query = query.with_setting("max_execution_time", seconds);
-    bounded(patience, query.execute()).await
-}
-
-/// Tables and views of a database with the names of their columns, none where
-/// there is no such database.
-///
-/// # Errors
-/// As [`ping`], and when no answer comes within `patience`.
-pub async fn columns(
-    endpoint: &Endpoint,
-    database: &str,
-    patience: Duration,
-) -> Result<BTreeMap<String, BTreeSet<String>>, ClickHouseError> {
-    let query = "SELECT table, name FROM system.columns WHERE database = ?";
-    let query = endpoint.client().query(query).bind(database);
-    let rows = bounded(patience, query.fetch_all::<(String, String)>()).await?;
-    let mut tables: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (table, column) in rows {
-        tables.entry(table).or_default().insert(column);
+impl Server {
+    /// The server of this connection.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn new(connection: &Connection) -> Result<Self, InvalidUrl> {
+        endpoint(connection).map(Self)
     }
-    Ok(tables)
-}
 
-/// Whether there is a database of this name.
-///
-/// # Errors
-/// As [`columns`].
-pub async fn has_database(
-    endpoint: &Endpoint,
-    database: &str,
-    patience: Duration,
-) -> Result<bool, ClickHouseError> {
-    let query = "SELECT count() FROM system.databases WHERE name = ?";
-    let query = endpoint.client().query(query).bind(database);
-    let count: u64 = bounded(patience, query.fetch_one()).await?;
-    Ok(count > 0)
-}
+    /// A real query: proves the engine and the credentials.
+    ///
+    /// # Errors
+    /// When nothing listens, the credentials are wrong, the query fails, or no
+    /// answer comes within 10 s.
+    pub async fn ping(&self) -> Result<(), ClickHouseError> {
+        bounded(PING_TIMEOUT, self.0.client().query("SELECT 1").execute()).await
+    }
 
-/// Whether a view is there and selects this. Both are compared in the server's
-/// own form.
-///
-/// # Errors
-/// As [`columns`].
-pub async fn view_selects(
-    endpoint: &Endpoint,
-    (database, view): (&str, &str),
-    select: &str,
-    patience: Duration,
-) -> Result<bool, ClickHouseError> {
-    let query = "SELECT count() FROM system.tables WHERE database = ? AND name = ?
-        AND formatQuerySingleLine(as_select) = formatQuerySingleLine(?)";
-    let query = endpoint.client().query(query);
-    let query = query.bind(database).bind(view).bind(select);
-    let count: u64 = bounded(patience, query.fetch_one()).await?;
-    Ok(count > 0)
+    /// Executes one statement as it stands.
+    ///
+    /// # Errors
+    /// When the server does not take it, or does not answer within `patience`.
+    pub async fn execute(
+        &self,
+        statement: &str,
+        patience: Duration,
+    ) -> Result<(), ClickHouseError> {
+        // The crate takes `?` for a place to bind a value.
+        let statement = statement.replace('?', "??");
+        // What is given up here is given up there too.
+        let seconds = patience.as_secs().max(1).to_string();
+        let query = self.0.client().query(&statement);
+        let query = query.with_setting("max_execution_time", seconds);
+        bounded(patience, query.execute()).await
+    }
+
+    /// Tables and views of a database with the names of their columns, none where
+    /// there is no such database.
+    ///
+    /// # Errors
+    /// As [`Self::ping`], and when no answer comes within `patience`.
+    pub async fn columns(
+        &self,
+        database: &str,
+        patience: Duration,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, ClickHouseError> {
+        let query = "SELECT table, name FROM system.columns WHERE database = ?";
+        let query = self.0.client().query(query).bind(database);
+        let rows = bounded(patience, query.fetch_all::<(String, String)>()).await?;
+        let mut tables: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (table, column) in rows {
+            tables.entry(table).or_default().insert(column);
+        }
+        Ok(tables)
+    }
+
+    /// Whether there is a database of this name.
+    ///
+    /// # Errors
+    /// As [`Self::columns`].
+    pub async fn has_database(
+        &self,
+        database: &str,
+        patience: Duration,
+    ) -> Result<bool, ClickHouseError> {
+        let query = "SELECT count() FROM system.databases WHERE name = ?";
+        let query = self.0.client().query(query).bind(database);
+        let count: u64 = bounded(patience, query.fetch_one()).await?;
+        Ok(count > 0)
+    }
+
+    /// Whether a view is there and selects this. Both are compared in the server's
+    /// own form.
+    ///
+    /// # Errors
+    /// As [`Self::columns`].
+    pub async fn view_selects(
+        &self,
+        (database, view): (&str, &str),
+        select: &str,
+        patience: Duration,
+    ) -> Result<bool, ClickHouseError> {
+        let query = "SELECT count() FROM system.tables WHERE database = ? AND name = ?
+            AND formatQuerySingleLine(as_select) = formatQuerySingleLine(?)";
+        let query = self.0.client().query(query);
+        let query = query.bind(database).bind(view).bind(select);
+        let count: u64 = bounded(patience, query.fetch_one()).await?;
+        Ok(count > 0)
+    }
 }
 
 /// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must not

@@ -7,7 +7,7 @@ use clickhouse::{Client, Row, RowOwned, RowRead, query::RowCursor};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CONTENT, ClickHouseError, Endpoint, FACTS, bounded};
+use super::{CONTENT, ClickHouse, ClickHouseError, Endpoint, FACTS, InvalidUrl, bounded, endpoint};
 
 /// The view.
 const VIEW: &str = "engagement_enriched";
@@ -148,10 +148,20 @@ impl Rows<OriginRow> {
     }
 }
 
+impl ClickHouse {
+    /// What operators ask.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn query(&self) -> Result<Query, InvalidUrl> {
+        let endpoint = endpoint(&self.connection)?;
+        Ok(Query::new(&endpoint, &self.database))
+    }
+}
+
 impl Query {
     /// Nothing is sent before the first question.
-    #[must_use]
-    pub fn new(endpoint: &Endpoint, database: &str) -> Self {
+    fn new(endpoint: &Endpoint, database: &str) -> Self {
         Self {
             // A question that is given up here is given up there too.
             client: endpoint

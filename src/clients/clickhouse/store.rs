@@ -6,7 +6,7 @@ use clickhouse::{Client, Row, insert::Insert, query::Query};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ClickHouseError, Endpoint};
+use super::{ClickHouse, ClickHouseError, Endpoint, InvalidUrl, endpoint};
 
 /// Storage of the enriched rows.
 pub const FACTS: &str = "engagement_enriched_storage";
@@ -165,9 +165,20 @@ impl std::fmt::Debug for Store {
     }
 }
 
+impl ClickHouse {
+    /// The tables that fanout writes. `lz4` compresses inserts.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn store(&self, lz4: bool, timeout: Duration) -> Result<Store, InvalidUrl> {
+        let endpoint = endpoint(&self.connection)?;
+        Ok(Store::new(&endpoint, &self.database, lz4, timeout))
+    }
+}
+
 impl Store {
     /// Nothing is sent before the first statement. `lz4` compresses inserts.
-    pub fn new(endpoint: &Endpoint, database: &str, lz4: bool, timeout: Duration) -> Self {
+    fn new(endpoint: &Endpoint, database: &str, lz4: bool, timeout: Duration) -> Self {
         let compression = if lz4 {
             clickhouse::Compression::Lz4
         } else {

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     clients::{
         Connections,
-        clickhouse::{Endpoint, Store},
         kafka::{Bounds, KafkaError, Log, TopicIdentity},
     },
     crash,
@@ -82,9 +81,8 @@ impl Topic {
         connections: &Connections,
     ) -> Result<Vec<i64>, BackfillError> {
         let settings = &connections.settings().clickhouse;
-        let endpoint = Endpoint::at(&settings.url)?;
         let timeout = Duration::from_millis(settings.request_timeout_ms);
-        let store = Store::new(&endpoint, &settings.database, false, timeout);
+        let store = connections.clickhouse.store(false, timeout)?;
         let lives = store.lives(&self.name).await?;
         Ok(lives
             .into_iter()

@@ -18,7 +18,9 @@ pub(super) fn rebuild(connections: &Connections) -> Result<Rebuild, BackfillErro
     let settings = connections.settings();
     let log = connections.kafka.log(&reader_group(settings, "backfill"))?;
     let (facts, content) = (events_topic(settings), content_topic(settings));
-    Ok(Rebuild::new(&settings.clickhouse, log, facts, content)?)
+    let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
+    let store = connections.clickhouse.store(false, timeout)?;
+    Ok(Rebuild::new(store, log, facts, content))
 }
 
 /// Asks a store until it works, is hopeless, or has refused for too long.

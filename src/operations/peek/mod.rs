@@ -12,7 +12,7 @@ use super::fence::{events_topic, reader_group};
 use crate::{
     clients::{
         Connections,
-        clickhouse::{ClickHouseError, Endpoint, InvalidUrl, Query},
+        clickhouse::{ClickHouseError, InvalidUrl, Query},
         kafka::{Bounds, KafkaError, Log, Seen, Stretch},
         redis::{BoardKeys, BoardReader, RedisError},
         web::{Method, Web, WebError},
@@ -196,13 +196,10 @@ impl Peek {
                 log: connections.kafka.log(&reader_group(settings, "peek"))?,
                 ends: Vec::new(),
             },
-            Place::Sink(SinkKind::ClickHouse) => {
-                let endpoint = Endpoint::at(&settings.clickhouse.url)?;
-                Looker::ClickHouse {
-                    query: Query::new(&endpoint, &settings.clickhouse.database),
-                    latest: None,
-                }
-            }
+            Place::Sink(SinkKind::ClickHouse) => Looker::ClickHouse {
+                query: connections.clickhouse.query()?,
+                latest: None,
+            },
             Place::Sink(SinkKind::Redis) => {
                 let keys = BoardKeys::new(&settings.board.key);
                 Looker::Redis {

@@ -286,8 +286,8 @@ async fn in_redis(connections: &Connections) -> Result<Vec<Owned>, ExternalError
 async fn in_clickhouse(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
     let settings = connections.settings();
     let database = &settings.clickhouse.database;
-    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
-    let there = clickhouse::columns(&endpoint, database, patience(settings)).await?;
+    let server = connections.clickhouse.server()?;
+    let there = server.columns(database, patience(settings)).await?;
     let ours = CLICKHOUSE_OBJECTS.into_iter();
     Ok(ours
         .filter(|(_, name, columns)| {
@@ -335,9 +335,9 @@ pub(super) async fn remove(
         match one.service.as_ref() {
             "postgres" => drop_in_postgres(connections, one).await?,
             "clickhouse" => {
-                let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
+                let server = connections.clickhouse.server()?;
                 let statement = format!("DROP {} IF EXISTS {}", one.kind, one.name);
-                clickhouse::execute(&endpoint, &statement, patience(settings)).await?;
+                server.execute(&statement, patience(settings)).await?;
             }
             _ => {}
         }

@@ -14,7 +14,6 @@ use super::{
 use crate::{
     clients::{
         Connections,
-        clickhouse::{Endpoint, Query},
         kafka::{Scan, Stretch},
         redis::BoardKeys,
         web::{Method, Web},
@@ -132,13 +131,12 @@ impl Follow<'_> {
         if let Some(hop) = self.not_driven(Place::ClickHouse) {
             return hop;
         }
-        let endpoint = match Endpoint::at(&self.settings.clickhouse.url) {
-            Ok(endpoint) => endpoint,
+        let query = match self.connections.clickhouse.query() {
+            Ok(query) => query,
             Err(error) => {
                 return broken(Place::ClickHouse, chain(&error), Some("fanout config show"));
             }
         };
-        let query = Query::new(&endpoint, &self.settings.clickhouse.database);
         let ids = [self.marked.event_id];
         self.until(Place::ClickHouse, async || {
             let rows = query.rows_of(&ids).await.map_err(|error| chain(&error))?;

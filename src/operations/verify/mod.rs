@@ -41,12 +41,7 @@ use super::{
     steps::Steps,
 };
 use crate::{
-    clients::{Connections, clickhouse},
-    config::Settings,
-    failure::chain,
-    pipeline,
-    progress::Progress,
-    sink_kind::SinkKind,
+    clients::Connections, failure::chain, pipeline, progress::Progress, sink_kind::SinkKind,
     sinks::KnownPlaceholders,
 };
 
@@ -79,7 +74,7 @@ pub async fn verify(
     progress: &dyn Progress,
 ) -> Result<Report, VerifyError> {
     let (settings, kafka) = (connections.settings(), &connections.kafka);
-    let endpoint = clickhouse::Endpoint::at(&settings.clickhouse.url)?;
+    let query = connections.clickhouse.query()?;
     let tables = pipeline::Source::new(&settings.kafka.topic_prefix);
     let reader = reader_group(settings, "verify");
     let state = kafka.state(&reader, &settings.kafka.state_topic)?;
@@ -89,7 +84,7 @@ pub async fn verify(
         connections,
         settings,
         scratch,
-        query: clickhouse::Query::new(&endpoint, &settings.clickhouse.database),
+        query,
         sinks: &settings.pipeline.sinks,
         tables,
         placeholders,
@@ -127,7 +122,7 @@ pub async fn verify(
     } else {
         None
     };
-    let life = life(settings, &endpoint).await?;
+    let life = life(connections).await?;
     let mut walk = Walk::new(&context, &fence, &letters, life, heaps);
     let told = walk.run(journal.is_some()).await?;
     if context.checks(Check::External) {
@@ -144,13 +139,13 @@ pub async fn verify(
 }
 
 /// Where history begins in ClickHouse, where that is a sink.
-async fn life(settings: &Settings, endpoint: &clickhouse::Endpoint) -> Result<Life, VerifyError> {
+async fn life(connections: &Connections) -> Result<Life, VerifyError> {
+    let settings = connections.settings();
     if !settings.pipeline.sinks.contains(&SinkKind::ClickHouse) {
         return Ok(Life::default());
     }
     let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
-    let database = &settings.clickhouse.database;
-    let store = clickhouse::Store::new(endpoint, database, false, timeout);
+    let store = connections.clickhouse.store(false, timeout)?;
     let lives = store.lives(&events_topic(settings)).await?;
     Ok(Life {
         is_rebuilt: lives.len() > 1,

@@ -82,13 +82,13 @@ pub(super) async fn run(
     };
     match through {
         Through::ClickHouse => {
-            let sink = Facts::new(clickhouse(&shared, settings)?);
+            let sink = Facts::new(clickhouse(&shared, connections)?);
             let group = ConsumerGroup::Facts;
             let run = Run::new(&shared, group, facts, rows, bounds, sink).await?;
             Box::pin(run.work(work)).await
         }
         Through::Content => {
-            let sink = ContentMirror::new(clickhouse(&shared, settings)?);
+            let sink = ContentMirror::new(clickhouse(&shared, connections)?);
             let group = ConsumerGroup::Content;
             let run = Run::new(&shared, group, content, rows, bounds, sink).await?;
             Box::pin(run.work(work)).await

@@ -40,7 +40,8 @@ use self::{
 use super::{Fault, KnownPlaceholders, RECONCILE};
 use crate::{
     clients::{
-        clickhouse::{Endpoint, InvalidUrl, Store},
+        Connections,
+        clickhouse::{InvalidUrl, Store},
         kafka::{Kafka, Log},
     },
     config,
@@ -74,25 +75,22 @@ impl Common {
     /// # Errors
     /// When the configured URL is none.
     pub fn new(
-        settings: &config::ClickHouse,
+        connections: &Connections,
         source: (&SourceTable, &SourceTable),
         placeholders: &KnownPlaceholders,
         log: Log,
-        kafka: &Kafka,
-        group_prefix: &str,
     ) -> Result<Self, InvalidUrl> {
         let (facts, content) = source;
-        let endpoint = Endpoint::at(&settings.url)?;
-        let store = Store::new(
-            &endpoint,
-            &settings.database,
+        let settings = &connections.settings().clickhouse;
+        let group_prefix = &connections.settings().kafka.group_prefix;
+        let store = connections.clickhouse.store(
             settings.compression == config::Compression::Lz4,
             Duration::from_millis(settings.request_timeout_ms),
-        );
+        )?;
         Ok(Self {
             store,
             log,
-            kafka: kafka.clone(),
+            kafka: connections.kafka.clone(),
             group: ConsumerGroup::Facts.id(group_prefix),
             content_group: ConsumerGroup::Content.id(group_prefix),
             // A name of its own for each process: it joins nothing and commits

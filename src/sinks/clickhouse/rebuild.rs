@@ -2,8 +2,6 @@
 //! now, and the source is read again. What stood before loses against whatever
 //! comes after, and is not read any more.
 
-use std::time::Duration;
-
 use super::{
     classify::{clickhouse, kafka},
     generations::FORMAT,
@@ -11,11 +9,10 @@ use super::{
 };
 use crate::{
     clients::{
-        clickhouse::{Endpoint, FACTS, InvalidUrl, Store, TopicRow},
+        clickhouse::{FACTS, Store, TopicRow},
         kafka::Log,
     },
     clock::now_ms,
-    config,
     sinks::Fault,
 };
 
@@ -38,22 +35,14 @@ pub struct Lives {
 }
 
 impl Rebuild {
-    /// # Errors
-    /// When the configured URL is none.
-    pub fn new(
-        settings: &config::ClickHouse,
-        log: Log,
-        facts: String,
-        content: String,
-    ) -> Result<Self, InvalidUrl> {
-        let endpoint = Endpoint::at(&settings.url)?;
-        let timeout = Duration::from_millis(settings.request_timeout_ms);
-        Ok(Self {
-            store: Store::new(&endpoint, &settings.database, false, timeout),
+    /// Of these tables and these two topics.
+    pub fn new(store: Store, log: Log, facts: String, content: String) -> Self {
+        Self {
+            store,
             log,
             facts,
             content,
-        })
+        }
     }
 
     /// The tables.
