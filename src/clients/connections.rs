@@ -9,8 +9,9 @@ use super::{
     kafka::{ConsumerLimits, Kafka},
     postgres::Postgres,
     redis::Redis,
+    web::WebServer,
 };
-use crate::config::Settings;
+use crate::{config::Settings, secret::SecretUrl};
 
 /// A client for each server that the settings name, with these settings. Cheap
 /// to clone. Nothing connects before a client is asked something.
@@ -21,6 +22,12 @@ pub struct Connections {
     pub kafka: Kafka,
     pub redis: Redis,
     pub clickhouse: ClickHouse,
+    /// Kafka Connect's REST.
+    pub connect: WebServer,
+    /// Where inserts are posted.
+    pub external: WebServer,
+    /// The HTTP that `run` serves.
+    pub pipeline: WebServer,
 }
 
 impl Connections {
@@ -33,6 +40,9 @@ impl Connections {
             kafka: kafka(settings),
             redis: Redis::new(Connection::new(settings.redis.url.clone())),
             clickhouse: clickhouse(settings),
+            connect: web(settings.connect.url.clone()),
+            external: web(settings.external.events()),
+            pipeline: web(settings.http.url.clone()),
             settings: Arc::new(settings.clone()),
         }
     }
@@ -56,4 +66,16 @@ fn kafka(settings: &Settings) -> Kafka {
         session_timeout_ms: settings.session_timeout_ms,
     };
     Kafka::new(Connection::new(settings.brokers.as_str().into()), limits)
+}
+
+fn web(url: SecretUrl) -> WebServer {
+    WebServer::new(Connection::new(url))
+}
+
+#[cfg(test)]
+impl Default for Connections {
+    /// Under the default settings, for tests that send nothing.
+    fn default() -> Self {
+        Self::of(&Settings::default())
+    }
 }

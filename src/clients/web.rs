@@ -9,6 +9,7 @@ use std::time::Duration;
 pub use reqwest::Method;
 use serde_json::Value as Json;
 
+use super::{Auth, Connection, Tls};
 use crate::secret::{Redactor, SecretUrl};
 
 /// The most of an answer that is read, in bytes.
@@ -62,9 +63,64 @@ pub fn is_denied(error: &WebError) -> bool {
     )
 }
 
-/// A client that keeps its connections.
+/// A server that is asked over HTTP. Nothing is sent before a client that it
+/// makes is asked something.
 #[derive(Debug, Clone)]
-pub struct Web(reqwest::Client);
+pub struct WebServer(Connection);
+
+impl WebServer {
+    /// The server of this connection, at the path of its URL.
+    #[must_use]
+    pub fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &SecretUrl {
+        let Connection {
+            url,
+            tls: Tls::ByScheme,
+            auth: Auth::InUrl,
+        } = &self.0;
+        url
+    }
+
+    /// A client whose every request ends within `timeout`.
+    ///
+    /// # Errors
+    /// When the system's TLS cannot be set up.
+    pub fn client(&self, timeout: Duration) -> Result<Web, WebError> {
+        Ok(Web {
+            client: client(timeout)?,
+            base: self.url().clone(),
+        })
+    }
+
+    /// Posts to this very URL, over at most so many idle connections.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn poster(&self, timeout: Duration, connections: usize) -> Result<Poster, WebError> {
+        Poster::new(self.url().clone(), timeout, connections)
+    }
+
+    /// GETs this very URL; the answer has to be 2xx and, where `expected` says
+    /// so, this very text (surrounding blanks aside).
+    ///
+    /// # Errors
+    /// When nothing answers within `timeout`, or the answer is another.
+    pub async fn ping(&self, expected: Option<&str>, timeout: Duration) -> Result<(), WebError> {
+        ping(self.url(), expected, timeout).await
+    }
+}
+
+/// A client of one server that keeps its connections.
+#[derive(Debug, Clone)]
+pub struct Web {
+    client: reqwest::Client,
+    base: SecretUrl,
+}
 
 /// What a server said, whatever its status.
 #[derive(Debug, Clone)]
@@ -88,25 +144,25 @@ impl Answer {
 }
 
 impl Web {
-    /// A client whose every request ends within `timeout`.
-    ///
-    /// # Errors
-    /// When the system's TLS cannot be set up.
-    pub fn new(timeout: Duration) -> Result<Self, WebError> {
-        Ok(Self(client(timeout)?))
+    /// Where the server is.
+    #[must_use]
+    pub fn base(&self) -> &SecretUrl {
+        &self.base
     }
 
-    /// Sends a request, with a JSON body where there is one.
+    /// Sends a request to a path below the server's URL, with a JSON body where
+    /// there is one.
     ///
     /// # Errors
-    /// When no answer comes; an answer of any status is none.
+    /// When no response arrives. Any HTTP status counts as a response.
     pub async fn send(
         &self,
         method: Method,
-        url: &SecretUrl,
+        path: &str,
         body: Option<&Json>,
     ) -> Result<Answer, WebError> {
-        let mut request = self.0.request(method, url.reveal());
+        let url = self.base.join(path);
+        let mut request = self.client.request(method, url.reveal());
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -115,7 +171,7 @@ impl Web {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > MAX_ANSWER {
-                return Err(WebError::TooLong { url: url.clone() });
+                return Err(WebError::TooLong { url });
             }
             body.extend_from_slice(&chunk);
         }
@@ -143,16 +199,7 @@ async fn read_up_to(
     Ok(body)
 }
 
-/// GETs `url`; the answer has to be 2xx and, where `expected` says so, this
-/// very text (surrounding blanks aside).
-///
-/// # Errors
-/// When nothing answers within `timeout`, or the answer is another.
-pub async fn ping(
-    url: &SecretUrl,
-    expected: Option<&str>,
-    timeout: Duration,
-) -> Result<(), WebError> {
+async fn ping(url: &SecretUrl, expected: Option<&str>, timeout: Duration) -> Result<(), WebError> {
     let client = client(timeout)?;
     let mut response = client.get(url.reveal()).send().await?;
     if !response.status().is_success() {
@@ -226,9 +273,7 @@ pub struct Poster {
 }
 
 impl Poster {
-    /// # Errors
-    /// When `url` is none.
-    pub fn new(url: SecretUrl, timeout: Duration, connections: usize) -> Result<Self, WebError> {
+    fn new(url: SecretUrl, timeout: Duration, connections: usize) -> Result<Self, WebError> {
         let parsed = reqwest::Url::parse(url.reveal()).map_err(|error| WebError::Url {
             url: url.clone(),
             reason: error.to_string(),
@@ -344,10 +389,11 @@ mod tests {
                 let poster = Poster::new(url.clone(), timeout, 1).expect("a url");
                 let posted = poster.post("key", bytes::Bytes::new()).await;
                 assert!(posted.is_err(), "{then:?} {said:?}: {posted:?}");
-                let web = Web::new(timeout).expect("a client");
-                let got = web.send(Method::GET, &url, None).await;
+                let server = WebServer::new(Connection::new(url));
+                let web = server.client(timeout).expect("a client");
+                let got = web.send(Method::GET, "", None).await;
                 assert!(got.is_err(), "{then:?} {said:?}: {got:?}");
-                let pinged = ping(&url, None, timeout).await;
+                let pinged = server.ping(None, timeout).await;
                 assert!(pinged.is_err(), "{then:?} {said:?}");
             }
         }

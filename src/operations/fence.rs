@@ -220,8 +220,7 @@ pub async fn wait(
 /// Why the sink of a group does not go on, where a pipeline of this machine says
 /// that it is halted.
 async fn halted(connections: &Connections, group: ConsumerGroup) -> Option<FenceError> {
-    let url = &connections.settings().http.url;
-    let status = worker::pipeline(url).await.ok()?;
+    let status = worker::pipeline(&connections.pipeline).await.ok()?;
     let mut sinks = status.sinks.into_iter();
     let sink = sinks.find(|sink| sink.name == group.name())?;
     let (sink, halt) = (sink.name, sink.halt?);

@@ -319,8 +319,8 @@ impl Watch {
         if let Some(remark) = problem.and_then(Remark::of_store) {
             return remark;
         }
-        let url = &self.connections.settings().http.url;
-        let pipeline = status::own_pipeline(url, self.project.as_str()).await;
+        let pipeline = &self.connections.pipeline;
+        let pipeline = status::own_pipeline(pipeline, self.project.as_str()).await;
         let sinks = pipeline.map(|pipeline| pipeline.sinks).unwrap_or_default();
         let name = ConsumerGroup::Board.name();
         let board = sinks.iter().find(|sink| sink.name == name);

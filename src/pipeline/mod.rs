@@ -53,7 +53,6 @@ use crate::{
         kafka::{Limits, TopicSpec},
     },
     clock::now_ms,
-    config::Settings,
     secret::Redactor,
     sink_kind::{ConsumerGroup, SinkKind},
     sinks::{self, Sink},
@@ -117,7 +116,7 @@ impl Pipeline {
             match sink {
                 SinkKind::Redis => pipeline.start_board(&shared, connections)?,
                 SinkKind::ClickHouse => pipeline.start_clickhouse(&shared, connections)?,
-                SinkKind::Http => pipeline.start_http(&shared, settings)?,
+                SinkKind::Http => pipeline.start_http(&shared, connections)?,
             }
         }
         let sinks = pipeline.stats.clone();
@@ -149,8 +148,12 @@ impl Pipeline {
         self.spawn_group(shared, ConsumerGroup::Content, topic, mirror, batching)
     }
 
-    fn start_http(&mut self, shared: &Shared, settings: &Settings) -> Result<(), PipelineError> {
-        let sink = http(shared, settings)?;
+    fn start_http(
+        &mut self,
+        shared: &Shared,
+        connections: &Connections,
+    ) -> Result<(), PipelineError> {
+        let sink = http(shared, connections, &connections.settings().external)?;
         let batching = Batching {
             limits: HTTP_LIMITS,
             linger: Duration::ZERO,

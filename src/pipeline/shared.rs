@@ -11,7 +11,7 @@ use crate::{
         Connections,
         kafka::{Kafka, Limits, Log, Producer, StateTopic},
     },
-    config::{self, Settings},
+    config,
     event::FactDecoder,
     sink_kind::{ConsumerGroup, SinkKind},
     sinks::{self, KnownPlaceholders, Notes},
@@ -112,7 +112,8 @@ pub(super) fn clickhouse(
 /// The sink into the external system.
 pub(super) fn http(
     shared: &Shared,
-    settings: &Settings,
+    connections: &Connections,
+    settings: &config::External,
 ) -> Result<sinks::http::Http, PipelineError> {
     let group = ConsumerGroup::Http;
     let log = shared_log(shared, group)?;
@@ -121,13 +122,13 @@ pub(super) fn http(
     let earlier = sinks::http::EarlierNotes {
         mended: log_of(shared, &mended)?,
         lives: log_of(shared, &lives)?,
-        dead_letters: settings.kafka.dead_letter_topic.clone(),
+        dead_letters: connections.settings().kafka.dead_letter_topic.clone(),
     };
     let (topic, notes) = (shared.source.facts.topic(), shared.notes(group));
     let history = sinks::http::History::new(topic, log, notes, earlier);
     let decoder =
         FactDecoder::with_placeholders(shared.source.facts.clone(), shared.placeholders.facts());
-    let sink = sinks::http::Http::new(&settings.external, decoder, history);
+    let sink = sinks::http::Http::new(settings, &connections.external, decoder, history);
     sink.map_err(|error| PipelineError::Sink {
         sink: SinkKind::Http,
         reason: error.to_string(),

@@ -10,7 +10,7 @@ use crate::{
         Connection, clickhouse, kafka,
         postgres::{self, Postgres},
         redis::Redis,
-        web,
+        web::{self, WebServer},
     },
     escape::escape,
     failure::chain,
@@ -106,7 +106,8 @@ async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
         }
         Ready::Http { path, expect } => {
             listens(endpoint).await?;
-            web::ping(&endpoint.join(path), expect.as_deref(), PATIENCE)
+            WebServer::new(Connection::new(endpoint.join(path)))
+                .ping(expect.as_deref(), PATIENCE)
                 .await
                 .map_err(|error| Unanswered::of(&error, web::is_denied(&error)))
         }

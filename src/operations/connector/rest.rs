@@ -14,7 +14,7 @@ use crate::{
         Connections,
         web::{Answer, Method, Web},
     },
-    secret::{Redactor, SecretUrl},
+    secret::Redactor,
 };
 
 /// Connect answers a forwarded request within 90 s; nobody waits that long.
@@ -30,7 +30,6 @@ const BUSY_TRIES: u32 = 40;
 #[derive(Debug, Clone)]
 pub struct Rest {
     web: Web,
-    base: SecretUrl,
     name: String,
     /// Connect may repeat what it was sent.
     redactor: Redactor,
@@ -44,8 +43,7 @@ impl Rest {
     pub fn new(connections: &Connections) -> Result<Self, ConnectorError> {
         let settings = connections.settings();
         Ok(Self {
-            web: Web::new(REQUEST_TIMEOUT)?,
-            base: settings.connect.url.clone(),
+            web: connections.connect.client(REQUEST_TIMEOUT)?,
             redactor: settings.redactor(),
             name: settings.connector.name.clone(),
         })
@@ -56,9 +54,8 @@ impl Rest {
     /// # Errors
     /// When it has not by the deadline.
     pub async fn ready(&self, deadline: Instant) -> Result<(), ConnectorError> {
-        let url = self.base.join("/connectors");
-        self.insist(deadline, &[404], || (Method::GET, url.clone(), None))
-            .await?;
+        let all = || (Method::GET, "/connectors".to_owned(), None);
+        self.insist(deadline, &[404], all).await?;
         Ok(())
     }
 
@@ -141,14 +138,15 @@ impl Rest {
     }
 
     async fn get(&self, path: &str) -> Result<Option<Answer>, ConnectorError> {
-        let mut answer = self.web.send(Method::GET, &self.url(path), None).await?;
+        let path = self.path(path);
+        let mut answer = self.web.send(Method::GET, &path, None).await?;
         for _ in 0..BUSY_TRIES {
             // It rebalances, and says so to readers too.
             if !matches!(answer.status, 409 | 503) {
                 break;
             }
             sleep(RETRY_PAUSE).await;
-            answer = self.web.send(Method::GET, &self.url(path), None).await?;
+            answer = self.web.send(Method::GET, &path, None).await?;
         }
         match answer.status {
             404 => Ok(None),
@@ -164,9 +162,9 @@ impl Rest {
         body: Option<&Json>,
         deadline: Instant,
     ) -> Result<(), ConnectorError> {
-        let url = self.url(path);
+        let path = self.path(path);
         self.insist(deadline, &[], || {
-            (method.clone(), url.clone(), body.cloned())
+            (method.clone(), path.clone(), body.cloned())
         })
         .await?;
         Ok(())
@@ -177,11 +175,11 @@ impl Rest {
         &self,
         deadline: Instant,
         not_yet: &[u16],
-        request: impl Fn() -> (Method, SecretUrl, Option<Json>),
+        request: impl Fn() -> (Method, String, Option<Json>),
     ) -> Result<Answer, ConnectorError> {
         loop {
-            let (method, url, body) = request();
-            let reason = match self.web.send(method, &url, body.as_ref()).await {
+            let (method, path, body) = request();
+            let reason = match self.web.send(method, &path, body.as_ref()).await {
                 Ok(answer) if answer.is_success() => return Ok(answer),
                 Ok(answer)
                     if matches!(answer.status, 409 | 503) || not_yet.contains(&answer.status) =>
@@ -194,7 +192,7 @@ impl Rest {
             };
             if Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(ConnectorError::ConnectNotReady {
-                    url: self.base.clone(),
+                    url: self.web.base().clone(),
                     reason,
                 });
             }
@@ -202,8 +200,8 @@ impl Rest {
         }
     }
 
-    fn url(&self, path: &str) -> SecretUrl {
-        self.base.join(&format!("/connectors/{}{path}", self.name))
+    fn path(&self, below: &str) -> String {
+        format!("/connectors/{}{below}", self.name)
     }
 
     /// Connect has no such connector.

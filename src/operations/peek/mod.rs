@@ -208,7 +208,7 @@ impl Peek {
                 }
             }
             Place::Sink(SinkKind::Http) => Looker::Http {
-                web: Web::new(TIMEOUT)?,
+                web: connections.external.client(TIMEOUT)?,
                 seq: None,
             },
         };
@@ -230,7 +230,7 @@ impl Peek {
             }
             Looker::ClickHouse { query, latest } => rows(settings, query, latest, count).await,
             Looker::Redis { reader, seq } => members(reader, seq, count).await,
-            Looker::Http { web, seq } => calls(settings, web, seq, count).await,
+            Looker::Http { web, seq } => calls(web, seq, count).await,
         }
     }
 }
@@ -379,16 +379,10 @@ async fn members(
     Ok(view.members.into_iter().map(member).collect())
 }
 
-async fn calls(
-    settings: &Settings,
-    web: &Web,
-    seq: &mut Option<u64>,
-    count: usize,
-) -> Result<Vec<Item>, PeekError> {
+async fn calls(web: &Web, seq: &mut Option<u64>, count: usize) -> Result<Vec<Item>, PeekError> {
     let after = seq.map(|seq| format!("&after={seq}"));
     let query = format!("?limit={count}{}", after.unwrap_or_default());
-    let url = settings.external.events().join(&query);
-    let answer = web.send(Method::GET, &url, None).await?;
+    let answer = web.send(Method::GET, &query, None).await?;
     let mut document = answer.json();
     let Some(Json::Array(events)) = document.get_mut("events").map(Json::take) else {
         let status = answer.status;

@@ -16,7 +16,7 @@ use crate::{
         Connections,
         kafka::{Scan, Stretch},
         redis::BoardKeys,
-        web::{Method, Web},
+        web::Method,
     },
     config::Settings,
     escape::excerpt,
@@ -191,13 +191,13 @@ impl Follow<'_> {
         if let Some(hop) = self.not_driven(Place::Http) {
             return hop;
         }
-        let web = match Web::new(Duration::from_secs(5)) {
+        let web = match self.connections.external.client(Duration::from_secs(5)) {
             Ok(web) => web,
             Err(error) => return broken(Place::Http, chain(&error), None),
         };
         let key = self.marked.idempotency_key();
-        let url = self.settings.external.events().join(&format!("?key={key}"));
-        let first = web.send(Method::GET, &url, None).await;
+        let query = format!("?key={key}");
+        let first = web.send(Method::GET, &query, None).await;
         if let Ok(answer) = &first
             && serde_json::from_str::<Calls>(&answer.body).is_err()
         {
@@ -205,7 +205,7 @@ impl Follow<'_> {
             return skipped(Place::Http, why);
         }
         self.until(Place::Http, async || {
-            let answer = web.send(Method::GET, &url, None).await;
+            let answer = web.send(Method::GET, &query, None).await;
             let answer = answer.map_err(|error| chain(&error))?;
             let calls = serde_json::from_str::<Calls>(&answer.body);
             Ok(match calls {
@@ -245,7 +245,7 @@ impl Follow<'_> {
         let waited = self.committed.elapsed().as_secs();
         let mut evidence = format!("{last} after {waited} s");
         let mut hint = "fanout status".to_owned();
-        match status::pipeline(&self.settings.http.url).await {
+        match status::pipeline(&self.connections.pipeline).await {
             Ok(status) => {
                 let sink = status.sinks.iter().find(|sink| sink.name == place.name());
                 match sink.and_then(|sink| sink.halt.as_ref()) {

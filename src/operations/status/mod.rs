@@ -46,7 +46,7 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintErr
     // Many questions at once: on the heap.
     let (services, pipeline) = tokio::join!(
         Box::pin(services::all(site, config, state.as_ref())),
-        own_pipeline(&settings.http.url, site.project.as_str()),
+        own_pipeline(&connections.pipeline, site.project.as_str()),
     );
     let services = services?;
     // What listens where a server of ours does not run is somebody else's.

@@ -3,21 +3,20 @@
 use std::time::Duration;
 
 use crate::{
-    clients::web::{Method, Web},
+    clients::web::{Method, WebServer},
     failure::chain,
     pipeline::status::Status,
-    secret::SecretUrl,
 };
 
 /// How long one server may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the project's own pipeline at `url` says of itself.
+/// What the project's own pipeline, whose HTTP this is, says of itself.
 ///
 /// # Errors
 /// What went wrong, as one line; also where another project's answers.
-pub async fn own_pipeline(url: &SecretUrl, project: &str) -> Result<Status, String> {
-    of_project(pipeline(url).await?, project)
+pub async fn own_pipeline(server: &WebServer, project: &str) -> Result<Status, String> {
+    of_project(pipeline(server).await?, project)
 }
 
 /// Another project's pipeline may have the port that is the usual one.
@@ -31,17 +30,18 @@ fn of_project(pipeline: Status, project: &str) -> Result<Status, String> {
     ))
 }
 
-/// What the pipeline at `url` says of itself.
+/// What the pipeline whose HTTP this is says of itself.
 ///
 /// # Errors
 /// What went wrong, as one line.
-pub async fn pipeline(url: &SecretUrl) -> Result<Status, String> {
-    let url = url.join("/status");
+pub async fn pipeline(server: &WebServer) -> Result<Status, String> {
+    const PATH: &str = "/status";
     let answer = async {
-        let web = Web::new(PATIENCE)?;
-        web.send(Method::GET, &url, None).await
+        let web = server.client(PATIENCE)?;
+        web.send(Method::GET, PATH, None).await
     };
     let answer = answer.await.map_err(|error| chain(&error))?;
+    let url = server.url().join(PATH);
     if !answer.is_success() {
         return Err(format!("GET {url} answered {}", answer.status));
     }

@@ -166,11 +166,10 @@ impl Up {
     /// Waits until every sink is past its start. One that halts is given the
     /// time to look again: what halted it may just have been mended.
     async fn see_sinks(&self, progress: &dyn Progress) -> Result<(), UpError> {
-        let url = &self.blueprint.settings.http.url;
         let begun = Instant::now();
         let mut told = String::new();
         loop {
-            let (what, halt) = match status::pipeline(url).await {
+            let (what, halt) = match status::pipeline(&self.connections.pipeline).await {
                 Ok(status) => {
                     let waits = |sink: &SinkStatus| {
                         matches!(sink.state, SinkState::Starting | SinkState::Halted)

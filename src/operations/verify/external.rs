@@ -14,8 +14,10 @@ use super::{
     spill::{Heap, Spill},
 };
 use crate::{
-    clients::web::{Method, Web, WebError},
-    config::Settings,
+    clients::{
+        Connections,
+        web::{Method, Web, WebError},
+    },
     operations::{scratch::Scratch, stub::SYSTEM},
     sink_kind::SinkKind,
     timestamp::{MICROS_PER_MILLI, Rfc3339},
@@ -78,11 +80,11 @@ impl Unknown {
 
 /// All calls the stub has had; none where it is not fanout's stub.
 pub(super) async fn journal(
-    settings: &Settings,
+    connections: &Connections,
     scratch: &Scratch,
     heaps: usize,
 ) -> Result<Option<Journal>, VerifyError> {
-    let web = Web::new(TIMEOUT)?;
+    let web = connections.external.client(TIMEOUT)?;
     let mut journal = Journal {
         had: Spill::new(scratch, heaps)?,
         foreign: Unknown::default(),
@@ -90,7 +92,7 @@ pub(super) async fn journal(
     };
     let mut after = Some(0);
     while let Some(place) = after {
-        let page = match page(&web, settings, &format!("after={place}")).await? {
+        let page = match page(&web, &format!("after={place}")).await? {
             Some(page) => page,
             None if place == 0 => return Ok(None),
             // It was the stub a moment ago: its list is cut short.
@@ -273,10 +275,9 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-async fn page(web: &Web, settings: &Settings, which: &str) -> Result<Option<Page>, WebError> {
+async fn page(web: &Web, which: &str) -> Result<Option<Page>, WebError> {
     let query = format!("?limit={PAGE}&bodies=false&{which}");
-    let url = settings.external.events().join(&query);
-    let answer = web.send(Method::GET, &url, None).await?;
+    let answer = web.send(Method::GET, &query, None).await?;
     let page = serde_json::from_str::<Page>(&answer.body).ok();
     Ok(page.filter(|page| answer.is_success() && page.system == SYSTEM))
 }

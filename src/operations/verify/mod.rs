@@ -118,7 +118,7 @@ pub async fn verify(
     context.steps.doing("reading the log");
     let heaps = spill::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
     let journal = if context.checks(Check::External) {
-        external::journal(settings, scratch, heaps).await?
+        external::journal(connections, scratch, heaps).await?
     } else {
         None
     };

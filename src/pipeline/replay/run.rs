@@ -94,9 +94,9 @@ pub(super) async fn run(
             Box::pin(run.work(work)).await
         }
         Through::Http { include_snapshots } => {
-            let mut settings = settings.clone();
-            settings.external.include_snapshots |= include_snapshots;
-            let sink = http(&shared, &settings)?;
+            let mut settings = settings.external.clone();
+            settings.include_snapshots |= include_snapshots;
+            let sink = http(&shared, connections, &settings)?;
             let group = ConsumerGroup::Http;
             let run = Run::new(&shared, group, facts, HTTP_LIMITS, bounds, sink).await?;
             Box::pin(run.work(work)).await

@@ -21,7 +21,7 @@ pub use history::{EarlierNotes, FROM_SOURCE, History};
 use super::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing, TopicLife};
 use crate::{
     chunk::Chunk,
-    clients::web::{Poster, Reply, WebError},
+    clients::web::{Poster, Reply, WebError, WebServer},
     clock, config, crash,
     event::{Change, FactDecoder, Origin, idempotency},
     retry::retry_after,
@@ -52,21 +52,26 @@ impl Http {
     /// When the URL or the client's settings cannot be used.
     pub fn new(
         settings: &config::External,
+        external: &WebServer,
         decoder: FactDecoder,
         history: History,
     ) -> Result<Self, WebError> {
         Ok(Self {
-            common: Arc::new(Common::new(settings, decoder)?),
+            common: Arc::new(Common::new(settings, external, decoder)?),
             history: Arc::new(history),
         })
     }
 }
 
 impl Common {
-    fn new(settings: &config::External, decoder: FactDecoder) -> Result<Self, WebError> {
+    fn new(
+        settings: &config::External,
+        external: &WebServer,
+        decoder: FactDecoder,
+    ) -> Result<Self, WebError> {
         let timeout = Duration::from_millis(settings.request_timeout_ms);
         Ok(Self {
-            poster: Poster::new(settings.events(), timeout, settings.max_in_flight)?,
+            poster: external.poster(timeout, settings.max_in_flight)?,
             table: decoder.source().qualified(),
             decoder,
             settings: settings.clone(),
@@ -414,8 +419,10 @@ mod tests {
             schema: "public".to_owned(),
             table: "engagement_events".to_owned(),
         };
-        let settings = config::Settings::default().external;
-        Arc::new(Common::new(&settings, FactDecoder::new(facts)).expect("the default url"))
+        let connections = crate::clients::Connections::default();
+        let (settings, external) = (connections.settings(), &connections.external);
+        let common = Common::new(&settings.external, external, FactDecoder::new(facts));
+        Arc::new(common.expect("the default url"))
     }
 
     fn classify(common: &Common, status: u16, retry_after: Option<&str>) -> Verdict {
