@@ -216,6 +216,13 @@ impl Serialize for Sinks {
     }
 }
 
+/// Whether a service is a store that none of these sinks writes to.
+#[must_use]
+pub fn is_idle_store(service: &str, sinks: &[SinkKind]) -> bool {
+    let is_store_of = |sink: &SinkKind| sink.service() == service;
+    SinkKind::ALL.iter().any(is_store_of) && !sinks.iter().any(is_store_of)
+}
+
 /// Their names: `redis,http` where the separator is a comma.
 #[must_use]
 pub fn joined(sinks: &[SinkKind], separator: &str) -> String {
@@ -295,6 +302,15 @@ mod tests {
         }
         assert_eq!(ConsumerGroup::Content.sink(), SinkKind::ClickHouse);
         assert_eq!(ConsumerGroup::Content.id("blue-2"), "blue-2-content");
+    }
+
+    #[test]
+    fn a_store_is_idle_where_no_sink_writes_to_it() {
+        let sinks = [SinkKind::Redis, SinkKind::Http];
+        let idle = |service: &&str| is_idle_store(service, &sinks);
+        let services = ["postgres", "kafka", "redis", "clickhouse", "stub"];
+        let idle: Vec<&str> = services.into_iter().filter(idle).collect();
+        assert_eq!(idle, ["clickhouse"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::{Runtime, Settings},
     plan::{self, Desired},
+    sink_kind::{SinkKind, is_idle_store},
 };
 
 /// The definitions of all services, each after all that it needs.
@@ -68,11 +69,18 @@ fn unknown(all: &[Definition], name: &str) -> BlueprintError {
     }
 }
 
-/// The services wished for, and all that they need.
+/// The services wished for, and all that they need. A store that none of the
+/// `sinks` writes to is only among them where it is named.
 pub(super) fn select(
     all: &[Definition],
+    sinks: &[SinkKind],
     wishes: &Wishes,
 ) -> Result<Vec<Definition>, BlueprintError> {
+    let is_left_out = |name: &str| {
+        let is_named = wishes.services.iter().any(|named| named == name);
+        wishes.without.iter().any(|left_out| left_out == name)
+            || !is_named && is_idle_store(name, sinks)
+    };
     let mut open: Vec<&str> = wishes.services.iter().map(String::as_str).collect();
     if open.is_empty() {
         open = all.iter().map(|one| one.name.as_str()).collect();
@@ -82,7 +90,7 @@ pub(super) fn select(
         let Some(definition) = all.iter().find(|one| one.name == name) else {
             return Err(unknown(all, name));
         };
-        if !wishes.without.iter().any(|left_out| left_out == name) && selected.insert(name) {
+        if !is_left_out(name) && selected.insert(name) {
             open.extend(definition.needs.iter().map(String::as_str));
         }
     }
@@ -105,7 +113,7 @@ mod tests {
             services: vec!["connect".to_owned()],
             ..Wishes::default()
         };
-        let selected = select(&all, &wishes).expect("known services");
+        let selected = select(&all, &SinkKind::ALL, &wishes).expect("known services");
         assert_eq!(names(&selected), ["kafka", "postgres", "connect"]);
     }
 
@@ -129,9 +137,29 @@ mod tests {
             without: vec!["pipeline".to_owned()],
             ..Wishes::default()
         };
-        let selected = select(&all, &wishes).expect("known services");
+        let selected = select(&all, &SinkKind::ALL, &wishes).expect("known services");
         assert!(!names(&selected).contains(&"pipeline"));
         assert_eq!(selected.len(), all.len() - 1);
+    }
+
+    #[test]
+    fn a_store_that_no_sink_writes_to_comes_only_where_it_is_named() {
+        let all = definitions().expect("valid");
+        let sinks = [SinkKind::Redis, SinkKind::Http];
+        let of = |services: &[&str]| {
+            let services = services.iter().map(|name| (*name).to_owned());
+            let wishes = Wishes {
+                services: services.collect(),
+                ..Wishes::default()
+            };
+            let selected = select(&all, &sinks, &wishes).expect("known services");
+            let is_store = |one: &Definition| one.name == "clickhouse";
+            (selected.iter().any(is_store), selected.len())
+        };
+        assert_eq!(of(&[]), (false, all.len() - 1));
+        assert!(!of(&["pipeline"]).0, "the pipeline does without it");
+        assert_eq!(of(&["clickhouse"]), (true, 1));
+        assert!(of(&["pipeline", "clickhouse"]).0);
     }
 
     #[test]
@@ -141,7 +169,7 @@ mod tests {
             services: vec!["kafak".to_owned()],
             ..Wishes::default()
         };
-        let error = select(&all, &wishes)
+        let error = select(&all, &SinkKind::ALL, &wishes)
             .expect_err("no such service")
             .to_string();
         assert!(

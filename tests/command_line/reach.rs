@@ -87,6 +87,33 @@ fn half_a_configuration_is_refused_and_what_is_missing_is_named() {
 }
 
 #[test]
+fn a_store_that_no_sink_writes_to_is_neither_started_nor_asked_for() {
+    let fanout = Fanout::new().env("FANOUT_PIPELINE_SINKS", "redis,http");
+    let plan = fanout.run(&["up", "--dry-run", "--output", "json"]).with(0);
+    let plan = plan.json();
+    let steps = plan["plan"].as_array().expect("steps");
+    let services: Vec<_> = steps.iter().map(|step| &step["service"]).collect();
+    assert!(services.iter().any(|name| **name == "redis"), "{plan:#}");
+    assert!(
+        services.iter().all(|name| **name != "clickhouse"),
+        "{plan:#}"
+    );
+    let url = "postgres://app:app@db.example/app";
+    let fanout = fanout.env("FANOUT_POSTGRES_URL", url);
+    for call in [
+        &["verify"][..],
+        &["smoke"],
+        &["run"],
+        &["leaderboard"],
+        &["status"],
+    ] {
+        let ended = fanout.run(call).with(6);
+        let ended = ended.says("it was never brought up");
+        assert!(!ended.stderr.contains("clickhouse"), "{ended:#?}");
+    }
+}
+
+#[test]
 fn a_connector_is_not_applied_without_the_kafka_that_keeps_its_placeholder() {
     let fanout = Fanout::new()
         .env("FANOUT_CONNECT_URL", "http://connect.example:8083")

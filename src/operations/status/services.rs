@@ -8,6 +8,7 @@ use crate::{
     clients::docker::{Container, Engine, Health, Life},
     config::{Config, Runtime},
     secret::SecretUrl,
+    sink_kind::is_idle_store,
     stack::{
         Site, State,
         blueprint::BlueprintError,
@@ -39,6 +40,9 @@ pub struct ServiceStatus {
     /// The setting that says where it is.
     #[serde(skip)]
     pub endpoint: String,
+    /// A store that no configured sink writes to.
+    #[serde(skip)]
+    pub is_idle: bool,
 }
 
 /// How a server is.
@@ -77,7 +81,8 @@ impl ServiceState {
     }
 }
 
-/// All services, each after all that it needs.
+/// All services, each after all that it needs. A store that no configured sink
+/// writes to is only among them where the project has it.
 pub(super) async fn all(
     site: &Site,
     config: &Config,
@@ -93,7 +98,12 @@ pub(super) async fn all(
     let runtime = state.map_or(Runtime::Native, |state| state.runtime);
     let all = selection::definitions()?;
     let definitions = selection::of_runtime(&all, &config.settings, runtime);
-    let looks = definitions.iter().map(|definition| place.one(definition));
+    let is_shown = |one: &&Definition| {
+        let is_recorded = state.is_some_and(|state| state.services.contains_key(&one.name));
+        is_recorded || !place.is_idle(one)
+    };
+    let shown = definitions.iter().filter(is_shown);
+    let looks = shown.map(|definition| place.one(definition));
     Ok(join_all(looks).await)
 }
 
@@ -121,6 +131,10 @@ struct Found {
 }
 
 impl Place<'_> {
+    fn is_idle(&self, definition: &Definition) -> bool {
+        is_idle_store(&definition.name, &self.config.settings.pipeline.sinks)
+    }
+
     async fn one(&self, definition: &Definition) -> ServiceStatus {
         let name = &definition.name;
         let recorded = self.state.and_then(|state| state.services.get(name));
@@ -162,6 +176,7 @@ impl Place<'_> {
             container: found.container,
             problem: answer.err().map(|said| said.text).or(found.ended),
             endpoint: definition.endpoint.clone(),
+            is_idle: self.is_idle(definition),
         }
     }
 

@@ -56,6 +56,7 @@ fn servers(report: &Report) -> Option<Stuck> {
     let broken = |one: &&ServiceStatus| match one.state {
         ServiceState::Ready => false,
         // A store that nobody writes to need not be there.
+        _ if one.is_idle => false,
         ServiceState::Absent => SOURCE.contains(&one.name.as_str()),
         _ => true,
     };
@@ -218,6 +219,7 @@ mod tests {
             container: None,
             problem: None,
             endpoint: format!("{name}.url"),
+            is_idle: false,
         }
     }
 
@@ -303,6 +305,15 @@ mod tests {
         assert_eq!(stuck.why, "its container has ended (exit code 1)");
         report.services[0].state = ServiceState::Ready;
         assert_eq!(at(&report), "connector");
+    }
+
+    #[test]
+    fn a_store_that_no_sink_writes_to_is_not_missed() {
+        let mut report = well();
+        report.services[0].state = ServiceState::Stopped;
+        assert_eq!(at(&report), "clickhouse");
+        report.services[0].is_idle = true;
+        assert_eq!(find(&report), None);
     }
 
     #[test]

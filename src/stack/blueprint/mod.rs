@@ -79,7 +79,7 @@ pub async fn draw(
     let all = definitions()?;
     resolve::check_names(&all, &config.settings)?;
     let all = of_runtime(&all, &config.settings, chosen.runtime);
-    let selected = select(&all, wishes)?;
+    let selected = select(&all, &config.settings.pipeline.sinks, wishes)?;
     let mut world = look(site, config, &selected, &chosen, recorded.as_ref()).await?;
     let running = running(site, &all, world.as_ref());
     let known = Known {
