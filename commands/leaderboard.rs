@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 use fanout::{
+    config::Settings,
     escape::{ellipsis, escape},
     instant::Age,
     operations::leaderboard::{self, Explanation, Leaderboard, Watch},
+    sink_kind::SinkKind,
     stack::reach::Need,
     timestamp::Rfc3339,
 };
@@ -49,16 +51,13 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
-        // Titles come from where they are, and events from the source.
-        let servers = [
-            ("redis", Need::Running),
-            ("clickhouse", Need::Ours),
-            ("postgres", Need::Ours),
-        ];
-        let connections = context.servers(&servers).await?;
+        let config = context.config()?;
+        let servers = self.servers(&config.settings);
+        let connections = context.connections(&config, &servers).await?;
         let printer = context.printer();
         if let Some(content) = self.explain {
-            let explanation = leaderboard::explain(&connections, content).await?;
+            let scratch = context.scratch()?;
+            let explanation = leaderboard::explain(&connections, &scratch, content).await?;
             let report = json!({ "explanation": explanation });
             return printer.conclude("leaderboard", Verdict::Done, &report, || {
                 explain(&explanation)
@@ -84,6 +83,20 @@ impl Arguments {
                 () = context.stop().cancelled() => return Ok(Verdict::Done),
             }
         }
+    }
+}
+
+impl Arguments {
+    /// Titles come from where they are, and events from the source. The records'
+    /// times are in ClickHouse, where it is a sink, else in the log.
+    fn servers(&self, settings: &Settings) -> Vec<(&'static str, Need)> {
+        let mut servers = vec![("redis", Need::Running), ("postgres", Need::Ours)];
+        if settings.pipeline.sinks.contains(&SinkKind::ClickHouse) {
+            servers.push(("clickhouse", Need::Ours));
+        } else if self.explain.is_some() {
+            servers.push(("kafka", Need::Running));
+        }
+        servers
     }
 }
 

@@ -17,6 +17,9 @@ use crate::{
 /// Ids in one question to Postgres.
 const QUESTION: usize = 10_000;
 
+/// Ids in one answer of Postgres.
+const ANSWER: i64 = 50_000;
+
 /// A window and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -167,6 +170,30 @@ async fn sums_where(
         Ok((row.try_get(0)?, sum))
     });
     Ok(Sums(sums.collect::<Result<_, PostgresError>>()?))
+}
+
+/// The ids of the events of a window that have a content, or have this one, from
+/// an id on and in order: as many as fit into one answer.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn ids(
+    client: &Client,
+    moment: Moment,
+    content: Option<Uuid>,
+    first: i64,
+) -> Result<Vec<i64>, PostgresError> {
+    let sql = "SELECT id FROM public.engagement_events
+               WHERE content_id IS NOT NULL AND id >= $1
+                 AND event_ts > $2::text::timestamptz AND event_ts <= $3::text::timestamptz
+                 AND ($4::uuid IS NULL OR content_id = $4)
+               ORDER BY id LIMIT $5";
+    let after = Rfc3339(moment.after_us()).to_string();
+    let until = Rfc3339(moment.as_of_us).to_string();
+    let rows = client
+        .query(sql, &[&first, &after, &until, &content, &ANSWER])
+        .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// The latest events of one content, at most `limit`, latest first.

@@ -9,13 +9,15 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
+    ahead::{self, AheadError},
     eligible::{self, CountedEvent, Moment, Sum},
+    scratch::Scratch,
     status,
 };
 use crate::{
     clients::{
         Connections,
-        clickhouse::{ClickHouseError, InvalidUrl, Title},
+        clickhouse::{Query, Title},
         postgres::PostgresError,
         redis::{BoardKeys, BoardReader, Meta, RedisError, RedisProblem},
     },
@@ -24,7 +26,7 @@ use crate::{
     failure::{Failure, Kind},
     pipeline::status::{SinkState, SinkStatus},
     project::Project,
-    sink_kind::ConsumerGroup,
+    sink_kind::{ConsumerGroup, SinkKind},
 };
 
 /// Events listed behind a score.
@@ -96,10 +98,8 @@ pub enum LeaderboardError {
     Redis(#[from] RedisError),
     #[error("cannot read the events from postgres")]
     Postgres(#[from] PostgresError),
-    #[error("cannot read the records' times from clickhouse")]
-    ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
-    Url(#[from] InvalidUrl),
+    Ahead(#[from] AheadError),
     #[error("the board has never been published, so there is nothing to explain")]
     NeverPublished,
 }
@@ -107,8 +107,8 @@ pub enum LeaderboardError {
 impl Failure for LeaderboardError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Redis(_) | Self::Postgres(_) | Self::ClickHouse(_) => Kind::Environment,
-            Self::Url(_) => Kind::Usage,
+            Self::Redis(_) | Self::Postgres(_) => Kind::Environment,
+            Self::Ahead(error) => error.kind(),
             Self::NeverPublished => Kind::NotReady,
         }
     }
@@ -117,15 +117,14 @@ impl Failure for LeaderboardError {
         match self {
             Self::Redis(_) => "redis",
             Self::Postgres(_) => "postgres",
-            Self::ClickHouse(_) => "clickhouse",
-            Self::Url(_) => "clickhouse_url",
+            Self::Ahead(error) => error.code(),
             Self::NeverPublished => "board_never_published",
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Url(_) => "fanout config show",
+            Self::Ahead(error) => return error.hint(),
             Self::NeverPublished => "fanout run",
             _ => "fanout status",
         };
@@ -362,6 +361,7 @@ fn standing(meta: Option<Meta>, now_us: i64, has_worker: bool, members: u64) -> 
 /// When a server does not answer or there is no board.
 pub async fn explain(
     connections: &Connections,
+    scratch: &Scratch,
     content_id: Uuid,
 ) -> Result<Explanation, LeaderboardError> {
     let settings = connections.settings();
@@ -372,8 +372,10 @@ pub async fn explain(
         as_of_us: meta.as_of_us,
         window_seconds: meta.window_seconds,
     };
-    let ahead = eligible::ahead(&connections.clickhouse.query()?, &settings.board, moment).await?;
     let client = connections.postgres.connect().await?;
+    // Of what no record is known, the record is most likely still under way.
+    let ahead = ahead::ahead(connections, scratch, &client, moment, Some(content_id)).await?;
+    let ahead = ahead.ids;
     let mut sums = eligible::sums(&client, moment).await?;
     sums.subtract(&eligible::sums_of(&client, moment, &ahead).await?);
     let sum: Sum = sums.0.get(&content_id).copied().unwrap_or_default();
@@ -396,15 +398,24 @@ async fn reader(connections: &Connections) -> Result<BoardReader, RedisError> {
     connections.redis.board(keys, TIMEOUT).await
 }
 
+/// ClickHouse, where it is a sink.
+fn query(connections: &Connections) -> Option<Query> {
+    let sinks = &connections.settings().pipeline.sinks;
+    if !sinks.contains(&SinkKind::ClickHouse) {
+        return None;
+    }
+    connections.clickhouse.query().ok()
+}
+
 /// Titles from ClickHouse, the rest from Postgres; what neither gives is left
 /// out, for a board without titles is better than none.
 async fn titles(connections: &Connections, ids: &[Uuid]) -> HashMap<Uuid, Title> {
-    let mut titles = match connections.clickhouse.query() {
-        Ok(query) => query.titles(ids).await.unwrap_or_else(|error| {
+    let mut titles = match query(connections) {
+        Some(query) => query.titles(ids).await.unwrap_or_else(|error| {
             tracing::debug!(%error, "no titles from clickhouse");
             HashMap::new()
         }),
-        Err(_) => HashMap::new(),
+        None => HashMap::new(),
     };
     if ids.iter().any(|id| !titles.contains_key(id)) {
         match source_titles(connections, ids).await {

@@ -1,6 +1,7 @@
 //! What an operator asks for: one module a verb, each a function over the
 //! connections that reports through a progress and returns what it did.
 
+mod ahead;
 pub mod backfill;
 pub mod board;
 pub mod check;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt::Display,
+    io,
     time::Duration,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     clock::now_us,
     config::Score,
     operations::{
+        ahead::{self, Ahead},
         eligible::{self, Moment, Sum, Sums},
         fence::Fence,
     },
@@ -123,8 +125,11 @@ async fn compare(
         as_of_us: meta.as_of_us,
         window_seconds: board.window_seconds,
     };
-    let ahead = eligible::ahead(&context.query, board, moment).await?;
-    let after = Source::snapshot(&context.connections.postgres).await?;
+    let (connections, scratch) = (context.connections, context.scratch);
+    // The log has every change that this snapshot sees: it was taken before the fence.
+    let ahead = ahead::ahead(connections, scratch, before.client(), moment, None).await?;
+    let ahead = excluded(ahead, letters, &mut findings)?;
+    let after = Source::snapshot(&connections.postgres).await?;
     let mut least = eligible::sums(before.client(), moment).await?;
     let mut most = eligible::sums(after.client(), moment).await?;
     let mut sides = [(before, &mut least), (&after, &mut most)];
@@ -134,6 +139,25 @@ async fn compare(
     most.add(&at_end);
     judge(&least.0, &most.0, &view.members, board.score, &mut findings);
     Ok(findings)
+}
+
+/// The events that the board need not have because of the time of their record.
+/// Of those that dead letters set apart the log says more.
+fn excluded(ahead: Ahead, letters: &Letters, findings: &mut Findings) -> io::Result<Vec<i64>> {
+    let Ahead { mut ids, unknown } = ahead;
+    let sinks = apart::sinks();
+    let mut unjudged: u64 = 0;
+    for id in &unknown {
+        unjudged += u64::from(!letters.has_event(&sinks, *id)?);
+    }
+    if unjudged > 0 {
+        findings.unjudged += unjudged;
+        findings.note(format!(
+            "{unjudged} events of the window cannot be judged: the log no longer has their records"
+        ));
+    }
+    ids.extend(unknown);
+    Ok(ids)
 }
 
 /// Takes the events that lie too far ahead out of the sums, and those that dead

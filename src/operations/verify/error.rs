@@ -9,7 +9,7 @@ use crate::{
         web::WebError,
     },
     failure::{Failure, Kind},
-    operations::{fence::FenceError, source::Refusal},
+    operations::{ahead::AheadError, fence::FenceError, source::Refusal},
     sinks::PlaceholderError,
 };
 
@@ -42,6 +42,18 @@ pub enum VerifyError {
     State { reason: String },
     #[error("the board cannot be judged: {reason}")]
     BoardNotReady { reason: &'static str },
+}
+
+impl From<AheadError> for VerifyError {
+    fn from(error: AheadError) -> Self {
+        match error {
+            AheadError::Postgres(error) => error.into(),
+            AheadError::ClickHouse(error) => error.into(),
+            AheadError::Url(error) => error.into(),
+            AheadError::Kafka(error) => error.into(),
+            AheadError::Disk(error) => error.into(),
+        }
+    }
 }
 
 impl Failure for VerifyError {

@@ -109,6 +109,12 @@ impl Findings {
         findings
     }
 
+    /// The check of a sink that is not configured.
+    #[must_use]
+    pub fn not_driven(check: Check) -> Self {
+        Self::skipped(check, "its sink is not among the configured ones")
+    }
+
     /// Whether nothing was found that is not as it should be, or that might
     /// not be.
     #[must_use]

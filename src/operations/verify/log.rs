@@ -111,7 +111,11 @@ impl<'a> Walk<'a> {
                 "{earlier} records from before the last rebuild are not judged by clickhouse's rows"
             ));
         }
-        let is_whole = !self.life.is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0);
+        // Without ClickHouse, only what the source was read for says that the topic is
+        // not the first.
+        let is_rebuilt = self.life.is_rebuilt
+            || !self.context.has(SinkKind::ClickHouse) && !self.reconciled.is_empty();
+        let is_whole = !is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0);
         Ok(Told { calls, is_whole })
     }
 
