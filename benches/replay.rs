@@ -452,6 +452,7 @@ async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
     let start = Start {
         project: "bench",
         sinks: &[kind],
+        project_sinks: &[kind],
         // Nobody looks at a source: there is none.
         source: source::source().1,
         creates_topics: true,

@@ -10,10 +10,10 @@ use fanout::{
     escape::{escape, escape_lines},
     instant::TimeSpec,
     operations::{
-        backfill::{self, Plan, Report, Request, Source},
+        backfill::{self, Plan, Report, Request, Source, default_sinks},
         up::listing,
     },
-    sink_kind::joined,
+    sink_kind::{SinkKind, joined},
     stack::reach::Need,
 };
 use serde::Serialize;
@@ -41,12 +41,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t)]
     source: From,
     /// Which sinks; the external system is told again only when it is named
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "SINK",
-        default_value = "clickhouse"
-    )]
+    /// [default: clickhouse, or redis where clickhouse is not configured]
+    #[arg(long, value_delimiter = ',', value_name = "SINK")]
     sinks: Vec<String>,
     /// Then delete from ClickHouse what the source does not have. With `--from
     /// earliest` history begins anew: the remedy for every break in it
@@ -81,9 +77,10 @@ struct Document<'a> {
 
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
-        let request = self.request();
-        request.check(now_us())?;
         let config = context.config()?;
+        let configured = &config.settings.pipeline.sinks;
+        let request = self.request(configured);
+        request.check(now_us(), configured)?;
         let servers = servers(&request, &config.settings);
         let connections = context.connections(&config, &servers).await?;
         let site = context.site()?;
@@ -124,7 +121,7 @@ impl Arguments {
         printer.conclude("backfill", Verdict::Done, &document, || summary(&report))
     }
 
-    fn request(&self) -> Request {
+    fn request(&self, configured: &[SinkKind]) -> Request {
         Request {
             from: self.from,
             to: self.to,
@@ -132,7 +129,10 @@ impl Arguments {
                 From::Log => Source::Log,
                 From::Database => Source::Database,
             },
-            sinks: self.sinks.clone().into(),
+            sinks: match self.sinks.as_slice() {
+                [] => default_sinks(configured),
+                named => named.to_vec().into(),
+            },
             prune: self.prune,
         }
     }
@@ -185,7 +185,10 @@ fn show(plan: &Plan) -> String {
         let _ = write!(text, "\n{rows} rows of the source are read anew");
     }
     if plan.rebuilds {
-        text.push_str("\nhistory begins anew: what clickhouse holds now counts no more");
+        text.push_str("\nhistory begins anew");
+        if plan.sinks.contains(&SinkKind::ClickHouse) {
+            text.push_str(": what clickhouse holds now counts no more");
+        }
     }
     if plan.prune {
         text.push_str("\nthen what the source does not have is deleted from clickhouse");
@@ -238,7 +241,7 @@ fn summary(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fanout::{operations::up::Alteration, sink_kind::SinkKind};
+    use fanout::operations::up::Alteration;
 
     use super::*;
 

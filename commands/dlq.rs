@@ -216,6 +216,12 @@ fn counts(selected: &Selected) -> String {
             "{superseded} of an earlier life of their topic, left alone"
         ));
     }
+    if selected.not_driven() > 0 {
+        let not_driven = selected.not_driven();
+        parts.push(format!(
+            "{not_driven} of sinks that are not configured, left alone"
+        ));
+    }
     if parts.is_empty() {
         return "no dead letters".to_owned();
     }

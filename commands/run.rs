@@ -8,13 +8,14 @@ use std::{
 
 use clap::Args;
 use fanout::{
-    config::Origin,
+    config::{Origin, Settings},
     operations::run::{Options, Report, Run, may_create_topics},
     pipeline::{
         Reporter,
         status::{SinkState, SinkStatus},
     },
     progress::{Event, Progress},
+    sink_kind::SinkKind,
     stack::reach::Need,
 };
 
@@ -74,6 +75,7 @@ impl Arguments {
             context.project(),
             &connections,
             Options {
+                project_sinks: project_sinks(context, settings),
                 sinks: settings.pipeline.sinks.to_vec(),
                 listen: self.http_addr.unwrap_or(configured),
                 any_port: self.http_addr.is_none() && !is_asked_for,
@@ -94,6 +96,14 @@ impl Arguments {
         let report = run.finish(&*progress).await?;
         printer.conclude("run", Verdict::Done, &report, || summary(&report))
     }
+}
+
+/// The project's sinks, whatever `--sinks` says.
+fn project_sinks(context: &Context, settings: &Settings) -> Vec<SinkKind> {
+    let config = context.unchecked(BTreeMap::new());
+    let sinks = config.map(|config| config.settings.pipeline.sinks.to_vec());
+    // `--sinks` may stand for names in the file that are none.
+    sinks.unwrap_or_else(|_| settings.pipeline.sinks.to_vec())
 }
 
 /// The address in the configured URL, else the default one.
@@ -159,7 +169,7 @@ fn summary(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fanout::sink_kind::{SinkKind, joined};
+    use fanout::sink_kind::joined;
 
     use super::*;
 

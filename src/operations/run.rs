@@ -44,6 +44,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Options {
     /// Which sinks.
     pub sinks: Vec<SinkKind>,
+    /// Those of the project: other processes may drive the rest.
+    pub project_sinks: Vec<SinkKind>,
     /// Where to serve `/healthz`, `/metrics` and `/status`.
     pub listen: SocketAddr,
     /// Take another port where that one is taken.
@@ -158,6 +160,7 @@ impl Run {
         let start = Start {
             project: project.as_str(),
             sinks: &options.sinks,
+            project_sinks: &options.project_sinks,
             source: watch,
             creates_topics: options.creates_topics,
         };

@@ -76,6 +76,8 @@ pub struct Pipeline {
 pub struct Start<'a> {
     pub project: &'a str,
     pub sinks: &'a [SinkKind],
+    /// Those of the project, of which other processes may drive some.
+    pub project_sinks: &'a [SinkKind],
     /// What is known of the source.
     pub source: SourceWatch,
     /// Topics that are not there are made; otherwise they are waited for.
@@ -121,7 +123,9 @@ impl Pipeline {
         }
         let sinks = pipeline.stats.clone();
         let tables = (shared.source.clone(), shared.score);
-        let following = source::follow(start.source, tables, sinks, shared.stop.clone());
+        let project_sinks = start.project_sinks.to_vec();
+        let stop = shared.stop.clone();
+        let following = source::follow(start.source, tables, project_sinks, sinks, stop);
         pipeline.workers.spawn(following);
         Ok(pipeline)
     }

@@ -21,7 +21,7 @@ use crate::{
     config::Score,
     event::{ContentTable, CountedTable, DimensionTable, EngagementTable, Shape, columns_read},
     pipeline::patience::halt_for,
-    sink_kind::ConsumerGroup,
+    sink_kind::{ConsumerGroup, SinkKind, joined},
     sinks::Halt,
     source::{AlteredColumn, Finding, RECONCILE, Severity, Standing},
 };
@@ -205,6 +205,7 @@ impl Reads {
 pub(super) async fn follow(
     mut watch: SourceWatch,
     (source, score): (Source, Score),
+    project_sinks: Vec<SinkKind>,
     sinks: Vec<Arc<SinkStats>>,
     stop: CancellationToken,
 ) {
@@ -216,7 +217,8 @@ pub(super) async fn follow(
                 Some(halt) => halt_for(stats, SOURCE, halt),
                 None => stats.unhalt(SOURCE),
             }
-            stats.set_caution(SOURCE, caution(&standing, &reads, stats.group()));
+            let caution = caution(&standing, &reads, stats.group(), &project_sinks);
+            stats.set_caution(SOURCE, caution);
         }
         tokio::select! {
             goes_on = watch.changed() => if !goes_on { return },
@@ -242,7 +244,12 @@ fn halt(standing: &Standing, reads: &Reads) -> Option<Halt> {
 }
 
 /// Why what reads this is not to be relied on.
-fn caution(standing: &Standing, reads: &Reads, group: ConsumerGroup) -> Option<Halt> {
+fn caution(
+    standing: &Standing,
+    reads: &Reads,
+    group: ConsumerGroup,
+    project_sinks: &[SinkKind],
+) -> Option<Halt> {
     let severities = [
         Severity::Incomplete,
         Severity::Unreconciled,
@@ -255,7 +262,11 @@ fn caution(standing: &Standing, reads: &Reads, group: ConsumerGroup) -> Option<H
         match group {
             // A reconcile tells the external system nothing unless it is named.
             ConsumerGroup::Http if remedy == RECONCILE => {
-                remedy.push_str(" --sinks clickhouse,http");
+                let sinks = [SinkKind::ClickHouse, SinkKind::Http];
+                let has = |sink: &SinkKind| *sink == SinkKind::Http || project_sinks.contains(sink);
+                let sinks: Vec<SinkKind> = sinks.into_iter().filter(has).collect();
+                remedy.push_str(" --sinks ");
+                remedy.push_str(&joined(&sinks, ","));
             }
             ConsumerGroup::Board
             | ConsumerGroup::Facts
@@ -444,10 +455,11 @@ mod tests {
             "it is gone",
             "fanout up",
         )];
-        let caution = |all: &[Finding], group| {
+        let caution_of = |all: &[Finding], group, sinks: &[SinkKind]| {
             let reads = Reads::of(group, &Source::new("cdc"), Score::Events);
-            caution(&standing(all.to_vec()), &reads, group).expect("a caution")
+            caution(&standing(all.to_vec()), &reads, group, sinks).expect("a caution")
         };
+        let caution = |all: &[Finding], group| caution_of(all, group, &SinkKind::ALL);
         all.extend((0..5).map(|_| unreconciled()));
         let found = caution(&all, ConsumerGroup::Board);
         assert_eq!(found.code, "publication_missing");
@@ -457,6 +469,9 @@ mod tests {
         assert_eq!(found.remedy, RECONCILE);
         let outside = caution(&all, ConsumerGroup::Http).remedy;
         assert_eq!(outside, format!("{RECONCILE} --sinks clickhouse,http"));
+        let lean = [SinkKind::Redis, SinkKind::Http];
+        let outside = caution_of(&all, ConsumerGroup::Http, &lean).remedy;
+        assert_eq!(outside, format!("{RECONCILE} --sinks http"));
     }
 
     #[tokio::test]

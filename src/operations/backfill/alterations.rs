@@ -19,6 +19,7 @@ use crate::{
     },
     pipeline::topics::specs,
     progress::Progress,
+    sink_kind::SinkKind,
     stack::{ProjectDir, State},
     template::Values,
 };
@@ -68,7 +69,7 @@ impl Consented {
         if !request.rebuilds() {
             return Ok(found);
         }
-        if !self.may_alter("clickhouse") {
+        if !self.may_alter("clickhouse") && request.has(SinkKind::ClickHouse) {
             found.extend(listed("clickhouse", tables(connections).await?));
         }
         if !self.may_alter("connect") || !self.may_alter("postgres") {

@@ -63,15 +63,11 @@ impl FromDatabase<'_> {
         let rebuild = rebuild(self.connections)?;
         if self.rebuilds {
             self.source_is_sound().await?;
+        }
+        if self.rebuilds && self.into_clickhouse {
             self.begin_lives(&rebuild).await?;
-        } else if self.database().starts.is_none() {
-            let settings = self.connections.settings();
-            let log = self
-                .connections
-                .kafka
-                .log(&reader_group(settings, "backfill"))?;
-            let ends = log.ends(&events_topic(settings)).await?;
-            self.keep(|database| database.starts = Some(ends))?;
+        } else {
+            self.begin().await?;
         }
         self.snapshot().await?;
         if self.into_clickhouse {
@@ -80,7 +76,7 @@ impl FromDatabase<'_> {
         if self.prunes {
             self.prune(&rebuild).await?;
         }
-        if self.rebuilds {
+        if self.rebuilds && self.into_clickhouse {
             crash::point("backfill", "settling");
             insist(self.patience, async || rebuild.settle().await).await?;
         }
@@ -96,6 +92,21 @@ impl FromDatabase<'_> {
         change(self.database());
         let saved = self.place.save(self.journal);
         saved.map_err(|source| self.place.unreachable(source))
+    }
+
+    /// Keeps where the log ends: all of the source comes after it.
+    async fn begin(&mut self) -> Result<(), BackfillError> {
+        if self.database().starts.is_some() {
+            return Ok(());
+        }
+        if self.rebuilds {
+            self.consent.ensure_topics(self.connections).await?;
+        }
+        let settings = self.connections.settings();
+        let reader = reader_group(settings, "backfill");
+        let log = self.connections.kafka.log(&reader)?;
+        let ends = log.ends(&events_topic(settings)).await?;
+        self.keep(|database| database.starts = Some(ends))
     }
 
     /// Begins a new life of both topics, unless the journal's are the latest.

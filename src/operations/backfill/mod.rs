@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::BackfillError;
 pub use plan::{Plan, Stretch};
-pub use request::{Request, Source};
+pub use request::{Request, Source, default_sinks};
 
 use self::{
     alterations::Consented,
@@ -210,7 +210,7 @@ impl Backfill {
         crash::point("backfill", "forgetting");
         self.place.remove()?;
         let pruned = |count: fn(&Database) -> u64| {
-            let database = database.as_ref().filter(|_| self.request.prune);
+            let database = database.as_ref().filter(|_| self.request.prunes());
             database.map(count)
         };
         Ok(Report {
@@ -237,7 +237,7 @@ impl Backfill {
             patience: bounds.patience,
             progress,
             rebuilds: self.request.rebuilds(),
-            prunes: self.request.prune,
+            prunes: self.request.prunes(),
             rows: self.plan.rows.unwrap_or(0),
             into_clickhouse: self.request.has(SinkKind::ClickHouse),
             consent: self.consent.clone(),

@@ -36,7 +36,7 @@ pub struct Plan {
     pub to: Option<String>,
     pub sinks: Vec<SinkKind>,
     pub prune: bool,
-    /// All history begins anew: what stood in ClickHouse before counts no more.
+    /// All history begins anew: what stores have from before counts no more.
     pub rebuilds: bool,
     /// Of the log; the same for each sink that replays it.
     pub partitions: Vec<Stretch>,
@@ -112,7 +112,7 @@ pub(super) async fn look(
             .to_string(),
         to: journal.to_us.map(|to| Rfc3339(to).to_string()),
         sinks: request.sinks.to_vec(),
-        prune: request.prune,
+        prune: request.prunes(),
         rebuilds: request.rebuilds(),
         messages: partitions.iter().map(|stretch| stretch.messages).sum(),
         partitions,

@@ -16,8 +16,19 @@ pub struct Request {
     pub to: Option<TimeSpec>,
     pub source: Source,
     pub sinks: Sinks,
-    /// Also delete from ClickHouse what the source does not have.
+    /// Also delete from ClickHouse what the source does not have. With all of the
+    /// source, history begins anew, in a project without ClickHouse as well.
     pub prune: bool,
+}
+
+/// The sinks of a request that names none, out of the configured ones. The
+/// external system takes part only where it is named.
+#[must_use]
+pub fn default_sinks(configured: &[SinkKind]) -> Sinks {
+    let default = [SinkKind::ClickHouse, SinkKind::Redis];
+    let default = default.into_iter().find(|sink| configured.contains(sink));
+    let names = default.into_iter().map(|sink| sink.name().to_owned());
+    Sinks::from(names.collect::<Vec<String>>())
 }
 
 /// Where history is read from.
@@ -44,18 +55,21 @@ impl Request {
         )
     }
 
-    /// Checks what can be judged before a server is asked.
+    /// Checks what can be judged before a server is asked. `configured` are the
+    /// project's sinks.
     ///
     /// # Errors
     /// When it asks for what there cannot be: no time, no such sink.
-    pub fn check(&self, now_us: i64) -> Result<(), BackfillError> {
+    pub fn check(&self, now_us: i64, configured: &[SinkKind]) -> Result<(), BackfillError> {
         self.check_range(now_us)?;
         match self.sinks.unknown() {
             Some(unknown) => Err(BackfillError::Usage(unknown.to_string())),
             None if self.sinks.is_empty() => {
-                Err(BackfillError::Usage("no sink is named".to_owned()))
+                let why = "no sink is named, and the external system takes part only where it is: \
+                           --sinks http";
+                Err(BackfillError::Usage(why.to_owned()))
             }
-            None if self.prune && !self.is_compared() => {
+            None if self.prune && !self.is_compared(configured) => {
                 let why = "--prune compares clickhouse with postgres: it wants --source database";
                 Err(BackfillError::Usage(why.to_owned()))
             }
@@ -95,9 +109,16 @@ impl Request {
         self.rebuilds() || self.sinks.iter().any(is_noted)
     }
 
-    /// Whether ClickHouse can be compared with the source afterwards.
-    fn is_compared(&self) -> bool {
-        self.source == Source::Database && self.has(SinkKind::ClickHouse)
+    /// Whether ClickHouse can be compared with the source afterwards, or is none
+    /// of the project's sinks.
+    fn is_compared(&self, configured: &[SinkKind]) -> bool {
+        let is_sink = configured.contains(&SinkKind::ClickHouse);
+        self.source == Source::Database && (self.has(SinkKind::ClickHouse) || !is_sink)
+    }
+
+    /// Whether rows that the source does not have are deleted.
+    pub(super) fn prunes(&self) -> bool {
+        self.prune && self.has(SinkKind::ClickHouse)
     }
 
     pub(super) fn has(&self, sink: SinkKind) -> bool {
@@ -127,19 +148,53 @@ mod tests {
     fn a_request_has_one_form_and_its_sinks_are_checked() {
         let both = request(&["clickhouse", "http"]);
         assert_eq!(both.form(), "2h ago .. now from Log into clickhouse,http");
-        assert!(both.check(NOW).is_ok());
-        assert!(request(&[]).check(NOW).is_err());
+        assert!(both.check(NOW, &SinkKind::ALL).is_ok());
+        assert!(request(&[]).check(NOW, &SinkKind::ALL).is_err());
         let future = Request {
             from: "0s".parse().expect("a time"),
             ..request(&["htp"])
         };
-        let error = future.check(NOW).expect_err("in the future");
+        let error = future
+            .check(NOW, &SinkKind::ALL)
+            .expect_err("in the future");
         assert!(error.to_string().contains("in the future"), "{error}");
-        let error = request(&["htp"]).check(NOW).expect_err("no such sink");
+        let error = request(&["htp"]).check(NOW, &SinkKind::ALL);
+        let error = error.expect_err("no such sink");
         assert_eq!(
             error.to_string(),
             "unknown sink \"htp\", expected one of redis, clickhouse, http (did you mean \"http\"?)"
         );
+    }
+
+    #[test]
+    fn a_project_without_clickhouse_reconciles_without_it() {
+        const LEAN: [SinkKind; 2] = [SinkKind::Redis, SinkKind::Http];
+        assert_eq!(*default_sinks(&SinkKind::ALL), [SinkKind::ClickHouse]);
+        assert_eq!(*default_sinks(&LEAN), [SinkKind::Redis]);
+        assert!(default_sinks(&[SinkKind::Http]).is_empty());
+        let reconcile = |sinks: &[&str]| Request {
+            from: TimeSpec::Earliest,
+            source: Source::Database,
+            prune: true,
+            ..request(sinks)
+        };
+        for (sinks, configured, allowed) in [
+            (&["clickhouse"][..], &SinkKind::ALL[..], true),
+            (&["redis"], &SinkKind::ALL, false),
+            (&["redis"], &LEAN, true),
+            (&["http"], &LEAN, true),
+        ] {
+            let request = reconcile(sinks);
+            let checked = request.check(NOW, configured);
+            assert_eq!(checked.is_ok(), allowed, "{sinks:?} {configured:?}");
+            assert!(request.rebuilds());
+            assert_eq!(request.prunes(), sinks == ["clickhouse"]);
+        }
+        let from_log = Request {
+            source: Source::Log,
+            ..reconcile(&["redis"])
+        };
+        assert!(from_log.check(NOW, &LEAN).is_err());
     }
 
     #[test]
@@ -150,7 +205,8 @@ mod tests {
             ..request(&["clickhouse"])
         };
         for (from, to) in [("3h", Some("2h")), ("earliest", Some("1h")), ("1h", None)] {
-            assert!(range(from, to).check(NOW).is_ok(), "{from} {to:?}");
+            let checked = range(from, to).check(NOW, &SinkKind::ALL);
+            assert!(checked.is_ok(), "{from} {to:?}");
         }
         for (from, to, says) in [
             ("2h", Some("3h"), "the range runs backwards"),
@@ -160,7 +216,8 @@ mod tests {
             ("0s", None, "in the future"),
             ("2100-01-01T00:00:00Z", None, "in the future"),
         ] {
-            let error = range(from, to).check(NOW).expect_err("refused");
+            let checked = range(from, to).check(NOW, &SinkKind::ALL);
+            let error = checked.expect_err("refused");
             assert!(error.to_string().contains(says), "{from} {to:?}: {error}");
         }
     }

@@ -79,6 +79,8 @@ pub struct Selected {
     letters: Sorted<LETTER>,
     counts: BTreeMap<ConsumerGroup, u64>,
     superseded: Named,
+    /// Letters of sinks that are not configured.
+    not_driven: u64,
 }
 
 /// Letters, counted, and the first of them by name.
@@ -130,6 +132,7 @@ pub async fn select(
     scratch: &Scratch,
     filter: Filter,
 ) -> Result<Selected, DlqError> {
+    let settings = connections.settings();
     let mut missing = filter.ids.clone();
     let mut selected = Selected {
         filter,
@@ -138,6 +141,7 @@ pub async fn select(
         letters: Sorted::default(),
         counts: BTreeMap::new(),
         superseded: Named::default(),
+        not_driven: 0,
     };
     let mut letters = Sorting::new(scratch);
     let mut reader = Reader::within(connections, &selected.bounds)?;
@@ -153,6 +157,11 @@ pub async fn select(
         let Ok(group) = letter.sink.parse::<ConsumerGroup>() else {
             continue;
         };
+        // Where its store would be is a default, and anything may be there.
+        if !settings.pipeline.sinks.contains(&group.sink()) {
+            selected.not_driven += 1;
+            continue;
+        }
         if through(group).is_some() {
             letters.add(place(group, &letter))?;
         }
@@ -161,7 +170,7 @@ pub async fn select(
     if let Some(id) = missing.first() {
         return Err(DlqError::NoLetter {
             id: *id,
-            topic: connections.settings().kafka.dead_letter_topic.clone(),
+            topic: settings.kafka.dead_letter_topic.clone(),
         });
     }
     selected.letters = letters.finish()?;
@@ -198,6 +207,12 @@ impl Selected {
     #[must_use]
     pub fn superseded(&self) -> u64 {
         self.superseded.count
+    }
+
+    /// How many are left alone because their sink is not configured.
+    #[must_use]
+    pub fn not_driven(&self) -> u64 {
+        self.not_driven
     }
 
     /// Whether the external system would be called again.
