@@ -36,6 +36,7 @@ mod support;
 mod surroundings;
 mod topics;
 mod verify;
+mod without_clickhouse;
 mod workers;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ("positions", positions::TESTS),
         ("surroundings", surroundings::TESTS),
         ("consent", consent::TESTS),
+        ("without_clickhouse", without_clickhouse::TESTS),
         // What all those before have left behind is searched.
         ("secrets", secrets::TESTS),
         #[cfg(feature = "crash-points")]
@@ -82,7 +84,14 @@ fn main() -> ExitCode {
     let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
     halves::run(
         &names,
-        &["crashes", "masses", "history", "source", "reset"],
+        &[
+            "without_clickhouse",
+            "crashes",
+            "masses",
+            "history",
+            "source",
+            "reset",
+        ],
         |arguments| trials::run(arguments, groups, move |prove| prove(shared.stack())),
     )
 }
