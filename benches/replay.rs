@@ -315,6 +315,7 @@ async fn sink(
     for run in 0..RUNS {
         let mut settings = settings.clone();
         settings.kafka.group_prefix = format!("bench{run}");
+        settings.kafka.state_topic = format!("bench{run}.state");
         settings.clickhouse.database = format!("bench{run}");
         settings.board.key = format!("bench{run}");
         if sink == "clickhouse" {
@@ -415,14 +416,13 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
     let mut rates = [Vec::new(), Vec::new()];
     for run in 0..RUNS {
         for (with_poison, runs) in [false, true].into_iter().zip(&mut rates) {
-            let name = format!(
-                "{sink}{run}{}",
-                if with_poison { "poison" } else { "clean" }
-            );
+            let kind = if with_poison { "poison" } else { "clean" };
+            let name = format!("{sink}{run}{kind}");
             let mut settings = settings.clone();
             settings.kafka.topic_prefix.clone_from(&name);
             settings.kafka.dead_letter_topic = format!("{name}.dlq");
             settings.kafka.group_prefix.clone_from(&name);
+            settings.kafka.state_topic = format!("{name}.state");
             settings.clickhouse.database.clone_from(&name);
             settings.board.key.clone_from(&name);
             if sink == "clickhouse" {

@@ -50,12 +50,12 @@ use self::{
 use crate::{
     clients::{
         Connections,
-        kafka::{Limits, TopicSpec},
+        kafka::{Limits, Log, TopicSpec},
     },
     clock::now_ms,
     secret::Redactor,
     sink_kind::{ConsumerGroup, SinkKind},
-    sinks::{self, Sink},
+    sinks::{self, Fault, GenerationLog, Sink},
 };
 
 /// A running pipeline.
@@ -113,6 +113,12 @@ impl Pipeline {
         } else {
             let reason = "kafka is not fanout's own, and `fanout up` was not allowed to alter it";
             tracing::warn!(reason, "missing topics are waited for, not made");
+        }
+        if !start.project_sinks.contains(&SinkKind::ClickHouse) {
+            let log = log_of(&shared, &format!("{}-state", shared.group_prefix))?;
+            pipeline
+                .workers
+                .spawn(record_generation(shared.clone(), log));
         }
         for sink in start.sinks {
             match sink {
@@ -277,4 +283,34 @@ async fn create_topics(shared: Shared, topics: Vec<TopicSpec>) {
         }
         attempt += 1;
     }
+}
+
+/// Records the first generation of a project none of whose sinks does, as often as
+/// it takes: a sink that is added later must not take another incarnation of a
+/// topic for the first.
+async fn record_generation(shared: Shared, log: Log) {
+    let record = GenerationLog::new(shared.state.clone());
+    let mut attempt = 0;
+    loop {
+        let recorded = tokio::select! {
+            recorded = record_first(&shared, &record, &log) => recorded,
+            () = shared.stop.cancelled() => return,
+        };
+        let Err(fault) = recorded else { return };
+        tracing::debug!(?fault, "the first generation is not recorded yet");
+        tokio::select! {
+            () = tokio::time::sleep(shared.patience.delay(attempt)) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        attempt += 1;
+    }
+}
+
+async fn record_first(shared: &Shared, record: &GenerationLog, log: &Log) -> Result<(), Fault> {
+    if record.latest().await?.is_some() {
+        return Ok(());
+    }
+    let (facts, content) = (shared.source.facts.topic(), shared.source.content.topic());
+    record.begin_first(log, &facts, &content, 1).await?;
+    Ok(())
 }

@@ -14,7 +14,7 @@ use crate::{
     config,
     event::FactDecoder,
     sink_kind::{ConsumerGroup, SinkKind},
-    sinks::{self, KnownPlaceholders, Notes},
+    sinks::{self, GenerationLog, KnownPlaceholders, Notes},
 };
 
 /// What a batch for the external system holds at most: what a crash may send
@@ -100,7 +100,10 @@ pub(super) fn clickhouse(
         connections,
         (&shared.source.facts, &shared.source.content),
         &shared.placeholders,
-        shared_log(shared, ConsumerGroup::Facts)?,
+        (
+            shared_log(shared, ConsumerGroup::Facts)?,
+            GenerationLog::new(shared.state.clone()),
+        ),
     );
     let common = common.map_err(|error| PipelineError::Sink {
         sink: SinkKind::ClickHouse,

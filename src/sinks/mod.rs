@@ -8,6 +8,7 @@ pub mod board;
 pub mod clickhouse;
 mod commit;
 mod fault;
+mod generations;
 pub mod http;
 mod notes;
 mod placeholders;
@@ -19,6 +20,7 @@ use std::{
 
 pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Noted, Reading, TopicLife, is_ours};
 pub use fault::{Fault, Halt};
+pub use generations::{Begun, Generation, GenerationLog, Incarnation};
 pub use notes::{MadeUp, Notes};
 pub use placeholders::{KnownPlaceholders, PlaceholderError};
 

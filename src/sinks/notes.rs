@@ -17,7 +17,7 @@ use super::{commit::Noted, fault::Fault};
 use crate::clients::kafka::{KafkaError, StateTopic};
 
 /// Format of the values.
-const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 1;
 
 /// The notes of one group.
 #[derive(Debug, Clone)]
@@ -213,7 +213,7 @@ fn committed(partition: i32) -> String {
 
 /// Reads a value. One that cannot be read is not skipped: it may say that
 /// history is broken.
-fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Fault> {
+pub(super) fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Fault> {
     let unreadable = |why: String| {
         let reason = format!("the state topic's {key} cannot be read: {why}");
         Fault::halt("unknown_format", reason, "use the fanout that wrote it")
@@ -227,7 +227,7 @@ fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))
 }
 
-fn kafka(error: KafkaError) -> Fault {
+pub(super) fn kafka(error: KafkaError) -> Fault {
     Fault::retry(format!("kafka: {error}"))
 }
 

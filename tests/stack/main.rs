@@ -21,6 +21,7 @@ mod decoding;
 mod end_to_end;
 mod enrichment;
 mod external;
+mod generations;
 mod halves;
 mod history;
 mod masses;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         ("cases", cases::TESTS),
         ("external", external::TESTS),
         ("positions", positions::TESTS),
+        ("generations", generations::TESTS),
         ("surroundings", surroundings::TESTS),
         ("consent", consent::TESTS),
         ("without_clickhouse", without_clickhouse::TESTS),
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
     halves::run(
         &names,
         &[
+            "generations",
             "without_clickhouse",
             "crashes",
             "masses",

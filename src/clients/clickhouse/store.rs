@@ -12,7 +12,7 @@ use super::{ClickHouse, ClickHouseError, Endpoint, InvalidUrl, endpoint};
 pub const FACTS: &str = "engagement_enriched_storage";
 /// Copy of the catalogue.
 pub const CONTENT: &str = "content";
-/// The lives of the source's topics.
+/// The lives of the source's topics, as earlier releases recorded them.
 pub const TOPICS: &str = "fanout_topics";
 
 /// How much longer the client waits than the server works: its word on why a
@@ -104,7 +104,7 @@ impl ContentRow<'static> {
     }
 }
 
-/// One life of a topic.
+/// One life of a topic, as earlier releases recorded it.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
 pub struct TopicRow {
     pub topic: String,
@@ -283,7 +283,7 @@ impl Store {
         Ok(id.map(|id| Uuid::parse_str(&id).unwrap_or_default()))
     }
 
-    /// The lives of a topic, oldest first.
+    /// The lives of a topic that earlier releases recorded, oldest first.
     pub async fn lives(&self, topic: &str) -> Result<Vec<TopicRow>, ClickHouseError> {
         let lives = self
             .query("SELECT ?fields FROM fanout_topics FINAL WHERE topic = ? ORDER BY generation")
@@ -292,17 +292,19 @@ impl Store {
         self.bounded(lives).await
     }
 
-    /// Records a life of a topic.
-    pub async fn record_life(&self, life: &TopicRow) -> Result<(), ClickHouseError> {
-        let mut insert = self.insert::<TopicRow>(TOPICS).await?;
-        insert.write(life).await?;
-        insert.end().await
-    }
-
     /// Whether the storage holds any row.
     pub async fn has_facts(&self) -> Result<bool, ClickHouseError> {
+        self.has_rows(FACTS).await
+    }
+
+    /// Whether the catalogue's copy holds any row.
+    pub async fn has_content(&self) -> Result<bool, ClickHouseError> {
+        self.has_rows(CONTENT).await
+    }
+
+    async fn has_rows(&self, table: &str) -> Result<bool, ClickHouseError> {
         let found = self
-            .query(&format!("SELECT 1 FROM {FACTS} LIMIT 1"))
+            .query(&format!("SELECT 1 FROM {table} LIMIT 1"))
             .fetch_optional::<u8>();
         Ok(self.bounded(found).await?.is_some())
     }

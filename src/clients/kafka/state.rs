@@ -72,6 +72,25 @@ impl StateTopic {
         Ok(known.values.get(key).cloned())
     }
 
+    /// The values of all keys that begin with `prefix`, as of now; none where there
+    /// is no such topic.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn under(
+        &self,
+        prefix: &str,
+    ) -> Result<Option<BTreeMap<String, Vec<u8>>>, KafkaError> {
+        let mut known = self.known.lock().await;
+        if !self.refresh(&mut known).await? {
+            return Ok(None);
+        }
+        let from = known.values.range(prefix.to_owned()..);
+        let under = from.take_while(|(key, _)| key.starts_with(prefix));
+        let under = under.map(|(key, value)| (key.clone(), value.clone()));
+        Ok(Some(under.collect()))
+    }
+
     /// Whether the topic is there.
     ///
     /// # Errors
@@ -112,21 +131,21 @@ impl StateTopic {
     }
 
     /// Reads what has been appended since the last call, or everything where
-    /// the topic is another one.
-    async fn refresh(&self, known: &mut Known) -> Result<(), KafkaError> {
+    /// the topic is another one. Returns whether the topic is there.
+    async fn refresh(&self, known: &mut Known) -> Result<bool, KafkaError> {
         let Some(identity) = self.log.identity(&self.topic).await? else {
             *known = Known::default();
-            return Ok(());
+            return Ok(false);
         };
         let bounds = match self.log.bounds(&self.topic).await {
             Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
                 *known = Known::default();
-                return Ok(());
+                return Ok(false);
             }
             bounds => bounds?,
         };
         let Some(bounds) = bounds.first() else {
-            return Ok(());
+            return Ok(false);
         };
         if known.topic != identity.id || bounds.end < known.next {
             *known = Known {
@@ -135,7 +154,7 @@ impl StateTopic {
             };
         }
         if known.next >= bounds.end {
-            return Ok(());
+            return Ok(true);
         }
         let stretch = Stretch {
             partition: 0,
@@ -153,6 +172,6 @@ impl StateTopic {
             known.next = record.offset + 1;
         }
         known.next = bounds.end;
-        Ok(())
+        Ok(true)
     }
 }

@@ -162,7 +162,7 @@ fn refuse(service: &'static str, whats: Vec<String>) -> Result<(), BackfillError
 /// Tables that would be moved aside, and what is missing.
 async fn tables(connections: &Connections) -> Result<Vec<String>, BackfillError> {
     let settings = connections.settings();
-    let rebuild = rebuild(connections)?;
+    let rebuild = rebuild(connections, true)?;
     let patience = Duration::from_millis(settings.clickhouse.request_timeout_ms);
     let wrong = insist(patience, async || rebuild.wrong_tables().await).await?;
     let database = &settings.clickhouse.database;

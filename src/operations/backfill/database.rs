@@ -20,7 +20,7 @@ use super::{
     store::{insist, rebuild},
 };
 use crate::{
-    clients::Connections,
+    clients::{Connections, clickhouse::Store},
     crash,
     operations::{
         fence::{self, FenceError, events_topic, reader_group},
@@ -30,7 +30,7 @@ use crate::{
     },
     progress::Progress,
     sink_kind::SinkKind,
-    sinks::clickhouse::Rebuild,
+    sinks::clickhouse::{Lives, Rebuild},
     source::{Fingerprint, Severity, judge},
 };
 
@@ -60,11 +60,9 @@ pub(super) struct FromDatabase<'a> {
 impl FromDatabase<'_> {
     /// Does what is left of it.
     pub(super) async fn run(mut self) -> Result<Database, BackfillError> {
-        let rebuild = rebuild(self.connections)?;
+        let rebuild = rebuild(self.connections, self.into_clickhouse)?;
         if self.rebuilds {
             self.source_is_sound().await?;
-        }
-        if self.rebuilds && self.into_clickhouse {
             self.begin_lives(&rebuild).await?;
         } else {
             self.begin().await?;
@@ -73,12 +71,14 @@ impl FromDatabase<'_> {
         if self.into_clickhouse {
             self.catch_up().await?;
         }
-        if self.prunes {
-            self.prune(&rebuild).await?;
+        if let Some(store) = rebuild.store().filter(|_| self.prunes) {
+            self.prune(store).await?;
         }
-        if self.rebuilds && self.into_clickhouse {
+        if self.rebuilds
+            && let Some(lives) = self.lives()
+        {
             crash::point("backfill", "settling");
-            insist(self.patience, async || rebuild.settle().await).await?;
+            insist(self.patience, async || rebuild.settle(&lives).await).await?;
         }
         Ok(self.database().clone())
     }
@@ -94,13 +94,22 @@ impl FromDatabase<'_> {
         saved.map_err(|source| self.place.unreachable(source))
     }
 
-    /// Keeps where the log ends: all of the source comes after it.
+    /// The generation that this has begun.
+    fn lives(&mut self) -> Option<Lives> {
+        let database = self.database();
+        let (facts, content) = database.lives?;
+        let starts = database.starts.clone()?;
+        Some(Lives {
+            facts,
+            content,
+            starts,
+        })
+    }
+
+    /// Keeps where the log ends: what is read of the source comes after it.
     async fn begin(&mut self) -> Result<(), BackfillError> {
         if self.database().starts.is_some() {
             return Ok(());
-        }
-        if self.rebuilds {
-            self.consent.ensure_topics(self.connections).await?;
         }
         let settings = self.connections.settings();
         let reader = reader_group(settings, "backfill");
@@ -112,21 +121,15 @@ impl FromDatabase<'_> {
     /// Begins a new life of both topics, unless the journal's are the latest.
     async fn begin_lives(&mut self, rebuild: &Rebuild) -> Result<(), BackfillError> {
         let patience = self.patience;
-        if let Some((facts, content)) = self.database().lives
-            && insist(patience, async || rebuild.are_latest(facts, content).await).await?
+        if let Some(lives) = self.lives()
+            && insist(patience, async || rebuild.is_latest(&lives).await).await?
         {
             return Ok(());
         }
-        let steps = Steps::new(self.progress, "clickhouse");
-        steps.doing("looking at the tables");
-        self.consent.check_tables(self.connections).await?;
-        // Whatever is not there yet; with a wrong table this may fail, and the
-        // second time it counts.
-        let _ = objects::clickhouse(self.connections).await;
-        for aside in insist(patience, async || rebuild.move_aside().await).await? {
-            steps.doing(&format!("moved a table that was not right to {aside}"));
+        let steps = Steps::new(self.progress, "history");
+        if self.into_clickhouse {
+            self.make_tables(rebuild).await?;
         }
-        objects::clickhouse(self.connections).await?;
         self.consent.ensure_topics(self.connections).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;
         crash::point("backfill", "lives_begun");
@@ -139,6 +142,22 @@ impl FromDatabase<'_> {
             };
         })?;
         crash::point("backfill", "lives_kept");
+        Ok(())
+    }
+
+    /// Makes the tables that are missing, and moves those aside that are wrong.
+    async fn make_tables(&self, rebuild: &Rebuild) -> Result<(), BackfillError> {
+        let steps = Steps::new(self.progress, "clickhouse");
+        steps.doing("looking at the tables");
+        self.consent.check_tables(self.connections).await?;
+        // Whatever is not there yet; with a wrong table this may fail, and the
+        // second time it counts.
+        let _ = objects::clickhouse(self.connections).await;
+        for aside in insist(self.patience, async || rebuild.move_aside().await).await? {
+            steps.doing(&format!("moved a table that was not right to {aside}"));
+        }
+        objects::clickhouse(self.connections).await?;
+        steps.done("the tables are right");
         Ok(())
     }
 
@@ -256,14 +275,14 @@ impl FromDatabase<'_> {
     }
 
     /// Deletes what the source does not have.
-    async fn prune(&mut self, rebuild: &Rebuild) -> Result<(), BackfillError> {
+    async fn prune(&mut self, store: &Store) -> Result<(), BackfillError> {
         if self.database().pruned_all {
             return Ok(());
         }
         let steps = Steps::new(self.progress, "prune");
         steps.doing("comparing ids");
         let times = self.journal.times();
-        let mut prune = Prune::new(self.connections, rebuild.store(), times, &steps).await?;
+        let mut prune = Prune::new(self.connections, store, times, &steps).await?;
         loop {
             let after = self.database().pruned_to;
             let range = prune.range(after).await?;

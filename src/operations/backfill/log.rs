@@ -9,6 +9,7 @@ use super::{
     error::BackfillError,
     journal::{Journal, Place},
     request::Request,
+    store::insist,
 };
 use crate::{
     clients::{
@@ -26,7 +27,11 @@ use crate::{
     pipeline::replay::{Part, Tally, Watch},
     progress::Unit,
     sink_kind::SinkKind,
+    sinks::GenerationLog,
 };
+
+/// How long the record of generations may take to be read.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Progress is kept this often: what a kill may repeat.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -74,14 +79,21 @@ impl Topic {
         Ok(parts(&bounds, starts, None))
     }
 
-    /// Where the present life of the topic begins in ClickHouse: what stood
-    /// before would bring back rows that are gone.
+    /// Where the generation in force begins: what the log has from before would
+    /// bring back rows that are gone.
     pub(super) async fn life_starts(
         &self,
         connections: &Connections,
     ) -> Result<Vec<i64>, BackfillError> {
-        let settings = &connections.settings().clickhouse;
-        let timeout = Duration::from_millis(settings.request_timeout_ms);
+        let (settings, kafka) = (connections.settings(), &connections.kafka);
+        let reader = reader_group(settings, "backfill");
+        let state = kafka.state(&reader, &settings.kafka.state_topic)?;
+        let record = GenerationLog::new(state);
+        if let Some(generation) = insist(PATIENCE, async || record.latest().await).await? {
+            return Ok(generation.begun.facts.starts);
+        }
+        // No worker has taken it over yet.
+        let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
         let store = connections.clickhouse.store(false, timeout)?;
         let lives = store.lives(&self.name).await?;
         Ok(lives

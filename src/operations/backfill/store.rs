@@ -1,4 +1,4 @@
-//! The store that a backfill rebuilds, and how long it is asked.
+//! What a backfill rebuilds, and how long a store is asked.
 
 use std::time::Duration;
 
@@ -13,14 +13,22 @@ use crate::{
 /// Between two tries.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The rebuild of ClickHouse under these settings. Nothing is asked yet.
-pub(super) fn rebuild(connections: &Connections) -> Result<Rebuild, BackfillError> {
-    let settings = connections.settings();
-    let log = connections.kafka.log(&reader_group(settings, "backfill"))?;
-    let (facts, content) = (events_topic(settings), content_topic(settings));
+/// The rebuild under these settings, of ClickHouse where it takes part. Nothing is
+/// asked yet.
+pub(super) fn rebuild(
+    connections: &Connections,
+    into_clickhouse: bool,
+) -> Result<Rebuild, BackfillError> {
+    let (settings, kafka) = (connections.settings(), &connections.kafka);
+    let reader = reader_group(settings, "backfill");
+    let log = kafka.log(&reader)?;
+    let state = kafka.state(&reader, &settings.kafka.state_topic)?;
     let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
-    let store = connections.clickhouse.store(false, timeout)?;
-    Ok(Rebuild::new(store, log, facts, content))
+    let store = || connections.clickhouse.store(false, timeout);
+    let store = into_clickhouse.then(store).transpose()?;
+    let prefix = &settings.kafka.group_prefix;
+    let topics = (events_topic(settings), content_topic(settings));
+    Ok(Rebuild::new(store, (log, state), kafka, prefix, topics))
 }
 
 /// Asks a store until it works, is hopeless, or has refused for too long.

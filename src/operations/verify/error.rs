@@ -10,7 +10,7 @@ use crate::{
     },
     failure::{Failure, Kind},
     operations::{ahead::AheadError, fence::FenceError, source::Refusal},
-    sinks::PlaceholderError,
+    sinks::{Fault, PlaceholderError},
 };
 
 /// Why nothing can be said.
@@ -38,10 +38,22 @@ pub enum VerifyError {
     StubDocument,
     #[error("cannot use temporary files")]
     Disk(#[from] std::io::Error),
-    #[error("what was reconciled is not known: {reason}")]
+    #[error("the state topic cannot be read: {reason}")]
     State { reason: String },
     #[error("the board cannot be judged: {reason}")]
     BoardNotReady { reason: &'static str },
+}
+
+impl VerifyError {
+    /// Why the state topic does not say what is asked for.
+    pub(super) fn state(fault: Fault) -> Self {
+        Self::State {
+            reason: match fault {
+                Fault::Retry { reason, .. } => reason,
+                Fault::Halt(halt) => halt.reason,
+            },
+        }
+    }
 }
 
 impl From<AheadError> for VerifyError {

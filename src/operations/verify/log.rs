@@ -18,7 +18,7 @@ use crate::{
     operations::fence::{Fence, events_topic, group, reader_group},
     progress::Unit,
     sink_kind::{ConsumerGroup, SinkKind},
-    sinks::{Fault, Notes},
+    sinks::Notes,
 };
 
 /// Whether a row stands where its event has no change: at a record that was
@@ -111,8 +111,8 @@ impl<'a> Walk<'a> {
                 "{earlier} records from before the last rebuild are not judged by clickhouse's rows"
             ));
         }
-        // Without ClickHouse, only what the source was read for says that the topic is
-        // not the first.
+        // Without ClickHouse a recreated topic begins no generation, and the source is
+        // read for the external system.
         let is_rebuilt = self.life.is_rebuilt
             || !self.context.has(SinkKind::ClickHouse) && !self.reconciled.is_empty();
         let is_whole = !is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0);
@@ -133,12 +133,7 @@ impl<'a> Walk<'a> {
         let kafka = &self.context.connections.kafka;
         let state = kafka.state(&group, &settings.kafka.state_topic)?;
         let reconciled = Notes::new(state, &group).reconciled(identity.id).await;
-        reconciled.map_err(|fault| VerifyError::State {
-            reason: match fault {
-                Fault::Retry { reason, .. } => reason,
-                Fault::Halt(halt) => halt.reason,
-            },
-        })
+        reconciled.map_err(VerifyError::state)
     }
 
     /// Where the present life of the partition begins in ClickHouse.

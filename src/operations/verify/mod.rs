@@ -41,8 +41,12 @@ use super::{
     steps::Steps,
 };
 use crate::{
-    clients::Connections, failure::chain, pipeline, progress::Progress, sink_kind::SinkKind,
-    sinks::KnownPlaceholders,
+    clients::Connections,
+    failure::chain,
+    pipeline,
+    progress::Progress,
+    sink_kind::SinkKind,
+    sinks::{GenerationLog, KnownPlaceholders},
 };
 
 /// What was verified, and up to where.
@@ -127,7 +131,7 @@ pub async fn verify(
     } else {
         None
     };
-    let life = life(connections).await?;
+    let life = life(connections, context.sinks).await?;
     let mut walk = Walk::new(&context, &fence, &letters, life, heaps);
     let told = walk.run(journal.is_some()).await?;
     checks.push(if context.checks(Check::External) {
@@ -145,12 +149,25 @@ pub async fn verify(
     }
 }
 
-/// Where history begins in ClickHouse, where that is a sink.
-async fn life(connections: &Connections) -> Result<Life, VerifyError> {
-    let settings = connections.settings();
-    if !settings.pipeline.sinks.contains(&SinkKind::ClickHouse) {
+/// Where history begins, and where its rows do in ClickHouse, where that is a sink.
+async fn life(connections: &Connections, sinks: &[SinkKind]) -> Result<Life, VerifyError> {
+    let (settings, kafka) = (connections.settings(), &connections.kafka);
+    let reader = reader_group(settings, "verify");
+    let state = kafka.state(&reader, &settings.kafka.state_topic)?;
+    let latest = GenerationLog::new(state).latest().await;
+    let has_rows = sinks.contains(&SinkKind::ClickHouse);
+    if let Some(generation) = latest.map_err(VerifyError::state)? {
+        let is_rebuilt = generation.is_rebuilt();
+        let starts = generation.begun.facts.starts;
+        return Ok(Life {
+            starts: if has_rows { starts } else { Vec::new() },
+            is_rebuilt,
+        });
+    }
+    if !has_rows {
         return Ok(Life::default());
     }
+    // No worker has taken over yet what an earlier release recorded.
     let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
     let store = connections.clickhouse.store(false, timeout)?;
     let lives = store.lives(&events_topic(settings)).await?;

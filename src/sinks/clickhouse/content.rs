@@ -11,6 +11,7 @@ use super::{
     begin::{Begin, Rereading},
     classify::clickhouse,
     generations::{Generations, Metadata},
+    takeover,
 };
 use crate::{
     chunk::Chunk,
@@ -42,7 +43,7 @@ impl Sink for ContentMirror {
     type Partition = ContentPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        self.generations.open(self.common.servers()).await
+        takeover::open(&self.generations, self.common.servers()).await
     }
 
     async fn check(&self) -> Result<Standing, Fault> {

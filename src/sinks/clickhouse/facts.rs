@@ -13,9 +13,10 @@ use super::{
     begin::{Begin, Rereading},
     catalogue::{Known, Reached},
     classify::clickhouse,
-    generations::{Current, Generations, Metadata, record_truncate, truncated},
+    generations::{Current, Generations, Metadata, truncated},
     position::position,
     reenrich::{Held, Pass, Reach},
+    takeover,
 };
 use crate::{
     chunk::Chunk,
@@ -60,7 +61,7 @@ impl Sink for Facts {
     type Partition = FactsPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        self.generations.open(self.common.servers()).await?;
+        takeover::open(&self.generations, self.common.servers()).await?;
         let found = self.generations.current()?;
         found.whole()?;
         self.common.has_content(&found.content, &[]).await?;
@@ -260,9 +261,8 @@ impl PartitionSink for FactsPartition {
 impl FactsPartition {
     /// The workers of the other partitions halt as well.
     async fn tell_of_truncate(&self, place: &str) -> Result<(), Fault> {
-        let topic = self.common.facts.source().topic();
-        let life = self.generations.facts;
-        record_truncate(&self.common.store, &topic, life, place).await
+        let number = self.generations.facts;
+        self.common.record.note_truncate(number, place).await
     }
 
     /// Begins to re-enrich what is owed, if anything is.

@@ -1,36 +1,41 @@
-//! Which life of each topic this is. Offsets begin anew with a recreated
-//! topic, keys move when partitions are added, and a rebuild from the source
-//! makes what stood before it meaningless: a version without its generation
-//! would compare what cannot be compared.
+//! Which generation the tables are written in, and what a commit says of it. The
+//! record of generations is [`GenerationLog`]'s; whether the tables are the ones
+//! that the generation in force is written into is judged here.
 
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{
     catalogue::Reached,
     classify::{clickhouse, kafka},
-    schema,
 };
 use crate::{
     clients::{
-        clickhouse::{FACTS, Store, TopicRow},
-        kafka::{Log, TopicIdentity},
+        clickhouse::{FACTS, Store},
+        kafka::{Kafka, Log, TopicIdentity},
     },
-    clock::now_ms,
+    sink_kind::SinkKind,
     sinks::{
-        Break, COMMIT_FORMAT as METADATA_FORMAT, Committed, Fault, Halt, RECONCILE, Reading,
-        Standing,
+        Break, COMMIT_FORMAT as METADATA_FORMAT, Committed, Fault, Generation, GenerationLog, Halt,
+        Incarnation, RECONCILE, Reading, Standing,
     },
 };
-
-/// Format of `fanout_topics` and of `_version`.
-pub(super) const FORMAT: u16 = 1;
 
 /// Partitions that the content topic may have: commits carry an offset of each,
 /// and Kafka takes 4,096 bytes of metadata.
 const MAX_CONTENT_PARTITIONS: i32 = 200;
+
+/// What says which generation is in force, and which the tables are of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Servers<'a> {
+    pub(super) store: &'a Store,
+    pub(super) log: &'a Log,
+    pub(super) record: &'a GenerationLog,
+    pub(super) kafka: &'a Kafka,
+    /// The facts' consumer group, and the content's.
+    pub(super) groups: (&'a str, &'a str),
+}
 
 /// The generations in force.
 #[derive(Debug, Clone, Copy)]
@@ -46,10 +51,6 @@ pub(super) struct Life {
     pub(super) generation: u16,
     /// By partition; empty is at the start of the log.
     starts: Vec<i64>,
-    settled: bool,
-    table_id: Uuid,
-    /// Where the source was truncated; empty where it was not.
-    truncated: String,
 }
 
 /// Both topics as they were found.
@@ -57,6 +58,10 @@ pub(super) struct Life {
 pub(super) struct Found {
     pub(super) facts: Life,
     pub(super) content: Life,
+    /// No rebuild is unfinished.
+    settled: bool,
+    /// Where the source was truncated.
+    truncated: Option<String>,
 }
 
 /// Both topics and what was found of them.
@@ -157,6 +162,12 @@ impl Metadata {
         (is_known && known.g == content_generation).then_some(known)
     }
 
+    /// The generation of the content topic that a commit is of, whichever that is.
+    pub(super) fn generation(text: &str) -> Option<u16> {
+        let known: Self = serde_json::from_str(text).ok()?;
+        Some(known.g)
+    }
+
     /// What was being read again then.
     pub(super) fn again(&self) -> Option<Again> {
         self.r
@@ -182,30 +193,21 @@ impl Life {
     pub(super) fn starting_at(starts: Vec<i64>) -> Self {
         Self {
             identity: TopicIdentity {
-                id: Uuid::nil(),
+                id: uuid::Uuid::nil(),
                 partitions: 1,
             },
             generation: 1,
             starts,
-            settled: true,
-            table_id: Uuid::nil(),
-            truncated: String::new(),
         }
     }
 }
 
-impl From<&TopicRow> for Life {
-    fn from(row: &TopicRow) -> Self {
+impl From<&Incarnation> for Life {
+    fn from(incarnation: &Incarnation) -> Self {
         Self {
-            identity: TopicIdentity {
-                id: row.topic_id,
-                partitions: row.partitions,
-            },
-            generation: row.generation,
-            starts: row.starts.clone(),
-            settled: row.settled != 0,
-            table_id: row.table_id,
-            truncated: row.truncated.clone(),
+            identity: incarnation.identity(),
+            generation: incarnation.generation,
+            starts: incarnation.starts.clone(),
         }
     }
 }
@@ -222,16 +224,15 @@ impl Found {
     /// all: whoever meets it tells the others by this, and only another life
     /// goes on behind it.
     pub(super) fn whole(&self) -> Result<(), Fault> {
-        if self.facts.truncated.is_empty() {
-            return Ok(());
+        match &self.truncated {
+            Some(place) => Err(Fault::Halt(truncated(place))),
+            None => Ok(()),
         }
-        Err(Fault::Halt(truncated(&self.facts.truncated)))
     }
 
     /// A rebuild that was begun has to be brought to its end.
     fn caution(&self) -> Option<Halt> {
-        let settled = self.facts.settled && self.content.settled;
-        (!settled).then(|| Halt {
+        (!self.settled).then(|| Halt {
             code: "rebuild_unfinished".to_owned(),
             reason: "a rebuild from the source has begun and is not done: rows may be missing, or \
                      too many"
@@ -250,6 +251,11 @@ impl Generations {
         }
     }
 
+    /// The facts' topic, and the content's.
+    pub(super) fn topics(&self) -> (&str, &str) {
+        (&self.facts, &self.content)
+    }
+
     /// What [`Self::open`] found.
     pub(super) fn current(&self) -> Result<Found, Fault> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,41 +263,48 @@ impl Generations {
         found.ok_or_else(|| Fault::retry("the topics' generations are not known yet"))
     }
 
-    /// Checks the tables, and finds, or records, the life of both topics.
-    pub(super) async fn open(&self, (store, log): (&Store, &Log)) -> Result<(), Fault> {
-        schema::check(store).await?;
-        let found = self.find((store, log)).await?;
+    /// Finds the generation in force, which has to be this one and the one that the
+    /// tables are written in.
+    pub(super) async fn open(&self, servers: Servers<'_>, number: u16) -> Result<(), Fault> {
+        let found = self.find(servers).await?;
+        if found.facts.generation != number {
+            return Err(Fault::retry("history has begun anew"));
+        }
         few_enough(&self.content, found.content.identity.partitions)?;
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(())
     }
 
-    async fn find(&self, (store, log): (&Store, &Log)) -> Result<Found, Fault> {
-        let table_id = store.table_id(FACTS).await.map_err(clickhouse)?;
-        let table_id = table_id.unwrap_or_default();
+    async fn find(&self, servers: Servers<'_>) -> Result<Found, Fault> {
+        let latest = servers.record.latest().await?;
+        let generation = latest.ok_or_else(|| {
+            unknown("the state topic no longer says which generation the tables are of")
+        })?;
+        let begun = &generation.begun;
+        let facts = same_topic(servers.log, &self.facts, &begun.facts).await?;
+        let content = same_topic(servers.log, &self.content, &begun.content).await?;
+        same_table(servers.store, &generation).await?;
         Ok(Found {
-            facts: find(store, log, &self.facts, table_id).await?,
-            content: find(store, log, &self.content, table_id).await?,
+            facts,
+            content,
+            settled: generation.settled,
+            truncated: generation.truncated,
         })
     }
 
     /// Both topics as they are now, and whether they still live the lives that
     /// were found.
-    pub(super) async fn standing(
-        &self,
-        servers: (&Store, &Log),
-    ) -> Result<(Found, Standing), Fault> {
+    pub(super) async fn standing(&self, servers: Servers<'_>) -> Result<(Found, Standing), Fault> {
         let known = self.current()?;
         let found = self.find(servers).await?;
-        let same = known.generations().facts == found.generations().facts
-            && known.generations().content == found.generations().content;
+        let same = known.facts == found.facts && known.content == found.content;
         let caution = found.caution();
         Ok((found, Standing { same, caution }))
     }
 
     /// Nothing is taken over under lives that are past: the sink is opened
     /// again first.
-    pub(super) async fn still(&self, servers: (&Store, &Log)) -> Result<(), Fault> {
+    pub(super) async fn still(&self, servers: Servers<'_>) -> Result<(), Fault> {
         if self.standing(servers).await?.1.same {
             return Ok(());
         }
@@ -299,62 +312,38 @@ impl Generations {
     }
 }
 
-/// The topic's present life as `fanout_topics` has it.
-async fn find(store: &Store, log: &Log, topic: &str, table_id: Uuid) -> Result<Life, Fault> {
-    let identity = log.identity(topic).await.map_err(kafka)?;
-    let lives = store.lives(topic).await.map_err(clickhouse)?;
-    let Some(identity) = identity else {
-        let reason = format!("topic {topic} does not exist");
-        return Err(if lives.is_empty() {
-            Fault::retry(reason)
-        } else {
-            Fault::halt("topic_changed", reason, RECONCILE)
-        });
-    };
-    if let Some(last) = lives.last() {
-        if last.format != FORMAT {
-            return Err(Fault::halt(
-                "unknown_format",
-                format!("fanout_topics is of format {}, not {FORMAT}", last.format),
-                "use the fanout that wrote it",
-            ));
+/// The topic's incarnation in force, where the topic still is that one.
+async fn same_topic(log: &Log, topic: &str, known: &Incarnation) -> Result<Life, Fault> {
+    let life = Life::from(known);
+    match log.identity(topic).await.map_err(kafka)? {
+        Some(identity) if identity == life.identity => Ok(life),
+        Some(identity) => Err(changed(topic, life.identity, identity)),
+        None => {
+            let reason = format!("topic {topic} does not exist");
+            Err(Fault::halt("topic_changed", reason, RECONCILE))
         }
-        let life = Life::from(last);
-        if life.identity != identity {
-            return Err(changed(topic, life.identity, identity));
-        }
-        // Lives of before this was recorded do not say.
-        let told = !life.table_id.is_nil() && !table_id.is_nil();
-        if told && life.table_id != table_id {
-            return Err(Fault::halt(
-                "table_replaced",
-                format!("table {FACTS} is not the one that the log was applied to so far"),
-                RECONCILE,
-            ));
-        }
-        return Ok(life);
     }
-    if store.has_facts().await.map_err(clickhouse)? {
-        return Err(Fault::halt(
-            "generation_unknown",
-            format!("the table holds rows, but fanout_topics does not say from which {topic}"),
-            RECONCILE,
-        ));
+}
+
+/// Whether the storage is the table that the generation is written into, as far
+/// as that is known.
+async fn same_table(store: &Store, generation: &Generation) -> Result<(), Fault> {
+    let known = generation.table(SinkKind::ClickHouse).unwrap_or_default();
+    let found = store.table_id(FACTS).await.map_err(clickhouse)?;
+    let found = found.unwrap_or_default();
+    if known.is_nil() || found.is_nil() || known == found {
+        return Ok(());
     }
-    let row = TopicRow {
-        topic: topic.to_owned(),
-        topic_id: identity.id,
-        partitions: identity.partitions,
-        generation: 1,
-        first_seen: now_ms(),
-        format: FORMAT,
-        starts: Vec::new(),
-        settled: 1,
-        table_id,
-        truncated: String::new(),
-    };
-    store.record_life(&row).await.map_err(clickhouse)?;
-    Ok(Life::from(&row))
+    Err(Fault::halt(
+        "table_replaced",
+        format!("table {FACTS} is not the one that the log was applied to so far"),
+        RECONCILE,
+    ))
+}
+
+/// The halt where it is not known which numbers the stored rows have.
+pub(super) fn unknown(reason: &str) -> Fault {
+    Fault::halt("generation_unknown", reason, RECONCILE)
 }
 
 /// More partitions could not be told of in a commit.
@@ -381,29 +370,6 @@ pub(super) fn truncated(place: &str) -> Halt {
         ),
         remedy: RECONCILE.to_owned(),
     }
-}
-
-/// Tells all workers that the source was truncated in this life.
-pub(super) async fn record_truncate(
-    store: &Store,
-    topic: &str,
-    generation: u16,
-    place: &str,
-) -> Result<(), Fault> {
-    let lives = store.lives(topic).await.map_err(clickhouse)?;
-    let last = lives.into_iter().last();
-    let Some(life) = last.filter(|life| life.generation == generation) else {
-        // Another life has begun, behind it.
-        return Ok(());
-    };
-    if !life.truncated.is_empty() {
-        return Ok(());
-    }
-    let life = TopicRow {
-        truncated: place.to_owned(),
-        ..life
-    };
-    store.record_life(&life).await.map_err(clickhouse)
 }
 
 fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {

@@ -18,6 +18,7 @@ mod position;
 mod rebuild;
 mod reenrich;
 mod schema;
+mod takeover;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -34,10 +35,10 @@ use self::{
     catalogue::Catalogue,
     classify::kafka,
     follower::Follower,
-    generations::{Generations, Life},
+    generations::{Generations, Life, Servers},
     reenrich::Turns,
 };
-use super::{Fault, KnownPlaceholders, RECONCILE};
+use super::{Fault, GenerationLog, KnownPlaceholders, RECONCILE};
 use crate::{
     clients::{
         Connections,
@@ -54,6 +55,8 @@ use crate::{
 pub struct Common {
     store: Store,
     log: Log,
+    /// Of the generations that the tables are written in.
+    record: GenerationLog,
     kafka: Kafka,
     /// The facts' consumer group, and the content's.
     group: String,
@@ -78,7 +81,7 @@ impl Common {
         connections: &Connections,
         source: (&SourceTable, &SourceTable),
         placeholders: &KnownPlaceholders,
-        log: Log,
+        (log, record): (Log, GenerationLog),
     ) -> Result<Self, InvalidUrl> {
         let (facts, content) = source;
         let settings = &connections.settings().clickhouse;
@@ -90,6 +93,7 @@ impl Common {
         Ok(Self {
             store,
             log,
+            record,
             kafka: connections.kafka.clone(),
             group: ConsumerGroup::Facts.id(group_prefix),
             content_group: ConsumerGroup::Content.id(group_prefix),
@@ -107,9 +111,15 @@ impl Common {
         })
     }
 
-    /// Where the lives of both topics are recorded.
-    fn servers(&self) -> (&Store, &Log) {
-        (&self.store, &self.log)
+    /// What says which generation is in force, and which the tables are of.
+    fn servers(&self) -> Servers<'_> {
+        Servers {
+            store: &self.store,
+            log: &self.log,
+            record: &self.record,
+            kafka: &self.kafka,
+            groups: (&self.group, &self.content_group),
+        }
     }
 
     /// What is known of the lives of both topics, before anything is.
