@@ -1,7 +1,7 @@
-//! The columns of a JSON object, found by name in one pass and kept as they
-//! came, so that each can be judged on its own.
+//! The columns of a JSON object, found by name in one pass and kept unconverted, so that each
+//! can be checked separately.
 //!
-//! Knows nothing of tables; what a column has to be is decided above.
+//! Knows no tables: the modules above define the expected types.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,10 +11,10 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-/// The most columns an object may be asked for.
+/// Maximum number of columns that can be read from an object.
 pub(super) const MAX_COLUMNS: usize = 8;
 
-/// What a column holds.
+/// The value of a column.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Cell<'a> {
     #[default]
@@ -22,11 +22,11 @@ pub enum Cell<'a> {
     Null,
     Bool(bool),
     Integer(i64),
-    /// A fraction, an exponent, or beyond `i64`.
+    /// A number with a fraction or an exponent, or outside the range of `i64`.
     Number(f64),
     /// Borrowed unless the JSON had escapes.
     Text(Cow<'a, str>),
-    /// An object or an array, left unread.
+    /// An object or an array, which is not parsed.
     Nested,
 }
 
@@ -85,7 +85,7 @@ impl<'de> Visitor<'de> for CellVisitor {
     }
 }
 
-/// What was found where an object belongs.
+/// The content found where an object is expected.
 #[derive(Debug, Default)]
 pub(super) enum Part<T> {
     #[default]
@@ -103,7 +103,7 @@ pub(super) trait ReadObject<'de> {
     fn read<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error>;
 }
 
-/// Reads an object, or says what stands in its place.
+/// Reads an object, or reports what else the value is.
 pub(super) struct ReadPart<R>(pub R);
 
 impl<'de, R: ReadObject<'de>> DeserializeSeed<'de> for ReadPart<R> {
@@ -155,8 +155,8 @@ impl<'de, R: ReadObject<'de>> Visitor<'de> for ReadPart<R> {
     }
 }
 
-/// Finds a member's name in a list, trying first where it is expected: the
-/// connector writes the members in one order.
+/// Looks up a member's name in a list, trying the expected index first, because the connector
+/// writes the members in a fixed order.
 pub(super) struct NameIn<'n> {
     pub names: &'n [&'static str],
     pub expected: usize,
@@ -191,32 +191,32 @@ impl Visitor<'_> for NameIn<'_> {
     }
 }
 
-/// A set of columns, by their places in a list of names.
+/// A set of columns, identified by their indices in a list of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ColumnSet(u8);
 
 impl ColumnSet {
     pub(super) const NONE: Self = Self(0);
 
-    /// Every column of the list.
+    /// All columns of the list.
     pub const ALL: Self = Self(u8::MAX);
 
-    /// The columns at these places, each below [`MAX_COLUMNS`].
-    pub const fn of(places: &[usize]) -> Self {
+    /// Returns the set of the columns with these indices, each below [`MAX_COLUMNS`].
+    pub const fn of(indices: &[usize]) -> Self {
         let (mut bits, mut next) = (0, 0);
-        while next < places.len() {
-            bits |= 1 << places[next];
+        while next < indices.len() {
+            bits |= 1 << indices[next];
             next += 1;
         }
         Self(bits)
     }
 
-    pub(super) const fn has(self, place: usize) -> bool {
-        self.0 & (1 << place) != 0
+    pub(super) const fn has(self, index: usize) -> bool {
+        self.0 & (1 << index) != 0
     }
 
-    pub(super) const fn with(self, place: usize) -> Self {
-        Self(self.0 | (1 << place))
+    pub(super) const fn with(self, index: usize) -> Self {
+        Self(self.0 | (1 << index))
     }
 }
 
@@ -224,11 +224,11 @@ impl ColumnSet {
 #[derive(Debug)]
 pub(super) struct Cells<'a> {
     pub names: &'static [&'static str],
-    /// [`Cell::Missing`] where a column was not read.
+    /// [`Cell::Missing`] for a column that was not read.
     pub values: [Cell<'a>; MAX_COLUMNS],
-    /// The object has members that are not among `names`.
+    /// Whether the object has members that are not in `names`.
     pub extra: bool,
-    /// A column that was read and is there twice.
+    /// A column that was read and appears twice.
     pub duplicate: Option<&'static str>,
 }
 
@@ -240,11 +240,11 @@ impl<'a> Cells<'a> {
             .unwrap_or_default()
     }
 
-    /// Whether each of these columns is there and holds something.
-    pub(super) fn is_whole(&self, never_null: ColumnSet) -> bool {
+    /// Returns true if each of these columns exists and is not null.
+    pub(super) fn is_complete(&self, never_null: ColumnSet) -> bool {
         let mut cells = self.values.iter().enumerate();
-        cells.all(|(place, cell)| {
-            !never_null.has(place) || !matches!(cell, Cell::Missing | Cell::Null)
+        cells.all(|(index, cell)| {
+            !never_null.has(index) || !matches!(cell, Cell::Missing | Cell::Null)
         })
     }
 
@@ -253,8 +253,8 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Reads some of the columns of these names, at most [`MAX_COLUMNS`]. The others
-/// are known, and skipped whatever they hold.
+/// Reads some of the columns with these names, at most [`MAX_COLUMNS`]. The other known columns
+/// are skipped without parsing.
 #[derive(Clone, Copy)]
 pub(super) struct ReadCells {
     pub names: &'static [&'static str],

@@ -1,4 +1,4 @@
-//! A record, and what it does to a row.
+//! A record, and the change that it makes to a row.
 
 /// One record of a source topic, borrowed from the consumer.
 #[derive(Debug, Clone, Copy)]
@@ -6,60 +6,60 @@ pub struct Record<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub offset: i64,
-    /// When the broker appended the record, in milliseconds since the epoch.
+    /// Time at which the broker appended the record, in milliseconds since the epoch.
     pub timestamp_ms: i64,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
 }
 
 impl Record<'_> {
-    /// Where it stands, for people: `topic/partition@offset`.
+    /// Returns the record's position for display: `topic/partition@offset`.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn position(&self) -> String {
         format!("{}/{}@{}", self.topic, self.partition, self.offset)
     }
 }
 
-/// What a record does to the row `R` known by `I`.
+/// The change that a record makes to the row `R` with the id `I`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change<R, I> {
-    /// The row is now this.
+    /// The row was inserted or updated.
     Upsert {
         origin: Origin,
         row: R,
-        /// The row had columns the program does not know. They are left out.
+        /// Whether the row had unknown columns, which were skipped.
         extra_fields: bool,
-        /// Where the change is in Postgres' log; none for a row of an
-        /// incremental snapshot.
+        /// Position of the change in the Postgres log. `None` for a row of an incremental
+        /// snapshot.
         lsn: Option<i64>,
     },
-    /// The row is gone.
+    /// The row was deleted.
     Delete { id: I },
-    /// Every row of the table is gone.
+    /// All rows of the table were deleted.
     Truncate {
-        /// Where the change is in Postgres' log: the rows before it are the
-        /// ones that are gone.
+        /// Position of the change in the Postgres log. Only rows that were written before it
+        /// are deleted.
         lsn: Option<i64>,
     },
-    /// Nothing happens to any row.
+    /// The record changes no row.
     Ignored(Ignored),
 }
 
-/// How the connector came to know the row.
+/// The operation through which the connector read the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// `op` is `c`.
     Insert,
     /// `op` is `u`.
     Update,
-    /// `op` is `r`: read by the snapshot a connector begins with.
+    /// `op` is `r`: read by the connector's initial snapshot.
     Snapshot,
-    /// `op` is `r`: read by a snapshot that was signalled later.
+    /// `op` is `r`: read by a snapshot that was requested later by a signal.
     IncrementalSnapshot,
 }
 
 impl Origin {
-    /// The stable name used in metrics.
+    /// Returns the stable name used in metrics.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -71,19 +71,19 @@ impl Origin {
     }
 }
 
-/// Why a record changes no row.
+/// Reason why a record changes no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ignored {
     /// The null value after a delete, for log compaction.
     Tombstone,
-    /// The connector's sign of life: nothing but clocks.
+    /// The connector's heartbeat, which contains only timestamps.
     Heartbeat,
     /// `op` is `m`: a logical decoding message.
     Message,
 }
 
 impl Ignored {
-    /// The stable name used in metrics.
+    /// Returns the stable name used in metrics.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {

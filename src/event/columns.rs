@@ -1,7 +1,7 @@
-//! The columns of one row, each read as what it has to be.
+//! The columns of one row, each parsed as its expected type.
 //!
-//! Also decides what a placeholder stands for, where the connector did not have
-//! a value that Postgres stores out of line.
+//! Also replaces placeholders: the connector writes them in place of unchanged values that
+//! Postgres stores out of line.
 
 use std::borrow::Cow;
 
@@ -18,23 +18,23 @@ use crate::timestamp;
 
 const INTEGER: &str = "a 32-bit integer";
 
-/// 2^63, from which on no number is a 64-bit integer.
+/// 2^63: numbers with at least this absolute value do not fit a 64-bit integer column.
 const BEYOND_64_BITS: f64 = 9_223_372_036_854_775_808.0;
 
-/// The columns of one `after`, to be taken one by one as what they have to be.
+/// The columns of one `after`, each to be taken as its expected type.
 #[derive(Debug)]
 pub struct Columns<'a, 'k> {
     cells: Cells<'a>,
     envelope: &'a str,
     before: Option<&'a str>,
     schema: Option<&'a str>,
-    /// The columns taken from `before`.
+    /// Columns whose value was taken from `before`.
     restored: ColumnSet,
-    /// Only of an update: other records have every value.
+    /// `Some` only for an update. Other records contain all values.
     placeholders: Option<Placeholders<'k>>,
 }
 
-/// What it takes to recognise a value that the connector did not have.
+/// Context for recognising a value that the connector did not have.
 #[derive(Debug)]
 pub(super) struct Placeholders<'k> {
     pub known: &'k Unavailable,
@@ -44,8 +44,7 @@ pub(super) struct Placeholders<'k> {
 }
 
 impl<'a, 'k> Columns<'a, 'k> {
-    /// The columns of `after`, in an envelope of this text with this `before`
-    /// and this schema.
+    /// Returns the columns of `after` from an envelope with this text, `before` and schema.
     pub(super) fn new(
         cells: Cells<'a>,
         envelope: &'a str,
@@ -63,15 +62,14 @@ impl<'a, 'k> Columns<'a, 'k> {
         }
     }
 
-    /// What a column of variable length holds. A placeholder stands for the
-    /// value of `before`, unless it is itself the value: a text like any other
-    /// that somebody has stored.
+    /// Takes the value of a column of variable length. A placeholder is replaced by the value
+    /// in `before`, unless the placeholder text is itself the stored value.
     fn available(&mut self, column: usize) -> Result<Cell<'a>, Reject> {
         let cell = self.cells.take(column);
         let Some(placeholders) = &self.placeholders else {
             return Ok(cell);
         };
-        if !matches!(&cell, Cell::Text(text) if placeholders.stand_for(text)) {
+        if !matches!(&cell, Cell::Text(text) if placeholders.include(text)) {
             return Ok(cell);
         }
         let unavailable = || {
@@ -85,11 +83,13 @@ impl<'a, 'k> Columns<'a, 'k> {
         let before = self.before.ok_or_else(unavailable)?;
         let mut old = read_row(before, ReadCells::all(self.cells.names))?;
         match old.take(column) {
-            // The old row never holds a placeholder.
-            Cell::Text(text) if matches!(&cell, Cell::Text(now) if *now == text) => Ok(cell),
-            // A value that is stored out of line is not null, so this one has
-            // changed; but an old row that is only a key says null of the others.
-            Cell::Null if old.is_whole(placeholders.never_null) => Ok(cell),
+            // `before` never contains a placeholder for an unavailable value.
+            Cell::Text(text) if matches!(&cell, Cell::Text(current) if *current == text) => {
+                Ok(cell)
+            }
+            // A value that is stored out of line is not null, so this column has changed.
+            // However, an old row that contains only the key has null in all other columns.
+            Cell::Null if old.is_complete(placeholders.never_null) => Ok(cell),
             Cell::Null | Cell::Missing => Err(unavailable()),
             value => {
                 self.restored = self.restored.with(column);
@@ -98,36 +98,36 @@ impl<'a, 'k> Columns<'a, 'k> {
         }
     }
 
-    /// Text, or null.
+    /// Takes a text, or null.
     pub(super) fn text(&mut self, column: usize) -> Result<Option<Cow<'a, str>>, Reject> {
         match self.available(column)? {
             Cell::Null => Ok(None),
             Cell::Text(text) => Ok(Some(text)),
-            other => Err(self.other_type(column, "text", &other)),
+            other => Err(self.wrong_type(column, "text", &other)),
         }
     }
 
-    /// Text that is never null.
+    /// Takes a text that is never null.
     pub(super) fn required_text(&mut self, column: usize) -> Result<Cow<'a, str>, Reject> {
         self.text(column)?
             .ok_or_else(|| self.unexpected_null(column))
     }
 
-    /// A JSON document's text, or null. The connector writes it as a string;
-    /// delivered as a value, its exact text is kept.
+    /// Takes the text of a JSON document, or null. The connector writes a string. If the
+    /// document is a JSON value, its exact text is kept.
     pub(super) fn json(&mut self, column: usize) -> Result<Option<Cow<'a, str>>, Reject> {
         match self.available(column)? {
             Cell::Null => Ok(None),
             Cell::Text(text) => Ok(Some(text)),
-            other => match self.text_of(column) {
+            other => match self.raw_text(column) {
                 Some(text) => Ok(Some(Cow::Borrowed(text))),
-                None => Err(self.other_type(column, "JSON", &other)),
+                None => Err(self.wrong_type(column, "JSON", &other)),
             },
         }
     }
 
-    /// The exact text of a column's value.
-    fn text_of(&self, column: usize) -> Option<&'a str> {
+    /// Returns the exact text of a column's value.
+    fn raw_text(&self, column: usize) -> Option<&'a str> {
         let row = if self.restored.has(column) {
             self.before
         } else {
@@ -136,40 +136,44 @@ impl<'a, 'k> Columns<'a, 'k> {
         document::member(row?, self.name(column))
     }
 
-    /// A 32-bit integer, or null.
+    /// Takes a 32-bit integer, or null.
     pub(super) fn integer(&mut self, column: usize) -> Result<Option<i32>, Reject> {
         let cell = self.cells.take(column);
         match cell {
             Cell::Null => Ok(None),
             Cell::Integer(value) => match i32::try_from(value) {
                 Ok(value) => Ok(Some(value)),
-                // The type is right, the value too large.
+                // The type is correct, but the value is out of range.
                 Err(_) => Err(self.bad_type(column, INTEGER, &cell)),
             },
-            // No integer column of Postgres reaches so far: it is one bad value.
+            // The number exceeds every integer type of Postgres, so only this value is bad.
             Cell::Number(value) if value.abs() >= BEYOND_64_BITS => {
                 Err(self.bad_type(column, INTEGER, &cell))
             }
-            other => Err(self.other_type(column, INTEGER, &other)),
+            other => Err(self.wrong_type(column, INTEGER, &other)),
         }
     }
 
-    /// A UUID, or null.
+    /// Takes a UUID, or null.
     pub(super) fn uuid(&mut self, column: usize) -> Result<Option<Uuid>, Reject> {
         match self.cells.take(column) {
             Cell::Null => Ok(None),
             cell => parse_uuid(&cell).map(Some).ok_or_else(|| {
-                let detail = format!("column {} is no UUID: {}", self.name(column), shown(&cell));
+                let detail = format!(
+                    "column {} is not a UUID: {}",
+                    self.name(column),
+                    describe(&cell)
+                );
                 let reject = Reject::new(RejectCode::BadUuid, detail);
                 match cell {
                     Cell::Text(_) => reject,
-                    _ => self.of_shape(column, reject),
+                    _ => self.with_shape(column, reject),
                 }
             }),
         }
     }
 
-    /// A time that is never null, in microseconds since the epoch.
+    /// Takes a time that is never null, in microseconds since the epoch.
     pub(super) fn time(&mut self, column: usize) -> Result<i64, Reject> {
         let cell = self.cells.take(column);
         let micros = match &cell {
@@ -178,23 +182,23 @@ impl<'a, 'k> Columns<'a, 'k> {
             Cell::Integer(value) => {
                 let unit = unit_of(self.schema, self.name(column)).ok_or_else(|| {
                     let name = self.name(column);
-                    let detail = format!("column {name} is {value} and no schema names its unit");
-                    self.of_shape(
+                    let detail = format!("column {name} is {value} and no schema gives its unit");
+                    self.with_shape(
                         column,
                         Reject::new(RejectCode::TimestampUnitUnknown, detail),
                     )
                 })?;
                 unit.to_micros(*value)
             }
-            other => return Err(self.other_type(column, "a time", other)),
+            other => return Err(self.wrong_type(column, "a time", other)),
         };
         micros
             .filter(|micros| timestamp::STORABLE.contains(micros))
             .ok_or_else(|| {
                 let name = self.name(column);
                 let detail = format!(
-                    "column {name} is no time from 1900 to 2299: {}",
-                    shown(&cell)
+                    "column {name} is not a time from 1900 to 2299: {}",
+                    describe(&cell)
                 );
                 Reject::new(RejectCode::BadTimestamp, detail)
             })
@@ -206,18 +210,18 @@ impl<'a, 'k> Columns<'a, 'k> {
 
     fn bad_type(&self, column: usize, expected: &str, found: &Cell<'_>) -> Reject {
         let name = self.name(column);
-        let detail = format!("column {name} is not {expected}: {}", shown(found));
+        let detail = format!("column {name} is not {expected}: {}", describe(found));
         Reject::new(RejectCode::BadType, detail)
     }
 
-    /// The same where the column is of another JSON type, and not only its value
-    /// out of range.
-    fn other_type(&self, column: usize, expected: &str, found: &Cell<'_>) -> Reject {
-        self.of_shape(column, self.bad_type(column, expected, found))
+    /// Returns a shape error: the column has another JSON type, and not only a value out of
+    /// range.
+    fn wrong_type(&self, column: usize, expected: &str, found: &Cell<'_>) -> Reject {
+        self.with_shape(column, self.bad_type(column, expected, found))
     }
 
-    fn of_shape(&self, column: usize, reject: Reject) -> Reject {
-        reject.of_shape(Shape::Column(self.name(column)))
+    fn with_shape(&self, column: usize, reject: Reject) -> Reject {
+        reject.with_shape(Shape::Column(self.name(column)))
     }
 
     fn unexpected_null(&self, column: usize) -> Reject {
@@ -226,7 +230,7 @@ impl<'a, 'k> Columns<'a, 'k> {
     }
 }
 
-/// A UUID in the one form Postgres writes.
+/// Parses a UUID in the only form that Postgres writes.
 pub(super) fn parse_uuid(cell: &Cell<'_>) -> Option<Uuid> {
     const HYPHENATED: usize = 36;
     match cell {
@@ -236,12 +240,12 @@ pub(super) fn parse_uuid(cell: &Cell<'_>) -> Option<Uuid> {
 }
 
 impl Placeholders<'_> {
-    fn stand_for(&self, text: &str) -> bool {
+    fn include(&self, text: &str) -> bool {
         self.known.includes(text, self.partition, self.offset)
     }
 }
 
-/// Reads the row in `text`.
+/// Parses the row in `text`.
 pub(super) fn read_row(text: &str, columns: ReadCells) -> Result<Cells<'_>, Reject> {
     match document::read(text, columns) {
         Ok(Part::Object(cells)) => match cells.duplicate {
@@ -256,8 +260,8 @@ pub(super) fn read_row(text: &str, columns: ReadCells) -> Result<Cells<'_>, Reje
     }
 }
 
-/// A piece of a cell for a reject's detail.
-pub(super) fn shown(cell: &Cell<'_>) -> String {
+/// Describes a cell for the detail of a reject.
+pub(super) fn describe(cell: &Cell<'_>) -> String {
     match cell {
         Cell::Missing => "missing".to_owned(),
         Cell::Null => "null".to_owned(),

@@ -1,15 +1,15 @@
-//! A row of `content`, as each reader needs it.
+//! Rows of `content`, as each reader needs them.
 
 use std::borrow::Cow;
 
 use uuid::Uuid;
 
 use super::cell::{Cell, ColumnSet};
-use super::columns::{Columns, parse_uuid, shown};
+use super::columns::{Columns, describe, parse_uuid};
 use super::decode::{BadId, Table};
 use super::reject::Reject;
 
-/// The columns of the source table. Nobody reads `slug` and `publish_ts`.
+/// Columns of the source table. No reader uses `slug` and `publish_ts`.
 const COLUMNS: &[&str] = &[
     "id",
     "slug",
@@ -23,10 +23,10 @@ const TITLE: usize = 2;
 const CONTENT_TYPE: usize = 3;
 const LENGTH_SECONDS: usize = 4;
 
-/// Those that are never null, and read by anyone.
+/// Columns that are never null and are read by some reader.
 const NEVER_NULL: ColumnSet = ColumnSet::of(&[ID, TITLE]);
 
-/// One piece of content, for those who show it.
+/// One content item, for readers that display it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content<'a> {
     pub id: Uuid,
@@ -35,7 +35,7 @@ pub struct Content<'a> {
     pub length_seconds: Option<i32>,
 }
 
-/// The table `content`, for those who show it.
+/// The table `content`, for readers that display it.
 #[derive(Debug, Clone, Copy)]
 pub enum ContentTable {}
 
@@ -62,7 +62,7 @@ impl Table for ContentTable {
     }
 }
 
-/// What an event is enriched with.
+/// The columns of a content item that enrich an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dimension<'a> {
     pub id: Uuid,
@@ -98,7 +98,7 @@ impl Table for DimensionTable {
 
 fn read_id(cell: &Cell<'_>) -> Result<Uuid, BadId> {
     parse_uuid(cell).ok_or_else(|| BadId {
-        detail: format!("id is no UUID: {}", shown(cell)),
-        is_shape: !matches!(cell, Cell::Null | Cell::Text(_)),
+        detail: format!("id is not a UUID: {}", describe(cell)),
+        is_shape_error: !matches!(cell, Cell::Null | Cell::Text(_)),
     })
 }

@@ -1,90 +1,87 @@
-//! From a record to a change: which checks there are, and in which order.
+//! Decoding of a record into a change: the checks and their order.
 //!
-//! The tables say what their columns are ([`Table`]); this module says what
-//! the envelope means.
+//! A [`Table`] defines the columns. This module interprets the envelope.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use super::cell::{Cell, Cells, ColumnSet, Part, ReadCells};
 use super::change::{Change, Ignored, Origin, Record};
-use super::columns::{Columns, Placeholders, read_row, shown};
+use super::columns::{Columns, Placeholders, describe, read_row};
 use super::envelope::{self, Envelope};
 use super::key;
 use super::reject::{Reject, RejectCode, Shape};
 use super::unavailable::Unavailable;
 
-/// The table a topic's records have to be of.
+/// The table that a topic's records must belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTable {
-    /// The connector's `topic.prefix`, which is `source.name`.
+    /// The connector's `topic.prefix`, which is also `source.name`.
     pub prefix: String,
     pub schema: String,
     pub table: String,
 }
 
 impl SourceTable {
-    /// The topic the connector writes this table's changes to.
+    /// Returns the topic that the connector writes this table's changes to.
     #[must_use]
     pub fn topic(&self) -> String {
         format!("{}.{}.{}", self.prefix, self.schema, self.table)
     }
 
-    /// The table's name with its schema.
+    /// Returns the table's name with its schema.
     #[must_use]
     pub fn qualified(&self) -> String {
         format!("{}.{}", self.schema, self.table)
     }
 }
 
-/// One reader's view of a source table: which columns it reads, and what a row
-/// of them is. A column that is not read can neither reject a record nor be
-/// missed.
+/// One reader's view of a source table: the columns that it reads, and the type of its rows. A
+/// column that is not read can neither reject a record nor be reported as missing.
 pub trait Table {
     type Row<'a>;
     type Id: Copy + PartialEq + fmt::Display;
 
-    /// The columns of the source table that fanout knows, in the table's order,
-    /// its `id` first.
+    /// Columns of the source table that fanout knows, in the table's order, starting with `id`.
     const COLUMNS: &'static [&'static str];
 
-    /// Those of them that are read, the `id` always among them.
+    /// Columns that are read. Always includes the `id`.
     const READ: ColumnSet;
 
-    /// Those of them that are never null in the source.
+    /// Columns that are never null in the source.
     const NEVER_NULL: ColumnSet;
 
-    /// Whether a tombstone says that the row is gone: where the topic is
-    /// compacted, it may be all that is left of the delete before it.
+    /// Whether a tombstone deletes the row. In a compacted topic, the tombstone may be all that
+    /// is left of a delete.
     const TOMBSTONE_DELETES: bool;
 
-    /// Reads an `id`, of the row or of the key.
+    /// Parses the `id` of a row or a key.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the `id`.
     fn id(cell: &Cell<'_>) -> Result<Self::Id, BadId>;
 
-    /// Reads the other columns.
+    /// Parses the other columns.
     ///
     /// # Errors
-    /// The first column that is not of its type.
+    /// The first invalid column.
     fn row<'a>(id: Self::Id, columns: &mut Columns<'a, '_>) -> Result<Self::Row<'a>, Reject>;
 }
 
-/// The names of the columns that a reader reads.
+/// Returns the names of the columns that a reader reads.
 #[must_use]
 pub fn columns_read<T: Table>() -> Vec<&'static str> {
     let names = T::COLUMNS.iter().enumerate();
-    let read = names.filter(|(place, _)| T::READ.has(*place));
+    let read = names.filter(|(index, _)| T::READ.has(*index));
     read.map(|(_, name)| *name).collect()
 }
 
-/// Why a cell holds no `id`.
+/// Reason why a cell holds no valid `id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadId {
-    /// For a reject's detail.
+    /// Text for the detail of a reject.
     pub detail: String,
-    /// It is missing, or of another JSON type than every `id` of the table.
+    /// Whether the cell is missing, or has a JSON type that no `id` of the table has.
     pub is_shape: bool,
 }
 
@@ -107,14 +104,14 @@ impl<T> Clone for Decoder<T> {
 }
 
 impl<T: Table> Decoder<T> {
-    /// A decoder for the records of this table and no other. It takes
-    /// Debezium's own placeholder for the only one.
+    /// Returns a decoder for the records of this table only, with Debezium's default
+    /// placeholder as the only one.
     #[must_use]
     pub fn new(source: SourceTable) -> Self {
         Self::with_placeholders(source, Unavailable::default())
     }
 
-    /// A decoder that knows the placeholders of the table's topic.
+    /// Returns a decoder that uses these placeholders of the table's topic.
     #[must_use]
     pub fn with_placeholders(source: SourceTable, unavailable: Unavailable) -> Self {
         Self {
@@ -124,16 +121,16 @@ impl<T: Table> Decoder<T> {
         }
     }
 
-    /// The table whose records it decodes.
+    /// Returns the table whose records the decoder accepts.
     #[must_use]
     pub fn source(&self) -> &SourceTable {
         &self.source
     }
 
-    /// What the record does to the table. Never panics, whatever the bytes.
+    /// Decodes the record into a change of the table. Never panics, whatever the bytes.
     ///
     /// # Errors
-    /// The record is not understood; the reject says why.
+    /// If the record cannot be decoded. The reject contains the reason.
     pub fn decode<'a>(&self, record: &Record<'a>) -> Result<Change<T::Row<'a>, T::Id>, Reject> {
         let Some(value) = record.value else {
             if T::TOMBSTONE_DELETES {
@@ -155,7 +152,7 @@ impl<T: Table> Decoder<T> {
             return Ok(Change::Ignored(Ignored::Heartbeat));
         }
         if matches!(envelope.op, Cell::Missing) {
-            return Err(no_operation::<T>(record, &envelope));
+            return Err(reject_without_op::<T>(record, &envelope));
         }
         match operation(&envelope.op)? {
             Operation::Message => Ok(Change::Ignored(Ignored::Message)),
@@ -182,18 +179,18 @@ impl<T: Table> Decoder<T> {
         let before = envelope.before_text();
         let Part::Object(cells) = envelope.after else {
             key_id::<T>(record)?;
-            let what = if matches!(envelope.after, Part::Other) {
+            let detail = if matches!(envelope.after, Part::Other) {
                 "after is not an object"
             } else {
                 "after is missing"
             };
-            return Err(Reject::new(RejectCode::MissingAfter, what));
+            return Err(Reject::new(RejectCode::MissingAfter, detail));
         };
-        let key = key_of_row::<T>(record, cells.get(0))?;
+        let key = checked_key_id::<T>(record, cells.get(0))?;
         check_columns::<T>(&cells)?;
         let extra_fields = cells.extra;
         let id = row_id::<T>(cells.get(0))?;
-        check_same(key, id)?;
+        check_key_matches(key, id)?;
         let schema = envelope.schema.map(serde_json::value::RawValue::get);
         let placeholders = (origin == Origin::Update).then_some(Placeholders {
             known: &self.unavailable,
@@ -211,7 +208,7 @@ impl<T: Table> Decoder<T> {
         })
     }
 
-    /// The key knows the row; `before`, where it is there, must agree.
+    /// Decodes a delete. The key identifies the row; `before` must match it if present.
     fn delete<'a>(
         &self,
         record: &Record<'a>,
@@ -222,15 +219,14 @@ impl<T: Table> Decoder<T> {
         if let Some(before) = envelope.before_text() {
             let cells = read_row(before, ReadCells::all(&["id"]))?;
             if !matches!(cells.get(0), Cell::Missing) {
-                check_same(id, row_id::<T>(cells.get(0))?)?;
+                check_key_matches(id, row_id::<T>(cells.get(0))?)?;
             }
         }
         Ok(Change::Delete { id })
     }
 
-    /// Whether the record says it is of this table, and where it comes from.
-    /// The table must be named; schema and connector must be the right ones
-    /// where they are.
+    /// Checks that the record belongs to this table, and returns its source. The table name is
+    /// required. The schema and the connector name are optional but must match if present.
     fn check_source(&self, source: &Part<Cells<'_>>) -> Result<Source, Reject> {
         let missing = |detail| Err(Reject::new(RejectCode::MissingSource, detail));
         let Part::Object(source) = source else {
@@ -252,7 +248,7 @@ impl<T: Table> Decoder<T> {
                 Cell::Text(name) if *name == *expected => {}
                 other => {
                     let name = source.names[column];
-                    let detail = format!("source.{name} is {}, not {expected}", shown(other));
+                    let detail = format!("source.{name} is {}, not {expected}", describe(other));
                     return Err(Reject::new(RejectCode::WrongSource, detail));
                 }
             }
@@ -268,9 +264,9 @@ impl<T: Table> Decoder<T> {
     }
 }
 
-/// What a record says of its origin.
+/// The relevant part of a record's `source`.
 struct Source {
-    /// It was read by a snapshot that was signalled.
+    /// Whether the record was read by an incremental snapshot.
     incremental: bool,
     lsn: Option<i64>,
 }
@@ -295,15 +291,15 @@ fn operation(op: &Cell<'_>) -> Result<Operation, Reject> {
         "t" => Operation::Truncate,
         "m" => Operation::Message,
         _ => {
-            let detail = format!("op is {}", shown(op));
+            let detail = format!("op is {}", describe(op));
             return Err(Reject::new(RejectCode::UnknownOp, detail));
         }
     })
 }
 
-/// The reject of a record without `op`. A row of the table that stands there
-/// bare is what a transform makes of every record: an error of shape.
-fn no_operation<T: Table>(record: &Record<'_>, envelope: &Envelope<'_>) -> Reject {
+/// Returns the reject of a record without `op`. A bare row of the table is a shape error,
+/// because a transform of the connector flattens all records.
+fn reject_without_op<T: Table>(record: &Record<'_>, envelope: &Envelope<'_>) -> Reject {
     let reject = Reject::new(RejectCode::MissingOp, "op is missing");
     let Ok(cells) = read_row(envelope.text, ReadCells::all(T::COLUMNS)) else {
         return reject;
@@ -321,7 +317,7 @@ fn no_operation<T: Table>(record: &Record<'_>, envelope: &Envelope<'_>) -> Rejec
         detail: "op is missing: the record is a bare row without Debezium's envelope".to_owned(),
         ..reject
     }
-    .of_shape(Shape::Envelope)
+    .with_shape(Shape::Envelope)
 }
 
 fn key_id<T: Table>(record: &Record<'_>) -> Result<T::Id, Reject> {
@@ -333,14 +329,14 @@ fn read_key<T: Table>(cell: &Cell<'_>) -> Result<T::Id, Reject> {
     T::id(cell).map_err(|bad| key::bad(format!("key's {}", bad.detail)))
 }
 
-/// The key's `id`. Where it is of the same wrong shape in the row, the table's
-/// `id` has changed, and not one record.
-fn key_of_row<T: Table>(record: &Record<'_>, row: &Cell<'_>) -> Result<T::Id, Reject> {
+/// Returns the key's `id`. If the row's `id` has the same wrong shape, the table's `id` has
+/// changed and not only one record.
+fn checked_key_id<T: Table>(record: &Record<'_>, row: &Cell<'_>) -> Result<T::Id, Reject> {
     let cell = key::id(record.key)?;
     read_key::<T>(&cell).map_err(|reject| {
-        let of_shape = T::id(row).is_err_and(|bad| bad.is_shape) && cell == *row;
-        if of_shape {
-            reject.of_shape(Shape::Column(T::COLUMNS[0]))
+        let is_shape_error = T::id(row).is_err_and(|bad| bad.is_shape_error) && cell == *row;
+        if is_shape_error {
+            reject.with_shape(Shape::Column(T::COLUMNS[0]))
         } else {
             reject
         }
@@ -351,7 +347,7 @@ fn row_id<T: Table>(cell: &Cell<'_>) -> Result<T::Id, Reject> {
     T::id(cell).map_err(|bad| Reject::new(RejectCode::BadId, bad.detail))
 }
 
-fn check_same<I: Copy + PartialEq + fmt::Display>(key: I, id: I) -> Result<(), Reject> {
+fn check_key_matches<I: Copy + PartialEq + fmt::Display>(key: I, id: I) -> Result<(), Reject> {
     if key == id {
         return Ok(());
     }
@@ -364,13 +360,13 @@ fn check_columns<T: Table>(cells: &Cells<'_>) -> Result<(), Reject> {
         return Err(envelope::duplicate(name));
     }
     let columns = cells.names.iter().zip(&cells.values).enumerate();
-    for (place, (name, cell)) in columns {
-        if T::READ.has(place) && matches!(cell, Cell::Missing) {
+    for (index, (name, cell)) in columns {
+        if T::READ.has(index) && matches!(cell, Cell::Missing) {
             let detail = format!("column {name} is missing");
             let reject = Reject::new(RejectCode::MissingColumn, detail);
-            // The key has the id: it is this record that lacks it.
-            let of_shape = || reject.clone().of_shape(Shape::Column(name));
-            return Err(if place == 0 { reject } else { of_shape() });
+            // The key contains the id, so only this record lacks it.
+            let shape_error = || reject.clone().with_shape(Shape::Column(name));
+            return Err(if index == 0 { reject } else { shape_error() });
         }
     }
     Ok(())

@@ -1,12 +1,12 @@
-//! Reads one JSON document from its bytes, through serde and without a tree.
+//! Parses a JSON document with serde, without building a tree.
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess};
 use serde_json::value::RawValue;
 
 use super::cell::{NameIn, Part, ReadObject, ReadPart};
 
-/// Reads all of `text` as one document with this reader. Nesting costs no
-/// stack: what is not asked for is skipped without recursion.
+/// Parses all of `text` as one document with this reader. Nesting uses no stack, because
+/// members that the reader does not need are skipped without recursion.
 pub(super) fn read<'a, R: ReadObject<'a>>(
     text: &'a str,
     reader: R,
@@ -17,7 +17,7 @@ pub(super) fn read<'a, R: ReadObject<'a>>(
     Ok(part)
 }
 
-/// The exact text of one member of the object in `text`.
+/// Returns the exact text of one member of the object in `text`.
 pub(super) fn member<'a>(text: &'a str, name: &'static str) -> Option<&'a str> {
     match read(text, ReadMember(name)) {
         Ok(Part::Object(found)) => found.map(RawValue::get),

@@ -1,15 +1,15 @@
-//! A row of `engagement_events`, as each reader needs it.
+//! Rows of `engagement_events`, as each reader needs them.
 
 use std::borrow::Cow;
 
 use uuid::Uuid;
 
 use super::cell::{Cell, ColumnSet};
-use super::columns::{Columns, shown};
+use super::columns::{Columns, describe};
 use super::decode::{BadId, Table};
 use super::reject::Reject;
 
-/// The columns of the source table.
+/// Columns of the source table.
 const COLUMNS: &[&str] = &[
     "id",
     "content_id",
@@ -29,10 +29,10 @@ const DURATION_MS: usize = 5;
 const DEVICE: usize = 6;
 const RAW_PAYLOAD: usize = 7;
 
-/// Those that are never null.
+/// Columns that are never null.
 const NEVER_NULL: ColumnSet = ColumnSet::of(&[ID, EVENT_TS]);
 
-/// One engagement event, its eight columns in the table's order.
+/// One engagement event with its eight columns in the table's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engagement<'a> {
     pub id: i64,
@@ -43,11 +43,11 @@ pub struct Engagement<'a> {
     pub event_ts: i64,
     pub duration_ms: Option<i32>,
     pub device: Option<Cow<'a, str>>,
-    /// The text of a JSON document, as Postgres wrote it.
+    /// The text of a JSON document, exactly as Postgres wrote it.
     pub raw_payload: Option<Cow<'a, str>>,
 }
 
-/// The table `engagement_events`, all of it.
+/// The table `engagement_events` with all columns.
 #[derive(Debug, Clone, Copy)]
 pub enum EngagementTable {}
 
@@ -78,19 +78,19 @@ impl Table for EngagementTable {
     }
 }
 
-/// What the board counts of an event.
+/// The columns of an event that a board counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
     pub id: i64,
     pub content_id: Option<Uuid>,
     /// Microseconds since the epoch.
     pub event_ts: i64,
-    /// None also where the board does not count durations.
+    /// Also `None` if the board does not count durations.
     pub duration_ms: Option<i32>,
 }
 
-/// The table `engagement_events` as a board reads it; with the durations only
-/// where it counts them.
+/// The table `engagement_events` as a board reads it. Durations are read only by a board that
+/// counts them.
 #[derive(Debug, Clone, Copy)]
 pub enum CountedTable<const DURATIONS: bool> {}
 
@@ -129,8 +129,8 @@ fn read_id(cell: &Cell<'_>) -> Result<i64, BadId> {
     match cell {
         Cell::Integer(id) => Ok(*id),
         other => Err(BadId {
-            detail: format!("id is no 64-bit integer: {}", shown(other)),
-            is_shape: !matches!(other, Cell::Null | Cell::Number(_)),
+            detail: format!("id is not a 64-bit integer: {}", describe(other)),
+            is_shape_error: !matches!(other, Cell::Null | Cell::Number(_)),
         }),
     }
 }

@@ -1,5 +1,5 @@
-//! Debezium's envelope: `{before, after, source, op, …}`, bare or as the
-//! `payload` beside its `schema`.
+//! Debezium's envelope: `{before, after, source, op, …}`, bare or as the `payload` next to its
+//! `schema`.
 
 use serde::de::{IgnoredAny, MapAccess};
 use serde_json::value::RawValue;
@@ -9,7 +9,7 @@ use super::document;
 use super::reject::{Reject, RejectCode};
 use crate::escape::excerpt;
 
-/// The members of `source` that are looked at, in Debezium's order.
+/// Members of `source` that are read, in Debezium's order.
 const SOURCE: [&str; 5] = ["name", "snapshot", "schema", "table", "lsn"];
 pub(super) const NAME: usize = 0;
 pub(super) const SNAPSHOT: usize = 1;
@@ -17,8 +17,7 @@ pub(super) const SCHEMA: usize = 2;
 pub(super) const TABLE: usize = 3;
 pub(super) const LSN: usize = 4;
 
-/// The members of an envelope, in Debezium's order; anything else in it says
-/// nothing about the row.
+/// Members of an envelope, in Debezium's order. Other members do not describe the row.
 const MEMBERS: [&str; 10] = [
     "schema",
     "payload",
@@ -32,38 +31,38 @@ const MEMBERS: [&str; 10] = [
     "ts_ns",
 ];
 
-/// One change event as it came.
+/// One undecoded change event.
 #[derive(Debug, Default)]
 pub(super) struct Envelope<'a> {
     pub before: Option<&'a RawValue>,
     pub after: Part<Cells<'a>>,
     pub source: Part<Cells<'a>>,
     pub op: Cell<'a>,
-    /// The envelope's own text, without what wraps it.
+    /// The envelope's text, without the wrapper around it.
     pub text: &'a str,
-    /// The schema it came with.
+    /// The schema in the wrapper.
     pub schema: Option<&'a RawValue>,
     payload: Option<&'a RawValue>,
     has_clock: bool,
-    has_others: bool,
+    has_unknown_members: bool,
     duplicate: Option<&'static str>,
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads a record's value. `columns` are those wanted of `after`.
+    /// Reads a record's value. `columns` are the columns to read from `after`.
     pub(super) fn read(text: &'a str, columns: ReadCells) -> Result<Self, Reject> {
-        let outer = Self::read_one(text, columns)?;
+        let outer = Self::read_object(text, columns)?;
         let Some(payload) = outer.payload.filter(|_| outer.is_wrapper()) else {
             return Ok(outer);
         };
-        let inner = Self::read_one(payload.get(), columns)?;
+        let inner = Self::read_object(payload.get(), columns)?;
         Ok(Self {
             schema: outer.schema,
             ..inner
         })
     }
 
-    fn read_one(text: &'a str, columns: ReadCells) -> Result<Self, Reject> {
+    fn read_object(text: &'a str, columns: ReadCells) -> Result<Self, Reject> {
         let part = document::read(text, ReadEnvelope { columns })
             .map_err(|error| Reject::new(RejectCode::NotJson, format!("value: {error}")))?;
         let Part::Object(envelope) = part else {
@@ -80,9 +79,9 @@ impl<'a> Envelope<'a> {
         self.has_no_event() && !self.has_clock
     }
 
-    /// Nothing but the connector's clock.
+    /// Returns true if the value contains only the connector's timestamps.
     pub(super) fn is_heartbeat(&self) -> bool {
-        self.has_no_event() && self.has_clock && !self.has_others && self.payload.is_none()
+        self.has_no_event() && self.has_clock && !self.has_unknown_members && self.payload.is_none()
     }
 
     fn has_no_event(&self) -> bool {
@@ -92,7 +91,7 @@ impl<'a> Envelope<'a> {
             && self.before.is_none()
     }
 
-    /// The text of `before` where there is a row in it.
+    /// Returns the text of `before` if it contains a row.
     pub(super) fn before_text(&self) -> Option<&'a str> {
         self.before
             .map(RawValue::get)
@@ -100,9 +99,9 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The rejection of a field that is there twice.
+/// Returns the reject of a field that appears twice.
 pub(super) fn duplicate(name: &str) -> Reject {
-    Reject::new(RejectCode::DuplicateField, format!("{name} is there twice"))
+    Reject::new(RejectCode::DuplicateField, format!("{name} appears twice"))
 }
 
 struct ReadEnvelope {
@@ -120,7 +119,7 @@ impl<'de> ReadObject<'de> for ReadEnvelope {
             expected,
         })? {
             let Some(member) = found else {
-                envelope.has_others = true;
+                envelope.has_unknown_members = true;
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };

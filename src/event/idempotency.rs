@@ -1,10 +1,10 @@
-//! What the external system gets of an event: one body, and the key under
-//! which it is accepted once.
+//! The body of an event for the external system, and the key under which that system accepts it
+//! once.
 //!
-//! Both outlive a run: a body sent again after a crash, a resend or a replay
-//! must be the same to the byte. So the body is written here by hand rather
-//! than by a library whose output may change, and golden tests pin it. Another
-//! form needs another [`FORMAT`].
+//! Both outlive a run: a body that is sent again after a crash, by a resend or by a replay must
+//! be identical byte for byte. The body is therefore written by hand rather than by a library
+//! whose output may change, and golden tests pin it. A change of the form requires a new
+//! [`FORMAT`].
 
 use std::fmt::Write as _;
 
@@ -13,15 +13,15 @@ use uuid::Uuid;
 use super::Engagement;
 use crate::timestamp::Rfc3339;
 
-/// The number of the body's and the key's form.
+/// Version of the form of body and key.
 pub const FORMAT: u8 = 1;
 
 /// The UUID namespace of every idempotency key.
 pub const NAMESPACE: Uuid = Uuid::from_u128(0xfab1_9d6e_b09f_41f7_bfb5_60d0_65a7_4b1d);
 
-/// The body of an event: one JSON object without white space, the eight
-/// columns in the table's order, null where there is nothing. The time is RFC
-/// 3339 in UTC with six digits behind the point; `raw_payload` is a string.
+/// Returns the body of an event: one JSON object without white space, with the eight columns in
+/// the table's order. Missing values are null. The time is RFC 3339 in UTC with six decimal
+/// digits; `raw_payload` is a string.
 #[must_use]
 pub fn body(event: &Engagement<'_>) -> Vec<u8> {
     let mut body = String::with_capacity(256);
@@ -34,7 +34,7 @@ pub fn write_body(event: &Engagement<'_>, out: &mut String) {
     let payload = event.raw_payload.as_deref();
     out.reserve(256 + payload.map_or(0, str::len));
     out.push_str("{\"id\":");
-    push_shown(out, event.id);
+    push_display(out, event.id);
     out.push_str(",\"content_id\":");
     push_quoted(out, event.content_id);
     out.push_str(",\"user_id\":");
@@ -45,7 +45,7 @@ pub fn write_body(event: &Engagement<'_>, out: &mut String) {
     push_quoted(out, Some(Rfc3339(event.event_ts)));
     out.push_str(",\"duration_ms\":");
     match event.duration_ms {
-        Some(duration) => push_shown(out, duration),
+        Some(duration) => push_display(out, duration),
         None => out.push_str("null"),
     }
     out.push_str(",\"device\":");
@@ -55,9 +55,8 @@ pub fn write_body(event: &Engagement<'_>, out: &mut String) {
     out.push('}');
 }
 
-/// The key of a body: the UUID version 5, in [`NAMESPACE`], of
-/// `fanout/<format>`, the table's qualified name and the body, joined by line
-/// feeds.
+/// Returns the key of a body: the UUID version 5, in [`NAMESPACE`], of `fanout/<format>`, the
+/// table's qualified name and the body, joined by line feeds.
 #[must_use]
 pub fn idempotency_key(table: &str, body: &[u8]) -> Uuid {
     let mut name = Vec::with_capacity(16 + table.len() + body.len());
@@ -66,7 +65,7 @@ pub fn idempotency_key(table: &str, body: &[u8]) -> Uuid {
     Uuid::new_v5(&NAMESPACE, &name)
 }
 
-fn push_shown(out: &mut String, value: impl std::fmt::Display) {
+fn push_display(out: &mut String, value: impl std::fmt::Display) {
     // Writing into a string cannot fail.
     let _ = write!(out, "{value}");
 }
@@ -75,14 +74,14 @@ fn push_quoted(out: &mut String, value: Option<impl std::fmt::Display>) {
     match value {
         Some(value) => {
             out.push('"');
-            push_shown(out, value);
+            push_display(out, value);
             out.push('"');
         }
         None => out.push_str("null"),
     }
 }
 
-/// A JSON string: quote, backslash and C0 controls escaped, all else as it is.
+/// Appends a JSON string. Only the quote, the backslash and C0 controls are escaped.
 fn push_text(out: &mut String, text: Option<&str>) {
     let Some(text) = text else {
         out.push_str("null");
@@ -90,9 +89,9 @@ fn push_text(out: &mut String, text: Option<&str>) {
     };
     out.push('"');
     let mut rest = text;
-    while let Some(at) = rest.bytes().position(needs_escape) {
-        // The byte is ASCII, so it ends and begins a character.
-        let (plain, tail) = rest.split_at(at);
+    while let Some(index) = rest.bytes().position(needs_escape) {
+        // The byte is ASCII, so it is on a character boundary.
+        let (plain, tail) = rest.split_at(index);
         out.push_str(plain);
         push_escaped(out, tail.as_bytes()[0]);
         rest = &tail[1..];
@@ -114,7 +113,7 @@ fn push_escaped(out: &mut String, byte: u8) {
         b'\t' => out.push_str("\\t"),
         0x08 => out.push_str("\\b"),
         0x0c => out.push_str("\\f"),
-        other => push_shown(out, format_args!("\\u{other:04x}")),
+        other => push_display(out, format_args!("\\u{other:04x}")),
     }
 }
 
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bodies_stay_the_same_for_ever() {
+    fn the_bodies_never_change() {
         let expected = concat!(
             r#"{"id":42,"content_id":"01020304-0506-0708-090a-0b0c0d0e0f10","#,
             r#""user_id":"ffffffff-ffff-ffff-ffff-ffffffffffff","event_type":"play","#,
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_stay_the_same_for_ever() {
+    fn the_keys_never_change() {
         let table = "public.engagement_events";
         let key = |event: &Engagement<'_>| idempotency_key(table, &body(event)).to_string();
         assert_eq!(key(&full()), "fac1d022-deba-59be-9a4c-2a91d79e0197");
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn another_table_or_column_is_another_key() {
+    fn another_table_or_value_gives_another_key() {
         let body = body(&full());
         let key = idempotency_key("public.a", &body);
         assert_ne!(key, idempotency_key("public.b", &body));
@@ -193,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_body_is_json_of_the_same_text(device in any::<String>(), payload in any::<String>()) {
+        fn a_body_is_json_with_the_same_text(device in any::<String>(), payload in any::<String>()) {
             let mut event = full();
             event.device = Some(Cow::Borrowed(&device));
             event.raw_payload = Some(Cow::Borrowed(&payload));

@@ -1,5 +1,4 @@
-//! The `id` in a record's key: `{"id": …}`, bare or as the `payload` beside
-//! its `schema`.
+//! The `id` in a record's key: `{"id": …}`, bare or as the `payload` next to its `schema`.
 
 use serde::de::{IgnoredAny, MapAccess};
 use serde_json::value::RawValue;
@@ -11,23 +10,28 @@ use crate::escape::excerpt;
 
 const MEMBERS: [&str; 3] = ["id", "payload", "schema"];
 
-/// Reads the key's `id`, whatever its type; [`Cell::Missing`] where an object has
-/// none.
+/// Returns the key's `id` with any type, or [`Cell::Missing`] if the object has none.
 pub(super) fn id(key: Option<&[u8]>) -> Result<Cell<'_>, Reject> {
     let key = key.ok_or_else(|| Reject::new(RejectCode::MissingKey, "key is null"))?;
     let text = simdutf8::basic::from_utf8(key).map_err(|_| bad("key is not UTF-8"))?;
-    let outer = read(text)?;
-    let found = match outer.payload.filter(|_| matches!(outer.id, Cell::Missing)) {
+    let wrapper = read(text)?;
+    let found = match wrapper
+        .payload
+        .filter(|_| matches!(wrapper.id, Cell::Missing))
+    {
         Some(payload) => read(payload.get())?,
-        None => outer,
+        None => wrapper,
     };
-    if found.twice {
-        return Err(bad(format!("key has id twice: {}", excerpt(text))));
+    if found.has_duplicate {
+        return Err(bad(format!(
+            "id appears twice in the key: {}",
+            excerpt(text)
+        )));
     }
     Ok(found.id)
 }
 
-/// The rejection of a key that is there but of no use.
+/// Returns the reject of a key that exists but cannot be used.
 pub(super) fn bad(detail: impl Into<String>) -> Reject {
     Reject::new(RejectCode::BadKey, detail)
 }
@@ -44,7 +48,7 @@ fn read(text: &str) -> Result<Key<'_>, Reject> {
 struct Key<'a> {
     id: Cell<'a>,
     payload: Option<&'a RawValue>,
-    twice: bool,
+    has_duplicate: bool,
 }
 
 struct ReadKey;
@@ -60,11 +64,11 @@ impl<'de> ReadObject<'de> for ReadKey {
         })? {
             match found {
                 Some(0) => {
-                    key.twice |= !matches!(key.id, Cell::Missing);
+                    key.has_duplicate |= !matches!(key.id, Cell::Missing);
                     key.id = map.next_value()?;
                 }
                 Some(1) => {
-                    key.twice |= key.payload.is_some();
+                    key.has_duplicate |= key.payload.is_some();
                     key.payload = Some(map.next_value()?);
                 }
                 _ => drop(map.next_value::<IgnoredAny>()?),

@@ -1,12 +1,11 @@
-//! The records of the source topics and what they mean.
+//! Records of the source topics and the changes that they describe.
 //!
-//! Owns the step from bytes to a typed [`Change`]: Debezium's envelope, with
-//! and without a schema, the columns of both source tables, and the one body
-//! and idempotency key each event has outside. Each reader decodes the columns
-//! that it needs and no others, so what is wrong with another column does not
-//! concern it. A function of the record and of the known [`unavailable`]
-//! placeholders: what becomes of a change is the sinks' business, what becomes
-//! of a [`Reject`] the pipeline's.
+//! Owns the step from bytes to a typed [`Change`]: Debezium's envelope with and without a
+//! schema, the columns of both source tables, and the body and idempotency key that the
+//! external system receives for each event. Each reader decodes only the columns that it needs,
+//! so an invalid value in another column does not affect it. Decoding depends only on the
+//! record and on the known [`unavailable`] placeholders. The sinks decide what to do with a
+//! change, the pipeline what to do with a [`Reject`].
 
 mod cell;
 mod change;
@@ -42,7 +41,7 @@ pub type ContentChange<'a> = Change<Content<'a>, Uuid>;
 /// Decodes `engagement_events`.
 pub type FactDecoder = Decoder<EngagementTable>;
 
-/// Decodes `content` for those who show it.
+/// Decodes `content` for readers that display it.
 pub type ContentDecoder = Decoder<ContentTable>;
 
 /// Decodes `content` for enrichment.

@@ -1,35 +1,34 @@
-//! Why a record cannot be understood, and the codes that say so.
+//! Rejected records, and the codes of the reasons.
 //!
-//! The codes are written to dead letters and outlive a run: a code may be
-//! added, none may change its text or its meaning.
+//! The codes are written to dead letters and outlive a run. A code may be added, but no code
+//! may change its text or its meaning.
 
 use std::fmt;
 
-/// A record that was not understood.
+/// A record that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Reject {
     pub code: RejectCode,
-    /// One lowercase line: the column, what is wrong with it, and a short,
-    /// escaped piece of its value.
+    /// One lowercase line: the column, the problem, and a short, escaped excerpt of the value.
     pub detail: String,
-    /// What is not of the expected shape, in an otherwise valid record of the
-    /// table. Such a record says something of the table or of the connector, and
-    /// not of one row: others like it have to be expected.
+    /// The part with an unexpected shape, in an otherwise valid record of the table. Such a
+    /// record indicates a change to the table or the connector rather than one bad row, so more
+    /// of them have to be expected.
     pub shape: Option<Shape>,
 }
 
-/// What of a record can be of another shape than expected.
+/// The part of a record whose shape is unexpected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shape {
-    /// A column is gone, or of another type.
+    /// The column is missing or has another type.
     Column(&'static str),
-    /// The row stands there without Debezium's envelope.
+    /// The record is a bare row without Debezium's envelope.
     Envelope,
 }
 
 impl Shape {
-    /// The column that is concerned.
+    /// Returns the column concerned.
     #[must_use]
     pub fn column(self) -> Option<&'static str> {
         match self {
@@ -57,16 +56,16 @@ impl Reject {
         }
     }
 
-    pub(super) fn of_shape(mut self, shape: Shape) -> Self {
+    pub(super) fn with_shape(mut self, shape: Shape) -> Self {
         self.shape = Some(shape);
         self
     }
 }
 
-/// The kinds of record that are not understood.
+/// Reasons why a record cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RejectCode {
-    /// The value is there and has no bytes.
+    /// The value has no bytes.
     EmptyValue,
     /// The value is not UTF-8.
     NotUtf8,
@@ -74,45 +73,45 @@ pub enum RejectCode {
     NotJson,
     /// The value is JSON, but not an object.
     NotAnObject,
-    /// A field that matters is there twice; which one holds is not guessed.
+    /// A relevant field appears twice, so its value is ambiguous.
     DuplicateField,
     /// There is no `op`.
     MissingOp,
     /// `op` is none of `c u d r t m`.
     UnknownOp,
-    /// There is no `source` that names a table.
+    /// There is no `source` with a table name.
     MissingSource,
     /// `source` names another table, schema or connector.
     WrongSource,
     /// There is no key.
     MissingKey,
-    /// The key holds no usable `id`.
+    /// The key has no usable `id`.
     BadKey,
-    /// The row's `id` is not the key's.
+    /// The row's `id` differs from the key's.
     KeyMismatch,
     /// `c`, `u` or `r` without `after`.
     MissingAfter,
-    /// A column the program needs is gone.
+    /// A required column is missing.
     MissingColumn,
-    /// `id` is not of the column's type.
+    /// `id` does not have the column's type.
     BadId,
     /// A column that is never null is null.
     UnexpectedNull,
-    /// A column is not of its type.
+    /// A column does not have its expected type.
     BadType,
     /// A column is not a UUID.
     BadUuid,
-    /// A time that cannot be read, or outside 1900 to 2299.
+    /// A time cannot be parsed or is outside 1900 to 2299.
     BadTimestamp,
-    /// A time is a number and nothing says of what.
+    /// A time is a number, and the schema does not give its unit.
     TimestampUnitUnknown,
-    /// A column holds Debezium's stand-in for an unchanged value, and `before`
-    /// does not have it either.
+    /// A column holds the placeholder for an unchanged value, and `before` lacks the value as
+    /// well.
     UnavailableValue,
 }
 
 impl RejectCode {
-    /// Every code, in the order of the checks.
+    /// All codes, in the order of the checks.
     pub const ALL: [Self; 21] = [
         Self::EmptyValue,
         Self::NotUtf8,
@@ -137,7 +136,7 @@ impl RejectCode {
         Self::UnavailableValue,
     ];
 
-    /// The stable name, as in the `fanout-code` header of a dead letter.
+    /// Returns the stable name, as in the `fanout-code` header of a dead letter.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

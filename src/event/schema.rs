@@ -1,4 +1,4 @@
-//! What a number in a time column counts, where the record's schema says so.
+//! The unit of a numeric time column, as given by the record's schema.
 
 use serde::Deserialize;
 
@@ -13,7 +13,7 @@ pub(super) enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// The time in microseconds, down to the microsecond before it.
+    /// Converts a time to microseconds, rounding down.
     pub(super) fn to_micros(self, value: i64) -> Option<i64> {
         match self {
             Self::Millis => value.checked_mul(MICROS_PER_MILLI),
@@ -22,7 +22,7 @@ impl TimeUnit {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         match name {
             "io.debezium.time.Timestamp" | "org.apache.kafka.connect.data.Timestamp" => {
                 Some(Self::Millis)
@@ -34,12 +34,12 @@ impl TimeUnit {
     }
 }
 
-/// The unit of a column of `after`, read from the record's own schema.
-/// `None` where there is no schema or it names no unit.
+/// Returns the unit of a column of `after`, read from the record's schema. Returns `None` if
+/// there is no schema or it gives no unit.
 pub(super) fn unit_of(schema: Option<&str>, column: &str) -> Option<TimeUnit> {
     let envelope: Field = serde_json::from_str(schema?).ok()?;
     let name = envelope.field("after")?.field(column)?.name.as_deref()?;
-    TimeUnit::named(name)
+    TimeUnit::from_name(name)
 }
 
 #[derive(Deserialize)]

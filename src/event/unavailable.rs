@@ -1,10 +1,9 @@
-//! The placeholders: texts that a connector writes in place of a value it did
-//! not have, which Postgres stores out of line and which did not change.
+//! Placeholders for unavailable values: texts that a connector writes in place of an unchanged
+//! value that Postgres stores out of line.
 //!
-//! A text that a user stores must not be taken for one. So each project has a
-//! placeholder that nobody can guess; what the connector wrote before it was
-//! configured with that one is told apart by its place in the log. Where the
-//! document that says so is kept is decided above.
+//! A text that a user stores must not be mistaken for a placeholder. Each project therefore has
+//! a random placeholder. Records that the connector wrote under an earlier placeholder are
+//! recognised by their offsets. The caller stores the document that describes both.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,65 +11,65 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The placeholder of a connector that was not given another.
-pub const DEBEZIUMS_OWN: &str = "__debezium_unavailable_value";
+/// Placeholder of a connector that is configured without one.
+pub const DEBEZIUM_DEFAULT: &str = "__debezium_unavailable_value";
 
-/// What every placeholder that fanout chooses, and Debezium's own, has in it.
+/// Part that Debezium's placeholder and all of fanout's placeholders contain.
 pub const MARK: &str = "_unavailable_value";
 
-/// The key of the document in the state topic.
+/// Key of the document in the state topic.
 pub const STATE_KEY: &str = "unavailable-value";
 
 /// Format of the document.
 const FORMAT: u16 = 1;
 
-/// What a placeholder of fanout's begins with.
+/// Prefix of the placeholders that fanout chooses.
 const PREFIX: &str = "__fanout_unavailable_value_";
 
-/// What Debezium takes for the beginning of bytes in hexadecimal.
+/// Prefix of a property that holds the placeholder's bytes in hexadecimal.
 const HEX: &str = "hex:";
 
-/// The placeholders of a project, as they are kept.
+/// Placeholders of a project, as stored in the state topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placeholders {
     format: u16,
-    /// What the connector is configured with.
+    /// Placeholder that the connector is configured with.
     pub placeholder: String,
-    /// The connector was stopped for another placeholder, and has to be resumed.
+    /// Whether the connector was stopped to change the placeholder and must be resumed.
     pub switching: bool,
-    /// What it was configured with before.
-    pub earlier: Vec<Earlier>,
+    /// Placeholders that the connector was configured with before.
+    pub earlier: Vec<EarlierPlaceholder>,
 }
 
-/// A placeholder that is not in use any more.
+/// A placeholder that is no longer in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Earlier {
+pub struct EarlierPlaceholder {
     pub placeholder: String,
-    /// By topic, where its records end; none as long as they may still come.
-    pub until: Option<BTreeMap<String, Until>>,
+    /// End of its records by topic. `None` while more of them may arrive.
+    pub until: Option<BTreeMap<String, TopicEnd>>,
 }
 
-/// Where the records under a placeholder end in one topic.
+/// End of the records under an earlier placeholder in one topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Until {
-    /// A topic that was recreated since has none of them.
+pub struct TopicEnd {
+    /// Id of the topic. A topic that was recreated later has no such records.
     pub topic_id: Uuid,
-    /// By partition, one past the last offset. A partition that was added since
-    /// has none of them.
+    /// One past the last offset, by partition. A partition that was added later has no such
+    /// records.
     pub offsets: Vec<i64>,
 }
 
-/// Why a document cannot be read.
+/// Error while reading a stored document.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidPlaceholders {
-    #[error("it is of format {0}, not {FORMAT}")]
+    #[error("unsupported format {0}, expected {FORMAT}")]
     Format(u16),
-    #[error("it is no document of this kind")]
+    #[error("not a placeholder document")]
     Document(#[from] serde_json::Error),
 }
 
 impl Placeholders {
-    /// Of a project whose connector never had another placeholder.
+    /// Placeholders of a project whose connector never had another one.
     #[must_use]
     pub fn new(placeholder: String) -> Self {
         Self {
@@ -81,23 +80,23 @@ impl Placeholders {
         }
     }
 
-    /// A placeholder made of a number that nobody can guess.
+    /// Returns a placeholder that contains this random number.
     #[must_use]
     pub fn choose(random: Uuid) -> String {
         format!("{PREFIX}{}", random.simple())
     }
 
-    /// Whether [`Self::choose`] has made it.
+    /// Returns true if [`Self::choose`] created the placeholder.
     #[must_use]
     pub fn is_chosen(placeholder: &str) -> bool {
         let number = placeholder.strip_prefix(PREFIX);
         number.is_some_and(|number| Uuid::try_parse(number).is_ok())
     }
 
-    /// Reads a kept document.
+    /// Parses a stored document.
     ///
     /// # Errors
-    /// When it is of another format.
+    /// If the document is malformed or has another format.
     pub fn read(bytes: &[u8]) -> Result<Self, InvalidPlaceholders> {
         #[derive(Deserialize)]
         struct Format {
@@ -109,26 +108,27 @@ impl Placeholders {
         }
     }
 
-    /// The document to keep.
+    /// Returns the document to store.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         // Texts and numbers always serialise.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Notes that records under another placeholder may stand in the log up to
-    /// here; without an end, that they may still come.
-    pub fn add_earlier(&mut self, property: &str, until: Option<BTreeMap<String, Until>>) {
-        let placeholder = text_of(property);
-        self.earlier.retain(|one| one.placeholder != placeholder);
-        self.earlier.push(Earlier { placeholder, until });
+    /// Records an earlier placeholder and the end of its records in the log. `None` means that
+    /// more of them may arrive.
+    pub fn add_earlier(&mut self, property: &str, until: Option<BTreeMap<String, TopicEnd>>) {
+        let placeholder = placeholder_text(property);
+        self.earlier
+            .retain(|earlier| earlier.placeholder != placeholder);
+        self.earlier.push(EarlierPlaceholder { placeholder, until });
     }
 
-    /// What has to be taken for a placeholder in this topic.
+    /// Returns the placeholders that are valid in this topic.
     #[must_use]
     pub fn known_in(&self, topic: &str, topic_id: Uuid) -> Vec<Known> {
-        let earlier = self.earlier.iter().filter_map(|one| {
-            let before = match &one.until {
+        let earlier = self.earlier.iter().filter_map(|earlier| {
+            let before = match &earlier.until {
                 None => None,
                 Some(until) => {
                     let until = until.get(topic)?;
@@ -136,7 +136,7 @@ impl Placeholders {
                 }
             };
             Some(Known {
-                placeholder: one.placeholder.clone(),
+                placeholder: earlier.placeholder.clone(),
                 before,
             })
         });
@@ -148,8 +148,8 @@ impl Placeholders {
     }
 }
 
-/// The text that a connector writes under this property.
-fn text_of(property: &str) -> String {
+/// Returns the text that a connector writes if it is configured with this property.
+fn placeholder_text(property: &str) -> String {
     let bytes = property.strip_prefix(HEX).and_then(|digits| {
         let digit = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
         (0..digits.len()).step_by(2).map(digit).collect()
@@ -160,53 +160,53 @@ fn text_of(property: &str) -> String {
     )
 }
 
-/// A placeholder and the part of a topic in which it is one.
+/// A placeholder and the part of a topic in which it is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     placeholder: String,
-    /// By partition, the first offset after it; none is no end.
+    /// End offset by partition. `None` means that there is no end.
     before: Option<Vec<i64>>,
 }
 
 impl Known {
-    fn holds_at(&self, partition: i32, offset: i64) -> bool {
+    fn is_valid_at(&self, partition: i32, offset: i64) -> bool {
         let Some(before) = &self.before else {
             return true;
         };
         let end = usize::try_from(partition)
             .ok()
-            .and_then(|at| before.get(at));
+            .and_then(|index| before.get(index));
         end.is_some_and(|end| offset < *end)
     }
 }
 
-/// What is known of the placeholders of one topic, shared by its decoders.
+/// Known placeholders of one topic, shared by its decoders.
 #[derive(Debug, Clone)]
 pub struct Unavailable(Arc<RwLock<Vec<Known>>>);
 
 impl Default for Unavailable {
-    /// A connector that fanout did not configure has Debezium's own.
+    /// Returns Debezium's placeholder, which a connector has unless fanout configured it.
     fn default() -> Self {
         Self(Arc::new(RwLock::new(vec![Known {
-            placeholder: DEBEZIUMS_OWN.to_owned(),
+            placeholder: DEBEZIUM_DEFAULT.to_owned(),
             before: None,
         }])))
     }
 }
 
 impl Unavailable {
-    /// From now on these are the placeholders.
+    /// Replaces the known placeholders.
     pub fn replace(&self, known: Vec<Known>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
-    /// Whether this text, in a record at this place, is a placeholder.
+    /// Returns true if this text is a placeholder in a record with this offset.
     #[must_use]
     pub fn includes(&self, text: &str, partition: i32, offset: i64) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         known
             .iter()
-            .any(|one| one.placeholder == text && one.holds_at(partition, offset))
+            .any(|known| known.placeholder == text && known.is_valid_at(partition, offset))
     }
 }
 
@@ -219,12 +219,12 @@ mod tests {
 
     fn switched() -> Placeholders {
         let mut placeholders = Placeholders::new("mine".to_owned());
-        let until = Until {
+        let until = TopicEnd {
             topic_id: ID,
             offsets: vec![5, 0],
         };
         let until = BTreeMap::from([(TOPIC.to_owned(), until)]);
-        placeholders.add_earlier(DEBEZIUMS_OWN, Some(until));
+        placeholders.add_earlier(DEBEZIUM_DEFAULT, Some(until));
         placeholders
     }
 
@@ -235,38 +235,41 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_placeholder_ends_where_its_records_do() {
+    fn an_earlier_placeholder_is_valid_only_up_to_the_end_of_its_records() {
         let placeholders = switched();
         let here = unavailable(&placeholders, TOPIC, ID);
-        assert!(here.includes(DEBEZIUMS_OWN, 0, 4));
-        assert!(!here.includes(DEBEZIUMS_OWN, 0, 5));
-        assert!(!here.includes(DEBEZIUMS_OWN, 1, 0), "it had no record then");
-        assert!(!here.includes(DEBEZIUMS_OWN, 2, 0), "an added partition");
+        assert!(here.includes(DEBEZIUM_DEFAULT, 0, 4));
+        assert!(!here.includes(DEBEZIUM_DEFAULT, 0, 5));
+        assert!(
+            !here.includes(DEBEZIUM_DEFAULT, 1, 0),
+            "the partition was empty"
+        );
+        assert!(!here.includes(DEBEZIUM_DEFAULT, 2, 0), "an added partition");
         for (partition, offset) in [(0, 0), (0, 9), (2, 0)] {
             assert!(here.includes("mine", partition, offset));
         }
         let recreated = unavailable(&placeholders, TOPIC, Uuid::from_u128(8));
-        assert!(!recreated.includes(DEBEZIUMS_OWN, 0, 4));
+        assert!(!recreated.includes(DEBEZIUM_DEFAULT, 0, 4));
         let other = unavailable(&placeholders, "cdc.public.content", ID);
-        assert!(!other.includes(DEBEZIUMS_OWN, 0, 4));
+        assert!(!other.includes(DEBEZIUM_DEFAULT, 0, 4));
     }
 
     #[test]
-    fn as_long_as_a_switch_is_not_done_both_are_placeholders() {
+    fn during_a_switch_both_placeholders_are_valid() {
         let mut placeholders = Placeholders::new("mine".to_owned());
-        placeholders.add_earlier(DEBEZIUMS_OWN, None);
+        placeholders.add_earlier(DEBEZIUM_DEFAULT, None);
         let here = unavailable(&placeholders, TOPIC, ID);
-        assert!(here.includes(DEBEZIUMS_OWN, 2, 900) && here.includes("mine", 2, 900));
+        assert!(here.includes(DEBEZIUM_DEFAULT, 2, 900) && here.includes("mine", 2, 900));
     }
 
     #[test]
-    fn without_a_document_debeziums_own_is_the_one() {
+    fn without_a_document_only_debeziums_placeholder_is_valid() {
         let here = Unavailable::default();
-        assert!(here.includes(DEBEZIUMS_OWN, 0, 0) && !here.includes("mine", 0, 0));
+        assert!(here.includes(DEBEZIUM_DEFAULT, 0, 0) && !here.includes("mine", 0, 0));
     }
 
     #[test]
-    fn the_document_keeps_its_form() {
+    fn the_document_format_is_stable() {
         let text = concat!(
             r#"{"format":1,"placeholder":"mine","switching":false,"earlier":[{"placeholder":"#,
             r#""__debezium_unavailable_value","until":{"cdc.public.engagement_events":"#,
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_another_format_is_not_guessed_at() {
+    fn a_document_with_another_format_is_refused() {
         let read = |text: &str| Placeholders::read(text.as_bytes());
         let newer = read(r#"{"format":2,"placeholders":[]}"#);
         assert!(matches!(newer, Err(InvalidPlaceholders::Format(2))));
@@ -288,22 +291,25 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_placeholder_is_known_as_one() {
+    fn a_chosen_placeholder_is_recognised() {
         let chosen = Placeholders::choose(Uuid::from_u128(0xfeed));
-        assert!(chosen.contains(MARK) && DEBEZIUMS_OWN.contains(MARK));
+        assert!(chosen.contains(MARK) && DEBEZIUM_DEFAULT.contains(MARK));
         assert!(Placeholders::is_chosen(&chosen));
-        for other in [DEBEZIUMS_OWN, PREFIX, "", "hex:41"] {
+        for other in [DEBEZIUM_DEFAULT, PREFIX, "", "hex:41"] {
             assert!(!Placeholders::is_chosen(other), "{other}");
         }
     }
 
     #[test]
-    fn a_property_in_hexadecimal_is_the_text_of_its_bytes() {
+    fn a_hexadecimal_property_is_decoded_to_text() {
         let mut placeholders = Placeholders::new("mine".to_owned());
         for (property, text) in [("hex:4142", "AB"), ("hex:4", "hex:4"), ("hex", "hex")] {
             placeholders.add_earlier(property, None);
             placeholders.add_earlier(property, None);
-            let last = placeholders.earlier.pop().expect("it was added");
+            let last = placeholders
+                .earlier
+                .pop()
+                .expect("the placeholder was added");
             assert_eq!(
                 (last.placeholder.as_str(), placeholders.earlier.len()),
                 (text, 0)

@@ -310,7 +310,7 @@ impl<S: PartitionSink> Loop<S> {
         };
         if cut.index == 0 {
             let command = shape::recovery(self.stats.group());
-            self.halted = Some(cut.halt(&record.place(), command));
+            self.halted = Some(cut.halt(&record.position(), command));
             let (partition, offset) = (record.partition, record.offset);
             self.guard.hold(partition, self.topic, offset).await;
         } else {

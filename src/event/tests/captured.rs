@@ -1,4 +1,4 @@
-//! Records captured from a real connector, kept in `tests/data`.
+//! Records that were captured from a real connector, kept in `tests/data`.
 
 use serde::Deserialize;
 
@@ -34,7 +34,7 @@ fn lines(file: &'static str) -> impl Iterator<Item = Captured> {
     file.lines().map(|line| serde_json::from_str(line).unwrap())
 }
 
-/// One line for a change: what it does, to which row, and what tells it from
+/// Returns one line for a record: the change, the row, and the values that distinguish it from
 /// its neighbours.
 fn summary(captured: &Captured, prefix: &str) -> Option<String> {
     let table = |name| SourceTable {
@@ -82,13 +82,13 @@ fn show<R, I: std::fmt::Display>(
 
 fn summaries(file: &'static str, prefix: &str) -> String {
     let lines = lines(file).filter_map(|captured| {
-        let shown = summary(&captured, prefix)?;
-        let shown = match shown.char_indices().nth(600) {
-            Some((end, _)) => format!("{}… {} bytes", &shown[..end], shown.len()),
-            None => shown,
+        let summary = summary(&captured, prefix)?;
+        let summary = match summary.char_indices().nth(600) {
+            Some((end, _)) => format!("{}… {} bytes", &summary[..end], summary.len()),
+            None => summary,
         };
         Some(format!(
-            "{}@{} {shown}\n",
+            "{}@{} {summary}\n",
             captured.partition, captured.offset
         ))
     });
@@ -96,12 +96,12 @@ fn summaries(file: &'static str, prefix: &str) -> String {
 }
 
 #[test]
-fn every_captured_record_is_what_was_done_to_the_database() {
+fn every_captured_record_matches_the_change_in_the_database() {
     insta::assert_snapshot!("bare", summaries(BARE, "cdc"));
 }
 
 #[test]
-fn with_schemas_every_captured_record_is_what_was_done_too() {
+fn captured_records_with_schemas_match_the_changes_too() {
     insta::assert_snapshot!("with_schemas", summaries(WITH_SCHEMAS, "cdcs"));
 }
 
@@ -118,7 +118,7 @@ fn messages_and_heartbeats_of_other_topics_are_ignored() {
 }
 
 #[test]
-fn records_of_other_topics_are_never_taken_for_events() {
+fn records_of_other_topics_are_never_decoded_as_events() {
     let others = lines(BARE).filter(|captured| captured.topic != "cdc.public.engagement_events");
     for captured in others {
         let change = facts().decode(&captured.record());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_record_with_and_without_its_schema_is_the_same_row() {
+fn a_record_decodes_to_the_same_row_with_and_without_its_schema() {
     let bare = insert().to_string();
     let wrapped = json!({"schema": {"type": "struct"}, "payload": insert()}).to_string();
     assert_eq!(row(&bare), row(&wrapped));
@@ -12,7 +12,7 @@ fn a_record_with_and_without_its_schema_is_the_same_row() {
 }
 
 #[test]
-fn each_op_is_the_change_it_says() {
+fn each_op_is_decoded_to_its_change() {
     for (op, snapshot, origin) in [
         ("c", "false", Origin::Insert),
         ("u", "false", Origin::Update),
@@ -37,7 +37,7 @@ fn each_op_is_the_change_it_says() {
 }
 
 #[test]
-fn a_delete_needs_no_more_than_its_key() {
+fn a_delete_requires_only_its_key() {
     let mut value = insert();
     value["op"] = json!("d");
     for before in [
@@ -65,7 +65,7 @@ fn a_delete_needs_no_more_than_its_key() {
 }
 
 #[test]
-fn what_changes_no_row_is_ignored_whatever_its_key() {
+fn a_record_that_changes_no_row_is_ignored_whatever_its_key() {
     let message = json!({
         "op": "m", "ts_ms": 1, "source": {"name": "cdc", "schema": "", "table": ""},
         "message": {"prefix": "fanout", "content": "AA=="}
@@ -86,7 +86,7 @@ fn what_changes_no_row_is_ignored_whatever_its_key() {
 }
 
 #[test]
-fn a_truncate_has_no_key() {
+fn a_truncate_requires_no_key() {
     let mut value = insert();
     value["op"] = json!("t");
     value["after"] = json!(null);
@@ -98,7 +98,7 @@ fn a_truncate_has_no_key() {
 }
 
 #[test]
-fn what_is_no_event_is_rejected() {
+fn a_value_that_is_not_an_event_is_rejected() {
     for (value, code) in [
         ("", RejectCode::EmptyValue),
         (" ", RejectCode::NotJson),
@@ -143,7 +143,7 @@ fn what_is_no_event_is_rejected() {
 }
 
 #[test]
-fn a_row_without_after_is_rejected() {
+fn an_upsert_without_after_is_rejected() {
     for op in ["c", "u", "r"] {
         for after in [json!(null), json!([]), json!(1), json!("x")] {
             let mut value = insert();
@@ -159,7 +159,7 @@ fn a_row_without_after_is_rejected() {
 }
 
 #[test]
-fn a_record_of_another_table_or_connector_is_rejected() {
+fn a_record_from_another_table_or_connector_is_rejected() {
     for (member, value, code) in [
         ("table", json!("content"), RejectCode::WrongSource),
         ("table", json!("Engagement_Events"), RejectCode::WrongSource),
@@ -186,7 +186,7 @@ fn a_record_of_another_table_or_connector_is_rejected() {
 }
 
 #[test]
-fn the_key_must_know_the_row() {
+fn the_key_must_match_the_row() {
     let value = insert().to_string();
     for (key, code) in [
         (None, Some(RejectCode::MissingKey)),
@@ -221,7 +221,7 @@ fn the_key_must_know_the_row() {
 }
 
 #[test]
-fn deep_nesting_costs_no_stack() {
+fn deep_nesting_uses_no_stack() {
     const DEPTH: usize = 1_000_000;
     let deep = format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
     assert_eq!(reject(&deep).code, RejectCode::NotAnObject);
@@ -257,7 +257,7 @@ fn deep_nesting_costs_no_stack() {
 }
 
 #[test]
-fn the_codes_are_names_and_none_is_used_twice() {
+fn the_codes_are_unique_names() {
     let codes: std::collections::BTreeSet<_> =
         RejectCode::ALL.iter().map(|code| code.as_str()).collect();
     assert_eq!(codes.len(), RejectCode::ALL.len());
@@ -271,7 +271,7 @@ fn the_codes_are_names_and_none_is_used_twice() {
 }
 
 #[test]
-fn a_tombstone_of_content_is_a_delete_whose_record_was_compacted_away() {
+fn a_tombstone_of_content_is_a_delete() {
     let key = json!({"id": CONTENT_ID}).to_string();
     let id = CONTENT_ID.parse().unwrap();
     assert_eq!(

@@ -1,11 +1,11 @@
-//! Which columns concern whom, and what an error says of the table.
+//! Columns that each reader requires, and errors that indicate a changed table.
 
 use super::*;
 
 type Events = Decoder<CountedTable<false>>;
 type Seconds = Decoder<CountedTable<true>>;
 
-fn piece() -> Value {
+fn content_insert() -> Value {
     let mut value = insert();
     value["source"]["table"] = json!("content");
     value["after"] = json!({
@@ -15,8 +15,8 @@ fn piece() -> Value {
     value
 }
 
-/// Whether a reader takes this column with any value, and without it.
-fn takes_anything<T: Table>(record: &Value, table: &str, column: &str) -> bool {
+/// Returns true if a reader accepts any value of this column, and also its absence.
+fn accepts_any_value<T: Table>(record: &Value, table: &str, column: &str) -> bool {
     let decoder = Decoder::<T>::new(source_table(table));
     let key = json!({"id": record["after"]["id"]}).to_string();
     let mut values: Vec<String> = [
@@ -55,7 +55,7 @@ fn takes_anything<T: Table>(record: &Value, table: &str, column: &str) -> bool {
 }
 
 #[test]
-fn a_column_that_nobody_reads_rejects_nothing() {
+fn a_column_that_is_not_read_rejects_no_record() {
     for column in [
         "user_id",
         "event_type",
@@ -64,37 +64,42 @@ fn a_column_that_nobody_reads_rejects_nothing() {
         "raw_payload",
     ] {
         assert!(
-            takes_anything::<CountedTable<false>>(&insert(), "engagement_events", column),
+            accepts_any_value::<CountedTable<false>>(&insert(), "engagement_events", column),
             "{column}"
         );
-        let seconds = takes_anything::<CountedTable<true>>(&insert(), "engagement_events", column);
+        let seconds =
+            accepts_any_value::<CountedTable<true>>(&insert(), "engagement_events", column);
         assert_eq!(seconds, column != "duration_ms", "{column}");
         assert!(
-            !takes_anything::<EngagementTable>(&insert(), "engagement_events", column),
+            !accepts_any_value::<EngagementTable>(&insert(), "engagement_events", column),
             "{column}"
         );
     }
     for column in ["slug", "publish_ts"] {
-        assert!(takes_anything::<ContentTable>(&piece(), "content", column));
-        assert!(takes_anything::<DimensionTable>(
-            &piece(),
+        assert!(accepts_any_value::<ContentTable>(
+            &content_insert(),
+            "content",
+            column
+        ));
+        assert!(accepts_any_value::<DimensionTable>(
+            &content_insert(),
             "content",
             column
         ));
     }
-    assert!(takes_anything::<DimensionTable>(
-        &piece(),
+    assert!(accepts_any_value::<DimensionTable>(
+        &content_insert(),
         "content",
         "title"
     ));
-    assert!(!takes_anything::<ContentTable>(
-        &piece(),
+    assert!(!accepts_any_value::<ContentTable>(
+        &content_insert(),
         "content",
         "title"
     ));
     for column in ["content_type", "length_seconds"] {
-        assert!(!takes_anything::<DimensionTable>(
-            &piece(),
+        assert!(!accepts_any_value::<DimensionTable>(
+            &content_insert(),
             "content",
             column
         ));
@@ -102,7 +107,7 @@ fn a_column_that_nobody_reads_rejects_nothing() {
 }
 
 #[test]
-fn each_reader_names_what_it_reads() {
+fn each_reader_lists_the_columns_that_it_reads() {
     let events = ["id", "content_id", "event_ts"];
     assert_eq!(columns_read::<CountedTable<false>>(), events);
     let seconds = ["id", "content_id", "event_ts", "duration_ms"];
@@ -113,7 +118,7 @@ fn each_reader_names_what_it_reads() {
 }
 
 #[test]
-fn each_board_reads_what_it_counts() {
+fn each_board_reads_the_columns_that_it_counts() {
     let text = insert().to_string();
     let record = record(Some("{\"id\":1}"), Some(&text));
     let table = || source_table("engagement_events");
@@ -140,9 +145,9 @@ fn each_board_reads_what_it_counts() {
     );
 }
 
-/// Of every record of a table that was changed: it says so.
+/// These errors occur in all records of a changed table.
 #[test]
-fn an_error_of_shape_says_something_of_the_table() {
+fn a_shape_error_indicates_a_changed_table() {
     for column in &EngagementTable::COLUMNS[1..] {
         let mut value = insert();
         value["after"].as_object_mut().unwrap().remove(*column);
@@ -155,7 +160,7 @@ fn an_error_of_shape_says_something_of_the_table() {
         ("event_ts", json!(1_795_428_000_123_456_i64)),
         ("event_ts", json!(1.5)),
         ("event_ts", json!([])),
-        // A numeric column is text in base64, a float one has a fraction.
+        // A numeric column arrives as text in base64, and a float column has a fraction.
         ("duration_ms", json!("AfQ=")),
         ("duration_ms", json!(1500.0)),
         ("device", json!(true)),
@@ -169,9 +174,9 @@ fn an_error_of_shape_says_something_of_the_table() {
     }
 }
 
-/// Of one bad record: the next may be good.
+/// These errors concern one bad record; the next one may be valid.
 #[test]
-fn a_bad_value_and_garbage_say_nothing_of_the_table() {
+fn a_bad_value_or_garbage_does_not_indicate_a_changed_table() {
     for (column, value) in [
         ("content_id", json!("no uuid")),
         ("event_ts", json!("infinity")),
@@ -211,10 +216,10 @@ fn shape(value: &Value) -> Option<Shape> {
     reject(&value.to_string()).shape
 }
 
-/// The key is another for every record, and so is the row's.
+/// If the primary key changed, key and row have the same wrong id in all records.
 #[test]
-fn a_changed_primary_key_is_an_error_of_shape() {
-    let of = |key: Value, id: Option<Value>| {
+fn a_changed_primary_key_is_a_shape_error() {
+    let decode_shape = |key: Value, id: Option<Value>| {
         let mut value = insert();
         let after = value["after"].as_object_mut().unwrap();
         after.remove("id");
@@ -226,9 +231,9 @@ fn a_changed_primary_key_is_an_error_of_shape() {
         assert_eq!(reject.code, RejectCode::BadKey, "{key}");
         reject.shape
     };
-    let renamed = of(json!({"event_id": 1}), None);
+    let renamed = decode_shape(json!({"event_id": 1}), None);
     assert_eq!(renamed, Some(Shape::Column("id")));
-    let text = of(json!({"id": "1"}), Some(json!("1")));
+    let text = decode_shape(json!({"id": "1"}), Some(json!("1")));
     assert_eq!(text, Some(Shape::Column("id")));
     for (key, id) in [
         (json!({"id": "1"}), Some(json!(1))),
@@ -236,13 +241,13 @@ fn a_changed_primary_key_is_an_error_of_shape() {
         (json!({"event_id": 1}), Some(json!(1))),
         (json!(7), None),
     ] {
-        assert_eq!(of(key.clone(), id.clone()), None, "{key} {id:?}");
+        assert_eq!(decode_shape(key.clone(), id.clone()), None, "{key} {id:?}");
     }
 }
 
-/// What a transform makes of every record.
+/// A transform can flatten all records to bare rows.
 #[test]
-fn a_row_without_its_envelope_is_an_error_of_shape() {
+fn a_row_without_its_envelope_is_a_shape_error() {
     let flat = insert()["after"].clone();
     let wrapped = json!({"schema": {"type": "struct"}, "payload": flat});
     let mut few = flat.clone();
@@ -256,7 +261,7 @@ fn a_row_without_its_envelope_is_an_error_of_shape() {
     }
     let mut other = flat;
     other["id"] = json!(2);
-    assert_eq!(shape(&other), None, "not the key's");
+    assert_eq!(shape(&other), None, "the id differs from the key's");
     assert_eq!(shape(&json!({"id": 1})), None);
     assert_eq!(shape(&json!({"id": 1, "name": "another table"})), None);
 }

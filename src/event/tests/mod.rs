@@ -1,4 +1,4 @@
-//! Decoding, against every kind of record there may be.
+//! Tests of decoding with every kind of record.
 
 mod captured;
 mod cases;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 
 const CONTENT_ID: &str = "11111111-1111-4111-8111-111111111111";
-/// Where [`insert`] is in Postgres' log.
+/// Position of [`insert`] in the Postgres log.
 const LSN: i64 = 27_051_296;
 /// 2026-11-23T10:00:00.123456Z
 const EVENT_TS: i64 = 1_795_428_000_123_456;
@@ -43,7 +43,7 @@ fn record<'a>(key: Option<&'a str>, value: Option<&'a str>) -> Record<'a> {
     }
 }
 
-/// An insert of the event 1 as Debezium writes it.
+/// Returns an insert of the event 1 as Debezium writes it.
 fn insert() -> Value {
     json!({
         "before": null,
@@ -69,14 +69,15 @@ fn insert() -> Value {
     })
 }
 
-/// The insert with a column of `after` changed.
+/// Returns the insert with a changed column in `after`.
 fn with(column: &str, value: Value) -> Value {
     let mut record = insert();
     record["after"][column] = value;
     record
 }
 
-/// The insert as text with a piece of it replaced, for what has no [`Value`].
+/// Returns the text of the insert with a part replaced, for cases that [`Value`] cannot
+/// express.
 fn replaced(from: &str, to: &str) -> String {
     let text = insert().to_string();
     assert!(text.contains(from), "{from} is not in {text}");

@@ -1,4 +1,4 @@
-//! Whatever the bytes, decoding neither panics nor invents.
+//! Decoding never panics and never invents values, whatever the bytes.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A text of a user's, or none.
+/// Generates a text that a user may store, or none.
 fn text() -> impl Strategy<Value = Option<String>> {
     prop_oneof![
         9 => any::<Option<String>>(),
@@ -40,8 +40,8 @@ fn text() -> impl Strategy<Value = Option<String>> {
     ]
 }
 
-/// The `op` of an envelope. What else is in it is not looked at, nor has it to
-/// make sense: a number may be beyond all range.
+/// Returns the `op` of an envelope. Other members may be invalid, for example a number out of
+/// range.
 fn op(envelope: &[u8]) -> Option<String> {
     let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(envelope).ok()?;
     match members.get("op") {
@@ -51,16 +51,16 @@ fn op(envelope: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn a_number_beyond_all_range_that_nobody_reads_is_survived() {
+fn an_unread_number_out_of_range_does_not_matter() {
     let text = insert().to_string();
     let number = insert()["ts_ms"].to_string();
     let damaged = text.replace(&number, "1e999");
     assert_ne!(text, damaged);
-    check(Some(b"{\"id\":1}"), Some(damaged.as_bytes()));
+    check_invariants(Some(b"{\"id\":1}"), Some(damaged.as_bytes()));
 }
 
-/// A record never passes for another kind than its `op` says.
-fn is_of_its_op(record: &Record<'_>, change: &Result<FactChange<'_>, Reject>) {
+/// Asserts that a change is never of another kind than its `op`.
+fn assert_matches_op(record: &Record<'_>, change: &Result<FactChange<'_>, Reject>) {
     let expected = match change {
         Ok(Change::Upsert { .. }) => &["c", "u", "r"][..],
         Ok(Change::Delete { .. }) => &["d"],
@@ -79,14 +79,14 @@ fn is_of_its_op(record: &Record<'_>, change: &Result<FactChange<'_>, Reject>) {
     );
 }
 
-fn check(key: Option<&[u8]>, value: Option<&[u8]>) {
+fn check_invariants(key: Option<&[u8]>, value: Option<&[u8]>) {
     let record = Record {
         key,
         value,
         ..record(None, None)
     };
     let change = facts().decode(&record);
-    is_of_its_op(&record, &change);
+    assert_matches_op(&record, &change);
     if let Err(reject) = change {
         assert!(reject.detail.chars().count() < 300, "{}", reject.detail);
         assert!(
@@ -96,17 +96,17 @@ fn check(key: Option<&[u8]>, value: Option<&[u8]>) {
         );
     }
     let _ = contents().decode(&record);
-    of_fewer_columns(&record, &facts().decode(&record));
+    assert_narrower_readers_agree(&record, &facts().decode(&record));
 }
 
-/// Who reads fewer columns understands what the others do, and sees the same.
-fn of_fewer_columns(record: &Record<'_>, all: &Result<FactChange<'_>, Reject>) {
+/// Asserts that a reader of fewer columns decodes the same values as a reader of more.
+fn assert_narrower_readers_agree(record: &Record<'_>, all: &Result<FactChange<'_>, Reject>) {
     let seconds = Decoder::<CountedTable<true>>::new(source_table("engagement_events"));
     let seconds = seconds.decode(record);
     let events = Decoder::<CountedTable<false>>::new(source_table("engagement_events"));
     let events = events.decode(record);
     if let Ok(all) = all {
-        let expected = counted(all);
+        let expected = counted_change(all);
         assert_eq!(seconds.as_ref(), Ok(&expected));
     }
     if let Ok(seconds) = seconds {
@@ -131,8 +131,8 @@ fn of_fewer_columns(record: &Record<'_>, all: &Result<FactChange<'_>, Reject>) {
     }
 }
 
-/// What a board of seconds counts of a change.
-fn counted(change: &FactChange<'_>) -> Change<Counted, i64> {
+/// Returns the change as a board of seconds decodes it.
+fn counted_change(change: &FactChange<'_>) -> Change<Counted, i64> {
     match change {
         Change::Upsert {
             origin,
@@ -160,22 +160,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn any_bytes_are_survived(
+    fn any_bytes_are_decoded_without_a_panic(
         key in proptest::option::of(any::<Vec<u8>>()),
         value in proptest::option::of(any::<Vec<u8>>()),
     ) {
-        check(key.as_deref(), value.as_deref());
+        check_invariants(key.as_deref(), value.as_deref());
     }
 
     #[test]
-    fn any_json_is_survived(key in any_json(), value in any_json()) {
-        check(Some(key.to_string().as_bytes()), Some(value.to_string().as_bytes()));
+    fn any_json_is_decoded_without_a_panic(key in any_json(), value in any_json()) {
+        check_invariants(Some(key.to_string().as_bytes()), Some(value.to_string().as_bytes()));
     }
 
     #[test]
-    fn any_value_in_any_place_is_survived(
+    fn any_value_at_any_path_is_decoded_without_a_panic(
         value in any_json(),
-        place in proptest::sample::select(&[
+        path in proptest::sample::select(&[
             "/before", "/after", "/source", "/op", "/ts_ms", "/source/table", "/source/snapshot",
             "/after/id", "/after/content_id", "/after/event_type", "/after/event_ts",
             "/after/duration_ms", "/after/device", "/after/raw_payload",
@@ -184,30 +184,30 @@ proptest! {
     ) {
         let mut record = insert();
         record["op"] = json!(op);
-        *record.pointer_mut(place).unwrap() = value;
-        check(Some(b"{\"id\":1}"), Some(record.to_string().as_bytes()));
+        *record.pointer_mut(path).unwrap() = value;
+        check_invariants(Some(b"{\"id\":1}"), Some(record.to_string().as_bytes()));
         let wrapped = json!({"schema": record["after"], "payload": record});
-        check(Some(b"{\"id\":1}"), Some(wrapped.to_string().as_bytes()));
+        check_invariants(Some(b"{\"id\":1}"), Some(wrapped.to_string().as_bytes()));
     }
 
     #[test]
-    fn a_damaged_record_is_survived(
+    fn a_damaged_record_is_decoded_without_a_panic(
         cut in 0..600_usize,
         damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
     ) {
         let mut bytes = insert().to_string().into_bytes();
-        for (at, byte) in damage {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
+        for (index, byte) in damage {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
         }
-        check(Some(b"{\"id\":1}"), Some(&bytes));
+        check_invariants(Some(b"{\"id\":1}"), Some(&bytes));
         let end = cut.min(bytes.len());
-        check(Some(b"{\"id\":1}"), Some(&bytes[..end]));
-        check(Some(&bytes[..end]), Some(insert().to_string().as_bytes()));
+        check_invariants(Some(b"{\"id\":1}"), Some(&bytes[..end]));
+        check_invariants(Some(&bytes[..end]), Some(insert().to_string().as_bytes()));
     }
 
     #[test]
-    fn a_row_comes_back_as_it_was(
+    fn a_row_is_decoded_unchanged(
         id: i64, duration: Option<i32>, device in text(), payload in text(),
         event_ts in crate::timestamp::STORABLE, wrapped: bool, content: Option<u128>,
     ) {

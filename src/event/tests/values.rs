@@ -1,9 +1,9 @@
-//! The columns: which values are taken as they are, and which rejected.
+//! Column values: which are accepted unchanged, and which are rejected.
 
 use super::*;
 
 #[test]
-fn the_columns_are_read_as_they_are() {
+fn all_columns_are_decoded() {
     let text = insert().to_string();
     let expected = Engagement {
         id: 1,
@@ -19,7 +19,7 @@ fn the_columns_are_read_as_they_are() {
 }
 
 #[test]
-fn every_column_must_be_there() {
+fn every_column_is_required() {
     for column in EngagementTable::COLUMNS {
         let mut value = insert();
         value["after"].as_object_mut().unwrap().remove(*column);
@@ -30,7 +30,7 @@ fn every_column_must_be_there() {
 }
 
 #[test]
-fn a_column_twice_is_not_guessed_at() {
+fn a_duplicate_column_is_rejected() {
     let twice = replaced("\"device\":", "\"device\":\"web\",\"device\":");
     assert_eq!(reject(&twice).code, RejectCode::DuplicateField);
     let escaped = replaced("\"device\":", "\"devi\\u0063e\":\"web\",\"device\":");
@@ -38,7 +38,7 @@ fn a_column_twice_is_not_guessed_at() {
 }
 
 #[test]
-fn an_unknown_column_is_left_out_and_told() {
+fn an_unknown_column_is_skipped_and_reported() {
     let text = with("added", json!({"deep": [1]})).to_string();
     let change = decode(&text).unwrap();
     let plain = insert().to_string();
@@ -49,7 +49,7 @@ fn an_unknown_column_is_left_out_and_told() {
 }
 
 #[test]
-fn every_id_of_64_bits_is_applied() {
+fn every_64_bit_id_is_applied() {
     for id in [0, -1, i64::MIN, i64::MAX] {
         let key = json!({"id": id}).to_string();
         let value = with("id", json!(id)).to_string();
@@ -61,7 +61,7 @@ fn every_id_of_64_bits_is_applied() {
 }
 
 #[test]
-fn what_is_no_id_is_rejected() {
+fn an_invalid_id_is_rejected() {
     for id in [
         "\"1\"",
         "1.0",
@@ -84,7 +84,7 @@ fn what_is_no_id_is_rejected() {
 }
 
 #[test]
-fn times_are_taken_only_where_they_are_sure() {
+fn only_unambiguous_times_are_accepted() {
     for (value, expected) in [
         (json!("2026-11-23T10:00:00.123456Z"), Ok(EVENT_TS)),
         (json!("2026-11-23T12:00:00.123456+02:00"), Ok(EVENT_TS)),
@@ -143,7 +143,7 @@ fn with_unit(value: i64, name: &Value) -> String {
 }
 
 #[test]
-fn a_number_is_a_time_where_the_schema_names_its_unit() {
+fn a_number_is_a_time_if_the_schema_gives_its_unit() {
     let millis = EVENT_TS / 1_000 * 1_000;
     for (value, name, expected) in [
         (EVENT_TS / 1_000, "io.debezium.time.Timestamp", millis),
@@ -198,7 +198,7 @@ fn a_number_is_a_time_where_the_schema_names_its_unit() {
 }
 
 #[test]
-fn columns_that_may_be_null_are() {
+fn nullable_columns_may_be_null() {
     for column in [
         "content_id",
         "user_id",
@@ -214,7 +214,7 @@ fn columns_that_may_be_null_are() {
 }
 
 #[test]
-fn a_column_of_another_type_is_rejected() {
+fn a_column_with_another_type_is_rejected() {
     for (column, value, code) in [
         ("content_id", json!("not-a-uuid"), RejectCode::BadUuid),
         ("content_id", json!(""), RejectCode::BadUuid),
@@ -247,7 +247,7 @@ fn a_column_of_another_type_is_rejected() {
 }
 
 #[test]
-fn what_the_database_allows_is_applied() {
+fn every_value_that_the_database_allows_is_applied() {
     for (column, value) in [
         ("duration_ms", json!(i32::MIN)),
         ("duration_ms", json!(i32::MAX)),
@@ -260,7 +260,7 @@ fn what_the_database_allows_is_applied() {
 }
 
 #[test]
-fn text_is_stored_as_it_came() {
+fn text_is_stored_unchanged() {
     let long = "x".repeat(1 << 20);
     for text in [
         "\0",
@@ -279,7 +279,7 @@ fn text_is_stored_as_it_came() {
 }
 
 #[test]
-fn a_payload_is_stored_as_it_came() {
+fn a_payload_is_stored_unchanged() {
     let large = format!("{{\"x\": \"{}\"}}", "y".repeat(10 << 20));
     for text in [
         "null",
@@ -296,7 +296,7 @@ fn a_payload_is_stored_as_it_came() {
 }
 
 #[test]
-fn a_payload_that_is_a_value_keeps_its_exact_text() {
+fn a_payload_that_is_a_json_value_keeps_its_exact_text() {
     let quoted = json!("{\"app\": \"1.2.3\"}").to_string();
     for text in [
         "{ \"b\":1,  \"a\": [1.50, 1e2]}",
@@ -319,7 +319,7 @@ fn an_unchanged_value_is_taken_from_before() {
     let unavailable = json!("__debezium_unavailable_value");
     for (before, expected) in [
         (json!({"device": "web"}), Ok(Some("web"))),
-        // Of all but the key an old row may say null and mean nothing.
+        // In all columns but the key, null in an old row may mean that the value is absent.
         (
             json!({"id": 1, "device": null, "event_ts": null}),
             Err(RejectCode::UnavailableValue),
@@ -355,9 +355,9 @@ fn an_unchanged_value_is_taken_from_before() {
     assert_eq!(row(&text).raw_payload.as_deref(), Some("{\"a\":[1]}"));
 }
 
-/// A user's text stays one, however much it looks like a placeholder.
+/// A user's text is stored, even if it looks like a placeholder.
 #[test]
-fn a_text_that_is_a_placeholders_is_stored_where_it_can_be_nothing_else() {
+fn a_text_that_looks_like_a_placeholder_is_stored_if_it_is_unambiguous() {
     let text = "__debezium_unavailable_value";
     for column in ["device", "event_type", "raw_payload"] {
         for op in ["c", "r"] {
@@ -375,23 +375,23 @@ fn a_text_that_is_a_placeholders_is_stored_where_it_can_be_nothing_else() {
     }
 }
 
-/// What the row of this value holds in a column of text.
+/// Returns the text in a column of the decoded row.
 fn stored(value: &Value, column: &str) -> Option<String> {
     let text = value.to_string();
     let body: Value = serde_json::from_slice(&idempotency::body(&row(&text))).unwrap();
     body[column].as_str().map(str::to_owned)
 }
 
-/// The old placeholder up to the switch, the new one everywhere.
+/// The old placeholder is valid up to the switch, the new one in all records.
 #[test]
-fn a_placeholder_is_one_only_in_its_part_of_the_log() {
-    let (own, id) = ("__debezium_unavailable_value", Uuid::from_u128(1));
+fn a_placeholder_is_valid_only_in_its_part_of_the_log() {
+    let (default, id) = ("__debezium_unavailable_value", Uuid::from_u128(1));
     let mut placeholders = unavailable::Placeholders::new("mine".to_owned());
-    let until = unavailable::Until {
+    let until = unavailable::TopicEnd {
         topic_id: id,
         offsets: vec![7],
     };
-    placeholders.add_earlier(own, Some([("topic".to_owned(), until)].into()));
+    placeholders.add_earlier(default, Some([("topic".to_owned(), until)].into()));
     let known = Unavailable::default();
     known.replace(placeholders.known_in("topic", id));
     let decoder = FactDecoder::with_placeholders(source_table("engagement_events"), known);
@@ -409,27 +409,27 @@ fn a_placeholder_is_one_only_in_its_part_of_the_log() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(device(own, 6).as_deref(), Some("ios"));
-    assert_eq!(device(own, 7).as_deref(), Some(own));
+    assert_eq!(device(default, 6).as_deref(), Some("ios"));
+    assert_eq!(device(default, 7).as_deref(), Some(default));
     assert_eq!(device("mine", 6).as_deref(), Some("ios"));
     assert_eq!(device("mine", 7).as_deref(), Some("ios"));
     assert_eq!(device("other", 6).as_deref(), Some("other"));
 }
 
 #[test]
-fn a_reject_shows_a_short_and_harmless_piece_of_the_value() {
+fn a_reject_shows_a_short_escaped_excerpt_of_the_value() {
     let long = format!("\u{1b}[31m{}", "x".repeat(100_000));
     let reject = reject(&with("content_id", json!(long)).to_string());
     assert!(
         reject
             .detail
-            .starts_with("column content_id is no UUID: \"\\u{1b}[31mxxx")
+            .starts_with("column content_id is not a UUID: \"\\u{1b}[31mxxx")
     );
     assert!(reject.detail.len() < 120, "{}", reject.detail);
 }
 
 #[test]
-fn content_is_read_with_its_own_columns() {
+fn content_is_decoded_with_the_columns_of_its_table() {
     let mut value = insert();
     value["source"]["table"] = json!("content");
     value["after"] = json!({

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clients::Connections,
     crash,
-    event::unavailable::{DEBEZIUMS_OWN, Placeholders, STATE_KEY, Until},
+    event::unavailable::{DEBEZIUM_DEFAULT, Placeholders, STATE_KEY, TopicEnd},
     operations::{fence::reader_group, steps::Steps},
     pipeline::{Source, topics},
     sinks::KnownPlaceholders,
@@ -90,7 +90,7 @@ impl<'a> Placeholder<'a> {
         };
         let configured = current.map(|current| {
             let configured = current.get(PLACEHOLDER).map(String::as_str);
-            configured.unwrap_or(DEBEZIUMS_OWN)
+            configured.unwrap_or(DEBEZIUM_DEFAULT)
         });
         match configured {
             None => switch.without_connector(self.known.is_none()).await?,
@@ -127,7 +127,7 @@ pub(super) struct Switch<'a> {
     known: Placeholders,
     /// Where the log ends while the connector, still configured with its earlier
     /// placeholder, is at rest.
-    ends: Option<BTreeMap<String, Until>>,
+    ends: Option<BTreeMap<String, TopicEnd>>,
 }
 
 impl Switch<'_> {
@@ -183,7 +183,7 @@ impl Switch<'_> {
     async fn without_connector(&mut self, is_first: bool) -> Result<(), ConnectorError> {
         self.known.switching = false;
         if is_first && self.read_ends().await?.values().any(has_records) {
-            self.known.add_earlier(DEBEZIUMS_OWN, None);
+            self.known.add_earlier(DEBEZIUM_DEFAULT, None);
         }
         self.end_earlier().await
     }
@@ -203,14 +203,14 @@ impl Switch<'_> {
         Ok(())
     }
 
-    fn end_at(&mut self, ends: &BTreeMap<String, Until>) {
+    fn end_at(&mut self, ends: &BTreeMap<String, TopicEnd>) {
         for earlier in &mut self.known.earlier {
             earlier.until.get_or_insert_with(|| ends.clone());
         }
     }
 
     /// Where the log of both tables ends.
-    async fn read_ends(&self) -> Result<BTreeMap<String, Until>, ConnectorError> {
+    async fn read_ends(&self) -> Result<BTreeMap<String, TopicEnd>, ConnectorError> {
         let settings = self.connections.settings();
         let reader = reader_group(settings, "connector");
         let log = self.connections.kafka.log(&reader)?;
@@ -218,7 +218,7 @@ impl Switch<'_> {
         let mut ends = BTreeMap::new();
         for topic in [source.facts.topic(), source.content.topic()] {
             if let Some(identity) = log.identity(&topic).await? {
-                let until = Until {
+                let until = TopicEnd {
                     topic_id: identity.id,
                     offsets: log.ends(&topic).await?,
                 };
@@ -246,6 +246,6 @@ async fn is_at_rest(rest: &Rest) -> Result<bool, ConnectorError> {
     Ok(status.is_some_and(|status| matches!(status.state, State::Paused | State::Stopped)))
 }
 
-fn has_records(until: &Until) -> bool {
+fn has_records(until: &TopicEnd) -> bool {
     until.offsets.iter().any(|end| *end > 0)
 }

@@ -298,7 +298,7 @@ impl<'a, S: Sink> Run<'a, S> {
             shape::leave_out(&mut delivery, chunk, reconciled);
         }
         if let Some(cut) = self.guard.judge((&delivery).into()).await {
-            let place = chunk.get(cut.index).map(|record| record.place());
+            let place = chunk.get(cut.index).map(|record| record.position());
             let halt = cut.halt(&place.unwrap_or_default(), shape::recovery(self.group));
             return Err(ReplayError::Halted(halt));
         }
