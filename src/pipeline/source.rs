@@ -136,7 +136,7 @@ impl SourceWatch {
             return false;
         };
         let findings = reads.findings(&standing, Severity::Unsupported);
-        findings.iter().any(|one| one.code.is_of_a_column()) || reads.altered(&standing, shapes)
+        findings.iter().any(|one| one.code.is_column_problem()) || reads.altered(&standing, shapes)
     }
 
     /// Resolves when something else is known.
@@ -231,7 +231,7 @@ pub(super) async fn follow(
 fn halt(standing: &Standing, reads: &Reads) -> Option<Halt> {
     let findings = reads.findings(standing, Severity::Unsupported);
     let first = findings.first()?;
-    let code = if first.code.is_of_a_column() {
+    let code = if first.code.is_column_problem() {
         SCHEMA_CHANGED
     } else {
         "source_unsupported"

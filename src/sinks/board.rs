@@ -190,7 +190,7 @@ impl Board {
 
     /// Whether the clock was set back, so that the board has to be fed again.
     pub fn has_outrun(&self, now_us: i64) -> bool {
-        self.window.has_outrun(now_us)
+        self.window.is_clock_set_back(now_us)
     }
 
     /// The lease, or a fault.

@@ -1,51 +1,49 @@
-//! All that is known of the source at one moment, put together: its shape now,
-//! and what its history says.
+//! The overall assessment of the source: its current state, and its history.
 
 use super::{
     Baseline, Catalogue, Changed, Code, Difference, Expected, Finding, Fingerprint, Properties,
-    RECONCILE, Reason, Severity, differences, drift, has_begun, judge, strays,
+    RECONCILE, Reason, Severity, check, differences, drift, has_begun, strays,
 };
 
-/// What has been kept since history was last known to be complete.
+/// The stored records of the time since history was last known to be complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
     pub baseline: Baseline,
     pub changed: Changed,
 }
 
-/// What was seen besides Postgres; none where nobody could be asked.
+/// State of the connector, as far as Kafka Connect and Kafka were reachable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
-    /// The connector's latest initial snapshot.
+pub struct ConnectorState {
+    /// Notification of the connector's latest initial snapshot.
     pub snapshot: Option<String>,
-    /// What the connector is configured with, as [`super::relevant`] has it.
+    /// The connector's current configuration, as returned by [`super::relevant`].
     pub connector: Option<Properties>,
 }
 
-/// Everything that is wrong with the source, the worst first. As long as the
-/// connector has not begun to read, only the shape of its tables is judged:
-/// the rest is yet to be made.
+/// Returns all problems of the source, the worst first. Until the connector starts to read,
+/// only unsupported tables are reported, because the rest does not exist yet.
 #[must_use]
 pub fn assess(
     catalogue: &Catalogue,
     expected: &Expected,
     history: Option<&History>,
-    surroundings: &Surroundings,
+    connector_state: &ConnectorState,
 ) -> Vec<Finding> {
-    let mut findings = judge(catalogue, expected);
+    let mut findings = check(catalogue, expected);
     let Some(history) = history else {
         if !has_begun(catalogue) {
             findings.retain(|finding| finding.severity == Severity::Unsupported);
         }
         return findings;
     };
-    findings.extend(slot(catalogue, expected));
+    findings.extend(slot_problem(catalogue, expected));
     let fingerprint = &history.baseline.fingerprint;
     let published = strays(catalogue, expected, fingerprint).into_iter();
     findings.extend(published.map(|(table, stray)| {
         let what = format!(
-            "publication {} still includes {}, which was {table}: its changes would be taken for \
-             those of {table}",
+            "publication {} still includes {}, which was {table}: its changes would be recorded as \
+             changes of {table}",
             expected.publication, stray.name
         );
         Finding::new(
@@ -56,26 +54,26 @@ pub fn assess(
         )
         .of_table(table)
     }));
-    findings.extend(connector(&history.baseline, surroundings));
-    findings.extend(altered(catalogue, expected, &history.baseline));
-    findings.extend(repeated(&history.baseline, surroundings));
-    findings.extend(history.changed.reasons.iter().map(remembered));
+    findings.extend(changed_configuration(&history.baseline, connector_state));
+    findings.extend(altered_tables(catalogue, expected, &history.baseline));
+    findings.extend(repeated_snapshot(&history.baseline, connector_state));
+    findings.extend(history.changed.reasons.iter().map(recorded_finding));
     findings.sort_by_key(|finding| finding.severity);
     findings
 }
 
-/// Of what is wrong now, what has to be kept because nothing shows it any more
-/// once it is right again.
+/// Returns the current problems that must be recorded, because nothing shows them once they are
+/// fixed.
 #[must_use]
-pub fn to_remember(findings: &[Finding], at: &str) -> Vec<Reason> {
-    let passes = |code| {
+pub fn reasons_to_record(findings: &[Finding], at: &str) -> Vec<Reason> {
+    let is_transient = |code| {
         matches!(
             code,
             Code::SlotMissing | Code::SlotLost | Code::ConnectorConfig
         )
     };
-    let passing = findings.iter().filter(|finding| passes(finding.code));
-    passing
+    let transient = findings.iter().filter(|finding| is_transient(finding.code));
+    transient
         .map(|finding| Reason {
             code: finding.code,
             table: finding.table.clone(),
@@ -89,7 +87,7 @@ fn unreconciled(code: Code, what: String) -> Finding {
     Finding::new(code, Severity::Unreconciled, what, RECONCILE)
 }
 
-fn slot(catalogue: &Catalogue, expected: &Expected) -> Option<Finding> {
+fn slot_problem(catalogue: &Catalogue, expected: &Expected) -> Option<Finding> {
     let name = &expected.slot;
     let Some(slot) = &catalogue.slot else {
         let what = format!("replication slot {name} was dropped");
@@ -97,22 +95,22 @@ fn slot(catalogue: &Catalogue, expected: &Expected) -> Option<Finding> {
     };
     let lost = slot.wal_status.as_deref() == Some("lost");
     lost.then(|| {
-        let what = format!("replication slot {name} lost its log");
+        let what = format!("replication slot {name} lost its WAL");
         unreconciled(Code::SlotLost, what)
     })
 }
 
-fn connector(baseline: &Baseline, surroundings: &Surroundings) -> Option<Finding> {
+fn changed_configuration(baseline: &Baseline, connector_state: &ConnectorState) -> Option<Finding> {
     let (then, now) = (
         baseline.connector.as_ref()?,
-        surroundings.connector.as_ref()?,
+        connector_state.connector.as_ref()?,
     );
     let changed = drift(then, now);
     if changed.is_empty() {
         return None;
     }
     let what = format!(
-        "the connector was reconfigured by somebody else: {}",
+        "the connector was reconfigured externally: {}",
         changed.join(", ")
     );
     Some(Finding::new(
@@ -123,13 +121,13 @@ fn connector(baseline: &Baseline, surroundings: &Surroundings) -> Option<Finding
     ))
 }
 
-/// What was altered since, a finding for each table.
-fn altered(catalogue: &Catalogue, expected: &Expected, baseline: &Baseline) -> Vec<Finding> {
+/// Returns one finding for each altered table.
+fn altered_tables(catalogue: &Catalogue, expected: &Expected, baseline: &Baseline) -> Vec<Finding> {
     let snapshot = baseline.fingerprint.snapshot.clone();
     let now = Fingerprint::of(catalogue, expected, snapshot);
     let mut findings: Vec<Finding> = Vec::new();
     for Difference { table, what } in differences(&baseline.fingerprint, &now) {
-        let known = findings.iter_mut().find(|one| one.table == table);
+        let known = findings.iter_mut().find(|finding| finding.table == table);
         if let Some(known) = known {
             known.what.push_str(", ");
             known.what.push_str(&what);
@@ -142,20 +140,20 @@ fn altered(catalogue: &Catalogue, expected: &Expected, baseline: &Baseline) -> V
     findings
 }
 
-/// A snapshot shows what there is, and nothing of what was deleted before.
-fn repeated(baseline: &Baseline, surroundings: &Surroundings) -> Option<Finding> {
-    let (then, now) = (&baseline.fingerprint.snapshot, &surroundings.snapshot);
+/// Reports a repeated snapshot, which lacks the rows that were deleted before it.
+fn repeated_snapshot(baseline: &Baseline, connector_state: &ConnectorState) -> Option<Finding> {
+    let (then, now) = (&baseline.fingerprint.snapshot, &connector_state.snapshot);
     if now.is_none() || now == then {
         return None;
     }
     let what = format!(
-        "deletes may be missing since {}: the connector began again with a snapshot",
+        "deletes may be missing since {}: the connector started over with a snapshot",
         baseline.at
     );
     Some(unreconciled(Code::SnapshotRepeated, what))
 }
 
-fn remembered(reason: &Reason) -> Finding {
+fn recorded_finding(reason: &Reason) -> Finding {
     let what = format!("changes may be missing: {} ({})", reason.what, reason.at);
     Finding {
         table: reason.table.clone(),

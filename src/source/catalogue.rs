@@ -1,9 +1,9 @@
-//! What a database says of itself, as far as it concerns the pipeline: plain
-//! data, read in one statement.
+//! The part of a database's catalogue that concerns the pipeline: plain data, read in one
+//! statement.
 
 use serde::Deserialize;
 
-/// A database as it was at one moment.
+/// Catalogue of a database at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Catalogue {
     /// `server_version_num`: 150004 is 15.4.
@@ -11,16 +11,16 @@ pub struct Catalogue {
     pub wal_level: String,
     /// The role that fanout and the connector connect as.
     pub role: String,
-    /// Of the tables that matter, those that are there.
+    /// Existing relations with the names of the required tables.
     pub relations: Vec<Relation>,
     pub publication: Option<Publication>,
     pub slot: Option<Slot>,
-    /// A domain over an enum, where there is one: Debezium's connector fails at
-    /// its next start, whatever the domain is used for.
+    /// A domain over an enum, if there is one. Debezium's connector fails at its next start,
+    /// even if the domain is not in use.
     pub domain_over_enum: Option<String>,
 }
 
-/// A table, or what has the name of one.
+/// A table, or another relation with its name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Relation {
     pub oid: u32,
@@ -31,25 +31,25 @@ pub struct Relation {
     pub persistence: String,
     /// `pg_class.relreplident`.
     pub identity: String,
-    /// The index of the replica identity, where it is one.
+    /// The index that serves as replica identity, if any.
     pub identity_index: Option<String>,
-    /// `pg_class.relfilenode`: another one after every rewrite.
+    /// `pg_class.relfilenode`, which changes with every rewrite.
     pub file: u32,
-    /// It is a partition of another table.
+    /// Whether the table is a partition of another table.
     pub is_partition: bool,
     pub parents: Vec<String>,
     pub children: Vec<String>,
-    /// Row-level security applies to the role.
+    /// Whether row-level security applies to the role.
     pub row_security: bool,
     pub columns: Vec<Column>,
     pub primary_key: Option<PrimaryKey>,
-    /// Columns that a valid, complete index begins with.
+    /// Leading columns of the valid, complete indexes.
     pub indexed: Vec<String>,
-    /// The publication publishes it, for whatever reason.
+    /// Whether the publication publishes the table, for any reason.
     pub published: bool,
-    /// The publication names it.
+    /// The table's own entry in the publication.
     pub member: Option<Member>,
-    /// The entry of its schema in the publication, where it has one.
+    /// The entry of its schema in the publication, if any.
     pub schema_member: Option<u32>,
 }
 
@@ -60,10 +60,10 @@ pub struct Column {
     pub number: i16,
     /// Transaction that last altered it.
     pub xmin: u32,
-    /// Name of its type, of a domain its innermost base type; with its schema
-    /// where that is not `pg_catalog`.
+    /// Name of the column's type. For a domain, the name of its innermost base type. Includes the
+    /// schema unless it is `pg_catalog`.
     pub base: String,
-    /// Its type as people write it.
+    /// The column's type for display.
     pub shown: String,
     pub not_null: bool,
     pub generated: bool,
@@ -82,12 +82,11 @@ pub struct PrimaryKey {
 /// A table's own entry in the publication.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Member {
-    /// Another one when the table was taken out and put back, or its filter
-    /// changed.
+    /// Changes if the table was removed and added again, or if its filter changed.
     pub oid: u32,
-    /// Only some of its rows are published.
+    /// Whether only some of its rows are published.
     pub filter: bool,
-    /// Only these of its columns are.
+    /// The published columns, if not all.
     pub columns: Option<Vec<String>>,
 }
 
@@ -106,52 +105,52 @@ pub struct Publication {
     pub update: bool,
     pub delete: bool,
     pub truncate: bool,
-    /// Tables that it names besides those that matter.
+    /// Other tables that the publication names.
     pub others: Vec<NamedMember>,
 }
 
 /// A table that the publication names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct NamedMember {
-    /// Of the table.
+    /// Oid of the table.
     pub oid: u32,
-    /// Quoted and qualified where that is needed.
+    /// Name of the table, quoted and qualified if necessary.
     pub name: String,
 }
 
 /// A replication slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Slot {
-    /// Somebody reads from it.
+    /// Whether a process is reading from the slot.
     pub active: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
 }
 
 impl Catalogue {
-    /// The relation of this name, where there is one.
+    /// Returns the relation with this name, if it exists.
     #[must_use]
     pub fn relation(&self, name: &str) -> Option<&Relation> {
-        self.relations.iter().find(|one| one.name == name)
+        self.relations.iter().find(|relation| relation.name == name)
     }
 }
 
-/// Whether the connector has begun to read: from then on a change that is not
-/// published is a change that is lost.
+/// Returns true if the connector has started to read. From then on, changes that are not
+/// published are lost.
 #[must_use]
 pub fn has_begun(catalogue: &Catalogue) -> bool {
     catalogue.slot.is_some()
 }
 
 impl Relation {
-    /// The column of this name, where there is one.
+    /// Returns the column with this name, if it exists.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|one| one.name == name)
+        self.columns.iter().find(|column| column.name == name)
     }
 
-    /// The replica identity is an index other than the primary key's: the old
-    /// row of a delete then does not have the key.
+    /// Returns true if the replica identity is an index other than the primary key's. The old
+    /// row of a delete then lacks the key.
     #[must_use]
     pub fn hides_its_key(&self) -> bool {
         let key = self.primary_key.as_ref().map(|key| &key.index);
@@ -160,7 +159,7 @@ impl Relation {
 }
 
 impl Publication {
-    /// Names of the operations that it does not publish.
+    /// Returns the names of the operations that the publication does not publish.
     #[must_use]
     pub fn missing_operations(&self) -> Vec<&'static str> {
         let all = [

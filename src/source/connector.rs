@@ -1,15 +1,14 @@
-//! Which of the connector's properties decide what reaches the log, so that a
-//! connector that somebody reconfigured behind our back is noticed.
+//! The connector's properties that determine what reaches the log, so that an external
+//! reconfiguration of the connector is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
-/// Property → value, or a digest of it.
+/// Digests of values, or values, by property name.
 pub type Properties = BTreeMap<String, String>;
 
-/// Beginnings of properties that change how the connector works and not what
-/// it delivers.
+/// Prefixes of the properties that affect how the connector works, but not what it delivers.
 const OPERATIONAL: [&str; 17] = [
     "database.",
     "errors.",
@@ -27,28 +26,28 @@ const OPERATIONAL: [&str; 17] = [
     "slot.retry.",
     "tasks.max",
     "topic.creation.",
-    // Where another one was in use is noted when ours is put back.
+    // Fanout records a different value when it restores its own.
     "unavailable.value.placeholder",
 ];
 
-/// Which database is read, among the properties of the connection.
+/// The property that selects the database, among those of the connection.
 const DATABASE: &str = "database.dbname";
 
-/// The properties that decide what is delivered, each with a digest of its
-/// value: an operator's own may hold secrets.
+/// Returns the properties that determine what is delivered, with digests of their values,
+/// because an operator's properties may contain secrets.
 #[must_use]
 pub fn relevant(properties: &Properties) -> Properties {
-    let decides = |name: &str| {
-        let operational = OPERATIONAL.iter().any(|start| name.starts_with(start));
-        name == DATABASE || !operational
+    let is_relevant = |name: &str| {
+        let is_operational = OPERATIONAL.iter().any(|start| name.starts_with(start));
+        name == DATABASE || !is_operational
     };
-    let relevant = properties.iter().filter(|(name, _)| decides(name));
+    let relevant = properties.iter().filter(|(name, _)| is_relevant(name));
     relevant
         .map(|(name, value)| (name.clone(), digest(value)))
         .collect()
 }
 
-/// The names of the properties that differ.
+/// Returns the names of the properties that differ.
 #[must_use]
 pub fn drift(then: &Properties, now: &Properties) -> Vec<String> {
     let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
@@ -58,7 +57,7 @@ pub fn drift(then: &Properties, now: &Properties) -> Vec<String> {
     differ.cloned().collect()
 }
 
-/// The first 64 bits are enough to tell a change.
+/// Returns the first 64 bits of a hash, which suffice to detect a change.
 fn digest(value: &str) -> String {
     let hash = Sha256::digest(value.as_bytes());
     let mut first = [0; 8];

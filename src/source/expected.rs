@@ -1,15 +1,15 @@
-//! What the pipeline needs of the source.
+//! The requirements of the pipeline on the source.
 
 use crate::config;
 
 /// The schema of the source tables.
 pub const SCHEMA: &str = "public";
 
-/// Tables that fanout makes for Debezium: where a snapshot is asked for, and
-/// the row that each heartbeat touches.
+/// Tables that fanout creates for Debezium: the signal table, which requests snapshots, and the
+/// table whose row each heartbeat updates.
 pub const HELPERS: [&str; 2] = ["debezium_signal", "debezium_heartbeat"];
 
-/// The source as it has to be.
+/// Required state of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     pub publication: String,
@@ -21,11 +21,11 @@ pub struct Expected {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedTable {
     pub name: String,
-    /// The one column of its primary key.
+    /// The only column of its primary key.
     pub key: String,
-    /// The columns in use; others may be as they like.
+    /// Columns in use. The table may have any other columns.
     pub columns: Vec<ExpectedColumn>,
-    /// Columns that fanout's own statements select by.
+    /// Columns that the queries of fanout select by.
     pub indexed: Vec<String>,
 }
 
@@ -34,27 +34,26 @@ pub struct ExpectedTable {
 pub struct ExpectedColumn {
     pub name: String,
     pub kind: Type,
-    /// A record without a value cannot be applied.
+    /// Whether a record without a value for this column is rejected.
     pub required: bool,
 }
 
-/// The types of which every value can be taken. A domain counts as the type
-/// that it is made of.
+/// Types whose values are all supported. A domain counts as its base type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
     Uuid,
-    /// Only `bigint`: ids are compared and handed out as such.
+    /// Only `bigint`, because ids are compared and passed on as 64-bit integers.
     BigInt,
-    /// At most 32 bits.
+    /// An integer of at most 32 bits.
     Int,
     Text,
-    /// `timestamp` without a zone arrives as a number without a unit.
+    /// Requires the time zone: a `timestamp` without one arrives as a number without a unit.
     Timestamptz,
     Json,
 }
 
 impl Type {
-    /// Its names in `pg_type`.
+    /// Returns the names in `pg_type`.
     #[must_use]
     pub fn names(self) -> &'static [&'static str] {
         match self {
@@ -67,7 +66,7 @@ impl Type {
         }
     }
 
-    /// As it is written in a statement.
+    /// Returns the name for use in a statement.
     #[must_use]
     pub fn sql(self) -> &'static str {
         match self {
@@ -82,7 +81,7 @@ impl Type {
 }
 
 impl Expected {
-    /// The built-in pipeline's: content and its events.
+    /// Returns the requirements of the built-in pipeline: content and its events.
     #[must_use]
     pub fn demo(connector: &config::Connector) -> Self {
         Self {
@@ -92,7 +91,7 @@ impl Expected {
         }
     }
 
-    /// The names of all tables that matter, those for Debezium included.
+    /// Returns the names of all required tables, including those for Debezium.
     #[must_use]
     pub fn relations(&self) -> Vec<&str> {
         let tables = self.tables.iter().map(|table| table.name.as_str());
@@ -101,7 +100,7 @@ impl Expected {
 }
 
 impl ExpectedTable {
-    /// `public.content`.
+    /// Returns the qualified name, such as `public.content`.
     #[must_use]
     pub fn qualified(&self) -> String {
         format!("{SCHEMA}.{}", self.name)

@@ -1,11 +1,10 @@
-//! What is wrong with the source, in a form that programs can tell apart and
-//! people can act on.
+//! Problems of the source, in a form that programs can distinguish and people can act on.
 
 use serde::{Deserialize, Serialize};
 
 use super::AlteredColumn;
 
-/// What exactly is wrong.
+/// The kind of problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -13,7 +12,7 @@ pub enum Code {
     WalLevel,
     DomainOverEnum,
     TableMissing,
-    /// A partitioned or foreign table, a view, or whatever else has its name.
+    /// A partitioned or foreign table, a view, or another kind of relation.
     TableKind,
     /// A partition of another table.
     TablePartition,
@@ -33,30 +32,30 @@ pub enum Code {
     PublicationTable,
     PublicationRowFilter,
     PublicationColumns,
-    /// It publishes a table whose rows would be taken for those of another.
+    /// The publication includes a table whose rows would be recorded as those of another.
     PublicationStray,
     SlotMissing,
     SlotLost,
     ConnectorConfig,
-    /// The connector has begun again with a snapshot.
+    /// The connector started over with a snapshot.
     SnapshotRepeated,
     SourceChanged,
-    /// Of a newer fanout.
+    /// A code of a newer version of fanout.
     #[serde(other)]
     Unknown,
 }
 
 impl Code {
-    /// As it is written in documents.
+    /// Returns the code as written in documents.
     #[must_use]
     pub fn name(self) -> String {
         let json = serde_json::to_value(self).unwrap_or_default();
         json.as_str().unwrap_or_default().to_owned()
     }
 
-    /// It is about a column in use: records will not have what they should.
+    /// Returns true if the problem is a column in use: records will lack valid values.
     #[must_use]
-    pub fn is_of_a_column(self) -> bool {
+    pub fn is_column_problem(self) -> bool {
         matches!(
             self,
             Self::ColumnMissing | Self::ColumnType | Self::ColumnGenerated
@@ -64,38 +63,38 @@ impl Code {
     }
 }
 
-/// How bad a finding is, the worst first.
+/// Severity of a finding, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// The source has a shape that cannot be followed. Sinks that rely on it
-    /// halt, `up` refuses it.
+    /// The state of the source is not supported. Sinks that depend on it halt, and `up` refuses
+    /// it.
     Unsupported,
     /// Changes are being lost now. `up` repairs it.
     Incomplete,
-    /// Changes were, or may have been, lost earlier: reconcile.
+    /// Changes were lost, or may have been lost, earlier. A reconcile is required.
     Unreconciled,
-    /// Nothing is lost, and something will not work.
+    /// No changes are lost, but something does not work.
     Impaired,
 }
 
-/// One thing that is wrong.
+/// One problem of the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub code: Code,
     pub severity: Severity,
-    /// The table concerned, `public.content`; none concerns all of them.
+    /// The table concerned, such as `public.content`. `None` means all tables.
     pub table: Option<String>,
-    /// The column concerned, where it is one.
+    /// The column concerned, if any.
     pub column: Option<String>,
-    /// One sentence without its full stop.
+    /// Description: one sentence without its full stop.
     pub what: String,
-    /// The next command to type, or what to change.
+    /// The command to run next, or the change to make.
     pub remedy: String,
 }
 
 impl Finding {
-    /// A finding about the source as a whole.
+    /// Returns a finding about the source as a whole.
     #[must_use]
     pub fn new(
         code: Code,
@@ -113,7 +112,7 @@ impl Finding {
         }
     }
 
-    /// The same about one table, by its qualified name.
+    /// Sets the qualified name of the table concerned.
     #[must_use]
     pub fn of_table(self, table: impl Into<String>) -> Self {
         Self {
@@ -122,7 +121,7 @@ impl Finding {
         }
     }
 
-    /// The same about one of its columns.
+    /// Sets the column concerned.
     #[must_use]
     pub fn of_column(self, column: impl Into<String>) -> Self {
         Self {
@@ -132,28 +131,26 @@ impl Finding {
     }
 }
 
-/// What is known of the source at one moment.
+/// Health of the source at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// When Postgres last answered, milliseconds since the epoch; none where it
-    /// never did.
+    /// When Postgres last responded, in milliseconds since the epoch. `None` if it never did.
     pub looked_at_ms: Option<i64>,
-    /// Why the latest look saw less than it should have: the findings are those
-    /// of an earlier one, or not all.
+    /// Why the latest inspection was incomplete: the findings may be outdated or incomplete.
     pub problem: Option<String>,
     /// The worst first.
     pub findings: Vec<Finding>,
-    /// The columns in use that were altered since history was last known to be
-    /// complete: no fault, and a reason for records of another shape.
+    /// Columns in use that were altered since history was last known to be complete. Not a
+    /// fault, but an explanation for records with another shape.
     #[serde(skip)]
     pub altered: Vec<AlteredColumn>,
 }
 
 impl Standing {
-    /// Whether changes are being lost, or cannot be followed, right now.
+    /// Returns true if changes are currently being lost or cannot be followed.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        let broken = |one: &Finding| one.severity <= Severity::Incomplete;
-        self.findings.iter().any(broken)
+        let is_broken = |finding: &Finding| finding.severity <= Severity::Incomplete;
+        self.findings.iter().any(is_broken)
     }
 }

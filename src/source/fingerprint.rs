@@ -1,12 +1,11 @@
-//! Whether the source was altered behind our back: a fingerprint of all that
-//! decides which changes reach the log, kept since history was last known to
-//! be complete. Each part changes whenever something was altered and stays
-//! changed when it is altered back.
+//! Detection of external changes to the source: a fingerprint of everything that determines
+//! which changes reach the log, stored when history was last known to be complete. Each part
+//! changes with an alteration and stays changed if the alteration is reverted.
 //!
-//! Left out is what maintenance changes by itself: `VACUUM`, also `FULL`,
-//! `ANALYZE`, `CLUSTER`, `REINDEX`, altered statistics or defaults, columns that
-//! are not in use, and other tables in the publication. A dump that was
-//! restored, or another cluster after `pg_upgrade`, is another source.
+//! The fingerprint excludes the effects of maintenance: `VACUUM`, including `FULL`, `ANALYZE`,
+//! `CLUSTER`, `REINDEX`, altered statistics or defaults, columns that are not in use, and other
+//! tables in the publication. A restored dump, or the new cluster after `pg_upgrade`, is a
+//! different source.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,51 +13,51 @@ use serde::{Deserialize, Serialize};
 
 use super::{Catalogue, Expected, Publication, Relation};
 
-/// All that decides which changes reach the log.
+/// Everything that determines which changes reach the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub publication: Option<PublicationPrint>,
-    /// By qualified name.
+    /// Tables by qualified name.
     pub tables: BTreeMap<String, TablePrint>,
-    /// The notification with which the connector's latest initial snapshot
-    /// began, as far as it is known: what was deleted before is not in it.
+    /// The notification of the start of the connector's latest initial snapshot, if known. Rows
+    /// that were deleted before a snapshot are missing from it.
     pub snapshot: Option<String>,
 }
 
-/// A publication.
+/// Fingerprint of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicationPrint {
     pub oid: u32,
     pub xmin: u32,
 }
 
-/// A table.
+/// Fingerprint of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TablePrint {
     pub oid: u32,
     pub file: u32,
-    /// It is published, by an entry of its own or otherwise.
+    /// Whether the table is published, by its own entry or otherwise.
     pub published: bool,
     pub member: Option<u32>,
     pub schema_member: Option<u32>,
     pub primary_key: Option<u32>,
-    /// Deletes do not carry the key.
+    /// Whether deletes lack the key.
     pub hides_its_key: bool,
-    /// Of the columns in use: number, and the transaction that last altered it.
+    /// For each column in use: its number, and the transaction that last altered it.
     pub columns: BTreeMap<String, (i16, u32)>,
 }
 
-/// Something that is other than it was.
+/// A difference between two fingerprints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The table concerned, by its qualified name; none concerns all.
+    /// Qualified name of the table concerned. `None` means all tables.
     pub table: Option<String>,
-    /// What happened, as the end of a sentence about the time since.
+    /// Description of the change, as the end of a sentence about the time since the baseline.
     pub what: String,
 }
 
 impl Fingerprint {
-    /// Of a database, and of the connector's latest initial snapshot.
+    /// Returns the fingerprint of a database and of the connector's latest initial snapshot.
     #[must_use]
     pub fn of(catalogue: &Catalogue, expected: &Expected, snapshot: Option<String>) -> Self {
         let tables = expected.tables.iter().filter_map(|table| {
@@ -103,27 +102,27 @@ impl TablePrint {
         }
     }
 
-    /// Whether it was published all the time between two moments, as far as
-    /// entries tell.
+    /// Returns true if the table was published at all times between two fingerprints, as far as
+    /// the entries show.
     fn stayed_published(&self, now: &Self) -> bool {
-        let same = |then: Option<u32>, now: Option<u32>| then.is_some() && then == now;
-        let by_entry = same(self.member, now.member) || same(self.schema_member, now.schema_member);
+        let is_same = |then: Option<u32>, now: Option<u32>| then.is_some() && then == now;
+        let by_entry =
+            is_same(self.member, now.member) || is_same(self.schema_member, now.schema_member);
         let has_entry = |print: &Self| print.member.is_some() || print.schema_member.is_some();
         let by_all = !has_entry(self) && !has_entry(now) && self.published == now.published;
         by_entry || by_all
     }
 }
 
-/// A column in use, of a table by its qualified name.
+/// A column in use, with the qualified name of its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlteredColumn {
     pub table: String,
     pub column: String,
 }
 
-/// The columns that were altered since, also where they are again what they
-/// were and nothing may be missing: records of the time between can have
-/// another shape.
+/// Returns the columns that were altered in the meantime. Includes reverted alterations that
+/// lost nothing, because records from the time in between may have another shape.
 #[must_use]
 pub fn altered_columns(then: &Fingerprint, now: &Fingerprint) -> Vec<AlteredColumn> {
     let mut altered = Vec::new();
@@ -141,21 +140,21 @@ pub fn altered_columns(then: &Fingerprint, now: &Fingerprint) -> Vec<AlteredColu
     altered
 }
 
-/// What is other than it was.
+/// Returns the differences between two fingerprints.
 #[must_use]
 pub fn differences(then: &Fingerprint, now: &Fingerprint) -> Vec<Difference> {
     let mut differences = Vec::new();
-    if let Some(what) = of_publication(then.publication, now.publication) {
+    if let Some(what) = publication_difference(then.publication, now.publication) {
         differences.push(Difference { table: None, what });
     }
     let names: BTreeSet<&String> = then.tables.keys().chain(now.tables.keys()).collect();
     for name in names {
-        let whats = match (then.tables.get(name), now.tables.get(name)) {
-            (Some(then), Some(now)) => of_table(name, then, now),
+        let descriptions = match (then.tables.get(name), now.tables.get(name)) {
+            (Some(then), Some(now)) => table_differences(name, then, now),
             (Some(_), None) => vec![format!("{name} was dropped or renamed")],
             (None, _) => vec![format!("{name} was created")],
         };
-        differences.extend(whats.into_iter().map(|what| Difference {
+        differences.extend(descriptions.into_iter().map(|what| Difference {
             table: Some(name.clone()),
             what,
         }));
@@ -163,7 +162,10 @@ pub fn differences(then: &Fingerprint, now: &Fingerprint) -> Vec<Difference> {
     differences
 }
 
-fn of_publication(then: Option<PublicationPrint>, now: Option<PublicationPrint>) -> Option<String> {
+fn publication_difference(
+    then: Option<PublicationPrint>,
+    now: Option<PublicationPrint>,
+) -> Option<String> {
     let what = match (then, now) {
         _ if then == now => return None,
         (Some(_), None) => "the publication was dropped",
@@ -174,32 +176,32 @@ fn of_publication(then: Option<PublicationPrint>, now: Option<PublicationPrint>)
     Some(what.to_owned())
 }
 
-fn of_table(name: &str, then: &TablePrint, now: &TablePrint) -> Vec<String> {
+fn table_differences(name: &str, then: &TablePrint, now: &TablePrint) -> Vec<String> {
     if then.oid != now.oid {
         return vec![format!("{name} was replaced by another table")];
     }
-    let mut whats = Vec::new();
+    let mut descriptions = Vec::new();
     if !then.stayed_published(now) {
-        whats.push(format!("{name} was not published all the time"));
+        descriptions.push(format!("{name} was not published at all times"));
     }
     if then.primary_key != now.primary_key {
-        whats.push(format!("the primary key of {name} was replaced"));
+        descriptions.push(format!("the primary key of {name} was replaced"));
     }
     if then.hides_its_key != now.hides_its_key {
-        whats.push(format!("the replica identity of {name} was not its key's"));
+        descriptions.push(format!("the replica identity of {name} was not its key's"));
     }
     for (column, (number, xmin)) in &then.columns {
         match now.columns.get(column) {
-            None => whats.push(format!("column {column} of {name} was dropped or renamed")),
-            Some((other, _)) if other != number => {
-                whats.push(format!("column {column} of {name} was replaced"));
+            None => descriptions.push(format!("column {column} of {name} was dropped or renamed")),
+            Some((found, _)) if found != number => {
+                descriptions.push(format!("column {column} of {name} was replaced"));
             }
-            // Its values are other ones without a change of any row.
-            Some((_, other)) if other != xmin && then.file != now.file => {
-                whats.push(format!("column {column} of {name} was rewritten"));
+            // A rewrite changes the values without a change of any row.
+            Some((_, found)) if found != xmin && then.file != now.file => {
+                descriptions.push(format!("column {column} of {name} was rewritten"));
             }
             Some(_) => {}
         }
     }
-    whats
+    descriptions
 }

@@ -1,31 +1,31 @@
-//! The comparison of what is expected with what is there.
+//! The comparison of a database with the requirements.
 
 use super::{
     Catalogue, Code, Expected, ExpectedColumn, ExpectedTable, Finding, Fingerprint, HELPERS,
     NamedMember, Relation, SCHEMA, Severity, has_begun, statement::quoted,
 };
 
-/// The oldest Postgres whose changes can be followed: logical messages are in
-/// its replication protocol.
+/// The oldest supported Postgres version: the first with logical messages in its replication
+/// protocol.
 const OLDEST: i32 = 140_000;
 
-/// What repairs a publication, and anything else that is fanout's to make.
+/// The command that repairs a publication and everything else that fanout creates.
 const UP: &str = "fanout up";
 
-/// What is wrong with the source now, the worst first. That a table of ours,
-/// the publication or the slot is not there yet is a finding too.
+/// Returns the current problems of the source, the worst first. Also reports a required table,
+/// the publication or the slot as missing if it does not exist yet.
 #[must_use]
-pub fn judge(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
+pub fn check(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
     let mut findings = server(catalogue);
     for table in &expected.tables {
         match catalogue.relation(&table.name) {
             Some(relation) => {
-                let mut of_table = of_relation(relation, table);
+                let mut problems = check_relation(relation, table);
                 if catalogue.publication.is_some() {
-                    of_table.extend(membership(relation, &table.qualified(), expected));
+                    problems.extend(membership(relation, &table.qualified(), expected));
                 }
-                let named = of_table.into_iter();
-                findings.extend(named.map(|finding| finding.of_table(table.qualified())));
+                let problems = problems.into_iter();
+                findings.extend(problems.map(|finding| finding.of_table(table.qualified())));
             }
             None => findings.push(missing(table, has_begun(catalogue))),
         }
@@ -36,9 +36,9 @@ pub fn judge(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
     findings
 }
 
-/// Tables that used to be expected ones and are published under another name.
-/// Debezium writes their rows to the topic of the table that has the name now
-/// \[measured with 3.6.3\].
+/// Returns tables that were the required ones and are now published under another name.
+/// Debezium writes their rows to the topic of the table that has the name now \[measured with
+/// 3.6.3\].
 #[must_use]
 pub fn strays<'c>(
     catalogue: &'c Catalogue,
@@ -47,7 +47,7 @@ pub fn strays<'c>(
 ) -> Vec<(String, &'c NamedMember)> {
     let publication = catalogue.publication.iter();
     let others = publication.flat_map(|publication| &publication.others);
-    let was = |member: &NamedMember| {
+    let former_name = |member: &NamedMember| {
         let tables = expected.tables.iter().map(ExpectedTable::qualified);
         tables.into_iter().find(|name| {
             let known = history.tables.get(name);
@@ -55,7 +55,7 @@ pub fn strays<'c>(
         })
     };
     others
-        .filter_map(|member| Some((was(member)?, member)))
+        .filter_map(|member| Some((former_name(member)?, member)))
         .collect()
 }
 
@@ -66,7 +66,7 @@ fn server(catalogue: &Catalogue) -> Vec<Finding> {
         findings.push(Finding::new(
             Code::PostgresVersion,
             Severity::Unsupported,
-            format!("postgres is version {major}.{minor}, and 14 is the oldest supported"),
+            format!("postgres is version {major}.{minor}, but 14 is the oldest supported version"),
             "upgrade postgres to version 14 or later",
         ));
     }
@@ -79,7 +79,7 @@ fn server(catalogue: &Catalogue) -> Vec<Finding> {
         ));
     }
     if let Some(domain) = &catalogue.domain_over_enum {
-        // A connector that runs goes on until it is restarted.
+        // A running connector continues until it is restarted.
         let severity = if has_begun(catalogue) {
             Severity::Impaired
         } else {
@@ -88,8 +88,10 @@ fn server(catalogue: &Catalogue) -> Vec<Finding> {
         findings.push(Finding::new(
             Code::DomainOverEnum,
             severity,
-            format!("domain {domain} is over an enum, with which the connector cannot start"),
-            format!("DROP DOMAIN {domain}, or make it one over text; then {UP}"),
+            format!(
+                "domain {domain} is over an enum; the connector cannot start with such a domain"
+            ),
+            format!("DROP DOMAIN {domain}, or redefine it over text; then {UP}"),
         ));
     }
     findings
@@ -98,7 +100,7 @@ fn server(catalogue: &Catalogue) -> Vec<Finding> {
 fn missing(table: &ExpectedTable, begun: bool) -> Finding {
     let name = table.qualified();
     let remedy = if begun {
-        format!("rename or restore {name}; or fanout up --yes, which creates an empty one")
+        format!("rename or restore {name}; or run fanout up --yes, which creates an empty table")
     } else {
         UP.to_owned()
     };
@@ -110,31 +112,34 @@ fn unsupported(code: Code, what: String, remedy: String) -> Finding {
     Finding::new(code, Severity::Unsupported, what, remedy)
 }
 
-/// What is wrong with a table, besides the publication.
-fn of_relation(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
-    let mut findings = shape(relation, table);
+/// Returns the problems of a table, except those of the publication.
+fn check_relation(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
+    let mut findings = check_shape(relation, table);
     if relation.kind != "r" {
-        // The rest is about ordinary tables.
+        // The other checks apply only to ordinary tables.
         return findings;
     }
     findings.extend(key(relation, table));
     let columns = table.columns.iter();
     findings.extend(columns.filter_map(|column| {
-        let found = of_column(relation, table, column)?;
+        let found = check_column(relation, table, column)?;
         Some(found.of_column(&column.name))
     }));
     findings.extend(identity(relation, &table.qualified()));
     findings
 }
 
-fn shape(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
+fn check_shape(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
     let name = table.qualified();
     let mut findings = Vec::new();
     if relation.kind != "r" {
         findings.push(unsupported(
             Code::TableKind,
-            format!("{name} is {}, not an ordinary table", kind(&relation.kind)),
-            format!("make {name} an ordinary table, then {UP}"),
+            format!(
+                "{name} is {}, not an ordinary table",
+                describe_kind(&relation.kind)
+            ),
+            format!("recreate {name} as an ordinary table, then {UP}"),
         ));
         return findings;
     }
@@ -162,7 +167,7 @@ fn shape(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
     if relation.persistence != "p" {
         findings.push(unsupported(
             Code::TableUnlogged,
-            format!("{name} is unlogged: its changes are in no log"),
+            format!("{name} is unlogged: its changes are not written to the WAL"),
             format!("ALTER TABLE {name} SET LOGGED"),
         ));
     }
@@ -170,14 +175,14 @@ fn shape(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
         findings.push(unsupported(
             Code::RowSecurity,
             format!("row-level security of {name} applies to the role that fanout connects as"),
-            format!("ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, or a role with BYPASSRLS"),
+            format!("ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, or use a role with BYPASSRLS"),
         ));
     }
     findings
 }
 
-/// What `pg_class.relkind` means.
-fn kind(letter: &str) -> &'static str {
+/// Describes a `pg_class.relkind`.
+fn describe_kind(letter: &str) -> &'static str {
     match letter {
         "p" => "a partitioned table",
         "f" => "a foreign table",
@@ -195,10 +200,7 @@ fn key(relation: &Relation, table: &ExpectedTable) -> Option<Finding> {
     let Some(found) = &relation.primary_key else {
         return Some(unsupported(
             Code::PrimaryKey,
-            format!(
-                "{name} has no primary key, and it has to be ({})",
-                table.key
-            ),
+            format!("{name} has no primary key, expected ({})", table.key),
             format!("ALTER TABLE {name} ADD PRIMARY KEY ({wanted})"),
         ));
     };
@@ -219,15 +221,13 @@ fn key(relation: &Relation, table: &ExpectedTable) -> Option<Finding> {
     found.deferrable.then(|| {
         unsupported(
             Code::PrimaryKeyDeferrable,
-            format!(
-                "the primary key of {name} is deferrable: a change of keys arrives in no order"
-            ),
+            format!("the primary key of {name} is deferrable: changes of keys arrive unordered"),
             replace,
         )
     })
 }
 
-fn of_column(
+fn check_column(
     relation: &Relation,
     table: &ExpectedTable,
     expected: &ExpectedColumn,
@@ -240,7 +240,7 @@ fn of_column(
             Code::ColumnMissing,
             format!("{name} has no column {}", expected.name),
             format!(
-                "bring it back, this version knows it by no other name: \
+                "restore the column under the name that this version requires: \
                  ALTER TABLE {name} RENAME COLUMN … TO {column}"
             ),
         ));
@@ -249,7 +249,7 @@ fn of_column(
         return Some(unsupported(
             Code::ColumnType,
             format!(
-                "column {} of {name} is of type {}, and it has to be {wanted}",
+                "column {} of {name} has type {}, expected {wanted}",
                 expected.name, found.shown
             ),
             format!("{alter} TYPE {wanted}"),
@@ -259,7 +259,7 @@ fn of_column(
         return Some(unsupported(
             Code::ColumnGenerated,
             format!(
-                "column {} of {name} is generated, and such columns are in no change",
+                "column {} of {name} is generated, and changes do not include generated columns",
                 expected.name
             ),
             format!("{alter} DROP EXPRESSION"),
@@ -271,7 +271,7 @@ fn of_column(
             Code::ColumnNullable,
             Severity::Impaired,
             format!(
-                "column {} of {name} may be NULL, and a row in which it is becomes a dead letter",
+                "column {} of {name} may be NULL, and rows with NULL become dead letters",
                 expected.name
             ),
             format!("{alter} SET NOT NULL"),
@@ -279,7 +279,7 @@ fn of_column(
     })
 }
 
-/// Only the full identity carries the whole old row.
+/// Checks the replica identity. Only `FULL` includes the complete old row.
 fn identity(relation: &Relation, name: &str) -> Option<Finding> {
     let severity = if relation.hides_its_key() {
         Severity::Incomplete
@@ -290,15 +290,15 @@ fn identity(relation: &Relation, name: &str) -> Option<Finding> {
         "f" => return None,
         "d" => (
             "DEFAULT",
-            "an update does not carry values kept out of line",
+            "updates do not include unchanged values that are stored out of line",
         ),
-        "n" => ("NOTHING", "postgres refuses updates and deletes of it"),
+        "n" => ("NOTHING", "postgres refuses updates and deletes"),
         _ if severity == Severity::Incomplete => {
             ("an index other than its primary key's", "deletes are lost")
         }
         _ => (
             "an index",
-            "an update does not carry values kept out of line",
+            "updates do not include unchanged values that are stored out of line",
         ),
     };
     Some(Finding::new(
@@ -309,7 +309,7 @@ fn identity(relation: &Relation, name: &str) -> Option<Finding> {
     ))
 }
 
-/// What of a table's changes the publication leaves out.
+/// Returns the parts of a table's changes that the publication excludes.
 fn membership(relation: &Relation, name: &str, expected: &Expected) -> Vec<Finding> {
     let publication = &expected.publication;
     let incomplete = |code, what| Finding::new(code, Severity::Incomplete, what, UP);
@@ -335,18 +335,18 @@ fn membership(relation: &Relation, name: &str, expected: &Expected) -> Vec<Findi
     findings
 }
 
-/// Debezium's own tables: without them snapshots and heartbeats do not work.
+/// Checks Debezium's tables, without which snapshots and heartbeats do not work.
 fn helpers(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
     let impaired = |code, what| Finding::new(code, Severity::Impaired, what, UP);
-    let of_helper = |name: &str| {
+    let check_helper = |name: &str| {
         let qualified = format!("{SCHEMA}.{name}");
         let Some(relation) = catalogue.relation(name) else {
             let what = format!("table {qualified} does not exist: the connector needs it");
             return Some(impaired(Code::HelperMissing, what));
         };
         let member = relation.member.as_ref();
-        let whole = member.is_none_or(|it| !it.filter && it.columns.is_none());
-        if relation.published && whole || catalogue.publication.is_none() {
+        let is_complete = member.is_none_or(|member| !member.filter && member.columns.is_none());
+        if relation.published && is_complete || catalogue.publication.is_none() {
             return None;
         }
         let publication = &expected.publication;
@@ -356,7 +356,10 @@ fn helpers(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
         );
         Some(impaired(Code::PublicationTable, what))
     };
-    HELPERS.iter().filter_map(|name| of_helper(name)).collect()
+    HELPERS
+        .iter()
+        .filter_map(|name| check_helper(name))
+        .collect()
 }
 
 fn publication(catalogue: &Catalogue, expected: &Expected) -> Option<Finding> {

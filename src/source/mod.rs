@@ -1,14 +1,14 @@
-//! What Postgres has to look like so that its changes reach the sinks exactly,
-//! and what is wrong where it does not.
+//! The state that Postgres must be in for its changes to reach the sinks exactly, and the
+//! problems of a database that is in another state.
 //!
-//! [`Expected`] says what is needed, [`Catalogue`] what a database has, and
-//! [`judge`] compares them into [`Finding`]s. A [`Fingerprint`] of the
-//! catalogue tells whether something was altered meanwhile, even where it was
-//! altered back: changes made in between are in no log. [`statements`] are
-//! what repairs or creates the rest.
+//! [`Expected`] describes the required state and [`Catalogue`] the state of a database;
+//! [`check`] compares them and returns [`Finding`]s. A [`Fingerprint`] of the catalogue shows
+//! whether something was altered in the meantime, even if the alteration was reverted: changes
+//! made in between are missing from the log. [`statements`] returns the SQL that repairs or
+//! creates the rest.
 //!
-//! Reading the catalogue is up to [`crate::clients::postgres`]; when to look,
-//! and what a finding does to a sink, is decided above.
+//! [`crate::clients::postgres`] reads the catalogue. The callers decide when to inspect the
+//! source, and how a finding affects a sink.
 
 mod assess;
 mod catalogue;
@@ -20,7 +20,7 @@ mod judge;
 mod record;
 mod statement;
 
-pub use assess::{History, Surroundings, assess, to_remember};
+pub use assess::{ConnectorState, History, assess, reasons_to_record};
 pub use catalogue::{
     Catalogue, Column, Member, NamedMember, PrimaryKey, Publication, Relation, Slot, has_begun,
 };
@@ -28,11 +28,11 @@ pub use connector::{Properties, drift, relevant};
 pub use expected::{Expected, ExpectedColumn, ExpectedTable, HELPERS, SCHEMA, Type};
 pub use finding::{Code, Finding, Severity, Standing};
 pub use fingerprint::{AlteredColumn, Difference, Fingerprint, altered_columns, differences};
-pub use judge::{judge, strays};
+pub use judge::{check, strays};
 pub use record::{Baseline, Changed, Reason, RecordError};
 pub use statement::{Statement, drop_stray, quoted, statements};
 
-/// The one remedy for every break in history.
+/// The command that repairs every gap in history.
 pub const RECONCILE: &str = "fanout backfill --from earliest --source database --prune";
 
 #[cfg(test)]

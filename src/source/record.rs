@@ -1,59 +1,58 @@
-//! The two records that outlive every process: the fingerprint of the source
-//! as it was when history was last known to be complete, and what has been
-//! seen since that no fingerprint keeps.
+//! The two stored records about the source: its fingerprint when history was last known to be
+//! complete, and later events that no fingerprint shows.
 //!
 //! ```text
 //! source.baseline   format 1   written at the first start and by a reconcile
-//! source.changed    format 1   holds for the baseline that it names
+//! source.changed    format 1   valid only with the baseline whose id it contains
 //! ```
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Code, Fingerprint, Properties};
 
-/// Format of both records.
+/// Format version of both records.
 const FORMAT: u16 = 1;
 
-/// The source when history was last known to be complete.
+/// State of the source when history was last known to be complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Baseline {
     format: u16,
-    /// Another one after every reconcile.
+    /// Id of the baseline. Every reconcile creates a new one.
     pub id: String,
-    /// When that was, RFC 3339.
+    /// Time of the baseline, RFC 3339.
     pub at: String,
     pub fingerprint: Fingerprint,
-    /// What fanout last configured the connector with, as
-    /// [`super::relevant`] has it; none where nobody could ask Connect.
+    /// The properties that fanout last configured the connector with, as returned by
+    /// [`super::relevant`]. `None` if Kafka Connect was unreachable.
     pub connector: Option<Properties>,
 }
 
-/// What has been seen since a baseline.
+/// Changes that were noticed after a baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     format: u16,
-    /// The baseline's id. Under another one this no longer counts.
+    /// Id of the baseline. With another baseline, this record is void.
     pub baseline: String,
     pub reasons: Vec<Reason>,
 }
 
-/// Why history may not be complete any more.
+/// Reason why history may be incomplete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     pub code: Code,
-    /// The table concerned; none concerns all.
+    /// The table concerned. `None` means all tables.
     pub table: Option<String>,
     pub what: String,
-    /// When it was first seen, RFC 3339.
+    /// Time at which it was first noticed, RFC 3339.
     pub at: String,
 }
 
-/// Why a record cannot be used.
+/// Error while reading a record.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("{key} has format {found}, and this program knows format {FORMAT}")]
+    #[error("{key} has format {found}, but this version supports only format {FORMAT}")]
     Format { key: &'static str, found: u16 },
-    #[error("{key} cannot be understood")]
+    #[error("cannot parse {key}")]
     Malformed {
         key: &'static str,
         #[source]
@@ -61,17 +60,17 @@ pub enum RecordError {
     },
 }
 
-/// Only the number, to tell another format before reading it as this one.
+/// The format version alone, to detect another format before parsing the rest.
 #[derive(Deserialize)]
-struct Formatted {
+struct FormatOnly {
     format: u16,
 }
 
 impl Baseline {
-    /// Its key in the state topic.
+    /// Key in the state topic.
     pub const KEY: &'static str = "source.baseline";
 
-    /// A baseline of this moment.
+    /// Returns a baseline with this id and time.
     #[must_use]
     pub fn new(
         id: String,
@@ -88,15 +87,15 @@ impl Baseline {
         }
     }
 
-    /// Reads it.
+    /// Parses a stored baseline.
     ///
     /// # Errors
-    /// When it is of another format, or none.
+    /// If it is malformed or has another format.
     pub fn read(value: &[u8]) -> Result<Self, RecordError> {
         read(Self::KEY, value)
     }
 
-    /// As it is stored.
+    /// Returns the text to store.
     #[must_use]
     pub fn text(&self) -> String {
         text(self)
@@ -104,10 +103,10 @@ impl Baseline {
 }
 
 impl Changed {
-    /// Its key in the state topic.
+    /// Key in the state topic.
     pub const KEY: &'static str = "source.changed";
 
-    /// Nothing seen yet.
+    /// Returns a record without reasons for this baseline.
     #[must_use]
     pub fn since(baseline: &Baseline) -> Self {
         Self {
@@ -117,26 +116,26 @@ impl Changed {
         }
     }
 
-    /// Reads it.
+    /// Parses a stored record.
     ///
     /// # Errors
-    /// When it is of another format, or none.
+    /// If it is malformed or has another format.
     pub fn read(value: &[u8]) -> Result<Self, RecordError> {
         read(Self::KEY, value)
     }
 
-    /// As it is stored.
+    /// Returns the text to store.
     #[must_use]
     pub fn text(&self) -> String {
         text(self)
     }
 
-    /// Adds a reason, unless there is one like it. Returns whether it is news.
+    /// Adds a reason unless an equal one is recorded. Returns whether it was added.
     pub fn add(&mut self, reason: Reason) -> bool {
-        let same = |known: &Reason| {
+        let is_same = |known: &Reason| {
             (known.code, &known.table, &known.what) == (reason.code, &reason.table, &reason.what)
         };
-        let is_new = !self.reasons.iter().any(same);
+        let is_new = !self.reasons.iter().any(is_same);
         if is_new {
             self.reasons.push(reason);
         }
@@ -146,14 +145,14 @@ impl Changed {
 
 fn read<T: DeserializeOwned>(key: &'static str, value: &[u8]) -> Result<T, RecordError> {
     let malformed = |source| RecordError::Malformed { key, source };
-    let Formatted { format } = serde_json::from_slice(value).map_err(malformed)?;
+    let FormatOnly { format } = serde_json::from_slice(value).map_err(malformed)?;
     if format != FORMAT {
         return Err(RecordError::Format { key, found: format });
     }
     serde_json::from_slice(value).map_err(malformed)
 }
 
-/// Texts, numbers and maps of them always serialise.
+/// Serialises a record. Texts, numbers and maps of them always serialise.
 fn text(record: &impl Serialize) -> String {
     serde_json::to_string(record).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! The statements that a database still needs before the connector can follow
-//! it: only those, computed from what it has.
+//! The SQL statements that a database still needs before the connector can follow it, computed
+//! from its catalogue.
 
 use serde::Serialize;
 
@@ -8,18 +8,19 @@ use super::{
 };
 use crate::assets;
 
-/// The operations that have to be published.
+/// Operations that must be published.
 const OPERATIONS: &str = "insert, update, delete, truncate";
 
-/// A statement and what it is for.
+/// A statement and its purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Statement {
     pub sql: String,
-    /// The table that it locks, by its qualified name.
+    /// Qualified name of the table that the statement locks.
     pub table: Option<String>,
-    /// What it repairs; none where it makes what was never there.
+    /// The problem that the statement repairs. `None` if it creates an object for the first
+    /// time.
     pub repairs: Option<Code>,
-    /// Until now changes were lost.
+    /// Whether changes have been lost up to now.
     pub recovers: bool,
 }
 
@@ -38,8 +39,8 @@ impl Statement {
         Self { table, ..self }
     }
 
-    /// It repairs what has to be there once the connector has `begun`; changes
-    /// were lost, or not.
+    /// Marks the statement as a repair if the connector has `begun` to read, and as a recovery
+    /// if changes were `lost`.
     fn repairing(self, code: Code, begun: bool, lost: bool) -> Self {
         Self {
             repairs: begun.then_some(code),
@@ -49,15 +50,14 @@ impl Statement {
     }
 }
 
-/// A name as an identifier.
+/// Returns a name as a quoted identifier.
 #[must_use]
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What is needed, in the order in which it has to be executed. `is_ours` says
-/// that the server is fanout's own: then indexes are made on tables that are
-/// there already, too.
+/// Returns the required statements in the order of execution. `is_ours` means that fanout
+/// manages the server; indexes are then also created on existing tables.
 #[must_use]
 pub fn statements(catalogue: &Catalogue, expected: &Expected, is_ours: bool) -> Vec<Statement> {
     let begun = super::has_begun(catalogue);
@@ -66,7 +66,9 @@ pub fn statements(catalogue: &Catalogue, expected: &Expected, is_ours: bool) -> 
         let found = catalogue.relation(&table.name);
         if found.is_none() {
             let created = create(&table.name).into_iter();
-            statements.extend(created.map(|it| it.repairing(Code::TableMissing, begun, true)));
+            statements.extend(
+                created.map(|statement| statement.repairing(Code::TableMissing, begun, true)),
+            );
         }
         if is_ours || found.is_none() {
             statements.extend(indexes(table, found));
@@ -75,10 +77,13 @@ pub fn statements(catalogue: &Catalogue, expected: &Expected, is_ours: bool) -> 
     for helper in HELPERS {
         if catalogue.relation(helper).is_none() {
             let created = create(helper).into_iter();
-            statements.extend(created.map(|it| it.repairing(Code::HelperMissing, begun, false)));
+            statements.extend(
+                created.map(|statement| statement.repairing(Code::HelperMissing, begun, false)),
+            );
         }
     }
-    // Before a table is published: postgres refuses updates of one without.
+    // The replica identity comes before the publication, because Postgres refuses updates of a
+    // published table without one.
     for table in &expected.tables {
         statements.extend(identity(table, catalogue.relation(&table.name), begun));
     }
@@ -96,7 +101,7 @@ pub fn statements(catalogue: &Catalogue, expected: &Expected, is_ours: bool) -> 
     statements
 }
 
-/// The statement in the file of the table's name.
+/// Returns the statement in the file that is named after the table.
 fn create(table: &str) -> Option<Statement> {
     let text = assets::text(&format!("sql/postgres/{table}.sql"))?;
     let lines = text.lines().filter(|line| !line.starts_with("--"));
@@ -109,8 +114,12 @@ fn indexes<'t>(
     table: &'t ExpectedTable,
     found: Option<&'t Relation>,
 ) -> impl Iterator<Item = Statement> {
-    let there = move |column: &String| found.is_some_and(|it| it.indexed.contains(column));
-    let missing = table.indexed.iter().filter(move |column| !there(column));
+    let is_indexed =
+        move |column: &String| found.is_some_and(|relation| relation.indexed.contains(column));
+    let missing = table
+        .indexed
+        .iter()
+        .filter(move |column| !is_indexed(column));
     missing.map(|column| {
         let sql = format!(
             "CREATE INDEX IF NOT EXISTS {}_{column}_idx ON {} ({column})",
@@ -128,11 +137,11 @@ fn identity(table: &ExpectedTable, found: Option<&Relation>, begun: bool) -> Opt
     let name = table.qualified();
     let sql = format!("ALTER TABLE {name} REPLICA IDENTITY FULL");
     let lost = found.is_some_and(Relation::hides_its_key);
-    let was_there = begun && found.is_some();
+    let existed = begun && found.is_some();
     Some(
         Statement::new(sql)
             .on(name)
-            .repairing(Code::ReplicaIdentity, was_there, lost),
+            .repairing(Code::ReplicaIdentity, existed, lost),
     )
 }
 
@@ -167,7 +176,7 @@ fn alter_publication(
         let qualified = format!("{SCHEMA}.{table}");
         let add = format!("ALTER PUBLICATION {name} ADD TABLE {qualified}");
         let drop = format!("ALTER PUBLICATION {name} DROP TABLE {qualified}");
-        let (sql, code) = match relation.map(|it| (it.published, &it.member)) {
+        let (sql, code) = match relation.map(|relation| (relation.published, &relation.member)) {
             Some((true, Some(member))) if member.filter => {
                 (format!("{drop}; {add}"), Code::PublicationRowFilter)
             }
@@ -178,15 +187,15 @@ fn alter_publication(
             None if found.all_tables => continue,
             _ => (add, Code::PublicationTable),
         };
-        let was_there = begun && relation.is_some();
+        let existed = begun && relation.is_some();
         let lost = !HELPERS.contains(&table);
         let statement = Statement::new(sql).on(qualified);
-        statements.push(statement.repairing(code, was_there, lost));
+        statements.push(statement.repairing(code, existed, lost));
     }
     statements
 }
 
-/// Takes a table out of the publication that was one of ours.
+/// Returns the statement that removes a stray table from the publication.
 #[must_use]
 pub fn drop_stray(publication: &str, stray: &NamedMember) -> Statement {
     let (publication, table) = (quoted(publication), &stray.name);

@@ -1,36 +1,34 @@
-//! The score of each content that has events, and which scores differ from
-//! what was last drained.
+//! The score of each content item with events, and the scores that changed since they were last
+//! drained.
 
 use hashbrown::{HashMap, HashSet};
 use uuid::Uuid;
 
-/// What a content's score counts.
+/// The quantity that a score counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Score {
     /// Distinct events.
     Events,
-    /// `floor(Σ max(duration_ms, 0) / 1000)`; a missing duration is 0. A
-    /// content whose events make 0 seconds is on the board with 0, as it is in
-    /// the sum by content in SQL.
+    /// `floor(Σ max(duration_ms, 0) / 1000)`. A missing duration counts as 0. A content item
+    /// whose events sum to 0 seconds is on the board with 0, as in SQL's sum by content.
     Seconds,
 }
 
-/// What a content's events add up to.
+/// Totals of a content item's events.
 #[derive(Debug, Default)]
 struct Tally {
     events: u64,
     duration_ms: u64,
-    /// The score last drained; `None` where the content was not on the board.
+    /// The score last drained. `None` if the content item was not on the board.
     published: Option<i64>,
-    /// Whether the content is in `touched`.
+    /// Whether the content item is in `touched`.
     touched: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Board {
     score: Score,
-    /// The contents on the board, and those that left and whose leaving was
-    /// not drained yet.
+    /// Content items on the board, and those that left it since the last drain.
     tallies: HashMap<Uuid, Tally>,
     touched: HashSet<Uuid>,
     cardinality: usize,
@@ -54,7 +52,7 @@ impl Board {
         touch(&mut self.touched, content, tally);
     }
 
-    /// Takes back one [`Board::add`].
+    /// Reverts one [`Board::add`].
     pub(super) fn remove(&mut self, content: Uuid, duration_ms: u32) {
         let Some(tally) = self.tallies.get_mut(&content) else {
             return;
@@ -66,7 +64,7 @@ impl Board {
             touch(&mut self.touched, content, tally);
             return;
         }
-        // Came and left unseen: there is nothing to tell, nor to keep.
+        // The content item came and left between two drains: remove it without a trace.
         self.cardinality -= 1;
         self.tallies.remove(&content);
         self.touched.remove(&content);
@@ -110,7 +108,7 @@ fn touch(touched: &mut HashSet<Uuid>, content: Uuid, tally: &mut Tally) {
 }
 
 impl Score {
-    /// The score; `None` where there are no events.
+    /// Returns the score, or `None` if there are no events.
     fn of(self, tally: &Tally) -> Option<i64> {
         if tally.events == 0 {
             return None;

@@ -1,10 +1,10 @@
-//! The rolling board: which events count at a moment, and what they make of
-//! each content's score.
+//! The rolling board: the events that count at a moment, and the resulting score of each
+//! content item.
 //!
-//! A state machine without a clock: changes are applied in the log's order,
-//! time is moved by [`Window::advance`], both exact to the microsecond. What
-//! counts depends on the latest change of each id alone, so snapshots,
-//! replays, updates and deletes are harmless. Publishing is the sink's.
+//! A state machine without a clock. Changes are applied in the order of the log, and
+//! [`Window::advance`] moves the time; both are exact to the microsecond. The result depends
+//! only on the latest change of each id, so snapshots, replays, updates and deletes are
+//! harmless. The sink publishes the board.
 
 mod board;
 mod schedule;
@@ -20,21 +20,21 @@ use schedule::Schedule;
 
 pub use board::Score;
 
-/// A clock that is behind the board by more than this, in microseconds, was set
-/// back. One that is corrected by less is waited for.
+/// If the clock is behind the board by more than this, in microseconds, it was set back. For
+/// smaller corrections, the board waits until the clock catches up.
 pub const MAX_FALL_US: i64 = 1_000_000;
 
-/// What a board shows.
+/// Settings of a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSettings {
-    /// How long an event counts, in microseconds.
+    /// Length of the window, in microseconds.
     pub window_us: i64,
-    /// How far an event may be ahead of its record, in microseconds.
+    /// Maximum time that an event may be ahead of its record, in microseconds.
     pub skew_us: i64,
     pub score: Score,
 }
 
-/// The columns of an event that matter to the board.
+/// Columns of an event that matter to the board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoardEvent {
     pub content_id: Option<Uuid>,
@@ -43,26 +43,25 @@ pub struct BoardEvent {
     pub duration_ms: Option<i32>,
 }
 
-/// What became of an applied change.
+/// Outcome of an applied change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Applied {
     /// The event is on the board.
     Counted,
-    /// The event is ahead of the clock and will be on the board.
+    /// The event is ahead of the clock and will enter the board later.
     Waiting,
-    /// The event has left the window already.
+    /// The event has already left the window.
     TooOld,
-    /// The event is further ahead of its record than the skew. It will not
-    /// count, even when its time comes.
+    /// The event is further ahead of its record than the skew allows. It never counts.
     TooFarAhead,
-    /// The event is of no content.
+    /// The event has no content id.
     NoContent,
-    /// The event is gone.
+    /// The event was deleted.
     Deleted,
 }
 
 impl Applied {
-    /// The stable name used in metrics.
+    /// Returns the stable name used in metrics.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -76,37 +75,35 @@ impl Applied {
     }
 }
 
-/// An event that counts or will.
+/// An event that counts now or will count later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Kept {
+struct KeptEvent {
     content: Uuid,
     event_ts: i64,
     /// Never negative.
     duration_ms: u32,
-    /// Whether it is on the board; else it waits.
+    /// Whether the event is on the board. Otherwise it is waiting.
     counted: bool,
 }
 
-/// The events of `as_of − window < event_ts ≤ as_of`, and those that wait to
-/// be. Holds no others, so its memory is bounded by what arrives in a window
-/// and the skew.
+/// The events of `as_of − window < event_ts ≤ as_of`, and the waiting events. No other events
+/// are kept, so the memory is bounded by the events that arrive in one window plus the skew.
 #[derive(Debug)]
 pub struct Window {
     settings: WindowSettings,
     as_of_us: i64,
-    events: HashMap<i64, Kept>,
-    /// When counted events leave. An event that changed is still in its old
-    /// place too.
+    events: HashMap<i64, KeptEvent>,
+    /// When counted events leave. May contain outdated entries of events that changed.
     leaving: Schedule,
-    /// When waiting events enter, likewise.
+    /// When waiting events enter. May contain outdated entries as well.
     entering: Schedule,
     board: Board,
 }
 
 impl Window {
-    /// An empty board at this moment, in microseconds since the epoch. A board
-    /// that is rebuilt from the log begins at the present, so that it keeps
-    /// nothing that has left the window.
+    /// Returns an empty board as of this time, in microseconds since the epoch. A board that is
+    /// rebuilt from the log starts at the present, so that it skips events that have left the
+    /// window.
     #[must_use]
     pub fn new(settings: WindowSettings, as_of_us: i64) -> Self {
         Self {
@@ -119,10 +116,10 @@ impl Window {
         }
     }
 
-    /// Applies the latest change of an event: what it is now, or `None` where
-    /// it was deleted. `record_time_us` is when its record was appended.
+    /// Applies the latest change of an event. `event` is `None` if the event was deleted.
+    /// `record_time_us` is the time at which its record was appended.
     pub fn apply(&mut self, id: i64, event: Option<BoardEvent>, record_time_us: i64) -> Applied {
-        let (outcome, kept) = self.judge(event, record_time_us);
+        let (outcome, kept) = self.classify(event, record_time_us);
         let old = match kept {
             Some(kept) => self.events.insert(id, kept),
             None => self.events.remove(&id),
@@ -143,21 +140,21 @@ impl Window {
         outcome
     }
 
-    /// Whether the clock was set back to `now_us`. Events that count then may
-    /// have left the window already, and only the log still has them: the board
-    /// has to be built again, in a new window.
+    /// Returns true if the clock was set back to `now_us`. Some events that count at that time
+    /// may already have left the window and exist only in the log. The board must then be
+    /// rebuilt in a new window.
     #[must_use]
-    pub fn has_outrun(&self, now_us: i64) -> bool {
+    pub fn is_clock_set_back(&self, now_us: i64) -> bool {
         self.as_of_us.saturating_sub(now_us) > MAX_FALL_US
     }
 
-    /// Moves the clock. Events leave and enter. The board never goes back: to an
-    /// earlier moment it stays as it is.
+    /// Advances the clock; events leave and enter. Ignores an earlier time, because the board
+    /// never goes back.
     pub fn advance(&mut self, as_of_us: i64) {
         self.as_of_us = self.as_of_us.max(as_of_us);
         while let Some((event_ts, id)) = self.entering.pop_due(self.as_of_us) {
-            let waits = |kept: &&mut Kept| kept.event_ts == event_ts && !kept.counted;
-            if let Some(kept) = self.events.get_mut(&id).filter(waits) {
+            let is_waiting = |kept: &&mut KeptEvent| kept.event_ts == event_ts && !kept.counted;
+            if let Some(kept) = self.events.get_mut(&id).filter(is_waiting) {
                 kept.counted = true;
                 self.leaving.push(event_ts, id);
                 self.board.add(kept.content, kept.duration_ms);
@@ -174,50 +171,53 @@ impl Window {
         }
     }
 
-    /// The moment the board is of, in microseconds since the epoch.
+    /// Returns the time that the board reflects, in microseconds since the epoch.
     #[must_use]
     pub fn as_of_us(&self) -> i64 {
         self.as_of_us
     }
 
-    /// The contents whose score is not what was last drained, with the score
-    /// they have now; `None` where one left the board. Draining says they are
-    /// published: a publisher that fails afterwards has to publish
-    /// [`Window::scores`] whole.
+    /// Drains the content items whose scores changed since the last call, with their current
+    /// scores, or `None` if a content item left the board. Drained scores count as published.
+    /// If publishing them fails, the publisher must publish all [`Window::scores`].
     pub fn changed(&mut self) -> Vec<(Uuid, Option<i64>)> {
         self.board.changed()
     }
 
-    /// The whole board, in no order. To publish it instead of differences,
-    /// drain [`Window::changed`] as well.
+    /// Returns the complete board, unordered. To publish it instead of the differences, also
+    /// drain [`Window::changed`].
     pub fn scores(&self) -> impl Iterator<Item = (Uuid, i64)> + '_ {
         self.board.scores()
     }
 
-    /// How many contents are on the board.
+    /// Returns the number of content items on the board.
     #[must_use]
     pub fn cardinality(&self) -> usize {
         self.board.cardinality()
     }
 
-    /// How many events are kept: on the board or waiting.
+    /// Returns the number of kept events: those on the board and those waiting.
     #[must_use]
     pub fn len(&self) -> usize {
         self.events.len()
     }
 
-    /// Whether no event is kept.
+    /// Returns true if no event is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
 
-    /// The latest time that has left the window.
+    /// Returns the latest event time that has left the window.
     fn edge(&self) -> i64 {
         self.as_of_us.saturating_sub(self.settings.window_us)
     }
 
-    fn judge(&self, event: Option<BoardEvent>, record_time_us: i64) -> (Applied, Option<Kept>) {
+    fn classify(
+        &self,
+        event: Option<BoardEvent>,
+        record_time_us: i64,
+    ) -> (Applied, Option<KeptEvent>) {
         let Some(event) = event else {
             return (Applied::Deleted, None);
         };
@@ -231,7 +231,7 @@ impl Window {
             return (Applied::TooOld, None);
         }
         let counted = event.event_ts <= self.as_of_us;
-        let kept = Kept {
+        let kept = KeptEvent {
             content,
             event_ts: event.event_ts,
             duration_ms: event.duration_ms.unwrap_or(0).max(0).unsigned_abs(),
@@ -245,7 +245,7 @@ impl Window {
         (outcome, Some(kept))
     }
 
-    fn schedule(&mut self, id: i64, kept: Kept) {
+    fn schedule(&mut self, id: i64, kept: KeptEvent) {
         let schedule = if kept.counted {
             &mut self.leaving
         } else {
@@ -254,8 +254,8 @@ impl Window {
         schedule.push(kept.event_ts, id);
     }
 
-    /// Keeps the schedules within twice what they are for, however often an
-    /// event changes its time.
+    /// Bounds the schedules to about twice the number of events, however often an event changes
+    /// its time.
     fn drop_outdated(&mut self) {
         const SLACK: usize = 1_024;
         if self.leaving.len() + self.entering.len() <= 2 * self.events.len() + SLACK {

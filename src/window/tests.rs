@@ -1,4 +1,4 @@
-//! The board against a model that keeps every change and counts from scratch.
+//! Tests of the board against a model that keeps every change and counts from scratch.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::*;
 
 const WINDOW: i64 = 100;
 const SKEW: i64 = 30;
-/// A step of time in the property test, many of which make a second.
+/// A time step of the property test; many steps make a second.
 const STEP: i64 = 33_333;
 
 fn settings(score: Score) -> WindowSettings {
@@ -40,7 +40,7 @@ fn board(window: &Window) -> BTreeMap<Uuid, i64> {
 }
 
 #[test]
-fn an_event_leaves_at_the_very_microsecond() {
+fn an_event_leaves_at_the_exact_microsecond() {
     let mut window = Window::new(settings(Score::Events), 1_000);
     assert_eq!(
         window.apply(1, Some(event(1, 1_000)), 1_000),
@@ -53,7 +53,7 @@ fn an_event_leaves_at_the_very_microsecond() {
 }
 
 #[test]
-fn an_event_ahead_of_the_clock_enters_at_the_very_microsecond() {
+fn an_event_ahead_of_the_clock_enters_at_the_exact_microsecond() {
     let mut window = Window::new(settings(Score::Events), 1_000);
     assert_eq!(
         window.apply(1, Some(event(1, 1_010)), 1_000),
@@ -96,7 +96,7 @@ fn the_latest_change_decides_whether_an_event_is_eligible() {
 }
 
 #[test]
-fn a_move_to_other_content_changes_both() {
+fn a_move_to_other_content_changes_both_scores() {
     let mut window = Window::new(settings(Score::Events), 1_000);
     window.apply(1, Some(event(1, 1_000)), 1_000);
     window.changed();
@@ -141,7 +141,7 @@ fn zero_seconds_is_on_the_board_with_zero() {
 }
 
 #[test]
-fn an_event_that_changes_its_time_for_ever_takes_no_more_room() {
+fn an_event_that_keeps_changing_its_time_uses_bounded_memory() {
     let mut window = Window::new(settings(Score::Events), 1_000);
     for change in 0..100_000 {
         window.apply(1, Some(event(1, 950 + change % 70)), 1_000);
@@ -185,18 +185,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
-/// Changes in the log's order.
+/// Changes in the order of the log.
 type Log = Vec<(i64, Option<BoardEvent>, i64)>;
 
-/// The window as its worker keeps it: fed again from the log when the clock was
-/// set back.
-fn follow(window: Window, settings: WindowSettings, log: &Log, now: i64) -> Window {
-    let mut window = if window.has_outrun(now) {
-        let mut anew = Window::new(settings, now);
+/// Advances the window as its worker does, and rebuilds it from the log if the clock was set
+/// back.
+fn advance_or_rebuild(window: Window, settings: WindowSettings, log: &Log, now: i64) -> Window {
+    let mut window = if window.is_clock_set_back(now) {
+        let mut rebuilt = Window::new(settings, now);
         for (id, event, record_time) in log {
-            anew.apply(*id, *event, *record_time);
+            rebuilt.apply(*id, *event, *record_time);
         }
-        anew
+        rebuilt
     } else {
         window
     };
@@ -205,7 +205,7 @@ fn follow(window: Window, settings: WindowSettings, log: &Log, now: i64) -> Wind
 }
 
 #[test]
-fn a_clock_is_set_back_when_it_falls_by_more_than_a_second() {
+fn the_clock_counts_as_set_back_if_it_falls_by_more_than_a_second() {
     let window = Window::new(settings(Score::Events), 5_000_000);
     for (now, expected) in [
         (9_000_000, false),
@@ -214,28 +214,28 @@ fn a_clock_is_set_back_when_it_falls_by_more_than_a_second() {
         (3_999_999, true),
         (i64::MIN, true),
     ] {
-        assert_eq!(window.has_outrun(now), expected, "{now}");
+        assert_eq!(window.is_clock_set_back(now), expected, "{now}");
     }
 }
 
 #[test]
-fn events_that_left_while_the_clock_was_ahead_come_back() {
+fn events_that_left_while_the_clock_was_ahead_return() {
     let settings = settings(Score::Events);
     let start = 10_000_000;
     let log = vec![(1, Some(event(1, start)), start)];
     let mut window = Window::new(settings, start);
     window.apply(1, Some(event(1, start)), start);
-    let ahead = follow(window, settings, &log, start + 1_200_000_000);
+    let ahead = advance_or_rebuild(window, settings, &log, start + 1_200_000_000);
     assert!(ahead.is_empty());
-    let back = follow(ahead, settings, &log, start + 10);
+    let back = advance_or_rebuild(ahead, settings, &log, start + 10);
     assert_eq!(
         (back.as_of_us(), board(&back)),
         (start + 10, [(content(1), 1)].into())
     );
 }
 
-/// Every id's latest change. An event that was too far ahead of its record, or
-/// had left the window, does not come back by waiting.
+/// The latest change of every id. An event that was too far ahead of its record, or had left
+/// the window, does not return later.
 #[derive(Default)]
 struct Model {
     latest: BTreeMap<i64, (BoardEvent, i64)>,
@@ -252,9 +252,9 @@ impl Model {
 
     fn kept(&self) -> impl Iterator<Item = (Uuid, BoardEvent)> + '_ {
         self.latest.values().filter_map(|(event, record_time)| {
-            let eligible = event.event_ts <= record_time + SKEW * STEP;
-            let young = self.as_of - WINDOW * STEP < event.event_ts;
-            (eligible && young).then_some((event.content_id?, *event))
+            let is_eligible = event.event_ts <= record_time + SKEW * STEP;
+            let is_in_window = self.as_of - WINDOW * STEP < event.event_ts;
+            (is_eligible && is_in_window).then_some((event.content_id?, *event))
         })
     }
 
@@ -282,7 +282,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn the_board_is_the_models(
+    fn the_board_equals_the_model(
         steps in steps(),
         score in prop_oneof![Just(Score::Events), Just(Score::Seconds)],
     ) {
@@ -322,8 +322,8 @@ proptest! {
         }
     }
 
-    /// Whatever the clock does, the board is the model's of a moment that is
-    /// never more than a second ahead of it.
+    /// Whatever the clock does, the board equals the model at a time that is never more than a
+    /// second ahead of the clock.
     #[test]
     fn the_board_follows_a_clock_that_is_set_back(steps in steps()) {
         let scaled = WindowSettings {
@@ -343,7 +343,7 @@ proptest! {
                 }
                 Step::Advance(now) => {
                     let before = window.as_of_us();
-                    window = follow(window, scaled, &log, now);
+                    window = advance_or_rebuild(window, scaled, &log, now);
                     model.as_of = window.as_of_us();
                     prop_assert!((now..=now + MAX_FALL_US).contains(&model.as_of));
                     prop_assert!(model.as_of >= before || now < before - MAX_FALL_US);

@@ -136,7 +136,7 @@ fn behind_our_back(stack: &Stack) {
     }
     let status = stack.fanout.run(&["status"]).ends_with(0);
     let status = status.says("the publication was altered");
-    status.says("public.content was not published all the time");
+    status.says("public.content was not published at all times");
     assert!(stack.stores.row(row.id).is_some());
     reconciles(stack);
     assert_eq!(stack.stores.row(row.id), None);

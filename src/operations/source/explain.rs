@@ -15,7 +15,7 @@ impl Failure for Refusal {
 
     fn code(&self) -> &'static str {
         let first = self.findings.first();
-        if first.is_some_and(|first| first.code.is_of_a_column()) {
+        if first.is_some_and(|first| first.code.is_column_problem()) {
             "schema_changed"
         } else {
             "source_unsupported"

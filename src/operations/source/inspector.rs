@@ -20,7 +20,7 @@ use crate::{
     },
     failure::chain,
     operations::connector::{self, ConnectorError},
-    source::{Catalogue, Expected, History, Properties, Surroundings, relevant},
+    source::{Catalogue, ConnectorState, Expected, History, Properties, relevant},
 };
 
 /// How long each server may take to answer.
@@ -132,11 +132,11 @@ impl Inspector {
 
     /// What else there is to be seen. What cannot be is left out, and the first
     /// reason returned.
-    pub async fn surroundings(&mut self) -> (Surroundings, Option<String>) {
+    pub async fn surroundings(&mut self) -> (ConnectorState, Option<String>) {
         let (snapshot, connector) = (self.snapshot().await, self.connector().await);
         let error = snapshot.as_ref().err().or(connector.as_ref().err());
         let problem = error.map(|error| chain(error));
-        let surroundings = Surroundings {
+        let surroundings = ConnectorState {
             snapshot: snapshot.ok().flatten(),
             connector: connector.ok().flatten(),
         };

@@ -11,8 +11,8 @@ use crate::{
     },
     failure::{Failure, Kind},
     source::{
-        Catalogue, Code, Expected, Finding, SCHEMA, Severity, Statement, drop_stray, has_begun,
-        judge, statements, strays,
+        Catalogue, Code, Expected, Finding, SCHEMA, Severity, Statement, check, drop_stray,
+        has_begun, statements, strays,
     },
 };
 
@@ -165,7 +165,7 @@ fn refusals(
     replaces: impl Fn(&Finding) -> bool,
 ) -> Vec<Finding> {
     let begun = has_begun(catalogue);
-    let mut findings = judge(catalogue, expected);
+    let mut findings = check(catalogue, expected);
     findings.retain(|finding| {
         let is_created = finding.code == Code::TableMissing && (!begun || replaces(finding));
         finding.severity == Severity::Unsupported && !is_created

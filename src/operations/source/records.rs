@@ -172,7 +172,7 @@ pub async fn reconfigured(
     };
     if !changed.is_empty() {
         let what = format!(
-            "the connector was reconfigured by somebody else: {}",
+            "the connector was reconfigured externally: {}",
             changed.join(", ")
         );
         let reason = Reason {

@@ -12,8 +12,8 @@ use crate::{
     failure::chain,
     pipeline::source::SourceWriter,
     source::{
-        AlteredColumn, Catalogue, Finding, Fingerprint, History, Standing, Surroundings,
-        altered_columns, assess, to_remember,
+        AlteredColumn, Catalogue, ConnectorState, Finding, Fingerprint, History, Standing,
+        altered_columns, assess, reasons_to_record,
     },
     timestamp::Rfc3339,
 };
@@ -41,7 +41,7 @@ pub async fn watch(connections: Connections, writer: SourceWriter, stop: Cancell
     let mut watcher = Watcher {
         inspector,
         history: None,
-        surroundings: Surroundings::default(),
+        surroundings: ConnectorState::default(),
         standing: Standing::default(),
         snapshots_known: false,
         steady: 0,
@@ -67,7 +67,7 @@ struct Watcher {
     inspector: Inspector,
     /// As it was last read; none where nothing has been kept.
     history: Option<History>,
-    surroundings: Surroundings,
+    surroundings: ConnectorState,
     standing: Standing,
     /// The connector's snapshots could be asked for at least once.
     snapshots_known: bool,
@@ -175,7 +175,7 @@ impl Watcher {
         }
         let now = Rfc3339(now_us()).to_string();
         records
-            .remember(history, to_remember(findings, &now))
+            .remember(history, reasons_to_record(findings, &now))
             .await?;
         Ok(())
     }

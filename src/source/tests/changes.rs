@@ -1,31 +1,31 @@
-//! What happened to a source meanwhile.
+//! Changes to a source since its baseline.
 
 use super::*;
 
 #[test]
-fn what_was_altered_and_altered_back_is_noticed() {
+fn a_reverted_alteration_is_noticed() {
     type Change = fn(&mut Catalogue);
     let changes: [(&str, Change); 10] = [
         ("operations", |c| {
-            c.publication.as_mut().expect("it").xmin += 1;
+            c.publication.as_mut().expect("a publication").xmin += 1;
         }),
         ("recreated", |c| {
-            c.publication.as_mut().expect("it").oid += 1;
+            c.publication.as_mut().expect("a publication").oid += 1;
         }),
-        ("taken out and put back, or filtered", |c| {
-            table(c, "content").member.as_mut().expect("it").oid += 1;
+        ("removed and added again, or filtered", |c| {
+            table(c, "content").member.as_mut().expect("a member").oid += 1;
         }),
-        ("dropped and created, or swapped in", |c| {
+        ("dropped and created, or swapped", |c| {
             table(c, "content").oid += 1;
         }),
         ("another key for a while", |c| {
-            table(c, "content").primary_key.as_mut().expect("it").oid += 1;
+            table(c, "content").primary_key.as_mut().expect("a key").oid += 1;
         }),
         ("rewritten by ALTER TYPE … USING", |c| {
             table(c, "engagement_events").file += 1;
             column(c, "duration_ms").xmin += 1;
         }),
-        ("another column under the name", |c| {
+        ("another column with the same name", |c| {
             column(c, "device").number += 9;
         }),
         ("no longer published", |c| {
@@ -34,16 +34,16 @@ fn what_was_altered_and_altered_back_is_noticed() {
         }),
         ("slot dropped", |c| c.slot = None),
         ("slot lost", |c| {
-            c.slot.as_mut().expect("it").wal_status = Some("lost".to_owned());
+            c.slot.as_mut().expect("a slot").wal_status = Some("lost".to_owned());
         }),
     ];
     for (what, change) in changes {
-        assert!(is_alarmed(change), "{what}");
+        assert!(reports_lost_history(change), "{what}");
     }
 }
 
 #[test]
-fn maintenance_and_what_is_not_in_use_is_no_alarm() {
+fn maintenance_and_unused_objects_raise_no_alarm() {
     type Change = fn(&mut Catalogue);
     let changes: [(&str, Change); 6] = [
         ("VACUUM FULL or CLUSTER", |c| table(c, "content").file += 1),
@@ -51,7 +51,7 @@ fn maintenance_and_what_is_not_in_use_is_no_alarm() {
             column(c, "device").xmin += 1;
         }),
         ("another table in the publication", |c| {
-            let others = &mut c.publication.as_mut().expect("it").others;
+            let others = &mut c.publication.as_mut().expect("a publication").others;
             others.push(NamedMember {
                 oid: 999,
                 name: "public.orders".to_owned(),
@@ -64,7 +64,7 @@ fn maintenance_and_what_is_not_in_use_is_no_alarm() {
                 ..Column::default()
             });
         }),
-        ("the replica identity altered and altered back", |c| {
+        ("a reverted alteration of the replica identity", |c| {
             table(c, "content").identity = "d".to_owned();
         }),
         ("an index", |c| {
@@ -72,21 +72,21 @@ fn maintenance_and_what_is_not_in_use_is_no_alarm() {
         }),
     ];
     for (what, change) in changes {
-        assert!(!is_alarmed(change), "{what}");
+        assert!(!reports_lost_history(change), "{what}");
     }
 }
 
 #[test]
-fn a_column_that_was_renamed_and_renamed_back_was_altered() {
+fn a_renamed_column_counts_as_altered_even_if_renamed_back() {
     let before = good();
     let altered = |change: fn(&mut Catalogue)| {
         let mut catalogue = good();
         change(&mut catalogue);
-        let print = |of| Fingerprint::of(of, &expected(), None);
+        let print = |catalogue| Fingerprint::of(catalogue, &expected(), None);
         let altered = altered_columns(&print(&before), &print(&catalogue));
         altered
             .into_iter()
-            .map(|one| one.column)
+            .map(|altered| altered.column)
             .collect::<Vec<_>>()
     };
     let device = altered(|c| column(c, "device").xmin += 1);
@@ -97,38 +97,41 @@ fn a_column_that_was_renamed_and_renamed_back_was_altered() {
 }
 
 #[test]
-fn an_alarm_lasts_until_another_baseline_and_names_the_tables() {
+fn an_alarm_names_the_table_and_lasts_until_the_next_baseline() {
     let mut catalogue = good();
     table(&mut catalogue, "content")
         .member
         .as_mut()
-        .expect("it")
+        .expect("a member")
         .oid += 1;
     let findings = since_good(&catalogue);
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].table.as_deref(), Some("public.content"));
     assert_eq!(findings[0].remedy, RECONCILE);
     let history = history(&catalogue);
-    let surroundings = Surroundings::default();
+    let connector_state = ConnectorState::default();
     assert_eq!(
-        assess(&catalogue, &expected(), Some(&history), &surroundings),
+        assess(&catalogue, &expected(), Some(&history), &connector_state),
         []
     );
 }
 
 #[test]
-fn a_snapshot_or_a_configuration_of_somebody_elses_is_noticed() {
+fn a_repeated_snapshot_or_external_configuration_is_noticed() {
     let history = history(&good());
     let with = |snapshot: &str, value: &str| {
-        let surroundings = Surroundings {
+        let connector_state = ConnectorState {
             snapshot: Some(snapshot.to_owned()),
             connector: Some(relevant(&Properties::from([
                 ("a".to_owned(), value.to_owned()),
                 ("poll.interval.ms".to_owned(), "9".to_owned()),
             ]))),
         };
-        let findings = assess(&good(), &expected(), Some(&history), &surroundings);
-        findings.into_iter().map(|one| one.code).collect::<Vec<_>>()
+        let findings = assess(&good(), &expected(), Some(&history), &connector_state);
+        findings
+            .into_iter()
+            .map(|finding| finding.code)
+            .collect::<Vec<_>>()
     };
     assert_eq!(with("first", "1"), []);
     assert_eq!(with("second", "1"), [Code::SnapshotRepeated]);
@@ -136,33 +139,37 @@ fn a_snapshot_or_a_configuration_of_somebody_elses_is_noticed() {
 }
 
 #[test]
-fn what_nothing_shows_once_it_is_right_again_is_remembered() {
+fn a_problem_that_leaves_no_trace_is_recorded() {
     let mut history = history(&good());
     let mut catalogue = good();
     catalogue.slot = None;
     let findings = since_good(&catalogue);
-    let reasons = to_remember(&findings, "now");
+    let reasons = reasons_to_record(&findings, "now");
     assert_eq!(reasons.len(), 1);
     for reason in reasons {
         assert!(history.changed.add(reason.clone()));
-        assert!(!history.changed.add(reason), "once");
+        assert!(!history.changed.add(reason), "a reason is recorded once");
     }
     let after = assess(
         &good(),
         &expected(),
         Some(&history),
-        &Surroundings::default(),
+        &ConnectorState::default(),
     );
     assert_eq!(after[0].severity, Severity::Unreconciled);
     assert!(after[0].what.contains("dbz_slot was dropped"), "{after:?}");
 }
 
 #[test]
-fn the_table_that_was_swapped_out_is_published_as_a_stray() {
+fn a_swapped_out_table_is_a_stray_in_the_publication() {
     let history = history(&good());
     let mut catalogue = good();
     table(&mut catalogue, "engagement_events").oid = 999;
-    let others = &mut catalogue.publication.as_mut().expect("it").others;
+    let others = &mut catalogue
+        .publication
+        .as_mut()
+        .expect("a publication")
+        .others;
     others.push(NamedMember {
         oid: 110,
         name: "public.engagement_events_old".to_owned(),

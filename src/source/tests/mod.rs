@@ -1,4 +1,4 @@
-//! What is noticed, and what is no false alarm.
+//! Tests of the problems that are noticed, and of false alarms.
 
 mod changes;
 mod repairs;
@@ -11,7 +11,7 @@ fn expected() -> Expected {
     Expected::demo(&config::Connector::default())
 }
 
-/// A relation as `up` makes it.
+/// Returns a relation as `up` creates it.
 fn relation(table: &ExpectedTable, oid: u32) -> Relation {
     let columns = (1..).zip(&table.columns).map(|(number, column)| Column {
         name: column.name.clone(),
@@ -55,7 +55,7 @@ fn helper(name: &str, oid: u32) -> Relation {
     }
 }
 
-/// A database in which everything is as it should be, and the connector reads.
+/// Returns a valid database that the connector reads.
 fn good() -> Catalogue {
     let expected = expected();
     let tables = (100..).step_by(10).zip(&expected.tables);
@@ -84,7 +84,7 @@ fn good() -> Catalogue {
     }
 }
 
-/// The same before the connector has begun.
+/// Returns a valid database before the connector starts to read.
 fn unread() -> Catalogue {
     Catalogue {
         slot: None,
@@ -94,23 +94,27 @@ fn unread() -> Catalogue {
 
 fn table<'c>(catalogue: &'c mut Catalogue, name: &str) -> &'c mut Relation {
     let mut relations = catalogue.relations.iter_mut();
-    relations.find(|one| one.name == name).expect("a table")
+    relations
+        .find(|relation| relation.name == name)
+        .expect("a table")
 }
 
 fn column<'c>(catalogue: &'c mut Catalogue, name: &str) -> &'c mut Column {
     let events = table(catalogue, "engagement_events");
     let mut columns = events.columns.iter_mut();
-    columns.find(|one| one.name == name).expect("a column")
+    columns
+        .find(|column| column.name == name)
+        .expect("a column")
 }
 
-/// What is found after `change`: code and severity.
+/// Returns the code and severity of each finding after `change`.
 fn found(change: impl FnOnce(&mut Catalogue)) -> Vec<(Code, Severity)> {
     let mut catalogue = good();
     change(&mut catalogue);
-    let findings = judge(&catalogue, &expected());
+    let findings = check(&catalogue, &expected());
     for finding in &findings {
-        let told = !finding.what.is_empty() && !finding.remedy.is_empty();
-        assert!(told, "{finding:?}");
+        let has_text = !finding.what.is_empty() && !finding.remedy.is_empty();
+        assert!(has_text, "{finding:?}");
     }
     let all = findings.into_iter();
     all.map(|finding| (finding.code, finding.severity))
@@ -133,23 +137,23 @@ fn history(catalogue: &Catalogue) -> History {
     }
 }
 
-/// What is said of a database that was good and is like this now.
+/// Returns the findings about a database that was valid before.
 fn since_good(now: &Catalogue) -> Vec<Finding> {
     let history = history(&good());
-    assess(now, &expected(), Some(&history), &Surroundings::default())
+    assess(now, &expected(), Some(&history), &ConnectorState::default())
 }
 
-/// Whether history is said to be incomplete after `change`.
-fn is_alarmed(change: impl FnOnce(&mut Catalogue)) -> bool {
+/// Returns true if history is reported as incomplete after `change`.
+fn reports_lost_history(change: impl FnOnce(&mut Catalogue)) -> bool {
     let mut catalogue = good();
     change(&mut catalogue);
     let findings = since_good(&catalogue);
     let mut findings = findings.iter();
-    findings.any(|one| one.severity == Severity::Unreconciled)
+    findings.any(|finding| finding.severity == Severity::Unreconciled)
 }
 
 #[test]
-fn the_records_keep_their_form() {
+fn the_record_formats_are_stable() {
     let history = history(&good());
     let text = history.baseline.text();
     assert!(
@@ -161,16 +165,16 @@ fn the_records_keep_their_form() {
     let changed = history.changed.text();
     assert_eq!(changed, r#"{"format":1,"baseline":"one","reasons":[]}"#);
     assert_eq!(
-        Changed::read(changed.as_bytes()).expect("it"),
+        Changed::read(changed.as_bytes()).expect("a record"),
         history.changed
     );
     let newer = text.replace(r#""format":1"#, r#""format":2"#);
-    let error = Baseline::read(newer.as_bytes()).expect_err("a newer one");
+    let error = Baseline::read(newer.as_bytes()).expect_err("a newer format");
     assert!(error.to_string().contains("format 2"), "{error}");
 }
 
 #[test]
-fn the_connector_delivers_the_tables_that_are_expected() {
+fn the_connector_delivers_the_required_tables() {
     let text = crate::assets::text("connect/pg-engagement-cdc.json").expect("a template");
     let template: Properties = serde_json::from_str(text).expect("properties");
     let expected = expected();

@@ -1,20 +1,20 @@
-//! The statements that a source needs.
+//! The statements that repair or create a source.
 
 use super::*;
 
 #[test]
-fn an_empty_database_gets_everything_in_order() {
+fn an_empty_database_gets_all_statements_in_order() {
     let empty = Catalogue {
         wal_level: "logical".to_owned(),
         ..Catalogue::default()
     };
-    let made = statements(&empty, &expected(), false);
-    let begins: Vec<&str> = made
+    let repairs = statements(&empty, &expected(), false);
+    let beginnings: Vec<&str> = repairs
         .iter()
-        .map(|one| one.sql.split(" (").next().unwrap_or_default())
+        .map(|statement| statement.sql.split(" (").next().unwrap_or_default())
         .collect();
     assert_eq!(
-        begins,
+        beginnings,
         [
             "CREATE TABLE IF NOT EXISTS public.content",
             "CREATE TABLE IF NOT EXISTS public.engagement_events",
@@ -29,17 +29,18 @@ fn an_empty_database_gets_everything_in_order() {
         ]
     );
     assert!(
-        made.iter()
-            .all(|one| one.repairs.is_none() && !one.recovers)
+        repairs
+            .iter()
+            .all(|statement| statement.repairs.is_none() && !statement.recovers)
     );
 }
 
 #[test]
-fn a_repair_is_one_statement_that_says_what_was_lost() {
+fn each_repair_is_one_statement_that_tells_whether_changes_were_lost() {
     type Change = fn(&mut Catalogue);
     let cases: [(Change, &str, bool); 6] = [
         (
-            |c| c.publication.as_mut().expect("it").update = false,
+            |c| c.publication.as_mut().expect("a publication").update = false,
             "ALTER PUBLICATION \"dbz_pub\" SET (publish = 'insert, update, delete, truncate')",
             true,
         ),
@@ -52,7 +53,13 @@ fn a_repair_is_one_statement_that_says_what_was_lost() {
             true,
         ),
         (
-            |c| table(c, "content").member.as_mut().expect("it").filter = true,
+            |c| {
+                table(c, "content")
+                    .member
+                    .as_mut()
+                    .expect("a member")
+                    .filter = true;
+            },
             "ALTER PUBLICATION \"dbz_pub\" DROP TABLE public.content; \
              ALTER PUBLICATION \"dbz_pub\" ADD TABLE public.content",
             true,
@@ -71,7 +78,7 @@ fn a_repair_is_one_statement_that_says_what_was_lost() {
             |c| {
                 table(c, "engagement_events")
                     .indexed
-                    .retain(|it| it != "event_ts");
+                    .retain(|column| column != "event_ts");
             },
             "CREATE INDEX IF NOT EXISTS engagement_events_event_ts_idx \
              ON public.engagement_events (event_ts)",
@@ -81,11 +88,11 @@ fn a_repair_is_one_statement_that_says_what_was_lost() {
     for (change, sql, recovers) in cases {
         let mut catalogue = good();
         change(&mut catalogue);
-        let made = statements(&catalogue, &expected(), true);
-        let made: Vec<(&str, bool)> = made
+        let repairs = statements(&catalogue, &expected(), true);
+        let repairs: Vec<(&str, bool)> = repairs
             .iter()
-            .map(|one| (one.sql.as_str(), one.recovers))
+            .map(|statement| (statement.sql.as_str(), statement.recovers))
             .collect();
-        assert_eq!(made, [(sql, recovers)]);
+        assert_eq!(repairs, [(sql, recovers)]);
     }
 }

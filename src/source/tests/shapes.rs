@@ -1,23 +1,23 @@
-//! What is wrong with a source as it is.
+//! Current problems of a source.
 
 use super::*;
 
 #[test]
-fn what_is_as_expected_has_no_finding() {
+fn a_valid_source_has_no_findings() {
     assert_eq!(found(|_| {}), []);
     assert_eq!(since_good(&good()), []);
     assert_eq!(statements(&good(), &expected(), true), []);
 }
 
 #[test]
-fn every_unsupported_shape_is_refused_by_name() {
+fn every_unsupported_shape_has_its_code() {
     use Code as C;
     type Change = fn(&mut Catalogue);
     let cases: [(Change, Code); 20] = [
         (|c| c.version = 130_012, C::PostgresVersion),
         (|c| c.wal_level = "replica".to_owned(), C::WalLevel),
         (
-            |c| c.relations.retain(|one| one.name != "content"),
+            |c| c.relations.retain(|relation| relation.name != "content"),
             C::TableMissing,
         ),
         (|c| table(c, "content").kind = "p".to_owned(), C::TableKind),
@@ -83,7 +83,7 @@ fn every_unsupported_shape_is_refused_by_name() {
 }
 
 #[test]
-fn types_of_which_every_value_can_be_taken_are_as_good() {
+fn types_with_only_supported_values_are_accepted() {
     for (name, base) in [
         ("device", "varchar"),
         ("duration_ms", "int2"),
@@ -95,8 +95,9 @@ fn types_of_which_every_value_can_be_taken_are_as_good() {
 }
 
 #[test]
-fn whatever_the_publication_leaves_out_is_found() {
-    let publication = |catalogue: &mut Catalogue| catalogue.publication.take().expect("it");
+fn everything_that_the_publication_excludes_is_found() {
+    let publication =
+        |catalogue: &mut Catalogue| catalogue.publication.take().expect("a publication");
     let changed = |change: fn(&mut Publication)| {
         found(|catalogue| {
             let mut found = publication(catalogue);
@@ -104,35 +105,42 @@ fn whatever_the_publication_leaves_out_is_found() {
             catalogue.publication = Some(found);
         })
     };
-    let of_table = |change: fn(&mut Relation)| found(|c| change(table(c, "engagement_events")));
+    let with_table = |change: fn(&mut Relation)| found(|c| change(table(c, "engagement_events")));
     let incomplete = |code| vec![(code, Severity::Incomplete)];
     let operations = incomplete(Code::PublicationOperations);
     assert_eq!(
         found(|c| c.publication = None),
         incomplete(Code::PublicationMissing)
     );
-    assert_eq!(changed(|it| it.delete = false), operations);
-    assert_eq!(changed(|it| it.truncate = false), operations);
-    let unpublished = |it: &mut Relation| {
-        it.published = false;
-        it.member = None;
+    assert_eq!(
+        changed(|publication| publication.delete = false),
+        operations
+    );
+    assert_eq!(
+        changed(|publication| publication.truncate = false),
+        operations
+    );
+    let unpublished = |relation: &mut Relation| {
+        relation.published = false;
+        relation.member = None;
     };
-    assert_eq!(of_table(unpublished), incomplete(Code::PublicationTable));
-    let filtered = |it: &mut Relation| it.member.as_mut().expect("a member").filter = true;
-    assert_eq!(of_table(filtered), incomplete(Code::PublicationRowFilter));
-    let narrowed = |it: &mut Relation| {
-        it.member.as_mut().expect("a member").columns = Some(vec!["id".to_owned()]);
+    assert_eq!(with_table(unpublished), incomplete(Code::PublicationTable));
+    let filtered =
+        |relation: &mut Relation| relation.member.as_mut().expect("a member").filter = true;
+    assert_eq!(with_table(filtered), incomplete(Code::PublicationRowFilter));
+    let narrowed = |relation: &mut Relation| {
+        relation.member.as_mut().expect("a member").columns = Some(vec!["id".to_owned()]);
     };
-    assert_eq!(of_table(narrowed), incomplete(Code::PublicationColumns));
-    let by_index = |it: &mut Relation| {
-        it.identity = "i".to_owned();
-        it.identity_index = Some("another".to_owned());
+    assert_eq!(with_table(narrowed), incomplete(Code::PublicationColumns));
+    let by_index = |relation: &mut Relation| {
+        relation.identity = "i".to_owned();
+        relation.identity_index = Some("another".to_owned());
     };
-    assert_eq!(of_table(by_index), incomplete(Code::ReplicaIdentity));
+    assert_eq!(with_table(by_index), incomplete(Code::ReplicaIdentity));
 }
 
 #[test]
-fn what_loses_no_change_is_told_apart() {
+fn a_problem_that_loses_no_changes_is_impaired() {
     let impaired = |code| vec![(code, Severity::Impaired)];
     let identity = |identity: &str| {
         found(|catalogue| table(catalogue, "content").identity = identity.to_owned())
@@ -141,36 +149,43 @@ fn what_loses_no_change_is_told_apart() {
     assert_eq!(identity("n"), impaired(Code::ReplicaIdentity));
     let signal = |change: fn(&mut Relation)| found(|c| change(table(c, "debezium_signal")));
     assert_eq!(
-        signal(|it| it.published = false),
+        signal(|relation| relation.published = false),
         impaired(Code::PublicationTable)
     );
-    let gone = found(|catalogue| catalogue.relations.retain(|one| one.name != HELPERS[0]));
-    assert_eq!(gone, impaired(Code::HelperMissing));
+    let missing = found(|catalogue| {
+        catalogue
+            .relations
+            .retain(|relation| relation.name != HELPERS[0]);
+    });
+    assert_eq!(missing, impaired(Code::HelperMissing));
     let nullable = found(|catalogue| column(catalogue, "event_ts").not_null = false);
     assert_eq!(nullable, impaired(Code::ColumnNullable));
 }
 
 #[test]
-fn a_domain_over_an_enum_is_refused_only_before_the_connector_has_begun() {
+fn a_domain_over_an_enum_is_unsupported_only_before_the_connector_starts() {
     let severity = |mut catalogue: Catalogue| {
         catalogue.domain_over_enum = Some("mood".to_owned());
-        judge(&catalogue, &expected())[0].severity
+        check(&catalogue, &expected())[0].severity
     };
     assert_eq!(severity(unread()), Severity::Unsupported);
     assert_eq!(severity(good()), Severity::Impaired);
 }
 
 #[test]
-fn before_the_connector_has_begun_only_shapes_are_judged() {
+fn before_the_connector_starts_only_tables_are_checked() {
     let mut catalogue = unread();
     catalogue.publication = None;
     table(&mut catalogue, "content").identity = "d".to_owned();
     let assess =
-        |catalogue: &Catalogue| assess(catalogue, &expected(), None, &Surroundings::default());
+        |catalogue: &Catalogue| assess(catalogue, &expected(), None, &ConnectorState::default());
     assert_eq!(assess(&catalogue), []);
     table(&mut catalogue, "content").kind = "p".to_owned();
     assert_eq!(assess(&catalogue)[0].code, Code::TableKind);
     catalogue.slot = Some(Slot::default());
-    let codes: Vec<Code> = assess(&catalogue).iter().map(|one| one.code).collect();
+    let codes: Vec<Code> = assess(&catalogue)
+        .iter()
+        .map(|finding| finding.code)
+        .collect();
     assert_eq!(codes, [Code::TableKind, Code::PublicationMissing]);
 }
