@@ -57,7 +57,7 @@ impl Command {
 fn shown(value: &Value) -> Shown {
     Shown {
         key: value.key.clone(),
-        value: value.shown(),
+        value: value.masked(),
         origin: value.origin.to_string(),
     }
 }

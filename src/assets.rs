@@ -1,10 +1,10 @@
-//! The files of `stack/`, `sql/` and `connect/`, embedded, so that the binary
-//! runs from any folder. Nothing else in the library includes files.
+//! The embedded files of `stack/`, `sql/` and `connect/`, so that the binary runs from any
+//! folder. No other module of the library includes files.
 
 /// One embedded file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asset {
-    /// Where it is in the repository: `sql/postgres/content.sql`.
+    /// Path in the repository: `sql/postgres/content.sql`.
     pub path: &'static str,
     pub text: &'static str,
 }
@@ -15,7 +15,7 @@ macro_rules! embed {
     };
 }
 
-/// All of them, ordered by path.
+/// All embedded files, ordered by path.
 pub const ALL: &[Asset] = embed![
     "connect/pg-engagement-cdc.json",
     "sql/clickhouse/01_database.sql",
@@ -59,14 +59,14 @@ pub const ALL: &[Asset] = embed![
     "stack/stub.yaml",
 ];
 
-/// The text of the file at `path`.
+/// Returns the text of the file at `path`.
 #[must_use]
 pub fn text(path: &str) -> Option<&'static str> {
     let index = ALL.binary_search_by(|asset| asset.path.cmp(path)).ok()?;
     Some(ALL[index].text)
 }
 
-/// The files below `folder` (which ends with `/`), ordered by path.
+/// Returns the files below `folder` (which ends with `/`), ordered by path.
 pub fn under(folder: &str) -> impl Iterator<Item = &'static Asset> {
     ALL.iter()
         .filter(move |asset| asset.path.starts_with(folder))
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// Scripts and the image are for whoever builds fanout, not for fanout.
+    /// Excludes scripts and the image, which only a build of fanout needs.
     #[test]
     fn every_file_of_the_folders_is_embedded_and_in_order() {
         let mut found = BTreeSet::new();

@@ -1,6 +1,5 @@
-//! Records of one partition, copied out of the consumer into one block of
-//! memory: one allocation for many records, and a batch that can be decoded
-//! again when a write has to be repeated.
+//! Records of one partition, copied from the consumer into one block of memory. Many records
+//! need only one allocation, and a batch can be decoded again if a write is repeated.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,7 +14,7 @@ pub struct Chunk {
     entries: Vec<Entry>,
 }
 
-/// Where one record lies in the block.
+/// The position of one record in the block.
 #[derive(Debug, Clone)]
 struct Entry {
     offset: i64,
@@ -25,7 +24,7 @@ struct Entry {
 }
 
 impl Chunk {
-    /// A chunk without records.
+    /// Returns a chunk without records.
     pub fn new(topic: Arc<str>, partition: i32) -> Self {
         Self {
             topic,
@@ -35,7 +34,7 @@ impl Chunk {
         }
     }
 
-    /// Copies a record to the end. Its topic and partition are the chunk's.
+    /// Appends a copy of a record, which must belong to the topic and partition of the chunk.
     pub fn push(
         &mut self,
         offset: i64,
@@ -59,42 +58,42 @@ impl Chunk {
         start..self.bytes.len()
     }
 
-    /// Number of records.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no records.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Bytes of keys and values.
+    /// Returns the size of keys and values, in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Source topic.
+    /// Returns the source topic.
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// Source partition.
+    /// Returns the source partition.
     pub fn partition(&self) -> i32 {
         self.partition
     }
 
-    /// The offset after the last record's; none where there is no record.
+    /// Returns the offset after the last record, or `None` if there are no records.
     pub fn next_offset(&self) -> Option<i64> {
         self.entries.last().map(|entry| entry.offset + 1)
     }
 
-    /// The record at `index`, if there are so many.
+    /// Returns the record at `index`, if it exists.
     pub fn get(&self, index: usize) -> Option<Record<'_>> {
         self.entries.get(index).map(|entry| self.record(entry))
     }
 
-    /// All records, in the log's order.
+    /// Returns all records, in the order of the log.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         self.entries.iter().map(|entry| self.record(entry))
     }
@@ -111,17 +110,17 @@ impl Chunk {
         }
     }
 
-    /// Whether any record may have this text in it.
+    /// Returns true if any record may contain this text.
     pub fn mentions(&self, text: &str) -> bool {
         memchr::memmem::find(&self.bytes, text.as_bytes()).is_some()
     }
 
-    /// Forgets the first `count` records.
+    /// Removes the first `count` records.
     pub fn drop_front(&mut self, count: usize) {
         self.entries.drain(..count.min(self.entries.len()));
     }
 
-    /// Takes the records from `index` on out of it.
+    /// Removes and returns the records from `index` onwards.
     #[must_use]
     pub fn split_off(&mut self, index: usize) -> Self {
         let index = index.min(self.entries.len());
@@ -133,22 +132,22 @@ impl Chunk {
         }
     }
 
-    /// Copies the records of another chunk of the partition to the end.
+    /// Appends copies of the records of another chunk of the same partition.
     pub fn append(&mut self, other: &Self) {
         for record in other.records() {
             self.push(record.offset, record.timestamp_ms, record.key, record.value);
         }
     }
 
-    /// Forgets the records from this offset on. Returns whether there were any.
+    /// Removes the records from this offset onwards. Returns whether there were any.
     pub fn keep_before(&mut self, offset: i64) -> bool {
         let kept = self.entries.partition_point(|entry| entry.offset < offset);
-        let is_cut = kept < self.entries.len();
+        let has_removed = kept < self.entries.len();
         self.entries.truncate(kept);
-        is_cut
+        has_removed
     }
 
-    /// Forgets all records and keeps the memory.
+    /// Removes all records but keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
@@ -160,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_split_off_can_be_appended_again() {
+    fn records_can_be_split_off_and_appended() {
         let mut chunk = Chunk::new(Arc::from("t"), 2);
         for offset in 0..5 {
             chunk.push(offset, 70, Some(b"k"), Some(offset.to_string().as_bytes()));
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_out_as_they_went_in() {
+    fn records_are_returned_unchanged() {
         let mut chunk = Chunk::new(Arc::from("t"), 2);
         chunk.push(5, 70, Some(b"k"), Some(b"value"));
         chunk.push(9, 71, None, Some(b""));

@@ -1,15 +1,13 @@
-//! The wall clock, for whatever puts a time on what it writes. Nothing may rely
-//! on it never going back. Waits and durations use a monotonic clock; the pure
-//! modules are given the time.
+//! The wall clock, for recorded times. It may go back at any moment. Waits and durations use a
+//! monotonic clock; the pure modules receive the time as an argument.
 //!
-//! With the feature `crash-points` a test can set the clock of one process, and
-//! set it back while the process runs: `FANOUT_CLOCK_FILE` names a file that
-//! holds an offset in milliseconds. Without the feature nothing of this is in
-//! the binary.
+//! With the feature `crash-points` a test can set the clock of one process, and set it back
+//! while the process runs: `FANOUT_CLOCK_FILE` names a file with an offset in milliseconds.
+//! Without the feature, none of this is in the binary.
 
 use std::time::UNIX_EPOCH;
 
-/// The present moment.
+/// Returns the current time.
 #[must_use]
 #[cfg(not(feature = "crash-points"))]
 pub fn now() -> std::time::SystemTime {
@@ -17,23 +15,23 @@ pub fn now() -> std::time::SystemTime {
 }
 
 #[cfg(feature = "crash-points")]
-pub use moved::now;
+pub use adjusted::now;
 
-/// Microseconds since the epoch.
+/// Returns the current time in microseconds since the epoch.
 #[must_use]
 pub fn now_us() -> i64 {
     let elapsed = now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Milliseconds since the epoch.
+/// Returns the current time in milliseconds since the epoch.
 #[must_use]
 pub fn now_ms() -> i64 {
     now_us() / 1000
 }
 
 #[cfg(feature = "crash-points")]
-mod moved {
+mod adjusted {
     use std::{
         env, fs,
         path::PathBuf,
@@ -44,7 +42,7 @@ mod moved {
     static FILE: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| env::var_os("FANOUT_CLOCK_FILE").map(PathBuf::from));
 
-    /// The present moment, as far from the machine's as the file says.
+    /// Returns the machine's time plus the offset in the file.
     #[must_use]
     pub fn now() -> SystemTime {
         let now = SystemTime::now();
@@ -53,11 +51,11 @@ mod moved {
             return now;
         };
         let distance = Duration::from_millis(offset.unsigned_abs());
-        let moved = if offset < 0 {
+        let adjusted = if offset < 0 {
             now.checked_sub(distance)
         } else {
             now.checked_add(distance)
         };
-        moved.unwrap_or(now)
+        adjusted.unwrap_or(now)
     }
 }

@@ -1,18 +1,17 @@
-//! Crash points: places where a test has the process killed, as a power cut
-//! would end it, to see that nothing is lost or doubled. They are there with
-//! the feature `crash-points` alone; without it a point is an empty function,
-//! and nothing of this is in the binary.
+//! Crash points: places at which a test kills the process, as a power cut would, to check that
+//! nothing is lost or duplicated. They exist only with the feature `crash-points`. Without it a
+//! point is an empty function, and none of this is in the binary.
 //!
-//! `FANOUT_CRASH_AT=http.sent` kills it where that point is passed first,
-//! `http.sent:3` where it is passed the third time.
+//! `FANOUT_CRASH_AT=http.sent` kills the process when it first passes that point, `http.sent:3`
+//! when it passes the point for the third time.
 
 #[cfg(feature = "crash-points")]
 pub use armed::POINTS;
 
-/// The process passes a point of this name: who, and which step of it.
+/// Marks a crash point, named by a component and one of its steps.
 #[cfg(not(feature = "crash-points"))]
 #[inline]
-pub fn point(_who: &str, _step: &str) {}
+pub fn point(_component: &str, _step: &str) {}
 
 #[cfg(feature = "crash-points")]
 pub use armed::point;
@@ -32,7 +31,7 @@ mod armed {
         unistd::Pid,
     };
 
-    /// Who passes points, and which, in the order in which they come.
+    /// The components with their crash points, in the order in which they are passed.
     pub const POINTS: [(&str, &[&str]); 8] = [
         (
             "clickhouse",
@@ -111,7 +110,7 @@ mod armed {
             "backfill",
             &[
                 "planned",
-                // From the log.
+                // Points of a backfill from the log.
                 "delivered",
                 "letters_sent",
                 "settled",
@@ -119,7 +118,7 @@ mod armed {
                 "kept",
                 "lease_taken_away",
                 "forgetting",
-                // From the source.
+                // Points of a backfill from the source.
                 "lives_begun",
                 "lives_kept",
                 "signal_kept",
@@ -150,62 +149,64 @@ mod armed {
         ),
     ];
 
-    /// Variable that says where to crash.
+    /// Environment variable with the crash point at which to crash.
     const VARIABLE: &str = "FANOUT_CRASH_AT";
 
-    static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
-        let armed = Armed::read(&std::env::var(VARIABLE).ok()?);
-        if !is_listed(&armed.who, &armed.step) {
-            crash(&armed.who, &armed.step, "is no crash point");
+    static ARMED: LazyLock<Option<ArmedPoint>> = LazyLock::new(|| {
+        let armed = ArmedPoint::read(&std::env::var(VARIABLE).ok()?);
+        if !is_listed(&armed.component, &armed.step) {
+            crash(&armed.component, &armed.step, "is not a crash point");
         }
         Some(armed)
     });
 
-    struct Armed {
-        who: String,
+    struct ArmedPoint {
+        component: String,
         step: String,
-        /// Passings left until it crashes.
+        /// Number of passes left until the crash.
         left: AtomicU64,
     }
 
-    impl Armed {
+    impl ArmedPoint {
         fn read(text: &str) -> Self {
-            let (name, passing) = text.split_once(':').unwrap_or((text, "1"));
-            let (who, step) = name.split_once('.').unwrap_or((name, ""));
+            let (name, pass) = text.split_once(':').unwrap_or((text, "1"));
+            let (component, step) = name.split_once('.').unwrap_or((name, ""));
             Self {
-                who: who.to_owned(),
+                component: component.to_owned(),
                 step: step.to_owned(),
-                left: AtomicU64::new(passing.parse().unwrap_or(1)),
+                left: AtomicU64::new(pass.parse().unwrap_or(1)),
             }
         }
 
-        /// Whether this is the passing that it crashes at.
-        fn is_due(&self, who: &str, step: &str) -> bool {
-            who == self.who && step == self.step && self.left.fetch_sub(1, Ordering::Relaxed) == 1
+        /// Returns true if the process must crash at this pass.
+        fn is_due(&self, component: &str, step: &str) -> bool {
+            component == self.component
+                && step == self.step
+                && self.left.fetch_sub(1, Ordering::Relaxed) == 1
         }
     }
 
-    /// Whether a point of this name is one of [`POINTS`].
-    fn is_listed(who: &str, step: &str) -> bool {
+    /// Returns true if [`POINTS`] contains this point.
+    fn is_listed(component: &str, step: &str) -> bool {
         POINTS
             .iter()
-            .any(|(name, steps)| *name == who && steps.contains(&step))
+            .any(|(name, steps)| *name == component && steps.contains(&step))
     }
 
-    /// The process passes a point of this name: who, and which step of it.
-    pub fn point(who: &str, step: &str) {
+    /// Marks a crash point, named by a component and one of its steps.
+    pub fn point(component: &str, step: &str) {
         let Some(armed) = ARMED.as_ref() else { return };
-        if !is_listed(who, step) {
-            crash(who, step, "is not among the crash points");
+        if !is_listed(component, step) {
+            crash(component, step, "is not a listed crash point");
         }
-        if armed.is_due(who, step) {
-            crash(who, step, "crashes the process");
+        if armed.is_due(component, step) {
+            crash(component, step, "crashes the process");
         }
     }
 
-    fn crash(who: &str, step: &str, why: &str) -> ! {
-        tracing::error!("crash point {who}.{step} {why}");
-        // Like a power cut, and without the core dump of an abort.
+    fn crash(component: &str, step: &str, reason: &str) -> ! {
+        tracing::error!("crash point {component}.{step} {reason}");
+        // Kills like a power cut, without the core dump of an abort.
         let _ = kill(Pid::this(), Signal::SIGKILL);
         process::abort()
     }
@@ -215,9 +216,9 @@ mod armed {
         use super::*;
 
         #[test]
-        fn the_passing_that_was_asked_for_is_the_one() {
-            let armed = Armed::read("http.sent:3");
-            let passings = [
+        fn only_the_requested_pass_is_due() {
+            let armed = ArmedPoint::read("http.sent:3");
+            let passes = [
                 ("http", "sent"),
                 ("http", "polled"),
                 ("redis", "sent"),
@@ -225,9 +226,9 @@ mod armed {
                 ("http", "sent"),
                 ("http", "sent"),
             ];
-            let due = passings.map(|(who, step)| armed.is_due(who, step));
+            let due = passes.map(|(component, step)| armed.is_due(component, step));
             assert_eq!(due, [false, false, false, false, true, false]);
-            let first = Armed::read("redis.leased");
+            let first = ArmedPoint::read("redis.leased");
             assert!(first.is_due("redis", "leased") && !first.is_due("redis", "leased"));
         }
 
@@ -235,13 +236,17 @@ mod armed {
         fn each_point_is_listed_once() {
             let names = POINTS
                 .iter()
-                .flat_map(|(who, steps)| steps.iter().map(move |step| (*who, *step)));
+                .flat_map(|(component, steps)| steps.iter().map(move |step| (*component, *step)));
             let mut names: Vec<_> = names.collect();
             let count = names.len();
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), count);
-            assert!(names.iter().all(|(who, step)| is_listed(who, step)));
+            assert!(
+                names
+                    .iter()
+                    .all(|(component, step)| is_listed(component, step))
+            );
             assert!(!is_listed("http", "nowhere"));
         }
     }

@@ -1,18 +1,18 @@
-//! What an event gains from its content, in integers only.
+//! Enrichment of an event by its content, in integers only.
 //!
-//! The same numbers as Postgres' `numeric` and ClickHouse's `Decimal`; floats
-//! would round differently.
+//! The results equal those of Postgres' `numeric` and ClickHouse's `Decimal`. Floats would
+//! round differently.
 
-/// `duration_ms / 1000.0`, as the mantissa of a `Decimal(13,3)`: thousandths
-/// of a second. `None` where the duration is missing.
+/// Returns `duration_ms / 1000.0` as the mantissa of a `Decimal(13,3)`: thousandths of a
+/// second. Returns `None` if the duration is missing.
 #[must_use]
 pub fn engagement_seconds(duration_ms: Option<i32>) -> Option<i64> {
     duration_ms.map(i64::from)
 }
 
-/// `round(engagement_seconds / length_seconds, 2)`, half away from zero, as
-/// the mantissa of a `Decimal(12,2)`: hundredths. `None` where a side is
-/// missing or the length is not positive.
+/// Returns `round(engagement_seconds / length_seconds, 2)`, with halves rounded away from zero,
+/// as the mantissa of a `Decimal(12,2)`: hundredths. Returns `None` if an operand is missing or
+/// the length is not positive.
 #[must_use]
 pub fn engagement_pct(duration_ms: Option<i32>, length_seconds: Option<i32>) -> Option<i64> {
     let duration = i64::from(duration_ms?);
@@ -31,8 +31,8 @@ mod tests {
 
     use super::*;
 
-    /// Whether `hundredths / 100` is the nearest to `d / 1000·len`, the one
-    /// further from zero of two. Cross-multiplied, so without division.
+    /// Returns true if `hundredths / 100` is nearest to `d / (1000·len)`, with halves rounded
+    /// away from zero. Uses cross-multiplication instead of division.
     fn is_rounded(hundredths: i64, duration: i32, length: i32) -> bool {
         let exact = i128::from(duration) * 100 * 2;
         let unit = i128::from(length) * 1_000;
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_go_away_from_zero() {
+    fn halves_are_rounded_away_from_zero() {
         for (duration, length, hundredths) in [
             (1_000, 8, 13),
             (-1_000, 8, -13),
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_side_or_length_is_null() {
+    fn a_missing_operand_gives_null() {
         assert_eq!(engagement_seconds(None), None);
         assert_eq!(engagement_pct(None, Some(1)), None);
         assert_eq!(engagement_pct(Some(1), None), None);

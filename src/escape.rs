@@ -1,19 +1,19 @@
-//! Makes text from outside harmless to show on a terminal: nothing in it can
-//! move the cursor, hide, or turn the reading direction.
+//! Makes external text safe to show on a terminal: nothing in it can move the cursor, hide, or
+//! change the reading direction.
 //!
-//! Only for showing. What is stored stays as it came.
+//! Only for display. Stored values are not changed.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthChar;
 
-/// Columns a piece of a value may take in an error.
+/// Width of an excerpt of a value in an error, in terminal columns.
 const EXCERPT_WIDTH: usize = 48;
 
-/// The text with every character that does not show as itself written as
-/// `\u{…}`: controls (line feed and tab too), bidirectional marks, invisible
-/// characters, line and paragraph separators. Borrowed where there is none.
+/// Replaces every invisible or unsafe character by `\u{…}`: controls (including line feed and
+/// tab), bidirectional marks, invisible characters, line and paragraph separators. Borrows the
+/// text if there are none.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     let Some(first) = text.find(is_hidden) else {
@@ -33,7 +33,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The text as one word of a POSIX shell: quoted where it has to be.
+/// Returns the text as one word of a POSIX shell, quoted if necessary.
 #[must_use]
 pub fn shell_word(text: &str) -> Cow<'_, str> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=./:,@%+".contains(letter);
@@ -43,14 +43,13 @@ pub fn shell_word(text: &str) -> Cow<'_, str> {
     Cow::Owned(shell_quoted(text))
 }
 
-/// The text in single quotes, as one word of a POSIX shell.
+/// Returns the text in single quotes, as one word of a POSIX shell.
 #[must_use]
 pub fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Like [`escape`], line by line: the line feeds of the text stay, and a tab
-/// becomes blanks.
+/// Like [`escape`], but keeps line feeds and replaces each tab by blanks.
 #[must_use]
 pub fn escape_lines(text: &str) -> String {
     let lines = text.lines().map(|line| {
@@ -63,20 +62,20 @@ pub fn escape_lines(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The text cut to at most `max_width` terminal columns, its last column an
-/// ellipsis where something was cut.
+/// Returns the text cut to at most `max_width` terminal columns. If it was cut, the last column
+/// is an ellipsis.
 #[must_use]
 pub fn ellipsis(text: &str, max_width: usize) -> Cow<'_, str> {
-    // Combining marks take no column; they are bounded too.
+    // Combining marks have no width, so their number is limited too.
     let max_chars = max_width.saturating_mul(4);
     let (mut width, mut kept) = (0_usize, 0);
-    for (count, (at, character)) in text.char_indices().enumerate() {
+    for (count, (index, character)) in text.char_indices().enumerate() {
         width += character.width().unwrap_or(0);
         if width > max_width || count >= max_chars {
             return Cow::Owned(cut(text, kept));
         }
         if width < max_width {
-            kept = at + character.len_utf8();
+            kept = index + character.len_utf8();
         }
     }
     Cow::Borrowed(text)
@@ -88,13 +87,13 @@ fn cut(text: &str, end: usize) -> String {
     shown
 }
 
-/// A short, escaped piece of a value for an error, whatever its length.
+/// Returns a short, escaped excerpt of a value for an error.
 #[must_use]
 pub fn excerpt(text: &str) -> String {
     let end = text
         .char_indices()
         .nth(EXCERPT_WIDTH * 2)
-        .map_or(text.len(), |(at, _)| at);
+        .map_or(text.len(), |(index, _)| index);
     let start = text.get(..end).unwrap_or_default();
     ellipsis(&escape(start), EXCERPT_WIDTH).into_owned()
 }
@@ -117,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_one_word_back() {
+    fn a_shell_reads_back_one_word() {
         for text in ["", "plain-0:6", "it's $HOME `x` \"y\" \\ \n z", "a b", "~"] {
             let script = format!("printf %s {}", shell_word(text));
             let output = std::process::Command::new("sh")
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_lines() {
+    fn line_breaks_are_kept() {
         assert_eq!(escape_lines("a\n\tb\x1b[2J\r\n"), "a\n    b\\u{1b}[2J");
     }
 
@@ -172,13 +171,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_hidden_is_left(text in any::<String>()) {
+        fn no_hidden_characters_remain(text in any::<String>()) {
             prop_assert!(!escape(&text).contains(is_hidden));
             prop_assert!(!excerpt(&text).contains(is_hidden));
         }
 
         #[test]
-        fn nothing_is_wider_than_asked(text in any::<String>(), width in 1_usize..40) {
+        fn nothing_is_wider_than_requested(text in any::<String>(), width in 1_usize..40) {
             let shown = ellipsis(&text, width);
             let wide: usize = shown.chars().filter_map(UnicodeWidthChar::width).sum();
             prop_assert!(wide <= width);

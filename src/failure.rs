@@ -1,54 +1,53 @@
-//! What every error of the library can say of itself, so that the binary can
-//! turn any of them into an exit code and a message without knowing it.
+//! The common interface of all errors of the library, through which the binary turns any error
+//! into an exit code and a message.
 //!
-//! The errors themselves live with the modules that raise them.
+//! The errors themselves are defined by the modules that return them.
 
 use std::error::Error;
 
-/// The kinds of failure an operator or a CI job has to tell apart. The binary
-/// maps each to one exit code.
+/// The kinds of failure that an operator or a CI job has to distinguish. The binary maps each
+/// kind to one exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The work was tried and failed.
+    /// The work was attempted and failed.
     Failed,
     /// The command line or the configuration is wrong.
     Usage,
-    /// Something the machine should offer is missing or taken: a daemon, a
-    /// binary, a port, disk space.
+    /// The machine lacks something, or it is in use: a daemon, a binary, a port, disk space.
     Environment,
-    /// Not ready in time; trying again may help.
+    /// Not ready in time. Retrying may help.
     NotReady,
-    /// The work was done and what it checked is false.
+    /// The work was done, and its check failed.
     CheckFalse,
-    /// Declined on purpose: locked, not ours, or wants `--yes`.
+    /// Refused deliberately: locked, not managed by this project, or confirmation (`--yes`)
+    /// required.
     Refused,
-    /// Stopped by a signal, carrying its number.
+    /// Stopped by the signal with this number.
     Interrupted(i32),
 }
 
-/// An error that knows its kind, a stable machine-readable code, and what to
-/// do about it.
+/// An error with a kind, a stable machine-readable code, and a hint.
 pub trait Failure: Error + Send + Sync + 'static {
-    /// The kind of failure.
+    /// Returns the kind of failure.
     fn kind(&self) -> Kind;
 
-    /// A stable `snake_case` name for programs, such as `port_taken`.
+    /// Returns a stable `snake_case` name for programs, such as `port_taken`.
     fn code(&self) -> &'static str;
 
-    /// What mends it: usually the next command to type.
+    /// Returns a way to fix the problem: usually the next command to run.
     fn hint(&self) -> Option<String> {
         None
     }
 }
 
-/// The error and all of its sources, joined by `: `, as one line.
+/// Returns the error and all of its sources as one line, joined by `: `.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        // Some client crates already print their source.
+        // Some client crates already include their source.
         if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);

@@ -1,6 +1,6 @@
-//! Points in time as an operator writes them, and ages as one reads them.
+//! Points in time as an operator writes them, and ages for display.
 //!
-//! A written time may be relative; it is resolved against a moment passed in.
+//! A written time may be relative. It is resolved against a given time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,23 +14,22 @@ use crate::timestamp::{self, Rfc3339};
 
 const EARLIEST: &str = "earliest";
 
-/// A time on the command line: `2026-01-02T03:04:05Z`, `2h`, `2h ago`, `1d`,
-/// `earliest`.
+/// A time on the command line: `2026-01-02T03:04:05Z`, `2h`, `2h parse_ago`, `1d`, `earliest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeSpec {
-    /// As far back as there is anything.
+    /// The earliest available data.
     Earliest,
     /// Microseconds since the epoch.
     At(i64),
-    /// Microseconds before the present; never negative.
+    /// Microseconds before the current time. Never negative.
     Ago(i64),
 }
 
 impl TimeSpec {
-    /// Reads a time. A duration means so long ago; a day has 24 hours.
+    /// Parses a time. A duration means that long ago; a day has 24 hours.
     ///
     /// # Errors
-    /// The text is none of the forms above.
+    /// If the text has none of the forms above.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
         let text = text.trim();
         if text.eq_ignore_ascii_case(EARLIEST) {
@@ -42,12 +41,12 @@ impl TimeSpec {
         if text.parse::<jiff::civil::DateTime>().is_ok() {
             return Err(TimeError::NoOffset(excerpt(text)));
         }
-        ago(text)
+        parse_ago(text)
             .map(Self::Ago)
             .ok_or_else(|| TimeError::Unreadable(excerpt(text)))
     }
 
-    /// The instant meant at this moment, in microseconds since the epoch.
+    /// Resolves the time against the current time, in microseconds since the epoch.
     #[must_use]
     pub fn resolve(self, now_us: i64) -> Resolved {
         match self {
@@ -58,8 +57,8 @@ impl TimeSpec {
     }
 }
 
-/// The microseconds of `2h`, `2h ago`, `1d 12h`.
-fn ago(text: &str) -> Option<i64> {
+/// Returns the microseconds of `2h`, `2h parse_ago` or `1d 12h`.
+fn parse_ago(text: &str) -> Option<i64> {
     let duration = text.strip_suffix("ago").unwrap_or(text).trim_end();
     if duration.starts_with(['-', '+']) {
         return None;
@@ -88,17 +87,17 @@ impl fmt::Display for TimeSpec {
     }
 }
 
-/// An instant as it was meant.
+/// A time that no longer depends on the current time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolved {
-    /// As far back as there is anything.
+    /// The earliest available data.
     Earliest,
     /// Microseconds since the epoch.
     At(i64),
 }
 
 impl Resolved {
-    /// Microseconds since the epoch; none for the earliest.
+    /// Returns the microseconds since the epoch, or `None` for the earliest.
     #[must_use]
     pub fn micros(self) -> Option<i64> {
         match self {
@@ -117,20 +116,19 @@ impl fmt::Display for Resolved {
     }
 }
 
-/// A text that is no time.
+/// Error while parsing a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    #[error("\"{0}\" has no offset from UTC: append Z, or one such as +02:00")]
+    #[error("\"{0}\" has no offset from UTC: append Z or an offset such as +02:00")]
     NoOffset(String),
     #[error(
-        "\"{0}\" is no time: expected RFC 3339 such as 2026-01-02T03:04:05Z, \
+        "invalid time \"{0}\": expected RFC 3339 such as 2026-01-02T03:04:05Z, \
          a duration such as 2h or 90s, or earliest"
     )]
     Unreadable(String),
 }
 
-/// Shows how old something is in one whole unit, rounded down: `40 ms`, `3 s`,
-/// `2 min`, `5 h`, `9 d`.
+/// Displays an age in one whole unit, rounded down: `40 ms`, `3 s`, `2 min`, `5 h`, `9 d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Age(pub Duration);
 
@@ -158,7 +156,7 @@ mod tests {
     const SECOND: i64 = timestamp::MICROS_PER_SECOND;
 
     #[test]
-    fn every_form_of_a_time_is_read() {
+    fn every_form_of_a_time_is_parsed() {
         for (text, spec) in [
             ("earliest", TimeSpec::Earliest),
             ("1970-01-01T00:00:01Z", TimeSpec::At(SECOND)),
@@ -176,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_says_what_is_expected() {
+    fn an_invalid_time_is_an_error_with_the_expected_forms() {
         for text in [
             "",
             "2",
@@ -196,12 +194,12 @@ mod tests {
         let error = TimeSpec::parse("2026-01-02T03:04:05").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "\"2026-01-02T03:04:05\" has no offset from UTC: append Z, or one such as +02:00"
+            "\"2026-01-02T03:04:05\" has no offset from UTC: append Z or an offset such as +02:00"
         );
     }
 
     #[test]
-    fn a_time_is_resolved_against_the_moment_given() {
+    fn a_time_is_resolved_against_the_given_time() {
         let resolved = TimeSpec::Ago(90 * SECOND).resolve(100 * SECOND);
         assert_eq!(resolved, Resolved::At(10 * SECOND));
         assert_eq!(resolved.to_string(), "1970-01-01T00:00:10.000000Z");
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_one_unit() {
+    fn an_age_has_one_unit() {
         for (millis, shown) in [
             (40, "40 ms"),
             (3_999, "3 s"),
@@ -225,13 +223,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_again(micros in 0..1_000_000_000_000_000_i64, at: bool) {
-            let spec = if at { TimeSpec::At(micros) } else { TimeSpec::Ago(micros) };
+        fn a_displayed_time_can_be_parsed(micros in 0..1_000_000_000_000_000_i64, is_absolute: bool) {
+            let spec = if is_absolute { TimeSpec::At(micros) } else { TimeSpec::Ago(micros) };
             prop_assert_eq!(TimeSpec::parse(&spec.to_string()), Ok(spec));
         }
 
         #[test]
-        fn any_text_is_survived(text in any::<String>()) {
+        fn any_text_is_parsed_without_a_panic(text in any::<String>()) {
             let _ = TimeSpec::parse(&text);
         }
     }

@@ -1,7 +1,7 @@
-//! How long work tells what it is doing. The library reports; the binary
-//! decides whether that becomes a bar, a plain line, or nothing.
+//! Progress reports of long work. The library reports; the binary decides whether to show a
+//! bar, a plain line, or nothing.
 
-/// What an amount counts.
+/// The unit of an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
@@ -10,24 +10,24 @@ pub enum Unit {
     Events,
 }
 
-/// One thing that happened to a named task. Tasks run side by side; each is
-/// known by its name, for instance a service's.
+/// An event of a named task. Tasks run concurrently and are identified by their names, for
+/// example a service's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The task is now busy with this: `waiting for the broker`.
+    /// The task has started an activity, such as `waiting for the broker`.
     Doing { task: &'a str, what: &'a str },
-    /// How far the task is, of how much where that is known.
+    /// The task has reached this amount of a total, if the total is known.
     Advanced {
         task: &'a str,
         done: u64,
         total: Option<u64>,
         unit: Unit,
     },
-    /// The task ended well.
+    /// The task succeeded.
     Done { task: &'a str, what: &'a str },
-    /// The task ended badly; the error itself travels as a result.
+    /// The task failed. The error itself is returned as a result.
     Failed { task: &'a str, what: &'a str },
-    /// Something the operator should know that belongs to no task.
+    /// Information for the operator that belongs to no task.
     Note { text: &'a str },
 }
 
@@ -44,7 +44,7 @@ impl Progress for Silent {
     fn report(&self, _event: Event<'_>) {}
 }
 
-/// Passes on notes and drops everything else.
+/// Forwards notes and discards everything else.
 pub struct NotesOnly<'a>(pub &'a dyn Progress);
 
 impl Progress for NotesOnly<'_> {

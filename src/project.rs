@@ -1,5 +1,5 @@
-//! A project is one stack under one name. Everything that outlives a run and
-//! could collide with another project's derives its name here.
+//! A project is one stack with one name. The names of everything that outlives a run and could
+//! collide with another project are derived here.
 
 use std::{fmt, str::FromStr};
 
@@ -8,17 +8,17 @@ use crate::sink_kind::ConsumerGroup;
 /// The default project, whose derived names are the documented ones.
 pub const DEFAULT: &str = "fanout";
 
-/// The longest name: Postgres allows 63 bytes for a slot, and the longest
-/// derived one has 9 more.
+/// Maximum length of a name. Postgres allows 63 bytes for a slot, and the longest derived name
+/// has 9 bytes more.
 const MAX_LENGTH: usize = 40;
 
 /// A valid project name: `[a-z][a-z0-9-]*`, at most 40 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Project(String);
 
-/// Why a text is no project name.
+/// Error for an invalid project name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is no project name: it takes 1 to 40 of a-z, 0-9 and `-`, beginning with a letter")]
+#[error("invalid project name `{0}`: expected 1 to 40 of a-z, 0-9 and `-`, starting with a letter")]
 pub struct InvalidProject(String);
 
 impl FromStr for Project {
@@ -26,10 +26,10 @@ impl FromStr for Project {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut bytes = text.bytes();
-        let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
-        let goes_on_well =
+        let is_start_valid = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
+        let is_rest_valid =
             bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        if starts_well && goes_on_well && text.len() <= MAX_LENGTH {
+        if is_start_valid && is_rest_valid && text.len() <= MAX_LENGTH {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidProject(text.to_owned()))
@@ -50,19 +50,19 @@ impl fmt::Display for Project {
 }
 
 impl Project {
-    /// The name itself.
+    /// Returns the name itself.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether its names are the documented ones.
+    /// Returns true if the derived names are the documented ones.
     #[must_use]
     pub fn is_default(&self) -> bool {
         self.0 == DEFAULT
     }
 
-    /// `plain` for the default project, `plain` + `separator` + name for others.
+    /// Returns `plain` for the default project, and `plain` + `separator` + name for others.
     fn suffixed(&self, plain: &str, separator: char) -> String {
         if self.is_default() {
             plain.to_owned()
@@ -71,60 +71,60 @@ impl Project {
         }
     }
 
-    /// Like [`Self::suffixed`], for names where only `_` may join words.
+    /// Like [`Self::suffixed`], for names in which only `_` may join words.
     fn identifier(&self, plain: &str) -> String {
         self.suffixed(plain, '_').replace('-', "_")
     }
 
-    /// Prefix of the connector's topics: `cdc`.
+    /// Returns the prefix of the connector's topics: `cdc`.
     #[must_use]
     pub fn topic_prefix(&self) -> String {
         self.suffixed("cdc", '-')
     }
 
-    /// Name of the connector: `pg-engagement-cdc`.
+    /// Returns the name of the connector: `pg-engagement-cdc`.
     #[must_use]
     pub fn connector(&self) -> String {
         self.suffixed("pg-engagement-cdc", '-')
     }
 
-    /// Replication slot: `dbz_slot`.
+    /// Returns the replication slot: `dbz_slot`.
     #[must_use]
     pub fn slot(&self) -> String {
         self.identifier("dbz_slot")
     }
 
-    /// Publication: `dbz_pub`.
+    /// Returns the publication: `dbz_pub`.
     #[must_use]
     pub fn publication(&self) -> String {
         self.identifier("dbz_pub")
     }
 
-    /// ClickHouse database: `analytics`.
+    /// Returns the ClickHouse database: `analytics`.
     #[must_use]
     pub fn clickhouse_database(&self) -> String {
         self.identifier("analytics")
     }
 
-    /// Redis key of the board: `top10m`.
+    /// Returns the Redis key of the board: `top10m`.
     #[must_use]
     pub fn board_key(&self) -> String {
         self.suffixed("top10m", ':')
     }
 
-    /// Id of a consumer group: `fanout-clickhouse`.
+    /// Returns the id of a consumer group: `fanout-clickhouse`.
     #[must_use]
     pub fn group(&self, group: ConsumerGroup) -> String {
         group.id(&self.0)
     }
 
-    /// Topic of dead letters: `fanout.dlq`.
+    /// Returns the topic of dead letters: `fanout.dlq`.
     #[must_use]
     pub fn dead_letter_topic(&self) -> String {
         format!("{}.dlq", self.0)
     }
 
-    /// Compacted topic of what every worker has to know: `fanout.state`.
+    /// Returns the compacted topic for the state that all workers share: `fanout.state`.
     #[must_use]
     pub fn state_topic(&self) -> String {
         format!("{}.state", self.0)
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn another_project_shares_no_name_with_it() {
+    fn another_project_shares_no_name_with_the_default() {
         let project: Project = "blue-2".parse().expect("a valid name");
         assert_eq!(project.topic_prefix(), "cdc-blue-2");
         assert_eq!(project.slot(), "dbz_slot_blue_2");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_would_take_is_no_name() {
+    fn a_name_that_some_server_refuses_is_invalid() {
         for text in ["", "-a", "1a", "A", "a_b", "a.b", "a/b", &"a".repeat(41)] {
             assert!(text.parse::<Project>().is_err(), "{text:?} was accepted");
         }

@@ -1,11 +1,10 @@
-//! How long to wait before trying again. Knows neither a clock nor a source of
-//! chance: both are passed in. What is worth trying again is each sink's
-//! decision.
+//! The delay before a retry. Uses neither a clock nor a random generator: the caller passes
+//! both values. Each sink decides which errors are retriable.
 
 use std::time::{Duration, SystemTime};
 
-/// Exponential backoff with full jitter: a random wait of up to
-/// `base · 2^attempt`, never above `cap`.
+/// Exponential backoff with full jitter: a random delay of up to `base · 2^attempt`, but never
+/// above `cap`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     pub base: Duration,
@@ -13,9 +12,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The wait before the next try, after `attempt` failed ones following the
-    /// first. `random` is from 0 up to 1; what is outside counts as the
-    /// nearer end.
+    /// Returns the delay before the next attempt, after `attempt` failed retries. `random` is
+    /// between 0 and 1; values outside are clamped.
     #[must_use]
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {
         let random = if random.is_nan() {
@@ -26,7 +24,7 @@ impl Backoff {
         self.limit(attempt).mul_f64(random)
     }
 
-    /// The longest wait after this many failures.
+    /// Returns the maximum delay after this number of failures.
     #[must_use]
     pub fn limit(&self, attempt: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempt).unwrap_or(u32::MAX);
@@ -34,9 +32,9 @@ impl Backoff {
     }
 }
 
-/// What a `Retry-After` header asks for, at most `cap`: a number of seconds,
-/// or an HTTP date in any of its three forms. A date that has passed is no
-/// wait; `None` is a header that cannot be read.
+/// Returns the delay that a `Retry-After` header requests, at most `cap`. The header is a
+/// number of seconds, or an HTTP date in any of its three forms. A date in the past gives a
+/// zero delay. Returns `None` for an invalid header.
 #[must_use]
 pub fn retry_after(header: &str, now: SystemTime, cap: Duration) -> Option<Duration> {
     let header = header.trim();
@@ -45,8 +43,8 @@ pub fn retry_after(header: &str, now: SystemTime, cap: Duration) -> Option<Durat
         return Some(Duration::from_secs(seconds).min(cap));
     }
     let date = httpdate::parse_http_date(header).ok()?;
-    let wait = date.duration_since(now).unwrap_or(Duration::ZERO);
-    Some(wait.min(cap))
+    let delay = date.duration_since(now).unwrap_or(Duration::ZERO);
+    Some(delay.min(cap))
 }
 
 #[cfg(test)]
@@ -67,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_doubles_up_to_the_cap() {
+    fn the_delay_doubles_up_to_the_cap() {
         assert_eq!(BACKOFF.limit(0), Duration::from_millis(100));
         assert_eq!(BACKOFF.limit(1), Duration::from_millis(200));
         assert_eq!(BACKOFF.limit(9), Duration::from_millis(51_200));
@@ -77,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_retry_after_is_read() {
+    fn every_form_of_retry_after_is_parsed() {
         for (header, seconds) in [
             ("7", Some(7)),
             (" 0 ", Some(0)),
@@ -93,22 +91,22 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            let wait = retry_after(header, now(), CAP);
-            assert_eq!(wait, seconds.map(Duration::from_secs), "{header:?}");
+            let delay = retry_after(header, now(), CAP);
+            assert_eq!(delay, seconds.map(Duration::from_secs), "{header:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_wait_is_above_its_limit(attempt: u32, random: f64) {
+        fn no_delay_is_above_its_limit(attempt: u32, random: f64) {
             prop_assert!(BACKOFF.delay(attempt, random) <= BACKOFF.limit(attempt));
             prop_assert!(BACKOFF.limit(attempt) <= CAP);
         }
 
         #[test]
-        fn any_header_is_survived(header in any::<String>()) {
-            if let Some(wait) = retry_after(&header, now(), CAP) {
-                prop_assert!(wait <= CAP);
+        fn any_header_is_parsed_without_a_panic(header in any::<String>()) {
+            if let Some(delay) = retry_after(&header, now(), CAP) {
+                prop_assert!(delay <= CAP);
             }
         }
     }

@@ -1,38 +1,38 @@
-//! Fills `{{name}}` placeholders in the texts of `stack/`, `sql/` and
-//! `connect/`. What the names stand for is the caller's.
+//! Fills `{{name}}` placeholders in the texts of `stack/`, `sql/` and `connect/`. The caller
+//! provides the values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the placeholders stand for.
+/// Values of the placeholders, by name.
 pub type Values = BTreeMap<String, String>;
 
-/// A text without placeholders, and which of them it had.
+/// A text without placeholders, and the names of the placeholders that it had.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
     pub used: BTreeSet<String>,
 }
 
-/// Why a text cannot be filled.
+/// Error for an unknown placeholder.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{{{{{name}}}}} stands for nothing; there are {}", known.join(", "))]
+#[error("unknown placeholder {{{{{name}}}}}, expected one of {}", known.join(", "))]
 pub struct TemplateError {
     name: String,
     known: Vec<String>,
 }
 
-/// Fills every placeholder of `template`. Braces around anything that is not a
-/// name of `a-z`, `0-9`, `_`, `-` and `.` are left as they are.
+/// Fills every placeholder of `template`. Braces around anything else than a name of `a-z`,
+/// `0-9`, `_`, `-` and `.` remain unchanged.
 ///
 /// # Errors
-/// When a placeholder's name is not among `values`.
+/// If `values` lacks the name of a placeholder.
 pub fn render(template: &str, values: &Values) -> Result<Rendered, TemplateError> {
     let mut rendered = Rendered::default();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
         rendered.text.push_str(before);
         let name = after.split_once("}}").filter(|(name, _)| is_name(name));
-        let Some((name, behind)) = name else {
+        let Some((name, tail)) = name else {
             rendered.text.push_str("{{");
             rest = after;
             continue;
@@ -43,15 +43,15 @@ pub fn render(template: &str, values: &Values) -> Result<Rendered, TemplateError
         })?;
         rendered.text.push_str(value);
         rendered.used.insert(name.to_owned());
-        rest = behind;
+        rest = tail;
     }
     rendered.text.push_str(rest);
     Ok(rendered)
 }
 
 fn is_name(text: &str) -> bool {
-    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
-    !text.is_empty() && text.bytes().all(allowed)
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+    !text.is_empty() && text.bytes().all(is_allowed)
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_filled_and_named() {
+    fn placeholders_are_filled_and_listed() {
         let rendered = render("-D {{data}} -p {{port}}.", &values()).expect("known names");
         assert_eq!(rendered.text, "-D /d -p 5432.");
         assert_eq!(
@@ -75,17 +75,17 @@ mod tests {
     }
 
     #[test]
-    fn other_braces_stay() {
+    fn other_braces_remain() {
         let text = "%d{yyyy}{UTC} {{ {{A}} {{}} {";
         assert_eq!(render(text, &values()).expect("no names").text, text);
     }
 
     #[test]
-    fn an_unknown_name_is_an_error_that_lists_the_known() {
+    fn the_error_for_an_unknown_name_lists_the_known_names() {
         let error = render("{{prot}}", &values()).expect_err("no such name");
         assert_eq!(
             error.to_string(),
-            "{{prot}} stands for nothing; there are data, port"
+            "unknown placeholder {{prot}}, expected one of data, port"
         );
     }
 }

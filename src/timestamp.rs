@@ -1,6 +1,5 @@
-//! Points in time as microseconds since the epoch: read from and written as
-//! RFC 3339. Knows no clock; what "two hours ago" means is in
-//! [`crate::instant`].
+//! Points in time as microseconds since the epoch, parsed from and formatted as RFC 3339. Uses
+//! no clock: [`crate::instant`] handles relative times.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,13 +8,11 @@ pub const MICROS_PER_MILLI: i64 = 1_000;
 pub const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// What ClickHouse's `DateTime64(6)` holds: from 1900-01-01 to the end of
-/// 2299-12-31, UTC.
+/// The range of ClickHouse's `DateTime64(6)`: from 1900-01-01 to the end of 2299-12-31, UTC.
 pub const STORABLE: RangeInclusive<i64> = -2_208_988_800_000_000..=10_413_791_999_999_999;
 
-/// Reads an RFC 3339 time with an offset. Digits behind the microsecond are
-/// cut off, towards the past; Postgres has none. `None` where it is no time or
-/// has no offset.
+/// Parses an RFC 3339 time with an offset. Digits beyond the microsecond are truncated towards
+/// the past; Postgres has none. Returns `None` if the text is not a time or has no offset.
 #[must_use]
 pub fn parse(text: &str) -> Option<i64> {
     parse_utc(text.as_bytes()).or_else(|| parse_any(text))
@@ -26,8 +23,8 @@ fn parse_any(text: &str) -> Option<i64> {
     i64::try_from(time.as_nanosecond().div_euclid(1_000)).ok()
 }
 
-/// The shape the connector writes, `YYYY-MM-DDTHH:MM:SS[.f]Z` with up to nine
-/// digits behind the point: it is read for every record, so by hand.
+/// Parses the format that the connector writes, `YYYY-MM-DDTHH:MM:SS[.f]Z` with up to nine
+/// fraction digits. Written by hand because it runs for every record.
 fn parse_utc(text: &[u8]) -> Option<i64> {
     let (date_and_time, rest) = text.split_first_chunk::<19>()?;
     let [
@@ -54,23 +51,27 @@ fn parse_utc(text: &[u8]) -> Option<i64> {
     else {
         return None;
     };
-    let year = two(y0, y1)? * 100 + two(y2, y3)?;
-    let (month, day) = (two(mo0, mo1)?, two(d0, d1)?);
-    let (hour, minute, second) = (two(h0, h1)?, two(mi0, mi1)?, two(s0, s1)?);
-    let valid = (1..=12).contains(&month)
+    let year = two_digits(y0, y1)? * 100 + two_digits(y2, y3)?;
+    let (month, day) = (two_digits(mo0, mo1)?, two_digits(d0, d1)?);
+    let (hour, minute, second) = (
+        two_digits(h0, h1)?,
+        two_digits(mi0, mi1)?,
+        two_digits(s0, s1)?,
+    );
+    let is_valid = (1..=12).contains(&month)
         && (1..=days_in_month(year, month)).contains(&day)
         && hour < 24
         && minute < 60
         && second < 60;
-    if !valid {
+    if !is_valid {
         return None;
     }
     let seconds = ((hour * 60) + minute) * 60 + second;
-    let whole = days_from_civil(year, month, day) * SECONDS_PER_DAY + seconds;
-    Some(whole * MICROS_PER_SECOND + fraction(rest)?)
+    let total_seconds = days_from_civil(year, month, day) * SECONDS_PER_DAY + seconds;
+    Some(total_seconds * MICROS_PER_SECOND + fraction(rest)?)
 }
 
-/// The microseconds in `[.f]Z`.
+/// Returns the microseconds of `[.f]Z`.
 fn fraction(rest: &[u8]) -> Option<i64> {
     const NANO_DIGITS: usize = 9;
     const MICRO_DIGITS: usize = 6;
@@ -80,18 +81,18 @@ fn fraction(rest: &[u8]) -> Option<i64> {
         _ => return None,
     };
     let mut micros = 0;
-    for place in 0..MICRO_DIGITS {
-        micros = micros * 10 + digits.get(place).map_or(Some(0), |byte| digit(*byte))?;
+    for index in 0..MICRO_DIGITS {
+        micros = micros * 10 + digits.get(index).map_or(Some(0), |byte| digit(*byte))?;
     }
-    let all_digits = digits.iter().all(u8::is_ascii_digit);
-    all_digits.then_some(micros)
+    let is_numeric = digits.iter().all(u8::is_ascii_digit);
+    is_numeric.then_some(micros)
 }
 
 fn digit(byte: u8) -> Option<i64> {
     byte.is_ascii_digit().then(|| i64::from(byte - b'0'))
 }
 
-fn two(tens: u8, ones: u8) -> Option<i64> {
+fn two_digits(tens: u8, ones: u8) -> Option<i64> {
     Some(digit(tens)? * 10 + digit(ones)?)
 }
 
@@ -104,8 +105,8 @@ fn days_in_month(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days since the epoch of a date of the Gregorian calendar, in years that
-/// begin in March so that the leap day is the last.
+/// Returns the number of days from the epoch to a date of the Gregorian calendar. Counts in
+/// years that begin in March, so that the leap day is the last day.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -115,7 +116,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * DAYS_PER_ERA + day_of_era - DAYS_TO_EPOCH
 }
 
-/// The inverse of [`days_from_civil`]: year, month, day.
+/// Returns year, month and day: the inverse of [`days_from_civil`].
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + DAYS_TO_EPOCH;
     let era = days.div_euclid(DAYS_PER_ERA);
@@ -134,13 +135,13 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
-/// Days in 400 years.
+/// Number of days in 400 years.
 const DAYS_PER_ERA: i64 = 146_097;
-/// Days from 0000-03-01 to 1970-01-01.
+/// Number of days from 0000-03-01 to 1970-01-01.
 const DAYS_TO_EPOCH: i64 = 719_468;
 
-/// Shows microseconds since the epoch as RFC 3339 in UTC with exactly six
-/// digits behind the point: `2026-01-02T03:04:05.000006Z`.
+/// Displays microseconds since the epoch as RFC 3339 in UTC with exactly six fraction digits:
+/// `2026-01-02T03:04:05.000006Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rfc3339(pub i64);
 
@@ -166,13 +167,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_storable_range_is_clickhouses() {
+    fn the_storable_range_equals_that_of_clickhouse() {
         assert_eq!(parse("1900-01-01T00:00:00Z"), Some(*STORABLE.start()));
         assert_eq!(parse("2299-12-31T23:59:59.999999Z"), Some(*STORABLE.end()));
     }
 
     #[test]
-    fn times_are_read_to_the_microsecond() {
+    fn times_are_parsed_to_the_microsecond() {
         for (text, micros) in [
             ("1970-01-01T00:00:00Z", 0),
             ("1970-01-01T00:00:00.000001Z", 1),
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn invalid_times_are_not_parsed() {
         for text in [
             "",
             "infinity",
@@ -211,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_fast_shape_agrees_with_jiff(
+        fn the_fast_parser_agrees_with_jiff(
             year in 0_u32..10_000, month in 0_u32..14, day in 0_u32..33,
             hour in 0_u32..26, minute in 0_u32..62, second in 0_u32..60,
             fraction in "(\\.[0-9]{0,10})?",
@@ -223,21 +224,21 @@ mod tests {
         }
 
         #[test]
-        fn the_fast_shape_takes_no_more_than_jiff(text in "[0-9T:.Z+-]{0,32}|\\PC{0,40}") {
+        fn the_fast_parser_accepts_no_more_than_jiff(text in "[0-9T:.Z+-]{0,32}|\\PC{0,40}") {
             if let Some(micros) = parse_utc(text.as_bytes()) {
                 prop_assert_eq!(Some(micros), parse_any(&text));
             }
         }
 
         #[test]
-        fn what_is_written_reads_back_the_same(micros in STORABLE) {
+        fn a_formatted_time_is_parsed_to_the_same_time(micros in STORABLE) {
             let text = Rfc3339(micros).to_string();
             prop_assert_eq!(parse_utc(text.as_bytes()), Some(micros));
             prop_assert_eq!(parse_any(&text), Some(micros));
         }
 
         #[test]
-        fn any_number_can_be_shown(micros: i64) {
+        fn any_number_can_be_formatted(micros: i64) {
             prop_assert!(!Rfc3339(micros).to_string().is_empty());
         }
     }

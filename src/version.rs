@@ -1,27 +1,26 @@
-//! The version of an enriched row: which change of the event, and which of its
-//! content, the row was made from. The greater one wins in ClickHouse.
+//! The version of an enriched row: the change of the event and the change of its content from
+//! which the row was made. In ClickHouse, the row with the greater version wins.
 //!
-//! | bits | from the top |
+//! | bits | from the highest bit |
 //! |---|---|
 //! | 16 | generation of the fact topic |
 //! | 48 | offset of the event's change |
 //! | 16 | generation of the content topic |
-//! | 48 | offset of the content's latest change; both zero where none is known |
+//! | 48 | offset of the content's latest change; both zero if none is known |
 //!
-//! A generation is a life of a topic. Generations count from 1, so that zero
-//! means "none known" and a position never looks like it. The form is stored
-//! and therefore final.
+//! A generation is the number of a topic's incarnation. Generations count from 1, so zero means
+//! "none known", and no position has the value zero. The format is stored and therefore final.
 
 use std::fmt;
 
 const OFFSET_BITS: u32 = 48;
 const POSITION_BITS: u32 = 64;
 
-/// The greatest offset a position holds.
+/// The greatest offset of a position.
 pub const MAX_OFFSET: i64 = (1 << OFFSET_BITS) - 1;
 
-/// A place in a topic's log, over all of the topic's lives. Partitions are not
-/// compared: the changes of a row share one.
+/// A position in a topic's log, across all incarnations of the topic. Positions in different
+/// partitions are not compared, because all changes of a row are in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     generation: u16,
@@ -29,9 +28,10 @@ pub struct Position {
 }
 
 impl Position {
+    /// Returns the position of an offset in a generation.
+    ///
     /// # Errors
-    /// The generation is zero, or the offset is negative or beyond
-    /// [`MAX_OFFSET`].
+    /// If the generation is zero, or the offset is negative or greater than [`MAX_OFFSET`].
     pub fn new(generation: u16, offset: i64) -> Result<Self, VersionError> {
         if generation == 0 {
             return Err(VersionError::Generation);
@@ -52,17 +52,17 @@ impl Position {
         self.offset
     }
 
-    /// The position as one number, ordered as positions are: what
-    /// `_content_offset` holds. Never zero.
+    /// Returns the position as one number with the same order, as stored in `_content_offset`.
+    /// Never zero.
     #[must_use]
     pub fn get(self) -> u64 {
         (u64::from(self.generation) << OFFSET_BITS) | self.offset.cast_unsigned()
     }
 
-    /// The position of a stored number; `None` for zero.
+    /// Returns the position of a stored number, or `None` for zero.
     ///
     /// # Errors
-    /// The number has an offset without a generation.
+    /// If the number has an offset without a generation.
     pub fn from_stored(stored: u64) -> Result<Option<Self>, VersionError> {
         if stored == 0 {
             return Ok(None);
@@ -80,12 +80,12 @@ impl fmt::Display for Position {
     }
 }
 
-/// The version of an enriched row, as in `_version`.
+/// The version of an enriched row, as stored in `_version`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u128);
 
 impl Version {
-    /// The version of a row made from this change of the event and this latest
+    /// Returns the version of a row that was made from this change of the event and this latest
     /// change of its content.
     #[must_use]
     pub fn new(fact: Position, content: Option<Position>) -> Self {
@@ -93,17 +93,17 @@ impl Version {
         Self((u128::from(fact.get()) << POSITION_BITS) | u128::from(content))
     }
 
-    /// The highest version this change of the event can have: above every row
-    /// made from it, below every later change. What a prune writes.
+    /// Returns the highest possible version for this change of the event: above every row
+    /// made from this change, and below every later change. A prune writes this version.
     #[must_use]
     pub fn last_of(fact: Position) -> Self {
         Self((u128::from(fact.get()) << POSITION_BITS) | u128::from(u64::MAX))
     }
 
-    /// Reads a stored version.
+    /// Parses a stored version.
     ///
     /// # Errors
-    /// The number is not a version.
+    /// If the number is not a version.
     pub fn from_stored(stored: u128) -> Result<Self, VersionError> {
         let (fact, content) = split(stored);
         Position::from_stored(fact)?.ok_or(VersionError::Generation)?;
@@ -111,19 +111,19 @@ impl Version {
         Ok(Self(stored))
     }
 
-    /// The number as stored.
+    /// Returns the number to store.
     #[must_use]
     pub fn get(self) -> u128 {
         self.0
     }
 
-    /// Where in the log the event's change is.
+    /// Returns the position of the event's change in the log.
     #[must_use]
     pub fn fact(self) -> Position {
         position(split(self.0).0)
     }
 
-    /// Where in the log the content's latest change is; `None` where none was
+    /// Returns the position of the content's latest change in the log, or `None` if none was
     /// known.
     #[must_use]
     pub fn content(self) -> Option<Position> {
@@ -137,7 +137,8 @@ fn split(stored: u128) -> (u64, u64) {
     ((stored >> POSITION_BITS) as u64, stored as u64)
 }
 
-/// The position in a half of a version, which was checked when it was made.
+/// Returns the position in one half of a version, which was validated when the version was
+/// created.
 fn position(half: u64) -> Position {
     let [g0, g1, o0, o1, o2, o3, o4, o5] = half.to_be_bytes();
     Position {
@@ -146,7 +147,7 @@ fn position(half: u64) -> Position {
     }
 }
 
-/// A number that is no position in a log.
+/// A number that is not a position in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VersionError {
     #[error("a topic's generation is zero; generations count from 1")]
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_stays_the_same_for_ever() {
+    fn the_layout_never_changes() {
         let fact = Position::new(1, 2).unwrap();
         let content = Position::new(3, 4).unwrap();
         let version = Version::new(fact, Some(content));
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn an_invalid_position_is_refused() {
         assert_eq!(Position::new(0, 0), Err(VersionError::Generation));
         assert_eq!(Position::new(1, -1), Err(VersionError::Offset(-1)));
         let beyond = MAX_OFFSET + 1;
@@ -191,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_come_back(
+        fn the_parts_are_recovered_from_a_version(
             fact in positions(),
             content in proptest::option::of(positions()),
         ) {
@@ -202,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn the_event_comes_first_then_its_content(
+        fn versions_order_by_event_and_then_by_content(
             one in (positions(), proptest::option::of(positions())),
             two in (positions(), proptest::option::of(positions())),
         ) {
@@ -215,7 +216,7 @@ mod tests {
         }
 
         #[test]
-        fn the_last_of_a_change_is_between_it_and_the_next(
+        fn the_last_version_of_a_change_is_below_the_next_change(
             fact in positions(),
             content in proptest::option::of(positions()),
             later in positions(),

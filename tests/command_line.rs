@@ -489,7 +489,7 @@ fn no_secret_is_shown() {
 fn config_show_helps_where_the_configuration_is_wrong() {
     let fanout = Fanout::new().env("FANOUT_BORD_KEY", "x");
     let ended = fanout.run(&["config", "show"]).with(2).says("board.key");
-    ended.says("error: environment variable FANOUT_BORD_KEY names no setting");
+    ended.says("error: environment variable FANOUT_BORD_KEY matches no setting");
 }
 
 #[test]
@@ -599,7 +599,7 @@ fn a_command_that_waits_for_a_server_ends_at_the_first_signal() {
 fn a_backfill_that_cannot_be_meant_is_a_mistake() {
     for (arguments, said) in [
         (&["backfill"][..], "--from"),
-        (&["backfill", "--from", "soon"], "is no time"),
+        (&["backfill", "--from", "soon"], "invalid time"),
         (
             &["backfill", "--from", "2026-01-02T03:04:05"],
             "has no offset from UTC",

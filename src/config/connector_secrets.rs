@@ -1,6 +1,6 @@
-//! Properties of the connector that hold a secret. Connect's REST shows a
-//! connector's configuration to everybody who reaches it, so a Connect that
-//! fanout runs reads them from a file, and the configuration refers to it.
+//! Secret properties of the connector. The REST API of Kafka Connect shows a connector's
+//! configuration to everybody who can reach it. A Connect that fanout runs therefore reads the
+//! secrets from a file, and the configuration refers to that file.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -8,25 +8,25 @@ use super::settings::Connector;
 use crate::secret::is_secret;
 
 impl Connector {
-    /// The operator's properties with a secret's name. One that already refers
-    /// to somewhere else, as `${file:…}`, is none.
+    /// Returns the operator's properties with a secret's name. Excludes references to another
+    /// place, such as `${file:…}`.
     fn secrets(&self) -> impl Iterator<Item = (&String, &String)> {
         let properties = self.properties.iter();
         properties.filter(|(name, value)| is_secret(name) && !value.contains("${"))
     }
 
-    /// They as lines of a Java properties file.
+    /// Returns the secrets as lines of a Java properties file.
     #[must_use]
     pub fn secret_lines(&self) -> String {
         let mut lines = String::new();
         for (name, value) in self.secrets() {
             // Writing into a string cannot fail.
-            let _ = writeln!(lines, "{}={}", key(name), escaped(value));
+            let _ = writeln!(lines, "{}={}", key(name), escape_value(value));
         }
         lines
     }
 
-    /// They as references into that file: property → `${file:<file>:<key>}`.
+    /// Returns references to that file by property: `${file:<file>:<key>}`.
     #[must_use]
     pub fn secret_references(&self, file: &str) -> BTreeMap<String, String> {
         let reference = |name: &String| format!("${{file:{file}:{}}}", key(name));
@@ -36,15 +36,18 @@ impl Connector {
     }
 }
 
-/// The name of a property in the file, of letters that mean nothing there.
+/// Returns the key of a property in the file, without characters that have a special meaning
+/// there.
 fn key(name: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
-    let key = name.chars().map(|it| if plain(it) { it } else { '_' });
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    let key = name
+        .chars()
+        .map(|letter| if is_plain(letter) { letter } else { '_' });
     format!("connector.{}", key.collect::<String>())
 }
 
-/// A value as a properties file has it.
-fn escaped(value: &str) -> String {
+/// Returns a value escaped for a properties file.
+fn escape_value(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for letter in value.chars() {
         match letter {
@@ -53,7 +56,7 @@ fn escaped(value: &str) -> String {
             '\r' => escaped.push_str(r"\r"),
             '\t' => escaped.push_str(r"\t"),
             '\u{c}' => escaped.push_str(r"\f"),
-            // Blanks before a value are skipped.
+            // A leading blank would be skipped.
             ' ' if escaped.is_empty() => escaped.push_str(r"\ "),
             letter => escaped.push(letter),
         }
@@ -66,7 +69,7 @@ mod tests {
     use crate::config::Settings;
 
     #[test]
-    fn secret_properties_are_kept_in_a_file_and_referred_to() {
+    fn secret_properties_are_stored_in_a_file_and_referenced() {
         let mut settings = Settings::default();
         for (name, value) in [
             ("database.ssl.passphrase", " can\\ary\n"),

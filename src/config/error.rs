@@ -1,35 +1,35 @@
-//! Why a configuration was refused.
+//! Errors of a configuration.
 
 use std::path::PathBuf;
 
 use crate::failure::{Failure, Kind};
 
-/// Why a configuration was refused.
+/// Reason why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{} is no valid configuration: {reason}", path.display())]
+    #[error("invalid configuration {}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
-    #[error("environment variable {name} names no setting{meant}")]
+    #[error("environment variable {name} matches no setting{suggestion}")]
     UnknownVariable {
         name: String,
-        /// What was probably meant, ready to be read.
-        meant: String,
+        /// The known variable that was probably meant, ready for display. May be empty.
+        suggestion: String,
     },
-    /// Without the value: it may come from a file of secrets.
+    /// Omits the value, because it may come from a file with secrets.
     #[error("{key}, set by {origin}, is not {expected}")]
     BadValue {
         origin: String,
         key: String,
         expected: &'static str,
     },
-    #[error("file {} named by {name} cannot be read", path.display())]
+    #[error("cannot read file {}, set by {name}", path.display())]
     SecretFile {
         name: String,
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error("the configuration does not fit together: {0}")]
+    #[error("the configuration is inconsistent: {0}")]
     Settings(#[from] serde_json::Error),
     #[error("{key}: {problem}")]
     Rule { key: String, problem: String },

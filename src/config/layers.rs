@@ -1,5 +1,5 @@
-//! Lays the configuration's layers over each other and remembers, value by
-//! value, which one won.
+//! Applies the layers of the configuration in order, and records for each value the layer that
+//! set it.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
 /// Prefix of the environment variables that set a value.
 const ENV_PREFIX: &str = "FANOUT_";
 
-/// Variables of that prefix that are no settings: global flags and folders.
+/// Variables with the prefix that are not settings: global flags and folders.
 const ENV_FLAGS: &[&str] = &[
     "PROJECT",
     "RUNTIME",
@@ -35,28 +35,28 @@ const ENV_FLAGS: &[&str] = &[
     "CLOCK_FILE",
 ];
 
-/// What a configuration is made of, lowest layer first.
+/// The layers of a configuration, lowest first.
 #[derive(Debug, Default)]
 pub struct Layers {
     pub project: Project,
-    /// Dotted key → value: the endpoints the project's services were given.
+    /// Recorded endpoints of the project's services, by dotted key.
     pub recorded: BTreeMap<String, SecretUrl>,
-    /// Path and text of `fanout.yaml`, where there is one.
+    /// Path and text of `fanout.yaml`, if it exists.
     pub file: Option<(PathBuf, String)>,
-    /// The environment. Variables without the prefix are not looked at.
+    /// The environment. Variables without the prefix are ignored.
     pub env: BTreeMap<String, String>,
-    /// Dotted key → (flag, value).
+    /// Flag and value by dotted key.
     pub flags: BTreeMap<String, (String, String)>,
 }
 
-/// Where a value came from.
+/// The layer that a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
     /// Recorded when the project's services were started.
     Project,
     File(PathBuf),
-    /// The default, on the port that the file gives the service.
+    /// The default, with the port that the file sets for the service.
     Port {
         file: PathBuf,
         service: String,
@@ -94,13 +94,13 @@ pub struct Value {
 }
 
 impl Value {
-    /// The value with its secrets masked.
+    /// Returns the value with its secrets masked.
     #[must_use]
-    pub fn shown(&self) -> Json {
+    pub fn masked(&self) -> Json {
         masked(&self.revealed)
     }
 
-    /// The value itself, for the moment of use.
+    /// Returns the unmasked value, to be revealed only where it is used.
     #[must_use]
     pub fn reveal(&self) -> &Json {
         &self.revealed
@@ -119,13 +119,13 @@ impl fmt::Debug for Value {
             formatter,
             "{} = {} ({})",
             self.key,
-            self.shown(),
+            self.masked(),
             self.origin
         )
     }
 }
 
-/// Settings with the origin of each.
+/// Settings, with the origin of each value.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub settings: Settings,
@@ -133,44 +133,44 @@ pub struct Config {
     pub values: Vec<Value>,
 }
 
-/// A setting's value and where it came from, while layers are being laid.
-type Laid = BTreeMap<String, (Json, Origin)>;
+/// Values and their origins by dotted key, while the layers are applied.
+type FlatValues = BTreeMap<String, (Json, Origin)>;
 
-/// Lays all layers.
+/// Applies all layers.
 ///
 /// # Errors
-/// When the file is no YAML, names an unknown key (with line and column), a
-/// variable names no setting, or a value is of the wrong type or out of range.
+/// If the file is not valid YAML or has an unknown key (reported with line and column), if a
+/// variable matches no setting, or if a value has the wrong type or is out of range.
 pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
-    let mut laid = Laid::new();
+    let mut flat = FlatValues::new();
     let defaults = serde_json::to_value(Settings::for_project(&layers.project))?;
     for_each_value(defaults, |key, value| {
-        laid.insert(key, (value, Origin::Default));
+        flat.insert(key, (value, Origin::Default));
     });
     for (key, url) in &layers.recorded {
-        set_text(&mut laid, key, url.reveal(), &Origin::Project)?;
+        set_text(&mut flat, key, url.reveal(), &Origin::Project)?;
     }
     if let Some((path, text)) = &layers.file {
-        lay_file(&mut laid, path, text)?;
+        apply_file(&mut flat, path, text)?;
     }
     for (name, text) in &layers.env {
-        lay_variable(&mut laid, name, text)?;
+        apply_variable(&mut flat, name, text)?;
     }
     for (key, (flag, text)) in &layers.flags {
-        set_text(&mut laid, key, text, &Origin::Flag(flag.clone()))?;
+        set_text(&mut flat, key, text, &Origin::Flag(flag.clone()))?;
     }
-    assemble(laid)
+    assemble(flat)
 }
 
-/// Turns the flat layers back into typed settings and checks them.
-fn assemble(laid: Laid) -> Result<Config, ConfigError> {
+/// Converts the flat values back to typed settings and checks them.
+fn assemble(flat: FlatValues) -> Result<Config, ConfigError> {
     let mut tree = Map::new();
-    for (key, (value, _)) in &laid {
-        place(&mut tree, key, value.clone());
+    for (key, (value, _)) in &flat {
+        insert_value(&mut tree, key, value.clone());
     }
     let settings: Settings = serde_json::from_value(Json::Object(tree))?;
     check(&settings)?;
-    let values = laid
+    let values = flat
         .into_iter()
         .map(|(key, (revealed, origin))| Value {
             key,
@@ -181,10 +181,10 @@ fn assemble(laid: Laid) -> Result<Config, ConfigError> {
     Ok(Config { settings, values })
 }
 
-/// The file's own keys over what is laid. The whole document is read as
-/// settings first, so a wrong key or type is told with its line and column.
-fn lay_file(laid: &mut Laid, path: &Path, text: &str) -> Result<(), ConfigError> {
-    // Without the lines around the mistake: they may hold a password.
+/// Applies the keys of the file. The whole document is first parsed as settings, so that a
+/// wrong key or type is reported with its line and column.
+fn apply_file(flat: &mut FlatValues, path: &Path, text: &str) -> Result<(), ConfigError> {
+    // Omits the lines around the mistake, because they may contain a password.
     let refuse = |error: serde_saphyr::Error| ConfigError::File {
         path: path.to_owned(),
         reason: with_suggestion(error.without_snippet().to_string()),
@@ -192,13 +192,13 @@ fn lay_file(laid: &mut Laid, path: &Path, text: &str) -> Result<(), ConfigError>
     serde_saphyr::from_str::<Option<Settings>>(text).map_err(refuse)?;
     let document: Json = serde_saphyr::from_str(text).map_err(refuse)?;
     for_each_value(document, |key, value| {
-        laid.insert(key, (value, Origin::File(path.to_owned())));
+        flat.insert(key, (value, Origin::File(path.to_owned())));
     });
     Ok(())
 }
 
-/// What is wrong with a name in the file, with the name that was probably
-/// meant: serde says which there are.
+/// Adds a suggestion to the message about an unknown name in the file, using the known names
+/// that serde lists.
 fn with_suggestion(mut reason: String) -> String {
     let named = ["unknown field `", "unknown variant `"]
         .iter()
@@ -208,31 +208,31 @@ fn with_suggestion(mut reason: String) -> String {
         let known = known.lines().next().unwrap_or_default();
         let known = known.trim_start_matches("one of ");
         let words = known.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
-        let meant = did_you_mean(name, words.filter(|word| *word != "or" && !word.is_empty()));
+        let suggestion = did_you_mean(name, words.filter(|word| *word != "or" && !word.is_empty()));
         reason.truncate(reason.trim_end().len());
-        reason.push_str(&meant);
+        reason.push_str(&suggestion);
     }
     reason
 }
 
-fn lay_variable(laid: &mut Laid, name: &str, text: &str) -> Result<(), ConfigError> {
+fn apply_variable(flat: &mut FlatValues, name: &str, text: &str) -> Result<(), ConfigError> {
     let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
         return Ok(());
     };
     if ENV_FLAGS.contains(&rest) {
         return Ok(());
     }
-    if let Some(key) = key_of_variable(laid, rest) {
-        return set_text(laid, &key, text, &Origin::Env(name.to_owned()));
+    if let Some(key) = key_of_variable(flat, rest) {
+        return set_text(flat, &key, text, &Origin::Env(name.to_owned()));
     }
     let file_key = rest
         .strip_suffix("_FILE")
-        .and_then(|rest| key_of_variable(laid, rest));
+        .and_then(|rest| key_of_variable(flat, rest));
     let Some(key) = file_key else {
-        let variables: Vec<String> = laid.keys().map(|key| variable(key)).collect();
+        let variables: Vec<String> = flat.keys().map(|key| variable(key)).collect();
         return Err(ConfigError::UnknownVariable {
             name: name.to_owned(),
-            meant: did_you_mean(name, variables.iter().map(String::as_str)),
+            suggestion: did_you_mean(name, variables.iter().map(String::as_str)),
         });
     };
     let path = PathBuf::from(text);
@@ -242,34 +242,39 @@ fn lay_variable(laid: &mut Laid, name: &str, text: &str) -> Result<(), ConfigErr
         source,
     })?;
     set_text(
-        laid,
+        flat,
         &key,
         content.trim_end(),
         &Origin::Env(name.to_owned()),
     )
 }
 
-/// `POSTGRES_URL` → `postgres.url`, among the keys there are.
-fn key_of_variable(laid: &Laid, rest: &str) -> Option<String> {
-    laid.keys()
+/// Returns the key of a variable without its prefix: `POSTGRES_URL` → `postgres.url`.
+fn key_of_variable(flat: &FlatValues, rest: &str) -> Option<String> {
+    flat.keys()
         .find(|key| key.replace('.', "_").eq_ignore_ascii_case(rest))
         .cloned()
 }
 
-/// `postgres.url` → `FANOUT_POSTGRES_URL`.
+/// Returns the variable of a key: `postgres.url` → `FANOUT_POSTGRES_URL`.
 #[must_use]
 pub fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
-/// Sets a key from text, reading it as the type that the key has.
-fn set_text(laid: &mut Laid, key: &str, text: &str, origin: &Origin) -> Result<(), ConfigError> {
+/// Sets a key from text, parsing it as the type of the key.
+fn set_text(
+    flat: &mut FlatValues,
+    key: &str,
+    text: &str,
+    origin: &Origin,
+) -> Result<(), ConfigError> {
     let bad = |expected| ConfigError::BadValue {
         origin: origin.to_string(),
         key: key.to_owned(),
         expected,
     };
-    let value = match laid.get(key).map(|(value, _)| value) {
+    let value = match flat.get(key).map(|(value, _)| value) {
         Some(Json::Number(_)) => Json::from(
             text.trim()
                 .parse::<u64>()
@@ -281,15 +286,15 @@ fn set_text(laid: &mut Laid, key: &str, text: &str, origin: &Origin) -> Result<(
                 .map_err(|_| bad("`true` or `false`"))?,
         ),
         Some(Json::Array(_)) => text.split(',').map(str::trim).collect(),
-        Some(Json::Object(_)) => return Err(bad("a text: set it in fanout.yaml")),
+        Some(Json::Object(_)) => return Err(bad("a text value: set it in fanout.yaml")),
         _ => Json::from(text),
     };
-    laid.insert(key.to_owned(), (value, origin.clone()));
+    flat.insert(key.to_owned(), (value, origin.clone()));
     Ok(())
 }
 
-/// Calls `visit` with each `section.name` and its value. Deeper levels are the
-/// user's own words (a service, the connector's properties) and stay whole.
+/// Calls `visit` with each `section.name` and its value. Deeper levels are defined by the user
+/// (a service, the connector's properties) and are not split.
 fn for_each_value(document: Json, mut visit: impl FnMut(String, Json)) {
     let Json::Object(sections) = document else {
         return;
@@ -304,8 +309,8 @@ fn for_each_value(document: Json, mut visit: impl FnMut(String, Json)) {
     }
 }
 
-/// The reverse of [`for_each_value`].
-fn place(tree: &mut Map<String, Json>, key: &str, value: Json) {
+/// Inserts a value at its key: the reverse of [`for_each_value`].
+fn insert_value(tree: &mut Map<String, Json>, key: &str, value: Json) {
     let Some((section, name)) = key.split_once('.') else {
         return;
     };
@@ -335,17 +340,17 @@ mod tests {
 
     fn origin<'a>(config: &'a Config, key: &str) -> &'a Origin {
         let value = config.values.iter().find(|value| value.key == key);
-        &value.expect("the key is there").origin
+        &value.expect("a known key").origin
     }
 
     #[test]
-    fn nothing_given_is_the_defaults() {
+    fn without_layers_the_defaults_apply() {
         let config = load(&Layers::default()).expect("defaults are valid");
         assert_eq!(config.settings, Settings::default());
     }
 
     #[test]
-    fn each_layer_wins_over_the_one_below() {
+    fn each_layer_overrides_the_layers_below() {
         let mut layers = layers(
             "board:\n  window_seconds: 60\n  skew_seconds: 1\n",
             &[("FANOUT_BOARD_WINDOW_SECONDS", "70")],
@@ -366,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_told_with_its_line_and_column() {
+    fn an_unknown_key_is_reported_with_its_line_and_column() {
         let error = load(&layers("board:\n  windw_seconds: 60\n", &[])).expect_err("refused");
         let text = error.to_string();
         assert!(text.contains("windw_seconds"), "{text}");
@@ -378,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_names_a_folder_is_no_setting() {
+    fn a_variable_for_a_folder_is_not_a_setting() {
         let folders = [("FANOUT_HOME", "/x"), ("FANOUT_CACHE", "/y")];
         assert!(load(&layers("", &folders)).is_ok());
     }
@@ -388,13 +393,13 @@ mod tests {
         let error = load(&layers("", &[("FANOUT_BORD_KEY", "x")])).expect_err("refused");
         assert_eq!(
             error.to_string(),
-            "environment variable FANOUT_BORD_KEY names no setting \
+            "environment variable FANOUT_BORD_KEY matches no setting \
              (did you mean \"FANOUT_BOARD_KEY\"?)"
         );
     }
 
     #[test]
-    fn a_secret_may_come_from_a_file() {
+    fn a_secret_can_be_read_from_a_file() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), "redis://:pw@127.0.0.1:1\n").expect("written");
         let path = file.path().to_str().expect("utf-8");
@@ -406,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connectors_own_properties_keep_their_dots() {
+    fn the_connectors_properties_keep_their_dots() {
         let text = "connector:\n  properties:\n    poll.interval.ms: \"50\"\n";
         let config = load(&layers(text, &[])).expect("valid");
         assert_eq!(
@@ -416,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_may_come_from_the_environment() {
+    fn a_list_can_be_set_by_the_environment() {
         let config = load(&layers("", &[("FANOUT_PIPELINE_SINKS", "redis, http")]));
         let sinks = config.expect("valid").settings.pipeline.sinks;
         assert_eq!(*sinks, [SinkKind::Redis, SinkKind::Http]);
@@ -428,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_sink_that_is_overruled_is_not_refused() {
+    fn an_overridden_unknown_sink_is_not_refused() {
         let file = "pipeline:\n  sinks: [s3]\n";
         assert!(load(&layers(file, &[])).is_err());
         let env = [("FANOUT_PIPELINE_SINKS", "http")];

@@ -1,9 +1,9 @@
-//! Configuration: defaults < the project's recorded ports < `fanout.yaml` <
-//! environment (`FANOUT_…`) < flags. Each value knows the layer it came from.
+//! Configuration: defaults < the project's recorded ports < `fanout.yaml` < environment
+//! (`FANOUT_…`) < flags. Each value records the layer that it comes from.
 //!
-//! The caller hands over the file's text and the environment in [`Layers`], so
-//! the same inputs always give the same settings; only what a `FANOUT_…_FILE`
-//! variable names is read here.
+//! The caller passes the file's text and the environment in [`Layers`], so the same inputs
+//! always give the same settings. This module reads only the files that `FANOUT_…_FILE`
+//! variables name.
 
 mod connector_secrets;
 mod error;

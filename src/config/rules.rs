@@ -1,12 +1,12 @@
-//! What holds of every configuration although no type says so: names that have
-//! to be known, and numbers that may not be 0.
+//! Rules for configurations that the types cannot express: known names, and numbers that must
+//! not be 0.
 
 use super::{Settings, error::ConfigError};
 
-/// Checks what the types cannot say.
+/// Checks the rules.
 ///
 /// # Errors
-/// Names the first value that is wrong.
+/// The first rule that is violated.
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     let rule = |key: &str, problem: String| {
         Err(ConfigError::Rule {
@@ -18,32 +18,32 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         return rule("pipeline.sinks", unknown.to_string());
     }
     if let Some((key, _)) = positive(settings).iter().find(|(_, value)| *value == 0) {
-        return rule(key, "has to be at least 1".to_owned());
+        return rule(key, "must be at least 1".to_owned());
     }
     let limits = bounded(settings);
-    match limits.iter().find(|(_, value, most)| value > most) {
-        Some((key, _, most)) => rule(key, format!("has to be at most {most}")),
+    match limits.iter().find(|(_, value, max)| value > max) {
+        Some((key, _, max)) => rule(key, format!("must be at most {max}")),
         None => Ok(()),
     }
 }
 
-/// Limits and the largest value that fits wherever each of them is written.
+/// Returns limits with their values and their largest allowed values.
 fn bounded(settings: &Settings) -> [(&'static str, u64, u64); 6] {
-    /// In bytes, this still fits into an `i64`.
-    const MOST_MIB: u64 = 1 << 40;
+    /// Converted to bytes, this value still fits into an `i64`.
+    const MAX_MIB: u64 = 1 << 40;
     let limits = &settings.limits;
     [
         ("limits.log_file_mib", limits.log_file_mib, 65_536),
         ("limits.log_files", limits.log_files.into(), 999),
-        // An integer of Postgres.
+        // The type is `integer` in Postgres.
         ("limits.slot_wal_mib", limits.slot_wal_mib, 2_147_483_647),
-        ("limits.partition_mib", limits.partition_mib, MOST_MIB),
-        ("limits.redis_mib", limits.redis_mib, MOST_MIB),
-        ("limits.stub_mib", limits.stub_mib, MOST_MIB),
+        ("limits.partition_mib", limits.partition_mib, MAX_MIB),
+        ("limits.redis_mib", limits.redis_mib, MAX_MIB),
+        ("limits.stub_mib", limits.stub_mib, MAX_MIB),
     ]
 }
 
-/// Settings of which 0 means nothing, or never.
+/// Returns the settings that must not be 0.
 fn positive(settings: &Settings) -> [(&'static str, u64); 26] {
     let Settings {
         board,
@@ -102,19 +102,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_hold_and_a_time_of_0_does_not() {
+    fn the_defaults_are_valid_and_a_timeout_of_0_is_not() {
         assert!(check(&Settings::default()).is_ok());
         let mut settings = Settings::default();
         settings.redis.request_timeout_ms = 0;
         let error = check(&settings).expect_err("refused");
         assert_eq!(
             error.to_string(),
-            "redis.request_timeout_ms: has to be at least 1"
+            "redis.request_timeout_ms: must be at least 1"
         );
     }
 
     #[test]
-    fn a_limit_has_a_largest_value() {
+    fn a_limit_has_a_maximum() {
         let mut settings = Settings::default();
         settings.limits.log_files = 999;
         settings.limits.slot_wal_mib = 2_147_483_647;
@@ -123,10 +123,10 @@ mod tests {
         settings.limits.redis_mib += 1;
         let error = check(&settings).expect_err("refused");
         let text = error.to_string();
-        assert_eq!(text, "limits.redis_mib: has to be at most 1099511627776");
+        assert_eq!(text, "limits.redis_mib: must be at most 1099511627776");
         settings.limits.log_files = 1_000;
         let error = check(&settings).expect_err("refused");
         let text = error.to_string();
-        assert_eq!(text, "limits.log_files: has to be at most 999");
+        assert_eq!(text, "limits.log_files: must be at most 999");
     }
 }

@@ -1,6 +1,6 @@
-//! Every setting there is, with its unit in its name and its default here.
+//! All settings, with their units in their names and their defaults.
 //!
-//! How the layers are laid over each other is [`super::load`]'s business.
+//! [`super::load`] applies the layers.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Settings {
     pub http: Http,
     pub console: Console,
     pub limits: Limits,
-    /// Per service, by name, what differs from its definition.
+    /// Overrides of services' definitions, by service name.
     pub services: BTreeMap<String, Service>,
 }
 
@@ -39,8 +39,8 @@ pub struct Postgres {
     /// `postgres://user:password@host:port/database`.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
-    /// How Kafka Connect reaches the same server, as `host:port`, where that
-    /// differs from `url` (it does between containers).
+    /// Address at which Kafka Connect reaches the same server, as `host:port`, if it differs
+    /// from `url` (as between containers).
     pub connect_address: Option<String>,
 }
 
@@ -48,21 +48,21 @@ pub struct Postgres {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kafka {
-    /// `host:port`, several joined by commas.
+    /// Addresses as `host:port`, separated by commas.
     pub brokers: String,
-    /// First part of the topics' names: `<prefix>.public.content`.
+    /// Prefix of the topics' names: `<prefix>.public.content`.
     pub topic_prefix: String,
-    /// First part of the consumer groups' names: `<prefix>-clickhouse`.
+    /// Prefix of the consumer groups' names: `<prefix>-clickhouse`.
     pub group_prefix: String,
     /// Topic of dead letters.
     pub dead_letter_topic: String,
-    /// Compacted topic of what every worker of the project has to know.
+    /// Compacted topic for the state that all workers of the project share.
     pub state_topic: String,
-    /// Replicas of each topic that fanout or the connector creates.
+    /// Number of replicas of each topic that fanout or the connector creates.
     pub replication_factor: u16,
-    /// Prefetched and not yet taken, per partition that is read, in KiB.
+    /// Size of the prefetched records per partition that is read, in KiB.
     pub prefetch_kbytes: u32,
-    /// A worker silent for so long loses its partitions.
+    /// A worker that is silent for this long loses its partitions.
     pub session_timeout_ms: u32,
 }
 
@@ -73,7 +73,7 @@ pub struct Connect {
     /// REST endpoint.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
-    /// How often a failed task is restarted in an hour before it is left alone.
+    /// Maximum number of restarts of a failed task in an hour.
     pub task_restarts_per_hour: u32,
 }
 
@@ -85,7 +85,7 @@ pub struct Connector {
     /// Replication slot.
     pub slot: String,
     pub publication: String,
-    /// Settings of Debezium's own, laid over fanout's.
+    /// Properties of Debezium that override those of fanout.
     pub properties: Variables,
 }
 
@@ -97,21 +97,20 @@ pub struct ClickHouse {
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
     pub database: String,
-    /// A batch is sent when it holds so many rows …
+    /// A batch is sent when it contains this many rows.
     pub batch_rows: usize,
-    /// … or so many bytes of records …
+    /// A batch is sent when its records have this many bytes.
     pub batch_bytes: usize,
-    /// … or when its first record has waited so long.
+    /// A batch is sent when its first record has waited for this long.
     pub batch_ms: u64,
-    /// Rows that one statement writes again, at most, after their content has
-    /// changed.
+    /// Maximum number of rows that one statement enriches again after their content changed.
     pub reenrich_rows: usize,
     pub request_timeout_ms: u64,
-    /// Compress inserts: worth it across a network, not on one machine.
+    /// Compression of inserts: useful across a network, but not on one machine.
     pub compression: Compression,
 }
 
-/// How inserts are compressed.
+/// Compression of inserts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
@@ -129,42 +128,42 @@ pub struct Redis {
     pub request_timeout_ms: u64,
 }
 
-/// The external system that is told of every insert.
+/// The external system that receives every insert.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct External {
-    /// Base of its URLs.
+    /// Base URL.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
-    /// Where inserts are posted, below `url`.
+    /// Path below `url` to which inserts are posted.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub events_path: SecretUrl,
-    /// What answers when it is alive, below `url`.
+    /// Path below `url` that responds if the system is running.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub ping_path: SecretUrl,
     pub max_in_flight: usize,
     pub request_timeout_ms: u64,
-    /// Also send rows that only a snapshot has shown.
+    /// Whether to also send rows that only a snapshot has read.
     pub include_snapshots: bool,
-    /// Rejections in a row, without a success, that halt the sink.
+    /// Number of consecutive rejections that halts the sink.
     pub max_rejects_in_a_row: u32,
-    /// How often 409 and 425 are tried again.
+    /// How often a request is retried after status 409 or 425.
     pub max_conflict_retries: u32,
-    /// The longest `Retry-After` that is obeyed.
+    /// Maximum `Retry-After` that is respected.
     pub max_retry_after_seconds: u64,
 }
 
-/// What all sinks share.
+/// Settings that all sinks share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pipeline {
-    /// Which sinks `run` drives: any of `redis`, `clickhouse`, `http`.
+    /// The sinks that `run` drives: any of `redis`, `clickhouse`, `http`.
     pub sinks: Sinks,
-    /// First wait after a failure; it doubles with each further one.
+    /// Delay after the first failure. It doubles with each further failure.
     pub retry_base_ms: u64,
-    /// The longest wait between two tries.
+    /// Maximum delay between two attempts.
     pub retry_max_ms: u64,
-    /// How long SIGTERM waits for what is in flight.
+    /// How long the pipeline waits for work in flight after SIGTERM.
     pub shutdown_timeout_ms: u64,
 }
 
@@ -175,18 +174,18 @@ pub struct Board {
     /// Redis key of the sorted set.
     pub key: String,
     pub window_seconds: u64,
-    /// An event further ahead of its record than this is not on the board.
+    /// An event that is further ahead of its record than this does not count.
     pub skew_seconds: u64,
     pub score: Score,
-    /// A change is published within this.
+    /// Maximum delay until a change is published.
     pub publish_interval_ms: u64,
-    /// The whole board is written this often, whatever Redis says it holds.
+    /// Interval at which the whole board is rewritten, whatever Redis contains.
     pub replace_interval_seconds: u64,
-    /// A worker silent for so long loses the board.
+    /// A worker that is silent for this long loses the board.
     pub lease_ms: u64,
 }
 
-/// What a member's score counts.
+/// The quantity that a member's score counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Score {
@@ -196,11 +195,11 @@ pub enum Score {
     Seconds,
 }
 
-/// `run`'s own HTTP endpoint.
+/// The HTTP endpoint of `run`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Where `run` is found, and where it listens.
+    /// URL at which `run` is reachable and listens.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
 }
@@ -209,63 +208,63 @@ pub struct Http {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Console {
-    /// The page.
+    /// URL of the web page.
     #[serde(serialize_with = "SecretUrl::serialize_revealed")]
     pub url: SecretUrl,
 }
 
-/// What the servers that fanout starts may take of the disk and of memory,
-/// besides the data that the source itself has.
+/// Limits on the disk space and memory that the servers started by fanout use, in addition to
+/// the data of the source itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Size of one file of a service's log.
     pub log_file_mib: u64,
-    /// Files of a service's log.
+    /// Number of files of a service's log.
     pub log_files: u32,
-    /// WAL that Postgres keeps for a replication slot that is not read. A slot
-    /// that is further behind is lost.
+    /// WAL that Postgres keeps for an inactive replication slot. A slot that falls further
+    /// behind is lost.
     pub slot_wal_mib: u64,
-    /// What Kafka keeps of one partition of a topic that is not compacted;
-    /// older records are deleted.
+    /// Data that Kafka keeps for one partition of a topic that is not compacted. Older records
+    /// are deleted.
     pub partition_mib: u64,
-    /// Data in Redis. Writes fail beyond it.
+    /// Data in Redis. Writes beyond this limit fail.
     pub redis_mib: u64,
-    /// Events that the stub keeps; it forgets the oldest.
+    /// Number of events that the stub keeps. It discards the oldest.
     pub stub_events: u64,
     /// Size of the events that the stub keeps.
     pub stub_mib: u64,
 }
 
-/// What the operator wants different for one service.
+/// The operator's overrides for one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
     /// `docker`, `native`, or `external` (never started, stopped or wiped).
     pub runtime: Option<Runtime>,
-    /// Ports by their name in the service's definition.
+    /// Ports by their names in the service's definition.
     pub ports: BTreeMap<String, u16>,
-    /// Image for the docker runtime: a mirror's, another version, or for
+    /// Image for the docker runtime: from a mirror, of another version, or for
     /// `kafka` one of `apache/kafka`.
     pub image: Option<String>,
-    /// Environment laid over the definition's.
+    /// Environment variables that override the definition's.
     pub env: Variables,
 }
 
-/// How a service is run.
+/// The way in which a service is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Runtime {
-    /// A container, through the Docker API.
+    /// A container, started through the Docker API.
     Docker,
-    /// The real server as a process of this machine.
+    /// The real server as a process on this machine.
     Native,
-    /// Somebody else's server: probed, and otherwise left alone.
+    /// A server that fanout does not manage: it is only probed.
     External,
 }
 
 impl Runtime {
-    /// As it is written.
+    /// Returns the name as written in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -277,7 +276,7 @@ impl Runtime {
 }
 
 impl External {
-    /// Where inserts are posted.
+    /// Returns the URL to which inserts are posted.
     #[must_use]
     pub fn events(&self) -> SecretUrl {
         self.url.join(self.events_path.reveal())
@@ -285,28 +284,28 @@ impl External {
 }
 
 impl Settings {
-    /// Removes the secrets of these settings from texts.
+    /// Returns a redactor that removes the secrets of these settings.
     #[must_use]
     pub fn redactor(&self) -> Redactor {
         let mut redactor = Redactor::default();
-        // Settings always serialise: every key is a text.
+        // Settings always serialise, because every key is a text.
         let document = serde_json::to_value(self).unwrap_or_default();
-        // The names of the first two levels are fanout's own, and `board.key` is
-        // no secret. The names below are the operator's.
+        // The names of the first two levels are defined by fanout, and `board.key` is not a
+        // secret. The names below are the operator's.
         let sections = document
             .as_object()
             .into_iter()
-            .flat_map(|all| all.values());
+            .flat_map(|fields| fields.values());
         for field in sections
-            .filter_map(|it| it.as_object())
-            .flat_map(|all| all.values())
+            .filter_map(|section| section.as_object())
+            .flat_map(|fields| fields.values())
         {
             redactor.add(field);
         }
         redactor
     }
 
-    /// The defaults of a project: those of the default one, under its names.
+    /// Returns the defaults of a project: the general defaults with the project's names.
     #[must_use]
     pub fn for_project(project: &Project) -> Self {
         let mut settings = Self::default();

@@ -1,4 +1,4 @@
-//! What is shown in place of a secret.
+//! The replacement for secrets in output.
 
-/// Shown in place of a secret.
+/// Text that is shown in place of a secret.
 pub const MASK: &str = "****";

@@ -1,7 +1,6 @@
-//! Values that never show themselves by accident. [`Secret`] and [`SecretUrl`]
-//! print and serialise masked, and only their `reveal` gives the text.
-//! [`is_secret`] is the one place that decides which names denote secrets, and
-//! [`Redactor`] removes known secrets from what other programs wrote.
+//! Values that are never shown by accident. [`Secret`] and [`SecretUrl`] print and serialise
+//! masked, and only their `reveal` returns the text. [`is_secret`] alone decides which names
+//! denote secrets, and [`Redactor`] removes known secrets from the output of other programs.
 
 mod mask;
 mod name;
@@ -32,7 +31,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The secret itself, for the moment of use.
+    /// Returns the secret itself, to be revealed only where it is used.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -57,8 +56,8 @@ impl Serialize for Secret {
     }
 }
 
-/// A document with its secrets masked: values with a secret's name, at any
-/// depth, and the secret parts of texts as [`masked_text`] finds them.
+/// Returns the document with its secrets masked: values with a secret's name, at any depth, and
+/// the secret parts of texts as found by [`masked_text`].
 #[must_use]
 pub fn masked(value: &Json) -> Json {
     match value {
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_shows_itself_only_when_revealed() {
+    fn a_secret_is_shown_only_when_revealed() {
         let secret = Secret::new("canary");
         let shown = format!("{secret} {secret:?} {}", json!(secret));
         assert_eq!(shown, format!("{MASK} {MASK} \"{MASK}\""));

@@ -1,7 +1,6 @@
-//! Which names denote secrets.
+//! The names that denote secrets.
 
-/// A name that contains one of these, punctuation and case aside, is a
-/// secret's.
+/// A name that contains one of these parts denotes a secret. Punctuation and case are ignored.
 const PARTS: [&str; 21] = [
     "accesskey",
     "apikey",
@@ -27,13 +26,13 @@ const PARTS: [&str; 21] = [
     "userinfo",
 ];
 
-/// A name that ends with one of these words is a secret's.
+/// A name that ends with one of these words denotes a secret.
 const LAST_WORDS: [&str; 10] = [
     "auth", "dsn", "jwt", "key", "otp", "pass", "pin", "pw", "sas", "sig",
 ];
 
-/// Whether a variable, a property or a parameter of this name holds a secret.
-/// It errs on the side of masking: `transforms.route.key` counts as one.
+/// Returns true if a variable, property or parameter with this name holds a secret. Masks too
+/// much rather than too little: `transforms.route.key` counts as a secret.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let plain: String = name
@@ -45,18 +44,18 @@ pub fn is_secret(name: &str) -> bool {
         || LAST_WORDS.contains(&last_word(name).to_ascii_lowercase().as_str())
 }
 
-/// `AWS_KEY` → `KEY`, `sshKey` → `Key`, `key` → `key`.
+/// Returns the last word of a name: `AWS_KEY` → `KEY`, `sshKey` → `Key`, `key` → `key`.
 fn last_word(name: &str) -> &str {
     let name = name.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
     let mut start = 0;
-    let mut before = ' ';
-    for (at, letter) in name.char_indices() {
+    let mut previous = ' ';
+    for (index, letter) in name.char_indices() {
         if !letter.is_ascii_alphanumeric() {
-            start = at + letter.len_utf8();
-        } else if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
-            start = at;
+            start = index + letter.len_utf8();
+        } else if letter.is_ascii_uppercase() && previous.is_ascii_lowercase() {
+            start = index;
         }
-        before = letter;
+        previous = letter;
     }
     &name[start..]
 }
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_not() {
+    fn other_names_are_not_secrets() {
         for name in [
             "",
             "TZ",

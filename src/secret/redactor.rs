@@ -1,5 +1,5 @@
-//! Removes known secrets from texts that other programs wrote: a server may
-//! repeat what it was sent.
+//! Removes known secrets from the output of other programs, because a server may repeat what it
+//! received.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -8,20 +8,20 @@ use serde_json::Value as Json;
 
 use super::{mask::MASK, name::is_secret, text};
 
-/// A shorter secret is part of many words.
-const SHORTEST: usize = 4;
+/// Minimum length of a secret. Shorter texts are part of many words.
+const MIN_LENGTH: usize = 4;
 
-/// A secret of letters alone has to be so long to be no word: `postgres` is a
-/// common password, and every other line of output holds it.
-const LONGER_THAN_A_WORD: usize = 16;
+/// Minimum length at which a text of letters is unlikely to be a word. `postgres` is a common
+/// password, and it occurs in most lines of output.
+const MIN_NON_WORD_LENGTH: usize = 16;
 
-/// A shorter secret may be a number or a name by chance.
-const SHORTEST_DISTINCTIVE: usize = 8;
+/// Minimum length of a distinctive secret. Shorter texts may be numbers or names by chance.
+const MIN_DISTINCTIVE_LENGTH: usize = 8;
 
-/// The secrets to remove.
+/// A set of secrets to remove from texts.
 #[derive(Clone, Default)]
 pub struct Redactor {
-    /// The longest first, so that no part of one is left.
+    /// Sorted by descending length, so that no part of a longer secret remains.
     secrets: Vec<String>,
 }
 
@@ -32,41 +32,42 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// Removes these.
+    /// Returns a redactor of these secrets.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let secrets: BTreeSet<String> = secrets
             .into_iter()
-            .filter(|secret| secret.len() >= SHORTEST && secret != MASK)
+            .filter(|secret| secret.len() >= MIN_LENGTH && secret != MASK)
             .collect();
         let mut secrets: Vec<String> = secrets.into_iter().collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Self { secrets }
     }
 
-    /// Also removes the secrets of a document: the secret parts of its URLs, and
-    /// values with a secret's name at any depth.
+    /// Adds the secrets of a document: the secret parts of its URLs, and values with a secret's
+    /// name at any depth.
     pub fn add(&mut self, document: &Json) {
         let mut secrets = std::mem::take(&mut self.secrets);
         collect(document, &mut secrets);
         *self = Self::new(secrets);
     }
 
-    /// Only those secrets that cannot be mistaken for a word, for texts in
-    /// which ordinary words must stay.
+    /// Keeps only the secrets that cannot be mistaken for words, for texts in which ordinary
+    /// words must remain.
     #[must_use]
     pub fn distinctive(self) -> Self {
         let is_distinctive = |secret: &String| {
             let length = secret.len();
-            let letters = secret.bytes().all(|byte| byte.is_ascii_lowercase());
-            let digits = secret.bytes().all(|byte| byte.is_ascii_digit());
-            length >= LONGER_THAN_A_WORD || length >= SHORTEST_DISTINCTIVE && !letters && !digits
+            let is_letters = secret.bytes().all(|byte| byte.is_ascii_lowercase());
+            let is_digits = secret.bytes().all(|byte| byte.is_ascii_digit());
+            length >= MIN_NON_WORD_LENGTH
+                || length >= MIN_DISTINCTIVE_LENGTH && !is_letters && !is_digits
         };
         Self {
             secrets: self.secrets.into_iter().filter(is_distinctive).collect(),
         }
     }
 
-    /// The text with each secret masked.
+    /// Returns the text with each secret masked.
     #[must_use]
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
@@ -86,8 +87,12 @@ impl Redactor {
                     *text = redacted;
                 }
             }
-            Json::Array(values) => values.iter_mut().for_each(|it| self.redact_document(it)),
-            Json::Object(fields) => fields.values_mut().for_each(|it| self.redact_document(it)),
+            Json::Array(values) => values
+                .iter_mut()
+                .for_each(|value| self.redact_document(value)),
+            Json::Object(fields) => fields
+                .values_mut()
+                .for_each(|value| self.redact_document(value)),
             Json::Null | Json::Bool(_) | Json::Number(_) => {}
         }
     }
@@ -113,16 +118,16 @@ fn collect(document: &Json, secrets: &mut Vec<String>) {
     }
 }
 
-/// A URL's login as it is sent in a header.
+/// Returns a URL's login as it is sent in an `Authorization` header.
 fn basic_authorization(text: &str) -> Option<String> {
     let url = url::Url::parse(text).ok()?;
-    let decoded = |text: &str| {
+    let decode = |text: &str| {
         percent_encoding::percent_decode_str(text)
             .decode_utf8_lossy()
             .into_owned()
     };
-    let password = decoded(url.password()?);
-    Some(STANDARD.encode(format!("{}:{password}", decoded(url.username()))))
+    let password = decode(url.password()?);
+    Some(STANDARD.encode(format!("{}:{password}", decode(url.username()))))
 }
 
 #[cfg(test)]
@@ -138,21 +143,21 @@ mod tests {
             "external": {"url": "http://u:p%40ssword@h/x?token=canary"},
             "connector": {"properties": {"ssl.passphrase": "open sesame", "poll.interval.ms": "20"}},
         }));
-        let said = "p%40ssword p@ssword canary dTpwQHNzd29yZA== open sesame 20";
-        assert_eq!(redactor.redact(said), "**** **** **** **** **** 20");
+        let output = "p%40ssword p@ssword canary dTpwQHNzd29yZA== open sesame 20";
+        assert_eq!(redactor.redact(output), "**** **** **** **** **** 20");
         let mut document = json!({"a": ["is canary"], "b": 1});
         redactor.redact_document(&mut document);
         assert_eq!(document, json!({"a": ["is ****"], "b": 1}));
     }
 
     #[test]
-    fn the_longer_of_two_is_removed_whole() {
+    fn the_longer_of_two_secrets_is_removed_entirely() {
         let redactor = Redactor::new(["canary".to_owned(), "canary-2".to_owned()]);
         assert_eq!(redactor.redact("canary-2 canary"), "**** ****");
     }
 
     #[test]
-    fn words_stay_where_only_distinctive_secrets_are_removed() {
+    fn words_remain_if_only_distinctive_secrets_are_removed() {
         let secrets = [
             "app",
             "postgres",

@@ -1,12 +1,12 @@
-//! Finds the secret parts of a text: of a URL its password and most of its
-//! query, of `host=db password=…` what has a secret's name.
+//! Finds the secret parts of a text: the password and most of the query of a URL, and values
+//! with a secret's name in `host=db password=…`.
 
 use percent_encoding::percent_decode_str;
 
 use super::{mask::MASK, name::is_secret};
 
-/// Query parameters whose values are shown. A list of what is harmless rather
-/// than of what is secret: nobody knows what every system calls its tokens.
+/// Query parameters whose values are shown. A list of harmless names rather than of secret
+/// ones, because the names of tokens in other systems are unknown.
 const SHOWN_PARAMETERS: [&str; 20] = [
     "application_name",
     "channel_binding",
@@ -30,102 +30,101 @@ const SHOWN_PARAMETERS: [&str; 20] = [
     "user",
 ];
 
-/// A text with its secret parts masked. Texts that hold none stay as they are.
+/// Returns the text with its secret parts masked. A text without secrets is unchanged.
 #[must_use]
 pub fn masked_text(text: &str) -> String {
     rewrite(text, &mut |_| {})
 }
 
-/// The secret parts of a text, in each form in which another program may repeat
-/// them.
+/// Returns the secret parts of a text, in every form in which another program may repeat them.
 pub(super) fn secrets(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut forms = Vec::new();
     rewrite(text, &mut |secret| {
         let decoded = percent_decode_str(secret).decode_utf8_lossy().into_owned();
         let spaced = decoded.replace('+', " ");
-        found.extend([secret.to_owned(), decoded, spaced]);
+        forms.extend([secret.to_owned(), decoded, spaced]);
     });
-    found
+    forms
 }
 
-/// Masks each secret part and hands it to `found`.
-fn rewrite(text: &str, found: &mut dyn FnMut(&str)) -> String {
+/// Masks each secret part and passes it to `on_secret`.
+fn rewrite(text: &str, on_secret: &mut dyn FnMut(&str)) -> String {
     match text.split_once("://") {
-        Some((scheme, rest)) => url(scheme, rest, found),
-        None if is_path(text) => query(text, found),
-        None => words(text, found),
+        Some((scheme, rest)) => mask_url(scheme, rest, on_secret),
+        None if is_path(text) => mask_query(text, on_secret),
+        None => mask_words(text, on_secret),
     }
 }
 
-/// `/events?token=…`, the part of a URL behind its host.
+/// Returns true for the part of a URL after its host, such as `/events?token=…`.
 fn is_path(text: &str) -> bool {
     text.starts_with('/') && text.contains(['?', '#'])
 }
 
-fn url(scheme: &str, rest: &str, found: &mut dyn FnMut(&str)) -> String {
-    // Parsers disagree about a password that is not encoded: it may hold any of
-    // `@/?#`. All up to the last `@` may be one.
+fn mask_url(scheme: &str, rest: &str, on_secret: &mut dyn FnMut(&str)) -> String {
+    // Parsers disagree about an unencoded password, which may contain any of `@/?#`. Everything
+    // up to the last `@` may belong to it.
     let Some(end) = rest.rfind('@') else {
-        return format!("{scheme}://{}", query(rest, found));
+        return format!("{scheme}://{}", mask_query(rest, on_secret));
     };
-    let (login, behind) = (&rest[..end], &rest[end..]);
+    let (login, tail) = (&rest[..end], &rest[end..]);
     let login = match login.split_once(':') {
         Some((user, password)) if !password.is_empty() => {
-            found(password);
+            on_secret(password);
             format!("{user}:{MASK}")
         }
-        // A user without a password is a name for a database, and a token for
-        // most HTTP services.
+        // A user without a password is a user name for databases, but a token for most HTTP
+        // services.
         _ if scheme.starts_with("http") => {
-            found(login.trim_end_matches(':'));
+            on_secret(login.trim_end_matches(':'));
             MASK.to_owned()
         }
         _ => login.to_owned(),
     };
-    format!("{scheme}://{login}{}", query(behind, found))
+    format!("{scheme}://{login}{}", mask_query(tail, on_secret))
 }
 
-/// Masks what stands behind `?` and `#`.
-fn query(text: &str, found: &mut dyn FnMut(&str)) -> String {
+/// Masks the parts after `?` and `#`.
+fn mask_query(text: &str, on_secret: &mut dyn FnMut(&str)) -> String {
     let (text, fragment) = match text.split_once('#') {
         Some((text, fragment)) => (text, Some(fragment)),
         None => (text, None),
     };
     let mut masked = match text.split_once('?') {
-        Some((place, query)) => {
+        Some((path, query)) => {
             let parameters: Vec<String> = query
                 .split('&')
-                .map(|parameter| masked_parameter(parameter, found))
+                .map(|parameter| mask_parameter(parameter, on_secret))
                 .collect();
-            format!("{place}?{}", parameters.join("&"))
+            format!("{path}?{}", parameters.join("&"))
         }
         None => text.to_owned(),
     };
     if let Some(fragment) = fragment.filter(|fragment| !fragment.is_empty()) {
-        found(fragment);
+        on_secret(fragment);
         masked.push('#');
         masked.push_str(MASK);
     }
     masked
 }
 
-fn masked_parameter(parameter: &str, found: &mut dyn FnMut(&str)) -> String {
+fn mask_parameter(parameter: &str, on_secret: &mut dyn FnMut(&str)) -> String {
     match parameter.split_once('=') {
         Some((name, _)) if SHOWN_PARAMETERS.contains(&name) => parameter.to_owned(),
         Some((name, value)) => {
-            found(value);
+            on_secret(value);
             format!("{name}={MASK}")
         }
         None if parameter.is_empty() => String::new(),
         None => {
-            found(parameter);
+            on_secret(parameter);
             MASK.to_owned()
         }
     }
 }
 
-/// `host=db password='a b' dbname=x`, as Postgres's own clients read it.
-fn words(text: &str, found: &mut dyn FnMut(&str)) -> String {
+/// Masks `host=db password='a b' dbname=x`, parsed like Postgres's own clients do.
+fn mask_words(text: &str, on_secret: &mut dyn FnMut(&str)) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('=') {
@@ -133,31 +132,31 @@ fn words(text: &str, found: &mut dyn FnMut(&str)) -> String {
         masked.push('=');
         let blanks = after.len() - after.trim_start().len();
         let (blanks, value) = after.split_at(blanks);
-        let (value, behind) = value.split_at(word_length(value));
+        let (value, tail) = value.split_at(word_length(value));
         masked.push_str(blanks);
         let name = before.split_ascii_whitespace().last().unwrap_or_default();
         if is_secret(name) {
-            found(value.trim_matches('\''));
+            on_secret(value.trim_matches('\''));
             masked.push_str(MASK);
         } else {
             masked.push_str(value);
         }
-        rest = behind;
+        rest = tail;
     }
     masked.push_str(rest);
     masked
 }
 
-/// Bytes that a value takes, quoted or up to the next blank.
+/// Returns the length of a value in bytes: quoted, or up to the next blank.
 fn word_length(text: &str) -> usize {
     let quoted = text.starts_with('\'');
     let mut escaped = false;
-    for (at, letter) in text.char_indices().skip(usize::from(quoted)) {
+    for (index, letter) in text.char_indices().skip(usize::from(quoted)) {
         match letter {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
-            '\'' if quoted => return at + 1,
-            letter if !quoted && letter.is_whitespace() => return at,
+            '\'' if quoted => return index + 1,
+            letter if !quoted && letter.is_whitespace() => return index,
             _ => {}
         }
     }
@@ -171,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_masked_wherever_they_stand() {
+    fn secrets_are_masked_at_every_position() {
         for (text, shown) in [
             ("http://app:canary@h:1", "http://app:****@h:1"),
             ("redis://:p%40w@h:1/0", "redis://:****@h:1/0"),
@@ -207,15 +206,15 @@ mod tests {
 
     #[test]
     fn secrets_are_found_encoded_and_decoded() {
-        let found = secrets("https://u:a%40b@h/x?token=c%2Fd");
+        let forms = secrets("https://u:a%40b@h/x?token=c%2Fd");
         for secret in ["a%40b", "a@b", "c%2Fd", "c/d"] {
-            assert!(found.iter().any(|one| one == secret), "{found:?}");
+            assert!(forms.iter().any(|form| form == secret), "{forms:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_password_shows_whatever_it_is(password in "[a-z@/?#:&=% ]{0,8}CANARY[a-z@/?#:&=% ]{0,8}") {
+        fn no_password_is_ever_shown(password in "[a-z@/?#:&=% ]{0,8}CANARY[a-z@/?#:&=% ]{0,8}") {
             for scheme in ["postgres", "http", "redis"] {
                 let text = format!("{scheme}://app:{password}@db.internal:5432/shop?sslmode=off");
                 let shown = masked_text(&text);

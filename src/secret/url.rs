@@ -1,4 +1,4 @@
-//! A server's URL, which may carry a password or a token.
+//! A server's URL, which may contain a password or a token.
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::text::{self, masked_text};
 
-/// A URL, or the path of one. It prints and serialises masked; clients reveal
-/// it where they connect.
+/// A URL or its path. It prints and serialises masked; clients reveal it to connect.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(transparent)]
 pub struct SecretUrl(String);
@@ -19,24 +18,24 @@ impl SecretUrl {
         Self(text.into())
     }
 
-    /// The URL itself, for the moment of use.
+    /// Returns the URL itself, to be revealed only where it is used.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The same server at a path below this one. The queries of both are kept:
-    /// `http://h/a?token=x` and `/b?c=d` make `http://h/a/b?token=x&c=d`.
+    /// Returns the URL of a path below this one. Keeps both queries: `http://h/a?token=x` and
+    /// `/b?c=d` give `http://h/a/b?token=x&c=d`.
     #[must_use]
     pub fn join(&self, path: &str) -> Self {
         let base = self.0.split('#').next().unwrap_or_default();
-        let (place, query) = base.split_once('?').unwrap_or((base, ""));
-        let (path, more) = path.split_once('?').unwrap_or((path, ""));
-        let queries: Vec<&str> = [query, more]
+        let (base, base_query) = base.split_once('?').unwrap_or((base, ""));
+        let (path, path_query) = path.split_once('?').unwrap_or((path, ""));
+        let queries: Vec<&str> = [base_query, path_query]
             .into_iter()
-            .filter(|it| !it.is_empty())
+            .filter(|query| !query.is_empty())
             .collect();
-        let mut joined = format!("{}{path}", place.trim_end_matches('/'));
+        let mut joined = format!("{}{path}", base.trim_end_matches('/'));
         if !queries.is_empty() {
             joined.push('?');
             joined.push_str(&queries.join("&"));
@@ -44,17 +43,17 @@ impl SecretUrl {
         Self(joined)
     }
 
-    /// Its secret parts, in each form in which another program may repeat them.
+    /// Returns the secret parts in every form in which another program may repeat them.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         text::secrets(&self.0)
     }
 
-    /// Serialises the URL itself: for settings and for the project's state,
-    /// which are read back.
+    /// Serialises the unmasked URL, for settings and for the project's state, which are read
+    /// back.
     ///
     /// # Errors
-    /// As the serialiser.
+    /// If the serialiser fails.
     pub fn serialize_revealed<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
     }
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_shows_itself_only_when_revealed() {
+    fn a_url_is_shown_only_when_revealed() {
         let url = SecretUrl::new("http://app:canary@h:1/x?token=canary");
         let masked = "http://app:****@h:1/x?token=****";
         assert_eq!(url.to_string(), masked);

@@ -1,4 +1,4 @@
-//! Named texts of the operator's own, of which some are secrets by their names.
+//! Named texts defined by the operator, some of which are secrets by their names.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{mask::MASK, name::is_secret, text::masked_text};
 
-/// Environment variables or properties. `Debug` masks the secrets among them;
-/// serialised they are as they are, since settings are read back.
+/// Environment variables or properties. `Debug` masks the secrets among them. They serialise
+/// unmasked, because settings are read back.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Variables(BTreeMap<String, String>);
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_among_them_are_masked() {
+    fn secret_variables_are_masked_in_debug_output() {
         let variables: Variables = [("API_KEY", "canary"), ("URL", "http://u:canary@h")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into_iter()

@@ -161,11 +161,11 @@ fn settings_of_nothing_are_refused() {
     for (config, says) in [
         (
             "redis: {request_timeout_ms: 0}",
-            "redis.request_timeout_ms: has to be at least 1",
+            "redis.request_timeout_ms: must be at least 1",
         ),
         (
             "kafka: {session_timeout_ms: 0}",
-            "kafka.session_timeout_ms: has to be at least 1",
+            "kafka.session_timeout_ms: must be at least 1",
         ),
         (
             "services: {redis: {ports: {main: 0}}}",

@@ -98,7 +98,7 @@ fn system() -> String {
 
 fn values(config: &Config) -> BTreeMap<String, (Json, String)> {
     let shown = |value: &crate::config::Value| {
-        let shown = (value.shown(), value.origin.to_string());
+        let shown = (value.masked(), value.origin.to_string());
         (value.key.clone(), shown)
     };
     config.values.iter().map(shown).collect()
