@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_displayed_time_can_be_parsed(micros in 0..1_000_000_000_000_000_i64, is_absolute: bool) {
+        fn a_displayed_time_is_parsed(micros in 0..1_000_000_000_000_000_i64, is_absolute: bool) {
             let spec = if is_absolute { TimeSpec::At(micros) } else { TimeSpec::Ago(micros) };
             prop_assert_eq!(TimeSpec::parse(&spec.to_string()), Ok(spec));
         }

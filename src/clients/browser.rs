@@ -1,14 +1,12 @@
-//! Which requests fanout's own HTTP servers answer: none that a web page of
-//! another site makes a browser send. A browser sends such requests, with the
-//! operator's access to this machine, before anybody sees a page's address.
+//! Protection of fanout's own HTTP servers against requests that a web page of another site
+//! makes a browser send. A browser sends such requests with the operator's access to this
+//! machine, before the operator sees the page's address.
 //!
-//! Two things give such a request away. A page under a name whose owner lets
-//! it point at this machine (DNS rebinding) asks for that name: on an address
-//! of the loopback only names of the loopback, and those that are configured,
-//! are served. Any other page is named by the browser, in `Origin` or
-//! `Sec-Fetch-Site`. On an address that is not of the loopback, clients come by
-//! whatever name the network gives it, so there only the browser's headers are
-//! looked at. No response ever allows another origin.
+//! Such a request is recognised in two ways. A page whose owner points the page's name at this
+//! machine (DNS rebinding) sends that name as the host. On a loopback address, only loopback
+//! names and configured names are served. For any other page, the browser names its origin in
+//! `Origin` or `Sec-Fetch-Site`. On other addresses, clients use arbitrary names of the
+//! network, so only these headers are checked. No response ever allows another origin.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,17 +21,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// What a server answers to.
+/// Address and names that a server serves.
 #[derive(Debug)]
 struct Served {
     listens_on: IpAddr,
-    /// Names besides those of the loopback.
+    /// Configured names, in addition to those of the loopback.
     names: Vec<String>,
 }
 
-/// Puts the check before every route. `names` are host names that a server on
-/// the loopback is configured to be reached by.
-pub fn guarded(router: Router, listens_on: SocketAddr, names: Vec<String>) -> Router {
+/// Checks requests before every route of the router. `names` are the configured host names of a
+/// server on the loopback.
+pub fn guard(router: Router, listens_on: SocketAddr, names: Vec<String>) -> Router {
     let served = Arc::new(Served {
         listens_on: listens_on.ip(),
         names,
@@ -43,13 +41,13 @@ pub fn guarded(router: Router, listens_on: SocketAddr, names: Vec<String>) -> Ro
 
 async fn check(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
     match served.refusal(request.headers()) {
-        Some(why) => (StatusCode::FORBIDDEN, format!("forbidden: {why}\n")).into_response(),
+        Some(reason) => (StatusCode::FORBIDDEN, format!("forbidden: {reason}\n")).into_response(),
         None => next.run(request).await,
     }
 }
 
 impl Served {
-    /// Why a request with these headers is not answered.
+    /// Returns why a request with these headers is refused, or `None` if it is served.
     fn refusal(&self, headers: &HeaderMap) -> Option<String> {
         let text = |name| {
             let value = headers.get(name)?;
@@ -61,7 +59,7 @@ impl Served {
         };
         let host = text(header::HOST);
         if let Some(host) = &host
-            && !self.answers_to(host_name(host))
+            && !self.serves(host_name(host))
         {
             return Some(format!("the host {host:?} is not served here"));
         }
@@ -69,23 +67,26 @@ impl Served {
             && !matches!(site.as_str(), "same-origin" | "none")
         {
             return Some(format!(
-                "requests of other sites are not served (Sec-Fetch-Site: {site})"
+                "requests from other sites are not served (Sec-Fetch-Site: {site})"
             ));
         }
-        let own = host.map(|host| format!("http://{host}"));
+        let own_origin = host.map(|host| format!("http://{host}"));
         let origin = text(header::ORIGIN)?;
-        (own.as_ref() != Some(&origin))
-            .then(|| format!("requests of the origin {origin:?} are not served"))
+        (own_origin.as_ref() != Some(&origin))
+            .then(|| format!("requests from the origin {origin:?} are not served"))
     }
 
-    fn answers_to(&self, name: &str) -> bool {
+    fn serves(&self, name: &str) -> bool {
         !self.listens_on.is_loopback()
             || is_loopback(name)
-            || self.names.iter().any(|one| one.eq_ignore_ascii_case(name))
+            || self
+                .names
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(name))
     }
 }
 
-/// `localhost:9464` → `localhost`, `[::1]:9464` → `::1`.
+/// Returns the name in a `Host` header: `localhost:9464` → `localhost`, `[::1]:9464` → `::1`.
 fn host_name(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split(']').next().unwrap_or_default();
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn on_the_loopback_only_its_names_are_served() {
+    fn on_the_loopback_only_loopback_names_are_served() {
         for host in [
             "127.0.0.1:9464",
             "127.9.9.9",
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_any_name_is_served() {
+    fn on_other_addresses_any_name_is_served() {
         for host in ["worker-1:9464", "172.18.0.4:9464", "evil.example"] {
             assert_eq!(refusal("0.0.0.0", &[("host", host)]), None, "{host}");
         }

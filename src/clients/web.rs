@@ -1,8 +1,8 @@
-//! Plain HTTP, by reqwest: probes, Kafka Connect's REST, the external system.
+//! Plain HTTP, through reqwest: probes, the REST API of Kafka Connect, the external system.
 //!
-//! No client goes through a proxy, whatever `HTTP_PROXY` and its like say: the
-//! environment of a command must not decide what it talks to, and the clients
-//! of Kafka, Postgres, Redis and ClickHouse know no proxies either.
+//! No client uses a proxy, whatever `HTTP_PROXY` and similar variables contain: the environment
+//! of a command must not decide which server it talks to, and the clients of Kafka, Postgres,
+//! Redis and ClickHouse do not support proxies either.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use serde_json::Value as Json;
 use super::{Auth, Connection, Tls};
 use crate::secret::{Redactor, SecretUrl};
 
-/// The most of an answer that is read, in bytes.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Maximum size of a response, in bytes.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
-/// Why a request did not give what was asked for.
+/// Error of an HTTP request.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// Never with its URL, which may hold a secret.
+    /// Never includes the URL, which may contain a secret.
     #[error("{0}")]
     Request(reqwest::Error),
-    #[error("`{url}` is no URL: {reason}")]
+    #[error("invalid URL `{url}`: {reason}")]
     Url { url: SecretUrl, reason: String },
-    #[error("GET {url} answered {status}")]
+    #[error("GET {url} returned status {status}")]
     Status { url: SecretUrl, status: u16 },
-    #[error("GET {url} answered {got:?} where {expected:?} was expected")]
+    #[error("GET {url} returned {got:?}, expected {expected:?}")]
     Body {
         url: SecretUrl,
         expected: String,
         got: String,
     },
-    #[error("{url} answered with more than {} MiB", MAX_ANSWER >> 20)]
+    #[error("the response from {url} exceeds {} MiB", MAX_RESPONSE >> 20)]
     TooLong { url: SecretUrl },
 }
 
@@ -42,8 +42,8 @@ impl From<reqwest::Error> for WebError {
 }
 
 impl WebError {
-    /// Nothing listens there (yet), or it does not answer in time: the same
-    /// request may do later.
+    /// Returns true if no server listens there (yet) or it did not respond in time, so that the
+    /// same request may succeed later.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Request(error)
@@ -51,7 +51,7 @@ impl WebError {
     }
 }
 
-/// Whether the server refuses who is asking.
+/// Returns true if the server refuses the credentials.
 #[must_use]
 pub fn is_denied(error: &WebError) -> bool {
     matches!(
@@ -63,19 +63,18 @@ pub fn is_denied(error: &WebError) -> bool {
     )
 }
 
-/// A server that is asked over HTTP. Nothing is sent before a client that it
-/// makes is asked something.
+/// An HTTP server. Nothing is sent until one of its clients makes a request.
 #[derive(Debug, Clone)]
 pub struct WebServer(Connection);
 
 impl WebServer {
-    /// The server of this connection, at the path of its URL.
+    /// Returns the server of this connection, at the path of its URL.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
         Self(connection)
     }
 
-    /// Where it is.
+    /// Returns the server's URL.
     #[must_use]
     pub fn url(&self) -> &SecretUrl {
         let Connection {
@@ -86,10 +85,10 @@ impl WebServer {
         url
     }
 
-    /// A client whose every request ends within `timeout`.
+    /// Returns a client whose requests all end within `timeout`.
     ///
     /// # Errors
-    /// When the system's TLS cannot be set up.
+    /// If the system's TLS cannot be set up.
     pub fn client(&self, timeout: Duration) -> Result<Web, WebError> {
         Ok(Web {
             client: client(timeout)?,
@@ -97,32 +96,33 @@ impl WebServer {
         })
     }
 
-    /// Posts to this very URL, over at most so many idle connections.
+    /// Returns a client that posts to exactly this URL, with at most `connections` idle
+    /// connections.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// If the URL is invalid.
     pub fn poster(&self, timeout: Duration, connections: usize) -> Result<Poster, WebError> {
         Poster::new(self.url().clone(), timeout, connections)
     }
 
-    /// GETs this very URL; the answer has to be 2xx and, where `expected` says
-    /// so, this very text (surrounding blanks aside).
+    /// Sends a GET to exactly this URL. The status must be 2xx, and the body must be
+    /// `expected`, if given (surrounding blanks are ignored).
     ///
     /// # Errors
-    /// When nothing answers within `timeout`, or the answer is another.
+    /// If no response arrives within `timeout`, or the response is not as expected.
     pub async fn ping(&self, expected: Option<&str>, timeout: Duration) -> Result<(), WebError> {
         ping(self.url(), expected, timeout).await
     }
 }
 
-/// A client of one server that keeps its connections.
+/// A client of one server that keeps its connections open.
 #[derive(Debug, Clone)]
 pub struct Web {
     client: reqwest::Client,
     base: SecretUrl,
 }
 
-/// What a server said, whatever its status.
+/// A server's response with any status.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -130,13 +130,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// 2xx.
+    /// Returns true for status 2xx.
     #[must_use]
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// The body as JSON, null where it is none.
+    /// Returns the body as JSON, or null if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Json {
         serde_json::from_str(&self.body).unwrap_or_default()
@@ -144,17 +144,16 @@ impl Answer {
 }
 
 impl Web {
-    /// Where the server is.
+    /// Returns the server's URL.
     #[must_use]
     pub fn base(&self) -> &SecretUrl {
         &self.base
     }
 
-    /// Sends a request to a path below the server's URL, with a JSON body where
-    /// there is one.
+    /// Sends a request to a path below the server's URL, with an optional JSON body.
     ///
     /// # Errors
-    /// When no response arrives. Any HTTP status counts as a response.
+    /// If no response arrives. Any HTTP status counts as a response.
     pub async fn send(
         &self,
         method: Method,
@@ -170,7 +169,7 @@ impl Web {
         let status = response.status().as_u16();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > MAX_ANSWER {
+            if body.len() + chunk.len() > MAX_RESPONSE {
                 return Err(WebError::TooLong { url });
             }
             body.extend_from_slice(&chunk);
@@ -182,8 +181,8 @@ impl Web {
     }
 }
 
-/// The body, up to `limit` bytes. A body that breaks off before that is an
-/// error: half a response proves nothing about the server behind it.
+/// Reads the body, up to `limit` bytes. A body that breaks off earlier is an error, because a
+/// partial response proves nothing about the server behind it.
 async fn read_up_to(
     limit: usize,
     response: &mut reqwest::Response,
@@ -224,37 +223,38 @@ async fn ping(url: &SecretUrl, expected: Option<&str>, timeout: Duration) -> Res
     })
 }
 
-/// What all clients have in common.
+/// Returns the configuration that all clients share.
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_proxy().timeout(timeout)
 }
 
 fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    built(|| builder(timeout))
+    build(|| builder(timeout))
 }
 
-/// A machine may have no certificates to check HTTPS against, or
-/// `SSL_CERT_FILE` name none. HTTP needs none, and HTTPS trusts nobody then.
-fn built(builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
-    let without = || builder().tls_certs_only([]).build();
-    builder().build().or_else(|_| without())
+/// Builds a client, falling back to one without certificates. A machine may have no root
+/// certificates, or `SSL_CERT_FILE` may name none. HTTP needs none, and HTTPS then trusts no
+/// server.
+fn build(builder: impl Fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
+    let build_without_certificates = || builder().tls_certs_only([]).build();
+    builder().build().or_else(|_| build_without_certificates())
 }
 
-/// Replies are read up to this, in bytes. The rest of a longer one is not waited
-/// for: a reply that breaks off only after this much counts as complete.
+/// Replies are read up to this size, in bytes. The rest of a longer reply is ignored, so a
+/// reply that breaks off only after this size counts as complete.
 const MAX_REPLY: usize = 64 * 1024;
 
-/// What was answered to a POST.
+/// The reply to a POST.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
-    /// The header of that name, as sent.
+    /// The `Retry-After` header, as sent.
     pub retry_after: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    /// The beginning of the reply, on one line and safe to show.
+    /// Returns the beginning of the reply on one line, safe to display.
     pub fn excerpt(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
         let line: String = text.chars().take(200).collect();
@@ -262,13 +262,13 @@ impl Reply {
     }
 }
 
-/// Posts JSON documents to one URL. Redirects are not followed.
+/// Posts JSON documents to one URL. Does not follow redirects.
 #[derive(Debug)]
 pub struct Poster {
     client: reqwest::Client,
     url: SecretUrl,
     parsed: reqwest::Url,
-    /// A reply may repeat what was sent.
+    /// Removes the URL's secrets from replies, because a reply may repeat the request.
     redactor: Redactor,
 }
 
@@ -278,7 +278,7 @@ impl Poster {
             url: url.clone(),
             reason: error.to_string(),
         })?;
-        let client = built(|| {
+        let client = build(|| {
             builder(timeout)
                 .connect_timeout(timeout.min(Duration::from_secs(5)))
                 .pool_max_idle_per_host(connections)
@@ -294,16 +294,16 @@ impl Poster {
         })
     }
 
-    /// Where it posts to.
+    /// Returns the URL to which documents are posted.
     pub fn url(&self) -> &SecretUrl {
         &self.url
     }
 
-    /// Posts a document under a key.
+    /// Posts a document with an idempotency key.
     ///
     /// # Errors
-    /// When no complete reply arrives in time, whatever its status says: one
-    /// that breaks off within the first 64 KiB may not be the server's last word.
+    /// If no complete reply arrives in time, whatever its status. A reply that breaks off
+    /// within the first 64 KiB may not be the server's final one.
     pub async fn post(&self, key: &str, body: bytes::Bytes) -> Result<Reply, WebError> {
         let mut response = self
             .client
@@ -335,37 +335,37 @@ mod tests {
 
     use super::*;
 
-    /// What is left of an answer after these bytes.
+    /// Behaviour of the server after it has sent its bytes.
     #[derive(Debug, Clone, Copy)]
-    enum Then {
+    enum Ending {
         Close,
         Reset,
         Hang,
     }
 
-    /// A server that answers every request with these bytes.
-    async fn serve(answer: Vec<u8>, then: Then) -> SecretUrl {
+    /// Starts a server that sends these bytes in response to every request.
+    async fn serve(answer: Vec<u8>, ending: Ending) -> SecretUrl {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
-            let mut hanging = Vec::new();
+            let mut open_streams = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = vec![0; 4096];
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(&answer).await;
-                match then {
-                    Then::Close => drop(stream),
-                    Then::Reset => {
+                match ending {
+                    Ending::Close => drop(stream),
+                    Ending::Reset => {
                         let _ = stream.set_zero_linger();
                     }
-                    Then::Hang => hanging.push(stream),
+                    Ending::Hang => open_streams.push(stream),
                 }
             }
         });
         format!("http://{address}/").into()
     }
 
-    fn whole(status: u16, body: &[u8]) -> Vec<u8> {
+    fn complete_response(status: u16, body: &[u8]) -> Vec<u8> {
         let head = format!(
             "HTTP/1.1 {status} -\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -382,39 +382,39 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal",
         ];
         for answer in cut {
-            for then in [Then::Close, Then::Reset, Then::Hang] {
-                let url = serve(answer.to_vec(), then).await;
+            for ending in [Ending::Close, Ending::Reset, Ending::Hang] {
+                let url = serve(answer.to_vec(), ending).await;
                 let timeout = Duration::from_millis(100);
-                let said = String::from_utf8_lossy(answer);
+                let sent = String::from_utf8_lossy(answer);
                 let poster = Poster::new(url.clone(), timeout, 1).expect("a url");
                 let posted = poster.post("key", bytes::Bytes::new()).await;
-                assert!(posted.is_err(), "{then:?} {said:?}: {posted:?}");
+                assert!(posted.is_err(), "{ending:?} {sent:?}: {posted:?}");
                 let server = WebServer::new(Connection::new(url));
                 let web = server.client(timeout).expect("a client");
                 let got = web.send(Method::GET, "", None).await;
-                assert!(got.is_err(), "{then:?} {said:?}: {got:?}");
+                assert!(got.is_err(), "{ending:?} {sent:?}: {got:?}");
                 let pinged = server.ping(None, timeout).await;
-                assert!(pinged.is_err(), "{then:?} {said:?}");
+                assert!(pinged.is_err(), "{ending:?} {sent:?}");
             }
         }
     }
 
-    /// Without a length only a reset tells.
+    /// Without a length, only a reset shows that the response is incomplete.
     #[tokio::test]
     async fn a_response_without_a_length_that_is_reset_is_an_error() {
-        let url = serve(b"HTTP/1.1 200 OK\r\n\r\nhalf".to_vec(), Then::Reset).await;
+        let url = serve(b"HTTP/1.1 200 OK\r\n\r\nhalf".to_vec(), Ending::Reset).await;
         let poster = Poster::new(url.clone(), Duration::from_secs(5), 1).expect("a url");
         let posted = poster.post("key", bytes::Bytes::new()).await;
         assert!(posted.is_err(), "{posted:?}");
     }
 
     #[tokio::test]
-    async fn the_rest_of_a_long_reply_is_not_waited_for() {
+    async fn the_rest_of_a_long_reply_is_ignored() {
         let long = vec![b'x'; 2 * MAX_REPLY];
-        let url = serve(whole(201, &long), Then::Hang).await;
+        let url = serve(complete_response(201, &long), Ending::Hang).await;
         let poster = Poster::new(url.clone(), Duration::from_secs(5), 1).expect("a url");
         let reply = poster.post("key", bytes::Bytes::new()).await;
-        let reply = reply.expect("an answer");
+        let reply = reply.expect("a reply");
         assert_eq!((reply.status, reply.body.len()), (201, MAX_REPLY));
     }
 }

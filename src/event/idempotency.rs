@@ -192,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_body_is_json_with_the_same_text(device in any::<String>(), payload in any::<String>()) {
+        fn the_json_body_keeps_the_text(device in any::<String>(), payload in any::<String>()) {
             let mut event = full();
             event.device = Some(Cow::Borrowed(&device));
             event.raw_payload = Some(Cow::Borrowed(&payload));

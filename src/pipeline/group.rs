@@ -18,7 +18,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    clients::kafka::{Claim, KafkaError, Log, Membership, Rebalance, TopicIdentity},
+    clients::kafka::{Assignment, KafkaError, Log, Membership, Rebalance, TopicIdentity},
     crash,
     sink_kind::ConsumerGroup,
     sinks::{Committed, Fault, KnownPlaceholders, Notes, PartitionSink as _, Sink, is_ours},
@@ -254,7 +254,7 @@ impl<S: Sink> GroupWorker<S> {
     /// Starts a partition's loop.
     fn start(
         &self,
-        claim: Claim,
+        claim: Assignment,
         identity: TopicIdentity,
         letters: DeadLetters,
         again: CancellationToken,
@@ -329,7 +329,7 @@ struct Hold<S> {
 
 impl<S: Sink> Hold<S> {
     /// Has the sink take the partition over, then runs its loop.
-    async fn run(self, mut claim: Claim) {
+    async fn run(self, mut claim: Assignment) {
         let number = claim.partition.number();
         // Where another tool has moved the group to says nothing of the lag.
         let found = claim.committed.as_ref();
@@ -383,7 +383,7 @@ impl<S: Sink> Hold<S> {
         .await;
     }
 
-    async fn claim_once(&self, claim: &Claim) -> Result<S::Partition, Fault> {
+    async fn claim_once(&self, claim: &Assignment) -> Result<S::Partition, Fault> {
         let number = claim.partition.number();
         let found = claim.committed.as_ref();
         let found = found.map(|(offset, metadata)| (*offset, metadata.as_str()));
@@ -392,7 +392,7 @@ impl<S: Sink> Hold<S> {
     }
 
     /// As often as it takes; none when told to stop before.
-    async fn claim(&self, claim: &Claim) -> Option<S::Partition> {
+    async fn claim(&self, claim: &Assignment) -> Option<S::Partition> {
         let number = claim.partition.number();
         let mut attempt = 0;
         loop {

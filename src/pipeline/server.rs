@@ -33,7 +33,7 @@ pub async fn serve(
         .route("/metrics", get(metrics_text))
         .route("/status", get(status))
         .with_state(reporter);
-    let router = browser::guarded(router, listener.local_addr()?, names);
+    let router = browser::guard(router, listener.local_addr()?, names);
     axum::serve(listener, router)
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await

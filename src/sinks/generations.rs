@@ -162,7 +162,7 @@ impl GenerationLog {
     /// When the state topic does not exist or cannot be read, or its format is
     /// unknown.
     pub async fn latest(&self) -> Result<Option<Generation>, Fault> {
-        let values = self.state.under(PREFIX).await.map_err(kafka)?;
+        let values = self.state.values_with_prefix(PREFIX).await.map_err(kafka)?;
         let missing = || Fault::retry(format!("topic {} does not exist", self.state.name()));
         latest(&values.ok_or_else(missing)?)
     }

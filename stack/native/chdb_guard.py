@@ -224,10 +224,10 @@ def refusal(headers: Mapping[str, str], listens_on: str) -> str | None:
         return f"the host {host!r} is not served here"
     site = headers.get("Sec-Fetch-Site")
     if site is not None and site.strip().lower() not in ("same-origin", "none"):
-        return f"requests of other sites are not served (Sec-Fetch-Site: {site})"
+        return f"requests from other sites are not served (Sec-Fetch-Site: {site})"
     origin = headers.get("Origin")
     if origin is not None and (host is None or origin.strip().lower() != f"http://{host.strip().lower()}"):
-        return f"requests of the origin {origin!r} are not served"
+        return f"requests from the origin {origin!r} are not served"
     return None
 
 

@@ -1,5 +1,5 @@
-//! A Kafka cluster: what every client of it is made from. Each client's file says
-//! how it is made.
+//! A Kafka cluster, from which all of its clients are created. Each client's file contains its
+//! constructor.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,17 +11,17 @@ use rdkafka::{
 
 use crate::clients::{Auth, Connection, Tls};
 
-/// How the consumers of one process are set.
+/// Settings of the consumers of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsumerLimits {
-    /// Prefetched and not yet taken, per consumer.
+    /// Size of the prefetched records per consumer, in KiB.
     pub prefetch_kbytes: u32,
-    /// A member silent for so long loses its partitions.
+    /// A member that is silent for this long loses its partitions.
     pub session_timeout_ms: u32,
 }
 
-/// A cluster, and how this process reads from it. Cheap to clone. Nothing is
-/// sent before one of the clients that it makes is asked something.
+/// A cluster and this process's consumer settings. Cheap to clone. Nothing is sent until one of
+/// its clients makes a request.
 #[derive(Debug, Clone)]
 pub struct Kafka {
     connection: Arc<Connection>,
@@ -29,7 +29,7 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The cluster that these brokers belong to.
+    /// Returns the cluster that these brokers belong to.
     #[must_use]
     pub fn new(connection: Connection, limits: ConsumerLimits) -> Self {
         Self {
@@ -38,22 +38,22 @@ impl Kafka {
         }
     }
 
-    /// The brokers as they are configured: `host:port`, joined by commas.
+    /// Returns the configured brokers: `host:port`, separated by commas.
     #[must_use]
     pub fn brokers(&self) -> &str {
         self.connection.url.reveal()
     }
 
-    /// What the clients of every kind have in common.
+    /// Returns the configuration that all kinds of client share.
     pub(super) fn client_config(&self) -> ClientConfig {
         client_config(&self.connection)
     }
 }
 
-/// Asks for the cluster's metadata: a broker that answers is ready. Blocking.
+/// Fetches the cluster's metadata to check that a broker is ready. Blocking.
 ///
 /// # Errors
-/// When no broker answers within `timeout`.
+/// If no broker responds within `timeout`.
 pub fn ping(connection: &Connection, timeout: Duration) -> Result<(), KafkaError> {
     let consumer: BaseConsumer = client_config(connection).set("log_level", "0").create()?;
     consumer.fetch_metadata(None, timeout)?;

@@ -1,5 +1,5 @@
-//! Questions about the log that need no group: partitions, ends, offsets at a
-//! time, a group's commits.
+//! Queries about the log that need no group membership: partitions, ends, offsets at a time, a
+//! group's commits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,24 +12,23 @@ use rdkafka::{
 
 use super::{
     Kafka, TopicIdentity, consumer_config, native,
-    partition::{answered, commit_of},
+    partition::{commit_list, run_commit},
     reconnect::Replaceable,
 };
 
-/// How long one question may take.
+/// Timeout of one query.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// First offset and end of a partition.
+/// Start and end offset of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The oldest offset retained.
+    /// The oldest retained offset.
     pub start: i64,
     /// The last stable offset.
     pub end: i64,
 }
 
-/// A connection for asking. Cheap to clone; all methods leave the executor's
-/// threads alone.
+/// A connection for queries. Cheap to clone. No method blocks the executor's threads.
 #[derive(Clone)]
 pub struct Log {
     consumer: Arc<Replaceable<Arc<BaseConsumer>>>,
@@ -42,15 +41,15 @@ impl std::fmt::Debug for Log {
 }
 
 impl Kafka {
-    /// Questions about the log. `group` is whose commits are asked for; the
-    /// connection does not join it.
+    /// Returns a connection for queries about the log. `group` is the group whose commits are
+    /// read; the connection does not join the group.
     pub fn log(&self, group: &str) -> Result<Log, KafkaError> {
         Log::new(self, group)
     }
 }
 
 impl Log {
-    /// Nothing is sent before the first question.
+    /// Creates the connection. Nothing is sent before the first query.
     fn new(kafka: &Kafka, group: &str) -> Result<Self, KafkaError> {
         let config = consumer_config(kafka, group);
         let consumer = Replaceable::new(move || config.create().map(Arc::new))?;
@@ -59,23 +58,23 @@ impl Log {
         })
     }
 
-    /// Runs a blocking question on a thread that may block.
-    async fn ask<T: Send + 'static>(
+    /// Runs a blocking query on a thread for blocking work.
+    async fn query<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
+        request: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, KafkaError> {
         let consumer = self.consumer.get();
-        let answer = tokio::task::spawn_blocking(move || question(&consumer)).await;
-        // A panic inside librdkafka's wrapper, or the runtime going down.
+        let answer = tokio::task::spawn_blocking(move || request(&consumer)).await;
+        // Cancelled by a panic inside librdkafka's wrapper, or by the shutdown of the runtime.
         let answer = answer.unwrap_or(Err(KafkaError::Canceled));
-        self.consumer.ended(&answer);
+        self.consumer.record_outcome(&answer);
         answer
     }
 
-    /// Number of partitions; none where there is no such topic.
+    /// Returns the number of partitions, or `None` if the topic does not exist.
     pub async fn partitions(&self, topic: &str) -> Result<Option<i32>, KafkaError> {
         let topic = topic.to_owned();
-        self.ask(move |consumer| {
+        self.query(move |consumer| {
             let metadata = consumer.fetch_metadata(Some(&topic), TIMEOUT)?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let Some(found) = found else { return Ok(None) };
@@ -92,11 +91,11 @@ impl Log {
         .await
     }
 
-    /// First offset and last stable offset of each partition, by number.
+    /// Returns the start and the last stable offset of each partition, by number.
     pub async fn bounds(&self, topic: &str) -> Result<Vec<Bounds>, KafkaError> {
         let partitions = self.partitions(topic).await?.ok_or_else(unknown_topic)?;
         let topic = topic.to_owned();
-        self.ask(move |consumer| {
+        self.query(move |consumer| {
             (0..partitions)
                 .map(|partition| {
                     let (start, end) = consumer.fetch_watermarks(&topic, partition, TIMEOUT)?;
@@ -107,88 +106,87 @@ impl Log {
         .await
     }
 
-    /// The last stable offset of each partition, by number.
+    /// Returns the last stable offset of each partition, by number.
     pub async fn ends(&self, topic: &str) -> Result<Vec<i64>, KafkaError> {
         let bounds = self.bounds(topic).await?;
         Ok(bounds.into_iter().map(|bounds| bounds.end).collect())
     }
 
-    /// The first offset in each partition whose record is not older than
-    /// `time_ms`, or the partition's end.
+    /// Returns the first offset in each partition whose record is not older than `time_ms`, or
+    /// the partition's end.
     pub async fn offsets_at(&self, topic: &str, time_ms: i64) -> Result<Vec<i64>, KafkaError> {
         let ends = self.ends(topic).await?;
         let topic = topic.to_owned();
-        self.ask(move |consumer| {
+        self.query(move |consumer| {
             let mut times = TopicPartitionList::with_capacity(ends.len());
             for partition in (0..).take(ends.len()) {
                 times.add_partition_offset(&topic, partition, Offset::Offset(time_ms))?;
             }
             let found = consumer.offsets_for_times(times, TIMEOUT)?;
-            let at = |(partition, end): (i32, &i64)| {
+            let offset_at = |(partition, end): (i32, &i64)| {
                 let element = answer(&found, &topic, partition)?;
                 Ok(match element.offset() {
                     Offset::Offset(offset) => offset,
                     _ => *end,
                 })
             };
-            (0..).zip(&ends).map(at).collect()
+            (0..).zip(&ends).map(offset_at).collect()
         })
         .await
     }
 
-    /// What the group has committed, with the commits' metadata, by partition.
+    /// Returns the group's committed offsets with their metadata, by partition.
     ///
     /// # Errors
-    /// When the broker does not answer.
+    /// If the broker does not respond.
     pub async fn commits(
         &self,
         topic: &str,
         partitions: usize,
     ) -> Result<Vec<Option<(i64, String)>>, KafkaError> {
         let topic = topic.to_owned();
-        self.ask(move |consumer| {
+        self.query(move |consumer| {
             let mut list = TopicPartitionList::with_capacity(partitions);
             for partition in (0..).take(partitions) {
                 list.add_partition(&topic, partition);
             }
             let committed = consumer.committed_offsets(list, TIMEOUT)?;
-            let at = |partition| {
+            let commit_at = |partition| {
                 let element = answer(&committed, &topic, partition)?;
                 Ok(match element.offset() {
                     Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
                     _ => None,
                 })
             };
-            (0..).take(partitions).map(at).collect()
+            (0..).take(partitions).map(commit_at).collect()
         })
         .await
     }
 
-    /// What the group has noted at a topic: the metadata of a commit that is
-    /// not of anybody's reading. Kafka forgets it with the topic, and a few
-    /// days after it was last noted.
+    /// Returns the group's note on a topic: the metadata of a commit that does not represent
+    /// any reader's progress. Kafka deletes the note with the topic, and a few days after it
+    /// was last written.
     ///
     /// # Errors
-    /// When the broker does not answer.
-    pub async fn noted(&self, topic: &str) -> Result<Option<String>, KafkaError> {
+    /// If the broker does not respond.
+    pub async fn read_note(&self, topic: &str) -> Result<Option<String>, KafkaError> {
         let first = self.commits(topic, 1).await?.pop().flatten();
         Ok(first.map(|(_, note)| note))
     }
 
-    /// Notes it, for a group without members.
+    /// Writes the note, for a group without members.
     ///
     /// # Errors
-    /// As [`Self::commit`].
+    /// See [`Self::commit`].
     pub async fn note(&self, topic: &str, note: &str) -> Result<(), KafkaError> {
         self.commit(topic, 0, 0, note).await
     }
 
-    /// Commits, for a group without members, that everything before `next` is
-    /// done.
+    /// Commits, for a group without members, that all records before `next` are done.
     ///
     /// # Errors
-    /// When the broker refuses it, or does not answer in time: it may or may
-    /// not be done, then or later.
+    /// If the broker refuses the commit or does not respond in time. In the latter case the
+    /// commit may or may not have been made, or may be made later.
     pub async fn commit(
         &self,
         topic: &str,
@@ -196,23 +194,24 @@ impl Log {
         next: i64,
         metadata: &str,
     ) -> Result<(), KafkaError> {
-        let list = commit_of(topic, partition, next, metadata)?;
+        let list = commit_list(topic, partition, next, metadata)?;
         let consumer = self.consumer.get();
-        let answer = answered(move || consumer.commit(&list, CommitMode::Sync)).await;
-        self.consumer.ended(&answer);
+        let answer = run_commit(move || consumer.commit(&list, CommitMode::Sync)).await;
+        self.consumer.record_outcome(&answer);
         answer
     }
 
-    /// Which life of the topic this is; none where there is no such topic.
+    /// Returns the identity of the topic's current incarnation, or `None` if the topic does not
+    /// exist.
     pub async fn identity(&self, topic: &str) -> Result<Option<TopicIdentity>, KafkaError> {
         let topic = topic.to_owned();
-        self.ask(move |consumer| native::identity(consumer.client(), &topic, TIMEOUT))
+        self.query(move |consumer| native::identity(consumer.client(), &topic, TIMEOUT))
             .await
     }
 }
 
-/// What was answered for one partition. The question as a whole succeeds where
-/// one of its partitions has no leader; that one is left as it was asked for.
+/// Returns the answer for one partition. The query as a whole succeeds even if a partition
+/// has no leader; that partition's element is then unchanged.
 fn answer<'a>(
     list: &'a TopicPartitionList,
     topic: &str,

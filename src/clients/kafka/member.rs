@@ -1,5 +1,5 @@
-//! Membership of a consumer group: which partitions are this process's, and
-//! from where.
+//! Membership of a consumer group: the partitions that are assigned to this process, and their
+//! start offsets.
 
 use std::{
     collections::HashMap,
@@ -29,59 +29,57 @@ use super::{
     reconnect::KnownBrokers,
 };
 
-/// Decisions of the group, and faults, that wait to be read.
+/// Capacity of the queue of unread rebalances and faults.
 const QUEUE: usize = 64;
 
-/// How long a revoked partition may take to drain before it is let go as it is,
-/// and its owner fenced.
+/// How long a revoked partition may take to drain before it is released anyway and its owner is
+/// fenced.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long one try to read the group's commits may take.
+/// Timeout of one attempt to read the group's commits.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tries to read the group's commits before the assignment is given up. Within
+/// Attempts to read the group's commits before the assignment fails. Must fit within
 /// `max.poll.interval.ms`.
-const COMMITTED_TRIES: u32 = 20;
+const COMMITTED_ATTEMPTS: u32 = 20;
 
-/// A partition that has become this process's.
+/// A partition that was assigned to this process.
 #[derive(Debug)]
-pub struct Claim {
+pub struct Assignment {
     pub partition: Partition,
-    /// What the group had committed, with its metadata; none where it had not.
+    /// The group's committed offset with its metadata. `None` if there is none.
     pub committed: Option<(i64, String)>,
-    /// Where reading begins unless it is told to go elsewhere.
+    /// Offset from which the partition is read, unless the owner seeks.
     pub start: i64,
 }
 
-/// What the group decided, in order.
+/// A decision of the group, or a fault. Received in order.
 #[derive(Debug)]
 pub enum Rebalance {
-    /// These are now this process's.
-    Assigned(Vec<Claim>),
-    /// These no longer are. Drained and committed, they are let go when `done`
-    /// is dropped. Where somebody else has them already, or they take too long,
-    /// their fences are cancelled first.
+    /// These partitions are now assigned to this process.
+    Assigned(Vec<Assignment>),
+    /// These partitions were revoked. The owner drains and commits them, and drops `done` to
+    /// release them. If another member already owns them, or the owner takes too long, their
+    /// fences are cancelled first.
     Revoked { partitions: Vec<i32>, done: Done },
-    /// The group or the broker has something to say; the membership goes on.
+    /// An error of the group or the broker. The membership continues.
     Fault(KafkaError),
-    /// An assignment could not be taken up: only leaving and joining again
-    /// brings another.
+    /// An assignment failed. Only leaving and rejoining the group brings another one.
     Failed(KafkaError),
 }
 
-/// Dropped when a revoked partition has been let go.
+/// Dropped to report that the revoked partitions can be released.
 #[derive(Debug)]
 pub struct Done(#[expect(dead_code, reason = "its drop is the message")] mpsc::Sender<()>);
 
-/// Answers the group's rebalances. For readers without a group it has nothing
-/// to do.
+/// Handles the group's rebalances. Has no events for readers without a group.
 pub struct MemberContext {
     topic: Arc<str>,
     events: Option<Sender<Rebalance>>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
     leaving: AtomicBool,
-    /// The fences of the partitions that are this process's.
-    held: Mutex<HashMap<i32, CancellationToken>>,
+    /// Fences of the partitions that are assigned to this process.
+    owned: Mutex<HashMap<i32, CancellationToken>>,
     commits: Arc<Commits>,
     brokers: KnownBrokers,
 }
@@ -96,7 +94,7 @@ impl ClientContext for MemberContext {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.brokers.reported(&statistics);
+        self.brokers.record(&statistics);
     }
 }
 
@@ -124,25 +122,25 @@ impl MemberContext {
             events,
             consumer: OnceLock::new(),
             leaving: AtomicBool::new(false),
-            held: Mutex::default(),
+            owned: Mutex::default(),
             commits: Arc::default(),
             brokers: KnownBrokers::default(),
         }
     }
 
-    /// Those that have no answer yet.
+    /// Returns the commits that have not been answered.
     pub(super) fn commits(&self) -> &Arc<Commits> {
         &self.commits
     }
 
-    /// Which brokers the consumer knows.
+    /// Returns whether the consumer knows any broker.
     pub(super) fn brokers(&self) -> &KnownBrokers {
         &self.brokers
     }
 
-    /// Lets the context split queues off the consumer it belongs to.
+    /// Gives the context access to its consumer, so that it can split off queues.
     pub(super) fn bind(&self, consumer: &Arc<BaseConsumer<Self>>) {
-        // Set once, right after creation.
+        // Set only once, immediately after the consumer is created.
         let _ = self.consumer.set(Arc::downgrade(consumer));
     }
 
@@ -152,8 +150,8 @@ impl MemberContext {
         }
     }
 
-    /// Begins each partition where the group left it, and at the log's start
-    /// where it never was: never at the end, which would skip records.
+    /// Starts each partition at the group's committed offset, or at the log's start if there is
+    /// none. Never starts at the end, because that would skip records.
     fn assign(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -166,31 +164,35 @@ impl MemberContext {
             return consumer.incremental_assign(list);
         }
         let committed = committed(consumer, list)?;
-        let mut begin = TopicPartitionList::with_capacity(committed.count());
-        let mut claims = Vec::with_capacity(committed.count());
+        let mut starts = TopicPartitionList::with_capacity(committed.count());
+        let mut assignments = Vec::with_capacity(committed.count());
         for element in committed.elements() {
             let offset = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
             let start = start(consumer, &element, offset)?;
-            begin.add_partition_offset(
+            starts.add_partition_offset(
                 element.topic(),
                 element.partition(),
                 Offset::Offset(start),
             )?;
-            claims.push(Claim {
-                partition: self.hold(Partition::split(&shared, &self.topic, element.partition())?),
+            assignments.push(Assignment {
+                partition: self.register(Partition::split(
+                    &shared,
+                    &self.topic,
+                    element.partition(),
+                )?),
                 committed: offset.map(|offset| (offset, element.metadata().to_owned())),
                 start,
             });
         }
-        consumer.incremental_assign(&begin)?;
-        self.send(Rebalance::Assigned(claims));
+        consumer.incremental_assign(&starts)?;
+        self.send(Rebalance::Assigned(assignments));
         Ok(())
     }
 
-    /// Lets partitions go once their owners have drained and committed them.
+    /// Releases partitions after their owners have drained and committed them.
     fn revoke(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -199,7 +201,7 @@ impl MemberContext {
         let elements = list.elements();
         let partitions = elements.iter().map(TopicPartitionListElem::partition);
         let partitions: Vec<i32> = partitions.collect();
-        let fences = self.let_go(&partitions);
+        let fences = self.release(&partitions);
         if consumer.assignment_lost() {
             cancel(&fences);
         }
@@ -208,25 +210,25 @@ impl MemberContext {
             partitions,
             done: Done(done),
         });
-        // An error is the good case: all senders are dropped.
+        // The error is the expected result: all senders were dropped.
         let _ = drained.recv_timeout(DRAIN_TIMEOUT);
         cancel(&fences);
         consumer.incremental_unassign(list)
     }
 
-    /// The partition is this process's until it is let go.
-    fn hold(&self, partition: Partition) -> Partition {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.insert(partition.number(), partition.fence().clone());
-        drop(held);
+    /// Registers the fence of a partition until it is released.
+    fn register(&self, partition: Partition) -> Partition {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        owned.insert(partition.number(), partition.fence().clone());
+        drop(owned);
         partition
     }
 
-    /// The fences of partitions that will soon be somebody else's.
-    fn let_go(&self, partitions: &[i32]) -> Vec<CancellationToken> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Removes and returns the fences of partitions that will be reassigned.
+    fn release(&self, partitions: &[i32]) -> Vec<CancellationToken> {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let fences = partitions.iter();
-        fences.filter_map(|number| held.remove(number)).collect()
+        fences.filter_map(|number| owned.remove(number)).collect()
     }
 }
 
@@ -236,12 +238,12 @@ fn cancel(fences: &[CancellationToken]) {
     }
 }
 
-/// Hands over what the group decided. A fault is only reported, so it is left
-/// out where others wait to be read.
+/// Sends an event to the receiver. A fault is only informative, so it is dropped if the queue
+/// is full.
 fn send(events: &Sender<Rebalance>, event: Rebalance) {
     match events.try_send(event) {
         Ok(()) | Err(TrySendError::Full(Rebalance::Fault(_))) => {}
-        // The receiver is gone only while everything shuts down.
+        // The receiver is closed only during shutdown.
         Err(TrySendError::Closed(_)) => {}
         Err(TrySendError::Full(event)) => {
             let _ = events.blocking_send(event);
@@ -249,10 +251,10 @@ fn send(events: &Sender<Rebalance>, event: Rebalance) {
     }
 }
 
-/// Where to begin: where the group was, or at what there is where the log no
-/// longer has that; whoever takes the partition over judges the gap. A number
-/// and not "the beginning", which librdkafka looks up, and comes back to half a
-/// second after a seek that it was still looking up at.
+/// Returns the start offset: the committed offset, or the log's start if the log no longer has
+/// the committed offset. The owner of the partition checks the gap. The result is a number and
+/// not `Offset::Beginning`: librdkafka resolves that asynchronously, and the late result would
+/// override a seek that was made in the meantime.
 fn start<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     element: &TopicPartitionListElem<'_>,
@@ -266,41 +268,41 @@ fn start<C: ConsumerContext>(
         (Ok((start, end)), Some(offset)) if start <= offset && offset <= end => Ok(offset),
         (Ok((start, _)), _) => Ok(start),
         (Err(error), Some(offset)) => {
-            tracing::warn!(topic, partition, %error, "the log's bounds cannot be read");
+            tracing::warn!(topic, partition, %error, "cannot read the log's bounds");
             Ok(offset)
         }
         (Err(error), None) => Err(error),
     }
 }
 
-/// The group's commits for these partitions, asked for until they are known.
+/// Returns the group's commits for these partitions, retrying until they are known.
 fn committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &TopicPartitionList,
 ) -> Result<TopicPartitionList, KafkaError> {
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
-        tries += 1;
-        let asked = consumer.committed_offsets(list.clone(), COMMITTED_TIMEOUT);
-        let whole = asked.and_then(|committed| {
+        attempts += 1;
+        let result = consumer.committed_offsets(list.clone(), COMMITTED_TIMEOUT);
+        let complete = result.and_then(|committed| {
             for element in committed.elements() {
                 element.error()?;
             }
             Ok(committed)
         });
-        match whole {
+        match complete {
             Ok(committed) => return Ok(committed),
-            Err(error) if tries == COMMITTED_TRIES => return Err(error),
+            Err(error) if attempts == COMMITTED_ATTEMPTS => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "the group's commits cannot be read, trying again");
+                tracing::warn!(%error, "cannot read the group's commits, retrying");
                 std::thread::sleep(Duration::from_millis(500));
             }
         }
     }
 }
 
-/// A member of a group, until dropped. A thread of its own serves it, so that a
-/// slow sink never costs the membership.
+/// A member of a group until it is dropped. A separate thread polls the consumer, so that a
+/// slow sink never loses the membership.
 #[derive(Debug)]
 pub struct Membership {
     stop: Arc<AtomicBool>,
@@ -309,7 +311,7 @@ pub struct Membership {
 }
 
 impl Kafka {
-    /// Joins `group` for `topic`. What the group decides arrives at the receiver.
+    /// Joins `group` for `topic`. The receiver yields the group's decisions.
     pub fn join(
         &self,
         group: &str,
@@ -325,7 +327,7 @@ impl Membership {
         group: &str,
         topic: &str,
     ) -> Result<(Self, Receiver<Rebalance>), KafkaError> {
-        let (events, received) = channel(QUEUE);
+        let (events, receiver) = channel(QUEUE);
         let context = MemberContext::new(Arc::from(topic), Some(events.clone()));
         let consumer: Arc<BaseConsumer<MemberContext>> =
             Arc::new(polled_consumer_config(kafka, group).create_with_context(context)?);
@@ -333,7 +335,7 @@ impl Membership {
         let commits = Arc::clone(&consumer.context().commits);
         consumer.subscribe(&[topic])?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let is_stopped = Arc::clone(&stop);
         let servers = kafka.brokers().to_owned();
         let thread = std::thread::Builder::new()
             .name(format!("kafka {group}"))
@@ -341,7 +343,7 @@ impl Membership {
                 serve(
                     &consumer,
                     &servers,
-                    || stopped.load(Ordering::Acquire),
+                    || is_stopped.load(Ordering::Acquire),
                     |error| send(&events, Rebalance::Fault(error)),
                 );
                 consumer.context().leaving.store(true, Ordering::Release);
@@ -353,17 +355,16 @@ impl Membership {
             commits,
             thread: Some(thread),
         };
-        Ok((membership, received))
+        Ok((membership, receiver))
     }
 
-    /// Whether a commit has had no answer for so long that none will come: only
-    /// leaving and joining again, as another consumer, helps.
+    /// Returns true if a commit has been unanswered for so long that no answer will come. Only
+    /// leaving and rejoining as another consumer helps.
     pub fn is_stuck(&self) -> bool {
-        self.commits.are_stuck()
+        self.commits.has_overdue()
     }
 
-    /// Leaves the group. Blocking, as long as the partitions' owners take to
-    /// drain them.
+    /// Leaves the group. Blocks until the owners of the partitions have drained them.
     pub fn leave(mut self) {
         self.end();
     }
@@ -371,7 +372,7 @@ impl Membership {
     fn end(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            // It ends by itself; a panic in it has been reported there.
+            // The thread ends on its own. A panic in it has already been reported.
             let _ = thread.join();
         }
     }
@@ -388,13 +389,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_that_nobody_reads_take_no_memory_and_hold_nothing_up() {
-        let (events, mut received) = channel(QUEUE);
+    fn unread_faults_use_bounded_memory_and_block_nothing() {
+        let (events, mut receiver) = channel(QUEUE);
         for _ in 0..10 * QUEUE {
             send(&events, Rebalance::Fault(KafkaError::Canceled));
         }
-        assert_eq!(received.len(), QUEUE);
-        received.close();
+        assert_eq!(receiver.len(), QUEUE);
+        receiver.close();
         send(&events, Rebalance::Assigned(Vec::new()));
     }
 }

@@ -1,8 +1,8 @@
-//! Kafka, by rdkafka: members of consumer groups, plain readers of the log,
-//! the producer of dead letters, topics.
+//! Kafka, through rdkafka: members of consumer groups, plain readers of the log, the producer
+//! of dead letters, and topics.
 //!
-//! Everything reads committed records only, and every end of a partition is
-//! its last stable offset, read fresh.
+//! All clients read only committed records. The end of a partition is always its last stable
+//! offset, fetched anew.
 
 mod cluster;
 mod log;
@@ -20,7 +20,7 @@ use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 
 pub use cluster::{ConsumerLimits, Kafka, ping};
 pub use log::{Bounds, Log};
-pub use member::{Claim, Done, Membership, Rebalance};
+pub use member::{Assignment, Done, Membership, Rebalance};
 pub use native::TopicIdentity;
 pub use partition::{
     Committer, Limits, Partition, Taken, is_fenced, is_out_of_range, is_unanswered,
@@ -32,8 +32,8 @@ pub use scan::{Scan, Seen, Stretch};
 pub use state::StateTopic;
 pub use topics::{TopicConfig, TopicSpec};
 
-/// A consumer's configuration: nothing is committed by itself, no offset is
-/// ever guessed, and only committed records are seen.
+/// Returns a consumer's configuration: no automatic commits, no automatic offset reset, and
+/// only committed records.
 fn consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {
     let limits = kafka.limits;
     let mut config = kafka.client_config();
@@ -68,7 +68,8 @@ fn consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {
     config
 }
 
-/// The same for one that is polled all the time: it reports its brokers.
+/// Returns the configuration of a consumer that is polled continuously. It also reports its
+/// brokers.
 fn polled_consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {
     let mut config = consumer_config(kafka, group);
     let interval = reconnect::REPORT_INTERVAL.as_millis();
@@ -76,8 +77,7 @@ fn polled_consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {
     config
 }
 
-/// Whether the broker, or the way to it, is at fault, so that trying again may
-/// help.
+/// Returns true if the broker or the connection to it is at fault, so that retrying may help.
 #[must_use]
 pub fn is_transient(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -95,7 +95,7 @@ pub fn is_transient(error: &KafkaError) -> bool {
     })
 }
 
-/// Whether the broker refuses who we are, or what we ask to do.
+/// Returns true if the broker denies the credentials or the operation.
 #[must_use]
 pub fn is_denied(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;

@@ -1,10 +1,10 @@
-//! Calls of librdkafka that rdkafka has no safe form of: `DescribeTopics`, because
-//! nothing but a topic's id tells one incarnation of the topic from the next, and
-//! adding bootstrap servers to a client that runs.
+//! Calls of librdkafka for which rdkafka has no safe interface: `DescribeTopics`, because only
+//! a topic's id distinguishes one incarnation of the topic from the next, and adding bootstrap
+//! servers to a running client.
 //!
-//! The only unsafe code of the crate. Each pointer comes from librdkafka, is
-//! checked for null, and is used before the event that owns it is destroyed.
-#![expect(unsafe_code, reason = "rdkafka has no safe form of these calls")]
+//! The only unsafe code of the crate. Each pointer comes from librdkafka, is checked for null,
+//! and is used before the event that owns it is destroyed.
+#![expect(unsafe_code, reason = "rdkafka has no safe interface for these calls")]
 
 use std::{
     ffi::CString,
@@ -19,10 +19,10 @@ use rdkafka::{
 use rdkafka_sys as sys;
 use uuid::Uuid;
 
-/// One life of a topic.
+/// Identity of one incarnation of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicIdentity {
-    /// Given by the cluster when the topic was created.
+    /// Assigned by the cluster when the topic was created.
     pub id: Uuid,
     pub partitions: i32,
 }
@@ -33,7 +33,7 @@ impl fmt::Display for TopicIdentity {
     }
 }
 
-/// Owns a pointer of librdkafka's and gives it back.
+/// Owns a pointer that came from librdkafka and destroys it on drop.
 struct Owned<T> {
     pointer: *mut T,
     destroy: unsafe extern "C" fn(*mut T),
@@ -43,7 +43,7 @@ impl<T> Owned<T> {
     fn new(pointer: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, KafkaError> {
         if pointer.is_null() {
             return Err(KafkaError::AdminOpCreation(
-                "librdkafka gave no memory for DescribeTopics".to_owned(),
+                "librdkafka could not allocate memory for DescribeTopics".to_owned(),
             ));
         }
         Ok(Self { pointer, destroy })
@@ -52,12 +52,12 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: the pointer is librdkafka's, not null, and given back once.
+        // SAFETY: the pointer came from librdkafka, is not null, and is destroyed once.
         unsafe { (self.destroy)(self.pointer) }
     }
 }
 
-/// Adds bootstrap servers to a client; returns how many it has taken.
+/// Adds bootstrap servers to a client. Returns the number of servers added.
 pub(super) fn add_brokers<C: ClientContext>(
     client: &Client<C>,
     servers: &str,
@@ -67,11 +67,11 @@ pub(super) fn add_brokers<C: ClientContext>(
     Ok(unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), list.as_ptr()) })
 }
 
-/// Asks the cluster. Blocking.
+/// Fetches the identity of a topic from the cluster. Blocking.
 ///
-/// Metadata is asked for first. librdkafka tries again to connect for a waiting
-/// `DescribeTopics` whenever a connection fails, without its back-off: that takes
-/// a core as long as the broker is away. For metadata it waits as configured.
+/// Fetches metadata first. For a waiting `DescribeTopics`, librdkafka reconnects immediately
+/// whenever a connection fails, without its back-off, which keeps one core busy as long as the
+/// broker is down. For metadata it backs off as configured.
 pub(super) fn identity<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -108,19 +108,19 @@ pub(super) fn identity<C: ClientContext>(
     read(&event)
 }
 
-/// Options by which a question is given up when nobody waits for its answer any
-/// more; by default librdkafka goes on with it for a minute.
+/// Returns options that cancel the request after the caller's timeout. By default librdkafka
+/// keeps it for a minute.
 fn options(
     handle: *mut sys::rd_kafka_t,
     millis: i32,
 ) -> Result<Owned<sys::rd_kafka_AdminOptions_t>, KafkaError> {
-    let of_describe = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     // SAFETY: the handle is live.
     let options = Owned::new(
-        unsafe { sys::rd_kafka_AdminOptions_new(handle, of_describe) },
+        unsafe { sys::rd_kafka_AdminOptions_new(handle, operation) },
         sys::rd_kafka_AdminOptions_destroy,
     )?;
-    // SAFETY: the options are live, and no text of an error is asked for.
+    // SAFETY: the options are live, and no error text is requested.
     let set = unsafe {
         sys::rd_kafka_AdminOptions_set_request_timeout(options.pointer, millis, ptr::null_mut(), 0)
     };
@@ -130,9 +130,9 @@ fn options(
     }
 }
 
-/// Reads the one topic that was asked for.
+/// Reads the requested topic from the result.
 fn read(event: &Owned<sys::rd_kafka_event_t>) -> Result<Option<TopicIdentity>, KafkaError> {
-    // SAFETY: the event is live, and all it owns is read before it is dropped.
+    // SAFETY: the event is live, and everything that it owns is read before it is dropped.
     unsafe {
         let error = sys::rd_kafka_event_error(event.pointer);
         if error != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {

@@ -1,5 +1,4 @@
-//! One partition in this process's hands: taking its records, committing how
-//! far they are done.
+//! One partition that this process reads: taking its records, and committing the progress.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,36 +16,36 @@ use tokio_util::sync::CancellationToken;
 use super::member::MemberContext;
 use crate::chunk::Chunk;
 
-/// How long the broker may take to answer a commit. It outlasts a broker's
-/// restart; longer than that, librdkafka may have lost it, and would then wait
-/// for its answer for good, with it every later assignment of the consumer.
+/// How long the broker may take to answer a commit. Longer than a broker's restart takes. After
+/// this time, librdkafka may have lost the request and would wait for the answer forever, which
+/// would also block every later assignment of the consumer.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the consumer may take to go elsewhere.
+/// How long a seek may take.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a consumer is served before anything else is looked at.
+/// How long a consumer is polled before other conditions are checked.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// How much to take at once.
+/// Maximum size of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub records: usize,
     pub bytes: usize,
 }
 
-/// Why taking ended.
+/// Reason why taking records ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// The chunk is as full as it may be.
+    /// The chunk has reached its limits.
     Full,
-    /// Nothing more is here at the moment.
+    /// No further records are available at the moment.
     Drained,
-    /// The end of the partition, as of now.
+    /// The current end of the partition was reached.
     End,
 }
 
-/// A partition's own queue of fetched records.
+/// A partition with its separate queue of fetched records.
 pub struct Partition {
     topic: Arc<str>,
     number: i32,
@@ -54,7 +53,7 @@ pub struct Partition {
     queue: PartitionQueue<MemberContext>,
     arrived: Arc<Notify>,
     fence: CancellationToken,
-    /// Set by a seek: what stands before is not taken.
+    /// Set by a seek: records before this offset are skipped.
     floor: i64,
 }
 
@@ -69,8 +68,8 @@ impl std::fmt::Debug for Partition {
 }
 
 impl Partition {
-    /// Takes the partition's records out of the consumer's common queue. Has to
-    /// happen before the partition is assigned, so that none goes astray.
+    /// Splits the partition's records off the consumer's common queue. Must happen before the
+    /// partition is assigned, so that no record ends up in the common queue.
     pub(super) fn split(
         consumer: &Arc<BaseConsumer<MemberContext>>,
         topic: &Arc<str>,
@@ -93,28 +92,27 @@ impl Partition {
         })
     }
 
-    /// Source topic.
+    /// Returns the source topic.
     pub fn topic(&self) -> &Arc<str> {
         &self.topic
     }
 
-    /// Partition number.
+    /// Returns the partition number.
     pub fn number(&self) -> i32 {
         self.number
     }
 
-    /// Cancelled once the partition is no longer this process's: from then on
-    /// nothing is committed for it from here.
+    /// Returns the fence, which is cancelled once the partition no longer belongs to this
+    /// process. From then on this process commits nothing for it.
     pub fn fence(&self) -> &CancellationToken {
         &self.fence
     }
 
-    /// Copies what is there to the end of `chunk`, up to the limits, and never
-    /// waits.
+    /// Appends the available records to `chunk`, up to the limits. Never waits.
     ///
     /// # Errors
-    /// What the broker has to say of this partition, for instance that the
-    /// offset is no longer retained.
+    /// An error of the broker for this partition, for example that the offset is no longer
+    /// retained.
     pub fn take(&mut self, chunk: &mut Chunk, limits: Limits) -> Result<Taken, KafkaError> {
         let mut at_end = false;
         while chunk.len() < limits.records && chunk.size() < limits.bytes {
@@ -131,9 +129,9 @@ impl Partition {
                         message.payload(),
                     );
                 }
-                // Records may stand behind it: it was the end when it was
-                // said. To stop here would leave them in a queue that is not
-                // empty, and only an empty one tells of what arrives.
+                // More records may follow, because the end was determined earlier. Stopping
+                // here would leave them in a non-empty queue, and only an empty queue notifies
+                // about new records.
                 Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
                 Some(Err(error)) => return Err(error),
             }
@@ -141,14 +139,13 @@ impl Partition {
         Ok(Taken::Full)
     }
 
-    /// Waits until something may be there.
+    /// Waits until records may be available.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }
 
-    /// The offset of the next record to be taken. At the end of the partition
-    /// this is past a transaction's marker, where the last record's offset + 1
-    /// is not.
+    /// Returns the offset of the next record to be taken. At the end of the partition this
+    /// offset is after a transaction's marker, unlike the last record's offset + 1.
     pub fn position(&self) -> Result<Option<i64>, KafkaError> {
         let positions = self.consumer.position()?;
         let element = positions.find_partition(&self.topic, self.number);
@@ -158,7 +155,7 @@ impl Partition {
         }))
     }
 
-    /// Goes on reading at another offset; 0 is the log's start. Before the
+    /// Continues reading at another offset; 0 is the log's start. Must be called before the
     /// first record is taken.
     pub async fn seek(&mut self, offset: i64) -> Result<(), KafkaError> {
         self.floor = offset;
@@ -168,26 +165,26 @@ impl Partition {
             0 => Offset::Beginning,
             offset => Offset::Offset(offset),
         };
-        let sought = tokio::task::spawn_blocking(move || {
-            let begun = Instant::now();
+        let result = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
             loop {
                 match consumer.seek(&topic, number, offset, SEEK_TIMEOUT) {
-                    // It is assigned, and fetched only when commits that are on
-                    // their way have been answered.
+                    // The partition is assigned, but it is fetched only after pending commits
+                    // have been answered.
                     Err(error)
                         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State)
-                            && begun.elapsed() < SEEK_TIMEOUT =>
+                            && started.elapsed() < SEEK_TIMEOUT =>
                     {
                         std::thread::sleep(SLICE);
                     }
-                    sought => return sought,
+                    result => return result,
                 }
             }
         });
-        sought.await.unwrap_or(Err(KafkaError::Canceled))
+        result.await.unwrap_or(Err(KafkaError::Canceled))
     }
 
-    /// What commits for this partition.
+    /// Returns the committer of this partition.
     pub fn committer(&self) -> Committer {
         Committer {
             topic: Arc::clone(&self.topic),
@@ -198,7 +195,7 @@ impl Partition {
     }
 }
 
-/// Commits for one partition, apart from whoever takes its records.
+/// Commits for one partition, independently of the task that takes its records.
 #[derive(Clone)]
 pub struct Committer {
     topic: Arc<str>,
@@ -218,19 +215,19 @@ impl std::fmt::Debug for Committer {
 }
 
 impl Committer {
-    /// Commits that everything before `next` is done. Waits for the broker, for
-    /// a while.
+    /// Commits that all records before `next` are done. Waits for the broker's answer, up to a
+    /// timeout.
     ///
     /// # Errors
-    /// When the broker refuses it, or the partition has been let go: the broker
-    /// would not refuse that, where this process is a member again by then. When
-    /// there is no answer ([`is_unanswered`]): it may or may not be done, then
-    /// or later.
+    /// If the broker refuses the commit, or the partition was released. The latter is checked
+    /// here, because the broker would accept the commit if this process had rejoined the group
+    /// by then. If there is no answer ([`is_unanswered`]), the commit may or may not have been
+    /// made, or may be made later.
     pub async fn commit(&self, next: i64, metadata: &str) -> Result<(), KafkaError> {
-        let list = commit_of(&self.topic, self.number, next, metadata)?;
+        let list = commit_list(&self.topic, self.number, next, metadata)?;
         let (consumer, fence) = (Arc::clone(&self.consumer), self.fence.clone());
-        let pending = consumer.context().commits().begin();
-        answered(move || {
+        let pending = consumer.context().commits().start();
+        run_commit(move || {
             let _pending = pending;
             if fence.is_cancelled() {
                 return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::AssignmentLost));
@@ -241,8 +238,8 @@ impl Committer {
     }
 }
 
-/// What commits that everything before `next` is done.
-pub(super) fn commit_of(
+/// Returns the list that commits all records before `next`.
+pub(super) fn commit_list(
     topic: &str,
     partition: i32,
     next: i64,
@@ -256,8 +253,8 @@ pub(super) fn commit_of(
     Ok(list)
 }
 
-/// The answer to a commit, which blocks, where it comes in time.
-pub(super) async fn answered(
+/// Runs a blocking commit and returns its result, or an error if it takes too long.
+pub(super) async fn run_commit(
     commit: impl FnOnce() -> Result<(), KafkaError> + Send + 'static,
 ) -> Result<(), KafkaError> {
     let committed = tokio::task::spawn_blocking(commit);
@@ -274,72 +271,73 @@ pub(super) async fn answered(
 pub(super) struct Commits(Mutex<Vec<Instant>>);
 
 impl Commits {
-    fn begin(self: &Arc<Self>) -> Pending {
+    fn start(self: &Arc<Self>) -> PendingCommit {
         let since = Instant::now();
-        self.since().push(since);
-        Pending {
+        self.start_times().push(since);
+        PendingCommit {
             commits: Arc::clone(self),
             since,
         }
     }
 
-    /// Whether one is overdue: the consumer is of no use any more.
-    pub(super) fn are_stuck(&self) -> bool {
-        let since = self.since();
-        since.iter().any(|since| since.elapsed() >= COMMIT_TIMEOUT)
+    /// Returns true if a commit is overdue: the consumer is no longer usable.
+    pub(super) fn has_overdue(&self) -> bool {
+        let start_times = self.start_times();
+        start_times
+            .iter()
+            .any(|since| since.elapsed() >= COMMIT_TIMEOUT)
     }
 
-    fn are_pending(&self) -> bool {
-        !self.since().is_empty()
+    fn has_pending(&self) -> bool {
+        !self.start_times().is_empty()
     }
 
-    fn since(&self) -> MutexGuard<'_, Vec<Instant>> {
+    fn start_times(&self) -> MutexGuard<'_, Vec<Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A commit, until it is answered.
+/// A commit that has not been answered.
 #[derive(Debug)]
-struct Pending {
+struct PendingCommit {
     commits: Arc<Commits>,
     since: Instant,
 }
 
-impl Drop for Pending {
+impl Drop for PendingCommit {
     fn drop(&mut self) {
-        let mut all = self.commits.since();
-        if let Some(at) = all.iter().position(|since| *since == self.since) {
-            all.swap_remove(at);
+        let mut start_times = self.commits.start_times();
+        if let Some(index) = start_times.iter().position(|since| *since == self.since) {
+            start_times.swap_remove(index);
         }
     }
 }
 
-/// Closes a consumer whose commits have not all been answered. To drop it would
-/// close it too, but whoever waits for the answer keeps it. Blocking, for a
-/// while.
+/// Closes a consumer with unanswered commits. Dropping the consumer would close it too, but the
+/// tasks that wait for the answers keep it alive. Blocks for a limited time.
 pub(super) fn close_if_pending(consumer: &BaseConsumer<MemberContext>) {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    if !consumer.context().commits().are_pending() {
+    const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+    if !consumer.context().commits().has_pending() {
         return;
     }
     if let Err(error) = consumer.close_queue() {
-        tracing::debug!(%error, "a consumer cannot be closed");
+        tracing::debug!(%error, "cannot close a consumer");
     }
-    let begun = Instant::now();
-    while !consumer.closed() && begun.elapsed() < PATIENCE {
+    let started = Instant::now();
+    while !consumer.closed() && started.elapsed() < CLOSE_TIMEOUT {
         consumer.poll(SLICE);
     }
 }
 
-/// Whether a commit has not been answered in time.
+/// Returns true if a commit was not answered in time.
 #[must_use]
 pub fn is_unanswered(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
-/// Whether a commit was refused because the partition is no longer ours. While
-/// the group rebalances, a commit is refused too, and may be tried again: what
-/// stays ours is not assigned anew.
+/// Returns true if a commit was refused because the partition was revoked. During a rebalance
+/// commits are refused as well, but they can be retried, because a partition that stays with
+/// its member is not reassigned.
 #[must_use]
 pub fn is_fenced(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -351,7 +349,7 @@ pub fn is_fenced(error: &KafkaError) -> bool {
     })
 }
 
-/// Whether the broker no longer has the offset that was asked for.
+/// Returns true if the broker no longer has the requested offset.
 #[must_use]
 pub fn is_out_of_range(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -360,9 +358,9 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
         .is_some_and(|code| matches!(code, Code::OffsetOutOfRange | Code::AutoOffsetReset))
 }
 
-/// Keeps a consumer's own events served: rebalances, errors. Partitions' own
-/// queues are served by their owners. A consumer that has lost its brokers is
-/// given `servers` again. Blocking; returns when `stop` says so.
+/// Polls a consumer's own events: rebalances and errors. The owners of the partitions poll
+/// their queues. Adds `servers` again if the consumer lost all of its brokers. Blocks until
+/// `stop` returns true.
 pub(super) fn serve(
     consumer: &BaseConsumer<MemberContext>,
     servers: &str,
@@ -375,9 +373,9 @@ pub(super) fn serve(
         match consumer.poll(SLICE) {
             None | Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => fault(error),
-            // Each partition was split off before it was assigned.
+            // Each partition is split off before it is assigned.
             Some(Ok(message)) => fault(KafkaError::Subscription(format!(
-                "record {}/{}@{} went astray",
+                "record {}/{}@{} arrived in the wrong queue",
                 message.topic(),
                 message.partition(),
                 message.offset()

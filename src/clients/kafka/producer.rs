@@ -1,5 +1,5 @@
-//! The producer of dead letters: acknowledged by all replicas before the
-//! record's offset may move.
+//! The producer of dead letters. All replicas acknowledge a dead letter before the offset of
+//! its record is committed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use rdkafka::{
 
 use super::{Kafka, reconnect::Replaceable};
 
-/// One record to be produced.
+/// A record to be produced.
 #[derive(Debug, Clone, Copy)]
 pub struct Letter<'a> {
     pub key: Option<&'a [u8]>,
@@ -37,15 +37,15 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Kafka {
-    /// A producer of one topic.
+    /// Returns a producer for one topic.
     pub fn producer(&self, topic: &str) -> Result<Producer, KafkaError> {
         Producer::new(self, topic)
     }
 }
 
 impl Producer {
-    /// Nothing is sent before the first letter.
-    /// What is sent may be as large as the topic takes.
+    /// Creates the client. Nothing is sent before the first record. Records may be as large as
+    /// the topic accepts.
     fn new(kafka: &Kafka, topic: &str) -> Result<Self, KafkaError> {
         let mut config = kafka.client_config();
         config
@@ -62,13 +62,13 @@ impl Producer {
         })
     }
 
-    /// Where the letters go.
+    /// Returns the topic that is written to.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// Sends one letter and waits until all replicas have it.
+    /// Sends one record and waits until all replicas have it.
     pub async fn send(&self, letter: Letter<'_>) -> Result<(), KafkaError> {
         let headers = letter.headers.iter().fold(
             OwnedHeaders::new_with_capacity(letter.headers.len()),
@@ -84,9 +84,9 @@ impl Producer {
         record.key = letter.key;
         record.payload = letter.value;
         let inner = self.inner.get();
-        let sent = inner.send(record, Timeout::After(Duration::from_secs(20)));
-        let sent = sent.await.map(|_| ()).map_err(|(error, _)| error);
-        self.inner.ended(&sent);
-        sent
+        let result = inner.send(record, Timeout::After(Duration::from_secs(20)));
+        let result = result.await.map(|_| ()).map_err(|(error, _)| error);
+        self.inner.record_outcome(&result);
+        result
     }
 }

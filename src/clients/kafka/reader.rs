@@ -1,5 +1,5 @@
-//! A reader of whole topics by its own assignment, outside any group's
-//! rebalancing: the catalogue, and the board's one active worker.
+//! A reader of whole topics with a manual assignment, independent of any group's rebalancing.
+//! Used for the catalogue and by the board's active worker.
 
 use std::sync::{
     Arc,
@@ -14,15 +14,15 @@ use rdkafka::{
 
 use super::{Kafka, Partition, member::MemberContext, partition::serve, polled_consumer_config};
 
-/// Reads each partition of a topic, until dropped.
+/// Reads the partitions of a topic until it is dropped.
 #[derive(Debug)]
 pub struct Reader {
     stop: Arc<AtomicBool>,
 }
 
 impl Kafka {
-    /// Reads `topic` from the given offset of each partition, by number; none
-    /// is the partition's start. Commits go to `group`, which has no members.
+    /// Reads `topic` from the given offset of each partition, by number. `None` means the
+    /// partition's start. Commits go to `group`, which has no members.
     pub fn reader(
         &self,
         group: &str,
@@ -33,8 +33,8 @@ impl Kafka {
         Reader::assign(self, group, topic, &starts)
     }
 
-    /// The same for some of the topic's partitions, each with where it begins.
-    pub fn reader_of(
+    /// Reads some of the topic's partitions, each from its start offset.
+    pub fn partition_reader(
         &self,
         group: &str,
         topic: &str,
@@ -64,7 +64,7 @@ impl Reader {
         }
         consumer.assign(&list)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let is_stopped = Arc::clone(&stop);
         let servers = kafka.brokers().to_owned();
         std::thread::Builder::new()
             .name(format!("kafka {topic}"))
@@ -72,8 +72,8 @@ impl Reader {
                 serve(
                     &consumer,
                     &servers,
-                    || stopped.load(Ordering::Acquire),
-                    |error| tracing::debug!(%error, "a reader's consumer"),
+                    || is_stopped.load(Ordering::Acquire),
+                    |error| tracing::debug!(%error, "error in a reader's consumer"),
                 );
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;

@@ -1,11 +1,10 @@
 //! Clients that no longer know any broker.
 //!
-//! A cluster whose brokers are all fenced, for a moment after it was paused or
-//! while its controllers have no quorum, answers a metadata request with an
-//! empty list. librdkafka (since 2.10, [issue 5301]) then drops every broker it
-//! knows, the bootstrap servers included, and never connects again. A consumer
-//! that is polled is given its bootstrap servers once more; a client that only
-//! asks or produces is replaced by a new one.
+//! If all brokers of a cluster are fenced, which happens briefly after the cluster was paused
+//! or while its controllers have no quorum, it answers a metadata request with an empty list.
+//! librdkafka (since 2.10, [issue 5301]) then drops every broker that it knows, including the
+//! bootstrap servers, and never reconnects. A polled consumer has its bootstrap servers added
+//! again; a client that only queries or produces is replaced by a new one.
 //!
 //! [issue 5301]: https://github.com/confluentinc/librdkafka/issues/5301
 
@@ -25,53 +24,54 @@ use rdkafka::{
 
 use super::native;
 
-/// How often librdkafka reports which brokers a polled consumer knows.
+/// Interval at which librdkafka reports the brokers that a polled consumer knows.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A client that has reached no broker for this long is replaced.
+/// A client that could not reach any broker for this long is replaced.
 const REPLACE_AFTER: Duration = Duration::from_secs(20);
 
-/// Whether a polled consumer still knows a broker, as last reported.
+/// Whether a polled consumer still knows a broker, according to its last report.
 #[derive(Debug, Default)]
 pub(super) struct KnownBrokers {
-    none: AtomicBool,
+    is_empty: AtomicBool,
 }
 
 impl KnownBrokers {
-    /// Takes note of a report.
-    pub(super) fn reported(&self, statistics: &Statistics) {
+    /// Records a report.
+    pub(super) fn record(&self, statistics: &Statistics) {
         let mut brokers = statistics.brokers.values();
-        // The others are librdkafka's own, or stand for a group's coordinator.
-        let known = brokers.any(|one| matches!(one.source.as_str(), "configured" | "learned"));
-        self.none.store(!known, Ordering::Release);
+        // The other brokers are internal to librdkafka, or represent a group's coordinator.
+        let known =
+            brokers.any(|broker| matches!(broker.source.as_str(), "configured" | "learned"));
+        self.is_empty.store(!known, Ordering::Release);
     }
 
-    /// Gives the client its bootstrap servers again where it knows no broker.
+    /// Adds the bootstrap servers to the client again if it knows no broker.
     pub(super) fn restore<C: ClientContext>(&self, client: &Client<C>, servers: &str) {
-        if !self.none.swap(false, Ordering::AcqRel) {
+        if !self.is_empty.swap(false, Ordering::AcqRel) {
             return;
         }
         let added = native::add_brokers(client, servers);
         tracing::warn!(
             servers,
             ?added,
-            "the cluster listed no broker, connecting again"
+            "the cluster listed no brokers, reconnecting"
         );
     }
 }
 
-/// A client that is replaced when it has not reached a broker for a while.
+/// A client that is replaced after it could not reach any broker for a while.
 pub(super) struct Replaceable<T> {
     make: Box<dyn Fn() -> Result<T, KafkaError> + Send + Sync>,
-    /// The client in use, and since when it has reached no broker.
+    /// The client in use, and the time since which it has reached no broker.
     current: Mutex<(T, Option<Instant>)>,
 }
 
 impl<T: Clone> Replaceable<T> {
-    /// Makes the first client.
+    /// Creates the first client.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If the client cannot be created.
     pub(super) fn new(
         make: impl Fn() -> Result<T, KafkaError> + Send + Sync + 'static,
     ) -> Result<Self, KafkaError> {
@@ -81,28 +81,27 @@ impl<T: Clone> Replaceable<T> {
         })
     }
 
-    /// The client to use now.
+    /// Returns the current client.
     pub(super) fn get(&self) -> T {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.0.clone()
     }
 
-    /// Takes note of how a call ended. The first failure to reach a broker
-    /// starts the clock, any other outcome stops it; when the time is over the
-    /// client is replaced by a new one.
-    pub(super) fn ended<A>(&self, outcome: &Result<A, KafkaError>) {
+    /// Records the outcome of a call. The first failure to reach a broker starts a timer, and
+    /// any other outcome stops it. When the timer expires, the client is replaced by a new one.
+    pub(super) fn record_outcome<A>(&self, outcome: &Result<A, KafkaError>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let unreachable = outcome.as_ref().is_err_and(is_unreachable);
+        let is_unreachable = outcome.as_ref().is_err_and(is_unreachable_error);
         let (client, since) = &mut *current;
-        if !unreachable {
+        if !is_unreachable {
             *since = None;
             return;
         }
         if since.get_or_insert_with(Instant::now).elapsed() < REPLACE_AFTER {
             return;
         }
-        if let Ok(made) = (self.make)() {
-            let replaced = std::mem::replace(client, made);
+        if let Ok(created) = (self.make)() {
+            let replaced = std::mem::replace(client, created);
             *since = None;
             drop(current);
             // Outside the lock: closing a client may take a moment.
@@ -111,8 +110,8 @@ impl<T: Clone> Replaceable<T> {
     }
 }
 
-/// Whether no broker was reached at all, or none answered in time.
-fn is_unreachable(error: &KafkaError) -> bool {
+/// Returns true if no broker could be reached, or none responded in time.
+fn is_unreachable_error(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     error.rdkafka_error_code().is_some_and(|code| {
         matches!(

@@ -1,5 +1,5 @@
-//! Reads a topic from given offsets, in no group and without leaving a trace:
-//! once up to where it ended, or on and on.
+//! Reads a topic from given offsets, without a group and without leaving a trace: once up to an
+//! end offset, or continuously.
 
 use std::{
     sync::{
@@ -23,75 +23,77 @@ use tokio::{
 use super::{Kafka, consumer_config};
 use crate::event::Record;
 
-/// Records read ahead of who takes them, in number and in KiB. A larger record
-/// is read alone.
-const AHEAD: usize = 256;
-const AHEAD_KIB: u32 = 32 * 1024;
+/// Maximum number and size (in KiB) of records that are read ahead. A larger record is read
+/// alone.
+const READ_AHEAD: usize = 256;
+const READ_AHEAD_KIB: u32 = 32 * 1024;
 
-/// How long a quiet reader waits before it looks whether it is still wanted.
+/// How long an idle reader waits before it checks whether it should stop.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// A scan with an end that nothing comes of for so long has stalled; one without
-/// waits for the broker for ever.
+/// A scan with an end that makes no progress for this long has stalled. A scan without an end
+/// waits for the broker indefinitely.
 const STALL: Duration = Duration::from_mins(1);
 
-/// A record with all that the log has of it.
+/// A record with everything that the log contains about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub partition: i32,
     pub offset: i64,
-    /// When the broker appended it, in milliseconds since the epoch.
+    /// Time at which the broker appended the record, in milliseconds since the epoch.
     pub timestamp_ms: i64,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-/// The part of one partition that is read.
+/// The part of one partition to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
     pub partition: i32,
     pub from: i64,
-    /// One past the last offset; none goes on for ever.
+    /// One past the last offset. `None` means without end.
     pub until: Option<i64>,
 }
 
-/// A reading under way; it ends when this is dropped.
+/// A running scan. It stops when it is dropped.
 #[derive(Debug)]
 pub struct Scan {
-    records: mpsc::Receiver<Ahead>,
+    records: mpsc::Receiver<Item>,
     stop: Arc<AtomicBool>,
 }
 
-/// What is read ahead: a record, with its share of the memory for them.
-type Ahead = Result<(Seen, OwnedSemaphorePermit), KafkaError>;
+/// An item that was read ahead: a record with its share of the memory budget, or an error.
+type Item = Result<(Seen, OwnedSemaphorePermit), KafkaError>;
 
-/// Hands over what is read.
+/// Sends the items to the scan's owner.
 struct Sender {
-    records: mpsc::Sender<Ahead>,
+    records: mpsc::Sender<Item>,
     memory: Arc<Semaphore>,
     runtime: Handle,
 }
 
-/// Nobody takes the records any more.
-struct Dropped;
+/// The receiver was dropped.
+struct ReceiverDropped;
 
 impl Sender {
-    /// Waits until there is room for the record.
-    fn record(&self, seen: Seen) -> Result<(), Dropped> {
+    /// Waits until there is room for the record, and sends it.
+    fn record(&self, seen: Seen) -> Result<(), ReceiverDropped> {
         let kib = u32::try_from(seen.size() / 1024).unwrap_or(u32::MAX);
-        let share = Arc::clone(&self.memory).acquire_many_owned(kib.clamp(1, AHEAD_KIB));
-        let share = self.runtime.block_on(share).map_err(|_| Dropped)?;
+        let share = Arc::clone(&self.memory).acquire_many_owned(kib.clamp(1, READ_AHEAD_KIB));
+        let share = self.runtime.block_on(share).map_err(|_| ReceiverDropped)?;
         self.send(Ok((seen, share)))
     }
 
-    fn send(&self, ahead: Ahead) -> Result<(), Dropped> {
-        self.records.blocking_send(ahead).map_err(|_| Dropped)
+    fn send(&self, item: Item) -> Result<(), ReceiverDropped> {
+        self.records
+            .blocking_send(item)
+            .map_err(|_| ReceiverDropped)
     }
 }
 
 impl Seen {
-    /// The record as the decoder takes it.
+    /// Returns the record in the form that the decoder accepts.
     #[must_use]
     pub fn record<'a>(&'a self, topic: &'a str) -> Record<'a> {
         Record {
@@ -104,7 +106,7 @@ impl Seen {
         }
     }
 
-    /// Bytes of key, value and headers.
+    /// Returns the size of key, value and headers in bytes.
     fn size(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let headers = self.headers.iter();
@@ -112,7 +114,7 @@ impl Seen {
         length(&self.key) + length(&self.value) + headers
     }
 
-    /// The header of this name as text.
+    /// Returns the header with this name as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
         let found = self.headers.iter().find(|(header, _)| header == name);
@@ -141,11 +143,11 @@ impl From<&BorrowedMessage<'_>> for Seen {
 }
 
 impl Kafka {
-    /// Begins to read these stretches of a topic. Empty ones are left out. To be
-    /// called within the runtime.
+    /// Starts to read these parts of a topic. Empty parts are skipped. Must be called within
+    /// the runtime.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// If the client cannot be created.
     pub fn scan(
         &self,
         group: &str,
@@ -174,28 +176,28 @@ impl Scan {
             list.add_partition_offset(topic, stretch.partition, Offset::Offset(stretch.from))?;
         }
         consumer.assign(&list)?;
-        let (sender, records) = mpsc::channel(AHEAD);
+        let (sender, records) = mpsc::channel(READ_AHEAD);
         let sender = Sender {
             records: sender,
-            memory: Arc::new(Semaphore::new(AHEAD_KIB as usize)),
+            memory: Arc::new(Semaphore::new(READ_AHEAD_KIB as usize)),
             runtime: Handle::current(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let is_stopped = Arc::clone(&stop);
         std::thread::Builder::new()
             .name(format!("scan {topic}"))
-            .spawn(move || read(&consumer, open, &sender, &stopped))
+            .spawn(move || read(&consumer, open, &sender, &is_stopped))
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(Self { records, stop })
     }
 
-    /// The next record; none when all stretches have been read.
+    /// Returns the next record, or `None` when all parts have been read.
     ///
     /// # Errors
-    /// When the broker goes away for good or an offset is no longer there.
+    /// If the broker stays unreachable or an offset is no longer available.
     pub async fn next(&mut self) -> Result<Option<Seen>, KafkaError> {
-        let ahead = self.records.recv().await.transpose()?;
-        Ok(ahead.map(|(seen, _share)| seen))
+        let item = self.records.recv().await.transpose()?;
+        Ok(item.map(|(seen, _share)| seen))
     }
 }
 
@@ -207,33 +209,37 @@ impl Drop for Scan {
 }
 
 fn read(consumer: &BaseConsumer, mut open: Vec<Stretch>, sender: &Sender, stop: &AtomicBool) {
-    let mut moved = Instant::now();
+    let mut last_progress = Instant::now();
     while !open.is_empty() && !stop.load(Ordering::Acquire) {
         let polled = consumer.poll(SLICE);
-        let stalled = moved.elapsed() > STALL && open.iter().all(|stretch| stretch.until.is_some());
+        let is_stalled =
+            last_progress.elapsed() > STALL && open.iter().all(|stretch| stretch.until.is_some());
         let sent = match polled {
             Some(Ok(message)) => {
-                let taken = take(&message, &mut open, sender);
-                // After it was handed over: who takes it may be slow.
-                moved = Instant::now();
-                taken
+                let outcome = take(&message, &mut open, sender);
+                // Measured after the send, because the receiver may be slow.
+                last_progress = Instant::now();
+                outcome
             }
-            // The end came after it was asked for, so it is past every `until`.
+            // The end was determined after the caller chose `until`, so all of `until` was
+            // read.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 open.retain(|stretch| stretch.partition != partition || stretch.until.is_none());
-                moved = Instant::now();
+                last_progress = Instant::now();
                 Ok(())
             }
-            None if stalled => {
+            None if is_stalled => {
                 open.clear();
                 let error = RDKafkaErrorCode::OperationTimedOut;
                 sender.send(Err(KafkaError::MessageConsumption(error)))
             }
             None => Ok(()),
             Some(Err(error))
-                if super::is_transient(&error) && !super::is_out_of_range(&error) && !stalled =>
+                if super::is_transient(&error)
+                    && !super::is_out_of_range(&error)
+                    && !is_stalled =>
             {
-                tracing::debug!(%error, "a scan's consumer");
+                tracing::debug!(%error, "error in a scan's consumer");
                 Ok(())
             }
             Some(Err(error)) => {
@@ -251,7 +257,7 @@ fn take(
     message: &BorrowedMessage<'_>,
     open: &mut Vec<Stretch>,
     sender: &Sender,
-) -> Result<(), Dropped> {
+) -> Result<(), ReceiverDropped> {
     let (partition, offset) = (message.partition(), message.offset());
     let found = open.iter().find(|stretch| stretch.partition == partition);
     let Some(stretch) = found.copied() else {

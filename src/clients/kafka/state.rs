@@ -1,6 +1,5 @@
-//! Small facts that outlive every process and every other store: the latest
-//! value of each key in a compacted topic. What the keys mean, and the format
-//! of their values, is the caller's business.
+//! Small state that outlives all processes and all other stores: the latest value of each key
+//! in a compacted topic. The callers define the keys and the format of their values.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,17 +9,17 @@ use uuid::Uuid;
 
 use super::{Kafka, Letter, Log, Producer, Stretch};
 
-/// The latest value of each key, as far as the topic has been read.
+/// Values by key, as far as the topic has been read.
 #[derive(Debug, Default)]
-struct Known {
-    /// The topic that was read; nil where the broker gives no ids.
+struct KnownValues {
+    /// Id of the topic that was read. Nil if the broker has no topic ids.
     topic: Uuid,
     next: i64,
     values: BTreeMap<String, Vec<u8>>,
 }
 
-/// A compacted topic of one partition, read as a map. Cheap to clone; clones
-/// share what has been read.
+/// A compacted topic with one partition, read as a map. Cheap to clone; clones share the values
+/// that were read.
 #[derive(Debug, Clone)]
 pub struct StateTopic {
     kafka: Kafka,
@@ -28,22 +27,22 @@ pub struct StateTopic {
     topic: String,
     log: Log,
     producer: Producer,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<KnownValues>>,
 }
 
 impl Kafka {
-    /// A compacted topic, read as a map. `group` is only a name for the broker's
+    /// Returns a compacted topic that is read as a map. `group` is only a name for the broker's
     /// logs: no group is joined and nothing is committed.
     ///
     /// # Errors
-    /// When a client cannot be created.
+    /// If a client cannot be created.
     pub fn state(&self, group: &str, topic: &str) -> Result<StateTopic, KafkaError> {
         StateTopic::new(self, group, topic)
     }
 }
 
 impl StateTopic {
-    /// Nothing is sent before the first call.
+    /// Creates the clients. Nothing is sent before the first call.
     fn new(kafka: &Kafka, group: &str, topic: &str) -> Result<Self, KafkaError> {
         Ok(Self {
             kafka: kafka.clone(),
@@ -55,29 +54,28 @@ impl StateTopic {
         })
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.topic
     }
 
-    /// The value of a key as of now; none where it was never set.
+    /// Returns the current value of a key, or `None` if it was never set.
     ///
     /// # Errors
-    /// When the broker does not answer. A topic that does not exist holds
-    /// nothing and is no error.
+    /// If the broker does not respond. A missing topic is empty and not an error.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, KafkaError> {
         let mut known = self.known.lock().await;
         self.refresh(&mut known).await?;
         Ok(known.values.get(key).cloned())
     }
 
-    /// The values of all keys that begin with `prefix`, as of now; none where there
-    /// is no such topic.
+    /// Returns the current values of all keys that start with `prefix`, or `None` if the topic
+    /// does not exist.
     ///
     /// # Errors
-    /// When the broker does not answer.
-    pub async fn under(
+    /// If the broker does not respond.
+    pub async fn values_with_prefix(
         &self,
         prefix: &str,
     ) -> Result<Option<BTreeMap<String, Vec<u8>>>, KafkaError> {
@@ -86,29 +84,29 @@ impl StateTopic {
             return Ok(None);
         }
         let from = known.values.range(prefix.to_owned()..);
-        let under = from.take_while(|(key, _)| key.starts_with(prefix));
-        let under = under.map(|(key, value)| (key.clone(), value.clone()));
-        Ok(Some(under.collect()))
+        let matches = from.take_while(|(key, _)| key.starts_with(prefix));
+        let matches = matches.map(|(key, value)| (key.clone(), value.clone()));
+        Ok(Some(matches.collect()))
     }
 
-    /// Whether the topic is there.
+    /// Returns true if the topic exists.
     ///
     /// # Errors
-    /// When the broker does not answer.
+    /// If the broker does not respond.
     pub async fn exists(&self) -> Result<bool, KafkaError> {
         Ok(self.log.partitions(&self.topic).await?.is_some())
     }
 
-    /// Sets a key. Returns when all replicas have the value.
+    /// Sets a key. Returns when all replicas have stored the value.
     ///
     /// # Errors
-    /// When the topic does not exist. When the broker does not accept it in
-    /// time: it may or may not be set.
+    /// If the topic does not exist, or the broker does not acknowledge the value in time. In
+    /// the latter case the key may or may not be set.
     pub async fn set(&self, key: &str, value: &[u8]) -> Result<(), KafkaError> {
         self.send(key, Some(value)).await
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     ///
     /// # Errors
     /// As [`Self::set`].
@@ -117,7 +115,7 @@ impl StateTopic {
     }
 
     async fn send(&self, key: &str, value: Option<&[u8]>) -> Result<(), KafkaError> {
-        // A broker that creates topics by itself would not compact it.
+        // A broker with automatic topic creation would not make the topic compacted.
         if self.log.identity(&self.topic).await?.is_none() {
             let code = RDKafkaErrorCode::UnknownTopicOrPartition;
             return Err(KafkaError::MessageProduction(code));
@@ -130,16 +128,16 @@ impl StateTopic {
         self.producer.send(letter).await
     }
 
-    /// Reads what has been appended since the last call, or everything where
-    /// the topic is another one. Returns whether the topic is there.
-    async fn refresh(&self, known: &mut Known) -> Result<bool, KafkaError> {
+    /// Reads the records that were appended since the last call, or all records if the topic
+    /// was recreated. Returns whether the topic exists.
+    async fn refresh(&self, known: &mut KnownValues) -> Result<bool, KafkaError> {
         let Some(identity) = self.log.identity(&self.topic).await? else {
-            *known = Known::default();
+            *known = KnownValues::default();
             return Ok(false);
         };
         let bounds = match self.log.bounds(&self.topic).await {
             Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
-                *known = Known::default();
+                *known = KnownValues::default();
                 return Ok(false);
             }
             bounds => bounds?,
@@ -148,9 +146,9 @@ impl StateTopic {
             return Ok(false);
         };
         if known.topic != identity.id || bounds.end < known.next {
-            *known = Known {
+            *known = KnownValues {
                 topic: identity.id,
-                ..Known::default()
+                ..KnownValues::default()
             };
         }
         if known.next >= bounds.end {

@@ -1,5 +1,5 @@
-//! Topics as things: made where they are missing, listed, removed with the
-//! groups that read them.
+//! Management of topics: creating missing topics, listing topics, and deleting them together
+//! with the groups that read them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +19,10 @@ use rdkafka::{
 
 use super::Kafka;
 
-/// How long a broker may take to do what it is asked.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of an administrative request.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A topic as it should be created.
+/// Specification of a topic to create.
 #[derive(Debug, Clone)]
 pub struct TopicSpec {
     pub name: String,
@@ -32,23 +32,23 @@ pub struct TopicSpec {
     pub config: Vec<(String, String)>,
 }
 
-/// The settings of a topic that is there, by their Kafka names.
+/// Settings of an existing topic, by their Kafka names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// As they are in force.
+    /// The effective values.
     values: BTreeMap<String, String>,
-    /// Those that were set for this topic.
+    /// Names of the settings that were set for this topic.
     own: BTreeSet<String>,
 }
 
 impl TopicConfig {
-    /// A setting's value; none where the broker does not know it.
+    /// Returns a setting's value, or `None` if the broker does not know it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The settings that were set for this topic.
+    /// Returns the settings that were set for this topic.
     pub fn own(&self) -> impl Iterator<Item = (&str, &str)> {
         self.own
             .iter()
@@ -56,7 +56,7 @@ impl TopicConfig {
     }
 }
 
-/// Settings that are all in force and none the topic's own.
+/// Collects effective settings, none of which is set for the topic itself.
 impl FromIterator<(String, String)> for TopicConfig {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(values: I) -> Self {
         Self {
@@ -67,23 +67,23 @@ impl FromIterator<(String, String)> for TopicConfig {
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(PATIENCE))
+    AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT))
 }
 
-/// What is done to topics and groups, each by a client of its own.
+/// Administrative operations on topics and groups. Each operation creates a client.
 impl Kafka {
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
         self.client_config().set("log_level", "3").create()
     }
 
-    /// The names of all topics and of all consumer groups. Blocking.
+    /// Returns the names of all topics and of all consumer groups. Blocking.
     ///
     /// # Errors
-    /// When no broker answers.
+    /// If no broker responds.
     pub fn list_topics_and_groups(&self) -> Result<(Vec<String>, Vec<String>), KafkaError> {
         let admin = self.admin()?;
-        let metadata = admin.inner().fetch_metadata(None, PATIENCE)?;
-        let groups = admin.inner().fetch_group_list(None, PATIENCE)?;
+        let metadata = admin.inner().fetch_metadata(None, ADMIN_TIMEOUT)?;
+        let groups = admin.inner().fetch_group_list(None, ADMIN_TIMEOUT)?;
         let topics = metadata
             .topics()
             .iter()
@@ -92,10 +92,10 @@ impl Kafka {
         Ok((topics.collect(), groups.collect()))
     }
 
-    /// Deletes topics; one that is not there is no error.
+    /// Deletes topics. Missing topics are not an error.
     ///
     /// # Errors
-    /// When no broker answers or one is refused.
+    /// If no broker responds or a deletion is refused.
     pub async fn delete_topics(&self, names: &[String]) -> Result<(), KafkaError> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         if names.is_empty() {
@@ -110,10 +110,10 @@ impl Kafka {
         Ok(())
     }
 
-    /// Deletes the records of partitions that stand before an offset.
+    /// Deletes the records before an offset in each partition.
     ///
     /// # Errors
-    /// When no broker answers or it is refused.
+    /// If no broker responds or the deletion is refused.
     pub async fn delete_before(
         &self,
         topic: &str,
@@ -124,17 +124,17 @@ impl Kafka {
             list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
         }
         let deleted = self.admin()?.delete_records(&list, &options()).await?;
-        // What is wrong is said of each partition, also where it is of all.
+        // Errors are reported for each partition, even if they concern the whole request.
         deleted
             .elements()
             .iter()
             .try_for_each(TopicPartitionListElem::error)
     }
 
-    /// Deletes consumer groups; one that is not there is no error.
+    /// Deletes consumer groups. Missing groups are not an error.
     ///
     /// # Errors
-    /// When no broker answers, or a group still has members.
+    /// If no broker responds, or a group still has members.
     pub async fn delete_groups(&self, names: &[String]) -> Result<(), KafkaError> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         if names.is_empty() {
@@ -149,7 +149,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Creates those of `topics` that do not exist; leaves the others as they are.
+    /// Creates the topics that do not exist. Existing topics are not changed.
     pub async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), KafkaError> {
         // librdkafka refuses an empty request.
         if topics.is_empty() {
@@ -178,10 +178,10 @@ impl Kafka {
         Ok(())
     }
 
-    /// The settings of these topics, of those that are there.
+    /// Returns the settings of those topics that exist.
     ///
     /// # Errors
-    /// When no broker answers.
+    /// If no broker responds.
     pub async fn topic_configs(
         &self,
         names: &[String],
@@ -214,17 +214,17 @@ impl Kafka {
         Ok(configs)
     }
 
-    /// Sets settings of a topic; `found` is what [`Self::topic_configs`] said of it.
+    /// Changes settings of a topic. `found` is its result of [`Self::topic_configs`].
     ///
     /// # Errors
-    /// When no broker answers, or it is refused.
+    /// If no broker responds, or the change is refused.
     pub async fn set_topic_config(
         &self,
         name: &str,
         found: &TopicConfig,
         changes: &[(&str, &str)],
     ) -> Result<(), KafkaError> {
-        // What is left out would go back to its default.
+        // A setting that is omitted would be reset to its default.
         let kept = found
             .own()
             .filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));

@@ -1,22 +1,22 @@
-//! Reads what Postgres has, for [`crate::source`] to judge: one statement, so
-//! that all of it is of one moment. It needs no privileges: the catalogue is
-//! open to every role.
+//! Reads the catalogue of Postgres for the checks in [`crate::source`]. One statement reads
+//! everything as of one moment. It needs no privileges, because every role can read the
+//! catalogue.
 
 use serde_json::Value as Json;
 
 use super::{Client, PostgresError, Statement, ToSql};
 use crate::source::{Catalogue, Expected, SCHEMA};
 
-/// The first version in which a publication can name whole schemas.
+/// The first version in which a publication can include whole schemas.
 const SCHEMAS_SINCE: i32 = 150_000;
 
-/// The publication's entry of a table's schema, where there can be one.
+/// The publication's entry of a table's schema, if the version has such entries.
 const SCHEMA_MEMBER: &str = "
     (SELECT s.oid::bigint FROM pg_publication_namespace s JOIN pg_publication p ON p.oid = s.pnpubid
      WHERE p.pubname = $2 AND s.pnnspid = c.relnamespace)";
 
-/// $1 tables, $2 publication, $3 slot, $4 schema. Columns that older versions do
-/// not have are read from the row as a document.
+/// Parameters: $1 tables, $2 publication, $3 slot, $4 schema. Columns that older versions lack
+/// are read from the row as a JSON document.
 const CATALOGUE: &str = "
 SELECT jsonb_build_object(
     'version', current_setting('server_version_num')::int,
@@ -94,7 +94,7 @@ SELECT jsonb_build_object(
         FROM pg_class c
         WHERE c.relnamespace = to_regnamespace($4) AND c.relname = ANY ($1::text[])))";
 
-/// A connection that reads the catalogue again and again.
+/// A connection that reads the catalogue repeatedly.
 #[derive(Debug)]
 pub struct Reader {
     client: Client,
@@ -102,10 +102,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads over this connection.
+    /// Prepares the statement on this connection.
     ///
     /// # Errors
-    /// When Postgres does not answer, or is too old to have such a catalogue.
+    /// If Postgres does not respond, or its version is too old for this statement.
     pub async fn new(client: Client) -> Result<Self, PostgresError> {
         let version = "SELECT current_setting('server_version_num')::int";
         let version: i32 = client.query_one(version, &[]).await?.try_get(0)?;
@@ -119,10 +119,10 @@ impl Reader {
         Ok(Self { client, statement })
     }
 
-    /// What there is now.
+    /// Returns the current catalogue.
     ///
     /// # Errors
-    /// When Postgres does not answer.
+    /// If Postgres does not respond, or its document is malformed.
     pub async fn read(&self, expected: &Expected) -> Result<Catalogue, CatalogueError> {
         let relations = expected.relations();
         let parameters: [&(dyn ToSql + Sync); 4] =
@@ -132,18 +132,18 @@ impl Reader {
         Ok(serde_json::from_value(document)?)
     }
 
-    /// The connection, for statements of the caller's.
+    /// Returns the connection, for the caller's own statements.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 }
 
-/// Why the catalogue is not known.
+/// Error while reading the catalogue.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
-    #[error("postgres cannot be asked for its catalogue")]
+    #[error("cannot read the catalogue from postgres")]
     Postgres(#[from] PostgresError),
-    #[error("the catalogue of postgres cannot be understood")]
+    #[error("cannot parse the catalogue from postgres")]
     Document(#[from] serde_json::Error),
 }

@@ -1,5 +1,5 @@
-//! Statements that take locks give up early: one that waits for a lock holds
-//! up everybody who comes after it.
+//! Lock timeouts for statements that take locks, because a statement that waits for a lock
+//! blocks all later statements on the same table.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{Client, PostgresError};
 /// How long a statement may wait for a lock.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who has a lock on a table, as far as the role may know.
+/// The holder of a lock on a table, as far as the role may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     pub pid: i32,
@@ -18,7 +18,7 @@ pub struct Holder {
     pub application: String,
     /// `idle in transaction`, `active` …
     pub state: String,
-    /// How long its transaction has gone on.
+    /// Age of its transaction.
     pub seconds: i64,
 }
 
@@ -42,27 +42,27 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Has every statement of this connection give up after [`LOCK_TIMEOUT`].
+/// Makes every statement of this connection fail after waiting for a lock for [`LOCK_TIMEOUT`].
 ///
 /// # Errors
-/// When Postgres does not answer.
+/// If Postgres does not respond.
 pub async fn with_lock_timeout(client: &Client) -> Result<(), PostgresError> {
     let set = format!("SET lock_timeout = {}", LOCK_TIMEOUT.as_millis());
     client.batch_execute(&set).await
 }
 
-/// Whether a statement was given up because somebody else has a lock.
+/// Returns true if a statement failed because another session holds a lock.
 #[must_use]
 pub fn is_lock_timeout(error: &PostgresError) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
-/// Whose transaction has had a lock on one of these tables for the longest, and
-/// on which, if anybody's still has. A table of the list comes before those
-/// after it.
+/// Returns the session with the oldest transaction that holds a lock on one of these tables,
+/// together with the table. Earlier tables in the list take precedence. Returns `None` if no
+/// other session holds a lock.
 ///
 /// # Errors
-/// When Postgres does not answer.
+/// If Postgres does not respond.
 pub async fn holder_of(
     client: &Client,
     tables: &[String],

@@ -1,4 +1,4 @@
-//! PostgreSQL, by tokio-postgres.
+//! PostgreSQL, through tokio-postgres.
 
 pub mod catalogue;
 mod locks;
@@ -23,25 +23,25 @@ use crate::{
     secret::{Secret, SecretUrl},
 };
 
-/// The user and the database of a URL that names none.
+/// The default user and database of a URL.
 const DEFAULT_USER: &str = "postgres";
 
-/// How long connecting may take, login included.
+/// Timeout of connecting, including the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a statement may take. The server cancels it after this; one that
-/// hangs is given up a little later.
+/// Timeout of a statement. The server cancels it after this time; if the server hangs, the
+/// client gives up a little later.
 const STATEMENT_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// How much longer the answer to a cancelled statement may take.
+/// Additional time for the answer to a cancelled statement.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Gives the session the deadline, unless a stricter one is configured for the
-/// role or the database.
+/// Sets the session's statement timeout, unless a shorter one is configured for the role or the
+/// database.
 const SET_TIMEOUT: &str = "SELECT set_config('statement_timeout', $1, false) FROM pg_settings
     WHERE name = 'statement_timeout' AND (setting::bigint = 0 OR setting::bigint > $2)";
 
-/// The parts of a Postgres URL.
+/// Parts of a Postgres URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub host: String,
@@ -51,23 +51,24 @@ pub struct Address {
     pub database: String,
 }
 
-/// Why a Postgres URL cannot be used.
+/// Error for an invalid Postgres URL.
 #[derive(Debug, thiserror::Error)]
-#[error("`{url}` is no Postgres URL: {reason}")]
+#[error("invalid Postgres URL `{url}`: {reason}")]
 pub struct InvalidUrl {
     url: SecretUrl,
     reason: String,
 }
 
 impl InvalidUrl {
-    /// The parser repeats what it took for the name of an option, which may be
-    /// a part of the password: it is shown only where the masked URL shows it.
+    /// Hides the parser's reason if it may contain a secret. The parser repeats the text that
+    /// it took for an option's name, which may be part of the password. The text is shown only
+    /// if the masked URL also shows it.
     fn new(url: &SecretUrl, error: &PostgresError) -> Self {
         let mut reason = crate::failure::chain(error);
         if let Some((_, option)) = reason.split_once("unknown option `")
             && !url.to_string().contains(option.trim_end_matches('`'))
         {
-            "it has to be postgres://user:password@host:port/database".clone_into(&mut reason);
+            "expected postgres://user:password@host:port/database".clone_into(&mut reason);
         }
         Self {
             url: url.clone(),
@@ -76,10 +77,10 @@ impl InvalidUrl {
     }
 }
 
-/// Reads a URL with the client's own parser, so that both mean the same.
+/// Parses a URL with the client's own parser, so that both interpret it identically.
 ///
 /// # Errors
-/// When the URL is malformed.
+/// If the URL is malformed.
 pub fn address(url: &SecretUrl) -> Result<Address, InvalidUrl> {
     let config = config(url).map_err(|error| InvalidUrl::new(url, &error))?;
     let host = match config.get_hosts().first() {
@@ -101,19 +102,20 @@ pub fn address(url: &SecretUrl) -> Result<Address, InvalidUrl> {
 fn config(url: &SecretUrl) -> Result<tokio_postgres::Config, PostgresError> {
     let mut config: tokio_postgres::Config = url.reveal().parse()?;
     if config.get_user().is_none() {
-        // The client would ask the system who it runs as.
+        // Without a user, the client would use the name of the operating system's user.
         config.user(DEFAULT_USER);
     }
     Ok(config)
 }
 
-/// Whether no server answered, or it went away: not an answer of the server's.
+/// Returns true if no server responded or the connection broke, as opposed to an error from the
+/// server.
 #[must_use]
 pub fn is_unreachable(error: &PostgresError) -> bool {
     error.as_db_error().is_none()
 }
 
-/// Whether the server refuses the user or the password.
+/// Returns true if the server refuses the user or the password.
 #[must_use]
 pub fn is_denied(error: &PostgresError) -> bool {
     let code = error.code();
@@ -121,17 +123,17 @@ pub fn is_denied(error: &PostgresError) -> bool {
         || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }
 
-/// Why a statement was not executed.
+/// Error while executing a statement.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
     #[error(transparent)]
     Driver(#[from] tokio_postgres::Error),
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("no response within {} s", .0.as_secs())]
     TimedOut(Duration),
 }
 
 impl PostgresError {
-    /// The server's own error, if it answered with one.
+    /// Returns the server's error, if it responded with one.
     #[must_use]
     pub fn as_db_error(&self) -> Option<&DbError> {
         match self {
@@ -140,14 +142,14 @@ impl PostgresError {
         }
     }
 
-    /// The server's code for its error, if it answered with one.
+    /// Returns the code of the server's error, if it responded with one.
     #[must_use]
     pub fn code(&self) -> Option<&SqlState> {
         self.as_db_error().map(DbError::code)
     }
 }
 
-/// One row of an answer.
+/// One row of a result.
 #[derive(Debug)]
 pub struct Row(tokio_postgres::Row);
 
@@ -160,10 +162,10 @@ impl Deref for Row {
 }
 
 impl Row {
-    /// The value of a column, by number or by name.
+    /// Returns the value of a column, by number or by name.
     ///
     /// # Errors
-    /// When there is no such column, or it is of another type.
+    /// If the column does not exist or has another type.
     pub fn try_get<'a, I, T>(&'a self, column: I) -> Result<T, PostgresError>
     where
         I: RowIndex + std::fmt::Display,
@@ -173,144 +175,142 @@ impl Row {
     }
 }
 
-/// A connection on which every statement has a deadline.
+/// A connection whose statements all have a deadline.
 #[derive(Debug)]
 pub struct Client {
     inner: tokio_postgres::Client,
-    patience: Duration,
+    timeout: Duration,
 }
 
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Client {
-    /// All rows of the answer.
+    /// Returns all rows of the result.
     ///
     /// # Errors
-    /// When the server refuses the statement, or does not answer in time.
+    /// If the server refuses the statement or does not respond in time.
     pub async fn query<T: ?Sized + ToStatement>(
         &self,
         statement: &T,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, PostgresError> {
         let rows = self.inner.query(statement, parameters);
-        let rows = bounded(self.patience, rows).await?;
+        let rows = bounded(self.timeout, rows).await?;
         Ok(rows.into_iter().map(Row).collect())
     }
 
-    /// The one row of the answer.
+    /// Returns the only row of the result.
     ///
     /// # Errors
-    /// As [`Self::query`], and when there is not exactly one.
+    /// See [`Self::query`]. Also if there is not exactly one row.
     pub async fn query_one<T: ?Sized + ToStatement>(
         &self,
         statement: &T,
         parameters: Parameters<'_>,
     ) -> Result<Row, PostgresError> {
         let row = self.inner.query_one(statement, parameters);
-        Ok(Row(bounded(self.patience, row).await?))
+        Ok(Row(bounded(self.timeout, row).await?))
     }
 
-    /// The row of the answer, if there is one.
+    /// Returns the row of the result, if there is one.
     ///
     /// # Errors
-    /// As [`Self::query`], and when there are several.
+    /// See [`Self::query`]. Also if there are several rows.
     pub async fn query_opt<T: ?Sized + ToStatement>(
         &self,
         statement: &T,
         parameters: Parameters<'_>,
     ) -> Result<Option<Row>, PostgresError> {
         let row = self.inner.query_opt(statement, parameters);
-        Ok(bounded(self.patience, row).await?.map(Row))
+        Ok(bounded(self.timeout, row).await?.map(Row))
     }
 
-    /// Executes a statement; returns how many rows it changed.
+    /// Executes a statement. Returns the number of rows that it changed.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// See [`Self::query`].
     pub async fn execute<T: ?Sized + ToStatement>(
         &self,
         statement: &T,
         parameters: Parameters<'_>,
     ) -> Result<u64, PostgresError> {
-        bounded(self.patience, self.inner.execute(statement, parameters)).await
+        bounded(self.timeout, self.inner.execute(statement, parameters)).await
     }
 
     /// Executes several statements.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// See [`Self::query`].
     pub async fn batch_execute(&self, statements: &str) -> Result<(), PostgresError> {
-        bounded(self.patience, self.inner.batch_execute(statements)).await
+        bounded(self.timeout, self.inner.batch_execute(statements)).await
     }
 
     /// Prepares a statement that is executed several times.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// See [`Self::query`].
     pub async fn prepare(&self, statement: &str) -> Result<Statement, PostgresError> {
-        bounded(self.patience, self.inner.prepare(statement)).await
+        bounded(self.timeout, self.inner.prepare(statement)).await
     }
 
-    /// Begins a `COPY … FROM STDIN`. The server's own deadline bounds it.
+    /// Starts a `COPY … FROM STDIN`. The server's timeout bounds the whole copy.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// See [`Self::query`].
     pub async fn copy_in<T, U>(&self, statement: &T) -> Result<CopyInSink<U>, PostgresError>
     where
         T: ?Sized + ToStatement,
         U: Buf + 'static + Send,
     {
-        bounded(self.patience, self.inner.copy_in(statement)).await
+        bounded(self.timeout, self.inner.copy_in(statement)).await
     }
 }
 
-/// The answer, or [`PostgresError::TimedOut`]: a server that hangs must not
-/// hang its callers.
+/// Waits for a response, or returns [`PostgresError::TimedOut`], so that a server that hangs
+/// does not block its callers.
 async fn bounded<T>(
-    patience: Duration,
-    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    limit: Duration,
+    response: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, PostgresError> {
-    match timeout(patience, answer).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(PostgresError::TimedOut(patience)),
+    match timeout(limit, response).await {
+        Ok(response) => Ok(response?),
+        Err(_) => Err(PostgresError::TimedOut(limit)),
     }
 }
 
-/// A database, and as whom fanout logs in. Each client that it makes has a
-/// connection of its own.
+/// A database and the credentials for it. Each client has its own connection.
 #[derive(Debug, Clone)]
 pub struct Postgres(Connection);
 
 impl Postgres {
-    /// The database of this connection. Nothing is sent yet.
+    /// Returns the database of this connection. Nothing is sent yet.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
         Self(connection)
     }
 
-    /// Connects and drives the connection in the background until the client is
-    /// dropped.
+    /// Connects, and drives the connection in the background until the client is dropped.
     ///
     /// # Errors
-    /// When the URL is malformed, nothing listens, or the credentials are wrong.
+    /// If the URL is malformed, no server listens, or the credentials are wrong.
     pub async fn connect(&self) -> Result<Client, PostgresError> {
         open(self.config()?, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
     }
 
-    /// Connects to the same database as somebody else.
+    /// Connects to the same database as another user.
     ///
     /// # Errors
-    /// As [`Self::connect`].
+    /// See [`Self::connect`].
     pub async fn connect_as(&self, user: &str, password: &str) -> Result<Client, PostgresError> {
         let mut config = self.config()?;
         config.user(user).password(password);
         open(config, CONNECT_TIMEOUT, STATEMENT_TIMEOUT).await
     }
 
-    /// A real query, so that a server still in recovery does not count as ready.
+    /// Executes a real query, so that a server still in recovery does not count as ready.
     ///
     /// # Errors
-    /// As [`Self::connect`], and when the query fails.
+    /// See [`Self::connect`]. Also if the query fails.
     pub async fn ping(&self) -> Result<(), PostgresError> {
         self.connect().await?.query_one("SELECT 1", &[]).await?;
         Ok(())
@@ -326,14 +326,16 @@ impl Postgres {
     }
 }
 
-/// Connects within `patience`; each statement then has `deadline`.
+/// Connects within `connect_timeout`. Each statement then has the timeout `deadline`.
 async fn open(
     mut config: tokio_postgres::Config,
-    patience: Duration,
+    connect_timeout: Duration,
     deadline: Duration,
 ) -> Result<Client, PostgresError> {
-    config.application_name("fanout").connect_timeout(patience);
-    let (inner, connection) = bounded(patience, config.connect(NoTls)).await?;
+    config
+        .application_name("fanout")
+        .connect_timeout(connect_timeout);
+    let (inner, connection) = bounded(connect_timeout, config.connect(NoTls)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a postgres connection ended");
@@ -341,7 +343,7 @@ async fn open(
     });
     let client = Client {
         inner,
-        patience: deadline + GRACE,
+        timeout: deadline + GRACE,
     };
     let millis = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX);
     client
@@ -357,14 +359,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_server_that_accepts_and_never_answers_is_given_up() {
+    async fn connecting_to_a_server_that_never_responds_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let url = format!("postgres://app:app@127.0.0.1:{port}/app");
-        let patience = Duration::from_millis(50);
+        let connect_timeout = Duration::from_millis(50);
         let config = url.parse().expect("a URL");
-        let error = open(config, patience, STATEMENT_TIMEOUT).await;
-        let error = error.expect_err("nobody answers");
+        let error = open(config, connect_timeout, STATEMENT_TIMEOUT).await;
+        let error = error.expect_err("the server never responds");
         assert!(matches!(error, PostgresError::TimedOut(_)), "{error}");
         assert!(is_unreachable(&error));
     }

@@ -153,7 +153,7 @@ impl Stub {
             let _ = stream.set_nodelay(true);
         });
         let graceful = stop.clone();
-        let router = browser::guarded(routes::router(self.state), self.address, Vec::new());
+        let router = browser::guard(routes::router(self.state), self.address, Vec::new());
         let server =
             axum::serve(listener, router).with_graceful_shutdown(graceful.cancelled_owned());
         let late = async {

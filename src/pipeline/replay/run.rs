@@ -224,7 +224,10 @@ impl<'a, S: Sink> Run<'a, S> {
             .get_or_insert_with(|| sink.metadata(part.next));
         let reader = format!("{}-backfill", self.shared.group_prefix);
         let start = [(part.partition, Some(part.next))];
-        let reading = self.shared.kafka.reader_of(&reader, &self.topic, &start);
+        let reading = self
+            .shared
+            .kafka
+            .partition_reader(&reader, &self.topic, &start);
         let (_reader, mut partitions) = reading?;
         let Some(mut partition) = partitions.pop() else {
             return Ok(());

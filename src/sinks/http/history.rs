@@ -39,7 +39,11 @@ pub struct EarlierNotes {
 impl EarlierNotes {
     /// The topic that the sink was fed from last.
     async fn topic(&self) -> Result<Option<Uuid>, Fault> {
-        let note = self.lives.noted(&self.dead_letters).await.map_err(kafka)?;
+        let note = self
+            .lives
+            .read_note(&self.dead_letters)
+            .await
+            .map_err(kafka)?;
         Ok(note.and_then(|note| TopicLife::read(&note).map(TopicLife::topic)))
     }
 

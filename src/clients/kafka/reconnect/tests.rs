@@ -1,5 +1,5 @@
-//! Against a broker that speaks as much of the protocol as it takes to list
-//! itself, or nobody.
+//! Tests against a broker that implements just enough of the protocol to list itself, or no
+//! broker.
 
 use std::{
     io::{Read as _, Write as _},
@@ -21,10 +21,10 @@ use crate::clients::Connection;
 
 const TOPIC: &str = "topic";
 
-/// A broker of one topic.
+/// A broker with one topic.
 struct Broker {
     address: String,
-    /// It lists no broker, as one does that is fenced.
+    /// Whether the broker lists no brokers, like a fenced cluster.
     is_fenced: Arc<AtomicBool>,
 }
 
@@ -59,7 +59,7 @@ impl Broker {
     }
 }
 
-/// Answers one request; none when the connection has ended.
+/// Answers one request. Returns `None` when the connection has ended.
 fn answer(mut connection: &TcpStream, port: u16, is_fenced: &AtomicBool) -> Option<()> {
     const METADATA: i16 = 3;
     const API_VERSIONS: i16 = 18;
@@ -89,7 +89,7 @@ fn answer(mut connection: &TcpStream, port: u16, is_fenced: &AtomicBool) -> Opti
     connection.write_all(&reply).ok()
 }
 
-/// Version 1: brokers, controller, topics.
+/// Appends version 1 of a metadata response: brokers, controller, topics.
 fn metadata(reply: &mut Vec<u8>, port: u16, is_fenced: bool) {
     let text = |reply: &mut Vec<u8>, text: &str| {
         reply.extend(i16::try_from(text.len()).expect("short").to_be_bytes());
@@ -106,7 +106,7 @@ fn metadata(reply: &mut Vec<u8>, port: u16, is_fenced: bool) {
         reply.extend((-1_i16).to_be_bytes());
     }
     number(reply, if is_fenced { -1 } else { 1 });
-    // One topic of one partition, whose leader is gone where the broker is.
+    // One topic with one partition, which has no leader if the broker is fenced.
     number(reply, 1);
     reply.extend([0, 0]);
     text(reply, TOPIC);
@@ -121,24 +121,24 @@ fn metadata(reply: &mut Vec<u8>, port: u16, is_fenced: bool) {
     }
 }
 
-/// Looks until it is so, for a minute.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+/// Waits up to a minute until the condition holds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
         thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[test]
-fn a_polled_consumer_finds_its_cluster_again() {
+fn a_polled_consumer_reconnects_to_its_cluster() {
     let broker = Broker::start();
     let context = MemberContext::new(Arc::from(TOPIC), None);
     let config = polled_consumer_config(&broker.kafka(), "group");
     let consumer: BaseConsumer<MemberContext> =
         config.create_with_context(context).expect("a consumer");
     let stop = CancellationToken::new();
-    let answers = || {
+    let listed_brokers = || {
         let metadata = consumer.fetch_metadata(Some(TOPIC), Duration::from_secs(1));
         metadata.map(|metadata| metadata.brokers().len())
     };
@@ -146,55 +146,55 @@ fn a_polled_consumer_finds_its_cluster_again() {
         scope.spawn(|| {
             serve(&consumer, &broker.address, || stop.is_cancelled(), |_| ());
         });
-        // Also where it fails.
+        // Also stops the thread if an assertion fails.
         let _stop = stop.clone().drop_guard();
         for _ in 0..5 {
-            eventually("it answers", || answers() == Ok(1));
+            eventually("the broker lists itself", || listed_brokers() == Ok(1));
             broker.fence(true);
-            eventually("it lists nobody", || answers() == Ok(0));
+            eventually("the broker lists no broker", || listed_brokers() == Ok(0));
             broker.fence(false);
         }
-        eventually("it answers", || answers() == Ok(1));
+        eventually("the broker lists itself", || listed_brokers() == Ok(1));
     });
 }
 
 #[tokio::test]
-async fn a_connection_for_asking_is_replaced() {
+async fn a_connection_for_queries_is_replaced() {
     let broker = Broker::start();
     let log = broker.kafka().log("group").expect("a client");
     for is_fenced in [false, true, false, true, false, true, false] {
         broker.fence(is_fenced);
-        let begun = Instant::now();
+        let started = Instant::now();
         while log.partitions(TOPIC).await != Ok(Some(1)) && !is_fenced {
-            assert!(begun.elapsed() < Duration::from_secs(120));
+            assert!(started.elapsed() < Duration::from_secs(120));
         }
     }
 }
 
 #[test]
-fn a_client_is_replaced_once_no_broker_was_reached_for_a_while() {
+fn a_client_is_replaced_after_it_reached_no_broker_for_a_while() {
     let failure = || Err::<(), _>(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
-    let (made, is_refused) = (AtomicU32::new(0), Arc::new(AtomicBool::new(false)));
+    let (created, is_refused) = (AtomicU32::new(0), Arc::new(AtomicBool::new(false)));
     let refused = Arc::clone(&is_refused);
     let client = Replaceable::new(move || {
         if refused.load(Ordering::SeqCst) {
             return Err(KafkaError::Canceled);
         }
-        Ok(made.fetch_add(1, Ordering::SeqCst) + 1)
+        Ok(created.fetch_add(1, Ordering::SeqCst) + 1)
     });
-    let client = client.expect("the first");
-    client.ended(&failure());
-    assert_eq!(client.get(), 1, "only just");
+    let client = client.expect("the first client");
+    client.record_outcome(&failure());
+    assert_eq!(client.get(), 1, "the first failure was too recent");
     let long_ago = Instant::now().checked_sub(REPLACE_AFTER);
-    client.current.lock().expect("whole").1 = long_ago;
-    client.ended(&Ok(()));
-    client.ended(&failure());
-    assert_eq!(client.get(), 1, "it answered in between");
-    client.current.lock().expect("whole").1 = long_ago;
+    client.current.lock().expect("an unpoisoned lock").1 = long_ago;
+    client.record_outcome(&Ok(()));
+    client.record_outcome(&failure());
+    assert_eq!(client.get(), 1, "a broker responded in between");
+    client.current.lock().expect("an unpoisoned lock").1 = long_ago;
     is_refused.store(true, Ordering::SeqCst);
-    client.ended(&failure());
-    assert_eq!(client.get(), 1, "none could be made");
+    client.record_outcome(&failure());
+    assert_eq!(client.get(), 1, "no client could be created");
     is_refused.store(false, Ordering::SeqCst);
-    client.ended(&failure());
+    client.record_outcome(&failure());
     assert_eq!(client.get(), 2);
 }
