@@ -82,7 +82,7 @@ pub struct BadId {
     /// Text for the detail of a reject.
     pub detail: String,
     /// Whether the cell is missing, or has a JSON type that no `id` of the table has.
-    pub is_shape: bool,
+    pub is_shape_error: bool,
 }
 
 /// Decodes the records of one source table for one reader.

@@ -12,7 +12,7 @@ pub struct History {
     pub changed: Changed,
 }
 
-/// State of the connector, as far as Kafka Connect and Kafka were reachable.
+/// State of the connector. A field is `None` if it could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectorState {
     /// Notification of the connector's latest initial snapshot.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
-/// Digests of values, or values, by property name.
+/// Values of properties, or digests of the values, by property name.
 pub type Properties = BTreeMap<String, String>;
 
 /// Prefixes of the properties that affect how the connector works, but not what it delivers.
@@ -26,7 +26,7 @@ const OPERATIONAL: [&str; 17] = [
     "slot.retry.",
     "tasks.max",
     "topic.creation.",
-    // Fanout records a different value when it restores its own.
+    // When fanout restores its own value, it records where another one was in use.
     "unavailable.value.placeholder",
 ];
 

@@ -16,22 +16,22 @@ const UP: &str = "fanout up";
 /// the publication or the slot as missing if it does not exist yet.
 #[must_use]
 pub fn check(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
-    let mut findings = server(catalogue);
+    let mut findings = check_server(catalogue);
     for table in &expected.tables {
         match catalogue.relation(&table.name) {
             Some(relation) => {
                 let mut problems = check_relation(relation, table);
                 if catalogue.publication.is_some() {
-                    problems.extend(membership(relation, &table.qualified(), expected));
+                    problems.extend(check_membership(relation, &table.qualified(), expected));
                 }
                 let problems = problems.into_iter();
                 findings.extend(problems.map(|finding| finding.of_table(table.qualified())));
             }
-            None => findings.push(missing(table, has_begun(catalogue))),
+            None => findings.push(missing_table(table, has_begun(catalogue))),
         }
     }
-    findings.extend(helpers(catalogue, expected));
-    findings.extend(publication(catalogue, expected));
+    findings.extend(check_helpers(catalogue, expected));
+    findings.extend(check_publication(catalogue, expected));
     findings.sort_by_key(|finding| finding.severity);
     findings
 }
@@ -59,7 +59,7 @@ pub fn strays<'c>(
         .collect()
 }
 
-fn server(catalogue: &Catalogue) -> Vec<Finding> {
+fn check_server(catalogue: &Catalogue) -> Vec<Finding> {
     let mut findings = Vec::new();
     if catalogue.version < OLDEST {
         let (major, minor) = (catalogue.version / 10_000, catalogue.version % 10_000);
@@ -97,7 +97,7 @@ fn server(catalogue: &Catalogue) -> Vec<Finding> {
     findings
 }
 
-fn missing(table: &ExpectedTable, begun: bool) -> Finding {
+fn missing_table(table: &ExpectedTable, begun: bool) -> Finding {
     let name = table.qualified();
     let remedy = if begun {
         format!("rename or restore {name}; or run fanout up --yes, which creates an empty table")
@@ -119,13 +119,13 @@ fn check_relation(relation: &Relation, table: &ExpectedTable) -> Vec<Finding> {
         // The other checks apply only to ordinary tables.
         return findings;
     }
-    findings.extend(key(relation, table));
+    findings.extend(check_key(relation, table));
     let columns = table.columns.iter();
     findings.extend(columns.filter_map(|column| {
         let found = check_column(relation, table, column)?;
         Some(found.of_column(&column.name))
     }));
-    findings.extend(identity(relation, &table.qualified()));
+    findings.extend(check_identity(relation, &table.qualified()));
     findings
 }
 
@@ -195,7 +195,7 @@ fn describe_kind(letter: &str) -> &'static str {
     }
 }
 
-fn key(relation: &Relation, table: &ExpectedTable) -> Option<Finding> {
+fn check_key(relation: &Relation, table: &ExpectedTable) -> Option<Finding> {
     let (name, wanted) = (table.qualified(), quoted(&table.key));
     let Some(found) = &relation.primary_key else {
         return Some(unsupported(
@@ -280,7 +280,7 @@ fn check_column(
 }
 
 /// Checks the replica identity. Only `FULL` includes the complete old row.
-fn identity(relation: &Relation, name: &str) -> Option<Finding> {
+fn check_identity(relation: &Relation, name: &str) -> Option<Finding> {
     let severity = if relation.hides_its_key() {
         Severity::Incomplete
     } else {
@@ -310,7 +310,7 @@ fn identity(relation: &Relation, name: &str) -> Option<Finding> {
 }
 
 /// Returns the parts of a table's changes that the publication excludes.
-fn membership(relation: &Relation, name: &str, expected: &Expected) -> Vec<Finding> {
+fn check_membership(relation: &Relation, name: &str, expected: &Expected) -> Vec<Finding> {
     let publication = &expected.publication;
     let incomplete = |code, what| Finding::new(code, Severity::Incomplete, what, UP);
     if !relation.published && relation.kind == "r" {
@@ -336,7 +336,7 @@ fn membership(relation: &Relation, name: &str, expected: &Expected) -> Vec<Findi
 }
 
 /// Checks Debezium's tables, without which snapshots and heartbeats do not work.
-fn helpers(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
+fn check_helpers(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
     let impaired = |code, what| Finding::new(code, Severity::Impaired, what, UP);
     let check_helper = |name: &str| {
         let qualified = format!("{SCHEMA}.{name}");
@@ -362,7 +362,7 @@ fn helpers(catalogue: &Catalogue, expected: &Expected) -> Vec<Finding> {
         .collect()
 }
 
-fn publication(catalogue: &Catalogue, expected: &Expected) -> Option<Finding> {
+fn check_publication(catalogue: &Catalogue, expected: &Expected) -> Option<Finding> {
     let name = &expected.publication;
     let (code, what) = match &catalogue.publication {
         None => (

@@ -2,7 +2,7 @@
 //! of dead letters, and topics.
 //!
 //! All clients read only committed records. The end of a partition is always its last stable
-//! offset, fetched anew.
+//! offset, read from the broker for each query.
 
 mod cluster;
 mod log;

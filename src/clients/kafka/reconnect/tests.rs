@@ -122,10 +122,10 @@ fn metadata(reply: &mut Vec<u8>, port: u16, is_fenced: bool) {
 }
 
 /// Waits up to a minute until the condition holds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        assert!(started.elapsed() < Duration::from_secs(60), "{description}");
         thread::sleep(Duration::from_millis(50));
     }
 }
