@@ -18,7 +18,7 @@ use crate::{
     Test,
     binary::Fanout,
     stack::{Stack, eventually},
-    trials::leave_out,
+    trials::skip,
 };
 
 /// The tests, in their order.
@@ -136,7 +136,7 @@ fn certificates(folder: &Path) {
 
 fn engine(stack: &Stack) {
     let Some(daemon) = Daemon::start() else {
-        leave_out("a daemon under TLS takes dockerd, and root or sudo");
+        skip("a daemon under TLS takes dockerd, and root or sudo");
     };
     let plain = stack.other("tls").with("DOCKER_HOST", &daemon.host);
     let with = |folder: &Path| {

@@ -1,5 +1,5 @@
-//! The verbs that look at a running stack: what they show is what is there,
-//! and what is broken they name.
+//! The commands that inspect a running stack: they show its actual state and
+//! report what is broken.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -9,36 +9,39 @@ use uuid::Uuid;
 
 use crate::{
     Test,
-    support::{Event, Going, Stack, Stub, accepted_by, eventually, same, wait_for},
+    support::{Event, RunningCommand, Stack, Stub, accepted_by, check_equal, eventually, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("peek_shows_one_event_in_every_place", peek),
-    ("the_same_look_can_be_typed_with_common_tools", typed_looks),
+    ("peek_shows_an_event_in_every_store", peek),
+    (
+        "peek_prints_an_equivalent_command_for_common_tools",
+        equivalent_commands,
+    ),
     (
         "the_leaderboard_is_explained_by_its_events",
         explained_board,
     ),
     (
-        "a_watched_leaderboard_shows_changes_until_it_is_told_to_stop",
+        "a_watched_leaderboard_shows_changes_until_it_is_stopped",
         watched_board,
     ),
+    ("a_read_only_redis_is_reported", read_only_redis),
     (
-        "a_board_that_redis_does_not_let_be_written_says_why",
-        read_only_redis,
-    ),
-    (
-        "a_password_that_postgres_refuses_is_named",
+        "a_password_that_postgres_refuses_is_reported",
         refused_password,
     ),
-    ("the_pipeline_tells_its_health_and_its_metrics", metrics),
-    ("a_run_until_idle_ends_when_all_has_arrived", until_idle),
-    ("a_smoke_test_names_the_first_broken_hop", broken_hop),
-    ("doctor_finds_nothing_that_fails", doctor),
+    ("the_pipeline_serves_its_health_and_metrics", metrics),
+    ("a_run_until_idle_ends_once_caught_up", until_idle),
+    ("a_smoke_test_reports_the_first_broken_hop", broken_hop),
+    (
+        "doctor_passes_on_a_healthy_stack_and_finds_a_wrong_replica_identity",
+        doctor,
+    ),
 ];
 
-/// The documents of `peek`.
+/// Returns the items of `peek`.
 fn items(stack: &Stack, place: &str) -> Vec<Json> {
     let report = stack.fanout.document(0, &["peek", place, "-n", "50"]);
     report["items"].as_array().expect("items").clone()
@@ -46,9 +49,9 @@ fn items(stack: &Stack, place: &str) -> Vec<Json> {
 
 fn peek(stack: &Stack) {
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    event.wait_for_score(event.content, Some(1));
     let (id, content) = (event.id.to_string(), event.content.to_string());
-    for (place, mark) in [
+    for (place, expected) in [
         ("kafka", &id),
         ("clickhouse", &id),
         ("redis", &content),
@@ -56,41 +59,41 @@ fn peek(stack: &Stack) {
     ] {
         eventually(&format!("{place} shows the event"), || {
             let items = items(stack, place);
-            let there = items.iter().any(|item| item.to_string().contains(mark));
-            there.then_some(()).ok_or_else(|| format!("{items:?}"))
+            let is_shown = items.iter().any(|item| item.to_string().contains(expected));
+            is_shown.then_some(()).ok_or_else(|| format!("{items:?}"))
         });
         let shown = stack.fanout.run(&["peek", place, "-n", "50"]);
-        shown.ends_with(0).says(mark);
+        shown.ends_with(0).says(expected);
     }
 }
 
-/// What `peek -v` says can be typed, typed into a shell after `fanout env`.
-fn typed_looks(stack: &Stack) {
+/// The command that `peek -v` prints works in a shell after `fanout env`.
+fn equivalent_commands(stack: &Stack) {
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    event.wait_for_score(event.content, Some(1));
     let variables = stack
         .fanout
         .run(&["env", "--show-secrets"])
         .ends_with(0)
         .stdout;
-    for (place, mark) in [
+    for (place, expected) in [
         ("clickhouse", event.id.to_string()),
         ("redis", event.content.to_string()),
         ("http", event.id.to_string()),
     ] {
         let ended = stack.fanout.run(&["-v", "peek", place, "-n", "50"]);
-        let said = ended.ends_with(0).stderr;
-        let typed = said
+        let stderr = ended.ends_with(0).stderr;
+        let command = stderr
             .lines()
             .find(|line| line.starts_with("curl") || line.starts_with("redis-cli"));
-        let typed = typed.unwrap_or_else(|| panic!("nothing to type in {said}"));
-        eventually(typed, || {
-            let script = format!("{variables}\n{typed}");
+        let command = command.unwrap_or_else(|| panic!("no command in {stderr}"));
+        eventually(command, || {
+            let script = format!("{variables}\n{command}");
             let shell = Command::new("sh").args(["-c", &script]).output();
-            let output = shell.expect("a shell");
+            let output = shell.expect("run a shell");
             let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-            let there = output.status.success() && shown.contains(&mark);
-            there.then_some(()).ok_or(shown)
+            let is_shown = output.status.success() && shown.contains(&expected);
+            is_shown.then_some(()).ok_or(shown)
         });
     }
     let kafka = stack.fanout.run(&["-v", "peek", "kafka"]).ends_with(0);
@@ -99,7 +102,7 @@ fn typed_looks(stack: &Stack) {
 
 fn explained_board(stack: &Stack) {
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    event.wait_for_score(event.content, Some(1));
     let content = event.content.to_string();
     let board = stack
         .fanout
@@ -118,10 +121,10 @@ fn explained_board(stack: &Stack) {
     assert_eq!(explanation["board"], 1);
     assert_eq!(explanation["source"], 1);
     assert_eq!(explanation["events"][0]["id"], event.id);
-    let nobody = Uuid::new_v4().to_string();
+    let unknown = Uuid::new_v4().to_string();
     let report = stack
         .fanout
-        .document(0, &["leaderboard", "--explain", &nobody]);
+        .document(0, &["leaderboard", "--explain", &unknown]);
     let explanation = &report["explanation"];
     assert_eq!(
         (&explanation["board"], &explanation["total"]),
@@ -131,13 +134,13 @@ fn explained_board(stack: &Stack) {
 
 fn watched_board(stack: &Stack) {
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    event.wait_for_score(event.content, Some(1));
     let content = event.content.to_string();
-    let watch = Going::start(
+    let watch = RunningCommand::start(
         stack,
         &["leaderboard", "--limit", "1000", "--watch", "100ms"],
     );
-    watch.next("the event on the board", |board| {
+    watch.wait_for_document("the event on the board", |board| {
         let rows = board["rows"].as_array()?;
         rows.iter()
             .find(|row| row["content_id"] == content)
@@ -147,7 +150,7 @@ fn watched_board(stack: &Stack) {
         "INSERT INTO engagement_events (content_id, event_type, event_ts)
          VALUES ('{content}', 'play', now())"
     ));
-    let row = watch.next("the change", |board| {
+    let row = watch.wait_for_document("the change", |board| {
         let rows = board["rows"].as_array()?;
         let row = rows.iter().find(|row| row["content_id"] == content)?;
         (row["score"] == 2).then(|| row.clone())
@@ -156,29 +159,29 @@ fn watched_board(stack: &Stack) {
     watch.stop();
 }
 
-/// A replica of a primary that is not there takes no writes.
+/// A Redis that replicates from an unreachable primary refuses writes.
 fn read_only_redis(stack: &Stack) {
-    let primary = |words: [&str; 2]| {
+    let set_primary = |words: [&str; 2]| {
         let answer: String = stack.stores.redis(&["REPLICAOF", words[0], words[1]]);
         assert_eq!(answer, "OK");
     };
-    primary(["127.0.0.1", "1"]);
-    eventually("the board says that redis is read-only", || {
+    set_primary(["127.0.0.1", "1"]);
+    eventually("leaderboard reports a read-only redis", || {
         let remark = stack.fanout.document(0, &["leaderboard"])["remark"].clone();
-        same(&json!("read_only"), remark["code"].clone())
+        check_equal(&json!("read_only"), remark["code"].clone())
     });
-    eventually("status says it in words", || {
+    eventually("status reports a read-only redis", || {
         let ended = stack.fanout.run(&["status", "--check"]);
-        let says = ended.stdout.contains("it is a read-only replica");
-        (ended.code == Some(5) && says)
+        let is_reported = ended.stdout.contains("it is a read-only replica");
+        (ended.code == Some(5) && is_reported)
             .then_some(())
             .ok_or_else(|| ended.evidence())
     });
-    primary(["NO", "ONE"]);
-    stack.is_well();
+    set_primary(["NO", "ONE"]);
+    stack.wait_until_healthy();
 }
 
-/// Nothing but a login shows it.
+/// Only a login reveals a wrong password.
 fn refused_password(stack: &Stack) {
     let mut url = Url::parse(stack.stores.url("FANOUT_POSTGRES_URL")).expect("a url");
     url.set_password(Some("another")).expect("a host");
@@ -188,8 +191,8 @@ fn refused_password(stack: &Stack) {
     ended.says("hint: set postgres.url or FANOUT_POSTGRES_URL to the right user and password");
     let services = fanout.document(0, &["status"])["services"].clone();
     let postgres = services.as_array().into_iter().flatten();
-    let postgres = postgres.filter(|one| one["name"] == "postgres");
-    let states: Vec<&Json> = postgres.map(|one| &one["state"]).collect();
+    let postgres = postgres.filter(|service| service["name"] == "postgres");
+    let states: Vec<&Json> = postgres.map(|service| &service["state"]).collect();
     assert_eq!(states, ["denied"]);
 }
 
@@ -198,11 +201,11 @@ fn metrics(stack: &Stack) {
     let url = stack.stores.url("FANOUT_HTTP_URL");
     let get = |path: &str| {
         wait_for(async {
-            let answer = reqwest::get(format!("{url}{path}"))
+            let response = reqwest::get(format!("{url}{path}"))
                 .await
-                .expect("it serves");
-            let status = answer.status().as_u16();
-            (status, answer.text().await.expect("text"))
+                .expect("reach the pipeline");
+            let status = response.status().as_u16();
+            (status, response.text().await.expect("text"))
         })
     };
     assert_eq!(get("/healthz"), (200, "ok\n".to_owned()));
@@ -221,10 +224,10 @@ fn metrics(stack: &Stack) {
     }
 }
 
-/// A pipeline of groups of its own that tells another external system of all
-/// inserts, and ends by itself.
+/// A pipeline with its own consumer groups sends all inserts to another
+/// external system and exits once it has caught up.
 fn until_idle(stack: &Stack) {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("create a folder");
     let stub = Stub::start(stack, folder.path());
     let last = Event::insert(stack);
     let fanout = stack
@@ -244,17 +247,17 @@ fn until_idle(stack: &Stack) {
     };
     let found = ids(accepted_by(&stub.url));
     assert!(found.contains(&last.id), "{} of {found:?}", last.id);
-    eventually("the other external system knows the same", || {
-        same(&found, ids(stack.stores.accepted()))
+    eventually("both external systems have the same events", || {
+        check_equal(&found, ids(stack.stores.accepted()))
     });
 }
 
 fn broken_hop(stack: &Stack) {
     stack.kill("stub");
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("create a folder");
     let junit = folder.path().join("smoke.xml");
-    let patience = ["--timeout", "30s", "--latency-budget", "30s"];
-    let mut arguments = [&["smoke"], &patience[..], &["--junit"]].concat();
+    let limits = ["--timeout", "30s", "--latency-budget", "30s"];
+    let mut arguments = [&["smoke"], &limits[..], &["--junit"]].concat();
     arguments.push(junit.to_str().expect("a path in UTF-8"));
     let ended = stack.fanout.run(&arguments).ends_with(5);
     let ended = ended.says("first broken hop: http");
@@ -263,9 +266,9 @@ fn broken_hop(stack: &Stack) {
         let line = line.unwrap_or_else(|| panic!("{}", ended.evidence()));
         assert!(line.contains(" ok "), "{line}");
     }
-    let junit = fs::read_to_string(junit).expect("a report");
+    let junit = fs::read_to_string(junit).expect("read the report");
     assert!(junit.contains("failures=\"1\""), "{junit}");
-    stack.mend();
+    stack.repair();
 }
 
 fn doctor(stack: &Stack) {

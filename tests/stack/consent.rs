@@ -1,6 +1,6 @@
-//! Servers that are not fanout's own: what would be changed on them is listed
-//! first, and done only when the operator agrees; sources of a shape that
-//! cannot be followed are refused before anything is made.
+//! External servers: changes to them are listed first and made only after the
+//! operator confirms. Sources with an unsupported schema are refused before
+//! anything is created.
 
 use std::{collections::BTreeSet, fs};
 
@@ -12,22 +12,23 @@ use serde_json::Value as Json;
 
 use crate::{
     Test,
-    support::{Fanout, Stack, eventually, same, wait_for},
+    support::{Fanout, Stack, check_equal, eventually, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     (
-        "nothing_is_altered_on_servers_of_others_without_consent",
+        "external_servers_are_changed_only_after_confirmation",
         without_consent,
     ),
     (
-        "a_source_of_an_unsupported_shape_is_refused_by_name",
-        unsupported_shapes,
+        "a_source_with_an_unsupported_schema_is_refused_with_the_reason",
+        unsupported_schemas,
     ),
 ];
 
-/// A project whose servers are all somebody else's: here, the stack's.
+/// Returns a caller for a project whose servers are all external, namely the
+/// stack's.
 fn guest(stack: &Stack) -> Fanout {
     let path = stack.fanout.home().join("guest.yaml");
     let services = [
@@ -39,7 +40,7 @@ fn guest(stack: &Stack) -> Fanout {
         "stub",
     ];
     let external = services.map(|name| format!("  {name}: {{runtime: external}}\n"));
-    fs::write(&path, format!("services:\n{}", external.concat())).expect("a file");
+    fs::write(&path, format!("services:\n{}", external.concat())).expect("write the configuration");
     let path = path.to_str().expect("a path in UTF-8");
     let mut guest = stack
         .fanout
@@ -57,28 +58,30 @@ fn without_consent(stack: &Stack) {
     let guest = guest(stack);
     let plan = guest.document(0, &["up", "--ports", "auto", "--dry-run"]);
     let alterations = plan["alterations"].as_array().expect("a list");
-    let asks = alterations
+    let needing_consent = alterations
         .iter()
-        .filter(|one| one["needs_consent"] == true);
-    let asks: BTreeSet<&str> = asks.filter_map(|one| one["service"].as_str()).collect();
-    let everywhere = ["clickhouse", "connect", "kafka", "postgres", "redis"];
-    assert_eq!(asks, everywhere.into(), "{plan:#}");
-    let what: Vec<&str> = alterations
-        .iter()
-        .filter_map(|one| one["what"].as_str())
+        .filter(|alteration| alteration["needs_consent"] == true);
+    let services: BTreeSet<&str> = needing_consent
+        .filter_map(|alteration| alteration["service"].as_str())
         .collect();
-    // The tables are there already.
+    let everywhere = ["clickhouse", "connect", "kafka", "postgres", "redis"];
+    assert_eq!(services, everywhere.into(), "{plan:#}");
+    let statements: Vec<&str> = alterations
+        .iter()
+        .filter_map(|alteration| alteration["what"].as_str())
+        .collect();
+    // The tables exist already.
     assert!(
-        !what
+        !statements
             .iter()
-            .any(|one| one.contains("TABLE IF NOT EXISTS public")),
-        "{what:?}"
+            .any(|statement| statement.contains("TABLE IF NOT EXISTS public")),
+        "{statements:?}"
     );
 
     let refused = guest.run(&["up", "--ports", "auto"]).ends_with(6);
     let refused = refused.says("hint: fanout --project guest up --ports auto --yes");
-    for one in &what {
-        for line in one.lines() {
+    for statement in &statements {
+        for line in statement.lines() {
             assert!(
                 refused.stderr.contains(line),
                 "{line} is not in {}",
@@ -86,26 +89,26 @@ fn without_consent(stack: &Stack) {
             );
         }
     }
-    assert_eq!(traces(stack, &what), Vec::<String>::new());
+    assert_eq!(traces(stack, &statements), Vec::<String>::new());
     assert!(!stack.fanout.home().join("guest/state.json").exists());
 
     guest.run(&["up", "--ports", "auto", "--yes"]).ends_with(0);
-    let made = traces(stack, &what);
+    let created = traces(stack, &statements);
     for server in ["postgres", "clickhouse", "connect", "kafka"] {
-        let is_there = made.iter().any(|trace| trace.starts_with(server));
-        assert!(is_there, "nothing in {server}: {made:?}");
+        let is_changed = created.iter().any(|trace| trace.starts_with(server));
+        assert!(is_changed, "nothing in {server}: {created:?}");
     }
-    // Nothing is needed any more, so nothing is asked.
+    // No further change is needed, so no confirmation is required.
     guest.run(&["up"]).ends_with(0).says("nothing to do");
     guest.run(&["reset", "--yes"]).ends_with(0);
-    // Kafka forgets a topic a moment after it was deleted.
+    // Kafka lists a deleted topic for a moment.
     eventually("nothing is left of the guest", || {
-        same(&Vec::<String>::new(), traces(stack, &what))
+        check_equal(&Vec::<String>::new(), traces(stack, &statements))
     });
 }
 
-/// What of the guest is in the stack's servers: by name, and of the topics and
-/// keys those that `up` listed.
+/// Returns the objects of the guest project on the stack's servers: topics and
+/// Redis keys that `up` listed, and other objects with `guest` in their names.
 fn traces(stack: &Stack, listed: &[&str]) -> Vec<String> {
     let in_postgres = stack.stores.postgres_text(
         "SELECT coalesce(string_agg(name, ' '), '') FROM (
@@ -117,8 +120,8 @@ fn traces(stack: &Stack, listed: &[&str]) -> Vec<String> {
     let in_clickhouse = stack.stores.clickhouse(databases);
     let connectors = wait_for(async {
         let url = format!("{}/connectors", stack.stores.url("FANOUT_CONNECT_URL"));
-        let answer = reqwest::get(url).await.expect("connect");
-        answer.json::<Vec<String>>().await.expect("a list")
+        let response = reqwest::get(url).await.expect("connect");
+        response.json::<Vec<String>>().await.expect("a list")
     });
     let in_connect = connectors.into_iter().filter(|name| name.contains("guest"));
     let mut settings = Settings::default();
@@ -130,22 +133,22 @@ fn traces(stack: &Stack, listed: &[&str]) -> Vec<String> {
     let in_kafka = topics.into_iter().filter(is_listed);
     let keys = listed
         .iter()
-        .filter_map(|one| one.strip_prefix("write the keys "));
+        .filter_map(|statement| statement.strip_prefix("write the keys "));
     let keys = keys.flat_map(|keys| keys.split(", "));
     let in_redis = keys.filter(|key| stack.stores.redis::<bool>(&["EXISTS", key]));
-    let of = |server: &str, name: &str| format!("{server}: {name}");
+    let describe = |server: &str, name: &str| format!("{server}: {name}");
     let names = in_postgres.split_whitespace();
     let tables = in_clickhouse.split_whitespace();
     names
-        .map(|name| of("postgres", name))
-        .chain(tables.map(|name| of("clickhouse", name)))
-        .chain(in_connect.map(|name| of("connect", &name)))
-        .chain(in_kafka.map(|name| of("kafka", &name)))
-        .chain(in_redis.map(|name| of("redis", name)))
+        .map(|name| describe("postgres", name))
+        .chain(tables.map(|name| describe("clickhouse", name)))
+        .chain(in_connect.map(|name| describe("connect", &name)))
+        .chain(in_kafka.map(|name| describe("kafka", &name)))
+        .chain(in_redis.map(|name| describe("redis", name)))
         .collect()
 }
 
-/// A Postgres of its own, emptied, and a project to which it is external.
+/// A separate, emptied Postgres, and a project for which it is external.
 struct Bare<'a> {
     stack: &'a Stack,
     url: String,
@@ -159,18 +162,19 @@ impl<'a> Bare<'a> {
         host.run(&up).ends_with(0);
         let document = host.document(0, &["env", "--show-secrets"]);
         let variables = document["variables"].as_array().expect("variables");
-        let is_it = |one: &&Json| one["name"] == "FANOUT_POSTGRES_URL";
-        let url = variables.iter().find(is_it).expect("it")["value"].clone();
+        let is_url = |variable: &&Json| variable["name"] == "FANOUT_POSTGRES_URL";
+        let url = variables.iter().find(is_url).expect("a Postgres url")["value"].clone();
         let url = url.as_str().expect("a text").to_owned();
         let path = stack.fanout.home().join("bare.yaml");
-        fs::write(&path, "services: {postgres: {runtime: external}}\n").expect("a file");
+        fs::write(&path, "services: {postgres: {runtime: external}}\n")
+            .expect("write the configuration");
         let guest = stack
             .fanout
             .with("FANOUT_PROJECT", "bare")
             .with("FANOUT_CONFIG", path.to_str().expect("a path in UTF-8"))
             .with("FANOUT_POSTGRES_URL", &url);
         let bare = Self { stack, url, guest };
-        // Row-level security is for roles that it can bind.
+        // Row-level security does not apply to superusers.
         bare.execute(
             "DO $$ BEGIN
                 IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
@@ -188,8 +192,8 @@ impl<'a> Bare<'a> {
                 .connect()
                 .await
                 .expect("postgres");
-            let done = client.batch_execute(statements).await;
-            done.unwrap_or_else(|error| panic!("{error:?}\n{statements}"));
+            let result = client.batch_execute(statements).await;
+            result.unwrap_or_else(|error| panic!("{error:?}\n{statements}"));
         });
     }
 
@@ -224,14 +228,15 @@ impl<'a> Bare<'a> {
         })
     }
 
-    /// Refuses this shape, made on top of what `up` makes itself.
-    fn refuses(&self, shape: &str, name: &str) {
+    /// Asserts that `up` refuses this schema, which is created after a
+    /// successful `up`.
+    fn assert_refused(&self, schema: &str, reason: &str) {
         self.guest.run(&["up", "postgres", "--yes"]).ends_with(0);
-        self.execute(shape);
+        self.execute(schema);
         let before = self.relations();
         let refused = self.guest.run(&["up", "postgres", "--yes"]);
-        assert_eq!(refused.code, Some(6), "{shape}\n{}", refused.evidence());
-        let refused = refused.says(name);
+        assert_eq!(refused.code, Some(6), "{schema}\n{}", refused.evidence());
+        let refused = refused.says(reason);
         assert!(
             refused.stderr.contains("\nhint: "),
             "{}",
@@ -241,7 +246,7 @@ impl<'a> Bare<'a> {
         self.empty();
     }
 
-    fn end(self) {
+    fn reset(self) {
         for project in ["bare", "host"] {
             let fanout = self.stack.fanout.with("FANOUT_PROJECT", project);
             let fanout = fanout.with("FANOUT_POSTGRES_URL", &self.url);
@@ -255,24 +260,24 @@ impl<'a> Bare<'a> {
     }
 }
 
-fn unsupported_shapes(stack: &Stack) {
+fn unsupported_schemas(stack: &Stack) {
     let bare = Bare::start(stack);
     let refused = bare.guest.run(&["up", "postgres"]).ends_with(6);
     let refused = refused.says("CREATE TABLE IF NOT EXISTS public.engagement_events (");
     refused.says("ALTER TABLE public.content REPLICA IDENTITY FULL");
     assert_eq!(bare.relations(), 0);
     let events = "public.engagement_events";
-    for (shape, name) in SHAPES {
-        bare.refuses(&shape.replace("{events}", events), name);
+    for (schema, reason) in SCHEMAS {
+        bare.assert_refused(&schema.replace("{events}", events), reason);
     }
     bare.execute("CREATE VIEW public.content AS SELECT 1 AS id");
     let doctor = bare.guest.run(&["doctor"]).ends_with(5);
     doctor.says("public.content is a view, not an ordinary table");
-    bare.end();
+    bare.reset();
 }
 
-/// Shapes, and what each is called.
-const SHAPES: [(&str, &str); 15] = [
+/// Statements that create an unsupported schema, and the reported reason.
+const SCHEMAS: [(&str, &str); 15] = [
     (
         "ALTER TABLE {events} RENAME TO plain;
          CREATE TABLE {events} (LIKE plain, PRIMARY KEY (id)) PARTITION BY RANGE (id)",

@@ -1,64 +1,72 @@
-//! Dead letters, applied again where their records were, and forgotten.
+//! Dead letters: replayed at their records' positions, and purged.
 
 use serde_json::{Value as Json, json};
 
 use crate::{
     Test,
-    support::{Bench, Fanout, Record, Stack, Worker, eventually, same},
+    support::{Bench, Fanout, Record, Stack, Worker, check_equal, eventually},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("a_letter_is_applied_where_its_record_was", in_its_place),
-    ("the_outside_is_told_again_only_after_a_yes", outside),
-    ("purged_letters_still_account_for_their_records", purge),
+    (
+        "a_dead_letter_is_replayed_at_its_records_position",
+        original_position,
+    ),
+    (
+        "calls_are_repeated_only_after_confirmation",
+        confirmed_calls,
+    ),
+    ("purged_dead_letters_still_account_for_their_records", purge),
 ];
 
-/// A pipeline whose external system rejects everything.
-fn rejecting(bench: &Bench) -> Worker {
+/// Starts a pipeline whose external system rejects all calls.
+fn run_with_rejections(bench: &Bench) -> Worker {
     bench.set_faults(&json!({"fail_rate": 1.0, "status": 422}));
     bench.run(&[])
 }
 
-fn letters(bench: &Bench, filter: &[&str]) -> Json {
+fn list_dead_letters(bench: &Bench, filter: &[&str]) -> Json {
     let arguments: Vec<&str> = ["dlq", "ls"].iter().chain(filter).copied().collect();
     bench.fanout().document(0, &arguments)
 }
 
-/// Waits until a sink has so many letters.
-fn are_there(bench: &Bench, sink: &str, count: usize) -> Vec<Json> {
-    eventually(&format!("{count} letters of {sink}"), || {
-        let listed = letters(bench, &["--sink", sink]);
+/// Waits until a sink has `count` dead letters, and returns them.
+fn wait_for_dead_letters(bench: &Bench, sink: &str, count: usize) -> Vec<Json> {
+    eventually(&format!("{count} dead letters of {sink}"), || {
+        let listed = list_dead_letters(bench, &["--sink", sink]);
         let listed = listed["letters"].as_array().expect("letters");
-        same(&count, listed.len()).map(|_| listed.clone())
+        check_equal(&count, listed.len()).map(|_| listed.clone())
     })
 }
 
-/// How many `status` has counted, by sink.
-fn counted(fanout: &Fanout) -> Vec<(&'static str, u64)> {
+/// Returns the number of dead letters by sink, according to `status`.
+fn dead_letter_counts(fanout: &Fanout) -> Vec<(&'static str, u64)> {
     let counts = fanout.document(0, &["status"])["dead_letters"]["counts"].clone();
-    let of = |sink: &str| -> u64 {
+    let count = |sink: &str| -> u64 {
         let codes = counts[sink].as_object().into_iter().flatten();
-        codes.filter_map(|(_, letters)| letters.as_u64()).sum()
+        codes.filter_map(|(_, count)| count.as_u64()).sum()
     };
     let sinks = ["clickhouse", "http", "redis"];
-    sinks.map(|sink| (sink, of(sink))).to_vec()
+    sinks.map(|sink| (sink, count(sink))).to_vec()
 }
 
-/// Letters that an earlier program may have left: records that this one
-/// understands.
-fn in_its_place(stack: &Stack) {
+/// Replays dead letters that an earlier version may have left, whose records
+/// the current version can decode.
+fn original_position(stack: &Stack) {
     let bench = Bench::new(stack, "inplace");
     let worker = bench.run(&["--sinks", "clickhouse"]);
-    let garbage = Record::garbage();
-    let first = bench.event(0, &garbage);
-    let second = bench.event(0, &garbage);
+    let undecodable = Record::undecodable();
+    let first = bench.write_event(0, &undecodable);
+    let second = bench.write_event(0, &undecodable);
     bench.insert(0, 1);
-    let rejected = are_there(&bench, "clickhouse", 2);
-    eventually("the row is stored", || same(&1, bench.rows("1").len()));
-    // What was rejected first is an older change of the stored event; what was
-    // rejected second, an event that there is no other record of.
-    for (place, id) in [(first, 1), (second, 2)] {
+    let rejected = wait_for_dead_letters(&bench, "clickhouse", 2);
+    eventually("the row is stored", || {
+        check_equal(&1, bench.rows("1").len())
+    });
+    // The first rejected record is an older change of the stored event. The
+    // second is the only record of another event.
+    for (written, id) in [(first, 1), (second, 2)] {
         let mut record = Record::insert(bench.prefix(), id);
         let value = record.value.take().expect("a value");
         let value = String::from_utf8(value)
@@ -71,56 +79,60 @@ fn in_its_place(stack: &Stack) {
             ("fanout-code", "by_hand".to_owned()),
             ("fanout-topic", bench.events_topic()),
             ("fanout-partition", "0".to_owned()),
-            ("fanout-offset", place.offset.to_string()),
+            ("fanout-offset", written.offset.to_string()),
             (
                 "fanout-generation",
                 rejected[0]["generation"].as_str().expect("text").to_owned(),
             ),
         ];
-        bench.letter(&record, &headers);
+        bench.write_dead_letter(&record, &headers);
     }
-    let end = bench.end(0);
+    let end = bench.end_offset(0);
     let report = bench.fanout().document(0, &["dlq", "replay"]);
     let done = &report["done"];
     assert_eq!(done["replayed"]["clickhouse"]["applied"], 2, "{report:#}");
     assert_eq!(
         done["still_rejected"].as_array().map(Vec::len),
         Some(0),
-        "the letters by hand took the places: {report:#}"
+        "the new dead letters replace the original ones: {report:#}"
     );
     let devices = "SELECT groupArray((event_id, device)) FROM {db}.engagement_enriched";
     assert_eq!(bench.clickhouse(devices), "[(1,'ios'),(2,'old')]");
-    let places = "SELECT groupArray(_offset) FROM {db}.engagement_enriched_storage \
+    let offsets = "SELECT groupArray(_offset) FROM {db}.engagement_enriched_storage \
                   FINAL WHERE event_id = 2";
-    assert_eq!(bench.clickhouse(places), format!("[{}]", second.offset));
-    assert_eq!(bench.end(0), end, "nothing is written into the source");
+    assert_eq!(bench.clickhouse(offsets), format!("[{}]", second.offset));
+    assert_eq!(
+        bench.end_offset(0),
+        end,
+        "nothing is written into the source"
+    );
     worker.stop();
 }
 
-fn outside(stack: &Stack) {
+fn confirmed_calls(stack: &Stack) {
     let bench = Bench::new(stack, "outside");
-    let worker = rejecting(&bench);
+    let worker = run_with_rejections(&bench);
     for id in 0..3 {
         bench.insert(0, id);
     }
-    bench.event(
+    bench.write_event(
         1,
         &Record {
             key: None,
             value: Some(b"[]".to_vec()),
         },
     );
-    are_there(&bench, "http", 4);
-    are_there(&bench, "redis", 1);
-    are_there(&bench, "clickhouse", 1);
+    wait_for_dead_letters(&bench, "http", 4);
+    wait_for_dead_letters(&bench, "redis", 1);
+    wait_for_dead_letters(&bench, "clickhouse", 1);
     assert_eq!(bench.accepted().len(), 0);
     let fanout = bench.fanout();
     worker.stop();
     assert_eq!(
-        counted(fanout),
+        dead_letter_counts(fanout),
         [("clickhouse", 1), ("http", 4), ("redis", 1)]
     );
-    // A worker that has only begun knows nothing of them.
+    // A new worker has not counted the existing dead letters.
     let worker = bench.run(&[]);
     assert_eq!(worker.sink("http")["dead_letters"], json!({}));
     // One count reads for a bounded time; the next continues where it stopped.
@@ -154,35 +166,36 @@ fn outside(stack: &Stack) {
     };
     let once = keys(&bench.accepted());
     assert_eq!(once.len(), 3);
-    // Again: the same keys, which the other side knows.
+    // A second replay uses the same idempotency keys, so no call is accepted
+    // twice.
     fanout.run(&["dlq", "replay", "--yes"]).ends_with(0);
     assert_eq!(keys(&bench.accepted()), once);
-    let nobody = fanout.run(&["dlq", "replay", "0:4711"]).ends_with(1);
-    nobody.says("there is no dead letter 0:4711");
+    let unknown = fanout.run(&["dlq", "replay", "0:4711"]).ends_with(1);
+    unknown.says("there is no dead letter 0:4711");
     worker.stop();
 }
 
 fn purge(stack: &Stack) {
     let bench = Bench::new(stack, "purge");
     let worker = bench.run(&["--sinks", "clickhouse"]);
-    bench.event(
+    bench.write_event(
         0,
         &Record {
             key: Some(b"{\"id\":7}".to_vec()),
             value: Some(b"42".to_vec()),
         },
     );
-    are_there(&bench, "clickhouse", 1);
+    wait_for_dead_letters(&bench, "clickhouse", 1);
     let fanout = bench.fanout();
     fanout.run(&["dlq", "purge"]).ends_with(6).says("--yes");
-    are_there(&bench, "clickhouse", 1);
+    wait_for_dead_letters(&bench, "clickhouse", 1);
     let report = fanout.document(0, &["dlq", "purge", "--yes"]);
     assert_eq!(report["done"], json!({"letters": 1, "accounted": 1}));
     assert_eq!(
-        counted(fanout),
+        dead_letter_counts(fanout),
         [("clickhouse", 0), ("http", 0), ("redis", 0)]
     );
-    let listed = letters(&bench, &[]);
+    let listed = list_dead_letters(&bench, &[]);
     assert_eq!(
         (&listed["letters"], &listed["purged"]),
         (&json!([]), &json!(1))

@@ -1,5 +1,5 @@
-//! From a commit in the source to every store, through whatever happens on the
-//! way. The oracle is `verify`, which has tests of its own.
+//! From a commit in the source to every store, despite faults on the way. The
+//! oracle is `verify`, which has its own tests.
 
 use std::iter;
 
@@ -13,13 +13,13 @@ use serde_json::Value as Json;
 
 use crate::{
     Test,
-    support::{Event, Stack, content, eventually, same, wait_for},
+    support::{Event, Stack, check_equal, content, eventually, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     (
-        "the_later_of_two_updates_in_one_transaction_holds",
+        "the_later_of_two_updates_in_one_transaction_wins",
         two_updates,
     ),
     (
@@ -31,84 +31,86 @@ pub const TESTS: &[Test] = &[
         "content_changed_after_its_events_reaches_them",
         changed_content,
     ),
-    ("a_title_changed_holds_nobody_up", changed_title),
-    ("a_flushed_board_heals_by_itself", flushed_board),
+    ("a_changed_title_delays_no_sink", changed_title),
+    ("a_flushed_board_is_restored_automatically", flushed_board),
     (
         "everything_converges_through_a_kill_and_a_flush",
         kill_and_flush,
     ),
-    ("a_percentage_is_what_postgres_makes_of_it", percentages),
+    ("a_percentage_is_rounded_as_in_postgres", percentages),
 ];
 
 fn two_updates(stack: &Stack) {
     let event = Event::insert(stack);
     event.change("duration_ms = 1000", "duration_ms = 2000");
-    event.becomes("duration_ms", &Json::from(2000));
+    event.wait_for_column("duration_ms", &Json::from(2000));
 }
 
 fn inserted_again(stack: &Stack) {
     let event = Event::insert(stack);
-    event.becomes("device", &Json::from("ios"));
+    event.wait_for_column("device", &Json::from("ios"));
     let (id, content) = (event.id, event.content);
     stack.stores.postgres(&format!(
         "DELETE FROM engagement_events WHERE id = {id};
          INSERT INTO engagement_events (id, content_id, event_type, event_ts, device)
          VALUES ({id}, '{content}', 'finish', now(), 'tv')"
     ));
-    event.becomes("device", &Json::from("tv"));
-    event.scores(content, Some(1));
+    event.wait_for_column("device", &Json::from("tv"));
+    event.wait_for_score(content, Some(1));
     stack
         .stores
         .postgres(&format!("DELETE FROM engagement_events WHERE id = {id}"));
-    eventually("the event is gone", || same(&None, stack.stores.row(id)));
-    event.scores(content, None);
+    eventually("the event is deleted", || {
+        check_equal(&None, stack.stores.row(id))
+    });
+    event.wait_for_score(content, None);
 }
 
 fn moved_event(stack: &Stack) {
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    event.wait_for_score(event.content, Some(1));
     let other = content(stack, 200);
     event.change(&format!("content_id = '{other}'"), "device = 'moved'");
-    event.scores(other, Some(1));
-    event.scores(event.content, None);
-    event.becomes("engagement_pct", &Json::from("0.33"));
+    event.wait_for_score(other, Some(1));
+    event.wait_for_score(event.content, None);
+    event.wait_for_column("engagement_pct", &Json::from("0.33"));
 }
 
 fn changed_content(stack: &Stack) {
     let event = Event::insert(stack);
-    event.becomes("engagement_pct", &Json::from("0.65"));
+    event.wait_for_column("engagement_pct", &Json::from("0.65"));
     stack.stores.postgres(&format!(
         "UPDATE content SET length_seconds = 8, content_type = NULL WHERE id = '{}'",
         event.content
     ));
-    // 65 s of 8 s are 8.125, a half.
-    event.becomes("engagement_pct", &Json::from("8.13"));
-    event.becomes("content_type", &Json::Null);
+    // 65 s of 8 s are 8.125, which is rounded up.
+    event.wait_for_column("engagement_pct", &Json::from("8.13"));
+    event.wait_for_column("content_type", &Json::Null);
 }
 
-/// No row has to know of it, but the end of the content topic moves.
+/// A title changes no row, but the end offset of the content topic advances.
 fn changed_title(stack: &Stack) {
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
-    stack.verifies();
+    event.wait_for_score(event.content, Some(1));
+    stack.assert_verified();
     stack.stores.postgres(&format!(
         "UPDATE content SET title = 'another' WHERE id = '{}'",
         event.content
     ));
-    stack.verifies();
+    stack.assert_verified();
 }
 
 fn flushed_board(stack: &Stack) {
     stack.fanout.run(&["seed", "--events", "50"]).ends_with(0);
     let event = Event::insert(stack);
-    event.scores(event.content, Some(1));
+    event.wait_for_score(event.content, Some(1));
     let () = stack.stores.redis(&["FLUSHALL"]);
-    event.scores(event.content, Some(1));
-    stack.verifies();
+    event.wait_for_score(event.content, Some(1));
+    stack.assert_verified();
 }
 
-/// Changes of every kind under a live load, the pipeline killed in the middle
-/// of it and Redis emptied meanwhile.
+/// Makes changes of every kind under load, while the pipeline is killed and
+/// Redis is emptied.
 fn kill_and_flush(stack: &Stack) {
     let seed = ["seed", "--content", "20", "--events", "500"];
     stack.fanout.run(&seed).ends_with(0);
@@ -127,32 +129,32 @@ fn kill_and_flush(stack: &Stack) {
         .fanout
         .command(&load)
         .spawn()
-        .expect("the binary starts");
+        .expect("start the binary");
     let mut load = Load(load);
-    let counted = || {
+    let row_count = || {
         stack
             .stores
             .clickhouse("SELECT count() FROM analytics.engagement_enriched")
     };
-    let before = counted();
-    eventually("the load arrives", || match counted() {
-        now if now == before => Err(format!("still {now}")),
+    let before = row_count();
+    eventually("the load arrives", || match row_count() {
+        count if count == before => Err(format!("still {count}")),
         _ => Ok(()),
     });
 
     stack.kill("pipeline");
     change_everything(stack, 1);
     let () = stack.stores.redis(&["FLUSHALL"]);
-    stack.mend();
+    stack.repair();
     change_everything(stack, 2);
     stack.kill("pipeline");
-    stack.mend();
-    load.ends();
-    stack.verifies();
+    stack.repair();
+    load.wait_for_success();
+    stack.assert_verified();
 }
 
-/// Updates, deletes, inserts again, moves and changes of content, all over the
-/// table.
+/// Updates, deletes, reinserts and moves events, and changes content, across
+/// the table.
 fn change_everything(stack: &Stack, round: u32) {
     stack.stores.postgres(&format!(
         "UPDATE engagement_events SET duration_ms = duration_ms + {round} WHERE id % 7 = {round};
@@ -165,9 +167,9 @@ fn change_everything(stack: &Stack, round: u32) {
          WHERE id % 13 = {round}"
     ));
     stack.stores.postgres(&format!(
-        "CREATE TEMPORARY TABLE again AS SELECT * FROM engagement_events WHERE id % 17 = {round};
-         DELETE FROM engagement_events WHERE id IN (SELECT id FROM again);
-         INSERT INTO engagement_events SELECT * FROM again WHERE id % 2 = 0"
+        "CREATE TEMPORARY TABLE reinserted AS SELECT * FROM engagement_events WHERE id % 17 = {round};
+         DELETE FROM engagement_events WHERE id IN (SELECT id FROM reinserted);
+         INSERT INTO engagement_events SELECT * FROM reinserted WHERE id % 2 = 0"
     ));
 }
 
@@ -178,9 +180,9 @@ fn percentages(stack: &Stack) {
     let edges = edges
         .iter()
         .flat_map(|duration| edges.map(|length| (*duration, length)));
-    // Short lengths make the halves that rounding is about; every fourth pair
-    // is any two numbers.
-    let any = iter::repeat_with(|| {
+    // Short lengths produce the halves where rounding matters. Every fourth
+    // pair is two arbitrary numbers.
+    let random_pairs = iter::repeat_with(|| {
         if random.random_ratio(1, 4) {
             (random.random(), random.random())
         } else {
@@ -190,7 +192,7 @@ fn percentages(stack: &Stack) {
             )
         }
     });
-    let (durations, lengths): (Vec<i32>, Vec<i32>) = edges.chain(any).take(PAIRS).unzip();
+    let (durations, lengths): (Vec<i32>, Vec<i32>) = edges.chain(random_pairs).take(PAIRS).unzip();
     let expected: Vec<Option<i64>> = wait_for(async {
         let url = stack.stores.url("FANOUT_POSTGRES_URL");
         let client = Postgres::new(Connection::new(url.into()))
@@ -209,7 +211,7 @@ fn percentages(stack: &Stack) {
         rows.iter().map(|row| row.get(0)).collect()
     });
     assert_eq!(expected.len(), PAIRS);
-    let stored = percentages_of_clickhouse(stack, &durations, &lengths);
+    let stored = clickhouse_percentages(stack, &durations, &lengths);
     assert_eq!(stored.len(), PAIRS);
     let pairs = durations.into_iter().zip(lengths);
     for ((pair, expected), stored) in pairs.zip(expected).zip(stored) {
@@ -220,13 +222,10 @@ fn percentages(stack: &Stack) {
     }
 }
 
-/// The same by the expression that re-enriches stored rows, in hundredths.
-fn percentages_of_clickhouse(
-    stack: &Stack,
-    durations: &[i32],
-    lengths: &[i32],
-) -> Vec<Option<i64>> {
-    // What one statement holds by default.
+/// Computes the percentages, in hundredths, with the expression that
+/// re-enriches stored rows.
+fn clickhouse_percentages(stack: &Stack, durations: &[i32], lengths: &[i32]) -> Vec<Option<i64>> {
+    // The largest list that a statement may contain by default.
     const CHUNK: usize = 5_000;
     let percent = percent("duration", "length");
     let mut found = Vec::new();
@@ -246,14 +245,14 @@ fn percentages_of_clickhouse(
     found
 }
 
-/// A `fanout seed` under way; killed when dropped.
+/// A running `fanout seed`. Killed when dropped.
 struct Load(std::process::Child);
 
 impl Load {
-    fn ends(&mut self) {
+    fn wait_for_success(&mut self) {
         let status = eventually("the load ends", || {
             let status = self.0.try_wait().expect("a child");
-            status.ok_or_else(|| "it goes on".to_owned())
+            status.ok_or_else(|| "still running".to_owned())
         });
         assert!(status.success(), "{status}");
     }
@@ -261,7 +260,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It has gone already where the test went well.
+        // After a successful test the load has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

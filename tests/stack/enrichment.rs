@@ -1,6 +1,6 @@
-//! Content that changes after its events, on tables that are too large to be
-//! looked through: which rows are found, by what, and how they are written
-//! again, a piece at a time.
+//! Content that changes after its events, in tables that are too large for a
+//! full scan: how the rows are found, and how they are rewritten in bounded
+//! pieces.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,17 +16,17 @@ use uuid::Uuid;
 
 use crate::{
     Test,
-    support::{Stack, Worker, content, eventually, same, wait_for},
+    support::{Stack, Worker, check_equal, content, eventually, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     (
-        "rows_are_found_by_their_content_and_only_while_they_know_too_little",
+        "rows_are_found_by_content_only_while_their_enrichment_is_outdated",
         stale_rows,
     ),
     (
-        "a_statement_that_takes_too_long_is_given_up_by_the_server_too",
+        "a_statement_that_times_out_is_also_cancelled_on_the_server",
         deadline,
     ),
     (
@@ -41,7 +41,7 @@ const CONTENTS: [&str; 3] = [
     "cccccccc-0000-0000-0000-000000000003",
 ];
 
-/// A database of its own with fanout's tables, dropped at the end.
+/// A separate database with fanout's tables. Dropped at the end.
 struct Scratch<'a> {
     stack: &'a Stack,
     settings: Settings,
@@ -53,28 +53,31 @@ impl<'a> Scratch<'a> {
         settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
         database.clone_into(&mut settings.clickhouse.database);
         let scratch = Self { stack, settings };
-        wait_for(objects::clickhouse(&Connections::of(&scratch.settings))).expect("the tables");
+        wait_for(objects::clickhouse(&Connections::of(&scratch.settings)))
+            .expect("create the tables");
         scratch
     }
 
-    /// A statement, `{t}` being the storage.
-    fn ask(&self, statement: &str) -> String {
+    /// Executes a statement. `{t}` stands for the storage table, `{db}` for the
+    /// database.
+    fn execute(&self, statement: &str) -> String {
         let database = &self.settings.clickhouse.database;
         let table = format!("{database}.engagement_enriched_storage");
         let statement = statement.replace("{db}", database).replace("{t}", &table);
         self.stack.stores.clickhouse(&statement).trim().to_owned()
     }
 
-    /// A client whose statements may take so long.
+    /// Returns a client with this statement timeout.
     fn store(&self, timeout: Duration) -> Store {
         let clickhouse = Connections::of(&self.settings).clickhouse;
         clickhouse.store(false, timeout).expect("a url")
     }
 
-    /// Events of the first content up to `count`, in three partitions, one in a
-    /// thousand of the second content; all know content 1:5.
+    /// Inserts `count` events in three partitions. One event in a thousand has
+    /// the second content, all others the first. All rows are enriched with
+    /// content 1:5.
     fn fill(&self, count: u64) {
-        self.ask(&format!(
+        self.execute(&format!(
             "INSERT INTO {{t}} (event_id, content_id, event_ts, duration_ms, content_type, \
              length_seconds, _version, _deleted, _partition, _offset, _content_offset) \
              SELECT number, if(number % 1000 = 7, '{}', '{}'), now64(6), 65000, 'video', 100, \
@@ -89,12 +92,12 @@ impl<'a> Scratch<'a> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        self.ask("DROP DATABASE {db} SYNC");
+        self.execute("DROP DATABASE {db} SYNC");
     }
 }
 
-/// `_version` of a fact at `offset`, of generation 1, with the content at this
-/// offset.
+/// Returns the `_version` of an event at `offset` in generation 1, enriched
+/// with the content at offset `content`.
 fn version(offset: &str, content: u64) -> String {
     format!(
         "bitOr(bitShiftLeft(toUInt128(bitOr(bitShiftLeft(toUInt64(1), 48), toUInt64({offset}))), \
@@ -103,7 +106,7 @@ fn version(offset: &str, content: u64) -> String {
     )
 }
 
-/// `_content_offset` of generation 1.
+/// Returns the `_content_offset` in generation 1.
 fn position(offset: u64) -> u64 {
     (1 << 48) | offset
 }
@@ -112,17 +115,17 @@ fn id(text: &str) -> Uuid {
     text.parse().expect("a uuid")
 }
 
-/// The stale rows of one content in two partitions.
-fn found(store: &Store, content: Uuid, offset: u64) -> Vec<StaleRow> {
+/// Returns the stale rows of one content in two partitions.
+fn stale(store: &Store, content: Uuid, offset: u64) -> Vec<StaleRow> {
     let contents = [(content, position(offset))];
-    let wanted = StaleRows {
+    let query = StaleRows {
         partitions: &[0, 1],
         contents: &contents,
         after: None,
         until: None,
         limit: 1000,
     };
-    wait_for(store.stale_rows(wanted)).expect("rows")
+    wait_for(store.stale_rows(query)).expect("rows")
 }
 
 fn enrichment(content: Uuid, offset: u64) -> Enrichment {
@@ -140,31 +143,32 @@ fn stale_rows(stack: &Stack) {
     scratch.fill(6_000);
     let rare = id(CONTENTS[1]);
     let ids = |rows: &[StaleRow]| rows.iter().map(|row| row.event_id).collect::<Vec<_>>();
-    // Partition 2 is another worker's.
-    let stale = found(&store, rare, 6);
-    assert_eq!(ids(&stale), [7, 2007, 3007, 5007]);
-    let wanted = StaleRows {
+    // Partition 2 belongs to another worker.
+    let stale_rows = stale(&store, rare, 6);
+    assert_eq!(ids(&stale_rows), [7, 2007, 3007, 5007]);
+    let query = StaleRows {
         partitions: &[0, 1],
         contents: &[(rare, position(6))],
         after: None,
         until: None,
         limit: 1000,
     };
-    let statement = wanted
+    let statement = query
         .statement()
         .replace("engagement_enriched_storage", "{t}");
-    let explained = scratch.ask(&format!("EXPLAIN indexes = 1 {statement}"));
+    let explained = scratch.execute(&format!("EXPLAIN indexes = 1 {statement}"));
     assert!(explained.contains("content_id_idx"), "{explained}");
-    assert_eq!(found(&store, rare, 5), []);
-    assert_eq!(found(&store, id(CONTENTS[2]), 6), []);
+    assert_eq!(stale(&store, rare, 5), []);
+    assert_eq!(stale(&store, id(CONTENTS[2]), 6), []);
 
-    // One is deleted and one has moved: what is left of them is no row.
+    // One event is deleted and one has moved to another content, so neither
+    // must be rewritten.
     for (event, offset) in [(7, 7001), (2007, 7002)] {
         let (content, deleted) = match event {
             7 => ("NULL".to_owned(), 1),
             _ => (format!("'{}'", CONTENTS[2]), 0),
         };
-        scratch.ask(&format!(
+        scratch.execute(&format!(
             "INSERT INTO {{t}} (event_id, content_id, _version, _deleted, _partition) \
              SELECT {event}, {content}, {}, {deleted}, {}",
             version(&offset.to_string(), 0),
@@ -172,9 +176,9 @@ fn stale_rows(stack: &Stack) {
         ));
     }
     let enrichments = [enrichment(rare, 6)];
-    wait_for(store.reenrich(&ids(&stale), &enrichments)).expect("written");
+    wait_for(store.reenrich(&ids(&stale_rows), &enrichments)).expect("rewrite the rows");
     let rows = |condition: &str| {
-        scratch.ask(&format!(
+        scratch.execute(&format!(
             "SELECT event_id, content_type, length_seconds, engagement_pct, _partition \
              FROM {{t}} FINAL WHERE _deleted = 0 AND {condition} ORDER BY event_id FORMAT TSVRaw"
         ))
@@ -184,35 +188,40 @@ fn stale_rows(stack: &Stack) {
         "3007\tit's \\a'\t8\t8.13\t1\n5007\tit's \\a'\t8\t8.13\t0"
     );
     assert_eq!(rows("event_id = 7"), "");
-    // Written again is not found again; the other two are, until merged.
-    let left = ids(&found(&store, rare, 6));
-    assert!(left.iter().all(|id| [7, 2007].contains(id)), "{left:?}");
-    scratch.ask("OPTIMIZE TABLE {t} FINAL");
-    assert_eq!(found(&store, rare, 6), []);
-    assert_eq!(ids(&found(&store, rare, 7)), [3007, 5007]);
+    // Rewritten rows are not found again. The other two are found until their
+    // parts are merged.
+    let remaining = ids(&stale(&store, rare, 6));
+    assert!(
+        remaining.iter().all(|id| [7, 2007].contains(id)),
+        "{remaining:?}"
+    );
+    scratch.execute("OPTIMIZE TABLE {t} FINAL");
+    assert_eq!(stale(&store, rare, 6), []);
+    assert_eq!(ids(&stale(&store, rare, 7)), [3007, 5007]);
 }
 
-/// In place of the storage is something that never ends.
+/// Replaces the storage with an endless view.
 fn deadline(stack: &Stack) {
     let scratch = Scratch::new(stack, "never_ending");
-    scratch.ask("DROP TABLE {t} SYNC");
-    scratch.ask(
+    scratch.execute("DROP TABLE {t} SYNC");
+    scratch.execute(
         "CREATE VIEW {t} AS SELECT toInt64(cityHash64(number)) AS event_id \
          FROM numbers(1000000000000)",
     );
     let store = scratch.store(Duration::from_secs(1));
-    let error = wait_for(store.event_bounds()).expect_err("it has no end");
+    let error = wait_for(store.event_bounds()).expect_err("the statement times out");
     assert!(error.to_string().contains("TIMEOUT_EXCEEDED"), "{error}");
-    eventually("it has ended in the server", || {
-        let under_way = scratch.ask(
+    eventually("the statement is cancelled on the server", || {
+        let running = scratch.execute(
             "SELECT count() FROM system.processes \
              WHERE query LIKE '%never_ending%' AND query NOT LIKE '%system.processes%'",
         );
-        same(&"0".to_owned(), under_way)
+        check_equal(&"0".to_owned(), running)
     });
 }
 
-/// One row a statement, so that it takes long; killed in the middle of it.
+/// Rewrites one row per statement, so that the pass is slow enough to be killed
+/// midway.
 fn in_pieces(stack: &Stack) {
     const ROWS: usize = 1500;
     let slow = stack.fanout.with("FANOUT_CLICKHOUSE_REENRICH_ROWS", "1");
@@ -223,7 +232,7 @@ fn in_pieces(stack: &Stack) {
         "INSERT INTO engagement_events (content_id, event_type, event_ts, duration_ms)
          SELECT '{large}', 'play', now(), 1000 FROM generate_series(1, {ROWS})"
     ));
-    // Each row of this length, with when it was written.
+    // Returns the rows with this length and the time when each was written.
     let rows = |length: u32| {
         let text = stack.stores.clickhouse(&format!(
             "SELECT event_id, toUnixTimestamp64Milli(processed_at) \
@@ -234,16 +243,17 @@ fn in_pieces(stack: &Stack) {
             .map(str::to_owned)
             .collect::<BTreeSet<String>>()
     };
-    eventually("all rows arrive", || same(&ROWS, rows(100).len()));
+    eventually("all rows arrive", || check_equal(&ROWS, rows(100).len()));
 
     stack.stores.postgres(&format!(
         "UPDATE content SET length_seconds = 50 WHERE id = '{large}'"
     ));
-    eventually("the pass is told", || {
+    eventually("the pass is reported", || {
         let sink = worker.sink("clickhouse");
         let detail = sink["detail"].as_str().unwrap_or_default();
-        let told = sink["state"] == "running" && detail.starts_with("re-enriching stored rows:");
-        told.then_some(()).ok_or_else(|| sink.to_string())
+        let is_reported =
+            sink["state"] == "running" && detail.starts_with("re-enriching stored rows:");
+        is_reported.then_some(()).ok_or_else(|| sink.to_string())
     });
     let event = stack.stores.postgres_text(&format!(
         "INSERT INTO engagement_events (content_id, event_type, event_ts, duration_ms)
@@ -251,23 +261,26 @@ fn in_pieces(stack: &Stack) {
     ));
     let event: i64 = event.parse().expect("an id");
     eventually("the new event arrives", || {
-        stack.stores.row(event).ok_or_else(|| worker.said())
+        stack.stores.row(event).ok_or_else(|| worker.log_tail())
     });
-    let left = rows(100).len();
-    assert!(left > 0, "the pass was over before the event came");
-    let done = rows(50);
+    let remaining = rows(100).len();
+    assert!(remaining > 0, "the pass ended before the event arrived");
+    let rewritten = rows(50);
     worker.kill();
 
-    stack.mend();
-    eventually("the rest follows", || same(&0, rows(100).len()));
+    stack.repair();
+    eventually("the remaining rows are rewritten", || {
+        check_equal(&0, rows(100).len())
+    });
     let all = rows(50);
     assert_eq!(all.len(), ROWS + 1);
-    // The new event itself may not have been committed.
-    let own = format!("{event}\t");
-    let again: Vec<_> = done
+    // The new event itself may not have been committed, so it may be written
+    // again.
+    let event_prefix = format!("{event}\t");
+    let repeated: Vec<_> = rewritten
         .difference(&all)
-        .filter(|row| !row.starts_with(&own))
+        .filter(|row| !row.starts_with(&event_prefix))
         .collect();
-    assert!(again.is_empty(), "written again: {again:?}");
-    stack.verifies();
+    assert!(repeated.is_empty(), "rewritten twice: {repeated:?}");
+    stack.assert_verified();
 }

@@ -1,6 +1,6 @@
-//! The record of generations: taken over from where earlier releases kept it,
-//! shared by every set of sinks, and missed where it is lost. No number is used
-//! twice, so no row is ever older than it should be.
+//! The recorded generations: they are taken over from the tables of earlier
+//! releases, shared by every set of sinks, and detected if lost. No number is
+//! used twice, so no new row is ever older than an existing one.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use serde_json::Value as Json;
 
 use crate::{
     Test,
-    support::{Bench, Stack, Topics, Worker, eventually, records, same},
+    support::{Bench, Stack, Topics, Worker, check_equal, eventually, records},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("what_an_earlier_release_recorded_is_taken_over", earlier),
-    ("a_record_that_was_lost_halts_the_sink", lost),
-    ("a_sink_that_is_added_goes_on_from_the_record", added),
+    ("generations_of_an_earlier_release_are_adopted", earlier),
+    ("a_lost_generation_record_halts_the_sink", lost),
+    ("an_added_sink_uses_the_recorded_generation", added),
     (
-        "a_topic_recreated_before_a_sink_is_added_is_noticed",
+        "a_topic_recreated_before_a_sink_is_added_is_detected",
         recreated,
     ),
 ];
@@ -25,8 +25,8 @@ pub const TESTS: &[Test] = &[
 const NUMBER: &str = "generation/1";
 const TABLE: &str = "generation/1/table/clickhouse";
 
-/// What the state topic has under the keys of generations.
-fn recorded(bench: &Bench<'_>) -> BTreeMap<String, Json> {
+/// Returns the generations that the state topic has, by key.
+fn recorded_generations(bench: &Bench<'_>) -> BTreeMap<String, Json> {
     let mut values = BTreeMap::new();
     for record in records(bench.stack(), bench.state_topic()) {
         let key = String::from_utf8(record.key.expect("a key")).expect("text");
@@ -46,7 +46,7 @@ fn recorded(bench: &Bench<'_>) -> BTreeMap<String, Json> {
     values
 }
 
-/// Each event with its version.
+/// Returns the id and version of each event.
 fn versions(bench: &Bench<'_>) -> String {
     bench.clickhouse(
         "SELECT event_id, toString(_version) FROM {db}.engagement_enriched_storage FINAL \
@@ -54,68 +54,70 @@ fn versions(bench: &Bench<'_>) -> String {
     )
 }
 
-fn stores(bench: &Bench<'_>, count: usize) {
-    eventually("the rows are there", || same(&count, bench.rows("1").len()));
+fn wait_for_rows(bench: &Bench<'_>, count: usize) {
+    eventually("the rows are stored", || {
+        check_equal(&count, bench.rows("1").len())
+    });
 }
 
-/// Waits until the sink has committed all there is.
-fn commits(bench: &Bench<'_>) {
-    let (topics, topic) = (Topics::of(bench.stack()), bench.events_topic());
-    eventually("all of it is committed", || {
-        let ends = topics.ends(&topic);
+/// Waits until the sink has committed the end of the topic.
+fn wait_until_committed(bench: &Bench<'_>) {
+    let (topics, topic) = (Topics::new(bench.stack()), bench.events_topic());
+    eventually("all records are committed", || {
+        let ends = topics.end_offsets(&topic);
         let commits = topics.commits(&bench.group("clickhouse"), &topic);
         let is_done = commits
             .iter()
             .zip(&ends)
-            .all(|((at, _), end)| at.max(&0) == end);
+            .all(|((offset, _), end)| offset.max(&0) == end);
         is_done.then_some(()).ok_or_else(|| format!("{commits:?}"))
     });
 }
 
-/// Waits until the sink into ClickHouse halts for an unknown generation.
-fn is_unknown(worker: &Worker) {
+/// Waits until the ClickHouse sink halts because of an unknown generation.
+fn wait_for_unknown_generation(worker: &Worker) {
     eventually("clickhouse halts", || {
         let halt = worker.sink("clickhouse")["halt"]["code"].clone();
-        same(&Json::from("generation_unknown"), halt)
+        check_equal(&Json::from("generation_unknown"), halt)
     });
-    worker.is_unhealthy();
+    worker.assert_unhealthy();
 }
 
-/// A project whose two events are stored, and no worker.
+/// Returns a project with two stored events and no running worker.
 fn filled<'a>(stack: &'a Stack, project: &str) -> Bench<'a> {
     let bench = Bench::new(stack, project);
     let worker = bench.run(&["--sinks", "clickhouse"]);
     bench.insert(0, 1);
     bench.insert(1, 2);
-    stores(&bench, 2);
-    commits(&bench);
+    wait_for_rows(&bench, 2);
+    wait_until_committed(&bench);
     worker.stop();
     bench
 }
 
-/// As if an earlier release had written all of it.
+/// Restores the state that an earlier release would have written.
 fn earlier(stack: &Stack) {
     let bench = filled(stack, "record");
-    let (before, rows) = (recorded(&bench), versions(&bench));
+    let (before, rows) = (recorded_generations(&bench), versions(&bench));
     assert_eq!(before[NUMBER]["facts"]["generation"], 1, "{before:#?}");
     bench.clickhouse(
         "INSERT INTO {db}.fanout_topics SELECT * REPLACE (1 AS `format`, \
          (SELECT uuid FROM system.tables WHERE database = '{db}' \
          AND name = 'engagement_enriched_storage') AS table_id) FROM {db}.fanout_topics FINAL",
     );
-    bench.forget(NUMBER);
-    bench.forget(TABLE);
-    assert_eq!(recorded(&bench), BTreeMap::new());
+    bench.delete_state(NUMBER);
+    bench.delete_state(TABLE);
+    assert_eq!(recorded_generations(&bench), BTreeMap::new());
     let worker = bench.run(&["--sinks", "clickhouse"]);
-    assert_eq!(recorded(&bench), before);
+    assert_eq!(recorded_generations(&bench), before);
     let formats = "SELECT DISTINCT `format` FROM {db}.fanout_topics FINAL";
     assert_eq!(bench.clickhouse(formats), "2");
-    assert_eq!(versions(&bench), rows, "no version is another");
+    assert_eq!(versions(&bench), rows, "the versions are unchanged");
     bench.insert(0, 3);
-    stores(&bench, 3);
-    eventually("it has gone on where it was", || {
+    wait_for_rows(&bench, 3);
+    eventually("the worker resumes from the commits", || {
         let applied = worker.sink("clickhouse")["applied"].clone();
-        same(&Json::from(1), applied)
+        check_equal(&Json::from(1), applied)
     });
     let generations = "SELECT DISTINCT toString(bitShiftRight(_version, 112)) \
                        FROM {db}.engagement_enriched_storage";
@@ -125,22 +127,23 @@ fn earlier(stack: &Stack) {
 
 fn lost(stack: &Stack) {
     let bench = filled(stack, "lost-record");
-    bench.forget(NUMBER);
-    bench.forget(TABLE);
+    bench.delete_state(NUMBER);
+    bench.delete_state(TABLE);
     let worker = bench.run_halted();
-    is_unknown(&worker);
-    // What was taken over once is not taken over again: it may be out of date.
-    assert_eq!(recorded(&bench), BTreeMap::new());
+    wait_for_unknown_generation(&worker);
+    // A generation is taken over only once, because the old record may be out
+    // of date.
+    assert_eq!(recorded_generations(&bench), BTreeMap::new());
     assert_eq!(worker.sink("http")["halt"], Json::Null);
     worker.stop();
 }
 
-/// A project that had no ClickHouse at first.
+/// A project that initially has no ClickHouse sink.
 fn added(stack: &Stack) {
     let bench = Bench::new(stack, "added");
-    let worker = run_lean(&bench);
+    let worker = run_without_clickhouse(&bench);
     eventually("the first generation is recorded", || {
-        let recorded = recorded(&bench);
+        let recorded = recorded_generations(&bench);
         let is_first = recorded.contains_key(NUMBER) && !recorded.contains_key(TABLE);
         is_first
             .then_some(())
@@ -150,34 +153,34 @@ fn added(stack: &Stack) {
     worker.stop();
     let worker = bench.run(&["--sinks", "clickhouse"]);
     bench.insert(1, 2);
-    stores(&bench, 2);
-    assert!(recorded(&bench).contains_key(TABLE));
+    wait_for_rows(&bench, 2);
+    assert!(recorded_generations(&bench).contains_key(TABLE));
     worker.stop();
 }
 
-/// A topic that was recreated while ClickHouse took no part.
+/// A topic that is recreated while ClickHouse is not a sink.
 fn recreated(stack: &Stack) {
     let bench = Bench::new(stack, "recreated");
-    let worker = run_lean(&bench);
+    let worker = run_without_clickhouse(&bench);
     eventually("the first generation is recorded", || {
-        let recorded = recorded(&bench);
+        let recorded = recorded_generations(&bench);
         let is_first = recorded.contains_key(NUMBER);
         is_first
             .then_some(())
             .ok_or_else(|| format!("{recorded:?}"))
     });
     worker.stop();
-    Topics::of(stack).recreate(&bench.events_topic(), 3);
+    Topics::new(stack).recreate(&bench.events_topic(), 3);
     let worker = bench.run_halted();
     eventually("clickhouse halts", || {
         let halt = worker.sink("clickhouse")["halt"]["code"].clone();
-        same(&Json::from("topic_changed"), halt)
+        check_equal(&Json::from("topic_changed"), halt)
     });
     worker.stop();
 }
 
-/// Starts a worker of the project as one without ClickHouse.
-fn run_lean(bench: &Bench<'_>) -> Worker {
-    let lean = bench.fanout().with("FANOUT_PIPELINE_SINKS", "http");
-    Worker::start(bench.stack(), &lean, &[])
+/// Starts a worker of the project without ClickHouse.
+fn run_without_clickhouse(bench: &Bench<'_>) -> Worker {
+    let fanout = bench.fanout().with("FANOUT_PIPELINE_SINKS", "http");
+    Worker::start(bench.stack(), &fanout, &[])
 }

@@ -1,5 +1,6 @@
-//! Two halves of the tests, side by side: they wait more than they work. Each
-//! is a process, and has a stack of its own. With any argument there is one.
+//! Runs the tests as two halves in parallel, because they mostly wait. Each
+//! half is a process with its own stack. With any command-line argument there
+//! is only one process.
 
 use std::{
     env,
@@ -12,11 +13,12 @@ use std::{
 
 use libtest_mimic::Arguments;
 
-/// Set for the process of the second half.
-const MARK: &str = "FANOUT_TEST_SECOND_HALF";
+/// Set in the environment of the second half.
+const SECOND_HALF: &str = "FANOUT_TEST_SECOND_HALF";
 
-/// Runs the tests: those that were asked for where some were, else all, of
-/// which the `second` groups run in a process beside this one.
+/// Runs the tests. With command-line arguments, runs the selected tests in this
+/// process. Otherwise runs all tests, with the `second` groups in another
+/// process in parallel.
 pub fn run(
     groups: &[&str],
     second: &[&str],
@@ -29,24 +31,27 @@ pub fn run(
             .filter(|name| second.contains(name) != is_second);
         others.map(|name| format!("{name}::")).collect()
     };
-    if env::var_os(MARK).is_some() {
-        end_with_the_first();
+    if env::var_os(SECOND_HALF).is_some() {
+        exit_with_first_half();
         arguments.skip = only(true);
         return tests(arguments);
     }
     if env::args_os().len() > 1 {
         return tests(arguments);
     }
-    let said = Path::new(env!("CARGO_TARGET_TMPDIR")).join("second-half.log");
-    println!("The other half runs beside these: {}", said.display());
-    let mut other = start_second(&said);
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("second-half.log");
+    println!(
+        "The other half of the tests runs in parallel; log: {}",
+        log.display()
+    );
+    let mut other = start_second(&log);
     let tether = other.stdin.take();
     arguments.skip = only(false);
     let first = tests(arguments);
-    println!("The other half of the tests, which runs beside these:");
-    let ended = other.wait().expect("it can be waited for");
+    println!("Output of the other half of the tests:");
+    let ended = other.wait().expect("wait for the other half");
     drop(tether);
-    print!("{}", fs::read_to_string(&said).expect("what it said"));
+    print!("{}", fs::read_to_string(&log).expect("read the log"));
     if ended.success() {
         first
     } else {
@@ -54,23 +59,23 @@ pub fn run(
     }
 }
 
-fn start_second(said: &Path) -> Child {
-    let log = File::create(said).expect("a log");
-    let program = env::current_exe().expect("this program has a path");
+fn start_second(path: &Path) -> Child {
+    let log = File::create(path).expect("create the log");
+    let program = env::current_exe().expect("the path of this program");
     Command::new(program)
-        .env(MARK, "1")
+        .env(SECOND_HALF, "1")
         .stdin(Stdio::piped())
-        .stdout(log.try_clone().expect("a second handle"))
+        .stdout(log.try_clone().expect("duplicate the log's handle"))
         .stderr(log)
         .spawn()
-        .expect("this program starts once more")
+        .expect("start the other half")
 }
 
-/// The first half holds the other end of the input. When it is killed, this one
-/// would go on unseen.
-fn end_with_the_first() {
+/// Exits when the first half ends. The first half holds the other end of the
+/// input; if it is killed, this half must not continue unnoticed.
+fn exit_with_first_half() {
     thread::spawn(|| {
-        // Nothing is ever said.
+        // The first half never writes anything.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         std::process::exit(1);
     });

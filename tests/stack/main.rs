@@ -1,9 +1,10 @@
-//! fanout whole, on the real servers: one stack, brought up natively for all
-//! of these tests, which run one after the other in the order below.
+//! End-to-end tests of fanout on real servers. All tests share one stack,
+//! started natively, and run one after the other in the order below.
 //!
-//! `cargo test --test stack` runs them, in two halves side by side, each with a
-//! stack of its own; `cargo test --test stack -- verify` those of one name. A
-//! stack is reset when its process ends, however it ends.
+//! `cargo test --test stack` runs all tests as two processes in parallel, each
+//! with its own stack. `cargo test --test stack -- verify` runs only the tests
+//! whose name contains `verify`. A stack is reset when its process ends, even
+//! if the process is killed.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -44,12 +45,12 @@ use std::process::ExitCode;
 
 use support::{Shared, Stack, trials};
 
-/// A test: a sentence, and what proves it.
+/// A test: its name and its function.
 type Test = trials::Test<Stack>;
 
 fn main() -> ExitCode {
     let shared = Shared::default();
-    // What leaves the stack as it found it comes before what does not.
+    // Tests that leave the stack unchanged run before tests that change it.
     let groups: &[(&str, &[Test])] = &[
         ("operating", operating::TESTS),
         ("security", security::TESTS),
@@ -70,19 +71,20 @@ fn main() -> ExitCode {
         ("surroundings", surroundings::TESTS),
         ("consent", consent::TESTS),
         ("without_clickhouse", without_clickhouse::TESTS),
-        // What all those before have left behind is searched.
+        // Searches everything that the tests above left behind for secrets.
         ("secrets", secrets::TESTS),
         #[cfg(feature = "crash-points")]
         ("crashes", crashes::TESTS),
         ("masses", masses::TESTS),
-        // From here on history has begun anew, and verify says so.
+        // From here on the log no longer has the full history, and `verify`
+        // reports it.
         ("workers", workers::TESTS),
         ("history", history::TESTS),
         ("source", source::TESTS),
         ("reset", reset::TESTS),
     ];
     #[cfg(not(feature = "crash-points"))]
-    eprintln!("the crash points are left out: they are built with --features crash-points");
+    eprintln!("the crash points are skipped; build with --features crash-points");
     let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
     halves::run(
         &names,
@@ -95,6 +97,6 @@ fn main() -> ExitCode {
             "source",
             "reset",
         ],
-        |arguments| trials::run(arguments, groups, move |prove| prove(shared.stack())),
+        |arguments| trials::run(arguments, groups, move |run| run(shared.stack())),
     )
 }

@@ -1,6 +1,6 @@
-//! A ClickHouse that fails after it has taken a request: nothing is
-//! acknowledged that is not stored, and nothing is missing once the cause is
-//! gone.
+//! A ClickHouse that fails after it has accepted a request: nothing is
+//! acknowledged before it is stored, and nothing is missing once the cause is
+//! fixed.
 
 use std::{
     fs::{self, File},
@@ -13,10 +13,10 @@ use serde_json::Value as Json;
 
 use crate::{
     Test,
-    support::{Bench, Event, Fanout, Stack, Stores, Topics, eventually, same},
+    support::{Bench, Event, Fanout, Stack, Stores, Topics, check_equal, eventually},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     ("a_refused_write_is_not_acknowledged", refused),
     ("a_full_disk_loses_nothing", full_disk),
@@ -24,7 +24,8 @@ pub const TESTS: &[Test] = &[
 
 const TABLE: &str = "analytics.engagement_enriched_storage";
 
-/// What makes every insert fail, what ends it, and how the sink takes it.
+/// Statements that make every insert fail, statements that fix the cause, and
+/// the sink's state and error.
 const CAUSES: [(&str, &str, &str, &str); 3] = [
     (
         "ALTER TABLE {t} ADD CONSTRAINT none CHECK event_id < 0",
@@ -47,7 +48,7 @@ const CAUSES: [(&str, &str, &str, &str); 3] = [
     ),
 ];
 
-/// The sink, as the pipeline's status has it.
+/// Returns the sink from the pipeline's status.
 fn sink(status: &Json) -> Json {
     let sinks = status["sinks"].as_array().expect("sinks");
     let found = sinks.iter().find(|sink| sink["name"] == "clickhouse");
@@ -58,36 +59,37 @@ fn sink(status: &Json) -> Json {
 
 fn refused(stack: &Stack) {
     let first = Event::insert(stack);
-    first.becomes("device", &Json::from("ios"));
-    let letters = sink(&stack.status())["dead_letters"].clone();
+    first.wait_for_column("device", &Json::from("ios"));
+    let dead_letters = sink(&stack.status())["dead_letters"].clone();
     for (begin, end, state, evidence) in CAUSES {
         stack.stores.clickhouse(&begin.replace("{t}", TABLE));
         let event = Event::insert(stack);
         eventually(&format!("the sink is {state}: {evidence}"), || {
             let sink = sink(&stack.status());
-            let told = sink.to_string().contains(evidence);
-            let behind = sink["lag"].as_u64() > Some(0);
-            (sink["state"] == state && told && behind)
+            let is_reported = sink.to_string().contains(evidence);
+            let is_behind = sink["lag"].as_u64() > Some(0);
+            (sink["state"] == state && is_reported && is_behind)
                 .then_some(())
                 .ok_or_else(|| sink.to_string())
         });
         stack.stores.clickhouse(&end.replace("{t}", TABLE));
-        event.becomes("device", &Json::from("ios"));
+        event.wait_for_column("device", &Json::from("ios"));
     }
-    stack.is_well();
-    assert_eq!(sink(&stack.status())["dead_letters"], letters);
-    stack.verifies();
+    stack.wait_until_healthy();
+    assert_eq!(sink(&stack.status())["dead_letters"], dead_letters);
+    stack.assert_verified();
 }
 
-/// A ClickHouse of a project of its own, with its data on a small disk.
+/// A separate project's ClickHouse, with its data on a small disk.
 struct SmallDisk {
     fanout: Fanout,
-    /// The data, as the server sees it: nobody else has that disk.
+    /// The data folder inside of the server's mount namespace; the disk is
+    /// mounted only there.
     data: PathBuf,
 }
 
-/// Mounts a disk over the folder for the command that follows, and for what it
-/// starts. Where the caller may not mount, a user namespace lets it.
+/// Mounts a disk over the folder for the following command and its children. A
+/// caller without the right to mount gets a user namespace.
 const MOUNT: &str = r#"mount -t tmpfs -o size=48m,mode=755 tmpfs "$0" && exec "$@""#;
 
 impl SmallDisk {
@@ -99,7 +101,7 @@ impl SmallDisk {
             "clickhouse"
         };
         let folder = fanout.home().join("small/data").join(variant);
-        fs::create_dir_all(&folder).expect("a folder");
+        fs::create_dir_all(&folder).expect("create the data folder");
         let up = fanout.command(&["--runtime", "native", "up", "clickhouse", "--ports", "auto"]);
         let mut unshare = std::process::Command::new("unshare");
         if !nix::unistd::geteuid().is_root() {
@@ -115,12 +117,19 @@ impl SmallDisk {
         }
         unshare.stdin(Stdio::null()).current_dir("/");
         let ended = unshare.output().expect("unshare, of util-linux");
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success(), "no server on a small disk:\n{said}");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            ended.status.success(),
+            "cannot start a server on a small disk:\n{stderr}"
+        );
         let status = fanout.document(0, &["status"]);
         let services = status["services"].as_array().expect("services");
-        let server = services.iter().find(|one| one["name"] == "clickhouse");
-        let pid = server.and_then(|one| one["pid"].as_i64()).expect("a pid");
+        let server = services
+            .iter()
+            .find(|service| service["name"] == "clickhouse");
+        let pid = server
+            .and_then(|service| service["pid"].as_i64())
+            .expect("a pid");
         let root = Path::new("/proc").join(pid.to_string()).join("root");
         let inside = folder.strip_prefix("/").expect("an absolute path");
         Self {
@@ -133,13 +142,14 @@ impl SmallDisk {
         self.data.join("ballast")
     }
 
-    /// Leaves no room at all, also where some was made since.
+    /// Fills the disk completely, including space that has been freed since the
+    /// last call.
     fn fill(&self) {
         let file = File::options()
             .append(true)
             .create(true)
             .open(self.ballast());
-        let mut file = file.expect("a file on the small disk");
+        let mut file = file.expect("open the ballast file");
         for size in [1 << 20, 4096, 1] {
             let error = loop {
                 if let Err(error) = file.write_all(&vec![0; size]) {
@@ -154,7 +164,7 @@ impl SmallDisk {
 fn full_disk(stack: &Stack) {
     let disk = SmallDisk::new(stack);
     let stores = Stores::of(&disk.fanout);
-    let bench = Bench::on(stack, "full", stores.url("FANOUT_CLICKHOUSE_URL"));
+    let bench = Bench::in_clickhouse(stack, "full", stores.url("FANOUT_CLICKHOUSE_URL"));
     let worker = bench.run(&["--sinks", "clickhouse"]);
     let stored = || {
         let count = "SELECT count() FROM {db}.engagement_enriched";
@@ -164,29 +174,29 @@ fn full_disk(stack: &Stack) {
     for id in 1..=20 {
         bench.insert(0, id);
     }
-    eventually("the first are stored", || same(&20, stored()));
+    eventually("the first events are stored", || check_equal(&20, stored()));
     disk.fill();
     for id in 21..=50 {
         bench.insert(0, id);
     }
-    eventually("the sink tries again for want of space", || {
+    eventually("the sink retries because the disk is full", || {
         disk.fill();
         let sink = worker.sink("clickhouse");
-        let told = sink.to_string().contains("NOT_ENOUGH_SPACE");
-        (sink["state"] == "retrying" && told && sink["lag"].as_u64() > Some(0))
+        let is_reported = sink.to_string().contains("NOT_ENOUGH_SPACE");
+        (sink["state"] == "retrying" && is_reported && sink["lag"].as_u64() > Some(0))
             .then_some(())
-            .ok_or_else(|| format!("{sink}\n{}", worker.said()))
+            .ok_or_else(|| format!("{sink}\n{}", worker.log_tail()))
     });
-    let commits = Topics::of(stack).commits(&bench.group("clickhouse"), &bench.events_topic());
-    let stored_then = stored();
+    let commits = Topics::new(stack).commits(&bench.group("clickhouse"), &bench.events_topic());
+    let stored_rows = stored();
     assert!(
-        commits[0].0 <= stored_then,
-        "{commits:?}, {stored_then} rows"
+        commits[0].0 <= stored_rows,
+        "{commits:?}, {stored_rows} rows"
     );
-    fs::remove_file(disk.ballast()).expect("removed");
-    eventually("nothing is missing", || same(&50, stored()));
-    eventually("all of it is acknowledged", || {
-        same(&Json::from(0), worker.sink("clickhouse")["lag"].clone())
+    fs::remove_file(disk.ballast()).expect("remove the ballast");
+    eventually("all events are stored", || check_equal(&50, stored()));
+    eventually("all events are committed", || {
+        check_equal(&Json::from(0), worker.sink("clickhouse")["lag"].clone())
     });
     assert_eq!(
         worker.sink("clickhouse")["dead_letters"],

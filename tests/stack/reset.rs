@@ -1,4 +1,4 @@
-//! `reset`: nothing of the project is left, and nothing else is touched.
+//! `reset` leaves nothing of the project and touches nothing else.
 
 use std::{fs::File, process::Stdio};
 
@@ -7,50 +7,53 @@ use crate::{
     support::{Stack, eventually},
 };
 
-/// The tests. Nothing comes after them.
+/// The tests in execution order. They must run last.
 pub const TESTS: &[Test] = &[
-    ("a_reset_off_a_terminal_wants_a_yes", wants_a_yes),
-    ("two_at_once_are_refused", two_at_once),
+    (
+        "a_reset_without_a_terminal_requires_confirmation",
+        requires_confirmation,
+    ),
+    ("a_concurrent_reset_is_refused", concurrent_reset),
     (
         "a_reset_killed_midway_is_finished_and_leaves_nothing",
         leaves_nothing,
     ),
 ];
 
-fn wants_a_yes(stack: &Stack) {
+fn requires_confirmation(stack: &Stack) {
     stack.fanout.run(&["reset"]).ends_with(6).says("--yes");
     let plan = stack.fanout.run(&["reset", "--dry-run"]).ends_with(0);
     plan.says(stack.file("").display().to_string().trim_end_matches('/'));
     assert!(stack.file("state.json").exists());
 }
 
-fn two_at_once(stack: &Stack) {
+fn concurrent_reset(stack: &Stack) {
     let lock = File::options()
         .write(true)
         .open(stack.file("lock"))
-        .expect("up made it");
-    lock.try_lock().expect("free");
+        .expect("open the lock file that up created");
+    lock.try_lock().expect("take the lock");
     let refused = stack.fanout.run(&["reset", "--yes"]).ends_with(6);
     refused.says("project fanout is being changed by");
     assert!(stack.file("state.json").exists());
 }
 
-/// Kills a reset as soon as it has begun: what is half gone is not brought up
-/// again.
+/// Kills a reset as soon as it has begun, and asserts that `up` refuses the
+/// half-removed project.
 fn kill_midway(stack: &Stack) {
     let mut reset = stack
         .fanout
         .command(&["reset", "--yes"])
         .stderr(Stdio::null())
         .spawn()
-        .expect("the binary starts");
-    eventually("it has begun", || {
+        .expect("start the binary");
+    eventually("the reset has begun", || {
         let begun = stack.file("reset.json").exists();
         begun.then_some(()).ok_or_else(|| "not yet".to_owned())
     });
-    reset.kill().expect("it was there");
-    let status = reset.wait().expect("it ends");
-    assert_eq!(status.code(), None, "it ended before it was killed");
+    reset.kill().expect("kill the reset");
+    let status = reset.wait().expect("wait for the reset");
+    assert_eq!(status.code(), None, "the reset ended before it was killed");
     let refused = stack.fanout.run(&["up"]).ends_with(6);
     refused.says("hint: fanout reset");
 }
@@ -60,7 +63,10 @@ fn leaves_nothing(stack: &Stack) {
     assert!(!processes.is_empty());
     kill_midway(stack);
     let reset = stack.fanout.run(&["reset", "--yes"]).ends_with(0);
-    let left: Vec<_> = processes.iter().filter(|one| one.is_alive()).collect();
+    let left: Vec<_> = processes
+        .iter()
+        .filter(|process| process.is_alive())
+        .collect();
     assert!(left.is_empty(), "{left:?}\n{}", reset.evidence());
     assert!(!stack.file("").exists(), "{}", reset.evidence());
     for command in [&["status"][..], &["reset", "--yes"]] {

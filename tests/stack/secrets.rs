@@ -1,5 +1,6 @@
-//! Secrets are seen nowhere, and the files that have to hold them are closed.
-//! That no command shows one is checked with each call of the binary.
+//! Secrets are never shown, and the files that must contain them are readable
+//! only by their owners. Each call of the binary checks that no command shows a
+//! secret.
 
 use std::{
     fs,
@@ -15,17 +16,17 @@ use crate::{
     support::{Bench, Ended, Fanout, Stack, Worker, canary, eventually, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("passwords_of_ones_own_are_seen_nowhere", own_passwords),
+    ("custom_passwords_are_never_shown", custom_passwords),
+    ("a_failing_external_system_reveals_no_url", failing_external),
     (
-        "an_external_system_that_fails_shows_no_url",
-        failing_external,
+        "files_and_output_of_the_stack_contain_no_secret",
+        stack_output,
     ),
-    ("what_the_stack_left_behind_holds_no_secret", left_behind),
 ];
 
-/// Where secrets have to be.
+/// Files that must contain secrets.
 const HOLDERS: [&str; 6] = [
     "fanout.yaml",
     "state.json",
@@ -35,25 +36,26 @@ const HOLDERS: [&str; 6] = [
     "canary.yaml",
 ];
 
-/// A project whose servers all have passwords, beside the stack's own.
+/// A project whose servers all have passwords, next to the stack.
 struct Guarded<'a> {
     stack: &'a Stack,
     fanout: Fanout,
 }
 
-fn own_passwords(stack: &Stack) {
+fn custom_passwords(stack: &Stack) {
     let guarded = Guarded::up(stack);
-    guarded.looks();
-    closed(&stack.fanout.home().join("canary"));
-    searched(&stack.fanout.home().join("canary"));
-    guarded.only_who_needs_it_has_a_password_in_its_environment();
+    guarded.run_all_commands();
+    assert_private(&stack.fanout.home().join("canary"));
+    assert_no_secret_in(&stack.fanout.home().join("canary"));
+    guarded.assert_passwords_only_where_needed();
     guarded.fanout.run(&["down"]).ends_with(0);
-    // Now each connection fails.
-    guarded.looks();
+    // Every connection fails now.
+    guarded.run_all_commands();
     guarded.fanout.run(&["reset", "--yes"]).ends_with(0);
 }
 
-/// A port that nothing takes by chance while its server does not run.
+/// Returns a port outside of the ephemeral range, so that no other process
+/// takes the port by chance while its server is stopped.
 fn port() -> u16 {
     let begin = 20_000 + u16::try_from(std::process::id() % 5_000).expect("small");
     let mut ports = begin..30_000;
@@ -70,7 +72,7 @@ static TAKEN: std::sync::Mutex<Vec<u16>> = std::sync::Mutex::new(Vec::new());
 
 impl<'a> Guarded<'a> {
     fn up(stack: &'a Stack) -> Self {
-        let mark = canary::MARK;
+        let secret = canary::MARK;
         let file = stack.fanout.home().join("canary.yaml");
         let (postgres, redis, clickhouse, stub) = (port(), port(), port(), port());
         let connect: url::Url = stack
@@ -80,24 +82,24 @@ impl<'a> Guarded<'a> {
             .expect("a url");
         let text = format!(
             r#"
-postgres: {{url: "postgres://app:{mark}-pg@127.0.0.1:{postgres}/app"}}
-redis: {{url: "redis://:{mark}-redis@127.0.0.1:{redis}"}}
-clickhouse: {{url: "http://app:{mark}-ch@127.0.0.1:{clickhouse}"}}
+postgres: {{url: "postgres://app:{secret}-pg@127.0.0.1:{postgres}/app"}}
+redis: {{url: "redis://:{secret}-redis@127.0.0.1:{redis}"}}
+clickhouse: {{url: "http://app:{secret}-ch@127.0.0.1:{clickhouse}"}}
 external:
-  url: "http://app:{mark}-external@127.0.0.1:{stub}?api_key={mark}-key"
-  events_path: "/events?token={mark}-token"
+  url: "http://app:{secret}-external@127.0.0.1:{stub}?api_key={secret}-key"
+  events_path: "/events?token={secret}-token"
 kafka: {{brokers: "{brokers}"}}
-connect: {{url: "http://app:{mark}-connect@127.0.0.1:{connect}"}}
-connector: {{properties: {{database.ssl.passphrase: "{mark}-passphrase"}}}}
+connect: {{url: "http://app:{secret}-connect@127.0.0.1:{connect}"}}
+connector: {{properties: {{database.ssl.passphrase: "{secret}-passphrase"}}}}
 services:
   kafka: {{runtime: external}}
   connect: {{runtime: external}}
-  redis: {{env: {{API_CREDENTIAL: "{mark}-env"}}}}
+  redis: {{env: {{API_CREDENTIAL: "{secret}-env"}}}}
 "#,
             brokers = stack.stores.url("FANOUT_KAFKA_BROKERS"),
             connect = connect.port().expect("a port"),
         );
-        fs::write(&file, text).expect("written");
+        fs::write(&file, text).expect("write the configuration");
         let fanout = stack
             .fanout
             .with("FANOUT_PROJECT", "canary")
@@ -108,9 +110,10 @@ services:
         Self { stack, fanout }
     }
 
-    /// Every command that asks servers, in both forms. How each ends depends on
-    /// what runs; that none shows a secret is checked with the call.
-    fn looks(&self) {
+    /// Runs every command that contacts servers, with both outputs. The exit
+    /// codes depend on the running servers. Each call checks that no secret is
+    /// shown.
+    fn run_all_commands(&self) {
         let bundle = self.stack.fanout.home().join("bundle.json");
         let bundle = bundle.to_str().expect("utf-8");
         let calls: [&[&str]; 16] = [
@@ -138,102 +141,105 @@ services:
                 assert!(ended.code.is_some(), "{}", ended.evidence());
             }
         }
-        canary::is_silent(&fs::read_to_string(bundle).expect("the bundle"));
+        canary::assert_no_secret(&fs::read_to_string(bundle).expect("the bundle"));
         let mode = fs::metadata(bundle).expect("the bundle").mode() & 0o777;
         assert_eq!(mode, 0o600);
     }
 
-    fn only_who_needs_it_has_a_password_in_its_environment(&self) {
+    fn assert_passwords_only_where_needed(&self) {
         let status = self.fanout.document(0, &["status"]);
         for service in status["services"].as_array().expect("services") {
             let name = service["name"].as_str().expect("a name");
             let Some(pid) = service["pid"].as_i64() else {
                 continue;
             };
-            let environment = fs::read(format!("/proc/{pid}/environ")).expect("readable");
+            let environment =
+                fs::read(format!("/proc/{pid}/environ")).expect("read the environment");
             let environment = String::from_utf8_lossy(&environment).into_owned();
-            let marked = environment
+            let with_secret = environment
                 .split('\0')
                 .filter(|variable| variable.contains(canary::MARK))
                 .filter_map(|variable| Some(variable.split_once('=')?.0));
-            // Redis writes its title over its environment.
+            // The environment of Redis is overwritten by its process title.
             let expected: &[&str] = match name {
                 "clickhouse" => &["CLICKHOUSE_PASSWORD"],
                 _ => &[],
             };
-            assert_eq!(marked.collect::<Vec<_>>(), expected, "{name}");
+            assert_eq!(with_secret.collect::<Vec<_>>(), expected, "{name}");
         }
     }
 }
 
-/// One that refuses everything halts the sink, and one that is not there is
-/// tried again: both are told in the status, which everybody may read.
+/// An external system that refuses all calls halts the sink, and an unreachable
+/// one is retried. Both are reported in the status, which every user may read.
 fn failing_external(stack: &Stack) {
     let bench = Bench::new(stack, "unseen");
-    bench.faults("status=404");
+    bench.inject_faults("status=404");
     let subject = Subject::new("cdc-unseen", 1);
     let insert = Sent::insert(&subject, subject.after());
-    let (_, there) = bench.external().split_once("://").expect("a url");
-    for (place, told) in [(there, "halt"), ("127.0.0.1:1", "detail")] {
-        let mark = canary::MARK;
-        let url = format!("http://app:{mark}-external@{place}?api_key={mark}-key");
+    let (_, address) = bench.external().split_once("://").expect("a url");
+    for (host, field) in [(address, "halt"), ("127.0.0.1:1", "detail")] {
+        let secret = canary::MARK;
+        let url = format!("http://app:{secret}-external@{host}?api_key={secret}-key");
         let fanout = bench.fanout().with("FANOUT_EXTERNAL_URL", &url);
         let worker = Worker::start(stack, &fanout, &["--sinks", "http"]);
-        eventually(
-            "the topics are there",
-            || match worker.sink("http")["state"].as_str() {
-                Some("starting") | None => Err(worker.said()),
+        eventually("the topics exist", || {
+            match worker.sink("http")["state"].as_str() {
+                Some("starting") | None => Err(worker.log_tail()),
                 Some(_) => Ok(()),
-            },
-        );
-        bench.event(0, &insert.record);
-        let sink = eventually("the sink says what is wrong", || {
-            let sink = worker.sink("http");
-            let says = !sink[told].is_null();
-            says.then(|| sink.clone()).ok_or_else(|| sink.to_string())
+            }
         });
-        canary::is_silent(&sink.to_string());
-        if told == "halt" {
+        bench.write_event(0, &insert.record);
+        let sink = eventually("the sink reports the failure", || {
+            let sink = worker.sink("http");
+            let is_reported = !sink[field].is_null();
+            is_reported
+                .then(|| sink.clone())
+                .ok_or_else(|| sink.to_string())
+        });
+        canary::assert_no_secret(&sink.to_string());
+        if field == "halt" {
             let remedy = sink["halt"]["remedy"].as_str().expect("a remedy");
             assert!(remedy.contains("app:****@"), "{remedy}");
         }
         for path in ["/status", "/metrics", "/healthz"] {
-            canary::is_silent(&get(&format!("{}{path}", worker.url())));
+            canary::assert_no_secret(&get(&format!("{}{path}", worker.url())));
         }
-        canary::is_silent(&worker.log());
+        canary::assert_no_secret(&worker.log());
         worker.stop();
     }
 }
 
 fn get(url: &str) -> String {
     wait_for(async {
-        let answer = reqwest::get(url).await.expect("an answer");
-        answer.text().await.expect("a text")
+        let response = reqwest::get(url).await.expect("an answer");
+        response.text().await.expect("a text")
     })
 }
 
-fn left_behind(stack: &Stack) {
-    // The connector's property is in use, and Connect tells where it is from.
+fn stack_output(stack: &Stack) {
+    // The connector uses the property, and Connect reports a reference to the
+    // secrets file.
     let connect = stack.stores.url("FANOUT_CONNECT_URL");
     let config = get(&format!("{connect}/connectors/pg-engagement-cdc/config"));
-    canary::is_silent(&config);
+    canary::assert_no_secret(&config);
     assert!(
         config.contains("secrets.properties:connector.fanout.canary.passphrase}"),
         "{config}"
     );
     let pipeline = stack.stores.url("FANOUT_HTTP_URL");
     for path in ["/status", "/metrics"] {
-        canary::is_silent(&get(&format!("{pipeline}{path}")));
+        canary::assert_no_secret(&get(&format!("{pipeline}{path}")));
     }
     for pid in proc::all() {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        canary::is_silent(&String::from_utf8_lossy(&line));
+        canary::assert_no_secret(&String::from_utf8_lossy(&line));
     }
-    closed(&stack.file(""));
-    searched(stack.fanout.home());
+    assert_private(&stack.file(""));
+    assert_no_secret_in(stack.fanout.home());
 }
 
-/// All files below a folder, with their folders.
+/// Collects all files and folders below a folder.
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -244,9 +250,16 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A project's folders let nobody in but those who run its servers.
-fn closed(project: &Path) {
-    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+/// Asserts that only the users that run the project's servers can access its
+/// folders.
+fn assert_private(project: &Path) {
+    let mode = |path: &Path| {
+        fs::metadata(path)
+            .expect("read the mode")
+            .permissions()
+            .mode()
+            & 0o777
+    };
     let passable = files::passable();
     assert_eq!(mode(project), passable);
     for (folder, expected) in [
@@ -262,18 +275,18 @@ fn closed(project: &Path) {
     assert!(all.len() > 20, "{all:?}");
     for path in all {
         let below = path.strip_prefix(project).expect("below");
-        let what = below.iter().next().expect("a part");
+        let top = below.iter().next().expect("a part");
         let found = mode_of(&path);
-        // Data is behind a folder of the server's alone.
-        let deep = below.iter().count() > 2;
-        let wanted = match what.to_str().expect("utf-8") {
-            "data" if deep => continue,
+        // Data is in a folder that only its server can access.
+        let is_deep = below.iter().count() > 2;
+        let forbidden = match top.to_str().expect("utf-8") {
+            "data" if is_deep => continue,
             "conf" => 0o027,
             _ => 0o077,
         };
         let is_top = below.iter().count() == 1 && path.is_dir();
         assert!(
-            is_top || found & wanted == 0,
+            is_top || found & forbidden == 0,
             "{} {found:o}",
             path.display()
         );
@@ -281,15 +294,15 @@ fn closed(project: &Path) {
 }
 
 fn mode_of(path: &Path) -> u32 {
-    fs::symlink_metadata(path).expect("there").mode() & 0o777
+    fs::symlink_metadata(path).expect("read the mode").mode() & 0o777
 }
 
-/// No file has a secret in it but those that have to.
-fn searched(folder: &Path) {
+/// Asserts that no file contains a secret, except for the files that must.
+fn assert_no_secret_in(folder: &Path) {
     let mut all = Vec::new();
     walk(folder, &mut all);
     for path in all.iter().filter(|path| path.is_file()) {
-        // Kafka makes its indexes of 10 MB each, and fills them with numbers.
+        // Kafka's indexes have 10 MB each and contain only numbers.
         let is_index = path
             .extension()
             .is_some_and(|kind| kind == "index" || kind == "timeindex");
@@ -298,10 +311,10 @@ fn searched(folder: &Path) {
         }
         let bytes = fs::read(path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        let Some(at) = text.find(canary::MARK) else {
+        let Some(start) = text.find(canary::MARK) else {
             continue;
         };
-        let around: String = text[at..].chars().take(100).collect();
-        panic!("{}: {around}", path.display());
+        let excerpt: String = text[start..].chars().take(100).collect();
+        panic!("{}: {excerpt}", path.display());
     }
 }

@@ -1,5 +1,6 @@
-//! What the stack's servers refuse: whoever knows the demo's passwords, or has
-//! a browser send a request, gets its tables and nothing else of the machine.
+//! What the stack's servers refuse: whoever knows the demo's passwords, or
+//! makes a browser send a request, reaches only the tables and nothing else on
+//! the machine.
 
 use std::{
     fs,
@@ -20,22 +21,25 @@ use crate::{
     support::{Stack, Stores, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("clickhouse_gives_its_tables_and_nothing_else", nothing_else),
-    ("what_tables_are_for_is_allowed", tables),
+    (
+        "clickhouse_gives_access_to_nothing_but_its_tables",
+        nothing_else,
+    ),
+    ("ordinary_statements_on_tables_are_allowed", tables),
     ("requests_of_other_web_sites_are_refused", other_sites),
-    ("no_server_has_roots_rights", rights),
-    ("the_role_of_the_source_is_no_superuser", no_superuser),
+    ("no_server_runs_as_root", rights),
+    ("the_source_role_is_no_superuser", no_superuser),
     (
         "a_superuser_of_an_earlier_version_loses_its_rights",
         earlier_superuser,
     ),
-    ("a_password_of_the_operators_own_is_used", own_password),
+    ("a_custom_password_is_used", own_password),
 ];
 
-/// Statements that reach outside, in whatever spelling. `FILE` is a file that
-/// everybody may read.
+/// Statements that reach outside of the tables, in various spellings. `FILE`
+/// stands for a file that every user can read, `NEW` for a new file.
 const OUTSIDE: &[&str] = &[
     // files
     "SELECT * FROM file('FILE', LineAsString)",
@@ -115,7 +119,7 @@ const OUTSIDE: &[&str] = &[
     "CREATE DICTIONARY default.refused (k UInt64, v String) PRIMARY KEY k SOURCE(HTTP(url 'http://127.0.0.1:1/' format 'CSV')) LAYOUT(FLAT()) LIFETIME(0)",
     "CREATE DICTIONARY default.refused (k UInt64, v String) PRIMARY KEY k SOURCE(FILE(path 'FILE' format 'CSV')) LAYOUT(FLAT()) LIFETIME(0)",
     "CREATE NAMED COLLECTION refused AS url = 'http://127.0.0.1:1/'",
-    // programs, and this server's own
+    // programs, and the server itself
     "SELECT * FROM executable('id', TSV, 'x String')",
     "CREATE TABLE default.refused (x String) ENGINE = Executable('id', TSV)",
     "CREATE DICTIONARY default.refused (k UInt64, v String) PRIMARY KEY k SOURCE(EXECUTABLE(command 'id' format 'CSV')) LAYOUT(FLAT()) LIFETIME(0)",
@@ -129,7 +133,7 @@ const OUTSIDE: &[&str] = &[
     "SELECT 1; SELECT file('FILE')",
 ];
 
-/// Settings of a request that would change what its statement reaches.
+/// Request settings that would change what a statement can reach.
 const SETTINGS: &[(&str, &str, &str)] = &[
     ("SELECT 1", "additional_table_filters", "{'a': 'file(1)'}"),
     ("SELECT 1", "format_schema", "/etc/passwd:M"),
@@ -144,13 +148,13 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// ClickHouse, asked with one method.
-struct Asked<'a> {
+/// A client of ClickHouse.
+struct ClickHouse<'a> {
     endpoint: Endpoint,
     stack: &'a Stack,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ClickHouse<'a> {
     fn new(stack: &'a Stack) -> Self {
         let url = stack.stores.url("FANOUT_CLICKHOUSE_URL");
         Self {
@@ -159,12 +163,12 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Whether it is chDB behind fanout's front.
+    /// Returns true if ClickHouse is chDB behind fanout's HTTP front end.
     fn is_front(&self) -> bool {
         self.stack.file("data/clickhouse-chdb").is_dir()
     }
 
-    fn ask(&self, parameters: &[(&str, &str)], body: &str) -> (u16, String) {
+    fn send(&self, parameters: &[(&str, &str)], body: &str) -> (u16, String) {
         let url = url::Url::parse_with_params(&self.endpoint.url, parameters).expect("a url");
         let request = reqwest::Client::new()
             .post(url)
@@ -177,24 +181,27 @@ impl<'a> Asked<'a> {
         })
     }
 
-    fn does(&self, statement: &str) -> String {
-        let (status, said) = self.ask(&[], statement);
-        assert_eq!(status, 200, "{statement}\n{said}");
-        said
+    fn execute(&self, statement: &str) -> String {
+        let (status, message) = self.send(&[], statement);
+        assert_eq!(status, 200, "{statement}\n{message}");
+        message
     }
 }
 
 fn nothing_else(stack: &Stack) {
-    let clickhouse = Asked::new(stack);
+    let clickhouse = ClickHouse::new(stack);
     if !clickhouse.is_front() {
-        eprintln!("a server of this machine runs instead of the front: its privileges are its own");
+        eprintln!(
+            "skipped: a ClickHouse server of this machine runs instead of fanout's front end"
+        );
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("open to all");
+    let folder = tempfile::tempdir().expect("create a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))
+        .expect("open the folder to all users");
     let (file, new) = (folder.path().join("file"), folder.path().join("new"));
-    fs::write(&file, "a secret").expect("a file");
-    clickhouse.does("CREATE TABLE IF NOT EXISTS default.taken (x String) ENGINE = Memory");
+    fs::write(&file, "a secret").expect("write the file");
+    clickhouse.execute("CREATE TABLE IF NOT EXISTS default.taken (x String) ENGINE = Memory");
     let fill = |statement: &str| {
         let statement = statement.replace("FILE'", &format!("{}'", file.display()));
         let statement = statement.replace("FILE:", &format!("{}:", file.display()));
@@ -204,16 +211,16 @@ fn nothing_else(stack: &Stack) {
     };
     for statement in OUTSIDE {
         let statement = fill(statement);
-        let (status, said) = clickhouse.ask(&[], &statement);
-        assert!(status >= 400, "{statement}\n{status} {said}");
-        assert!(!said.contains("secret"), "{statement}\n{said}");
+        let (status, message) = clickhouse.send(&[], &statement);
+        assert!(status >= 400, "{statement}\n{status} {message}");
+        assert!(!message.contains("secret"), "{statement}\n{message}");
         assert!(!new.exists(), "{statement}");
     }
     for (statement, setting, value) in SETTINGS {
-        let (status, said) = clickhouse.ask(&[(setting, value)], statement);
-        assert!(status >= 400, "{statement} {setting}\n{status} {said}");
+        let (status, message) = clickhouse.send(&[(setting, value)], statement);
+        assert!(status >= 400, "{statement} {setting}\n{status} {message}");
     }
-    // Data that follows its statement apart.
+    // The data is sent separately from its statement.
     for (statement, data) in [
         (
             format!(
@@ -227,16 +234,19 @@ fn nothing_else(stack: &Stack) {
             "(file('/etc/passwd'))",
         ),
     ] {
-        let (status, said) = clickhouse.ask(&[("query", &statement)], data);
-        assert!(status >= 400, "{statement}\n{status} {said}");
+        let (status, message) = clickhouse.send(&[("query", &statement)], data);
+        assert!(status >= 400, "{statement}\n{status} {message}");
         assert!(!new.exists(), "{statement}");
     }
-    assert_eq!(clickhouse.does("SELECT count() FROM default.taken"), "0\n");
-    clickhouse.does("DROP TABLE default.taken SYNC");
+    assert_eq!(
+        clickhouse.execute("SELECT count() FROM default.taken"),
+        "0\n"
+    );
+    clickhouse.execute("DROP TABLE default.taken SYNC");
 }
 
 fn tables(stack: &Stack) {
-    let clickhouse = Asked::new(stack);
+    let clickhouse = ClickHouse::new(stack);
     for statement in [
         "CREATE DATABASE IF NOT EXISTS allowed",
         "CREATE TABLE allowed.file (url String, s3 UInt8) ENGINE = MergeTree ORDER BY url",
@@ -252,46 +262,49 @@ fn tables(stack: &Stack) {
         "SHOW CREATE TABLE allowed.remote",
         "ALTER TABLE allowed.remote DELETE WHERE s3 = 2 SETTINGS mutations_sync = 2",
     ] {
-        clickhouse.does(statement);
+        clickhouse.execute(statement);
     }
     let select = "SELECT url, s3, engine FROM allowed.remote FORMAT CSV";
-    assert_eq!(clickhouse.does(select), "\"file(1)\",1,\"INTO OUTFILE\"\n");
-    let (status, said) = clickhouse.ask(
+    assert_eq!(
+        clickhouse.execute(select),
+        "\"file(1)\",1,\"INTO OUTFILE\"\n"
+    );
+    let (status, message) = clickhouse.send(
         &[(
             "query",
             "INSERT INTO allowed.remote (s3, url) SETTINGS format_csv_delimiter = ';' FORMAT CSV",
         )],
         "3;rows\n",
     );
-    assert_eq!(status, 200, "{said}");
+    assert_eq!(status, 200, "{message}");
     let select = "SELECT url FROM allowed.remote WHERE s3 = 3";
-    assert_eq!(clickhouse.does(select), "rows\n");
-    clickhouse.does("DROP DATABASE allowed SYNC");
+    assert_eq!(clickhouse.execute(select), "rows\n");
+    clickhouse.execute("DROP DATABASE allowed SYNC");
 }
 
 fn other_sites(stack: &Stack) {
     let stores = &stack.stores;
-    let clickhouse = Asked::new(stack);
-    let mut places = vec![
+    let clickhouse = ClickHouse::new(stack);
+    let mut urls = vec![
         format!("{}/status", stores.url("FANOUT_HTTP_URL")),
         format!("{}/healthz", stores.url("FANOUT_HTTP_URL")),
         format!("{}/events", stores.url("FANOUT_EXTERNAL_URL")),
     ];
     if clickhouse.is_front() {
-        // Right credentials make no difference.
+        // Valid credentials make no difference.
         let credentials = "user=app&password=app&query=SELECT+1";
-        places.push(format!("{}/?{credentials}", clickhouse.endpoint.url));
-        places.push(format!("{}/ping", clickhouse.endpoint.url));
+        urls.push(format!("{}/?{credentials}", clickhouse.endpoint.url));
+        urls.push(format!("{}/ping", clickhouse.endpoint.url));
     }
     let client = reqwest::Client::new();
-    for place in &places {
-        let url: url::Url = place.parse().expect("a url");
-        let own = format!("http://127.0.0.1:{}", url.port().expect("a port"));
+    for url_text in &urls {
+        let url: url::Url = url_text.parse().expect("a url");
+        let own_origin = format!("http://127.0.0.1:{}", url.port().expect("a port"));
         let answer = |name: header::HeaderName, value: &str| {
-            let request = client.request(Method::GET, place).header(name, value);
+            let request = client.request(Method::GET, url_text).header(name, value);
             let answer = wait_for(request.send()).expect("an answer");
             let allowed = answer.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
-            assert_eq!(allowed, None, "{place}");
+            assert_eq!(allowed, None, "{url_text}");
             answer.status().as_u16()
         };
         let site = header::HeaderName::from_static("sec-fetch-site");
@@ -304,42 +317,51 @@ fn other_sites(stack: &Stack) {
             (site.clone(), "cross-site"),
             (site.clone(), "same-site"),
         ] {
-            assert_eq!(answer(name.clone(), value), 403, "{place} {name}: {value}");
+            assert_eq!(
+                answer(name.clone(), value),
+                403,
+                "{url_text} {name}: {value}"
+            );
         }
         for (name, value) in [
-            (header::ORIGIN, own.as_str()),
+            (header::ORIGIN, own_origin.as_str()),
             (header::HOST, "localhost:1"),
             (header::HOST, "[::1]"),
             (site.clone(), "none"),
             (site, "same-origin"),
         ] {
-            assert_eq!(answer(name.clone(), value), 200, "{place} {name}: {value}");
+            assert_eq!(
+                answer(name.clone(), value),
+                200,
+                "{url_text} {name}: {value}"
+            );
         }
     }
 }
 
-/// The user whose rights a process has.
+/// Returns the effective user of a process.
 fn owner(pid: i32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).expect("read the process status");
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     let effective = uids.and_then(|uids| uids.split_whitespace().nth(1));
     effective.expect("a user").parse().expect("a number")
 }
 
 fn rights(stack: &Stack) {
-    let own = nix::unistd::geteuid();
+    let test_user = nix::unistd::geteuid();
     for service in ["clickhouse", "redis", "kafka", "connect", "postgres"] {
         let user = owner(stack.pid(service).as_raw());
-        if own.is_root() {
+        if test_user.is_root() {
             assert_ne!(user, 0, "{service}");
         } else {
-            assert_eq!(user, own.as_raw(), "{service}");
+            assert_eq!(user, test_user.as_raw(), "{service}");
         }
     }
 }
 
-/// What a statement is answered with.
-fn refusal(url: &str, statement: &str) -> String {
+/// Returns the error that Postgres reports for a statement.
+fn error_of(url: &str, statement: &str) -> String {
     wait_for(async {
         let client = Postgres::new(Connection::new(url.into()))
             .connect()
@@ -351,7 +373,7 @@ fn refusal(url: &str, statement: &str) -> String {
     })
 }
 
-fn is_no_superuser(url: &str) {
+fn assert_no_superuser(url: &str) {
     for statement in [
         "COPY (SELECT 1) TO PROGRAM 'id'",
         "COPY (SELECT 1) TO '/tmp/fanout-test-new'",
@@ -362,35 +384,39 @@ fn is_no_superuser(url: &str) {
         "ALTER SYSTEM SET archive_command = 'id'",
         "CREATE ROLE other",
     ] {
-        let said = refusal(url, statement);
-        let refused = said.contains("permission denied") || said.contains("must be superuser");
-        assert!(refused, "{statement}: {said}");
+        let message = error_of(url, statement);
+        let refused =
+            message.contains("permission denied") || message.contains("must be superuser");
+        assert!(refused, "{statement}: {message}");
     }
-    // Its password is not the superuser's, and none is.
+    // The superuser does not share this password, and has none.
     let superuser = url.replacen("//app:app@", "//fanout_superuser:app@", 1);
     let superuser = Postgres::new(Connection::new(superuser.into()));
     let refused = wait_for(superuser.connect()).err();
     let refused = refused.as_ref().and_then(|error| error.as_db_error());
-    let refused = refused.expect("nobody logs in").message();
+    let refused = refused.expect("the login is refused").message();
     assert!(refused.contains("authentication failed"), "{refused}");
 }
 
 fn no_superuser(stack: &Stack) {
     let url = stack.stores.url("FANOUT_POSTGRES_URL");
-    is_no_superuser(url);
+    assert_no_superuser(url);
     let owner = "SELECT pg_get_userbyid(datdba)::text FROM pg_database \
                  WHERE datname = current_database()";
     assert_eq!(stack.stores.postgres_text(owner), "app");
 }
 
-/// A program of the stack's Postgres.
+/// Returns the path of a program of the stack's Postgres.
 fn postgres_program(stack: &Stack, name: &str) -> std::path::PathBuf {
     let pid = stack.pid("postgres").as_raw();
     let server = fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
-    server.canonicalize().expect("there").with_file_name(name)
+    server
+        .canonicalize()
+        .expect("resolve the program's path")
+        .with_file_name(name)
 }
 
-/// Runs a program as the stack's Postgres is run.
+/// Runs a program as the same user as the stack's Postgres.
 fn run(program: &Path, arguments: &[&str], input: &str) {
     let mut command = Command::new(program);
     command
@@ -402,25 +428,26 @@ fn run(program: &Path, arguments: &[&str], input: &str) {
     if let Some(account) = account::unprivileged("postgres").expect("a user") {
         command.uid(account.uid).gid(account.gid);
     }
-    let mut child = command.spawn().expect("it starts");
+    let mut child = command.spawn().expect("start the program");
     let mut stdin = child.stdin.take().expect("a pipe");
-    std::io::Write::write_all(&mut stdin, input.as_bytes()).expect("it reads");
+    std::io::Write::write_all(&mut stdin, input.as_bytes()).expect("write to the program");
     drop(stdin);
-    let ended = child.wait_with_output().expect("it ends");
+    let ended = child.wait_with_output().expect("wait for the program");
     assert!(ended.status.success(), "{arguments:?}\n{ended:?}");
 }
 
-/// Makes the data of a Postgres as earlier versions did: the role is the one
-/// that `initdb` makes.
-fn data_of_an_earlier_version(stack: &Stack, data: &Path) {
-    let above = data.parent().expect("a folder above");
-    fs::create_dir_all(above).expect("a folder");
-    let password = above.join("password");
-    fs::write(&password, "app\n").expect("a file");
-    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).expect("open");
+/// Creates a Postgres data folder as earlier versions did: the role is the
+/// superuser that `initdb` creates.
+fn create_data_of_earlier_version(stack: &Stack, data: &Path) {
+    let parent = data.parent().expect("a parent folder");
+    fs::create_dir_all(parent).expect("create the parent folder");
+    let password = parent.join("password");
+    fs::write(&password, "app\n").expect("write the password file");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644))
+        .expect("open the password file");
     match account::unprivileged("postgres").expect("a user") {
-        Some(account) => account.new_folder(data).expect("a folder of its own"),
-        None => fs::create_dir(data).expect("a folder"),
+        Some(account) => account.new_folder(data).expect("create the data folder"),
+        None => fs::create_dir(data).expect("create the data folder"),
     }
     let folder = data.to_str().expect("a path in UTF-8");
     let file = format!("--pwfile={}", password.display());
@@ -449,28 +476,28 @@ fn data_of_an_earlier_version(stack: &Stack, data: &Path) {
         "CREATE DATABASE app\n",
     );
     run(&server, &["--single", "-D", folder, "app"], objects);
-    fs::remove_file(password).expect("removed");
+    fs::remove_file(password).expect("remove the password file");
 }
 
 fn earlier_superuser(stack: &Stack) {
     let fanout = stack.fanout.with("FANOUT_PROJECT", "earlier");
     let data = fanout.home().join("earlier/data/postgres");
-    data_of_an_earlier_version(stack, &data);
+    create_data_of_earlier_version(stack, &data);
     let line = ["--runtime", "native", "up", "postgres", "--ports", "auto"];
     let up = fanout.run(&line).ends_with(0);
     up.says("role app is no longer a superuser");
     let stores = Stores::of(&fanout);
-    is_no_superuser(stores.url("FANOUT_POSTGRES_URL"));
-    let strangers = "WITH places AS (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'Odd Name')) \
+    assert_no_superuser(stores.url("FANOUT_POSTGRES_URL"));
+    let strangers = "WITH schemas AS (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'Odd Name')) \
          SELECT coalesce(string_agg(what, ', '), 'none') FROM (\
-         SELECT relname, relowner FROM pg_class WHERE relnamespace IN (SELECT oid FROM places) \
-         UNION ALL SELECT proname, proowner FROM pg_proc WHERE pronamespace IN (SELECT oid FROM places) \
-         UNION ALL SELECT typname, typowner FROM pg_type WHERE typnamespace IN (SELECT oid FROM places) \
+         SELECT relname, relowner FROM pg_class WHERE relnamespace IN (SELECT oid FROM schemas) \
+         UNION ALL SELECT proname, proowner FROM pg_proc WHERE pronamespace IN (SELECT oid FROM schemas) \
+         UNION ALL SELECT typname, typowner FROM pg_type WHERE typnamespace IN (SELECT oid FROM schemas) \
          UNION ALL SELECT nspname, nspowner FROM pg_namespace WHERE nspname = 'Odd Name' \
          UNION ALL SELECT pubname, pubowner FROM pg_publication) AS owned (what, owner) \
          WHERE owner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)";
     assert_eq!(stores.postgres_text(strangers), "none");
-    // What was there is usable as before.
+    // The existing objects remain usable.
     stores.postgres("INSERT INTO kept DEFAULT VALUES; ALTER TABLE kept ADD COLUMN more text");
     let rows = "SELECT count(*)::text FROM \"Odd Name\".seen";
     assert_eq!(stores.postgres_text(rows), "2");
@@ -492,7 +519,7 @@ fn own_password(stack: &Stack) {
         .with("FANOUT_CLICKHOUSE_URL", &url);
     let line = ["--runtime", "native", "up", "clickhouse", "--ports", "auto"];
     fanout.run(&line).ends_with(0);
-    // Every command finds it without being told again.
+    // Every later command finds the password without being given it again.
     let later = stack.fanout.with("FANOUT_PROJECT", "own");
     let stores = Stores::of(&later);
     assert_eq!(stores.url("FANOUT_CLICKHOUSE_URL"), url);
@@ -508,9 +535,13 @@ fn own_password(stack: &Stack) {
     }
     let status = later.document(0, &["status"]);
     let services = status["services"].as_array().expect("services");
-    let server = services.iter().find(|one| one["name"] == "clickhouse");
-    let pid = server.and_then(|one| one["pid"].as_i64()).expect("a pid");
-    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs");
+    let server = services
+        .iter()
+        .find(|service| service["name"] == "clickhouse");
+    let pid = server
+        .and_then(|service| service["pid"].as_i64())
+        .expect("a pid");
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("read the command line");
     assert!(!line.contains("s3cret"), "{line}");
     later.run(&["reset", "--yes"]).ends_with(0);
 }

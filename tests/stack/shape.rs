@@ -1,24 +1,28 @@
-//! Records that are not of the expected shape: one is a dead letter, many in a
-//! row say that the table has changed, and halt those who read what is missing.
+//! Records that do not match the expected schema: a single record becomes a
+//! dead letter, but many consecutive ones mean that the table has changed, and
+//! halt the sinks that read the missing column.
 
 use serde_json::{Value as Json, json};
 
 use crate::{
     Test,
-    support::{Bench, Record, Stack, Topics, Worker, eventually, same},
+    support::{Bench, Record, Stack, Topics, Worker, check_equal, eventually},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     ("bad_values_never_halt_a_sink", bad_values),
-    ("a_column_that_is_gone_halts_those_who_read_it", gone_column),
+    (
+        "a_missing_column_halts_the_sinks_that_read_it",
+        missing_column,
+    ),
     ("rows_without_their_envelope_halt_every_sink", flattened),
 ];
 
-/// So many in a row halt a sink.
-const IN_A_ROW: i64 = 20;
+/// The number of consecutive mismatching records that halts a sink.
+const HALT_AFTER_CONSECUTIVE: i64 = 20;
 
-/// The insert of an event with its row changed.
+/// Returns the insert of an event with its value changed.
 fn insert(bench: &Bench<'_>, id: i64, change: impl FnOnce(&mut Json)) -> Record {
     let record = Record::insert(bench.prefix(), id);
     let value = record.value.as_deref().expect("a value");
@@ -33,32 +37,33 @@ fn insert(bench: &Bench<'_>, id: i64, change: impl FnOnce(&mut Json)) -> Record 
 fn without(bench: &Bench<'_>, id: i64, column: &str) -> Record {
     insert(bench, id, |value| {
         let row = value["after"].as_object_mut().expect("a row");
-        row.remove(column).expect("it was there");
+        row.remove(column).expect("the column exists");
     })
 }
 
-fn dead(worker: &Worker, sink: &str) -> i64 {
-    let letters = worker.sink(sink)["dead_letters"].clone();
-    let counts = letters.as_object().expect("counts").values();
+fn dead_letters(worker: &Worker, sink: &str) -> i64 {
+    let codes = worker.sink(sink)["dead_letters"].clone();
+    let counts = codes.as_object().expect("counts").values();
     counts.filter_map(Json::as_i64).sum()
 }
 
-/// Waits until a sink is through, with so many dead letters.
-fn goes_on(worker: &Worker, sink: &str, letters: i64) {
+/// Waits until a sink has processed all records, with this number of dead
+/// letters.
+fn wait_until_done(worker: &Worker, sink: &str, expected: i64) {
     eventually(
-        &format!("{sink} goes on with {letters} dead letters"),
+        &format!("{sink} has processed all records with {expected} dead letters"),
         || {
             let status = worker.sink(sink);
-            let through = status["state"] == "running" && status["lag"] == 0;
-            let count = dead(worker, sink);
-            (through && count == letters)
+            let is_done = status["state"] == "running" && status["lag"] == 0;
+            let count = dead_letters(worker, sink);
+            (is_done && count == expected)
                 .then_some(())
                 .ok_or_else(|| format!("{count}: {status:#}"))
         },
     );
 }
 
-fn halts(worker: &Worker, sink: &str) -> Json {
+fn wait_for_halt(worker: &Worker, sink: &str) -> Json {
     eventually(&format!("{sink} halts"), || {
         let status = worker.sink(sink);
         let halted = status["state"] == "halted" && status["halt"]["code"] == "schema_changed";
@@ -68,13 +73,14 @@ fn halts(worker: &Worker, sink: &str) -> Json {
     })
 }
 
-/// However many: they are dead letters, and above a rate a warning.
+/// Invalid values become dead letters, however many there are. Above a certain
+/// rate the sink is degraded.
 fn bad_values(stack: &Stack) {
     let bench = Bench::new(stack, "badvalues");
     let worker = bench.run(&["--sinks", "clickhouse"]);
     for id in 0..70 {
         let record = match id % 3 {
-            0 => Record::garbage(),
+            0 => Record::undecodable(),
             1 => insert(&bench, id, |value| {
                 value["after"]["event_ts"] = json!("infinity");
             }),
@@ -82,16 +88,17 @@ fn bad_values(stack: &Stack) {
                 value["after"]["duration_ms"] = json!(3_000_000_000_i64);
             }),
         };
-        bench.event(0, &record);
+        bench.write_event(0, &record);
     }
-    goes_on(&worker, "clickhouse", 70);
-    let caution = worker.sink("clickhouse")["caution"].clone();
-    assert_eq!(caution["code"], "many_dead_letters", "{caution:#}");
+    wait_until_done(&worker, "clickhouse", 70);
+    let degradation = worker.sink("clickhouse")["caution"].clone();
+    assert_eq!(degradation["code"], "many_dead_letters", "{degradation:#}");
     worker.stop();
 }
 
-/// Only a row of them halts, before its first record; the others go on.
-fn gone_column(stack: &Stack) {
+/// Only consecutive mismatches halt a sink, before the first of them. The other
+/// sinks keep running.
+fn missing_column(stack: &Stack) {
     let bench = Bench::new(stack, "goneshape");
     let worker = bench.run(&[]);
     let mut id = 0;
@@ -103,20 +110,20 @@ fn gone_column(stack: &Stack) {
                 Some(column) => without(&bench, id, column),
                 None => Record::insert(bench.prefix(), id),
             };
-            first.get_or_insert(bench.event(0, &record).offset);
+            first.get_or_insert(bench.write_event(0, &record).offset);
         }
         first.expect("at least one")
     };
     write(1, None);
-    write(IN_A_ROW - 1, Some("device"));
+    write(HALT_AFTER_CONSECUTIVE - 1, Some("device"));
     write(1, None);
     for sink in ["clickhouse", "http"] {
-        goes_on(&worker, sink, IN_A_ROW - 1);
+        wait_until_done(&worker, sink, HALT_AFTER_CONSECUTIVE - 1);
     }
-    goes_on(&worker, "redis", 0);
-    let first = write(IN_A_ROW + 5, Some("device"));
+    wait_until_done(&worker, "redis", 0);
+    let first = write(HALT_AFTER_CONSECUTIVE + 5, Some("device"));
     for sink in ["clickhouse", "http"] {
-        let halt = halts(&worker, sink);
+        let halt = wait_for_halt(&worker, sink);
         let reason = halt["reason"].as_str().expect("a reason");
         assert!(reason.contains("column device is missing"), "{reason}");
         let remedy = halt["remedy"].as_str().expect("a remedy");
@@ -124,47 +131,50 @@ fn gone_column(stack: &Stack) {
             remedy.starts_with("fanout backfill --from earliest"),
             "{remedy}"
         );
-        // Up to the first of those that came together, and never past it.
-        let committed = Topics::of(stack).commits(&bench.group(sink), &bench.events_topic());
+        // The commit is before the end of the batch that halted the sink.
+        let committed = Topics::new(stack).commits(&bench.group(sink), &bench.events_topic());
         let committed = committed[0].0;
         assert!(
-            (first..first + IN_A_ROW).contains(&committed),
+            (first..first + HALT_AFTER_CONSECUTIVE).contains(&committed),
             "{committed}"
         );
-        assert_eq!(dead(&worker, sink), IN_A_ROW - 1 + committed - first);
+        assert_eq!(
+            dead_letters(&worker, sink),
+            HALT_AFTER_CONSECUTIVE - 1 + committed - first
+        );
     }
-    goes_on(&worker, "redis", 0);
-    worker.is_unhealthy();
-    // What the board reads halts it as well.
-    write(IN_A_ROW + 5, Some("event_ts"));
-    halts(&worker, "redis");
+    wait_until_done(&worker, "redis", 0);
+    worker.assert_unhealthy();
+    // A missing column that the board reads halts the board as well.
+    write(HALT_AFTER_CONSECUTIVE + 5, Some("event_ts"));
+    wait_for_halt(&worker, "redis");
     worker.stop();
-    // It is not forgotten by a restart, nor dead-lettered bit by bit.
-    let letters = |sink: &str| {
+    // A restart neither clears the halt nor dead-letters the remaining records.
+    let listed_dead_letters = |sink: &str| {
         let listed = bench.fanout().document(0, &["dlq", "ls", "--sink", sink]);
         listed["counts"][0]["letters"].as_i64().unwrap_or(0)
     };
-    let before = letters("http");
+    let before = listed_dead_letters("http");
     let worker = Worker::start(stack, bench.fanout(), &[]);
     for sink in ["clickhouse", "http", "redis"] {
-        halts(&worker, sink);
+        wait_for_halt(&worker, sink);
     }
-    same(&before, letters("http")).expect("no more dead letters");
+    check_equal(&before, listed_dead_letters("http")).expect("no more dead letters");
     worker.stop();
 }
 
-/// What a transform leaves of every record.
+/// A transform removes the envelope of every record.
 fn flattened(stack: &Stack) {
     let bench = Bench::new(stack, "flattened");
     let worker = bench.run(&[]);
-    for id in 0..IN_A_ROW + 5 {
-        bench.event(
+    for id in 0..HALT_AFTER_CONSECUTIVE + 5 {
+        bench.write_event(
             0,
             &insert(&bench, id, |value| *value = value["after"].take()),
         );
     }
     for sink in ["clickhouse", "http", "redis"] {
-        let halt = halts(&worker, sink);
+        let halt = wait_for_halt(&worker, sink);
         let remedy = halt["remedy"].as_str().expect("a remedy");
         assert!(
             remedy.starts_with("remove the connector's transform"),

@@ -1,41 +1,44 @@
-//! The source, altered behind fanout's back: what loses changes is noticed and
-//! named, `up` says what it repairs, and the sinks say that they are not to be
-//! relied on until history is reconciled.
+//! Changes made to the source without fanout: changes that lose data are
+//! detected and reported, `up` reports its repairs, and the sinks stay degraded
+//! until the history is reconciled.
 
 use fanout::clients::{Connection, postgres::Postgres};
 use serde_json::Value as Json;
 
 use crate::{
     Test,
-    history::{RECONCILE, mends, sink},
+    history::{RECONCILE, reconcile, sink},
     support::{Ended, Event, Stack, eventually},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     (
-        "a_table_taken_out_of_the_publication_is_missed_until_reconciled",
+        "a_table_removed_from_the_publication_is_reported_until_reconciled",
         unpublished_table,
     ),
     (
-        "what_was_altered_and_altered_back_while_nobody_looked_is_noticed",
-        behind_our_back,
+        "a_change_reverted_while_the_pipeline_was_down_is_detected",
+        reverted_changes,
     ),
     (
-        "a_table_of_an_unsupported_shape_halts_the_sinks_that_read_it",
-        unsupported_shape,
+        "a_table_with_an_unsupported_schema_halts_the_sinks_that_read_it",
+        unsupported_schema,
     ),
-    ("a_dropped_table_is_not_replaced_in_silence", dropped_table),
-    ("a_table_swapped_in_by_rename_is_followed", swapped_table),
     (
-        "a_connector_reconfigured_by_somebody_else_is_noticed",
+        "a_dropped_table_is_replaced_only_after_confirmation",
+        dropped_table,
+    ),
+    ("a_table_replaced_by_a_rename_is_followed", swapped_table),
+    (
+        "a_connector_reconfigured_by_another_client_is_reported",
         foreign_configuration,
     ),
-    ("up_never_queues_behind_a_lock", locked_table),
+    ("up_never_waits_for_a_table_lock", locked_table),
 ];
 
 /// Waits until a sink is degraded for this reason.
-fn is_degraded(stack: &Stack, name: &str, code: &str) {
+fn wait_until_degraded(stack: &Stack, name: &str, code: &str) {
     eventually(&format!("{name} is degraded: {code}"), || {
         let sink = sink(stack, name);
         let degraded = sink["caution"]["code"] == code && sink["halt"].is_null();
@@ -43,37 +46,40 @@ fn is_degraded(stack: &Stack, name: &str, code: &str) {
     });
 }
 
-/// `status --check` fails, and its last hint is this.
-fn hints(stack: &Stack, hint: &str) {
-    eventually(&format!("status hints {hint}"), || {
+/// Waits until `status --check` fails and its last hint is this one.
+fn wait_for_hint(stack: &Stack, hint: &str) {
+    eventually(&format!("status shows the hint {hint}"), || {
         let ended = stack.fanout.run(&["status", "--check"]);
-        let hinted = ended.stdout.trim_end().ends_with(&format!("hint: {hint}"));
-        let told = ended.code == Some(5) && hinted;
-        told.then_some(()).ok_or_else(|| ended.evidence())
+        let is_last = ended.stdout.trim_end().ends_with(&format!("hint: {hint}"));
+        let is_shown = ended.code == Some(5) && is_last;
+        is_shown.then_some(()).ok_or_else(|| ended.evidence())
     });
 }
 
-fn reconcile() -> String {
+fn reconcile_command() -> String {
     format!("fanout {}", RECONCILE.join(" "))
 }
 
-/// Reconciles, after which nothing is said of the source any more.
-fn reconciles(stack: &Stack) {
-    mends(stack);
-    eventually("nothing is said of the source", || {
+/// Reconciles the sinks and waits until no finding about the source remains.
+fn reconcile_source(stack: &Stack) {
+    reconcile(stack);
+    eventually("status has no finding about the source", || {
         let source = &stack.status()["source"];
-        let silent = source["findings"] == serde_json::json!([]);
-        silent.then_some(()).ok_or_else(|| source.to_string())
+        let is_empty = source["findings"] == serde_json::json!([]);
+        is_empty.then_some(()).ok_or_else(|| source.to_string())
     });
 }
 
-/// `up`, which repairs something by this statement and says so.
-fn repairs(stack: &Stack, statement: &str) -> Json {
+/// Runs `up` and asserts that it repairs something with this statement and
+/// reports it. Returns the report.
+fn up_with_repair(stack: &Stack, statement: &str) -> Json {
     let report = stack.fanout.document(0, &["up"]);
     assert_eq!(report["changed"], true, "{report:#}");
     let altered = report["altered"].as_array().expect("a list");
-    let told = altered.iter().any(|one| one["what"] == statement);
-    assert!(told, "{statement} is not in {report:#}");
+    let is_reported = altered
+        .iter()
+        .any(|alteration| alteration["what"] == statement);
+    assert!(is_reported, "{statement} is not in {report:#}");
     report
 }
 
@@ -83,37 +89,38 @@ fn unpublished_table(stack: &Stack) {
         .postgres("ALTER PUBLICATION dbz_pub DROP TABLE public.engagement_events");
     let missed = Event::insert(stack);
     for name in ["redis", "clickhouse", "http"] {
-        is_degraded(stack, name, "publication_table");
+        wait_until_degraded(stack, name, "publication_table");
     }
     assert!(sink(stack, "content")["caution"].is_null());
-    hints(stack, "fanout up");
+    wait_for_hint(stack, "fanout up");
     let doctor = stack.fanout.run(&["doctor"]).ends_with(5);
     doctor.says("publication dbz_pub does not include public.engagement_events");
-    // What is read anew from such a source would be out of date at once.
+    // A reconcile would be incomplete as long as the publication lacks the
+    // table.
     stack
         .fanout
         .run(&RECONCILE)
         .ends_with(6)
         .says("hint: fanout up");
     let statement = "ALTER PUBLICATION \"dbz_pub\" ADD TABLE public.engagement_events";
-    let report = repairs(stack, statement);
-    assert_eq!(report["remedy"], reconcile(), "{report:#}");
-    is_degraded(stack, "clickhouse", "source_changed");
-    hints(stack, &reconcile());
-    // Nor does a new process forget it.
+    let report = up_with_repair(stack, statement);
+    assert_eq!(report["remedy"], reconcile_command(), "{report:#}");
+    wait_until_degraded(stack, "clickhouse", "source_changed");
+    wait_for_hint(stack, &reconcile_command());
+    // The degradation survives a restart of the pipeline.
     stack.kill("pipeline");
     stack.fanout.run(&["up"]).ends_with(0);
-    is_degraded(stack, "redis", "source_changed");
+    wait_until_degraded(stack, "redis", "source_changed");
     assert_eq!(stack.stores.row(missed.id), None);
-    reconciles(stack);
-    missed.becomes("device", &Json::from("ios"));
+    reconcile_source(stack);
+    missed.wait_for_column("device", &Json::from("ios"));
 }
 
-fn behind_our_back(stack: &Stack) {
+fn reverted_changes(stack: &Stack) {
     let row = Event::insert(stack);
-    row.becomes("device", &Json::from("ios"));
+    row.wait_for_column("device", &Json::from("ios"));
     stack.kill("pipeline");
-    // Each alone would do.
+    // Either change alone would be detected.
     stack
         .stores
         .postgres("ALTER PUBLICATION dbz_pub SET (publish = 'insert')");
@@ -132,17 +139,17 @@ fn behind_our_back(stack: &Stack) {
         .postgres(&filter.replace(" WHERE (slug <> 'x')", ""));
     stack.fanout.run(&["up"]).ends_with(0);
     for name in ["redis", "clickhouse", "content", "http"] {
-        is_degraded(stack, name, "source_changed");
+        wait_until_degraded(stack, name, "source_changed");
     }
     let status = stack.fanout.run(&["status"]).ends_with(0);
     let status = status.says("the publication was altered");
     status.says("public.content was not published at all times");
     assert!(stack.stores.row(row.id).is_some());
-    reconciles(stack);
+    reconcile_source(stack);
     assert_eq!(stack.stores.row(row.id), None);
 }
 
-fn unsupported_shape(stack: &Stack) {
+fn unsupported_schema(stack: &Stack) {
     let key = |columns: &str| {
         stack.stores.postgres(&format!(
             "ALTER TABLE engagement_events DROP CONSTRAINT engagement_events_pkey,
@@ -167,32 +174,32 @@ fn unsupported_shape(stack: &Stack) {
         stack.fanout.run(command).ends_with(code).says(found);
     }
     key("id");
-    eventually("the sinks go on", || {
-        let halted = ["redis", "clickhouse", "http"].map(|name| sink(stack, name)["halt"].clone());
-        let on = halted.iter().all(Json::is_null);
-        on.then_some(()).ok_or_else(|| format!("{halted:?}"))
+    eventually("the sinks resume", || {
+        let halts = ["redis", "clickhouse", "http"].map(|name| sink(stack, name)["halt"].clone());
+        let is_running = halts.iter().all(Json::is_null);
+        is_running.then_some(()).ok_or_else(|| format!("{halts:?}"))
     });
-    hints(stack, &reconcile());
-    reconciles(stack);
+    wait_for_hint(stack, &reconcile_command());
+    reconcile_source(stack);
 }
 
 fn dropped_table(stack: &Stack) {
-    let gone = Event::insert(stack);
-    gone.becomes("device", &Json::from("ios"));
+    let dropped = Event::insert(stack);
+    dropped.wait_for_column("device", &Json::from("ios"));
     stack.stores.postgres("DROP TABLE engagement_events");
     let refused = stack.fanout.run(&["up"]).ends_with(6);
     let refused = refused.says("public.engagement_events was dropped or renamed");
     refused.says("hint: fanout up --yes");
-    let there = "SELECT count(*)::text FROM pg_class WHERE relname = 'engagement_events'";
-    assert_eq!(stack.stores.postgres_text(there), "0");
+    let count = "SELECT count(*)::text FROM pg_class WHERE relname = 'engagement_events'";
+    assert_eq!(stack.stores.postgres_text(count), "0");
     let report = stack.fanout.document(0, &["up", "--yes"]);
-    assert_eq!(report["remedy"], reconcile(), "{report:#}");
-    hints(stack, &reconcile());
-    reconciles(stack);
-    assert_eq!(stack.stores.row(gone.id), None);
+    assert_eq!(report["remedy"], reconcile_command(), "{report:#}");
+    wait_for_hint(stack, &reconcile_command());
+    reconcile_source(stack);
+    assert_eq!(stack.stores.row(dropped.id), None);
 }
 
-/// What a schema change without downtime does at its end.
+/// Swaps the tables as the last step of a schema change without downtime does.
 fn swapped_table(stack: &Stack) {
     stack.stores.postgres(
         "BEGIN;
@@ -201,17 +208,17 @@ fn swapped_table(stack: &Stack) {
          INSERT INTO engagement_events SELECT * FROM engagement_events_old;
          COMMIT",
     );
-    hints(stack, "fanout up");
+    wait_for_hint(stack, "fanout up");
     let drop = "ALTER PUBLICATION \"dbz_pub\" DROP TABLE public.engagement_events_old";
-    let report = repairs(stack, drop);
-    assert_eq!(report["remedy"], reconcile(), "{report:#}");
-    // Its rows would be taken for the new one's.
+    let report = up_with_repair(stack, drop);
+    assert_eq!(report["remedy"], reconcile_command(), "{report:#}");
+    // Rows of the old table would be mistaken for rows of the new one.
     let stray = "INSERT INTO engagement_events_old (id, event_ts) VALUES (-1, now())";
     stack.stores.postgres(stray);
     let event = Event::insert(stack);
-    event.becomes("device", &Json::from("ios"));
+    event.wait_for_column("device", &Json::from("ios"));
     assert_eq!(stack.stores.row(-1), None);
-    reconciles(stack);
+    reconcile_source(stack);
     stack.stores.postgres(
         "ALTER SEQUENCE engagement_events_id_seq OWNED BY engagement_events.id;
          DROP TABLE engagement_events_old;
@@ -222,21 +229,23 @@ fn swapped_table(stack: &Stack) {
 fn foreign_configuration(stack: &Stack) {
     let connector = Connector(stack);
     connector.set("skipped.operations", "u");
-    is_degraded(stack, "clickhouse", "connector_config");
-    hints(stack, "fanout connector apply");
+    wait_until_degraded(stack, "clickhouse", "connector_config");
+    wait_for_hint(stack, "fanout connector apply");
     let ended: Ended = stack.fanout.run(&["connector", "apply"]).ends_with(0);
-    ended.says("updated: skipped.operations").says(&reconcile());
-    hints(stack, &reconcile());
-    // What an operator's own command leaves out is no less missing.
+    ended
+        .says("updated: skipped.operations")
+        .says(&reconcile_command());
+    wait_for_hint(stack, &reconcile_command());
+    // Changes skipped by the operator's own command are reported as well.
     stack
         .fanout
         .run(&["connector", "apply", "--forget-offsets", "--yes"])
         .ends_with(0);
-    is_degraded(stack, "http", "snapshot_repeated");
-    reconciles(stack);
+    wait_until_degraded(stack, "http", "snapshot_repeated");
+    reconcile_source(stack);
 }
 
-/// The connector, as anybody with `curl` can change it.
+/// The connector, reconfigured through the REST API by another client.
 struct Connector<'a>(&'a Stack);
 
 impl Connector<'_> {
@@ -245,12 +254,12 @@ impl Connector<'_> {
         let url = format!("{connect}/connectors/pg-engagement-cdc/config");
         crate::support::wait_for(async {
             let client = reqwest::Client::new();
-            let answer = client.get(&url).send().await.expect("connect");
-            let mut config: Json = answer.json().await.expect("a configuration");
+            let response = client.get(&url).send().await.expect("connect");
+            let mut config: Json = response.json().await.expect("a configuration");
             config[property] = Json::from(value);
-            let answer = client.put(&url).json(&config).send().await;
-            let answer = answer.expect("connect");
-            assert!(answer.status().is_success(), "{answer:?}");
+            let response = client.put(&url).json(&config).send().await;
+            let response = response.expect("connect");
+            assert!(response.status().is_success(), "{response:?}");
         });
     }
 }
@@ -263,11 +272,11 @@ fn locked_table(stack: &Stack) {
     let client = crate::support::wait_for(postgres.connect());
     let client = client.expect("postgres");
     let begin = "BEGIN; SELECT count(*) FROM content";
-    crate::support::wait_for(client.batch_execute(begin)).expect("a transaction");
+    crate::support::wait_for(client.batch_execute(begin)).expect("begin a transaction");
     let refused = stack.fanout.run(&["up"]).ends_with(4);
     let refused = refused.says("public.content is locked by pid");
     refused.says("idle in transaction");
-    crate::support::wait_for(client.batch_execute("ROLLBACK")).expect("its end");
-    repairs(stack, "ALTER TABLE public.content REPLICA IDENTITY FULL");
-    stack.is_well();
+    crate::support::wait_for(client.batch_execute("ROLLBACK")).expect("end the transaction");
+    up_with_repair(stack, "ALTER TABLE public.content REPLICA IDENTITY FULL");
+    stack.wait_until_healthy();
 }

@@ -1,5 +1,5 @@
-//! The caller's surroundings do not matter: variables that interpreters and
-//! clients look at, the umask, a folder with blanks in its name.
+//! The caller's environment has no effect: neither variables that interpreters
+//! and clients read, nor the umask, nor a folder with blanks in its name.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
@@ -10,14 +10,14 @@ use crate::{
     support::{Fanout, Stack},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[(
     "a_hostile_environment_makes_no_difference",
     hostile_environment,
 )];
 
-/// What would break one program or another. `LD_PRELOAD` is none of these: the
-/// loader complains before fanout has a say.
+/// Variables that would break one of the programs. `LD_PRELOAD` is not among
+/// them, because the loader would report it before fanout runs.
 const HOSTILE: &[(&str, &str)] = &[
     ("ALL_PROXY", "http://127.0.0.1:1"),
     ("CLASSPATH", "/nonsense"),
@@ -52,15 +52,18 @@ const HOSTILE: &[(&str, &str)] = &[
     ("http_proxy", "http://127.0.0.1:1"),
 ];
 
-/// Those of Connect are Kafka's.
+/// The services under test. Connect is left out because it gets the same
+/// variables as Kafka.
 const SERVICES: [&str; 5] = ["postgres", "redis", "clickhouse", "kafka", "stub"];
 
 fn hostile_environment(stack: &Stack) {
     let home = stack.fanout.home().join("a home (1)");
-    fs::create_dir(&home).expect("made");
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("opened");
+    fs::create_dir(&home).expect("create the home");
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o755))
+        .expect("open the home to all users");
     let mut fanout = Fanout::at(&home);
-    // Before HOME means another one.
+    // The cache is set explicitly because its default location depends on
+    // `HOME`.
     let cache = fanout::stack::cache_from_env().expect("the cache of this stack");
     fanout = fanout.with("FANOUT_CACHE", cache.to_str().expect("a path in UTF-8"));
     for (variable, value) in HOSTILE {
@@ -68,7 +71,7 @@ fn hostile_environment(stack: &Stack) {
     }
     let up = ["--runtime", "native", "up", "--ports", "auto"];
     let line = [&up[..], &SERVICES].concat();
-    under_umask(&fanout, "0777", &line);
+    run_with_umask(&fanout, "0777", &line);
     let status = fanout.document(0, &["status"]);
     let mut pids = Vec::new();
     for service in status["services"].as_array().expect("services") {
@@ -80,18 +83,18 @@ fn hostile_environment(stack: &Stack) {
     }
     assert_eq!(pids.len(), SERVICES.len(), "{status:#}");
     for (name, pid) in pids {
-        let environment = fs::read(format!("/proc/{pid}/environ")).expect("readable");
+        let environment = fs::read(format!("/proc/{pid}/environ")).expect("read the environment");
         let environment = String::from_utf8_lossy(&environment).into_owned();
-        let handed_on = HOSTILE.iter().find(|(variable, value)| {
+        let inherited = HOSTILE.iter().find(|(variable, value)| {
             environment
                 .split('\0')
-                .any(|it| it == format!("{variable}={value}"))
+                .any(|entry| entry == format!("{variable}={value}"))
         });
-        assert_eq!(handed_on, None, "{name}");
-        // Redis writes its title over its environment.
+        assert_eq!(inherited, None, "{name}");
+        // Redis overwrites its environment with its process title.
         for variable in ["LANG=C.UTF-8", "TZ=UTC"] {
-            let is_there = environment.contains(variable) || name == "redis";
-            assert!(is_there, "{name}: {environment}");
+            let is_set = environment.contains(variable) || name == "redis";
+            assert!(is_set, "{name}: {environment}");
         }
     }
     let seeded = fanout.document(0, &["seed", "--events", "1"]);
@@ -100,8 +103,8 @@ fn hostile_environment(stack: &Stack) {
     fanout.run(&["reset", "--yes"]).ends_with(0);
 }
 
-/// Calls the binary with another umask, as a shell can.
-fn under_umask(fanout: &Fanout, umask: &str, arguments: &[&str]) {
+/// Calls the binary with another umask, through a shell.
+fn run_with_umask(fanout: &Fanout, umask: &str, arguments: &[&str]) {
     let inner = fanout.command(arguments);
     let mut shell = Command::new("sh");
     shell
@@ -115,7 +118,7 @@ fn under_umask(fanout: &Fanout, umask: &str, arguments: &[&str]) {
             None => shell.env_remove(name),
         };
     }
-    let output = shell.output().expect("a shell");
+    let output = shell.output().expect("run a shell");
     assert!(
         output.status.success(),
         "{}{}",

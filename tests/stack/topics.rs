@@ -1,4 +1,4 @@
-//! The settings of topics, whoever has created them.
+//! The settings of topics, no matter which component has created them.
 
 use fanout::{
     clients::{Connections, kafka::TopicConfig},
@@ -12,19 +12,19 @@ use crate::{
     support::{Stack, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     (
-        "a_topic_of_the_connectors_and_one_of_fanouts_are_alike",
-        whoever_creates_it,
+        "the_connector_and_fanout_create_topics_with_the_same_settings",
+        same_settings,
     ),
     (
-        "topics_of_an_earlier_fanout_are_set_right_by_up_which_says_so",
-        set_right,
+        "up_corrects_and_reports_topic_settings_of_an_earlier_version",
+        corrected_settings,
     ),
 ];
 
-/// To the stack's Kafka, for topics under this prefix.
+/// Connects to the stack's Kafka, with this topic prefix.
 fn connections(stack: &Stack, prefix: &str) -> Connections {
     let mut settings = Settings::default();
     let brokers = stack.stores.url("FANOUT_KAFKA_BROKERS");
@@ -42,21 +42,25 @@ fn config(connections: &Connections, topic: &str) -> TopicConfig {
         .unwrap_or_else(|| panic!("{topic} is not there"))
 }
 
-fn own(config: &TopicConfig) -> Vec<(&str, &str)> {
+fn explicit_settings(config: &TopicConfig) -> Vec<(&str, &str)> {
     config.own().collect()
 }
 
-fn whoever_creates_it(stack: &Stack) {
+fn same_settings(stack: &Stack) {
     let by_connector = connections(stack, "cdc");
     let by_fanout = connections(stack, "alike");
     let (kafka, specs) = (&by_fanout.kafka, specs(by_fanout.settings()));
-    wait_for(kafka.ensure_topics(&specs)).expect("the topics");
+    wait_for(kafka.ensure_topics(&specs)).expect("create the topics");
     for table in ["content", "engagement_events"] {
         let connectors = config(&by_connector, &format!("cdc.public.{table}"));
         let fanouts = config(&by_fanout, &format!("alike.public.{table}"));
-        assert_eq!(own(&connectors), own(&fanouts), "{table}");
+        assert_eq!(
+            explicit_settings(&connectors),
+            explicit_settings(&fanouts),
+            "{table}"
+        );
         let name = format!("alike.public.{table}");
-        wait_for(kafka.delete_topics(&[name])).expect("deleted");
+        wait_for(kafka.delete_topics(&[name])).expect("delete the topic");
     }
 }
 
@@ -68,34 +72,34 @@ fn finding(doctor: &Json, name: &str) -> Json {
         .clone()
 }
 
-fn set_right(stack: &Stack) {
+fn corrected_settings(stack: &Stack) {
     const CONTENT: &str = "cdc.public.content";
     let all = "kafka: settings of the topics";
     let doctor = || stack.fanout.document(0, &["doctor"]);
     assert_eq!(finding(&doctor(), all)["level"], "pass");
     let connections = connections(stack, "cdc");
-    // As fanout created it before, but for the operator's own wish.
+    // The settings that earlier versions created, with one set by the operator.
     let before = [
         ("delete.retention.ms", "86400000"),
         ("segment.ms", "123456789"),
     ];
     let found = config(&connections, CONTENT);
     let kafka = &connections.kafka;
-    wait_for(kafka.set_topic_config(CONTENT, &found, &before)).expect("set");
-    let told = finding(&doctor(), &format!("kafka: settings of topic {CONTENT}"));
-    assert_eq!(told["level"], "warn", "{told:#}");
+    wait_for(kafka.set_topic_config(CONTENT, &found, &before)).expect("change the settings");
+    let warning = finding(&doctor(), &format!("kafka: settings of topic {CONTENT}"));
+    assert_eq!(warning["level"], "warn", "{warning:#}");
     assert_eq!(
-        told["evidence"], "delete.retention.ms=86400000, not 2592000000",
-        "{told:#}"
+        warning["evidence"], "delete.retention.ms=86400000, not 2592000000",
+        "{warning:#}"
     );
-    assert_eq!(told["fix"], "fanout up", "{told:#}");
+    assert_eq!(warning["fix"], "fanout up", "{warning:#}");
     let up = stack.fanout.run(&["up"]).ends_with(0);
     let up = up.says("changed topic cdc.public.content");
     up.says("delete.retention.ms from 86400000 to 2592000000");
-    let mended = config(&connections, CONTENT);
-    assert_eq!(mended.get("delete.retention.ms"), Some("2592000000"));
-    assert_eq!(mended.get("segment.ms"), Some("123456789"));
-    assert_eq!(mended.get("cleanup.policy"), Some("compact"));
+    let corrected = config(&connections, CONTENT);
+    assert_eq!(corrected.get("delete.retention.ms"), Some("2592000000"));
+    assert_eq!(corrected.get("segment.ms"), Some("123456789"));
+    assert_eq!(corrected.get("cleanup.policy"), Some("compact"));
     assert_eq!(finding(&doctor(), all)["level"], "pass");
     stack.fanout.run(&["up"]).ends_with(0).says("nothing to do");
 }

@@ -1,8 +1,8 @@
-//! `verify`, the oracle of all other tests: each store is given one difference
-//! of each kind, and each has to end with 5 and name the id.
+//! `verify` is the oracle of all other tests. Here each store gets one
+//! difference of each kind, and `verify` must exit with 5 and report the id.
 //!
-//! What is corrupted is a copy: `verify` is pointed at it, and the stack goes
-//! on unharmed.
+//! Only copies are corrupted: `verify` is pointed at the copy, and the stack
+//! stays unchanged.
 
 use std::{
     fs,
@@ -19,19 +19,19 @@ use crate::{
     support::{Fanout, Stack, Stub, eventually, wait_for},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("a_stack_that_agrees_is_clean", |stack| {
-        events(stack, 1);
-        stack.verifies();
+    ("a_consistent_stack_has_no_differences", |stack| {
+        insert_events(stack, 1);
+        stack.assert_verified();
     }),
-    ("rows_that_differ_in_one_column_each", columns),
-    ("rows_that_are_missing_deleted_extra_or_behind", rows),
-    ("scores_and_members_of_the_board", board),
-    ("calls_that_are_missing_extra_or_have_another_body", calls),
+    ("a_difference_in_any_column_is_found", columns),
+    ("missing_deleted_extra_and_outdated_rows_are_found", rows),
+    ("differing_scores_and_members_of_the_board_are_found", board),
+    ("missing_extra_and_differing_calls_are_found", calls),
 ];
 
-/// The columns that are compared, and another value of each.
+/// The compared columns, with a different value for each.
 const COLUMNS: [(&str, &str); 11] = [
     ("content_id", "generateUUIDv4()"),
     ("user_id", "generateUUIDv4()"),
@@ -46,21 +46,21 @@ const COLUMNS: [(&str, &str); 11] = [
     ("length_seconds", "length_seconds + 1"),
 ];
 
-/// A content that there is none of.
+/// The id of a content that does not exist.
 const STRANGER: &str = "50000000-0000-4000-8000-0000000000ff";
 
-/// The id of an event that a difference is of, far from the ids of others. The
-/// one after it is nobody's.
+/// Returns the id of an event to corrupt, far from all other ids. The next id
+/// is unused.
 fn id(number: usize) -> i64 {
     500_000_000 + 10 * i64::try_from(number).expect("few")
 }
 
-/// Its content, of which it is the only event.
+/// Returns the id of the event's content, which has no other event.
 fn content(number: usize) -> String {
     format!("50000000-0000-4000-8000-0000000000{number:02x}")
 }
 
-/// What `verify` has to say of one difference.
+/// A difference that `verify` must report.
 #[derive(Debug)]
 struct Finding {
     check: &'static str,
@@ -83,10 +83,10 @@ fn finding(
     }
 }
 
-/// Runs `verify`, which has to end with 5 and to name these differences, and no
-/// other: an oracle that cries wolf is none.
+/// Runs `verify` and asserts that it exits with 5 and reports exactly these
+/// differences.
 #[track_caller]
-fn finds(fanout: &Fanout, findings: &[Finding]) {
+fn assert_found(fanout: &Fanout, findings: &[Finding]) {
     let report = fanout.document(5, &["verify"]);
     assert_eq!(report["ok"], false, "{report:#}");
     let checks = report["checks"].as_array().expect("checks");
@@ -95,21 +95,21 @@ fn finds(fanout: &Fanout, findings: &[Finding]) {
         .flat_map(|check| check["shown"].as_array().expect("differences"))
         .collect();
     for finding in findings {
-        let is_named = shown.iter().any(|difference| {
+        let is_reported = shown.iter().any(|difference| {
             difference["check"] == finding.check
                 && difference["kind"] == finding.kind
                 && difference["id"] == finding.id
                 && difference["what"] == json!(finding.what)
         });
-        assert!(is_named, "{finding:?} is not in {report:#}");
+        assert!(is_reported, "{finding:?} is not in {report:#}");
     }
     let counts = checks.iter().map(|check| check["differences"].as_u64());
     let count: u64 = counts.map(|count| count.expect("a number")).sum();
     assert_eq!(count, findings.len() as u64, "{report:#}");
 }
 
-/// So many events, in every store.
-fn events(stack: &Stack, count: usize) {
+/// Inserts `count` events and waits until every store has them.
+fn insert_events(stack: &Stack, count: usize) {
     for number in 0..count {
         let (id, content) = (id(number), content(number));
         stack.stores.postgres(&format!(
@@ -128,12 +128,12 @@ fn events(stack: &Stack, count: usize) {
         });
         eventually("the call is accepted", || {
             let call = call(stack, number).map(|_| ());
-            call.ok_or_else(|| "it is not".to_owned())
+            call.ok_or_else(|| "not yet".to_owned())
         });
     }
 }
 
-/// The call that was made of an event.
+/// Returns the call that was made for an event.
 fn call(stack: &Stack, number: usize) -> Option<Json> {
     let accepted = stack.stores.accepted();
     accepted
@@ -141,13 +141,13 @@ fn call(stack: &Stack, number: usize) -> Option<Json> {
         .find(|call| call["body"]["id"] == id(number))
 }
 
-/// `verify`, pointed at a copy of the ClickHouse tables.
-fn copied_tables(stack: &Stack) -> Fanout {
+/// Copies the ClickHouse tables and returns a caller of `verify` for the copy.
+fn copy_tables(stack: &Stack) -> Fanout {
     let mut settings = Settings::default();
     "tampered".clone_into(&mut settings.clickhouse.database);
     settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
     stack.stores.clickhouse("DROP DATABASE IF EXISTS tampered");
-    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("the tables");
+    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("create the tables");
     for table in ["engagement_enriched_storage", "content", "fanout_topics"] {
         let copy = format!("INSERT INTO tampered.{table} SELECT * FROM analytics.{table}");
         stack.stores.clickhouse(&copy);
@@ -156,7 +156,7 @@ fn copied_tables(stack: &Stack) -> Fanout {
     sinks.with("FANOUT_CLICKHOUSE_DATABASE", "tampered")
 }
 
-/// A later version of an event's row, otherwise than the source has it.
+/// Writes a newer version of an event's row that differs from the source.
 fn tamper(stack: &Stack, number: usize, change: &str) {
     let id = id(number);
     stack.stores.clickhouse(&format!(
@@ -167,19 +167,19 @@ fn tamper(stack: &Stack, number: usize, change: &str) {
 }
 
 fn columns(stack: &Stack) {
-    events(stack, COLUMNS.len());
-    let fanout = copied_tables(stack);
+    insert_events(stack, COLUMNS.len());
+    let fanout = copy_tables(stack);
     let mut findings = Vec::new();
     for (number, (column, value)) in COLUMNS.iter().enumerate() {
         tamper(stack, number, &format!("{value} AS {column}"));
         findings.push(finding("rows", "differs", id(number), Some(column)));
     }
-    finds(&fanout, &findings);
+    assert_found(&fanout, &findings);
 }
 
 fn rows(stack: &Stack) {
-    events(stack, 4);
-    let fanout = copied_tables(stack);
+    insert_events(stack, 4);
+    let fanout = copy_tables(stack);
     stack.stores.clickhouse(&format!(
         "ALTER TABLE tampered.engagement_enriched_storage DELETE WHERE event_id = {}
          SETTINGS mutations_sync = 2",
@@ -188,7 +188,7 @@ fn rows(stack: &Stack) {
     tamper(stack, 1, "1 AS _deleted");
     tamper(stack, 2, "event_id + 1 AS event_id");
     tamper(stack, 3, "_offset - 1 AS _offset");
-    let behind = |number| {
+    let outdated = |number| {
         let event = format!("event {}", id(number));
         finding("records", "differs", event, Some("latest record applied"))
     };
@@ -196,19 +196,20 @@ fn rows(stack: &Stack) {
         finding("rows", "missing", id(0), None),
         finding("rows", "missing", id(1), None),
         finding("rows", "extra", id(2) + 1, None),
-        behind(3),
-        // A row that was never written is behind its record, too.
-        behind(0),
+        outdated(3),
+        // A row that was never written is outdated as well.
+        outdated(0),
     ];
-    finds(&fanout, &findings);
+    assert_found(&fanout, &findings);
 }
 
-/// A board that is published as the real one is, with a change of each kind.
+/// Publishes a corrupted copy of the board repeatedly, with one change of each
+/// kind.
 fn board(stack: &Stack) {
     const EVENTS: usize = 2;
-    events(stack, EVENTS);
+    insert_events(stack, EVENTS);
     for number in 0..EVENTS {
-        // However long ago the tests before this one began.
+        // The tests before this one may have taken longer than the window.
         let id = id(number);
         stack.stores.postgres(&format!(
             "UPDATE engagement_events SET event_ts = now() WHERE id = {id}"
@@ -244,36 +245,36 @@ fn board(stack: &Stack) {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        let _done = Done(&done);
-        finds(&fanout, &findings);
+        let _stop = StopOnDrop(&done);
+        assert_found(&fanout, &findings);
     });
 }
 
-/// Ends the publishing, also where the test fails.
-struct Done<'a>(&'a AtomicBool);
+/// Stops the publishing thread, even if the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Done<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// A stub with the calls that there were, but for one that is missing, one that
-/// has another body, and one that nobody made.
+/// Starts a stub with the stack's calls, except for a missing call, a call with
+/// another body, and an extra call.
 fn calls(stack: &Stack) {
-    events(stack, 2);
+    insert_events(stack, 2);
     let key = |number| {
         let call = call(stack, number).expect("a call");
         call["key"].as_str().expect("a key").to_owned()
     };
     let (missing, other) = (key(0), key(1));
-    let folder = tempfile::tempdir().expect("a folder");
-    let journal = fs::read(stack.file("data/stub/events-1.log")).expect("the journal");
+    let folder = tempfile::tempdir().expect("create a folder");
+    let journal = fs::read(stack.file("data/stub/events-1.log")).expect("read the journal");
     let journal = without(&without(&journal, &missing), &other);
-    fs::write(folder.path().join("events-1.log"), journal).expect("a journal");
+    fs::write(folder.path().join("events-1.log"), journal).expect("write the journal");
     let stub = Stub::start(stack, folder.path());
     for key in [&*other, STRANGER] {
-        let answer = wait_for(async {
+        let response = wait_for(async {
             let request = reqwest::Client::new().post(format!("{}/events", stub.url));
             request
                 .header("Idempotency-Key", key)
@@ -281,7 +282,7 @@ fn calls(stack: &Stack) {
                 .send()
                 .await
         });
-        assert_eq!(answer.expect("an answer").status(), 201);
+        assert_eq!(response.expect("a response").status(), 201);
     }
     let fanout = stack.fanout.with("FANOUT_PIPELINE_SINKS", "http");
     let fanout = fanout.with("FANOUT_EXTERNAL_URL", &stub.url);
@@ -290,11 +291,12 @@ fn calls(stack: &Stack) {
         finding("external", "differs", other, Some("body")),
         finding("external", "extra", STRANGER, None),
     ];
-    finds(&fanout, &findings);
+    assert_found(&fanout, &findings);
 }
 
-/// A stub's journal without the call of this key: a first line, and for each
-/// call a line that ends in its key and a line that is its body.
+/// Returns a stub's journal without the call with this key. The journal has a
+/// first line, and for each call a line that ends in its key and a line with
+/// its body.
 fn without(journal: &[u8], key: &str) -> Vec<u8> {
     let text = std::str::from_utf8(journal).expect("text");
     let mut lines = text.lines();

@@ -1,6 +1,6 @@
-//! A project with the sinks redis and http on the stack's servers: ClickHouse is
-//! neither started nor asked for anything, and the promises of the other sinks
-//! are kept and verified all the same.
+//! A project with the sinks redis and http on the stack's servers: ClickHouse
+//! is neither started nor queried, and the guarantees of the other sinks hold
+//! and are verified.
 
 use std::fs;
 
@@ -14,14 +14,14 @@ use uuid::Uuid;
 use crate::{
     Test,
     history::RECONCILE,
-    support::{Fanout, Stack, Stores, content, eventually, same},
+    support::{Fanout, Stack, Stores, check_equal, content, eventually},
 };
 
-/// The tests, in their order.
-pub const TESTS: &[Test] = &[("its_promises_are_kept", keeps_its_promises)];
+/// The tests in execution order.
+pub const TESTS: &[Test] = &[("the_other_sinks_keep_their_guarantees", keep_guarantees)];
 
-/// A window so short that the early event is in it only when its record is older
-/// than all that the window needs.
+/// The window is so short that the early event enters it only when the event's
+/// record is older than all records that the board reads.
 const CONFIG: &str = "
 pipeline: {sinks: [redis, http]}
 board: {window_seconds: 60, skew_seconds: 1}
@@ -35,7 +35,7 @@ services:
 /// How far the early event is ahead of its record.
 const AHEAD_SECONDS: u32 = 70;
 
-/// The stack's servers that it uses.
+/// The stack's servers that the project uses.
 const SERVERS: [&str; 4] = [
     "FANOUT_POSTGRES_URL",
     "FANOUT_KAFKA_BROKERS",
@@ -43,7 +43,7 @@ const SERVERS: [&str; 4] = [
     "FANOUT_REDIS_URL",
 ];
 
-/// The project, with a connector, a pipeline and a stub of its own.
+/// The project, with its own connector, pipeline and stub.
 struct Lean<'a> {
     stack: &'a Stack,
     fanout: Fanout,
@@ -53,7 +53,7 @@ struct Lean<'a> {
 impl<'a> Lean<'a> {
     fn up(stack: &'a Stack) -> Self {
         let path = stack.fanout.home().join("lean.yaml");
-        fs::write(&path, CONFIG).expect("a file");
+        fs::write(&path, CONFIG).expect("write the configuration");
         let mut fanout = stack
             .fanout
             .with("FANOUT_PROJECT", "lean")
@@ -74,8 +74,9 @@ impl<'a> Lean<'a> {
             stores: Stores::of(&fanout),
             fanout,
         };
-        // Behind its fence the connector streams: what comes now is an insert.
-        eventually("it is verified", || {
+        // After the catch-up barrier of `verify` the connector streams, so that
+        // new events arrive as inserts.
+        eventually("verify succeeds", || {
             let ended = lean.fanout.run(&["verify"]);
             match ended.code {
                 Some(0) => Ok(()),
@@ -85,42 +86,45 @@ impl<'a> Lean<'a> {
         lean
     }
 
-    /// Writes an event of a content.
+    /// Inserts an event of a content and returns its id.
     fn insert(&self, content: Uuid, event_ts: &str) -> i64 {
         let id = self.stores.postgres_text(&format!(
             "INSERT INTO engagement_events (content_id, event_type, event_ts, duration_ms, device)
              VALUES ('{content}', 'play', {event_ts}, 65000, 'ios') RETURNING id::text"
         ));
-        id.parse().expect("an id")
+        id.parse().expect("the id is a number")
     }
 
     /// Waits until a content has this score on the board.
-    fn scores(&self, content: Uuid, score: i64) {
+    fn wait_for_score(&self, content: Uuid, score: i64) {
         eventually(&format!("{content} scores {score}"), || {
             let board = self.stores.board("top10m:lean")?;
-            same(&Some(score), board.get(&content.to_string()).copied())
+            check_equal(&Some(score), board.get(&content.to_string()).copied())
         });
     }
 
-    /// A new content with one event on the board, for as long as the window lasts.
-    fn has_a_fresh_event(&self) {
+    /// Inserts an event of a new content and waits until it is on the board.
+    fn insert_fresh_event(&self) {
         let content = content(self.stack, 100);
         self.insert(content, "now()");
-        self.scores(content, 1);
+        self.wait_for_score(content, 1);
     }
 
-    /// Waits until the external system has had an insert.
-    fn is_told(&self, id: i64) {
-        eventually(&format!("event {id} is told"), || {
+    /// Waits until the external system has received the insert of an event.
+    fn wait_for_delivery(&self, id: i64) {
+        eventually(&format!("the external system receives event {id}"), || {
             let accepted = self.stores.accepted();
-            let is_told = accepted.iter().any(|call| call["body"]["id"] == id);
-            is_told.then_some(()).ok_or_else(|| "it is not".to_owned())
+            let is_delivered = accepted.iter().any(|call| call["body"]["id"] == id);
+            is_delivered
+                .then_some(())
+                .ok_or_else(|| "not yet".to_owned())
         });
     }
 
-    /// `verify` judges all but ClickHouse's rows, and says so; nothing differs.
-    fn verifies(&self) {
-        self.has_a_fresh_event();
+    /// Asserts that `verify` finds no difference and skips only the ClickHouse
+    /// rows.
+    fn assert_verified(&self) {
+        self.insert_fresh_event();
         let report = self.fanout.document(0, &["verify"]);
         let checks = report["checks"].as_array().expect("checks");
         let names: Vec<&Json> = checks.iter().map(|check| &check["check"]).collect();
@@ -135,20 +139,23 @@ impl<'a> Lean<'a> {
         }
     }
 
-    /// Kills its worker the hard way.
-    fn loses_its_worker(&self) {
+    /// Kills the project's worker with SIGKILL.
+    fn kill_worker(&self) {
         let status = self.fanout.document(0, &["status"]);
         let services = status["services"].as_array().expect("services");
-        let pipeline = services.iter().find(|one| one["name"] == "pipeline");
-        let pid = pipeline.and_then(|one| one["pid"].as_i64());
-        let pid = pid.unwrap_or_else(|| panic!("it does not run: {status:#}"));
+        let pipeline = services
+            .iter()
+            .find(|service| service["name"] == "pipeline");
+        let pid = pipeline.and_then(|service| service["pid"].as_i64());
+        let pid = pid.unwrap_or_else(|| panic!("the pipeline is not running: {status:#}"));
         let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
-        kill(pid, Signal::SIGKILL).expect("it was there");
+        kill(pid, Signal::SIGKILL).expect("kill the pipeline");
     }
 
-    /// Waits until `status` finds nothing wrong, and does not speak of ClickHouse.
-    fn is_well(&self) {
-        let ended = eventually("everything works", || {
+    /// Waits until `status --check` succeeds, and asserts that `status` does
+    /// not mention ClickHouse.
+    fn wait_until_healthy(&self) {
+        let ended = eventually("the project is healthy", || {
             let ended = self.fanout.run(&["status", "--check"]);
             match ended.code {
                 Some(0) => Ok(ended),
@@ -158,10 +165,11 @@ impl<'a> Lean<'a> {
         assert!(!ended.stdout.contains("clickhouse"), "{}", ended.evidence());
     }
 
-    /// The explanation of a content that has an event in the window.
-    fn explains(&self, content: Uuid) -> Json {
+    /// Waits until a content has an event in the window, and returns its
+    /// explanation.
+    fn wait_for_explanation(&self, content: Uuid) -> Json {
         let content = content.to_string();
-        eventually("its event is in the window", || {
+        eventually("the event is in the window", || {
             let explain = &["leaderboard", "--explain", content.as_str()];
             let report = self.fanout.document(0, explain);
             let explanation = &report["explanation"];
@@ -173,43 +181,44 @@ impl<'a> Lean<'a> {
     }
 }
 
-fn keeps_its_promises(stack: &Stack) {
+fn keep_guarantees(stack: &Stack) {
     let lean = Lean::up(stack);
-    lean.is_well();
+    lean.wait_until_healthy();
     let (early, other) = (content(stack, 100), content(stack, 100));
     lean.insert(
         early,
         &format!("now() + interval '{AHEAD_SECONDS} seconds'"),
     );
-    let [kept, gone] = [(); 2].map(|()| lean.insert(other, "now()"));
-    lean.scores(other, 2);
+    let [kept, deleted] = [(); 2].map(|()| lean.insert(other, "now()"));
+    lean.wait_for_score(other, 2);
     lean.stores.postgres(&format!(
         "UPDATE engagement_events SET duration_ms = 1 WHERE id = {kept};
-         DELETE FROM engagement_events WHERE id = {gone}"
+         DELETE FROM engagement_events WHERE id = {deleted}"
     ));
-    lean.scores(other, 1);
-    lean.loses_its_worker();
+    lean.wait_for_score(other, 1);
+    lean.kill_worker();
     let missed = lean.insert(other, "now()");
     lean.fanout.run(&["up"]).ends_with(0);
-    for id in [kept, gone, missed] {
-        lean.is_told(id);
+    for id in [kept, deleted, missed] {
+        lean.wait_for_delivery(id);
     }
-    lean.is_well();
-    lean.verifies();
-    is_followed(&lean);
-    // Its record is older by now than all that the board reads.
-    let explanation = lean.explains(early);
+    lean.wait_until_healthy();
+    lean.assert_verified();
+    assert_smoke_and_titles(&lean);
+    // The event's record is now older than all records that the board reads.
+    let explanation = lean.wait_for_explanation(early);
     assert_eq!(explanation["events"][0]["ahead"], true, "{explanation:#}");
     let counted = (&explanation["board"], &explanation["source"]);
     assert_eq!(counted, (&Json::Null, &Json::from(0)), "{explanation:#}");
-    lean.verifies();
-    is_reconciled(&lean);
+    lean.assert_verified();
+    assert_reconcile(&lean);
     lean.fanout.run(&["reset", "--yes"]).ends_with(0);
-    stack.is_well();
+    stack.wait_until_healthy();
 }
 
-/// `smoke` follows an event to the sinks that there are, and the board has titles.
-fn is_followed(lean: &Lean<'_>) {
+/// Asserts that `smoke` follows an event to the configured sinks, and that the
+/// board has titles.
+fn assert_smoke_and_titles(lean: &Lean<'_>) {
     let smoke = ["smoke", "--latency-budget", "60s"];
     let report = lean.fanout.document(0, &smoke);
     let hops = report["hops"].as_array().expect("hops");
@@ -220,21 +229,21 @@ fn is_followed(lean: &Lean<'_>) {
         };
         assert_eq!(hop["outcome"], expected, "{report:#}");
     }
-    lean.has_a_fresh_event();
+    lean.insert_fresh_event();
     let board = lean.fanout.document(0, &["leaderboard"]);
     let rows = board["rows"].as_array().expect("rows");
     let has_title = |row: &Json| row["title"] == "a test";
     assert!(rows.iter().any(has_title), "{board:#}");
 }
 
-/// The one remedy does without ClickHouse.
-fn is_reconciled(lean: &Lean<'_>) {
+/// Asserts that a reconcile works without ClickHouse.
+fn assert_reconcile(lean: &Lean<'_>) {
     let report = lean.fanout.document(0, &RECONCILE);
     let (plan, done) = (&report["plan"], &report["done"]);
     assert_eq!(plan["rebuilds"], true, "{report:#}");
     assert_eq!(plan["sinks"], serde_json::json!(["redis"]), "{report:#}");
     assert_eq!(done["pruned"], Json::Null, "{report:#}");
     assert!(done["board"].is_number(), "{report:#}");
-    lean.is_well();
-    lean.verifies();
+    lean.wait_until_healthy();
+    lean.assert_verified();
 }

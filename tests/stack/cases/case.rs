@@ -1,4 +1,4 @@
-//! One case: what is written, and what has to become of it.
+//! One test case: the records to write and their expected effect.
 
 use std::sync::LazyLock;
 
@@ -8,28 +8,28 @@ use uuid::Uuid;
 
 use crate::support::Record;
 
-/// The sinks that take events.
+/// The sinks that consume events.
 pub const SINKS: [&str; 3] = ["clickhouse", "redis", "http"];
 
-/// Debezium's records as they were captured.
+/// Records captured from Debezium.
 const CAPTURED: &str = include_str!("../../data/debezium-3.6.3.jsonl");
 
-/// Every good neighbour is of this content.
+/// The content of every valid neighbour.
 pub const GOOD: Uuid = Uuid::from_u128(0x600d);
 
-/// The first id of the events here, far from the source's.
+/// The first id used by the cases, far from the ids in the source.
 const FIRST_ID: i64 = 1_000_000_000;
 
-/// Ids of one case.
+/// The number of ids reserved for one case.
 const IDS: i64 = 10;
 
 /// The type and the length of a content.
 pub type Fields = (Option<&'static str>, Option<i32>);
 
-/// What every content is unless a case says otherwise.
+/// The fields of every content unless a case sets others.
 pub const VIDEO: Fields = (Some("video"), Some(100));
 
-/// What becomes of a record in one sink.
+/// The outcome of a record in one sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Applied,
@@ -37,15 +37,15 @@ pub enum Fate {
     Dead(&'static str),
 }
 
-/// A record and its fate in each sink.
+/// A record and its outcome in each sink.
 #[derive(Debug, Clone)]
 pub struct Sent {
     pub record: Record,
-    /// In the order of [`SINKS`].
+    /// The outcomes in the order of [`SINKS`].
     fates: [Fate; 3],
 }
 
-/// The event a case is about.
+/// The event that a case is about.
 #[derive(Debug, Clone)]
 pub struct Subject {
     pub prefix: &'static str,
@@ -53,11 +53,12 @@ pub struct Subject {
     pub content: Uuid,
     /// Another content, of 200 s.
     pub other: Uuid,
-    /// When the event was.
+    /// The `event_ts` of the event.
     pub time: Timestamp,
 }
 
-/// What content becomes after all else, and the row with it.
+/// A change of the content after all other records, and the row that results
+/// from it.
 #[derive(Debug, Clone)]
 pub struct Later {
     pub content: Fields,
@@ -68,22 +69,22 @@ pub struct Later {
 #[derive(Debug, Clone)]
 pub struct Case {
     pub name: &'static str,
-    /// The event whose row is looked at.
+    /// The id of the event whose row is checked.
     pub id: i64,
     pub content: Uuid,
-    /// In the order of the log, neighbours included.
+    /// The records in log order, including the neighbours.
     pub sent: Vec<Sent>,
-    /// What is in the catalogue.
+    /// The contents that exist before the records are written.
     pub catalogue: Vec<(Uuid, Fields)>,
-    /// The row; none where there is none.
+    /// The expected row, or `None` if there must be none.
     pub row: Option<Json>,
     /// Content and duration of each event on the board.
     pub counted: Vec<(Uuid, i32)>,
-    /// Content of each event that only a board of events can count.
+    /// Contents of the events that only a board of events can count.
     pub without_duration: Vec<Uuid>,
-    /// The event of each call, once for each key.
+    /// Event ids of the expected calls, one per idempotency key.
     pub calls: Vec<i64>,
-    /// A record of it has columns that nobody knows.
+    /// Whether one of the records has unknown columns.
     pub has_extra_fields: bool,
     pub later: Option<Later>,
 }
@@ -100,12 +101,12 @@ impl Subject {
         }
     }
 
-    /// The same event under another id.
+    /// Returns the same event with another id.
     pub fn with_id(&self, id: i64) -> Self {
         Self { id, ..self.clone() }
     }
 
-    /// The same event at another time.
+    /// Returns the same event at another time.
     pub fn at(&self, seconds_from_now: i64) -> Self {
         let time = self.time + SignedDuration::from_secs(seconds_from_now);
         Self {
@@ -114,7 +115,8 @@ impl Subject {
         }
     }
 
-    /// The event as the connector writes it: 1.5 s of a content of 100 s.
+    /// Returns the event's row as the connector writes it: 1.5 s of a content
+    /// of 100 s.
     pub fn after(&self) -> Json {
         json!({
             "id": self.id,
@@ -128,7 +130,7 @@ impl Subject {
         })
     }
 
-    /// The row that this becomes.
+    /// Returns the stored row of this event.
     pub fn row(&self) -> Json {
         json!({
             "event_id": self.id,
@@ -146,12 +148,12 @@ impl Subject {
         })
     }
 
-    /// A change of the event: Debezium's envelope around these rows.
+    /// Returns a Debezium envelope with these rows.
     pub fn envelope(&self, op: &str, before: Json, after: Json) -> Json {
         envelope(self.prefix, "engagement_events", op, before, after)
     }
 
-    /// The record of a value under the event's key.
+    /// Returns a record with this value and the event's key.
     pub fn record(&self, value: &Json) -> Record {
         record(&json!({"id": self.id}), value)
     }
@@ -165,12 +167,12 @@ impl Sent {
         }
     }
 
-    /// Nobody understands it.
+    /// Returns a record that every sink rejects with this code.
     pub fn dead(code: &'static str, record: Record) -> Self {
         Self::all(record, Fate::Dead(code))
     }
 
-    /// It changes no row.
+    /// Returns a record that changes no row.
     pub fn ignored(reason: &'static str, record: Record) -> Self {
         Self::all(record, Fate::Ignored(reason))
     }
@@ -193,7 +195,7 @@ impl Sent {
         Self::applied(record).http(Fate::Ignored("delete"))
     }
 
-    /// The null value that follows a delete.
+    /// Returns the tombstone that follows a delete.
     pub fn tombstone(subject: &Subject) -> Self {
         let record = Record {
             value: None,
@@ -202,44 +204,44 @@ impl Sent {
         Self::ignored("tombstone", record)
     }
 
-    /// The same, otherwise for the board.
+    /// Sets the outcome for the board.
     pub fn redis(mut self, fate: Fate) -> Self {
         self.fates[1] = fate;
         self
     }
 
-    /// The same, otherwise for the external system.
+    /// Sets the outcome for the external system.
     pub fn http(mut self, fate: Fate) -> Self {
         self.fates[2] = fate;
         self
     }
 
     pub fn fate(&self, sink: &str) -> Fate {
-        let place = SINKS.iter().position(|name| *name == sink);
-        self.fates[place.expect("a sink")]
+        let index = SINKS.iter().position(|name| *name == sink);
+        self.fates[index.expect("a sink")]
     }
 }
 
 impl Case {
-    /// Builds a case and puts its neighbours around it.
+    /// Builds a case and surrounds it with its neighbours.
     pub fn of(name: &'static str, subject: Subject, build: impl Fn(&Subject) -> Self) -> Self {
         let mut case = build(&subject);
         case.name = name;
-        for (place, id) in [(0, subject.id + 1), (case.sent.len() + 1, subject.id + 2)] {
+        for (index, id) in [(0, subject.id + 1), (case.sent.len() + 1, subject.id + 2)] {
             let neighbour = Subject {
                 content: GOOD,
                 ..subject.with_id(id)
             };
             case.sent
-                .insert(place, Sent::insert(&neighbour, neighbour.after()));
+                .insert(index, Sent::insert(&neighbour, neighbour.after()));
             case.counted.push((GOOD, 1500));
             case.calls.push(id);
         }
         case
     }
 
-    /// Records that come to nothing.
-    pub fn nothing(subject: &Subject, sent: Vec<Sent>) -> Self {
+    /// Returns a case whose records have no effect.
+    pub fn no_effect(subject: &Subject, sent: Vec<Sent>) -> Self {
         Self {
             name: "",
             id: subject.id,
@@ -255,19 +257,19 @@ impl Case {
         }
     }
 
-    /// One record that nobody understands.
+    /// Returns a case with one record that is rejected.
     pub fn dead(subject: &Subject, code: &'static str, value: &Json) -> Self {
-        Self::nothing(subject, vec![Sent::dead(code, subject.record(value))])
+        Self::no_effect(subject, vec![Sent::dead(code, subject.record(value))])
     }
 
-    /// One insert that nobody understands.
+    /// Returns a case with one insert that is rejected.
     pub fn dead_insert(subject: &Subject, code: &'static str, after: Json) -> Self {
         Self::dead(subject, code, &subject.envelope("c", Json::Null, after))
     }
 
-    /// The same, and the board takes the records that the others reject: what is
-    /// wrong with them is nothing that it reads.
-    pub fn but_counted(mut self) -> Self {
+    /// Makes the board apply the records that the other sinks reject, because
+    /// the invalid part is not read by the board.
+    pub fn with_board(mut self) -> Self {
         for sent in &mut self.sent {
             if matches!(sent.fate("clickhouse"), Fate::Dead(_)) {
                 *sent = sent.clone().redis(Fate::Applied);
@@ -277,54 +279,57 @@ impl Case {
         self.counted(&[(content, 1500)])
     }
 
-    /// The same where a board of seconds rejects the record, too.
-    pub fn but_counted_as_event(mut self) -> Self {
+    /// Makes only a board of events apply the records; a board of seconds
+    /// rejects them.
+    pub fn with_event_board(mut self) -> Self {
         self.without_duration = vec![self.content];
-        self.but_counted().counted(&[])
+        self.with_board().counted(&[])
     }
 
-    /// Records that come to the subject's row, counted once and told once.
+    /// Returns a case whose records result in the subject's row, one event on
+    /// the board, and one call.
     pub fn applied(subject: &Subject, sent: Vec<Sent>) -> Self {
         Self {
             row: Some(subject.row()),
             counted: vec![(subject.content, 1500)],
             calls: vec![subject.id],
-            ..Self::nothing(subject, sent)
+            ..Self::no_effect(subject, sent)
         }
     }
 
-    /// One insert with these columns otherwise, and the row with the same.
+    /// Returns a case with one insert with these columns changed, in the event
+    /// and in its row.
     pub fn insert(subject: &Subject, columns: Json) -> Self {
         let after = with(subject.after(), columns.clone());
         Self::applied(subject, vec![Sent::insert(subject, after)]).row(columns)
     }
 
-    /// The same with these columns otherwise in the row.
+    /// Changes columns of the expected row.
     pub fn row(mut self, columns: Json) -> Self {
         self.row = self.row.map(|row| with(row, columns));
         self
     }
 
-    /// The same with another content in the catalogue.
+    /// Replaces the fields of the content, or removes the content.
     pub fn catalogue(mut self, fields: Option<Fields>) -> Self {
         let fields = fields.map(|fields| (self.content, fields));
         self.catalogue = fields.into_iter().collect();
         self
     }
 
-    /// The same with these events on the board.
+    /// Replaces the events on the board.
     pub fn counted(mut self, counted: &[(Uuid, i32)]) -> Self {
         self.counted = counted.to_vec();
         self
     }
 
-    /// The same with so many calls for the event.
+    /// Sets the number of calls for the event.
     pub fn calls(mut self, calls: usize) -> Self {
         self.calls = vec![self.id; calls];
         self
     }
 
-    /// The same, and its content changes afterwards, and with it the row.
+    /// Changes the content afterwards, and these columns of the row with it.
     pub fn later(mut self, content: Fields, columns: Json) -> Self {
         let row = self.row.clone().expect("a row");
         let row = with(row, columns);
@@ -333,7 +338,7 @@ impl Case {
     }
 }
 
-/// An object with some members otherwise.
+/// Returns the object with some members replaced.
 pub fn with(mut object: Json, members: Json) -> Json {
     let (Json::Object(object_members), Json::Object(members)) = (&mut object, members) else {
         panic!("not two objects");
@@ -342,14 +347,14 @@ pub fn with(mut object: Json, members: Json) -> Json {
     object
 }
 
-/// An object without a member.
+/// Returns the object without one member.
 pub fn without(mut object: Json, member: &str) -> Json {
     let members = object.as_object_mut().expect("an object");
-    members.shift_remove(member).expect("it was there");
+    members.shift_remove(member).expect("the member exists");
     object
 }
 
-/// A record of two JSON documents.
+/// Returns a record with a JSON key and a JSON value.
 pub fn record(key: &Json, value: &Json) -> Record {
     Record {
         key: Some(key.to_string().into_bytes()),
@@ -357,7 +362,7 @@ pub fn record(key: &Json, value: &Json) -> Record {
     }
 }
 
-/// A record of the content topic.
+/// Returns a record of the content topic.
 pub fn content(prefix: &str, id: Uuid, (content_type, length_seconds): Fields) -> Record {
     let row = json!({
         "id": id, "slug": id, "title": "a test", "content_type": content_type,
@@ -367,7 +372,7 @@ pub fn content(prefix: &str, id: Uuid, (content_type, length_seconds): Fields) -
     record(&json!({"id": id}), &value)
 }
 
-/// Debezium's envelope around these rows.
+/// Returns a Debezium envelope with these rows.
 fn envelope(prefix: &str, table: &str, op: &str, before: Json, after: Json) -> Json {
     let source = with(
         CAPTURED_INSERT["source"].clone(),
@@ -377,7 +382,7 @@ fn envelope(prefix: &str, table: &str, op: &str, before: Json, after: Json) -> J
     with(Json::Object(CAPTURED_INSERT.clone()), members)
 }
 
-/// The first insert of an event that was captured.
+/// The value of the first captured insert of an event.
 static CAPTURED_INSERT: LazyLock<Map<String, Json>> = LazyLock::new(|| {
     let value = |line: &str| {
         let record: Json = serde_json::from_str(line).ok()?;

@@ -1,4 +1,4 @@
-//! The envelope: what is applied, what is ignored, what nobody understands.
+//! The envelope: which records are applied, ignored and rejected.
 
 use serde_json::{Value as Json, json};
 
@@ -22,15 +22,15 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         let sent = Sent::applied(subject.record(&value)).http(Fate::Ignored("snapshot"));
         Case::applied(subject, vec![sent]).calls(0)
     }),
-    ("a delete with the whole row", |subject| {
+    ("a delete with the full row", |subject| {
         let insert = Sent::insert(subject, subject.after());
         let delete = Sent::delete(subject, subject.after());
-        Case::nothing(subject, vec![insert, delete]).calls(1)
+        Case::no_effect(subject, vec![insert, delete]).calls(1)
     }),
     ("a delete with only the key", |subject| {
         let insert = Sent::insert(subject, subject.after());
         let delete = Sent::delete(subject, json!({"id": subject.id}));
-        Case::nothing(subject, vec![insert, delete]).calls(1)
+        Case::no_effect(subject, vec![insert, delete]).calls(1)
     }),
     ("a tombstone", |subject| {
         let insert = Sent::insert(subject, subject.after());
@@ -38,7 +38,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
     }),
     ("a heartbeat", |subject| {
         let heartbeat = record(&json!({"serverName": "cdc"}), &json!({"ts_ms": 1}));
-        Case::nothing(subject, vec![Sent::ignored("heartbeat", heartbeat)])
+        Case::no_effect(subject, vec![Sent::ignored("heartbeat", heartbeat)])
     }),
     ("a logical message", |subject| {
         let message = json!({"prefix": "fanout", "content": "ZmVuY2U="});
@@ -50,7 +50,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             json!({"message": message}),
         );
         let message = record(&json!({"prefix": "fanout"}), &value);
-        Case::nothing(subject, vec![Sent::ignored("message", message)])
+        Case::no_effect(subject, vec![Sent::ignored("message", message)])
     }),
     ("an unknown op", |subject| {
         let value = subject.envelope("x", Json::Null, subject.after());
@@ -84,7 +84,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             key: None,
             ..subject.record(&value)
         };
-        Case::nothing(subject, vec![Sent::dead("missing_key", record)])
+        Case::no_effect(subject, vec![Sent::dead("missing_key", record)])
     }),
     ("a record of another table", |subject| {
         source(subject, &json!({"table": "content"}))
@@ -104,12 +104,12 @@ fn bytes(subject: &Subject, code: &'static str, value: &[u8]) -> Case {
         value: Some(value.to_vec()),
         ..subject.record(&Json::Null)
     };
-    Case::nothing(subject, vec![Sent::dead(code, record)])
+    Case::no_effect(subject, vec![Sent::dead(code, record)])
 }
 
-/// An insert that says it is of another source.
-fn source(subject: &Subject, otherwise: &Json) -> Case {
+/// Returns a case with an insert from another source.
+fn source(subject: &Subject, changes: &Json) -> Case {
     let mut value = subject.envelope("c", Json::Null, subject.after());
-    value["source"] = with(value["source"].clone(), otherwise.clone());
+    value["source"] = with(value["source"].clone(), changes.clone());
     Case::dead(subject, "wrong_source", &value)
 }

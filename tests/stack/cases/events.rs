@@ -1,4 +1,5 @@
-//! Several records of one event, and its content before and after it.
+//! Several records of one event, and changes of its content before and after
+//! it.
 
 use serde_json::{Value as Json, json};
 
@@ -33,8 +34,8 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         "an incremental snapshot of an event already seen",
         |subject| {
             let mut value = subject.envelope("r", Json::Null, subject.after());
-            let otherwise = json!({"snapshot": "incremental", "lsn": null, "txId": null});
-            value["source"] = with(value["source"].clone(), otherwise);
+            let changes = json!({"snapshot": "incremental", "lsn": null, "txId": null});
+            value["source"] = with(value["source"].clone(), changes);
             let read = Sent::applied(subject.record(&value));
             let read = read.http(Fate::Ignored("incremental_snapshot"));
             let insert = Sent::insert(subject, subject.after());
@@ -67,7 +68,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         case.later(VIDEO, enriched)
     }),
     ("content changed after its event", |subject| {
-        // 1.5 s of 12 s are 0.125, a half.
+        // 1.5 s of 12 s are 0.125, which is rounded up.
         let columns = json!({
             "engagement_pct": "0.13", "content_type": null, "length_seconds": 12,
         });

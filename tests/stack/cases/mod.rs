@@ -1,9 +1,8 @@
-//! Every kind of record that has to be survived, written into a running topic
-//! with good neighbours on both sides: what becomes of each in every store, and
-//! that none holds up another.
+//! Writes every kind of record into a running topic, between valid neighbours,
+//! and checks its effect in every store. No record may hold up another.
 //!
-//! The pipeline here is of a project of its own on the stack's servers, so
-//! nothing of this is in the source.
+//! The pipeline belongs to a separate project on the stack's servers, so the
+//! source has none of these records.
 
 pub mod case;
 mod envelopes;
@@ -19,19 +18,19 @@ use uuid::Uuid;
 use self::case::{Case, Fate, GOOD, SINKS, Sent, Subject, content};
 use crate::{
     Test,
-    support::{Bench, Record, Stack, Written, eventually, records, same},
+    support::{Bench, Record, Stack, Written, check_equal, eventually, records},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
-    ("each_record_becomes_what_it_should", each_record),
-    ("a_run_told_to_stop_finishes_what_it_has", told_to_stop),
+    ("each_record_has_the_expected_effect", each_record),
+    ("a_stopped_run_finishes_its_current_work", stopped_run),
 ];
 
-/// Partitions of the events' topic.
+/// Number of partitions of the events topic.
 const PARTITIONS: i32 = 3;
 
-/// A record and where it was written.
+/// A record and the position it was written to.
 type Placed = (Sent, Written);
 
 fn each_record(stack: &Stack) {
@@ -41,16 +40,16 @@ fn each_record(stack: &Stack) {
     let placed = write(&bench, &cases);
     for sink in SINKS {
         let fates = placed.iter().map(|(sent, _)| sent.fate(sink));
-        let expected = tally(
+        let expected = expected_counts(
             fates,
             cases.iter().filter(|case| case.has_extra_fields).count(),
         );
         eventually(&format!("{sink} accounts for each record"), || {
-            same(&expected, counts(&worker.sink(sink)))
-                .map_err(|error| format!("{error}\n{:#}\n{}", worker.status(), worker.said()))
+            check_equal(&expected, counts(&worker.sink(sink)))
+                .map_err(|error| format!("{error}\n{:#}\n{}", worker.status(), worker.log_tail()))
         });
     }
-    rows_are(
+    wait_for_rows(
         &bench,
         cases
             .iter()
@@ -58,46 +57,46 @@ fn each_record(stack: &Stack) {
     );
     eventually("every good neighbour is stored", || {
         let rows = bench.rows(&format!("content_id = '{GOOD}'"));
-        same(&(2 * cases.len()), rows.len())
+        check_equal(&(2 * cases.len()), rows.len())
     });
-    scores_are(&bench, "top10m:cases", &cases, Score::Events);
-    calls_are(&bench, &cases);
-    letters_are(&bench, &placed);
-    shown_is_harmless(&bench);
+    wait_for_scores(&bench, "top10m:cases", &cases, Score::Events);
+    wait_for_calls(&bench, &cases);
+    assert_dead_letters(&bench, &placed);
+    assert_output_is_harmless(&bench);
 
-    // The seconds of the same events.
-    let seconds = bench.seconds();
-    scores_are(&bench, "seconds", &cases, Score::Seconds);
+    // A board of seconds for the same events.
+    let seconds = bench.run_seconds_board();
+    wait_for_scores(&bench, "seconds", &cases, Score::Seconds);
     seconds.stop();
 
-    // Content that comes, or changes, after its events.
+    // Content that arrives or changes after its events.
     let later = cases
         .iter()
         .filter_map(|case| case.later.as_ref().map(|later| (case, later)));
     let rows = later.map(|(case, later)| {
-        bench.content(&content(bench.prefix(), case.content, later.content));
+        bench.write_content(&content(bench.prefix(), case.content, later.content));
         (case.name, case.id, Some(later.row.clone()))
     });
     let rows: Vec<_> = rows.collect();
-    rows_are(&bench, rows);
+    wait_for_rows(&bench, rows);
     worker.stop();
 
-    // What is committed is not done again.
-    let again = bench.run(&[]);
+    // Committed records are not processed again.
+    let restarted = bench.run(&[]);
     for sink in SINKS {
         eventually(&format!("{sink} has nothing to do"), || {
-            let status = again.sink(sink);
-            let idle = status["lag"] == 0 && status["state"] == "running";
-            idle.then_some(()).ok_or_else(|| status.to_string())
+            let status = restarted.sink(sink);
+            let is_idle = status["lag"] == 0 && status["state"] == "running";
+            is_idle.then_some(()).ok_or_else(|| status.to_string())
         });
     }
-    letters_are(&bench, &placed);
-    calls_are(&bench, &cases);
+    assert_dead_letters(&bench, &placed);
+    wait_for_calls(&bench, &cases);
 }
 
-/// A worker that is told to stop in the middle of a load ends with 0; another
-/// finds the rest, and nothing is missing or doubled.
-fn told_to_stop(stack: &Stack) {
+/// A worker that is stopped under load exits with 0. The next worker processes
+/// the rest, and nothing is missing or duplicated.
+fn stopped_run(stack: &Stack) {
     let bench = Bench::new(stack, "stopped");
     let worker = bench.run(&[]);
     let events: Vec<Case> = (0..300)
@@ -113,29 +112,29 @@ fn told_to_stop(stack: &Stack) {
         let rows = bench.rows("1");
         (!rows.is_empty())
             .then_some(())
-            .ok_or_else(|| worker.said())
+            .ok_or_else(|| worker.log_tail())
     });
-    // Slow enough that there is something in flight, whatever the machine.
-    bench.faults("delay_ms=300");
+    // Slow calls ensure that some are in flight, even on a fast machine.
+    bench.inject_faults("delay_ms=300");
     write(&bench, second);
     let http = worker.sink("http");
     let calls: usize = events.iter().map(|event| event.calls.len()).sum();
     assert_ne!(http["applied"], calls, "{http:#}");
     let report = worker.stop();
-    bench.faults("");
+    bench.inject_faults("");
     assert_eq!(report["drained"], true, "{report:#}");
     let _worker = bench.run(&[]);
-    rows_are(
+    wait_for_rows(
         &bench,
         events
             .iter()
             .map(|case| (case.name, case.id, case.row.clone())),
     );
-    scores_are(&bench, "top10m:stopped", &events, Score::Events);
-    calls_are(&bench, &events);
+    wait_for_scores(&bench, "top10m:stopped", &events, Score::Events);
+    wait_for_calls(&bench, &events);
 }
 
-/// The whole table, each case with a subject of its own.
+/// Returns all cases, each with its own subject.
 fn cases() -> Vec<Case> {
     let tables = [
         envelopes::CASES,
@@ -150,23 +149,23 @@ fn cases() -> Vec<Case> {
     (0..).zip(named).map(case).collect()
 }
 
-/// Writes the catalogue, then each case between two good neighbours, all in one
+/// Writes the catalogue, and each case between two valid neighbours in one
 /// partition.
 fn write(bench: &Bench<'_>, cases: &[Case]) -> Vec<Placed> {
     for (id, fields) in cases.iter().flat_map(|case| &case.catalogue) {
-        bench.content(&content(bench.prefix(), *id, *fields));
+        bench.write_content(&content(bench.prefix(), *id, *fields));
     }
     let mut placed = Vec::new();
     for (case, partition) in cases.iter().zip((0..PARTITIONS).cycle()) {
         for sent in &case.sent {
-            placed.push((sent.clone(), bench.event(partition, &sent.record)));
+            placed.push((sent.clone(), bench.write_event(partition, &sent.record)));
         }
     }
     placed
 }
 
-/// What a sink's status has to count.
-fn tally(fates: impl Iterator<Item = Fate>, extra_fields: usize) -> Json {
+/// Returns the counts that a sink's status must report.
+fn expected_counts(fates: impl Iterator<Item = Fate>, extra_fields: usize) -> Json {
     let (mut applied, mut ignored, mut dead) = (0, BTreeMap::new(), BTreeMap::new());
     for fate in fates {
         match fate {
@@ -181,7 +180,7 @@ fn tally(fates: impl Iterator<Item = Fate>, extra_fields: usize) -> Json {
     })
 }
 
-/// What it counts.
+/// Returns the counts that a sink's status reports.
 fn counts(status: &Json) -> Json {
     let names = [
         "applied",
@@ -195,24 +194,24 @@ fn counts(status: &Json) -> Json {
     Json::Object(fields.into_iter().collect())
 }
 
-/// Waits until each of these events has its row, or none.
-fn rows_are(
+/// Waits until each of these events has the expected row, or no row.
+fn wait_for_rows(
     bench: &Bench<'_>,
     expected: impl IntoIterator<Item = (&'static str, i64, Option<Json>)>,
 ) {
     let expected: Vec<_> = expected.into_iter().collect();
     let ids: Vec<String> = expected.iter().map(|(_, id, _)| id.to_string()).collect();
-    eventually("the rows are as they should be", || {
+    eventually("the rows are as expected", || {
         let rows = bench.rows(&format!("event_id IN ({})", ids.join(", ")));
         let row = |id: i64| rows.iter().find(|row| row["event_id"] == id).cloned();
-        let wrong = expected.iter().filter_map(|(name, id, expected)| {
+        let mismatches = expected.iter().filter_map(|(name, id, expected)| {
             let found = row(*id);
             let shown = |row: &Option<Json>| {
                 let text = row.as_ref().map_or("none".to_owned(), Json::to_string);
                 text.chars().take(600).collect::<String>()
             };
-            let same = found == *expected;
-            (!same).then(|| {
+            let is_equal = found == *expected;
+            (!is_equal).then(|| {
                 format!(
                     "{name}\n  expected {}\n  found    {}",
                     shown(expected),
@@ -220,30 +219,34 @@ fn rows_are(
                 )
             })
         });
-        let wrong: Vec<String> = wrong.collect();
-        if wrong.is_empty() {
+        let mismatches: Vec<String> = mismatches.collect();
+        if mismatches.is_empty() {
             Ok(())
         } else {
-            Err(first(&wrong))
+            Err(summarize(&mismatches))
         }
     });
 }
 
-/// The first of many, for a failure that can be read.
-fn first(wrong: &[String]) -> String {
-    let shown = &wrong[..wrong.len().min(5)];
-    format!("{} are not, the first:\n{}", wrong.len(), shown.join("\n"))
+/// Summarizes the mismatches and shows the first five.
+fn summarize(mismatches: &[String]) -> String {
+    let shown = &mismatches[..mismatches.len().min(5)];
+    format!(
+        "{} mismatches, the first:\n{}",
+        mismatches.len(),
+        shown.join("\n")
+    )
 }
 
-/// What a board counts.
+/// The score of a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Score {
     Events,
     Seconds,
 }
 
-/// Waits until the board is made of these events and no others.
-fn scores_are(bench: &Bench<'_>, key: &str, cases: &[Case], score: Score) {
+/// Waits until the board has exactly the scores of these events.
+fn wait_for_scores(bench: &Bench<'_>, key: &str, cases: &[Case], score: Score) {
     let mut sums: BTreeMap<Uuid, (i64, i64)> = BTreeMap::new();
     for case in cases {
         let only_events = case.without_duration.iter().map(|content| (*content, 0));
@@ -261,18 +264,18 @@ fn scores_are(bench: &Bench<'_>, key: &str, cases: &[Case], score: Score) {
         (content.to_string(), score)
     };
     let expected: BTreeMap<String, i64> = sums.into_iter().map(member).collect();
-    eventually(&format!("{key} is as it should be"), || {
+    eventually(&format!("{key} has the expected scores"), || {
         let board = bench.stack().stores.board(key)?;
-        let wrong = |content: &&String| expected.get(*content) != board.get(*content);
-        let wrong: Vec<String> = expected
+        let is_mismatch = |content: &&String| expected.get(*content) != board.get(*content);
+        let mismatches: Vec<String> = expected
             .keys()
             .chain(board.keys())
-            .filter(wrong)
+            .filter(is_mismatch)
             .map(|content| {
                 let case = cases
                     .iter()
                     .find(|case| case.content.to_string() == *content);
-                let name = case.map_or("of several", |case| case.name);
+                let name = case.map_or("several cases", |case| case.name);
                 format!(
                     "{name}: {content} {:?} {:?}",
                     expected.get(content),
@@ -280,30 +283,31 @@ fn scores_are(bench: &Bench<'_>, key: &str, cases: &[Case], score: Score) {
                 )
             })
             .collect();
-        if wrong.is_empty() {
+        if mismatches.is_empty() {
             Ok(())
         } else {
-            Err(first(&wrong))
+            Err(summarize(&mismatches))
         }
     });
 }
 
-/// The external system was told of each insert once.
-fn calls_are(bench: &Bench<'_>, cases: &[Case]) {
+/// Waits until the external system has received exactly one call for each
+/// insert.
+fn wait_for_calls(bench: &Bench<'_>, cases: &[Case]) {
     let expected = cases.iter().flat_map(|case| &case.calls);
     let mut expected: Vec<i64> = expected.copied().collect();
     expected.sort_unstable();
-    eventually("the calls are as they should be", || {
+    eventually("the calls are as expected", || {
         let accepted = bench.accepted();
         let id = |call: &Json| call["body"]["id"].as_i64().expect("an id");
         let mut found: Vec<i64> = accepted.iter().map(id).collect();
         found.sort_unstable();
-        same(&expected, found)
+        check_equal(&expected, found)
     });
 }
 
-/// The dead letters are these and no others, with the records' own bytes.
-fn letters_are(bench: &Bench<'_>, placed: &[Placed]) {
+/// Asserts that the dead letters are exactly these, with the original bytes.
+fn assert_dead_letters(bench: &Bench<'_>, placed: &[Placed]) {
     let text = |bytes: &Option<Vec<u8>>| {
         bytes
             .as_ref()
@@ -325,7 +329,7 @@ fn letters_are(bench: &Bench<'_>, placed: &[Placed]) {
     let document = bench
         .fanout()
         .document(0, &["dlq", "ls", "--limit", "100000"]);
-    let letters = document["letters"].as_array().expect("letters");
+    let dead_letters = document["letters"].as_array().expect("letters");
     let names = [
         "sink",
         "code",
@@ -339,7 +343,7 @@ fn letters_are(bench: &Bench<'_>, placed: &[Placed]) {
         let fields = names.map(|name| (name.to_owned(), letter[name].clone()));
         Json::Object(fields.into_iter().collect())
     };
-    let mut found: Vec<Json> = letters.iter().map(fields).collect();
+    let mut found: Vec<Json> = dead_letters.iter().map(fields).collect();
     found.sort_by_key(Json::to_string);
     for (expected, found) in expected.iter().zip(&found) {
         assert_eq!(expected, found);
@@ -351,19 +355,19 @@ fn letters_are(bench: &Bench<'_>, placed: &[Placed]) {
         .filter(|(sent, sink)| matches!(sent.fate(sink), Fate::Dead(_)))
         .map(|(sent, _)| sent.record.clone())
         .collect();
-    let mut found = records(bench.stack(), &bench.letters_topic());
+    let mut found = records(bench.stack(), &bench.dead_letter_topic());
     expected.sort();
     found.sort();
     assert!(expected == found, "a dead letter has other bytes");
-    if let Some(letter) = letters.first() {
+    if let Some(letter) = dead_letters.first() {
         let id = letter["id"].as_str().expect("an id");
         let shown = bench.fanout().document(0, &["dlq", "show", id]);
         assert_eq!(&shown["letter"], letter);
     }
 }
 
-/// What came from outside does nothing to a terminal.
-fn shown_is_harmless(bench: &Bench<'_>) {
+/// Asserts that no shown data can control a terminal.
+fn assert_output_is_harmless(bench: &Bench<'_>) {
     for arguments in [
         &["peek", "clickhouse", "-n", "1000"][..],
         &["peek", "http", "-n", "1000"],
@@ -372,10 +376,10 @@ fn shown_is_harmless(bench: &Bench<'_>) {
     ] {
         let shown = bench.fanout().run(arguments).ends_with(0).stdout;
         assert!(!shown.is_empty(), "{arguments:?}");
-        let acts = |character: &char| {
+        let is_control = |character: &char| {
             (character.is_control() && *character != '\n')
                 || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
         };
-        assert_eq!(shown.chars().find(acts), None, "{arguments:?}");
+        assert_eq!(shown.chars().find(is_control), None, "{arguments:?}");
     }
 }

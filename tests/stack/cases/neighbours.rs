@@ -1,5 +1,4 @@
-//! What stands beside the records of the other tables: the same kinds, a step
-//! further to one side.
+//! Variations of the records in the other tables.
 
 use serde_json::{Value as Json, json};
 
@@ -7,18 +6,18 @@ use super::case::{Case, Fate, Sent, Subject, with};
 use crate::support::Record;
 
 pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
-    ("an update of an event that nobody has seen", |subject| {
+    ("an update of an event that does not exist", |subject| {
         let sent = Sent::update(subject, Json::Null, subject.after());
         Case::applied(subject, vec![sent]).calls(0)
     }),
-    ("a delete of an event that nobody has seen", |subject| {
+    ("a delete of an event that does not exist", |subject| {
         let sent = vec![Sent::delete(subject, Json::Null), Sent::tombstone(subject)];
-        Case::nothing(subject, sent)
+        Case::no_effect(subject, sent)
     }),
     ("two deletes of one event", |subject| {
         let delete = Sent::delete(subject, subject.after());
         let insert = Sent::insert(subject, subject.after());
-        Case::nothing(subject, vec![insert, delete.clone(), delete]).calls(1)
+        Case::no_effect(subject, vec![insert, delete.clone(), delete]).calls(1)
     }),
     ("an update after a delete", |subject| {
         let after = with(subject.after(), json!({"device": "again"}));
@@ -29,7 +28,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         ];
         Case::applied(subject, sent).row(json!({"device": "again"}))
     }),
-    ("a delete whose old row is another's", |subject| {
+    ("a delete whose old row has another id", |subject| {
         let before = with(subject.after(), json!({"id": subject.id + 5}));
         let value = subject.envelope("d", before, Json::Null);
         let dead = Sent::dead("key_mismatch", subject.record(&value));
@@ -42,19 +41,19 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             key: None,
             ..subject.record(&value)
         };
-        Case::nothing(subject, vec![Sent::dead("missing_key", record)])
+        Case::no_effect(subject, vec![Sent::dead("missing_key", record)])
     }),
-    ("an update that takes an event's content away", |subject| {
+    ("an update that removes an event's content", |subject| {
         let after = with(subject.after(), json!({"content_id": null}));
         let sent = vec![
             Sent::insert(subject, subject.after()),
             Sent::update(subject, subject.after(), after).redis(Fate::Ignored("no_content")),
         ];
-        let nothing = json!({
+        let nulls = json!({
             "content_id": null, "engagement_pct": null, "content_type": null,
             "length_seconds": null,
         });
-        Case::applied(subject, sent).counted(&[]).row(nothing)
+        Case::applied(subject, sent).counted(&[]).row(nulls)
     }),
     (
         "an update that moves an event out of the window",
@@ -87,7 +86,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             "duration_ms": 90_000, "engagement_seconds": "90", "engagement_pct": "0.9",
         }))
     }),
-    ("an update that nobody understands", |subject| {
+    ("an update with a value of the wrong type", |subject| {
         let after = with(subject.after(), json!({"duration_ms": "long"}));
         let value = subject.envelope("u", subject.after(), after);
         let dead = Sent::dead("bad_type", subject.record(&value)).redis(Fate::Applied);
@@ -113,16 +112,16 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         text(subject, "not_json", |value| {
             value.replacen("ios", "\\ud83d", 1)
         })
-        .but_counted()
+        .with_board()
     }),
-    ("a column that is there twice", |subject| {
+    ("a duplicate column", |subject| {
         text(subject, "duplicate_field", |value| {
             value.replacen("\"device\":", "\"device\":\"tv\",\"device\":", 1)
         })
-        .but_counted()
+        .with_board()
     }),
     (
-        "an old row with a column twice, where it is needed",
+        "a duplicate column in an old row that is needed",
         |subject| {
             let unavailable = json!({"device": "__debezium_unavailable_value"});
             let after = with(subject.after(), unavailable);
@@ -132,7 +131,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
                 value: Some(value.into_bytes()),
                 ..subject.record(&Json::Null)
             };
-            Case::nothing(subject, vec![Sent::dead("duplicate_field", record)]).but_counted()
+            Case::no_effect(subject, vec![Sent::dead("duplicate_field", record)]).with_board()
         },
     ),
     ("an id with an exponent", |subject| {
@@ -141,16 +140,16 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             value.replacen(&id, "\"id\":1e9,", 1)
         })
     }),
-    ("an id that is true", |subject| {
+    ("an id that is a boolean", |subject| {
         dead_column(subject, "bad_id", json!({"id": true}))
     }),
     ("an id that is null", |subject| {
         dead_column(subject, "bad_id", json!({"id": null}))
     }),
-    ("the least id", |subject| {
+    ("the smallest id", |subject| {
         Case::insert(&subject.with_id(i64::MIN), json!({}))
     }),
-    ("the greatest duration", |subject| {
+    ("the largest duration", |subject| {
         let row = json!({"engagement_seconds": "2147483.647", "engagement_pct": "21474.84"});
         let case = Case::insert(subject, json!({"duration_ms": i32::MAX})).row(row);
         case.counted(&[(subject.content, i32::MAX)])
@@ -161,53 +160,53 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             "bad_type",
             json!({"duration_ms": 2_147_483_648_i64}),
         )
-        .but_counted_as_event()
+        .with_event_board()
     }),
     ("a duration with a fraction", |subject| {
-        dead_column(subject, "bad_type", json!({"duration_ms": 1500.5})).but_counted_as_event()
+        dead_column(subject, "bad_type", json!({"duration_ms": 1500.5})).with_event_board()
     }),
-    ("no time", |subject| {
+    ("a null time", |subject| {
         dead_column(subject, "unexpected_null", json!({"event_ts": null}))
     }),
-    ("a time without its zone", |subject| {
+    ("a time without a time zone", |subject| {
         dead_column(
             subject,
             "bad_timestamp",
             json!({"event_ts": "2026-11-23T10:00:00"}),
         )
     }),
-    ("a time before there were any", |subject| {
+    ("a time at negative infinity", |subject| {
         dead_column(subject, "bad_timestamp", json!({"event_ts": "-infinity"}))
     }),
-    ("empty texts", |subject| {
+    ("empty strings", |subject| {
         let empty = json!({"device": "", "event_type": "", "raw_payload": ""});
         Case::insert(subject, empty)
     }),
-    ("an event_type that the table does not know", |subject| {
+    ("an event_type that the table does not have", |subject| {
         Case::insert(subject, json!({"event_type": "rewind"}))
     }),
-    ("a user_id that is no uuid", |subject| {
-        dead_column(subject, "bad_uuid", json!({"user_id": 7})).but_counted()
+    ("a user_id that is not a uuid", |subject| {
+        dead_column(subject, "bad_uuid", json!({"user_id": 7})).with_board()
     }),
-    ("a key that is no json", |subject| {
+    ("a key that is not an object", |subject| {
         let value = subject.envelope("c", Json::Null, subject.after());
         let record = Record {
             key: Some(b"7".to_vec()),
             ..subject.record(&value)
         };
-        Case::nothing(subject, vec![Sent::dead("bad_key", record)])
+        Case::no_effect(subject, vec![Sent::dead("bad_key", record)])
     }),
-    ("a source that names no table", |subject| {
+    ("a source without a table", |subject| {
         let mut value = subject.envelope("c", Json::Null, subject.after());
         value["source"] = with(value["source"].clone(), json!({"table": null}));
         Case::dead(subject, "missing_source", &value)
     }),
     (
-        "a snapshot's row after the event was deleted and came back",
+        "a snapshot row of an event that was deleted and inserted again",
         |subject| {
             let mut read = subject.envelope("r", Json::Null, subject.after());
-            let otherwise = json!({"snapshot": "incremental", "lsn": null});
-            read["source"] = with(read["source"].clone(), otherwise);
+            let changes = json!({"snapshot": "incremental", "lsn": null});
+            read["source"] = with(read["source"].clone(), changes);
             let read = Sent::applied(subject.record(&read));
             let sent = vec![
                 Sent::insert(subject, with(subject.after(), json!({"device": "tv"}))),
@@ -219,17 +218,17 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
     ),
 ];
 
-/// An insert with a column that nobody understands.
+/// Returns a case with an insert that has an invalid column.
 fn dead_column(subject: &Subject, code: &'static str, column: Json) -> Case {
     Case::dead_insert(subject, code, with(subject.after(), column))
 }
 
-/// An insert whose text is changed until nobody understands it.
+/// Returns a case with an insert whose text is made invalid by `change`.
 fn text(subject: &Subject, code: &'static str, change: impl Fn(String) -> String) -> Case {
     let value = subject.envelope("c", Json::Null, subject.after());
     let record = Record {
         value: Some(change(value.to_string()).into_bytes()),
         ..subject.record(&value)
     };
-    Case::nothing(subject, vec![Sent::dead(code, record)])
+    Case::no_effect(subject, vec![Sent::dead(code, record)])
 }

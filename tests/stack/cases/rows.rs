@@ -1,12 +1,11 @@
-//! The columns: which values are stored as they are, and which nobody can
-//! store.
+//! The columns: which values are stored unchanged, and which are rejected.
 
 use serde_json::{Value as Json, json};
 
 use super::case::{Case, Fate, Sent, Subject, record, with, without};
 
 pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
-    ("a column that was added", |subject| {
+    ("an added column", |subject| {
         let after = with(subject.after(), json!({"added": {"deep": [1]}}));
         let case = Case::applied(subject, vec![Sent::insert(subject, after)]);
         Case {
@@ -14,11 +13,11 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
             ..case
         }
     }),
-    ("a required column that is gone", |subject| {
+    ("a missing required column", |subject| {
         let after = without(subject.after(), "device");
-        Case::dead_insert(subject, "missing_column", after).but_counted()
+        Case::dead_insert(subject, "missing_column", after).with_board()
     }),
-    ("no id", |subject| {
+    ("a missing id", |subject| {
         Case::dead_insert(subject, "missing_column", without(subject.after(), "id"))
     }),
     ("an id that is a string", |subject| {
@@ -40,10 +39,10 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
     ("a negative id", |subject| {
         Case::insert(&subject.with_id(-5), json!({}))
     }),
-    ("the greatest id", |subject| {
+    ("the largest id", |subject| {
         Case::insert(&subject.with_id(i64::MAX), json!({}))
     }),
-    ("no duration", |subject| {
+    ("a null duration", |subject| {
         let case = Case::insert(subject, json!({"duration_ms": null}));
         let case = case.row(json!({"engagement_seconds": null, "engagement_pct": null}));
         case.counted(&[(subject.content, 0)])
@@ -53,7 +52,7 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         let case = case.row(json!({"engagement_seconds": "-1.5", "engagement_pct": "-0.02"}));
         case.counted(&[(subject.content, -1500)])
     }),
-    ("a content of no length", |subject| {
+    ("a content without a length", |subject| {
         let case = Case::insert(subject, json!({}));
         let case = case.catalogue(Some((Some("video"), None)));
         case.row(json!({"engagement_pct": null, "length_seconds": null}))
@@ -63,14 +62,14 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         let case = case.catalogue(Some((Some("video"), Some(0))));
         case.row(json!({"engagement_pct": null, "length_seconds": 0}))
     }),
-    ("no content", |subject| {
+    ("an event without content", |subject| {
         let after = with(subject.after(), json!({"content_id": null}));
         let sent = Sent::insert(subject, after).redis(Fate::Ignored("no_content"));
         let case = Case::applied(subject, vec![sent]).counted(&[]);
         case.row(json!({"content_id": null}))
             .row(NOT_ENRICHED.parse().expect("json"))
     }),
-    ("all that may be null is", |subject| {
+    ("every nullable column is null", |subject| {
         let nulls = json!({
             "content_id": null, "user_id": null, "event_type": null, "duration_ms": null,
             "device": null, "raw_payload": null,
@@ -81,26 +80,23 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         let case = case.row(json!({"engagement_seconds": null}));
         case.row(NOT_ENRICHED.parse().expect("json"))
     }),
-    ("a content_id that is no uuid", |subject| {
+    ("a content_id that is not a uuid", |subject| {
         let after = with(subject.after(), json!({"content_id": "not-a-uuid"}));
         Case::dead_insert(subject, "bad_uuid", after)
     }),
-    (
-        "a time as a number of which the schema names the unit",
-        |subject| {
-            let time = json!({"event_ts": subject.time.as_microsecond()});
-            let value = subject.envelope("c", Json::Null, with(subject.after(), time));
-            let column = json!({
-                "type": "int64", "optional": false, "name": "io.debezium.time.MicroTimestamp",
-                "version": 1, "field": "event_ts",
-            });
-            let row = json!({"type": "struct", "fields": [column], "field": "after"});
-            let schema = json!({"type": "struct", "fields": [row]});
-            let key = json!({"id": subject.id});
-            let record = record(&key, &json!({"schema": schema, "payload": value}));
-            Case::applied(subject, vec![Sent::applied(record)])
-        },
-    ),
+    ("a time as a number with a unit in the schema", |subject| {
+        let time = json!({"event_ts": subject.time.as_microsecond()});
+        let value = subject.envelope("c", Json::Null, with(subject.after(), time));
+        let column = json!({
+            "type": "int64", "optional": false, "name": "io.debezium.time.MicroTimestamp",
+            "version": 1, "field": "event_ts",
+        });
+        let row = json!({"type": "struct", "fields": [column], "field": "after"});
+        let schema = json!({"type": "struct", "fields": [row]});
+        let key = json!({"id": subject.id});
+        let record = record(&key, &json!({"schema": schema, "payload": value}));
+        Case::applied(subject, vec![Sent::applied(record)])
+    }),
     ("a time as a number without a schema", |subject| {
         time(
             subject,
@@ -153,41 +149,47 @@ pub const CASES: &[(&str, fn(&Subject) -> Case)] = &[
         let sent = Sent::update(subject, subject.after(), after);
         Case::applied(subject, vec![sent]).calls(0)
     }),
-    ("an unchanged value that nobody has", |subject| {
+    ("an unchanged value that is not known", |subject| {
         let after = with(subject.after(), json!({"raw_payload": UNAVAILABLE}));
         let value = subject.envelope("u", Json::Null, after);
-        Case::dead(subject, "unavailable_value", &value).but_counted()
+        Case::dead(subject, "unavailable_value", &value).with_board()
     }),
-    ("an insert of the text of a placeholder", |subject| {
+    ("an insert with the placeholder as text", |subject| {
         let texts = json!({"device": UNAVAILABLE, "raw_payload": UNAVAILABLE});
         Case::insert(subject, texts)
     }),
-    ("an update of an event with that text", |subject| {
-        let text = json!({"device": UNAVAILABLE});
-        let first = with(
-            subject.after(),
-            json!({"device": UNAVAILABLE, "user_id": null}),
-        );
-        let sent = vec![
-            Sent::insert(subject, first.clone()),
-            Sent::update(subject, first, with(subject.after(), text.clone())),
-        ];
-        Case::applied(subject, sent).row(text)
-    }),
-    ("an update from nothing to that text", |subject| {
-        let text = json!({"device": UNAVAILABLE});
-        let first = with(subject.after(), json!({"device": null}));
-        let sent = vec![
-            Sent::insert(subject, first.clone()),
-            Sent::update(subject, first, with(subject.after(), text.clone())),
-        ];
-        Case::applied(subject, sent).row(text)
-    }),
+    (
+        "an update of an event with the placeholder as text",
+        |subject| {
+            let text = json!({"device": UNAVAILABLE});
+            let first = with(
+                subject.after(),
+                json!({"device": UNAVAILABLE, "user_id": null}),
+            );
+            let sent = vec![
+                Sent::insert(subject, first.clone()),
+                Sent::update(subject, first, with(subject.after(), text.clone())),
+            ];
+            Case::applied(subject, sent).row(text)
+        },
+    ),
+    (
+        "an update from null to the placeholder as text",
+        |subject| {
+            let text = json!({"device": UNAVAILABLE});
+            let first = with(subject.after(), json!({"device": null}));
+            let sent = vec![
+                Sent::insert(subject, first.clone()),
+                Sent::update(subject, first, with(subject.after(), text.clone())),
+            ];
+            Case::applied(subject, sent).row(text)
+        },
+    ),
 ];
 
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
-/// The columns that come from the content.
+/// The columns that come from the content, without a content.
 const NOT_ENRICHED: &str =
     r#"{"engagement_pct": null, "content_type": null, "length_seconds": null}"#;
 

@@ -1,30 +1,30 @@
-//! The commands that take several steps: each is killed at each of them, and
-//! run again finishes what it had begun.
+//! Commands that take several steps. Each command is killed at each step, and
+//! running it again completes the work.
 
 use std::{collections::BTreeSet, fs};
 
 use serde_json::json;
 
-use super::{Load, Point, RECONCILE, Way, agrees, armed, points};
+use super::{Load, Point, RECONCILE, Trigger, armed, assert_consistent, points};
 use crate::{
     decoding,
-    support::{Bench, Doomed, Fanout, Stack, eventually, same},
+    support::{Bench, CrashingCommand, Fanout, Stack, check_equal, eventually},
 };
 
-/// Runs a command that dies at a point.
-fn dies_at(stack: &Stack, fanout: &Fanout, arguments: &[&str], point: Point) {
-    // It says what it died of only where it says what it does.
+/// Runs a command and waits until it has crashed at a point.
+fn run_until_crash(stack: &Stack, fanout: &Fanout, arguments: &[&str], point: Point) {
+    // The command logs its crash point only with `-v`.
     let all: Vec<&str> = ["-v"].iter().chain(arguments).copied().collect();
-    Doomed::start(stack, &armed(fanout, point), &all).dies_at(point);
+    CrashingCommand::start(stack, &armed(fanout, point), &all).wait_for_crash(point);
 }
 
 pub fn backfills(stack: &Stack) {
     let load = Load::new(stack);
     let from = jiff::Timestamp::now().to_string();
-    // More than a moment's worth, of every kind.
+    // The load must run long enough for changes of every kind.
     load.during(|| std::thread::sleep(std::time::Duration::from_secs(3)));
-    load.is_clean();
-    lose_half(stack, &from);
+    load.assert_consistent();
+    delete_half(stack, &from);
     let arguments = [
         "backfill",
         "--from",
@@ -32,16 +32,16 @@ pub fn backfills(stack: &Stack) {
         "--sinks",
         "clickhouse,http,redis",
     ];
-    goes_on(stack, &arguments, Way::Log);
-    load.is_clean();
+    assert_resumes(stack, &arguments, Trigger::Log);
+    load.assert_consistent();
 }
 
-/// Runs a backfill that dies at each point of a way, each time going on from
-/// where it died before, and at last comes to its end.
-fn goes_on(stack: &Stack, arguments: &[&str], way: Way) {
+/// Kills a backfill at each crash point with this trigger. Each run resumes the
+/// previous one, and the last run completes.
+fn assert_resumes(stack: &Stack, arguments: &[&str], trigger: Trigger) {
     let journal = stack.file("backfill.json");
-    for point in points(way) {
-        dies_at(stack, &stack.fanout, arguments, point);
+    for point in points(trigger) {
+        run_until_crash(stack, &stack.fanout, arguments, point);
         assert!(journal.exists(), "{point:?}");
     }
     let report = stack.fanout.document(0, arguments);
@@ -49,9 +49,9 @@ fn goes_on(stack: &Stack, arguments: &[&str], way: Way) {
     assert!(!journal.exists());
 }
 
-/// Removes from ClickHouse rows of events since then, as nothing of fanout's
-/// would: only a backfill that is done to its end brings them all back.
-fn lose_half(stack: &Stack, from: &str) {
+/// Deletes half of the rows since `from` from ClickHouse, which fanout itself
+/// never does. Only a completed backfill restores all of them.
+fn delete_half(stack: &Stack, from: &str) {
     stack.stores.clickhouse(&format!(
         "ALTER TABLE analytics.engagement_enriched_storage
          DELETE WHERE event_id % 2 = 0 AND event_ts >= parseDateTime64BestEffort('{from}', 6, 'UTC')
@@ -60,29 +60,33 @@ fn lose_half(stack: &Stack, from: &str) {
 }
 
 pub fn rebuilds(stack: &Stack) {
-    goes_on(stack, &RECONCILE, Way::Source);
-    stack.is_well();
-    agrees(stack);
+    assert_resumes(stack, &RECONCILE, Trigger::Source);
+    stack.wait_until_healthy();
+    assert_consistent(stack);
 }
 
-/// A connector of before is given a placeholder: wherever that is interrupted,
-/// the connector runs again afterwards, and its old placeholder has an end.
+/// Upgrades the connector of an earlier version to a project-specific
+/// placeholder. After an interruption at any point, the connector must run
+/// again and the end of the old placeholder must be recorded.
 pub fn placeholders(stack: &Stack) {
-    for point in points(Way::Placeholder) {
-        decoding::of_before(stack);
-        dies_at(stack, &stack.fanout, &["connector", "apply"], point);
+    for point in points(Trigger::Placeholder) {
+        decoding::restore_old_placeholder(stack);
+        run_until_crash(stack, &stack.fanout, &["connector", "apply"], point);
         stack.fanout.run(&["connector", "apply"]).ends_with(0);
-        let (known, configured) = (decoding::known(stack), decoding::configuration(stack));
+        let (recorded, configured) = (
+            decoding::recorded_placeholders(stack),
+            decoding::configuration(stack),
+        );
         let placeholder = &configured["unavailable.value.placeholder"];
-        assert_eq!(&known["placeholder"], placeholder, "{point:?}");
-        assert_eq!(known["switching"], false, "{point:?}");
-        assert!(known["earlier"][0]["until"].is_object(), "{known:#}");
+        assert_eq!(&recorded["placeholder"], placeholder, "{point:?}");
+        assert_eq!(recorded["switching"], false, "{point:?}");
+        assert!(recorded["earlier"][0]["until"].is_object(), "{recorded:#}");
     }
-    agrees(stack);
+    assert_consistent(stack);
 }
 
-/// The letters are of an external system that rejected everything, and then
-/// takes it.
+/// Replays dead letters of an external system that first rejects all calls and
+/// then accepts them.
 pub fn dead_letters(stack: &Stack) {
     const EVENTS: i64 = 5;
     let bench = Bench::new(stack, "crashdlq");
@@ -91,7 +95,7 @@ pub fn dead_letters(stack: &Stack) {
     for id in 0..EVENTS {
         bench.insert(0, id);
     }
-    let letters = || {
+    let dead_letters = || {
         let listed = bench.fanout().document(0, &["dlq", "ls"]);
         (
             listed["letters"].as_array().map(Vec::len),
@@ -99,7 +103,7 @@ pub fn dead_letters(stack: &Stack) {
         )
     };
     eventually("every event is rejected", || {
-        same(&(Some(5), json!(0)), letters())
+        check_equal(&(Some(5), json!(0)), dead_letters())
     });
     bench.set_faults(&json!({}));
     let keys = || {
@@ -107,29 +111,34 @@ pub fn dead_letters(stack: &Stack) {
         let keys: Vec<String> = accepted.map(|call| call["key"].to_string()).collect();
         (keys.len(), keys.into_iter().collect::<BTreeSet<_>>().len())
     };
-    for point in points(Way::Replay) {
-        dies_at(stack, bench.fanout(), &["dlq", "replay", "--yes"], point);
-        assert_eq!(letters().0, Some(5), "a letter is there until it is purged");
+    for point in points(Trigger::Replay) {
+        run_until_crash(stack, bench.fanout(), &["dlq", "replay", "--yes"], point);
+        assert_eq!(
+            dead_letters().0,
+            Some(5),
+            "a dead letter is kept until it is purged"
+        );
         let report = bench.fanout().document(0, &["dlq", "replay", "--yes"]);
         assert_eq!(report["done"]["replayed"]["http"]["applied"], EVENTS);
-        assert_eq!(keys(), (5, 5), "each was accepted once");
+        assert_eq!(keys(), (5, 5), "each call was accepted once");
     }
-    for point in points(Way::Purge) {
-        dies_at(stack, bench.fanout(), &["dlq", "purge", "--yes"], point);
+    for point in points(Trigger::Purge) {
+        run_until_crash(stack, bench.fanout(), &["dlq", "purge", "--yes"], point);
         bench.fanout().run(&["dlq", "purge", "--yes"]).ends_with(0);
-        assert_eq!(letters(), (Some(0), json!(5)), "{point:?}");
+        assert_eq!(dead_letters(), (Some(0), json!(5)), "{point:?}");
     }
     worker.stop();
 }
 
-/// A project whose servers are all somebody else's: what it has there is
-/// removed piece by piece.
+/// Resets a project on external servers, whose objects are removed one by one.
 pub fn resets(stack: &Stack) {
     const PROJECT: &str = "crashreset";
     let bench = Bench::new(stack, PROJECT);
     let worker = bench.run(&[]);
     bench.insert(0, 1);
-    eventually("the row is stored", || same(&1, bench.rows("1").len()));
+    eventually("the row is stored", || {
+        check_equal(&1, bench.rows("1").len())
+    });
     worker.stop();
     let services = [
         "postgres",
@@ -141,25 +150,30 @@ pub fn resets(stack: &Stack) {
     ];
     let external = services.map(|name| format!("  {name}: {{runtime: external}}\n"));
     let config = stack.fanout.home().join("external.yaml");
-    fs::write(&config, format!("services:\n{}", external.concat())).expect("written");
+    fs::write(&config, format!("services:\n{}", external.concat()))
+        .expect("write the configuration");
     let config = config.to_str().expect("a path in UTF-8");
     let fanout = bench.fanout().with("FANOUT_CONFIG", config);
-    let listed = || {
+    let listed_count = || {
         let plan = fanout.document(0, &["reset", "--dry-run"]);
         plan["removed"]["external"]
             .as_array()
             .expect("a list")
             .len()
     };
-    let owned = listed();
-    assert!(owned >= 8, "{owned}");
+    let objects = listed_count();
+    assert!(objects >= 8, "{objects}");
     let journal = stack.fanout.home().join(PROJECT).join("reset.json");
-    for point in points(Way::Reset) {
-        dies_at(stack, &fanout, &["reset", "--yes"], point);
+    for point in points(Trigger::Reset) {
+        run_until_crash(stack, &fanout, &["reset", "--yes"], point);
         assert!(journal.exists(), "{point:?}");
-        assert_eq!(listed(), owned, "what was set out to be removed is kept");
+        assert_eq!(
+            listed_count(),
+            objects,
+            "the list of objects to remove is kept"
+        );
     }
     fanout.run(&["reset", "--yes"]).ends_with(0);
-    assert_eq!(listed(), 0);
+    assert_eq!(listed_count(), 0);
     assert!(!journal.parent().is_some_and(std::path::Path::exists));
 }

@@ -1,6 +1,6 @@
-//! Changes of every kind, as long as something is to be led to its crash: new
-//! events, updates, deletes, content that changes after its events, and records
-//! that nobody understands. And the look at what became of them.
+//! Generates changes of every kind while a process is driven to its crash: new
+//! events, updates, deletes, content that changes after its events, and
+//! undecodable records. Checks the stores afterwards.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,21 +11,22 @@ use std::{
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use crate::support::{Producer, Record, Stack, content, eventually, same};
+use crate::support::{Producer, Record, Stack, check_equal, content, eventually};
 
 const EVENTS: &str = "cdc.public.engagement_events";
 const CONTENT: &str = "cdc.public.content";
 
-/// Between two steps: longer than what waits for company waits.
+/// Interval between two steps, longer than the batch delay.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// The source under load, and what was written past it.
+/// Load on the source, and undecodable records written directly into the
+/// topics.
 pub struct Load<'a> {
     stack: &'a Stack,
     producer: Producer,
     contents: Vec<Uuid>,
     steps: AtomicU64,
-    /// Records of the events' topic that nobody understands.
+    /// Number of undecodable records in the events topic.
     poison: AtomicU64,
 }
 
@@ -41,32 +42,33 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Goes on while `work` does.
+    /// Generates load while `work` runs.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let over = AtomicBool::new(false);
+        let is_done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                while !over.load(Ordering::Acquire) {
+                while !is_done.load(Ordering::Acquire) {
                     self.step();
                     thread::sleep(PAUSE);
                 }
             });
-            // The load ends also where the work fails.
-            let _ended = Ending(&over);
+            // Stops the load even if `work` fails.
+            let _stop = StopOnDrop(&is_done);
             work()
         })
     }
 
-    /// Events and poison; after them, alone, what they are enriched with.
+    /// Writes events and undecodable records. Changes a content of the events
+    /// separately afterwards.
     fn step(&self) {
         let step = self.steps.fetch_add(1, Ordering::Relaxed);
-        let of = |number: usize| self.contents[number % self.contents.len()];
-        let place = usize::try_from(step).unwrap_or_default();
+        let content_id = |number: usize| self.contents[number % self.contents.len()];
+        let offset = usize::try_from(step).unwrap_or_default();
         let rows = (0..9).map(|number| {
             let duration = 1000 + number * 1000;
             format!(
                 "('{}', 'play', now(), {duration}, 'crash')",
-                of(place + number)
+                content_id(offset + number)
             )
         });
         let rows: Vec<String> = rows.collect();
@@ -83,37 +85,42 @@ impl<'a> Load<'a> {
         thread::sleep(PAUSE);
         self.stack.stores.postgres(&format!(
             "UPDATE content SET length_seconds = length_seconds + 1 WHERE id = '{}'",
-            of(place)
+            content_id(offset)
         ));
     }
 
     fn poison(&self) {
         let step = self.poison.fetch_add(1, Ordering::Relaxed);
         let partition = i32::try_from(step % 3).unwrap_or_default();
-        let garbage = |key: Option<&str>| Record {
+        let undecodable = |key: Option<&str>| Record {
             key: key.map(|key| key.as_bytes().to_vec()),
             value: Some(b"{".to_vec()),
         };
-        self.producer.write(EVENTS, partition, &garbage(None));
-        self.producer.write(CONTENT, 0, &garbage(Some("poison")));
+        self.producer.write(EVENTS, partition, &undecodable(None));
+        self.producer
+            .write(CONTENT, 0, &undecodable(Some("poison")));
     }
 
-    /// `verify` finds no difference and excuses nothing but the poison; and the
-    /// copy of the content, which it does not look at, is the content.
-    pub fn is_clean(&self) {
+    /// Asserts that `verify` finds no difference and excuses only the
+    /// undecodable records, and that the copy of the content, which `verify`
+    /// does not check, is complete.
+    pub fn assert_consistent(&self) {
         let report = verify(self.stack);
         for check in report["checks"].as_array().expect("checks") {
             let excused = match check["check"].as_str() {
                 Some("records") => self.poison.load(Ordering::Relaxed),
                 _ => 0,
             };
-            let clean = check["differences"] == 0 && check["excused"] == excused;
-            assert!(clean && check["notes"] == json!([]), "{excused} {report:#}");
+            let is_consistent = check["differences"] == 0 && check["excused"] == excused;
+            assert!(
+                is_consistent && check["notes"] == json!([]),
+                "{excused} {report:#}"
+            );
         }
-        self.content_is_copied();
+        self.wait_for_content_copy();
     }
 
-    fn content_is_copied(&self) {
+    fn wait_for_content_copy(&self) {
         let source =
             "SELECT string_agg(id || ' ' || coalesce(length_seconds, -1), ',' ORDER BY id::text)
                       FROM content";
@@ -123,17 +130,17 @@ impl<'a> Load<'a> {
         let stores = &self.stack.stores;
         eventually("the content is copied", || {
             let copied = stores.clickhouse(copy).trim().to_owned();
-            same(&stores.postgres_text(source), copied)
+            check_equal(&stores.postgres_text(source), copied)
         });
     }
 }
 
-/// What `verify` says, which has to be that all is well.
+/// Runs `verify`, which must find no difference, and returns its report.
 fn verify(stack: &Stack) -> Json {
     stack.fanout.document(0, &["verify"])
 }
 
-/// Records that are excused by a dead letter.
+/// Returns the number of records that dead letters excuse.
 fn excused(report: &Json) -> u64 {
     let checks = report["checks"].as_array().expect("checks");
     let records = checks.iter().find(|check| check["check"] == "records");
@@ -142,10 +149,10 @@ fn excused(report: &Json) -> u64 {
         .expect("a count")
 }
 
-/// Ends a load when dropped.
-struct Ending<'a>(&'a AtomicBool);
+/// Stops the load when dropped.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Ending<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }

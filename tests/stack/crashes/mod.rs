@@ -1,9 +1,9 @@
-//! Killed at every step: at each crash point the process is killed, is started
-//! again, and afterwards `verify` finds nothing. A point that nobody reaches
-//! fails its test.
+//! Crash tests: at each crash point the process is killed and started again,
+//! and afterwards `verify` must find no difference. A crash point that is never
+//! reached fails its test.
 //!
-//! The stack's own pipeline rests meanwhile; its sinks run as workers of their
-//! own, under the same project, so that each can be killed apart.
+//! The stack's own pipeline is stopped meanwhile. Its sinks run as separate
+//! workers of the same project, so that each of them can be killed separately.
 
 mod commands;
 mod load;
@@ -20,34 +20,34 @@ use crate::{
     support::{Fanout, Stack, Worker},
 };
 
-/// The tests, in their order.
+/// The tests in execution order.
 pub const TESTS: &[Test] = &[
     ("each_step_of_each_sink", sinks::each_step),
     ("a_rebalance", sinks::rebalances),
-    ("a_session_that_is_lost", sinks::lost_sessions),
-    ("an_orderly_end", sinks::orderly_ends),
+    ("a_lost_session", sinks::lost_sessions),
+    ("a_clean_shutdown", sinks::clean_shutdowns),
     ("dead_letters_replayed_and_purged", commands::dead_letters),
     ("a_change_of_the_placeholder", commands::placeholders),
     ("a_reset", commands::resets),
     ("a_backfill_from_the_log", commands::backfills),
     ("a_rebuild_from_the_source", commands::rebuilds),
-    ("no_point_is_left_out", none_left_out),
+    ("every_crash_point_is_tested", coverage),
 ];
 
-/// A crash point: who passes it, and which step of it.
+/// A crash point: its module and step.
 type Point = (&'static str, &'static str);
 
-/// What leads to a point.
+/// The situation in which a crash point is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// A sink's worker under load.
+enum Trigger {
+    /// A sink's worker runs under load.
     Load,
-    /// Another worker that joins the group.
+    /// Another worker joins the group.
     Rebalance,
-    /// The worker held still for longer than its session: so its only
-    /// partition is taken from it.
+    /// The worker is paused for longer than its session timeout, so it loses
+    /// its only partition.
     Lost,
-    /// A signal to end.
+    /// The worker is stopped by a signal.
     End,
     Placeholder,
     Replay,
@@ -57,80 +57,88 @@ enum Way {
     Source,
 }
 
-/// What leads to this point. Where nothing does, its test fails.
-fn way((who, step): Point) -> Way {
-    match (who, step) {
-        ("content", "draining") | (_, "leaving") => Way::End,
-        ("content", "revoked" | "drained") => Way::Lost,
-        ("clickhouse" | "http", "revoked" | "draining" | "drained") => Way::Rebalance,
-        ("connector", _) => Way::Placeholder,
-        ("dlq", "applied") => Way::Replay,
-        ("dlq", _) => Way::Purge,
-        ("reset", _) => Way::Reset,
+/// Returns the trigger of a crash point. A point that its trigger does not
+/// reach fails the test.
+fn trigger_of((module, step): Point) -> Trigger {
+    match (module, step) {
+        ("content", "draining") | (_, "leaving") => Trigger::End,
+        ("content", "revoked" | "drained") => Trigger::Lost,
+        ("clickhouse" | "http", "revoked" | "draining" | "drained") => Trigger::Rebalance,
+        ("connector", _) => Trigger::Placeholder,
+        ("dlq", "applied") => Trigger::Replay,
+        ("dlq", _) => Trigger::Purge,
+        ("reset", _) => Trigger::Reset,
         (
             "backfill",
             "planned" | "delivered" | "letters_sent" | "settled" | "keeping" | "kept"
             | "lease_taken_away" | "forgetting",
-        ) => Way::Log,
-        ("backfill", _) => Way::Source,
-        _ => Way::Load,
+        ) => Trigger::Log,
+        ("backfill", _) => Trigger::Source,
+        _ => Trigger::Load,
     }
 }
 
-/// All points that this leads to, in their order.
-fn points(wanted: Way) -> Vec<Point> {
+/// Returns all crash points with this trigger, in order.
+fn points(trigger: Trigger) -> Vec<Point> {
     let all = POINTS
         .iter()
-        .flat_map(|(who, steps)| steps.iter().map(move |step| (*who, *step)));
-    all.filter(|point| way(*point) == wanted).collect()
+        .flat_map(|(module, steps)| steps.iter().map(move |step| (*module, *step)));
+    all.filter(|point| trigger_of(*point) == trigger).collect()
 }
 
-/// A call that crashes at a point.
-fn armed(fanout: &Fanout, (who, step): Point) -> Fanout {
-    fanout.with("FANOUT_CRASH_AT", &format!("{who}.{step}"))
+/// Returns a caller of the binary that crashes at this point.
+fn armed(fanout: &Fanout, (module, step): Point) -> Fanout {
+    fanout.with("FANOUT_CRASH_AT", &format!("{module}.{step}"))
 }
 
-/// How long a killed worker is not missed.
+/// The session timeout of the workers here.
 const SESSION: Duration = Duration::from_millis(1500);
 
-/// The project's workers, as they are run here: a killed one is missed soon.
+/// Returns a caller with short timeouts, so that a killed worker is replaced
+/// soon.
 fn workers(stack: &Stack) -> Fanout {
     let ms = SESSION.as_millis().to_string();
     let fanout = stack.fanout.with("FANOUT_KAFKA_SESSION_TIMEOUT_MS", &ms);
-    // A change of content takes several statements.
+    // A change of content must take several statements.
     let fanout = fanout.with("FANOUT_CLICKHOUSE_REENRICH_ROWS", "50");
     fanout.with("FANOUT_BOARD_LEASE_MS", &ms)
 }
 
-/// Has all sinks run until nothing differs anywhere.
-fn recovers(stack: &Stack, load: &Load<'_>) {
+/// Runs all sinks and asserts that every store becomes consistent.
+fn assert_recovery(stack: &Stack, load: &Load<'_>) {
     let worker = Worker::start(stack, &workers(stack), &[]);
-    load.is_clean();
+    load.assert_consistent();
     worker.stop();
 }
 
-/// Each way leads somewhere, and together they lead to every point.
-fn none_left_out(stack: &Stack) {
-    let ways = [
-        Way::Load,
-        Way::Rebalance,
-        Way::Lost,
-        Way::End,
-        Way::Placeholder,
-        Way::Replay,
-        Way::Purge,
-        Way::Reset,
-        Way::Log,
-        Way::Source,
+/// Every trigger has crash points, and together the triggers cover every crash
+/// point.
+fn coverage(stack: &Stack) {
+    let triggers = [
+        Trigger::Load,
+        Trigger::Rebalance,
+        Trigger::Lost,
+        Trigger::End,
+        Trigger::Placeholder,
+        Trigger::Replay,
+        Trigger::Purge,
+        Trigger::Reset,
+        Trigger::Log,
+        Trigger::Source,
     ];
-    let tried: Vec<Point> = ways.into_iter().flat_map(points).collect();
+    let tested: Vec<Point> = triggers.into_iter().flat_map(points).collect();
     let all: usize = POINTS.iter().map(|(_, steps)| steps.len()).sum();
-    assert_eq!(tried.iter().collect::<BTreeSet<_>>().len(), all);
-    assert!(ways.into_iter().all(|way| !points(way).is_empty()));
-    stack.mend();
+    assert_eq!(tested.iter().collect::<BTreeSet<_>>().len(), all);
+    assert!(
+        triggers
+            .into_iter()
+            .all(|trigger| !points(trigger).is_empty())
+    );
+    stack.repair();
 }
 
-/// `verify` finds no difference; what history no longer tells it says itself.
-fn agrees(stack: &Stack) {
+/// Asserts that `verify` finds no difference. Checks that the log can no longer
+/// support are allowed to be skipped.
+fn assert_consistent(stack: &Stack) {
     stack.fanout.run(&["verify"]).ends_with(0);
 }

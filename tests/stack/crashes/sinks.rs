@@ -1,34 +1,39 @@
-//! The loops of the sinks. Those of different sinks are killed at the same
-//! time, each in a process of its own; what feeds ClickHouse, events and
-//! content, is one process.
+//! Crash points of the sinks. Different sinks are killed at the same time, each
+//! in its own process. The two sinks that write to ClickHouse, events and
+//! content, share a process.
 
 use std::time::{Duration, Instant};
 
-use super::{Load, Point, SESSION, Way, armed, points, recovers, workers};
-use crate::support::{Doomed, Stack, Worker, eventually, set_faults};
+use super::{Load, Point, SESSION, Trigger, armed, assert_recovery, points, workers};
+use crate::support::{CrashingCommand, Stack, Worker, eventually, set_faults};
 
-/// The processes, and whose points are passed in each.
+/// The processes with the sinks whose crash points each of them passes.
 const PROCESSES: [(&str, &[&str]); 3] = [
     ("clickhouse", &["clickhouse", "content"]),
     ("http", &["http"]),
     ("redis", &["redis"]),
 ];
 
-/// How long another worker stays for what it should bring about.
+/// How long another worker stays in the group to cause a rebalance.
 const STAY: Duration = Duration::from_secs(10);
 
-/// So many ms a batch waits for company: until it is told not to.
-const FOR_EVER: &str = "3600000";
+/// A batch delay in ms that is never reached, so that a batch stays open until
+/// the sink drains.
+const ONE_HOUR_MS: &str = "3600000";
 
-/// A process of `fanout run` and the point that it dies at.
+/// The sinks of a `fanout run` process and the crash point at which the process
+/// is killed.
 type Victim = (&'static str, Point);
 
-/// The points of a way, as many at a time as there are processes.
-fn rounds(way: Way) -> Vec<Vec<Victim>> {
-    let all = points(way);
-    let queues = PROCESSES.map(|(sinks, whose)| {
-        let own = all.iter().filter(|(who, _)| whose.contains(who));
-        own.map(|point| (sinks, *point)).collect::<Vec<Victim>>()
+/// Returns the crash points with this trigger in rounds of one point per
+/// process.
+fn rounds(trigger: Trigger) -> Vec<Vec<Victim>> {
+    let all = points(trigger);
+    let queues = PROCESSES.map(|(sinks, modules)| {
+        let matching = all.iter().filter(|(module, _)| modules.contains(module));
+        matching
+            .map(|point| (sinks, *point))
+            .collect::<Vec<Victim>>()
     });
     let longest = queues.iter().map(Vec::len).max().unwrap_or_default();
     let round = |number: usize| {
@@ -41,106 +46,113 @@ fn rounds(way: Way) -> Vec<Vec<Victim>> {
 pub fn each_step(stack: &Stack) {
     let load = Load::new(stack);
     stack.kill("pipeline");
-    for victims in rounds(Way::Load) {
+    for victims in rounds(Trigger::Load) {
         load.during(|| {
-            let doomed: Vec<Doomed> = victims
+            let processes: Vec<CrashingCommand> = victims
                 .iter()
                 .map(|(sinks, point)| {
                     let fanout = armed(&workers(stack), *point);
-                    Doomed::start(
+                    CrashingCommand::start(
                         stack,
                         &fanout,
                         &["run", "--http-addr", "127.0.0.1:0", "--sinks", sinks],
                     )
                 })
                 .collect();
-            for (doomed, (_, point)) in doomed.into_iter().zip(&victims) {
-                doomed.dies_at(*point);
+            for (process, (_, point)) in processes.into_iter().zip(&victims) {
+                process.wait_for_crash(*point);
             }
         });
-        recovers(stack, &load);
+        assert_recovery(stack, &load);
     }
-    stack.mend();
+    stack.repair();
 }
 
-/// A worker whose batches wait until it has to let its partitions go.
-fn hoarder(stack: &Stack, (sinks, point): Victim) -> Worker {
-    let fanout = armed(&workers(stack), point).with("FANOUT_CLICKHOUSE_BATCH_MS", FOR_EVER);
+/// Starts a worker whose batches wait until its partitions are revoked or
+/// drained.
+fn start_hoarder(stack: &Stack, (sinks, point): Victim) -> Worker {
+    let fanout = armed(&workers(stack), point).with("FANOUT_CLICKHOUSE_BATCH_MS", ONE_HOUR_MS);
     Worker::start(stack, &fanout, &["--sinks", sinks])
 }
 
-/// Waits until it runs and has something in hand.
-fn is_at_work(worker: &Worker, (who, step): Point) {
-    eventually(&format!("{who} is at work for {step}"), || {
-        let sink = worker.sink(who);
-        let in_hand = who == "redis" || sink["lag"].as_u64() > Some(0);
-        let at_work = sink["state"] == "running" && in_hand;
-        at_work.then_some(()).ok_or_else(|| sink.to_string())
+/// Waits until the worker runs and has records in flight.
+fn wait_until_busy(worker: &Worker, (module, step): Point) {
+    eventually(&format!("{module} is busy before {step}"), || {
+        let sink = worker.sink(module);
+        let has_records = module == "redis" || sink["lag"].as_u64() > Some(0);
+        let is_busy = sink["state"] == "running" && has_records;
+        is_busy.then_some(()).ok_or_else(|| sink.to_string())
     });
 }
 
 pub fn orderly_ends(stack: &Stack) {
     let load = Load::new(stack);
     stack.kill("pipeline");
-    for victims in rounds(Way::End) {
+    for victims in rounds(Trigger::End) {
         load.during(|| {
-            let doomed: Vec<Worker> = victims.iter().map(|one| hoarder(stack, *one)).collect();
-            for (worker, (_, point)) in doomed.into_iter().zip(&victims) {
-                is_at_work(&worker, *point);
-                worker.dies_told_to_stop(*point);
+            let processes: Vec<Worker> = victims
+                .iter()
+                .map(|victim| start_hoarder(stack, *victim))
+                .collect();
+            for (worker, (_, point)) in processes.into_iter().zip(&victims) {
+                wait_until_busy(&worker, *point);
+                worker.stop_until_crash(*point);
             }
         });
-        recovers(stack, &load);
+        assert_recovery(stack, &load);
     }
-    stack.mend();
+    stack.repair();
 }
 
 pub fn rebalances(stack: &Stack) {
     let load = Load::new(stack);
     stack.kill("pipeline");
     let url = stack.stores.url("FANOUT_EXTERNAL_URL");
-    // So that there is something in flight whenever a partition is revoked.
+    // Slow calls ensure that some are in flight whenever a partition is
+    // revoked.
     set_faults(url, "delay_ms=800");
-    for victims in rounds(Way::Rebalance) {
+    for victims in rounds(Trigger::Rebalance) {
         load.during(|| {
-            let doomed: Vec<Worker> = victims.iter().map(|one| hoarder(stack, *one)).collect();
-            for (worker, (sinks, point)) in doomed.into_iter().zip(&victims) {
-                is_at_work(&worker, *point);
-                dies_when_joined(stack, worker, sinks, *point);
+            let processes: Vec<Worker> = victims
+                .iter()
+                .map(|victim| start_hoarder(stack, *victim))
+                .collect();
+            for (worker, (sinks, point)) in processes.into_iter().zip(&victims) {
+                wait_until_busy(&worker, *point);
+                join_until_crash(stack, worker, sinks, *point);
             }
         });
-        recovers(stack, &load);
+        assert_recovery(stack, &load);
     }
     set_faults(url, "");
-    stack.mend();
+    stack.repair();
 }
 
 pub fn lost_sessions(stack: &Stack) {
     let load = Load::new(stack);
     stack.kill("pipeline");
-    for victims in rounds(Way::Lost) {
+    for victims in rounds(Trigger::Lost) {
         load.during(|| {
             for (sinks, point) in victims {
-                let worker = hoarder(stack, (sinks, point));
-                is_at_work(&worker, point);
+                let worker = start_hoarder(stack, (sinks, point));
+                wait_until_busy(&worker, point);
                 worker.pause();
                 std::thread::sleep(2 * SESSION);
                 worker.resume();
-                worker.dies_at(point);
+                worker.wait_for_crash(point);
             }
         });
-        recovers(stack, &load);
+        assert_recovery(stack, &load);
     }
-    stack.mend();
+    stack.repair();
 }
 
-/// Others come and go until a worker has died of it. One of them has the
-/// partitions then.
-fn dies_when_joined(stack: &Stack, mut worker: Worker, sinks: &str, point: Point) {
+/// Lets other workers join and leave the group until the worker has crashed.
+fn join_until_crash(stack: &Stack, mut worker: Worker, sinks: &str, point: Point) {
     for _ in 0..6 {
         let other = Worker::start(stack, &workers(stack), &["--sinks", sinks]);
-        let until = Instant::now() + STAY;
-        while worker.is_alive() && Instant::now() < until {
+        let deadline = Instant::now() + STAY;
+        while worker.is_alive() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
         }
         other.stop();
@@ -148,5 +160,5 @@ fn dies_when_joined(stack: &Stack, mut worker: Worker, sinks: &str, point: Point
             break;
         }
     }
-    worker.dies_at(point);
+    worker.wait_for_crash(point);
 }

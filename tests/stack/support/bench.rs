@@ -1,5 +1,5 @@
-//! A project of its own on the stack's servers: topics, tables and a board that
-//! no connector writes to.
+//! A separate project on the stack's servers. No connector writes to its
+//! topics, tables or board.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use super::{
     eventually, set_faults, wait_for,
 };
 
-/// The project.
+/// The project with its external system and a producer for its topics.
 pub struct Bench<'a> {
     stack: &'a Stack,
     fanout: Fanout,
@@ -21,19 +21,19 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Makes its tables and starts its external system.
+    /// Creates the project's tables and starts its external system.
     pub fn new(stack: &'a Stack, project: &str) -> Self {
-        Self::on(stack, project, stack.stores.url("FANOUT_CLICKHOUSE_URL"))
+        Self::in_clickhouse(stack, project, stack.stores.url("FANOUT_CLICKHOUSE_URL"))
     }
 
-    /// The same with its tables in another ClickHouse.
-    pub fn on(stack: &'a Stack, project: &str, clickhouse: &str) -> Self {
-        let name = project.parse().expect("a name");
+    /// Creates the project with its tables in another ClickHouse.
+    pub fn in_clickhouse(stack: &'a Stack, project: &str, clickhouse: &str) -> Self {
+        let name = project.parse().expect("a project name");
         let mut settings = Settings::for_project(&name);
         settings.clickhouse.url = clickhouse.into();
-        wait_for(objects::clickhouse(&Connections::of(&settings))).expect("the tables");
+        wait_for(objects::clickhouse(&Connections::of(&settings))).expect("create the tables");
         let data = stack.fanout.home().join(format!("stub-of-{project}"));
-        fs::create_dir(&data).expect("a folder");
+        fs::create_dir(&data).expect("create a folder");
         let stub = Stub::start(stack, &data);
         let mut fanout = stack.fanout.with("FANOUT_PROJECT", project);
         for (variable, url) in stack.stores.servers() {
@@ -58,12 +58,12 @@ impl<'a> Bench<'a> {
         &self.fanout
     }
 
-    /// Where its external system is.
+    /// Returns the URL of the project's external system.
     pub fn external(&self) -> &str {
         &self.stub.url
     }
 
-    /// First part of its topics' names.
+    /// Returns the prefix of the project's topics.
     pub fn prefix(&self) -> &str {
         &self.settings.kafka.topic_prefix
     }
@@ -72,17 +72,17 @@ impl<'a> Bench<'a> {
         format!("{}.public.engagement_events", self.prefix())
     }
 
-    /// The group of one of its sinks.
+    /// Returns the consumer group of one of the project's sinks.
     pub fn group(&self, sink: &str) -> String {
         format!("{}-{sink}", self.settings.kafka.group_prefix)
     }
 
-    pub fn letters_topic(&self) -> String {
+    pub fn dead_letter_topic(&self) -> String {
         self.settings.kafka.dead_letter_topic.clone()
     }
 
-    /// Starts its pipeline and waits until every sink is past its start, so
-    /// that the topics are there.
+    /// Starts the project's pipeline and waits until every sink is running, so
+    /// that the topics exist.
     pub fn run(&self, arguments: &[&str]) -> Worker {
         let worker = Worker::start(self.stack, &self.fanout, arguments);
         eventually("every sink runs", || {
@@ -90,19 +90,19 @@ impl<'a> Bench<'a> {
             let sinks = status["sinks"].as_array().expect("sinks");
             let run = sinks.iter().all(|sink| sink["state"] == "running");
             run.then_some(())
-                .ok_or_else(|| format!("{status:#}\n{}", worker.said()))
+                .ok_or_else(|| format!("{status:#}\n{}", worker.log_tail()))
         });
         worker
     }
 
-    /// Starts its pipeline with the HTTP sink alone beside ClickHouse's, which may
-    /// halt.
+    /// Starts the project's pipeline with the sinks `clickhouse` and `http`
+    /// without waiting for them, because they may halt.
     pub fn run_halted(&self) -> Worker {
         Worker::start(self.stack, &self.fanout, &["--sinks", "clickhouse,http"])
     }
 
-    /// The command line of a board of seconds over the same topics.
-    pub fn seconds(&self) -> Worker {
+    /// Starts a pipeline that keeps a board of seconds from the same topics.
+    pub fn run_seconds_board(&self) -> Worker {
         let fanout = self
             .fanout
             .with("FANOUT_KAFKA_GROUP_PREFIX", "seconds")
@@ -112,13 +112,13 @@ impl<'a> Bench<'a> {
         Worker::start(self.stack, &fanout, &["--sinks", "redis"])
     }
 
-    /// Writes into a partition of the events' topic.
-    pub fn event(&self, partition: i32, record: &Record) -> Written {
+    /// Writes into a partition of the events topic.
+    pub fn write_event(&self, partition: i32, record: &Record) -> Written {
         self.producer.write(&self.events_topic(), partition, record)
     }
 
-    /// Writes into the topic of dead letters.
-    pub fn letter(&self, record: &Record, headers: &[(&str, String)]) -> Written {
+    /// Writes into the dead-letter topic.
+    pub fn write_dead_letter(&self, record: &Record, headers: &[(&str, String)]) -> Written {
         let topic = &self.settings.kafka.dead_letter_topic;
         self.producer.write_with(topic, 0, record, headers)
     }
@@ -127,8 +127,8 @@ impl<'a> Bench<'a> {
         &self.settings.kafka.state_topic
     }
 
-    /// Removes a key from its state topic.
-    pub fn forget(&self, key: &str) {
+    /// Deletes a key from the project's state topic.
+    pub fn delete_state(&self, key: &str) {
         let record = Record {
             key: Some(key.as_bytes().to_vec()),
             value: None,
@@ -136,58 +136,58 @@ impl<'a> Bench<'a> {
         self.producer.write(self.state_topic(), 0, &record);
     }
 
-    /// A statement in its database.
-    pub fn clickhouse(&self, question: &str) -> String {
+    /// Executes a statement in the project's database.
+    pub fn clickhouse(&self, statement: &str) -> String {
         let database = &self.settings.clickhouse.database;
-        let question = question.replace("{db}", database);
+        let statement = statement.replace("{db}", database);
         let url = &self.settings.clickhouse.url;
-        Stores::clickhouse_at(url.reveal(), &question)
+        Stores::clickhouse_at(url.reveal(), &statement)
             .trim()
             .to_owned()
     }
 
-    /// How its external system misbehaves from now on.
+    /// Sets how the project's external system misbehaves from now on.
     pub fn set_faults(&self, faults: &Json) {
         let url = format!("{}/faults", self.stub.url);
         let client = reqwest::Client::new();
-        let answer = wait_for(client.put(url).json(faults).send()).expect("the stub");
-        assert!(answer.status().is_success(), "{answer:?}");
+        let response = wait_for(client.put(url).json(faults).send()).expect("reach the stub");
+        assert!(response.status().is_success(), "{response:?}");
     }
 
-    /// One past the last record of a partition of the events' topic.
-    pub fn end(&self, partition: usize) -> i64 {
-        Topics::of(self.stack).ends(&self.events_topic())[partition]
+    /// Returns the end offset of a partition of the events topic.
+    pub fn end_offset(&self, partition: usize) -> i64 {
+        Topics::new(self.stack).end_offsets(&self.events_topic())[partition]
     }
 
     /// Writes the insert of an event.
     pub fn insert(&self, partition: i32, id: i64) -> Written {
-        self.event(partition, &Record::insert(self.prefix(), id))
+        self.write_event(partition, &Record::insert(self.prefix(), id))
     }
 
-    /// Removes records as retention would.
+    /// Deletes records as retention would.
     pub fn delete_before(&self, partition: i32, offset: i64) {
-        Topics::of(self.stack).delete_before(&self.events_topic(), partition, offset);
+        Topics::new(self.stack).delete_before(&self.events_topic(), partition, offset);
     }
 
     /// Writes into the content topic.
-    pub fn content(&self, record: &Record) {
+    pub fn write_content(&self, record: &Record) {
         let topic = format!("{}.public.content", self.prefix());
         self.producer.write(&topic, 0, record);
     }
 
-    /// The rows of its view.
+    /// Returns the rows of the project's view.
     pub fn rows(&self, condition: &str) -> Vec<Json> {
         let database = &self.settings.clickhouse.database;
         self.stack.stores.rows(database, condition)
     }
 
-    /// Orders failures of its external system, in place of those before:
-    /// `status=503&retry_after_seconds=1`, or nothing for none.
-    pub fn faults(&self, query: &str) {
+    /// Replaces the failures that the project's external system injects, for
+    /// example `status=503&retry_after_seconds=1`. An empty query removes them.
+    pub fn inject_faults(&self, query: &str) {
         set_faults(&self.stub.url, query);
     }
 
-    /// What its external system has accepted.
+    /// Returns the calls that the project's external system has accepted.
     pub fn accepted(&self) -> Vec<Json> {
         accepted_by(&self.stub.url)
     }

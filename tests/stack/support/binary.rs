@@ -1,4 +1,4 @@
-//! The binary as an operator calls it.
+//! Calls the binary as an operator would.
 
 #[path = "../../support/schema.rs"]
 mod schema;
@@ -20,20 +20,21 @@ use serde_json::Value as Json;
 
 use super::canary;
 
-/// A call that takes longer hangs: the first `up` of a machine downloads.
+/// A call that takes longer is considered hung. The first `up` on a machine
+/// downloads servers.
 const LONGEST_RUN: Duration = Duration::from_secs(900);
 
 /// The binary under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_fanout");
 
-/// How the binary is called: where its projects are, and its environment.
+/// A caller of the binary, with a home folder and an environment.
 #[derive(Debug, Clone)]
 pub struct Fanout {
     home: PathBuf,
     environment: BTreeMap<String, String>,
 }
 
-/// A call that has ended.
+/// A finished call.
 #[derive(Debug)]
 pub struct Ended {
     line: String,
@@ -54,15 +55,15 @@ impl Fanout {
         &self.home
     }
 
-    /// The same with one more variable.
+    /// Returns a copy with one more variable.
     pub fn with(&self, name: &str, value: &str) -> Self {
         let mut other = self.clone();
         other.environment.insert(name.to_owned(), value.to_owned());
         other
     }
 
-    /// A call that has not begun; nothing of this process's own settings
-    /// reaches it.
+    /// Returns a call that has not been started. It inherits none of this
+    /// process's own settings.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         for (name, _) in std::env::vars() {
@@ -79,8 +80,8 @@ impl Fanout {
         command
     }
 
-    /// Calls it and waits for its end. One that never ends is killed and fails
-    /// the test.
+    /// Calls the binary and waits until it exits. A call that hangs is killed
+    /// and fails the test.
     pub fn run(&self, arguments: &[&str]) -> Ended {
         let line = format!("fanout {}", arguments.join(" "));
         let child = self
@@ -88,17 +89,17 @@ impl Fanout {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the binary starts");
+            .expect("start the binary");
         let pid = Pid::from_raw(child.id().cast_signed());
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(child.wait_with_output()));
         let output = ended.recv_timeout(LONGEST_RUN).unwrap_or_else(|_| {
-            // What it had to say comes with its end.
+            // The output arrives only when the process ends.
             let _ = kill(pid, Signal::SIGKILL);
-            let said = ended.recv_timeout(LONGEST_RUN);
-            panic!("{line}: it does not end\n{said:?}")
+            let output = ended.recv_timeout(LONGEST_RUN);
+            panic!("{line}: did not exit in time\n{output:?}")
         });
-        let output = output.expect("an end");
+        let output = output.expect("wait for the binary");
         let ended = Ended {
             line,
             code: output.status.code(),
@@ -106,12 +107,12 @@ impl Fanout {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         };
         if !arguments.contains(&"--show-secrets") {
-            canary::is_silent(&ended.evidence());
+            canary::assert_no_secret(&ended.evidence());
         }
         ended
     }
 
-    /// Calls it for its JSON document, which has to come with this code.
+    /// Calls the binary, expects this exit code, and returns its JSON document.
     pub fn document(&self, code: i32, arguments: &[&str]) -> Json {
         let mut all = vec!["--output", "json"];
         all.extend(arguments);
@@ -120,22 +121,23 @@ impl Fanout {
 }
 
 impl Ended {
-    /// The call itself, where it ended with this code.
+    /// Returns the call after asserting its exit code.
     #[track_caller]
     pub fn ends_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.evidence());
         self
     }
 
-    /// The call itself, where it says this, wherever it says it.
+    /// Returns the call after asserting that its stdout or stderr contains
+    /// `text`.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
-        let said = self.stdout.contains(text) || self.stderr.contains(text);
-        assert!(said, "`{text}` is not in\n{}", self.evidence());
+        let is_found = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(is_found, "`{text}` is not in\n{}", self.evidence());
         self
     }
 
-    /// What is on stdout, as JSON of its schema.
+    /// Returns the JSON document on stdout, checked against its schema.
     #[track_caller]
     pub fn document(&self) -> Json {
         let document = serde_json::from_str(&self.stdout)

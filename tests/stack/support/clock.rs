@@ -1,35 +1,35 @@
-//! The clock of one process, set while the process runs.
+//! Sets the clock of one process while the process runs.
 
 use std::{fs, time::Duration};
 
 use tempfile::TempDir;
 
-/// A clock that is right at first.
+/// A clock, initially correct.
 #[derive(Debug)]
 pub struct Clock {
-    /// Holds the file that `FANOUT_CLOCK_FILE` names.
+    /// Folder of the file that `FANOUT_CLOCK_FILE` points to.
     folder: TempDir,
 }
 
 impl Clock {
     pub fn new() -> Self {
         let clock = Self {
-            folder: tempfile::tempdir().expect("a folder"),
+            folder: tempfile::tempdir().expect("create a folder"),
         };
         clock.set(Duration::ZERO);
         clock
     }
 
-    /// The value of `FANOUT_CLOCK_FILE`.
+    /// Returns the value of `FANOUT_CLOCK_FILE`.
     pub fn file(&self) -> String {
         let path = self.folder.path().join("clock");
         path.to_str().expect("a path in UTF-8").to_owned()
     }
 
-    /// Sets it so far ahead of the machine's.
+    /// Sets the clock ahead of the machine's clock by `ahead`.
     pub fn set(&self, ahead: Duration) {
-        let beside = self.folder.path().join("clock.new");
-        fs::write(&beside, ahead.as_millis().to_string()).expect("written");
-        fs::rename(&beside, self.file()).expect("in its place");
+        let new = self.folder.path().join("clock.new");
+        fs::write(&new, ahead.as_millis().to_string()).expect("write the new clock");
+        fs::rename(&new, self.file()).expect("replace the clock file");
     }
 }

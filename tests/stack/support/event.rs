@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::{Stack, eventually, same};
+use super::{Stack, check_equal, eventually};
 
-/// A new content of this length.
+/// Inserts a new content of this length and returns its id.
 pub fn content(stack: &Stack, length_seconds: i32) -> Uuid {
     let id = Uuid::new_v4();
     stack.stores.postgres(&format!(
@@ -16,7 +16,7 @@ pub fn content(stack: &Stack, length_seconds: i32) -> Uuid {
     id
 }
 
-/// An event of 65 s, of a content of 100 s that nothing else is of.
+/// An event of 65 s. Its content is 100 s long and has no other event.
 pub struct Event<'a> {
     stack: &'a Stack,
     pub id: i64,
@@ -30,11 +30,11 @@ impl<'a> Event<'a> {
             "INSERT INTO engagement_events (content_id, event_type, event_ts, duration_ms, device)
              VALUES ('{content}', 'play', now(), 65000, 'ios') RETURNING id::text"
         ));
-        let id = id.parse().expect("an id");
+        let id = id.parse().expect("the id is a number");
         Self { stack, id, content }
     }
 
-    /// Two updates, one transaction.
+    /// Executes two updates in one transaction.
     pub fn change(&self, first: &str, second: &str) {
         let id = self.id;
         self.stack.stores.postgres(&format!(
@@ -43,8 +43,8 @@ impl<'a> Event<'a> {
         ));
     }
 
-    /// Waits until a column of its row is this.
-    pub fn becomes(&self, column: &str, value: &Json) {
+    /// Waits until a column of the event's row has this value.
+    pub fn wait_for_column(&self, column: &str, value: &Json) {
         eventually(
             &format!("{column} of event {} becomes {value}", self.id),
             || {
@@ -57,20 +57,25 @@ impl<'a> Event<'a> {
         );
     }
 
-    /// Waits until the external system has its insert.
-    pub fn is_told(&self) {
-        eventually("the external system is told", || {
-            let told = self.stack.stores.accepted();
-            let told = told.iter().any(|call| call["body"]["id"] == self.id);
-            told.then_some(()).ok_or_else(|| "not yet".to_owned())
-        });
+    /// Waits until the external system has received the event's insert.
+    pub fn wait_for_delivery(&self) {
+        eventually(
+            &format!("the external system receives event {}", self.id),
+            || {
+                let calls = self.stack.stores.accepted();
+                let is_delivered = calls.iter().any(|call| call["body"]["id"] == self.id);
+                is_delivered
+                    .then_some(())
+                    .ok_or_else(|| "not yet".to_owned())
+            },
+        );
     }
 
-    /// Waits until a content has this score on the board, or none.
-    pub fn scores(&self, content: Uuid, score: Option<i64>) {
+    /// Waits until a content has this score on the board, or no score.
+    pub fn wait_for_score(&self, content: Uuid, score: Option<i64>) {
         eventually(&format!("{content} scores {score:?}"), || {
             let board: BTreeMap<String, i64> = self.stack.stores.board("top10m")?;
-            same(&score, board.get(&content.to_string()).copied())
+            check_equal(&score, board.get(&content.to_string()).copied())
         });
     }
 }

@@ -1,5 +1,5 @@
-//! Cleans up behind the tests, however their process ends: a process of its
-//! own that waits for the end of its input.
+//! Cleans up after the tests, even if their process is killed: a separate
+//! process waits for the end of its input.
 
 use std::{
     io::Write as _,
@@ -13,10 +13,10 @@ use fanout::stack::proc::Identity;
 
 use super::binary::{Fanout, PROGRAM};
 
-/// Reads pids, each with when its process was started, to the end of its input;
-/// kills those that are still there, resets every project of the home, and
-/// removes it. A pid alone may have become another process's meanwhile, also one
-/// of this binary, of tests that run beside these.
+/// Reads pids and start times until the end of its input. Then kills the
+/// processes that are still running, resets every project under the home
+/// folder, and removes the folder. The start time is compared because a pid may
+/// have been reused, even by this binary in tests that run in parallel.
 const SCRIPT: &str = r#"
 processes=
 while read -r pid started; do processes="$processes $pid:$started"; done
@@ -32,7 +32,7 @@ done
 rm -rf "$1"
 "#;
 
-/// Cleans up when dropped, or when this process is gone.
+/// Cleans up when dropped or when this process ends.
 #[derive(Debug)]
 pub struct Guard {
     input: Mutex<Option<ChildStdin>>,
@@ -41,10 +41,10 @@ pub struct Guard {
 
 impl Guard {
     pub fn new(fanout: &Fanout, home: &Path) -> Self {
-        // The environment is what the binary is called with everywhere.
-        let surroundings = fanout.command(&[]);
+        // The binary runs with the same environment everywhere.
+        let call = fanout.command(&[]);
         let mut command = Command::new("sh");
-        for (name, value) in surroundings.get_envs() {
+        for (name, value) in call.get_envs() {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -53,27 +53,29 @@ impl Guard {
         let mut child = command
             .args(["-c", SCRIPT, PROGRAM])
             .arg(home)
-            // Ctrl-C is for the tests.
+            // Ctrl-C must reach only the tests.
             .process_group(0)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
-            .expect("a shell");
+            .expect("spawn the guard's shell");
         Self {
             input: Mutex::new(child.stdin.take()),
             child,
         }
     }
 
-    /// Kills this process too, should it outlive the tests.
+    /// Registers a process to be killed if it outlives the tests.
     pub fn watch(&self, pid: u32) {
         let Some(process) = Identity::of(pid.cast_signed()) else {
             return;
         };
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = input.as_mut().expect("open until dropped");
-        writeln!(input, "{pid} {}", process.start_ticks).expect("the guard reads");
+        let input = input
+            .as_mut()
+            .expect("the input is open until the guard is dropped");
+        writeln!(input, "{pid} {}", process.start_ticks).expect("write to the guard");
     }
 }
 
@@ -81,7 +83,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let input = self.input.get_mut().unwrap_or_else(PoisonError::into_inner);
         drop(input.take());
-        // A failed reset has said so on stderr.
+        // A failed reset prints its error to stderr.
         let _ = self.child.wait();
     }
 }

@@ -1,25 +1,25 @@
-//! Processes that are held still.
+//! Paused processes.
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-/// A process that stands still. It goes on when this is dropped, also where the
-/// test fails: what stands still cannot be taken down.
+/// A paused process. It resumes when this value is dropped, even if the test
+/// fails, because a paused process cannot be stopped.
 #[derive(Debug)]
-pub struct Held(Pid);
+pub struct PausedProcess(Pid);
 
-impl Held {
-    pub fn after_stopping(pid: Pid) -> Self {
-        kill(pid, Signal::SIGSTOP).expect("it runs");
+impl PausedProcess {
+    pub fn new(pid: Pid) -> Self {
+        kill(pid, Signal::SIGSTOP).expect("pause the process");
         Self(pid)
     }
 }
 
-impl Drop for Held {
+impl Drop for PausedProcess {
     fn drop(&mut self) {
-        // It may have been killed meanwhile.
+        // The process may have been killed in the meantime.
         let _ = kill(self.0, Signal::SIGCONT);
     }
 }

@@ -1,4 +1,4 @@
-//! The log, written to and read directly.
+//! Direct access to the log: writes and reads records.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::{Stack, eventually, wait_for};
 
-/// A record's bytes.
+/// The key and value of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
     pub key: Option<Vec<u8>>,
@@ -29,15 +29,16 @@ pub struct Record {
 }
 
 impl Record {
-    /// What nobody understands.
-    pub fn garbage() -> Self {
+    /// Returns a record that cannot be decoded.
+    pub fn undecodable() -> Self {
         Self {
             key: None,
             value: Some(b"{".to_vec()),
         }
     }
 
-    /// An event as the connector of this prefix writes its insert.
+    /// Returns the insert of an event as the connector with this prefix writes
+    /// it.
     pub fn insert(prefix: &str, id: i64) -> Self {
         let now = jiff::Timestamp::now();
         let value = json!({
@@ -61,15 +62,15 @@ impl Record {
     }
 }
 
-/// Where a record came to stand.
+/// The position of a written record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Written {
     pub partition: i32,
     pub offset: i64,
 }
 
-/// How long one question to the broker may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Timeout of one request to the broker.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Writes records as the connector would.
 pub struct Producer(FutureProducer);
@@ -87,12 +88,12 @@ impl Producer {
         Self(producer.expect("a producer"))
     }
 
-    /// Appends one record to one partition and waits until it is there.
+    /// Appends one record to one partition and waits for the acknowledgement.
     pub fn write(&self, topic: &str, partition: i32, record: &Record) -> Written {
         self.write_with(topic, partition, record, &[])
     }
 
-    /// The same with headers.
+    /// Appends one record with headers.
     pub fn write_with(
         &self,
         topic: &str,
@@ -111,7 +112,7 @@ impl Producer {
             .headers(headers);
         message.key = record.key.as_deref();
         message.payload = record.value.as_deref();
-        let delivered = wait_for(self.0.send(message, Timeout::After(PATIENCE)));
+        let delivered = wait_for(self.0.send(message, Timeout::After(TIMEOUT)));
         let delivered = delivered.unwrap_or_else(|(error, _)| panic!("{topic}: {error}"));
         Written {
             partition: delivered.partition,
@@ -120,14 +121,14 @@ impl Producer {
     }
 }
 
-/// Does to topics and groups what only an operator, or time, does.
+/// Changes topics and groups as an operator or retention would.
 pub struct Topics<'a> {
     stack: &'a Stack,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl<'a> Topics<'a> {
-    pub fn of(stack: &'a Stack) -> Self {
+    pub fn new(stack: &'a Stack) -> Self {
         let brokers = stack.stores.url("FANOUT_KAFKA_BROKERS");
         let admin = ClientConfig::new()
             .set("bootstrap.servers", brokers)
@@ -139,16 +140,16 @@ impl<'a> Topics<'a> {
     }
 
     fn options() -> AdminOptions {
-        AdminOptions::new().operation_timeout(Some(PATIENCE))
+        AdminOptions::new().operation_timeout(Some(TIMEOUT))
     }
 
-    /// Removes the records of a partition before an offset, as retention would.
+    /// Deletes the records of a partition before an offset, as retention would.
     pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(offset))
             .expect("a partition");
         let deleted = self.admin.delete_records(&list, &Self::options());
-        let deleted = wait_for(deleted).expect("the broker answers");
+        let deleted = wait_for(deleted).expect("the broker responds");
         for element in deleted.elements() {
             element
                 .error()
@@ -156,7 +157,7 @@ impl<'a> Topics<'a> {
         }
     }
 
-    /// Gives a topic this clean-up policy, and otherwise the settings of a source
+    /// Sets the cleanup policy of a topic, with the other settings of a source
     /// topic.
     pub fn set_cleanup(&self, topic: &str, policy: &str) {
         let config = AlterConfig::new(ResourceSpecifier::Topic(topic))
@@ -164,15 +165,15 @@ impl<'a> Topics<'a> {
             .set("max.message.bytes", "67108864")
             .set("cleanup.policy", policy);
         let altered = wait_for(self.admin.alter_configs([&config], &Self::options()));
-        for result in altered.expect("the broker answers") {
+        for result in altered.expect("the broker responds") {
             result.unwrap_or_else(|(_, code)| panic!("{topic}: {code}"));
         }
     }
 
-    /// Deletes a topic and makes one of the same name.
+    /// Deletes a topic and creates it again with the same name.
     pub fn recreate(&self, topic: &str, partitions: i32) {
         let deleted = wait_for(self.admin.delete_topics(&[topic], &Self::options()));
-        deleted.expect("the broker answers");
+        deleted.expect("the broker responds");
         let settings = [
             ("message.timestamp.type", "LogAppendTime"),
             ("max.message.bytes", "67108864"),
@@ -183,26 +184,26 @@ impl<'a> Topics<'a> {
             replication: TopicReplication::Fixed(1),
             config: settings.into(),
         };
-        eventually(&format!("{topic} is there again"), || {
-            let made = wait_for(self.admin.create_topics([&new], &Self::options()));
-            let made = made.map_err(|error| error.to_string())?;
-            match &made[0] {
+        eventually(&format!("{topic} is recreated"), || {
+            let created = wait_for(self.admin.create_topics([&new], &Self::options()));
+            let created = created.map_err(|error| error.to_string())?;
+            match &created[0] {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
                 Err((_, code)) => Err(code.to_string()),
             }
         });
     }
 
-    /// Gives a topic more partitions.
+    /// Increases the number of partitions of a topic.
     pub fn add_partitions(&self, topic: &str, partitions: usize) {
         let more = NewPartitions::new(topic, partitions);
         let added = wait_for(self.admin.create_partitions([&more], &Self::options()));
-        for result in added.expect("the broker answers") {
+        for result in added.expect("the broker responds") {
             result.expect("the partitions");
         }
     }
 
-    /// Deletes groups; those with members cannot be.
+    /// Deletes groups. Fails for a group that has members.
     pub fn delete_groups(&self, groups: &[&str]) -> Result<(), String> {
         let deleted = wait_for(self.admin.delete_groups(groups, &Self::options()));
         for result in deleted.map_err(|error| error.to_string())? {
@@ -214,9 +215,10 @@ impl<'a> Topics<'a> {
         Ok(())
     }
 
-    /// The ids of a group's members, where it is at rest.
+    /// Returns the ids of a group's members, or an error unless the group is
+    /// stable.
     pub fn members(&self, group: &str) -> Result<Vec<String>, String> {
-        let list = self.admin.inner().fetch_group_list(Some(group), PATIENCE);
+        let list = self.admin.inner().fetch_group_list(Some(group), TIMEOUT);
         let list = list.map_err(|error| error.to_string())?;
         let found = list.groups().iter().find(|found| found.name() == group);
         let found = found.ok_or("no such group")?;
@@ -229,8 +231,9 @@ impl<'a> Topics<'a> {
         Ok(ids)
     }
 
-    /// Asks and commits for a group, and does not join it.
-    fn of_group(&self, group: &str) -> BaseConsumer {
+    /// Creates a client that reads and commits a group's offsets without
+    /// joining the group.
+    fn group_client(&self, group: &str) -> BaseConsumer {
         ClientConfig::new()
             .set(
                 "bootstrap.servers",
@@ -241,34 +244,40 @@ impl<'a> Topics<'a> {
             .expect("a consumer")
     }
 
-    /// Commits for a group without members, as another tool would, or a worker
-    /// whose time is over.
-    pub fn commit(&self, group: &str, topic: &str, partition: i32, (offset, says): (i64, &str)) {
-        let consumer = self.of_group(group);
+    /// Commits for a group without members, as another tool or a former lease
+    /// holder would.
+    pub fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        (offset, metadata): (i64, &str),
+    ) {
+        let consumer = self.group_client(group);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(offset))
             .expect("a partition");
         list.find_partition(topic, partition)
             .expect("just added")
-            .set_metadata(says);
+            .set_metadata(metadata);
         eventually(&format!("{group} has a coordinator"), || {
             let committed = consumer.commit(&list, CommitMode::Sync);
             committed.map_err(|error| error.to_string())
         });
     }
 
-    /// What a group has committed of each partition of a topic, with what it
-    /// says to that.
+    /// Returns the offset and metadata that a group has committed for each
+    /// partition of a topic.
     pub fn commits(&self, group: &str, topic: &str) -> Vec<(i64, String)> {
-        let consumer = self.of_group(group);
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+        let consumer = self.group_client(group);
+        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
         let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
         let mut list = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
             list.add_partition(topic, partition.id());
         }
         let committed = eventually(&format!("{group} has a coordinator"), || {
-            let committed = consumer.committed_offsets(list.clone(), PATIENCE);
+            let committed = consumer.committed_offsets(list.clone(), TIMEOUT);
             committed.map_err(|error| error.to_string())
         });
         let elements = committed.elements();
@@ -279,8 +288,8 @@ impl<'a> Topics<'a> {
         commit.collect()
     }
 
-    /// One past the last committed record of each partition.
-    pub fn ends(&self, topic: &str) -> Vec<i64> {
+    /// Returns the end offset of each partition.
+    pub fn end_offsets(&self, topic: &str) -> Vec<i64> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set(
                 "bootstrap.servers",
@@ -289,18 +298,18 @@ impl<'a> Topics<'a> {
             .set("isolation.level", "read_committed")
             .create()
             .expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
         let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
         let partitions = metadata.topics()[0].partitions().iter();
         let end = |partition: i32| {
-            let bounds = consumer.fetch_watermarks(topic, partition, PATIENCE);
+            let bounds = consumer.fetch_watermarks(topic, partition, TIMEOUT);
             bounds.unwrap_or_else(|error| panic!("{topic}: {error}")).1
         };
         partitions.map(|partition| end(partition.id())).collect()
     }
 }
 
-/// All that stands in a topic now, partition by partition.
+/// Returns all records that a topic has now, partition by partition.
 pub fn records(stack: &Stack, topic: &str) -> Vec<Record> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set(
@@ -313,20 +322,20 @@ pub fn records(stack: &Stack, topic: &str) -> Vec<Record> {
         .set("enable.partition.eof", "true")
         .create()
         .expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
     let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
     let partitions = metadata.topics()[0].partitions();
-    let mut from_the_start = TopicPartitionList::new();
+    let mut start = TopicPartitionList::new();
     for partition in partitions {
-        from_the_start
+        start
             .add_partition_offset(topic, partition.id(), Offset::Beginning)
             .expect("a partition");
     }
-    consumer.assign(&from_the_start).expect("an assignment");
+    consumer.assign(&start).expect("an assignment");
     let mut records = Vec::new();
     let mut unread: BTreeSet<i32> = partitions.iter().map(MetadataPartition::id).collect();
     while !unread.is_empty() {
-        match consumer.poll(PATIENCE) {
+        match consumer.poll(TIMEOUT) {
             Some(Ok(message)) => records.push(Record {
                 key: message.key().map(<[u8]>::to_vec),
                 value: message.payload().map(<[u8]>::to_vec),
@@ -335,7 +344,7 @@ pub fn records(stack: &Stack, topic: &str) -> Vec<Record> {
                 unread.remove(&partition);
             }
             Some(Err(error)) => panic!("{topic}: {error}"),
-            None => panic!("{topic}: its end did not come"),
+            None => panic!("{topic}: the end was not reached"),
         }
     }
     records

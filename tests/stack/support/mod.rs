@@ -1,4 +1,4 @@
-//! What the tests share: the stack, the binary, the stores, and waiting.
+//! Helpers shared by the tests: the stack, the binary, the stores, and waiting.
 
 mod bench;
 mod binary;
@@ -28,53 +28,56 @@ pub use binary::{Ended, Fanout};
 #[cfg(feature = "crash-points")]
 pub use clock::Clock;
 pub use event::{Event, content};
-pub use held::Held;
+pub use held::PausedProcess;
 pub use log::{Producer, Record, Topics, Written, records};
 pub use stack::{Shared, Stack};
 pub use stores::{Stores, accepted_by, set_faults};
 #[cfg(feature = "crash-points")]
-pub use worker::Doomed;
-pub use worker::{Going, Stub, Worker, status_of};
+pub use worker::CrashingCommand;
+pub use worker::{RunningCommand, Stub, Worker, fetch_status};
 
-/// How long anything may take on a busy machine before a test gives up. Never
-/// a measure: what is waited for ends the waiting.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Upper bound for every wait, generous enough for a busy machine. A wait ends
+/// as soon as its condition is met.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Between two looks.
+/// Interval between two checks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Drives the asynchronous clients for tests that read from top to bottom.
+/// Runs the asynchronous clients of these synchronous tests.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 
-/// The outcome of a future.
+/// Blocks until the future completes.
 pub fn wait_for<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(future)
 }
 
-/// Looks again and again until `look` finds what it wants; what it last found
-/// instead is the test's failure.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
+/// Repeats `check` until it succeeds and returns its result. Panics with the
+/// last error after [`TIMEOUT`].
+pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
     loop {
-        match look() {
+        match check() {
             Ok(found) => return found,
-            Err(instead) if begun.elapsed() > PATIENCE => {
-                panic!("{what}: not within {} s\n{instead}", PATIENCE.as_secs())
+            Err(error) if start.elapsed() > TIMEOUT => {
+                panic!(
+                    "{what}: not reached within {} s\n{error}",
+                    TIMEOUT.as_secs()
+                )
             }
             Err(_) => thread::sleep(PAUSE),
         }
     }
 }
 
-/// `found`, where it is what is expected; both where it is not.
-pub fn same<T: PartialEq + std::fmt::Debug>(expected: &T, found: T) -> Result<T, String> {
+/// Returns `found` if it equals `expected`, otherwise an error that shows both.
+pub fn check_equal<T: PartialEq + std::fmt::Debug>(expected: &T, found: T) -> Result<T, String> {
     if found == *expected {
         return Ok(found);
     }
     Err(format!("expected {expected:?}\nfound    {found:?}"))
 }
 
-/// The end of a long text.
+/// Returns the last `lines` lines of a text.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")

@@ -1,4 +1,4 @@
-//! The stack under test: a project in a home of its own.
+//! The stack under test: a project in its own home folder.
 
 use std::{
     fs,
@@ -17,30 +17,29 @@ use serde_json::Value as Json;
 
 use super::{Ended, Fanout, Stores, canary, eventually, guard::Guard, tail, trials::Subject};
 
-/// The default ports: something else holds them while a stack is up. A server
-/// that is killed frees its port for a while, and every other stack would take
-/// one of these.
+/// The default ports. The tests occupy them while a stack is up, so that every
+/// stack moves to other ports. Otherwise another stack could take the port of a
+/// killed server.
 const DEFAULT_PORTS: [u16; 8] = [5432, 6379, 8081, 8083, 8123, 9464, 19092, 19093];
 
-/// A stack that is up.
+/// A running stack.
 #[derive(Debug)]
 pub struct Stack {
     pub fanout: Fanout,
     pub stores: Stores,
-    /// The `up` that brought it here.
+    /// The `up` call that started the stack.
     pub first_up: Ended,
     pub guard: Guard,
-    /// The default ports that something else holds, as far as nobody held them
-    /// before.
-    held: Mutex<Vec<TcpListener>>,
+    /// Listeners on those default ports that were free.
+    listeners: Mutex<Vec<TcpListener>>,
 }
 
-/// The one stack of this process, brought up by the first test that wants it.
+/// The one stack of this process, started by the first test that needs it.
 #[derive(Debug, Clone, Default)]
 pub struct Shared(Arc<OnceLock<Result<Stack, String>>>);
 
 impl Shared {
-    /// The stack; one that did not come up is not tried again.
+    /// Returns the stack. A failed start is not retried.
     pub fn stack(&self) -> &Stack {
         let stack = self.0.get_or_init(Stack::up);
         stack
@@ -54,17 +53,17 @@ impl Stack {
         Self::bring_up(&[])
     }
 
-    /// Brings one up; with these flags of `up` besides.
+    /// Starts a stack, with additional flags for `up`.
     pub fn bring_up(flags: &[&str]) -> Result<Self, String> {
-        let held = Mutex::default();
-        hold_ports(&held);
+        let listeners = Mutex::default();
+        occupy_ports(&listeners);
         let home = home();
         let fanout = Fanout::at(&home);
         let guard = Guard::new(&fanout, &home);
-        fs::write(home.join("fanout.yaml"), canary::CONFIG).expect("written");
-        let mut line = vec!["--runtime", "native", "up", "--ports", "auto"];
-        line.extend(flags);
-        let first_up = fanout.run(&line);
+        fs::write(home.join("fanout.yaml"), canary::CONFIG).expect("write the configuration");
+        let mut arguments = vec!["--runtime", "native", "up", "--ports", "auto"];
+        arguments.extend(flags);
+        let first_up = fanout.run(&arguments);
         if first_up.code != Some(0) {
             return Err(first_up.evidence());
         }
@@ -73,21 +72,22 @@ impl Stack {
             fanout,
             first_up,
             guard,
-            held,
+            listeners,
         })
     }
 
-    /// Holds the default ports, also where somebody else held them before.
-    pub fn hold_ports(&self) {
-        hold_ports(&self.held);
+    /// Occupies the default ports again, including those that were in use
+    /// before.
+    pub fn occupy_ports(&self) {
+        occupy_ports(&self.listeners);
     }
 
-    /// What `status` says.
+    /// Returns the document of `status`.
     pub fn status(&self) -> Json {
         self.fanout.document(0, &["status"])
     }
 
-    /// The pid of a service that runs.
+    /// Returns the pid of a running service.
     pub fn pid(&self, service: &str) -> Pid {
         let status = self.status();
         let services = status["services"].as_array().expect("services");
@@ -95,16 +95,16 @@ impl Stack {
             .iter()
             .find(|found| found["name"] == service)
             .and_then(|found| found["pid"].as_i64());
-        let pid = pid.unwrap_or_else(|| panic!("{service} does not run: {status:#}"));
+        let pid = pid.unwrap_or_else(|| panic!("{service} is not running: {status:#}"));
         Pid::from_raw(i32::try_from(pid).expect("a pid"))
     }
 
-    /// Kills a service the hard way.
+    /// Kills a service with SIGKILL.
     pub fn kill(&self, service: &str) {
-        kill(self.pid(service), Signal::SIGKILL).expect("it was there");
+        kill(self.pid(service), Signal::SIGKILL).expect("kill the service");
     }
 
-    /// The processes of all services, each of which has to run.
+    /// Returns the processes of all services, all of which must be running.
     pub fn processes(&self) -> Vec<Identity> {
         let status = self.status();
         let services = status["services"].as_array().expect("services");
@@ -115,16 +115,17 @@ impl Stack {
         pids.filter_map(Identity::of).collect()
     }
 
-    /// Brings the stack back to what it should be, and sees that it is.
-    pub fn mend(&self) {
-        // On the ports that it had: they are free as soon as it is gone.
+    /// Runs `up` to restore the stack and waits until it is healthy.
+    pub fn repair(&self) {
+        // Every service reuses its port, which is free as soon as the service
+        // has stopped.
         self.fanout.run(&["up"]).ends_with(0);
-        self.is_well();
+        self.wait_until_healthy();
     }
 
-    /// Waits until `status` finds nothing wrong.
-    pub fn is_well(&self) {
-        eventually("everything works", || {
+    /// Waits until `status --check` succeeds.
+    pub fn wait_until_healthy(&self) {
+        eventually("the stack is healthy", || {
             let ended = self.fanout.run(&["status", "--check"]);
             match ended.code {
                 Some(0) => Ok(()),
@@ -133,22 +134,22 @@ impl Stack {
         });
     }
 
-    /// `verify`, which has to judge everything and to find every store as it
-    /// should be, without an excuse.
-    pub fn verifies(&self) {
+    /// Asserts that `verify` compares every store and finds no difference, not
+    /// even an excused one.
+    pub fn assert_verified(&self) {
         let report = self.fanout.document(0, &["verify"]);
         let checks = report["checks"].as_array().expect("checks");
         let names: Vec<&Json> = checks.iter().map(|check| &check["check"]).collect();
         assert_eq!(names, ["rows", "board", "external", "records"]);
         for check in checks {
-            let clean = check["differences"] == 0 && check["excused"] == 0;
-            let judged = check["notes"] == serde_json::json!([]);
-            assert!(clean && judged, "{report:#}");
+            let is_clean = check["differences"] == 0 && check["excused"] == 0;
+            let is_complete = check["notes"] == serde_json::json!([]);
+            assert!(is_clean && is_complete, "{report:#}");
             assert_ne!(check["compared"], 0, "{report:#}");
         }
     }
 
-    /// A file of the project.
+    /// Returns the path of a file of the project.
     pub fn file(&self, path: &str) -> PathBuf {
         self.fanout.home().join("fanout").join(path)
     }
@@ -165,15 +166,15 @@ impl Subject for Stack {
     }
 }
 
-fn hold_ports(held: &Mutex<Vec<TcpListener>>) {
-    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+fn occupy_ports(listeners: &Mutex<Vec<TcpListener>>) {
+    let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
     for port in DEFAULT_PORTS {
-        // Where it is taken already, it is held.
-        held.extend(TcpListener::bind(("127.0.0.1", port)).ok());
+        // A port that is already in use needs no listener.
+        listeners.extend(TcpListener::bind(("127.0.0.1", port)).ok());
     }
 }
 
-/// A folder that the user Postgres runs as can go through.
+/// Creates a home folder that the Postgres user can traverse.
 fn home() -> PathBuf {
     let folder = tempfile::Builder::new()
         .prefix("fanout-test-")

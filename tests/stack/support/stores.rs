@@ -1,4 +1,4 @@
-//! The stores, asked directly: what fanout says of itself is no evidence.
+//! Direct access to the stores, because fanout's own reports are no evidence.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use serde_json::Value as Json;
 
 use super::{Fanout, wait_for};
 
-/// Where the stack's servers are.
+/// The addresses of the stack's servers.
 #[derive(Debug, Clone)]
 pub struct Stores {
     urls: BTreeMap<String, String>,
 }
 
-/// The columns of the view, as text where a number would lose digits.
+/// The columns of the view, as text if a number would lose digits.
 const COLUMNS: &str = "event_id, toString(content_id) AS content_id, toString(user_id) AS user_id, \
      event_type, toString(event_ts) AS event_ts, duration_ms, \
      toString(engagement_seconds) AS engagement_seconds, \
      toString(engagement_pct) AS engagement_pct, device, raw_payload, content_type, length_seconds";
 
 impl Stores {
-    /// As `fanout env` says.
+    /// Reads the addresses from `fanout env`.
     pub fn of(fanout: &Fanout) -> Self {
         let document = fanout.document(0, &["env", "--show-secrets"]);
         let variables = document["variables"].as_array().expect("variables");
@@ -38,8 +38,8 @@ impl Stores {
         }
     }
 
-    /// Where the servers are, without the names of what the project keeps in
-    /// them: for another project on the same servers.
+    /// Returns the addresses without the project's database and board key, for
+    /// another project on the same servers.
     pub fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = ["FANOUT_CLICKHOUSE_DATABASE", "FANOUT_BOARD_KEY"];
         let all = self.urls.iter();
@@ -57,21 +57,21 @@ impl Stores {
         postgres.connect().await.expect("postgres")
     }
 
-    /// Executes statements in the source, together one transaction.
+    /// Executes statements in the source, in one transaction.
     pub fn postgres(&self, statements: &str) {
         wait_for(async {
             let client = self.source().await;
-            let done = client.batch_execute(statements).await;
-            done.unwrap_or_else(|error| panic!("{error:?}\n{statements}"));
+            let result = client.batch_execute(statements).await;
+            result.unwrap_or_else(|error| panic!("{error:?}\n{statements}"));
         });
     }
 
-    /// The first column of the first row, as text.
-    pub fn postgres_text(&self, question: &str) -> String {
+    /// Returns the first column of the first row, as text.
+    pub fn postgres_text(&self, query: &str) -> String {
         wait_for(async {
             let client = self.source().await;
-            let row = client.query_one(question, &[]).await;
-            let row = row.unwrap_or_else(|error| panic!("{error:?}\n{question}"));
+            let row = client.query_one(query, &[]).await;
+            let row = row.unwrap_or_else(|error| panic!("{error:?}\n{query}"));
             row.get::<_, String>(0)
         })
     }
@@ -81,7 +81,7 @@ impl Stores {
         Self::clickhouse_at(self.url("FANOUT_CLICKHOUSE_URL"), statement)
     }
 
-    /// The same in another ClickHouse.
+    /// Executes one statement in another ClickHouse.
     pub fn clickhouse_at(url: &str, statement: &str) -> String {
         wait_for(async {
             let endpoint = Endpoint::at(&url.into()).expect("a url");
@@ -89,15 +89,16 @@ impl Stores {
                 .post(&endpoint.url)
                 .basic_auth(&endpoint.user, Some(endpoint.password.reveal()))
                 .body(statement.to_owned());
-            let answer = request.send().await.expect("clickhouse");
-            let good = answer.status().is_success();
-            let text = answer.text().await.expect("text");
-            assert!(good, "{text}\n{statement}");
+            let response = request.send().await.expect("clickhouse");
+            let is_success = response.status().is_success();
+            let text = response.text().await.expect("text");
+            assert!(is_success, "{text}\n{statement}");
             text
         })
     }
 
-    /// The rows of a database's view that meet a condition, by id.
+    /// Returns the rows of a database's view that meet a condition, ordered by
+    /// id.
     pub fn rows(&self, database: &str, condition: &str) -> Vec<Json> {
         let text = self.clickhouse(&format!(
             "SELECT {COLUMNS} FROM {database}.engagement_enriched WHERE {condition} \
@@ -107,21 +108,22 @@ impl Stores {
         text.lines().map(row).collect()
     }
 
-    /// One row of the project's view.
+    /// Returns one row of the project's view.
     pub fn row(&self, id: i64) -> Option<Json> {
         self.rows("analytics", &format!("event_id = {id}")).pop()
     }
 
-    /// One Redis command.
+    /// Executes one Redis command.
     pub fn redis<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
         let client = redis::Client::open(self.url("FANOUT_REDIS_URL")).expect("a url");
         let mut connection = client.get_connection().expect("redis");
         let mut command = redis::Cmd::new();
         command.arg(words);
-        command.query(&mut connection).expect("an answer")
+        command.query(&mut connection).expect("a response")
     }
 
-    /// A board's scores, where its worker says that they are complete.
+    /// Returns a board's scores, or an error if its worker does not report it
+    /// complete.
     pub fn board(&self, key: &str) -> Result<BTreeMap<String, i64>, String> {
         let meta = format!("{{{key}}}:meta");
         let complete: Option<String> = self.redis(&["HGET", &meta, "complete"]);
@@ -134,28 +136,28 @@ impl Stores {
         }
     }
 
-    /// What the external system has accepted, oldest first.
+    /// Returns the calls that the external system has accepted, oldest first.
     pub fn accepted(&self) -> Vec<Json> {
         accepted_by(self.url("FANOUT_EXTERNAL_URL"))
     }
 }
 
-/// Orders failures of the stub at `url`, in place of those before.
+/// Replaces the failures that the stub at `url` injects.
 pub fn set_faults(url: &str, query: &str) {
     let url = format!("{url}/faults?{query}");
-    let answer = wait_for(reqwest::Client::new().put(url).send());
-    assert_eq!(answer.expect("the stub").status(), 200, "{query}");
+    let response = wait_for(reqwest::Client::new().put(url).send());
+    assert_eq!(response.expect("the stub").status(), 200, "{query}");
 }
 
-/// What the stub at `url` has accepted, oldest first.
+/// Returns the calls that the stub at `url` has accepted, oldest first.
 pub fn accepted_by(url: &str) -> Vec<Json> {
     let mut accepted = Vec::new();
     let mut after = Json::from(0);
     while !after.is_null() {
         let page: Json = wait_for(async {
             let url = format!("{url}/events?limit=1000&after={after}");
-            let answer = reqwest::get(url).await.expect("the stub");
-            answer.json().await.expect("a page")
+            let response = reqwest::get(url).await.expect("the stub");
+            response.json().await.expect("a page")
         });
         accepted.extend(page["events"].as_array().expect("events").iter().cloned());
         after = page["next"].clone();

@@ -1,4 +1,4 @@
-//! Runs tests that share one stack, in their order.
+//! Runs tests that share one stack, in order.
 
 use std::{
     collections::BTreeMap,
@@ -10,33 +10,34 @@ use std::{
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// A test of a stack: a sentence, and what proves it.
+/// A test of a stack: its name and its function.
 pub type Test<S> = (&'static str, fn(&S));
 
-/// What all tests share.
+/// The stack that all tests share.
 pub trait Subject {
-    /// What an operator would look at first.
+    /// Returns the state of the stack, shown when a test fails.
     fn evidence(&self) -> String;
 }
 
-/// Why a test was left out.
-struct LeftOut(String);
+/// Reason why a test was skipped.
+struct Skipped(String);
 
-/// Ends a test that cannot be made on this machine. It does not count as
-/// passed: it is reported as ignored, for this reason.
-pub fn leave_out(reason: &str) -> ! {
-    resume_unwind(Box::new(LeftOut(reason.to_owned())))
+/// Skips a test that cannot run on this machine. The test is reported as
+/// ignored, with this reason.
+pub fn skip(reason: &str) -> ! {
+    resume_unwind(Box::new(Skipped(reason.to_owned())))
 }
 
-/// Runs the tests of every group. `stack` gives the one that they share; where
-/// there is no way to have one, all are reported as ignored.
+/// Runs the tests of every group. `stack` passes the shared stack to its
+/// argument. If no stack can be started, it skips the test, so all tests are
+/// reported as ignored.
 pub fn run<S: Subject + 'static>(
     arguments: Arguments,
     groups: &[(&str, &'static [Test<S>])],
     stack: impl Fn(&dyn Fn(&S)) + Clone + Send + 'static,
 ) -> ExitCode {
     let arguments = Arguments {
-        // They share the stack.
+        // The tests share the stack.
         test_threads: Some(1),
         ..arguments
     };
@@ -47,12 +48,12 @@ pub fn run<S: Subject + 'static>(
         tests.iter().map(move |(name, test)| {
             let (stack, times, group) = (stack.clone(), times.clone(), group.clone());
             Trial::ignorable_test(format!("{group}::{name}"), move || {
-                let _time = times.of(&group);
-                let run = AssertUnwindSafe(|| stack(&|stack| prove(stack, *test)));
+                let _timer = times.start(&group);
+                let run = AssertUnwindSafe(|| stack(&|stack| run_test(stack, *test)));
                 match catch_unwind(run) {
                     Ok(()) => Ok(Completion::Completed),
-                    Err(failure) => match failure.downcast::<LeftOut>() {
-                        Ok(left_out) => Ok(Completion::ignored_with(left_out.0)),
+                    Err(failure) => match failure.downcast::<Skipped>() {
+                        Ok(skipped) => Ok(Completion::ignored_with(skipped.0)),
                         Err(failure) => resume_unwind(failure),
                     },
                 }
@@ -60,25 +61,25 @@ pub fn run<S: Subject + 'static>(
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    times.tell();
+    times.print();
     conclusion.exit_code()
 }
 
-/// How long the tests of each group took; the first to need the stack waited
-/// for it too.
+/// Time spent in the tests of each group. The group that uses the stack first
+/// includes the start of the stack.
 #[derive(Clone, Default)]
 struct Times(Arc<Mutex<BTreeMap<String, Duration>>>);
 
-/// Adds the time until it is dropped.
-struct Running<'t>(&'t Times, String, Instant);
+/// Measures until it is dropped, then adds the time to the group.
+struct Timer<'t>(&'t Times, String, Instant);
 
 impl Times {
-    fn of(&self, group: &str) -> Running<'_> {
-        Running(self, group.to_owned(), Instant::now())
+    fn start(&self, group: &str) -> Timer<'_> {
+        Timer(self, group.to_owned(), Instant::now())
     }
 
-    /// Prints them, the longest first.
-    fn tell(&self) {
+    /// Prints the times, longest first.
+    fn print(&self) {
         let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut times: Vec<_> = times.iter().collect();
         times.sort_by_key(|(_, time)| std::cmp::Reverse(**time));
@@ -88,18 +89,18 @@ impl Times {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Timer<'_> {
     fn drop(&mut self) {
-        let Self(times, group, begun) = self;
+        let Self(times, group, start) = self;
         let mut times = times.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *times.entry(std::mem::take(group)).or_default() += begun.elapsed();
+        *times.entry(std::mem::take(group)).or_default() += start.elapsed();
     }
 }
 
-/// Runs a test; where it fails, what the stack says of itself is shown too.
-fn prove<S: Subject>(stack: &S, test: fn(&S)) {
+/// Runs a test. If it fails, prints the state of the stack as well.
+fn run_test<S: Subject>(stack: &S, test: fn(&S)) {
     if let Err(failure) = catch_unwind(AssertUnwindSafe(|| test(stack))) {
-        if !failure.is::<LeftOut>() {
+        if !failure.is::<Skipped>() {
             eprintln!("{}", stack.evidence());
         }
         resume_unwind(failure);

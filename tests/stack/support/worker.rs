@@ -1,5 +1,5 @@
-//! Processes of the binary that a test runs beside the stack: a pipeline of
-//! another project on the same servers, a stub of its own.
+//! Processes of the binary that a test runs in addition to the stack: the
+//! pipeline of another project on the same servers, or another stub.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -16,13 +16,13 @@ use nix::{
 };
 use serde_json::Value as Json;
 
-use super::{Fanout, PATIENCE, Stack, canary, eventually, tail, wait_for};
+use super::{Fanout, Stack, TIMEOUT, canary, eventually, tail, wait_for};
 
-/// A process with what it says on stderr; killed when dropped.
+/// A process and its stderr. Killed when dropped.
 #[derive(Debug)]
 struct Process {
     child: Child,
-    said: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -32,87 +32,87 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the binary starts");
+            .expect("start the binary");
         stack.guard.watch(child.id());
-        let said = Arc::default();
+        let output = Arc::default();
         let stderr = child.stderr.take().expect("a pipe");
         thread::spawn({
-            let said = Arc::clone(&said);
-            move || listen(stderr, &said)
+            let output = Arc::clone(&output);
+            move || listen(stderr, &output)
         });
-        Self { child, said }
+        Self { child, output }
     }
 
-    fn said(&self) -> String {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.clone()
+    fn log(&self) -> String {
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        output.clone()
     }
 
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("it runs");
+        kill(Pid::from_raw(pid), signal).expect("signal the process");
     }
 
-    /// How it ended.
+    /// Waits until the process ends and returns its status.
     fn wait(&mut self) -> ExitStatus {
-        eventually("it ends", || match self.child.try_wait() {
+        eventually("the process ends", || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
-            other => Err(format!("{other:?}\n{}", tail(&self.said(), 30))),
+            other => Err(format!("{other:?}\n{}", tail(&self.log(), 30))),
         })
     }
 }
 
 #[cfg(feature = "crash-points")]
 impl Process {
-    /// Waits until it has died of this crash point.
-    fn dies_at(&mut self, (who, step): (&str, &str)) {
+    /// Waits until the process has crashed at this crash point.
+    fn wait_for_crash(&mut self, (module, step): (&str, &str)) {
         use std::os::unix::process::ExitStatusExt as _;
 
         let status = self.wait();
         let killed = status.signal() == Some(Signal::SIGKILL as i32);
-        let line = format!("crash point {who}.{step} crashes the process");
-        // What it said last is heard a moment after its end.
-        eventually(&format!("it dies at {who}.{step}"), || {
-            let said = self.said();
-            (killed && said.contains(&line))
+        let line = format!("crash point {module}.{step} crashes the process");
+        // The last output may arrive a moment after the process ends.
+        eventually(&format!("the process crashes at {module}.{step}"), || {
+            let log = self.log();
+            (killed && log.contains(&line))
                 .then_some(())
-                .ok_or_else(|| format!("{status}\n{}", tail(&said, 30)))
+                .ok_or_else(|| format!("{status}\n{}", tail(&log, 30)))
         });
     }
 }
 
-fn listen(stderr: ChildStderr, said: &Mutex<String>) {
+fn listen(stderr: ChildStderr, output: &Mutex<String>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.push_str(&line);
-        said.push('\n');
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        output.push_str(&line);
+        output.push('\n');
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- a process of this test\n{}", tail(&self.said(), 30));
+            eprintln!("--- a process of this test\n{}", tail(&self.log(), 30));
         } else {
-            canary::is_silent(&self.said());
+            canary::assert_no_secret(&self.log());
         }
-        // It has gone already where the test went well.
+        // After a successful test the process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a pipeline says of itself; null where nobody answers.
-pub fn status_of(url: &str) -> Json {
+/// Returns the status of the pipeline at `url`, or null if it does not respond.
+pub fn fetch_status(url: &str) -> Json {
     wait_for(async {
         match reqwest::get(format!("{url}/status")).await {
-            Ok(answer) => answer.json().await.expect("a status"),
+            Ok(response) => response.json().await.expect("a status"),
             Err(_) => Json::Null,
         }
     })
 }
 
-/// A `fanout run`.
+/// A process of `fanout run`.
 #[derive(Debug)]
 pub struct Worker {
     process: Process,
@@ -120,31 +120,31 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it and waits until it serves its own HTTP.
+    /// Starts the worker and waits until its HTTP server is ready.
     pub fn start(stack: &Stack, fanout: &Fanout, arguments: &[&str]) -> Self {
         let mut all = vec!["--output", "json", "run", "--http-addr", "127.0.0.1:0"];
         all.extend(arguments);
         let process = Process::start(stack, fanout, &all);
-        let url = eventually("the pipeline serves", || {
-            let said = process.said();
-            let address = said
+        let url = eventually("the pipeline serves HTTP", || {
+            let log = process.log();
+            let address = log
                 .split_once("serving ")
                 .and_then(|(_, rest)| rest.split_once("/healthz"));
-            address.map(|(url, _)| url.to_owned()).ok_or(said)
+            address.map(|(url, _)| url.to_owned()).ok_or(log)
         });
         Self { process, url }
     }
 
-    /// What it says of itself.
+    /// Returns the worker's status.
     pub fn status(&self) -> Json {
         wait_for(async {
-            let answer = reqwest::get(format!("{}/status", self.url)).await;
-            let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
-            answer.json().await.expect("a status")
+            let response = reqwest::get(format!("{}/status", self.url)).await;
+            let response = response.unwrap_or_else(|error| panic!("{error}\n{}", self.log_tail()));
+            response.json().await.expect("a status")
         })
     }
 
-    /// What it says of one sink.
+    /// Returns the status of one sink.
     pub fn sink(&self, name: &str) -> Json {
         let status = self.status();
         let sinks = status["sinks"].as_array().expect("sinks");
@@ -153,53 +153,53 @@ impl Worker {
             .clone()
     }
 
-    /// Its `/healthz` says that a sink is halted.
-    pub fn is_unhealthy(&self) {
+    /// Asserts that `/healthz` reports a halted sink.
+    pub fn assert_unhealthy(&self) {
         let url = format!("{}/healthz", self.url);
-        let answer = wait_for(reqwest::get(url)).expect("the pipeline");
-        assert_eq!(answer.status(), 503, "{:#}", self.status());
+        let response = wait_for(reqwest::get(url)).expect("the pipeline");
+        assert_eq!(response.status(), 503, "{:#}", self.status());
     }
 
-    /// The end of its log.
-    pub fn said(&self) -> String {
-        tail(&self.process.said(), 30)
+    /// Returns the last lines of the worker's log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.process.log(), 30)
     }
 
-    /// Its whole log.
+    /// Returns the worker's full log.
     pub fn log(&self) -> String {
-        self.process.said()
+        self.process.log()
     }
 
-    /// Where it serves its own HTTP.
+    /// Returns the URL of the worker's HTTP server.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Holds it still, as a machine that is suspended does.
+    /// Pauses the worker, as a suspended machine would.
     pub fn pause(&self) {
         self.process.signal(Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the worker.
     pub fn resume(&self) {
         self.process.signal(Signal::SIGCONT);
     }
 
-    /// Kills it the hard way.
+    /// Kills the worker with SIGKILL.
     pub fn kill(mut self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait();
     }
 
-    /// Asks it to stop and waits; its last document.
+    /// Stops the worker, waits until it ends, and returns its last document.
     pub fn stop(mut self) -> Json {
         self.process.signal(Signal::SIGTERM);
         let status = self.process.wait();
         let mut stdout = String::new();
         let pipe = self.process.child.stdout.as_mut().expect("a pipe");
         pipe.read_to_string(&mut stdout).expect("text");
-        let said = self.process.said();
-        assert_eq!(status.code(), Some(0), "{stdout}\n{}", tail(&said, 30));
+        let log = self.process.log();
+        assert_eq!(status.code(), Some(0), "{stdout}\n{}", tail(&log, 30));
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}\n{stdout}"))
     }
 }
@@ -210,43 +210,43 @@ impl Worker {
         self.process.child.try_wait().expect("a child").is_none()
     }
 
-    /// Waits until it has died of this crash point.
-    pub fn dies_at(mut self, point: (&str, &str)) {
-        self.process.dies_at(point);
+    /// Waits until the worker has crashed at this crash point.
+    pub fn wait_for_crash(mut self, point: (&str, &str)) {
+        self.process.wait_for_crash(point);
     }
 
-    /// Asks it to stop; it dies of this crash point instead.
-    pub fn dies_told_to_stop(mut self, point: (&str, &str)) {
+    /// Stops the worker and waits until it has crashed at this crash point.
+    pub fn stop_until_crash(mut self, point: (&str, &str)) {
         self.process.signal(Signal::SIGTERM);
-        self.process.dies_at(point);
+        self.process.wait_for_crash(point);
     }
 }
 
-/// A call with a crash point before it.
+/// A call that is expected to crash at a crash point.
 #[cfg(feature = "crash-points")]
 #[derive(Debug)]
-pub struct Doomed(Process);
+pub struct CrashingCommand(Process);
 
 #[cfg(feature = "crash-points")]
-impl Doomed {
+impl CrashingCommand {
     pub fn start(stack: &Stack, fanout: &Fanout, arguments: &[&str]) -> Self {
         Self(Process::start(stack, fanout, arguments))
     }
 
-    /// Waits until it has died of this crash point.
-    pub fn dies_at(mut self, point: (&str, &str)) {
-        self.0.dies_at(point);
+    /// Waits until the call has crashed at this crash point.
+    pub fn wait_for_crash(mut self, point: (&str, &str)) {
+        self.0.wait_for_crash(point);
     }
 }
 
-/// A command that prints one document a line until it is told to stop.
+/// A command that prints one document per line until it is stopped.
 #[derive(Debug)]
-pub struct Going {
+pub struct RunningCommand {
     process: Process,
     documents: mpsc::Receiver<Json>,
 }
 
-impl Going {
+impl RunningCommand {
     pub fn start(stack: &Stack, arguments: &[&str]) -> Self {
         let mut all = vec!["--output", "json"];
         all.extend(arguments);
@@ -255,23 +255,23 @@ impl Going {
         let (sender, documents) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let document = serde_json::from_str(&line).expect("a document a line");
-                // Nobody listens after the test.
+                let document = serde_json::from_str(&line).expect("one document per line");
+                // The receiver is dropped when the test ends.
                 let _ = sender.send(document);
             }
         });
         Self { process, documents }
     }
 
-    /// Reads on to the first document with what is wanted in it.
-    pub fn next<T>(&self, what: &str, find: impl Fn(&Json) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+    /// Reads documents until `find` returns a value, and returns it.
+    pub fn wait_for_document<T>(&self, what: &str, find: impl Fn(&Json) -> Option<T>) -> T {
+        let deadline = Instant::now() + TIMEOUT;
         let mut last = Json::Null;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.documents.recv_timeout(left) {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            match self.documents.recv_timeout(remaining) {
                 Ok(document) => last = document,
-                Err(error) => panic!("{what}: {error}\n{last:#}\n{}", self.process.said()),
+                Err(error) => panic!("{what}: {error}\n{last:#}\n{}", self.process.log()),
             }
             if let Some(found) = find(&last) {
                 return found;
@@ -279,30 +279,31 @@ impl Going {
         }
     }
 
-    /// Asks it to stop, as Ctrl-C does; it has to end with 0.
+    /// Stops the command as Ctrl-C does. It must exit with 0.
     pub fn stop(mut self) {
         self.process.signal(Signal::SIGINT);
         let status = self.process.wait();
-        assert_eq!(status.code(), Some(0), "{}", self.process.said());
+        assert_eq!(status.code(), Some(0), "{}", self.process.log());
     }
 }
 
-/// A `fanout stub`.
+/// A process of `fanout stub`.
 #[derive(Debug)]
 pub struct Stub {
-    _going: Going,
+    _command: RunningCommand,
     pub url: String,
 }
 
 impl Stub {
-    /// Starts one that keeps what it accepts in `data`.
+    /// Starts a stub that stores the accepted calls in `data`.
     pub fn start(stack: &Stack, data: &Path) -> Self {
         let data = data.to_str().expect("a path in UTF-8");
-        let going = Going::start(stack, &["stub", "--listen", "127.0.0.1:0", "--data", data]);
+        let command =
+            RunningCommand::start(stack, &["stub", "--listen", "127.0.0.1:0", "--data", data]);
         let url = |document: &Json| document["url"].as_str().map(str::to_owned);
         Self {
-            url: going.next("where it listens", url),
-            _going: going,
+            url: command.wait_for_document("the address of the stub", url),
+            _command: command,
         }
     }
 }
