@@ -1,4 +1,4 @@
-//! Makes what is scheduled go wrong, and mends it as an operator would.
+//! Causes the scheduled faults, and repairs them as an operator would.
 
 use std::{
     collections::BTreeMap,
@@ -15,36 +15,36 @@ use nix::sys::signal::{Signal, kill};
 use crate::{
     reader,
     recovery::Recoveries,
-    schedule::{Answer, Entry, Fault, Mode, Service},
-    stage::{SpellId, Stage, until},
-    support::Held,
+    schedule::{Entry, ExternalFault, Fault, Mode, Service},
+    stage::{DisturbanceId, Stage, wait_until},
+    support::PausedProcess,
     workers::Workers,
 };
 
-/// An operator tries again for so long.
-const MENDS_WITHIN: Duration = Duration::from_secs(180);
+/// Time limit for a repair, which is retried.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What was mended by itself has its effect for so long.
-const SETTLES: Duration = Duration::from_secs(5);
+/// How long a fault may still have effects after it has ended.
+const AFTERMATH: Duration = Duration::from_secs(5);
 
-/// How old an old dump is at least.
+/// The minimum age of an old dump.
 const DUMP_AGE: Duration = Duration::from_secs(7);
 
 pub struct Faults<'a> {
     pub stage: &'a Stage,
     pub workers: &'a Workers<'a>,
     pub recoveries: &'a Recoveries,
-    /// One server at a time is down, and one operator at work.
+    /// Held while a server is down, so that only one server is down at a time.
     servers: Mutex<()>,
-    done: Mutex<BTreeMap<String, u64>>,
+    counts: Mutex<BTreeMap<String, u64>>,
 }
 
-/// What happens at a moment: a fault begins, or is mended.
-struct Act {
+/// The start or the end of a fault.
+struct Step {
     at: Duration,
     number: usize,
     fault: Fault,
-    begins: bool,
+    is_start: bool,
 }
 
 impl<'a> Faults<'a> {
@@ -54,24 +54,24 @@ impl<'a> Faults<'a> {
             workers,
             recoveries,
             servers: Mutex::new(()),
-            done: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 
-    /// How often each fault came.
-    pub fn done(&self) -> BTreeMap<String, u64> {
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        done.clone()
+    /// Returns how often each fault occurred.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.clone()
     }
 
-    fn tell(&self, fault: Fault) {
-        self.stage.say(&fault.to_string());
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        *done.entry(fault.to_string()).or_default() += 1;
+    fn record(&self, fault: Fault) {
+        self.stage.log(&fault.to_string());
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(fault.to_string()).or_default() += 1;
     }
 
-    /// Servers break one after the other: the next when the one before is
-    /// back, however long that took.
+    /// Breaks servers one after the other. Each fault waits until the previous
+    /// server has recovered.
     pub fn break_servers(&self, entries: &[Entry]) {
         for entry in entries.iter().filter(|entry| entry.fault.is_server()) {
             self.stage.sleep_until(entry.at);
@@ -88,135 +88,146 @@ impl<'a> Faults<'a> {
 
     fn kill(&self, service: Service, entry: &Entry) {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tell(entry.fault);
-        let spell = self.stage.spell();
+        self.record(entry.fault);
+        let disturbance = self.stage.begin_disturbance();
         let signal = match service {
-            // What pg_ctl calls an immediate stop.
+            // An immediate shutdown, as with `pg_ctl stop -m immediate`.
             Service::Postgres => Signal::SIGQUIT,
             _ => Signal::SIGKILL,
         };
         let pid = self.stage.stack.pid(service.name());
-        kill(pid, signal).expect("it runs");
+        kill(pid, signal).expect("kill the server");
         self.stage
-            .sleep_until(self.stage.begun.elapsed() + entry.lasts);
+            .sleep_until(self.stage.start.elapsed() + entry.duration);
         let since = Instant::now();
-        self.mend();
+        self.repair_stack();
         let took = since.elapsed().as_secs_f64();
-        self.stage.say(&format!("fanout up took {took:.1} s"));
+        self.stage.log(&format!("fanout up took {took:.1} s"));
         drop(servers);
-        self.recovers(service.name(), since, spell);
+        self.measure_recovery(service.name(), since, disturbance);
     }
 
     fn freeze(&self, service: Service, entry: &Entry) {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tell(entry.fault);
-        let spell = self.stage.spell();
+        self.record(entry.fault);
+        let disturbance = self.stage.begin_disturbance();
         let pid = self.stage.stack.pid(service.name());
-        let held = Held::after_stopping(pid);
+        let paused = PausedProcess::new(pid);
         self.stage
-            .sleep_until(self.stage.begun.elapsed() + entry.lasts);
+            .sleep_until(self.stage.start.elapsed() + entry.duration);
         let since = Instant::now();
-        drop(held);
+        drop(paused);
         drop(servers);
-        self.recovers(service.name(), since, spell);
+        self.measure_recovery(service.name(), since, disturbance);
     }
 
-    /// `fanout up`, again where something else was in its way.
-    pub fn mend(&self) {
-        let mended = until(MENDS_WITHIN, || {
+    /// Runs `fanout up`, repeatedly if another fault interferes.
+    pub fn repair_stack(&self) {
+        let outcome = wait_until(REPAIR_TIMEOUT, || {
             let up = self.stage.stack.fanout.run(&["up", "--no-run"]);
             match up.code {
                 Some(0) => Ok(()),
                 _ => Err(up.evidence()),
             }
         });
-        if let Err(evidence) = mended {
+        if let Err(evidence) = outcome {
             self.stage
-                .found(format!("fanout up does not mend the stack\n{evidence}"));
+                .report(format!("fanout up does not repair the stack\n{evidence}"));
         }
     }
 
-    /// Everything else, as it is scheduled.
+    /// Causes and ends all other faults on schedule.
     pub fn break_others<'scope>(&'scope self, entries: &[Entry], scope: &'scope Scope<'scope, '_>) {
-        let mut frozen = BTreeMap::new();
-        let mut spells = BTreeMap::new();
-        for act in acts(entries) {
-            self.stage.sleep_until(act.at);
-            self.workers.look_after();
-            if act.begins {
+        let mut paused_workers = BTreeMap::new();
+        let mut disturbances = BTreeMap::new();
+        for step in steps(entries) {
+            self.stage.sleep_until(step.at);
+            self.workers.replace_ended();
+            if step.is_start {
                 if self.stage.is_over() {
                     return;
                 }
-                self.tell(act.fault);
-                spells.insert(act.number, self.stage.spell());
+                self.record(step.fault);
+                disturbances.insert(step.number, self.stage.begin_disturbance());
             }
-            let spell = spells[&act.number];
-            self.lasts(spell, &act);
-            match (act.fault, act.begins) {
+            let disturbance = disturbances[&step.number];
+            self.end_unmeasured(disturbance, &step);
+            match (step.fault, step.is_start) {
                 (Fault::Link(link, mode), true) => self.stage.set_link(link, mode),
                 (Fault::Link(link, _), false) => self.stage.set_link(link, Mode::Pass),
-                (Fault::External(answer), true) => self.stage.set_answers(ordered(answer)),
-                (Fault::External(_), false) => self.stage.set_answers(""),
-                (Fault::Workers(count), true) => self.workers.become_count(count),
+                (Fault::External(fault), true) => self.stage.set_faults(fault_query(fault)),
+                (Fault::External(_), false) => self.stage.set_faults(""),
+                (Fault::Workers(count), true) => self.workers.set_count(count),
                 (Fault::FreezeWorker, true) => {
-                    frozen.insert(act.number, self.workers.freeze_one());
+                    paused_workers.insert(step.number, self.workers.pause_one());
                 }
                 (Fault::FreezeWorker, false) => {
-                    self.workers.thaw(frozen[&act.number]);
-                    self.measure(scope, spell);
+                    self.workers.resume(paused_workers[&step.number]);
+                    self.measure_worker(scope, disturbance);
                 }
                 (Fault::KillWorker, true) => {
                     self.workers.kill_one();
-                    // The last one has to be replaced first.
+                    // The last worker must be replaced first.
                     if self.workers.count() > 0 {
-                        self.measure(scope, spell);
+                        self.measure_worker(scope, disturbance);
                     }
                 }
                 (Fault::KillWorker, false) => {
                     let was_last = self.workers.count() == 0;
                     self.workers.start_one();
                     if was_last {
-                        self.measure(scope, spell);
+                        self.measure_worker(scope, disturbance);
                     }
                 }
                 (Fault::FlushAll, true) => self.flush_all(),
                 (Fault::OldDump, true) => {
-                    scope.spawn(move || self.old_dump(spell));
+                    scope.spawn(move || self.old_dump(disturbance));
                 }
                 _ => {}
             }
         }
     }
 
-    /// Says until when a fault that nobody measures has its effect.
-    fn lasts(&self, spell: SpellId, act: &Act) {
+    /// Sets the end of a disturbance whose recovery is not measured.
+    fn end_unmeasured(&self, disturbance: DisturbanceId, step: &Step) {
         if let (Fault::Link(..) | Fault::External(_), false)
-        | (Fault::Workers(_) | Fault::FlushAll, true) = (act.fault, act.begins)
+        | (Fault::Workers(_) | Fault::FlushAll, true) = (step.fault, step.is_start)
         {
-            self.stage.spell_ends(spell, Instant::now() + SETTLES);
+            self.stage
+                .end_disturbance(disturbance, Instant::now() + AFTERMATH);
         }
     }
 
-    /// Waits until what was broken until then serves again.
-    fn recovers(&self, component: &'static str, since: Instant, spell: SpellId) {
+    /// Waits until the component, whose repair began at `since`, has recovered.
+    fn measure_recovery(
+        &self,
+        component: &'static str,
+        since: Instant,
+        disturbance: DisturbanceId,
+    ) {
         let Self {
             recoveries, stage, ..
         } = self;
-        recoveries.measure(stage, component, since, spell);
+        recoveries.measure(stage, component, since, disturbance);
     }
 
-    /// Beside the schedule, which goes on.
-    fn measure<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, spell: SpellId) {
+    /// Measures a worker's recovery in a separate thread, while the schedule
+    /// continues.
+    fn measure_worker<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        disturbance: DisturbanceId,
+    ) {
         let since = Instant::now();
         scope.spawn(move || {
-            let _ends = self.stage.ends_with_me();
-            self.recovers("worker", since, spell);
+            let _guard = self.stage.end_on_panic();
+            self.measure_recovery("worker", since, disturbance);
         });
     }
 
     fn flush_all(&self) {
         let url = self.stage.stack.stores.url("FANOUT_REDIS_URL");
-        let flushed = until(MENDS_WITHIN, || {
+        let flushed = wait_until(REPAIR_TIMEOUT, || {
             let mut connection = reader::connect(url).map_err(|error| error.to_string())?;
             let flushed = redis::cmd("FLUSHALL").exec(&mut connection);
             flushed.map_err(|error| error.to_string())
@@ -224,61 +235,61 @@ impl<'a> Faults<'a> {
         flushed.expect("redis");
     }
 
-    /// Redis dies and its folder is put back to what it was.
-    fn old_dump(&self, spell: SpellId) {
-        let _ends = self.stage.ends_with_me();
+    /// Kills Redis and restores an older copy of its data.
+    fn old_dump(&self, disturbance: DisturbanceId) {
+        let _guard = self.stage.end_on_panic();
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let data = self.stage.stack.file("data/redis");
-        let kept = self.stage.stack.fanout.home().join("old-dump");
-        let _ = fs::remove_dir_all(&kept);
-        copy(&data, &kept);
+        let old = self.stage.stack.fanout.home().join("old-dump");
+        let _ = fs::remove_dir_all(&old);
+        copy(&data, &old);
         self.stage
-            .sleep_until(self.stage.begun.elapsed() + DUMP_AGE);
+            .sleep_until(self.stage.start.elapsed() + DUMP_AGE);
         let pid = self.stage.stack.pid("redis");
-        kill(pid, Signal::SIGKILL).expect("it runs");
-        let gone = until(MENDS_WITHIN, || match kill(pid, None) {
-            Ok(()) => Err("it is still there".to_owned()),
+        kill(pid, Signal::SIGKILL).expect("kill redis");
+        let ended = wait_until(REPAIR_TIMEOUT, || match kill(pid, None) {
+            Ok(()) => Err("the process is still running".to_owned()),
             Err(_) => Ok(()),
         });
-        gone.expect("killed is killed");
-        fs::remove_dir_all(&data).expect("removed");
-        copy(&kept, &data);
+        ended.expect("the killed process ends");
+        fs::remove_dir_all(&data).expect("remove the data");
+        copy(&old, &data);
         let since = Instant::now();
-        self.mend();
+        self.repair_stack();
         drop(servers);
-        self.recovers("redis", since, spell);
+        self.measure_recovery("redis", since, disturbance);
     }
 }
 
-/// Copies a folder with all that it says of who owns it.
+/// Copies a folder, including owners and permissions.
 fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").args([from, to]).status();
     assert!(status.expect("cp").success(), "{}", from.display());
 }
 
-fn ordered(answer: Answer) -> &'static str {
-    match answer {
-        Answer::Error => "status=500&fail_rate=0.5",
-        Answer::TooMany => "status=429&retry_after_seconds=1",
-        // Beyond the two seconds that the workers have.
-        Answer::Late => "delay_ms=3000",
+fn fault_query(fault: ExternalFault) -> &'static str {
+    match fault {
+        ExternalFault::Error => "status=500&fail_rate=0.5",
+        ExternalFault::TooMany => "status=429&retry_after_seconds=1",
+        // Longer than the workers' request timeout of two seconds.
+        ExternalFault::Late => "delay_ms=3000",
     }
 }
 
-/// Begins and ends of everything but servers, by time.
-fn acts(entries: &[Entry]) -> Vec<Act> {
+/// Returns the starts and ends of all faults except for server faults, by time.
+fn steps(entries: &[Entry]) -> Vec<Step> {
     let others = entries.iter().filter(|entry| !entry.fault.is_server());
-    let mut acts: Vec<Act> = others
+    let mut steps: Vec<Step> = others
         .enumerate()
         .flat_map(|(number, entry)| {
-            [(entry.at, true), (entry.at + entry.lasts, false)].map(|(at, begins)| Act {
+            [(entry.at, true), (entry.at + entry.duration, false)].map(|(at, is_start)| Step {
                 at,
                 number,
                 fault: entry.fault,
-                begins,
+                is_start,
             })
         })
         .collect();
-    acts.sort_by_key(|act| act.at);
-    acts
+    steps.sort_by_key(|step| step.at);
+    steps
 }

@@ -1,5 +1,5 @@
-//! The load: a writer of the source that inserts, changes, moves, deletes and
-//! brings back, events and contents, and does not mind that Postgres dies.
+//! The load: a writer that inserts, updates, moves, deletes and reinserts
+//! events and contents in the source, and tolerates failures of Postgres.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,32 +18,33 @@ use uuid::Uuid;
 
 use crate::{stage::Stage, support::wait_for};
 
-/// Between two transactions.
+/// Interval between two transactions.
 const PAUSE: Duration = Duration::from_millis(35);
-/// A Postgres that does not answer for so long is asked anew.
-const ANSWER: Duration = Duration::from_secs(10);
-/// The first id: those of others are far away.
+/// Timeout of a request to Postgres, after which the writer reconnects.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The first id, far from all other ids.
 const FIRST_ID: i64 = 1_000_000;
 const CONTENTS: usize = 24;
-/// Contents that are waited for.
+/// Maximum number of missing contents.
 const MAX_MISSING: usize = 6;
 
-/// What was written, by kind, and how often nobody can say whether.
+/// The number of transactions by kind, and of transactions with an unknown
+/// outcome.
 #[derive(Debug, Default)]
 pub struct Written {
     pub kinds: BTreeMap<&'static str, u64>,
     pub ambiguous: u64,
 }
 
-/// One transaction and what it makes of the ids.
+/// One transaction and its effect on the ids.
 #[derive(Debug, Default)]
 struct Step {
     kind: &'static str,
     sql: String,
-    born: Vec<i64>,
-    gone: Vec<i64>,
-    content_born: Option<Uuid>,
-    content_gone: Option<Uuid>,
+    inserted: Vec<i64>,
+    removed: Vec<i64>,
+    inserted_content: Option<Uuid>,
+    removed_content: Option<Uuid>,
 }
 
 struct Writer {
@@ -52,11 +53,11 @@ struct Writer {
     live: Vec<i64>,
     deleted: Vec<i64>,
     contents: Vec<Uuid>,
-    /// Contents that events are of already, but are not there.
+    /// Contents that events refer to but that do not exist.
     missing: Vec<Uuid>,
 }
 
-/// Writes until the storm is over.
+/// Writes until the storm ends.
 pub fn write(stage: &Stage, seed: u64) -> Written {
     let mut writer = Writer {
         rng: ChaCha8Rng::seed_from_u64(seed ^ 0x10ad),
@@ -70,14 +71,14 @@ pub fn write(stage: &Stage, seed: u64) -> Written {
     let mut client = None;
     while !stage.is_over() {
         if client.is_none() {
-            client = writer.begin(stage);
+            client = writer.connect(stage);
             continue;
         }
         let step = writer.step();
-        let connected = client.as_ref().expect("just seen");
+        let connected = client.as_ref().expect("the client was just checked");
         if execute(connected, &step.sql) {
             *written.kinds.entry(step.kind).or_default() += 1;
-            writer.did(step);
+            writer.record(step);
         } else {
             written.ambiguous += 1;
             client = None;
@@ -85,22 +86,23 @@ pub fn write(stage: &Stage, seed: u64) -> Written {
         thread::sleep(PAUSE);
     }
     if let Some(client) = client {
-        writer.brings_what_is_missing(&client);
+        writer.insert_missing_contents(&client);
     }
     written
 }
 
-/// Whether it is known to be done. What Postgres refuses is a mistake here.
+/// Executes a transaction. Returns true if it is known to be committed. An SQL
+/// error is a mistake in this test.
 fn execute(client: &Client, sql: &str) -> bool {
-    match wait_for(async { timeout(ANSWER, client.batch_execute(sql)).await }) {
+    match wait_for(async { timeout(TIMEOUT, client.batch_execute(sql)).await }) {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
             let code = error.code().map_or("08", |code| code.code());
-            // Constraints, values, syntax.
-            let refused = ["22", "23", "42"]
+            // Error classes: invalid values, violated constraints, syntax.
+            let is_sql_error = ["22", "23", "42"]
                 .iter()
                 .any(|class| code.starts_with(class));
-            assert!(!refused, "{error:?}\n{sql}");
+            assert!(!is_sql_error, "{error:?}\n{sql}");
             false
         }
         Err(_) => false,
@@ -108,9 +110,9 @@ fn execute(client: &Client, sql: &str) -> bool {
 }
 
 impl Writer {
-    /// Connects, and reads what really is there: the last transaction may have
-    /// been done or not.
-    fn begin(&mut self, stage: &Stage) -> Option<Client> {
+    /// Connects and reads the actual state, because the last transaction may or
+    /// may not have been committed.
+    fn connect(&mut self, stage: &Stage) -> Option<Client> {
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
         let read = async {
             let client = Postgres::new(Connection::new(url.into())).connect().await?;
@@ -119,17 +121,17 @@ impl Writer {
             let contents = client.query("SELECT id FROM content", &[]).await?;
             Ok::<_, PostgresError>((client, ids, contents))
         };
-        let found = wait_for(async { timeout(ANSWER, read).await });
-        let Ok(Ok((client, ids, contents))) = found else {
+        let outcome = wait_for(async { timeout(TIMEOUT, read).await });
+        let Ok(Ok((client, ids, contents))) = outcome else {
             thread::sleep(PAUSE);
             return None;
         };
         let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
         let newest = ids.iter().max().copied().unwrap_or(FIRST_ID);
         self.next_id = self.next_id.max(newest + 1);
-        let there: HashSet<i64> = ids.iter().copied().collect();
+        let existing: HashSet<i64> = ids.iter().copied().collect();
         self.deleted.extend(&self.live);
-        self.deleted.retain(|id| !there.contains(id));
+        self.deleted.retain(|id| !existing.contains(id));
         self.live = ids;
         let contents: Vec<Uuid> = contents.iter().map(|row| row.get(0)).collect();
         self.missing.extend(&self.contents);
@@ -138,21 +140,21 @@ impl Writer {
         Some(client)
     }
 
-    fn did(&mut self, step: Step) {
-        self.live.retain(|id| !step.gone.contains(id));
-        self.deleted.retain(|id| !step.born.contains(id));
-        self.live.extend(step.born);
-        self.deleted.extend(step.gone);
-        let gone = step.content_gone;
-        self.contents.retain(|id| Some(*id) != gone);
-        self.missing.extend(gone);
-        self.missing.retain(|id| Some(*id) != step.content_born);
-        self.contents.extend(step.content_born);
+    fn record(&mut self, step: Step) {
+        self.live.retain(|id| !step.removed.contains(id));
+        self.deleted.retain(|id| !step.inserted.contains(id));
+        self.live.extend(step.inserted);
+        self.deleted.extend(step.removed);
+        let removed = step.removed_content;
+        self.contents.retain(|id| Some(*id) != removed);
+        self.missing.extend(removed);
+        self.missing.retain(|id| Some(*id) != step.inserted_content);
+        self.contents.extend(step.inserted_content);
     }
 
     fn step(&mut self) -> Step {
         if self.contents.len() < 4 {
-            return self.content();
+            return self.insert_content();
         }
         if self.live.len() < 20 {
             return self.insert(1);
@@ -162,16 +164,16 @@ impl Writer {
             30..33 => self.insert(25),
             33..45 => self.update("update", "duration_ms", Self::duration),
             45..50 => self.update("update", "device", Self::device),
-            50..60 => self.update("move", "content_id", Self::content_of_an_event),
+            50..60 => self.update("move", "content_id", Self::random_content_id),
             60..68 => self.update("update", "event_ts", Self::time),
             68..76 => self.delete(),
-            76..81 => self.bring_back(),
+            76..81 => self.reinsert(),
             81..83 => self.delete_and_insert(),
-            83..85 => self.update("poison", "event_ts", Self::no_time),
-            85..88 => self.late_content(),
-            88..92 => self.missing_content(),
+            83..85 => self.update("poison", "event_ts", Self::invalid_time),
+            85..88 => self.insert_before_content(),
+            88..92 => self.insert_missing_content(),
             92..98 => self.change_content(),
-            98..99 => self.content(),
+            98..99 => self.insert_content(),
             _ => self.delete_content(),
         }
     }
@@ -182,18 +184,18 @@ impl Writer {
         Step {
             kind: "insert",
             sql: ids.iter().map(|id| self.row(*id)).collect(),
-            born: ids,
+            inserted: ids,
             ..Step::default()
         }
     }
 
-    /// The insert of an event.
+    /// Returns the insert of an event.
     fn row(&mut self, id: i64) -> String {
-        let content = self.content_of_an_event();
-        self.row_of(id, &content)
+        let content = self.random_content_id();
+        self.row_with_content(id, &content)
     }
 
-    fn row_of(&mut self, id: i64, content: &str) -> String {
+    fn row_with_content(&mut self, id: i64, content: &str) -> String {
         let (time, duration, device) = (self.time(), self.duration(), self.device());
         let user = Uuid::from_u128(self.rng.random());
         let word = ["play", "pause", "finish", "click"][self.rng.random_range(0..4)];
@@ -206,7 +208,7 @@ impl Writer {
     }
 
     fn update(&mut self, kind: &'static str, column: &str, value: fn(&mut Self) -> String) -> Step {
-        let (id, value) = (self.any_live(), value(self));
+        let (id, value) = (self.random_event(), value(self));
         Step {
             kind,
             sql: format!("UPDATE engagement_events SET {column} = {value} WHERE id = {id}"),
@@ -215,32 +217,32 @@ impl Writer {
     }
 
     fn delete(&mut self) -> Step {
-        let id = self.any_live();
+        let id = self.random_event();
         Step {
             kind: "delete",
             sql: format!("DELETE FROM engagement_events WHERE id = {id}"),
-            gone: vec![id],
+            removed: vec![id],
             ..Step::default()
         }
     }
 
-    fn bring_back(&mut self) -> Step {
+    fn reinsert(&mut self) -> Step {
         if self.deleted.is_empty() {
             return self.insert(1);
         }
-        let place = self.rng.random_range(0..self.deleted.len());
-        let id = self.deleted[place];
+        let index = self.rng.random_range(0..self.deleted.len());
+        let id = self.deleted[index];
         Step {
             kind: "insert again",
             sql: self.row(id),
-            born: vec![id],
+            inserted: vec![id],
             ..Step::default()
         }
     }
 
-    /// In one transaction; then an update that makes three.
+    /// Deletes, reinserts and updates an event in one transaction.
     fn delete_and_insert(&mut self) -> Step {
-        let id = self.any_live();
+        let id = self.random_event();
         let (row, duration) = (self.row(id), self.duration());
         Step {
             kind: "delete and insert",
@@ -252,33 +254,33 @@ impl Writer {
         }
     }
 
-    /// Events of a content that is not there yet.
-    fn late_content(&mut self) -> Step {
+    /// Inserts an event of a content that does not exist yet.
+    fn insert_before_content(&mut self) -> Step {
         if self.missing.len() >= MAX_MISSING {
-            return self.missing_content();
+            return self.insert_missing_content();
         }
         let content = Uuid::from_u128(self.rng.random());
         let id = self.next_id;
         self.next_id += 1;
         self.missing.push(content);
-        let row = self.row_of(id, &format!("'{content}'"));
+        let row = self.row_with_content(id, &format!("'{content}'"));
         Step {
             kind: "insert before its content",
             sql: row,
-            born: vec![id],
+            inserted: vec![id],
             ..Step::default()
         }
     }
 
-    /// A content that events have been waiting for.
-    fn missing_content(&mut self) -> Step {
+    /// Inserts a content that events already refer to.
+    fn insert_missing_content(&mut self) -> Step {
         match self.missing.first().copied() {
             Some(id) => self.content_row("content after its events", id),
-            None => self.content(),
+            None => self.insert_content(),
         }
     }
 
-    fn content(&mut self) -> Step {
+    fn insert_content(&mut self) -> Step {
         if self.contents.len() >= CONTENTS {
             return self.change_content();
         }
@@ -293,13 +295,13 @@ impl Writer {
             sql: format!(
                 "INSERT INTO content VALUES ('{id}', '{id}', 'a title', {word}, {length}, now())"
             ),
-            content_born: Some(id),
+            inserted_content: Some(id),
             ..Step::default()
         }
     }
 
     fn change_content(&mut self) -> Step {
-        let id = self.any_content();
+        let id = self.random_content();
         let change = match self.rng.random_range(0..3) {
             0 => format!("content_type = {}", self.content_type()),
             1 => format!("length_seconds = {}", self.length()),
@@ -313,39 +315,40 @@ impl Writer {
     }
 
     fn delete_content(&mut self) -> Step {
-        let id = self.any_content();
+        let id = self.random_content();
         Step {
             kind: "content deleted",
             sql: format!("DELETE FROM content WHERE id = '{id}'"),
-            content_gone: Some(id),
+            removed_content: Some(id),
             ..Step::default()
         }
     }
 
-    /// What is waited for comes before the end.
-    fn brings_what_is_missing(&mut self, client: &Client) {
+    /// Inserts all missing contents before the load ends.
+    fn insert_missing_contents(&mut self, client: &Client) {
         while let Some(id) = self.missing.pop() {
             let step = self.content_row("content after its events", id);
             execute(client, &step.sql);
         }
     }
 
-    fn any_live(&mut self) -> i64 {
+    fn random_event(&mut self) -> i64 {
         self.live[self.rng.random_range(0..self.live.len())]
     }
 
-    fn any_content(&mut self) -> Uuid {
+    fn random_content(&mut self) -> Uuid {
         self.contents[self.rng.random_range(0..self.contents.len())]
     }
 
-    fn content_of_an_event(&mut self) -> String {
+    fn random_content_id(&mut self) -> String {
         if self.rng.random_bool(0.04) {
             return "NULL".to_owned();
         }
-        format!("'{}'", self.any_content())
+        format!("'{}'", self.random_content())
     }
 
-    /// In the window, before it, soon in it, or further ahead than counts.
+    /// Returns an event time in the window, before it, soon to enter it, or too
+    /// far ahead to count.
     fn time(&mut self) -> String {
         let ahead_ms = match self.rng.random_range(0..20) {
             0..14 => -self.rng.random_range(0..20_000),
@@ -356,7 +359,7 @@ impl Writer {
         format!("clock_timestamp() + interval '{ahead_ms} milliseconds'")
     }
 
-    fn no_time(&mut self) -> String {
+    fn invalid_time(&mut self) -> String {
         let times = ["'infinity'", "'-infinity'", "'20000-01-01 00:00:00Z'"];
         times[self.rng.random_range(0..times.len())].to_owned()
     }

@@ -1,5 +1,6 @@
-//! The log of events, read whole and understood by rules written down anew:
-//! what the product makes of a record is no evidence.
+//! The log of events, read completely and decoded by an independent
+//! implementation of the rules, because the product's own decoding is no
+//! evidence.
 
 use std::{str::FromStr as _, time::Duration};
 
@@ -14,43 +15,43 @@ use serde_json::Value as Json;
 /// The topic of the events, in three partitions.
 pub const EVENTS: &str = "cdc.public.engagement_events";
 /// The topic of dead letters.
-pub const LETTERS: &str = "fanout.dlq";
-/// Partitions of the events' topic.
+pub const DEAD_LETTERS: &str = "fanout.dlq";
+/// Number of partitions of the events topic.
 pub const PARTITIONS: i32 = 3;
 
-/// How long one question to the broker may take.
-const ANSWER: Duration = Duration::from_secs(4);
-/// How long the next record of a log that has one may take.
-const NEXT: Duration = Duration::from_secs(60);
+/// Timeout of one request to the broker.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// Timeout for the next record while the end of the log is not reached.
+const NEXT_RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a record says.
+/// The meaning of a record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     Upsert(Event),
     Delete(i64),
-    /// It changes no row: a tombstone, a heartbeat, a message.
+    /// The record changes no row: a tombstone, a heartbeat, a message.
     Ignored,
-    /// Nobody can say what it means.
+    /// The record cannot be decoded.
     Poison,
 }
 
-/// An event as one record has it.
+/// An event as written in one record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub id: i64,
     pub content: Option<String>,
-    /// Microseconds since the epoch.
+    /// The event time, in microseconds since the epoch.
     pub at_us: i64,
-    /// Whether the record is its insert.
+    /// Whether the record is the event's insert.
     pub is_insert: bool,
     pub row: Json,
 }
 
-/// A record of the events' topic.
+/// A record of the events topic.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub offset: i64,
-    /// When the broker appended it, microseconds since the epoch.
+    /// Append time at the broker, in microseconds since the epoch.
     pub time_us: i64,
     pub change: Change,
 }
@@ -58,15 +59,15 @@ pub struct Line {
 /// All records, by partition.
 pub type Log = Vec<Vec<Line>>;
 
-/// A dead letter: of which sink, and where its record was.
+/// A dead letter: its sink, and its record's partition and offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
+pub struct DeadLetter {
     pub offset: i64,
     pub sink: String,
     pub record: (usize, i64),
 }
 
-/// Asks a broker.
+/// A client of the broker.
 pub struct Broker {
     brokers: String,
     consumer: BaseConsumer,
@@ -80,33 +81,37 @@ impl Broker {
         }
     }
 
-    /// Where a read-committed reader finds the end of each partition; zero
-    /// where the topic is not there yet.
-    pub fn ends(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, KafkaError> {
+    /// Returns the end offset of each partition for a read-committed reader.
+    /// Fails if the topic does not exist.
+    pub fn end_offsets(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, KafkaError> {
         let end = |partition| {
-            let bounds = self.consumer.fetch_watermarks(topic, partition, ANSWER);
+            let bounds = self.consumer.fetch_watermarks(topic, partition, TIMEOUT);
             bounds.map(|(_, end)| end)
         };
         (0..partitions).map(end).collect()
     }
 
-    /// What a group has committed of the events; none where nothing is.
+    /// Returns the offsets that a group has committed in the events topic, or
+    /// `None` for a partition without a commit.
     pub fn committed(&self, group: &str) -> Result<Vec<Option<i64>>, KafkaError> {
         let consumer = consumer(&self.brokers, group);
         let mut list = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             list.add_partition(EVENTS, partition);
         }
-        let committed = consumer.committed_offsets(list, ANSWER)?;
+        let committed = consumer.committed_offsets(list, TIMEOUT)?;
         let offset = |offset| match offset {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         };
         let elements = committed.elements();
-        Ok(elements.iter().map(|one| offset(one.offset())).collect())
+        Ok(elements
+            .iter()
+            .map(|element| offset(element.offset()))
+            .collect())
     }
 
-    /// All the events there are.
+    /// Returns all records of the events topic.
     pub fn log(&self) -> Log {
         let line = |message: &BorrowedMessage<'_>| Line {
             offset: message.offset(),
@@ -116,17 +121,17 @@ impl Broker {
         self.read(EVENTS, PARTITIONS, line)
     }
 
-    /// All dead letters.
-    pub fn letters(&self) -> Vec<Letter> {
-        self.read(LETTERS, 1, letter).concat()
+    /// Returns all dead letters.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.read(DEAD_LETTERS, 1, dead_letter).concat()
     }
 
-    /// All records of a topic, by partition.
+    /// Reads all records of a topic, by partition.
     fn read<T>(
         &self,
         topic: &str,
         partitions: i32,
-        one: impl Fn(&BorrowedMessage<'_>) -> T,
+        convert: impl Fn(&BorrowedMessage<'_>) -> T,
     ) -> Vec<Vec<T>> {
         let consumer = consumer(&self.brokers, "storm-reads");
         let mut list = TopicPartitionList::new();
@@ -138,14 +143,14 @@ impl Broker {
         let mut read: Vec<Vec<T>> = (0..partitions).map(|_| Vec::new()).collect();
         let mut unread = partitions;
         while unread > 0 {
-            match consumer.poll(NEXT) {
+            match consumer.poll(NEXT_RECORD_TIMEOUT) {
                 Some(Ok(message)) => {
                     let partition = usize::try_from(message.partition()).expect("a number");
-                    read[partition].push(one(&message));
+                    read[partition].push(convert(&message));
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
                 Some(Err(error)) => panic!("{topic}: {error}"),
-                None => panic!("{topic}: its end did not come"),
+                None => panic!("{topic}: the end was not reached"),
             }
         }
         read
@@ -159,14 +164,14 @@ fn consumer(brokers: &str, group: &str) -> BaseConsumer {
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
-        // A broker that comes back is found at once.
+        // Reconnects soon after the broker has restarted.
         .set("reconnect.backoff.max.ms", "500")
         .create()
         .expect("a consumer")
 }
 
-fn letter(message: &BorrowedMessage<'_>) -> Letter {
-    let headers = message.headers().expect("a letter has headers");
+fn dead_letter(message: &BorrowedMessage<'_>) -> DeadLetter {
+    let headers = message.headers().expect("a dead letter has headers");
     let text = |key: &str| {
         let found = headers.iter().find(|header| header.key == key);
         let value = found.and_then(|header| header.value).expect("a value");
@@ -174,14 +179,14 @@ fn letter(message: &BorrowedMessage<'_>) -> Letter {
     };
     let partition = text("fanout-partition").parse().expect("a number");
     let offset = text("fanout-offset").parse().expect("a number");
-    Letter {
+    DeadLetter {
         offset: message.offset(),
         sink: text("fanout-sink"),
         record: (partition, offset),
     }
 }
 
-/// What a record's bytes say.
+/// Decodes a record's key and value.
 pub fn change(key: Option<&[u8]>, value: Option<&[u8]>) -> Change {
     let Some(value) = value else {
         return Change::Ignored;
@@ -207,7 +212,7 @@ pub fn change(key: Option<&[u8]>, value: Option<&[u8]>) -> Change {
 }
 
 fn event(op: &str, id: i64, row: &Json) -> Option<Event> {
-    // A year beyond four digits and infinity are no times of this calendar.
+    // Infinity and years beyond four digits are not valid times.
     let time = jiff::Timestamp::from_str(row["event_ts"].as_str()?).ok()?;
     (row["id"] == id).then(|| Event {
         id,
@@ -218,35 +223,35 @@ fn event(op: &str, id: i64, row: &Json) -> Option<Event> {
     })
 }
 
-/// The rules, each once.
+/// A test of each rule.
 pub mod tests {
     use serde_json::json;
 
     use super::{Change, Json, change};
 
-    pub fn each_record_is_what_the_rules_say() {
+    pub fn each_record_is_decoded_by_the_rules() {
         let row = |time: &str| {
             json!({
                 "before": null, "op": "c", "source": {"table": "engagement_events"},
                 "after": {"id": 7, "content_id": null, "event_ts": time},
             })
         };
-        let of = |value: &Json| change(Some(b"{\"id\":7}"), Some(value.to_string().as_bytes()));
+        let decode = |value: &Json| change(Some(b"{\"id\":7}"), Some(value.to_string().as_bytes()));
         let good = row("1970-01-01T00:00:01.000002Z");
-        match of(&good) {
+        match decode(&good) {
             Change::Upsert(event) => assert_eq!((event.id, event.at_us), (7, 1_000_002)),
             other => panic!("{other:?}"),
         }
-        assert_eq!(of(&row("infinity")), Change::Poison);
-        assert_eq!(of(&row("20000-01-01T00:00:00Z")), Change::Poison);
+        assert_eq!(decode(&row("infinity")), Change::Poison);
+        assert_eq!(decode(&row("20000-01-01T00:00:00Z")), Change::Poison);
         let mut other = good.clone();
         other["source"]["table"] = json!("content");
-        assert_eq!(of(&other), Change::Poison);
+        assert_eq!(decode(&other), Change::Poison);
         let mut delete = good.clone();
         delete["op"] = json!("d");
-        assert_eq!(of(&delete), Change::Delete(7));
+        assert_eq!(decode(&delete), Change::Delete(7));
         delete["op"] = json!("?");
-        assert_eq!(of(&delete), Change::Poison);
+        assert_eq!(decode(&delete), Change::Poison);
         assert_eq!(change(None, None), Change::Ignored);
         assert_eq!(change(None, Some(b"\xff")), Change::Poison);
         assert_eq!(change(None, Some(b"[]")), Change::Poison);

@@ -1,10 +1,11 @@
-//! A storm over the whole stack: everything that can break breaks, on a
-//! schedule that a seed repeats, while the source goes on changing and a
-//! reader of its own keeps every board that is published. Then the oracle.
+//! A storm test of the full stack: everything that can fail does fail, on a
+//! schedule derived from a seed, while the source keeps changing and a reader
+//! records every published board. Afterwards the oracle checks all stores.
 //!
-//! `make storm` runs it, three minutes long; `STORM_MINUTES=60 make storm`
-//! longer, `STORM_SEED=… make storm` the schedule of another run. Without
-//! being asked for, only what the storm is made of is tested.
+//! `make storm` runs a storm of three minutes. `STORM_MINUTES=60 make storm`
+//! runs a longer storm, and `STORM_SEED=… make storm` repeats the schedule of
+//! an earlier run. Without `make storm`, only the parts of the storm are
+//! tested.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -36,34 +37,34 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments {
-        // What is found is told by when it happened.
+        // Log lines of parallel tests would be interleaved.
         test_threads: Some(1),
         ..Arguments::from_args()
     };
     let parts: [(&str, fn()); 6] = [
         (
-            "schedule::the_same_seed_is_the_same_schedule",
-            schedule::tests::the_same_seed_is_the_same_schedule,
+            "schedule::the_same_seed_gives_the_same_schedule",
+            schedule::tests::the_same_seed_gives_the_same_schedule,
         ),
         (
-            "schedule::three_minutes_hold_every_kind",
-            schedule::tests::three_minutes_hold_every_kind,
+            "schedule::three_minutes_include_every_fault",
+            schedule::tests::three_minutes_include_every_fault,
         ),
         (
-            "schedule::nothing_begins_before_the_calm_or_after_the_end",
-            schedule::tests::nothing_begins_before_the_calm_or_after_the_end,
+            "schedule::no_fault_begins_during_the_calm_or_after_the_end",
+            schedule::tests::no_fault_begins_during_the_calm_or_after_the_end,
         ),
         (
-            "proxy::every_mode_does_what_it_says",
-            proxy::tests::every_mode_does_what_it_says,
+            "proxy::every_mode_affects_connections_as_documented",
+            proxy::tests::every_mode_affects_connections_as_documented,
         ),
         (
-            "log::each_record_is_what_the_rules_say",
-            log::tests::each_record_is_what_the_rules_say,
+            "log::each_record_is_decoded_by_the_rules",
+            log::tests::each_record_is_decoded_by_the_rules,
         ),
         (
-            "model::a_board_is_a_function_of_positions_and_moment",
-            model::tests::a_board_is_a_function_of_positions_and_moment,
+            "model::a_board_is_a_function_of_positions_and_time",
+            model::tests::a_board_is_a_function_of_positions_and_time,
         ),
     ];
     let mut trials: Vec<Trial> = parts

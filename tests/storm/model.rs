@@ -1,31 +1,32 @@
-//! What a board has to be: a function of the log up to some positions, and of
-//! a moment. Written down anew, from the promise alone.
+//! The expected board as a function of the log, of positions in it, and of a
+//! time. Implemented independently of the product, from the documented
+//! guarantee alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::log::{Change, Event, Line, Log};
 
-/// Scores by content.
+/// Scores by content id.
 pub type Scores = BTreeMap<String, i64>;
 
-/// What counts.
+/// The rules for which events count.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     pub window_us: i64,
-    /// How far an event may be ahead of its record.
+    /// How far an event may be ahead of its record's time.
     pub skew_us: i64,
 }
 
-/// The log, replayed to where it is asked for.
+/// The log, replayed up to the requested positions.
 pub struct Model<'a> {
     rules: Rules,
     partitions: Vec<Replay<'a>>,
 }
 
-/// One partition: an id's changes share it.
+/// The replay of one partition, which has all changes of its ids.
 struct Replay<'a> {
     lines: &'a [Line],
-    /// Lines that are in.
+    /// Number of replayed lines.
     done: usize,
     /// The latest change of each event that may count.
     latest: HashMap<i64, &'a Event>,
@@ -38,12 +39,12 @@ impl<'a> Model<'a> {
         Self { rules, partitions }
     }
 
-    /// The board that these positions and this moment make.
+    /// Returns the board for these positions at this time.
     pub fn board(&mut self, positions: &[i64], as_of_us: i64) -> Scores {
         let mut scores = Scores::new();
         let from = as_of_us - self.rules.window_us;
         for (replay, position) in self.partitions.iter_mut().zip(positions) {
-            replay.go_to(*position, self.rules);
+            replay.seek(*position, self.rules);
             let due = replay
                 .by_time
                 .range((from + 1, i64::MIN)..=(as_of_us, i64::MAX));
@@ -67,18 +68,18 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn go_to(&mut self, position: i64, rules: Rules) {
-        let wanted = self.lines.partition_point(|line| line.offset < position);
-        if wanted < self.done {
+    fn seek(&mut self, position: i64, rules: Rules) {
+        let target = self.lines.partition_point(|line| line.offset < position);
+        if target < self.done {
             *self = Self::new(self.lines);
         }
-        for line in &self.lines[self.done..wanted] {
-            self.take(line, rules);
+        for line in &self.lines[self.done..target] {
+            self.apply(line, rules);
         }
-        self.done = wanted;
+        self.done = target;
     }
 
-    fn take(&mut self, line: &'a Line, rules: Rules) {
+    fn apply(&mut self, line: &'a Line, rules: Rules) {
         let (id, event) = match &line.change {
             Change::Upsert(event) => (event.id, Some(event)),
             Change::Delete(id) => (*id, None),
@@ -94,12 +95,12 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Whether an event will be on the board in its time.
+/// Returns true if an event is on the board while its time is in the window.
 pub fn counts(event: &Event, line: &Line, rules: Rules) -> bool {
     event.content.is_some() && event.at_us <= line.time_us + rules.skew_us
 }
 
-/// A small log with each kind of change.
+/// A test with a small log that has each kind of change.
 pub mod tests {
     use serde_json::Value as Json;
 
@@ -115,7 +116,7 @@ pub mod tests {
         })
     }
 
-    pub fn a_board_is_a_function_of_positions_and_moment() {
+    pub fn a_board_is_a_function_of_positions_and_time() {
         let changes = [
             event(1, "a", 100),
             event(2, "a", 140),
@@ -138,17 +139,21 @@ pub mod tests {
         let mut model = Model::new(&log, rules);
         let mut board = |position, as_of| {
             let scores = model.board(&[position], as_of).into_iter();
-            let shown: Vec<String> = scores.map(|(id, score)| format!("{id}{score}")).collect();
-            shown.join(" ")
+            let text: Vec<String> = scores.map(|(id, score)| format!("{id}{score}")).collect();
+            text.join(" ")
         };
         assert_eq!(board(0, 149), "");
         assert_eq!(board(1, 149), "a1");
         assert_eq!(board(11, 149), "a2");
-        assert_eq!(board(11, 150), "a1", "the edge is out");
-        assert_eq!(board(11, 139), "a1", "not yet");
-        assert_eq!(board(21, 149), "a1 b1", "moved");
-        assert_eq!(board(70, 149), "b1", "deleted");
+        assert_eq!(board(11, 150), "a1", "the start of the window is excluded");
+        assert_eq!(board(11, 139), "a1", "events after `as_of` do not count");
+        assert_eq!(board(21, 149), "a1 b1", "event 1 has moved");
+        assert_eq!(board(70, 149), "b1", "event 2 is deleted");
         assert_eq!(board(70, 1_001), "", "too far ahead of its record");
-        assert_eq!(board(11, 149), "a2", "and back");
+        assert_eq!(
+            board(11, 149),
+            "a2",
+            "an earlier position after a later one"
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! The oracle, when all has been mended: what the stores hold, held against
-//! the source and the log, and every board that was ever published against
-//! the model.
+//! The oracle, used after all faults are repaired: compares the contents of the
+//! stores with the source and the log, and every published board with the
+//! model.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,130 +16,141 @@ use fanout::clients::{
 use serde_json::{Value as Json, json};
 
 use crate::{
-    acknowledged::{Known, Look, SINKS},
-    log::{Broker, Change, EVENTS, Event, Letter, Log, PARTITIONS},
+    acknowledged::{FinalState, Observation, SINKS},
+    log::{Broker, Change, DeadLetter, EVENTS, Event, Log, PARTITIONS},
     model::{Model, Rules, Scores, counts},
     reader::{self, Reading, State},
-    stage::{Stage, WINDOW_SECONDS, until},
+    stage::{Stage, WINDOW_SECONDS, wait_until},
     support::wait_for,
 };
 
-/// Differences of one kind that are shown.
+/// Maximum number of differences shown per kind.
 const SHOWN: usize = 5;
-/// For what is under way to arrive.
-const SETTLES_WITHIN: Duration = Duration::from_secs(120);
-/// An event may be so far ahead of its record: the default.
+/// Time limit for the remaining records to arrive.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(120);
+/// How far an event may be ahead of its record: the default.
 const SKEW_SECONDS: i64 = 300;
 const SECOND_US: i64 = 1_000_000;
 
-/// The end of the log as somebody saw it, and when.
+/// The end offsets of the log, and when they were read.
 #[derive(Debug)]
-pub struct Seen {
+pub struct LogEnds {
     pub at_us: i64,
     pub ends: Vec<i64>,
 }
 
-/// What was compared, for the report.
+/// The numbers of comparisons, for the report.
 #[derive(Debug, Default)]
-pub struct Judged {
+pub struct Comparisons {
     pub counts: BTreeMap<&'static str, usize>,
 }
 
 pub struct Oracle<'a> {
     stage: &'a Stage,
     log: Log,
-    letters: Vec<Letter>,
-    judged: Judged,
+    dead_letters: Vec<DeadLetter>,
+    comparisons: Comparisons,
 }
 
-/// Judges a stack that has come to rest.
-pub fn judge(stage: &Stage, reading: &Reading, looks: &[Look], seen: &[Seen]) -> Judged {
+/// Checks a stack that has caught up.
+pub fn compare(
+    stage: &Stage,
+    reading: &Reading,
+    observations: &[Observation],
+    log_ends: &[LogEnds],
+) -> Comparisons {
     let broker = stage.broker();
     verify(stage);
     let mut oracle = Oracle {
         stage,
         log: broker.log(),
-        letters: broker.letters(),
-        judged: Judged::default(),
+        dead_letters: broker.dead_letters(),
+        comparisons: Comparisons::default(),
     };
-    oracle.offsets(&broker);
-    oracle.rows();
-    oracle.calls(looks);
-    oracle.letters();
-    oracle.board_now();
-    oracle.boards(&reading.states, seen);
-    oracle.differ("a board nobody can read", reading.unreadable.clone());
-    oracle.judged
+    oracle.check_offsets(&broker);
+    oracle.check_rows();
+    oracle.check_calls(observations);
+    oracle.check_dead_letters();
+    oracle.check_current_board();
+    oracle.check_boards(&reading.states, log_ends);
+    oracle.report("unreadable boards", reading.unreadable.clone());
+    oracle.comparisons
 }
 
-/// `fanout verify` waits until everything is caught up, and finds nothing.
+/// Runs `fanout verify`, which waits until the stack has caught up and must
+/// find no difference.
 fn verify(stage: &Stage) {
     let ended = stage
-        .judge
+        .oracle
         .run(&["--output", "json", "verify", "--timeout", "180s"]);
     let report = (ended.code == Some(0)).then(|| ended.document());
-    let clean = report.as_ref().is_some_and(|report| {
+    let is_clean = report.as_ref().is_some_and(|report| {
         let checks = report["checks"].as_array().expect("checks");
-        let judged = |check: &&Json| check["notes"] == json!([]) && check["compared"] != 0;
-        report["differences"] == 0 && checks.iter().filter(judged).count() == 4
+        let is_complete = |check: &&Json| check["notes"] == json!([]) && check["compared"] != 0;
+        report["differences"] == 0 && checks.iter().filter(is_complete).count() == 4
     });
-    if !clean {
-        stage.found(format!("verify: {}", ended.evidence()));
+    if !is_clean {
+        stage.report(format!("verify: {}", ended.evidence()));
     }
 }
 
 impl Oracle<'_> {
-    fn count(&mut self, what: &'static str, count: usize) {
-        self.judged.counts.insert(what, count);
+    fn count(&mut self, name: &'static str, count: usize) {
+        self.comparisons.counts.insert(name, count);
     }
 
-    fn differ(&self, what: &str, differences: Vec<String>) {
+    fn report(&self, name: &str, differences: Vec<String>) {
         if differences.is_empty() {
             return;
         }
         let shown: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
-        self.stage.found(format!(
-            "{what}: {} differences\n  {}",
+        self.stage.report(format!(
+            "{name}: {} differences\n  {}",
             differences.len(),
             shown.join("\n  ")
         ));
     }
 
-    /// Every group has committed the end, and not more.
-    fn offsets(&self, broker: &Broker) {
+    /// Every group has committed exactly the end offsets.
+    fn check_offsets(&self, broker: &Broker) {
         for sink in SINKS {
             let group = format!("fanout-{sink}");
-            let settled = until(SETTLES_WITHIN, || {
+            let outcome = wait_until(CATCH_UP_TIMEOUT, || {
                 let ends = broker
-                    .ends(EVENTS, PARTITIONS)
-                    .map_err(|it| it.to_string())?;
-                let committed = broker.committed(&group).map_err(|it| it.to_string())?;
+                    .end_offsets(EVENTS, PARTITIONS)
+                    .map_err(|error| error.to_string())?;
+                let committed = broker.committed(&group);
+                let committed = committed.map_err(|error| error.to_string())?;
                 let ends: Vec<Option<i64>> = ends.into_iter().map(Some).collect();
-                let same = committed == ends;
-                same.then_some(())
+                let is_equal = committed == ends;
+                is_equal
+                    .then_some(())
                     .ok_or(format!("committed {committed:?} of {ends:?}"))
             });
-            if let Err(instead) = settled {
-                self.differ(&group, vec![instead]);
+            if let Err(error) = outcome {
+                self.report(&group, vec![error]);
             }
         }
     }
 
-    /// The view equals the join, but for events whose latest record is poison.
-    fn rows(&mut self) {
+    /// The view equals the join, except for events whose latest record is
+    /// undecodable.
+    fn check_rows(&mut self) {
         let excused = self.excused();
         let expected = table(&join(self.stage), &excused);
         let view = self.stage.clickhouse(VIEW).expect("clickhouse");
         let found = table(&view, &excused);
         self.count("rows", expected.len());
-        self.count("rows excused by poison", excused.len());
-        self.differ("the table is not the join", differences(&expected, &found));
+        self.count("rows excused by undecodable records", excused.len());
+        let differences = differences(&expected, &found);
+        self.report("the view differs from the join", differences);
     }
 
-    /// Events whose latest record nobody understands.
+    /// Returns the events whose latest record is undecodable.
     fn excused(&self) -> BTreeSet<i64> {
-        // The poison that is put into the log is no change of the source: the
-        // row in Postgres says which events have no time that is one.
+        // Undecodable records that were written directly into the log are not
+        // changes of the source. The rows in Postgres show which events have an
+        // invalid time.
         wait_for(async {
             let url = self.stage.stack.stores.url("FANOUT_POSTGRES_URL");
             let client = Postgres::new(Connection::new(url.into()))
@@ -153,16 +164,16 @@ impl Oracle<'_> {
         })
     }
 
-    /// Every insert has been accepted, under one key, with one body; and no
-    /// commit was ever past what was there.
-    fn calls(&mut self, looks: &[Look]) {
-        let calls = calls(self.stage);
-        let mut places: HashMap<String, u64> = HashMap::new();
+    /// Every insert was accepted under one key and with one body, and no commit
+    /// was past the acknowledged records.
+    fn check_calls(&mut self, observations: &[Observation]) {
+        let calls = accepted_calls(self.stage);
+        let mut positions_by_row: HashMap<String, u64> = HashMap::new();
         let mut wrong = Vec::new();
         for call in &calls {
             let row = canonical(&call["body"]);
-            let place = call["seq"].as_u64().expect("a place");
-            if places.insert(row.clone(), place).is_some() {
+            let position = call["seq"].as_u64().expect("a position");
+            if positions_by_row.insert(row.clone(), position).is_some() {
                 wrong.push(format!("accepted under two keys: {row}"));
             }
         }
@@ -173,39 +184,47 @@ impl Oracle<'_> {
                 _ => None,
             })
             .collect();
-        let accepted: BTreeSet<String> = places.keys().cloned().collect();
+        let accepted: BTreeSet<String> = positions_by_row.keys().cloned().collect();
         let missing = inserts.difference(&accepted);
         wrong.extend(missing.map(|row| format!("never accepted: {row}")));
         let extra = accepted.difference(&inserts);
         wrong.extend(extra.map(|row| format!("never inserted: {row}")));
         self.count("inserts accepted", inserts.len());
-        self.differ("the external system", wrong);
-        self.commits(looks, &|event| places.get(&canonical(&event.row)).copied());
+        self.report("the external system", wrong);
+        self.check_commits(observations, &|event| {
+            positions_by_row.get(&canonical(&event.row)).copied()
+        });
     }
 
-    fn commits(&mut self, looks: &[Look], calls: &dyn Fn(&Event) -> Option<u64>) {
-        let mut letters = HashMap::new();
-        for letter in &self.letters {
-            let (partition, offset) = letter.record;
-            letters
-                .entry((letter.sink.as_str(), partition, offset))
-                .or_insert(letter.offset);
+    fn check_commits(
+        &mut self,
+        observations: &[Observation],
+        calls: &dyn Fn(&Event) -> Option<u64>,
+    ) {
+        let mut dead_letters = HashMap::new();
+        for dead_letter in &self.dead_letters {
+            let (partition, offset) = dead_letter.record;
+            dead_letters
+                .entry((dead_letter.sink.as_str(), partition, offset))
+                .or_insert(dead_letter.offset);
         }
-        let known = Known {
+        let state = FinalState {
             log: &self.log,
-            letters: &letters,
+            dead_letters: &dead_letters,
             calls,
         };
-        let missing = looks.iter().flat_map(|look| look.missing(&known));
+        let missing = observations
+            .iter()
+            .flat_map(|observation| observation.missing(&state));
         let missing: BTreeMap<_, String> = missing.collect();
         let missing = missing.into_values().collect();
-        self.differ("committed past what was acknowledged", missing);
-        self.count("looks at committed offsets", looks.len());
+        self.report("commits past acknowledged records", missing);
+        self.count("observations of committed offsets", observations.len());
     }
 
-    /// Each poison is a dead letter of each sink, at its position; nothing
-    /// else is.
-    fn letters(&mut self) {
+    /// Each undecodable record has one dead letter for each sink, at its
+    /// position, and there are no other dead letters.
+    fn check_dead_letters(&mut self) {
         let mut expected = BTreeSet::new();
         for (partition, lines) in self.log.iter().enumerate() {
             for line in lines.iter().filter(|line| line.change == Change::Poison) {
@@ -213,39 +232,39 @@ impl Oracle<'_> {
             }
         }
         let found: BTreeSet<(&str, usize, i64)> = self
-            .letters
+            .dead_letters
             .iter()
             .map(|letter| (letter.sink.as_str(), letter.record.0, letter.record.1))
             .collect();
         let missing = expected.difference(&found);
         let extra = found.difference(&expected);
         let wrong = missing
-            .map(|at| format!("no letter of {at:?}"))
-            .chain(extra.map(|at| format!("a letter of {at:?}, which is no poison")));
+            .map(|at| format!("no dead letter for {at:?}"))
+            .chain(extra.map(|at| format!("a dead letter for {at:?}, which is decodable")));
         let wrong = wrong.collect();
-        self.differ("dead letters", wrong);
+        self.report("dead letters", wrong);
         let count = found.len();
         self.count("dead letters", count);
         let lines = self.log.iter().map(Vec::len).sum();
         self.count("records in the log", lines);
     }
 
-    /// The board that stands now is what SQL makes of the source: nothing is
-    /// under way any more.
-    fn board_now(&self) {
-        let asked_us = jiff::Timestamp::now().as_microsecond();
-        let fresh = until(SETTLES_WITHIN, || {
-            let state = reader::now(self.stage).ok_or("there is no board")?;
-            let is_fresh = state.complete && state.as_of_us > asked_us;
+    /// The current board equals the result of SQL on the source, because no
+    /// record is in flight.
+    fn check_current_board(&self) {
+        let start_us = jiff::Timestamp::now().as_microsecond();
+        let fresh = wait_until(CATCH_UP_TIMEOUT, || {
+            let state = reader::current(self.stage).ok_or("there is no board")?;
+            let is_fresh = state.complete && state.as_of_us > start_us;
             is_fresh.then_some(state).ok_or("no fresh board".to_owned())
         });
         let state = match fresh {
             Ok(state) => state,
-            Err(instead) => return self.differ("the board", vec![instead]),
+            Err(error) => return self.report("the board", vec![error]),
         };
         let excused = self.excused();
-        let mut barred = excused.clone();
-        let mut understood = BTreeMap::new();
+        let mut excluded = excused.clone();
+        let mut latest = BTreeMap::new();
         for line in self.log.iter().flatten() {
             let (id, event) = match &line.change {
                 Change::Upsert(event) => (event.id, Some(event)),
@@ -255,15 +274,15 @@ impl Oracle<'_> {
             // The latest change of an event decides.
             let counts = event.filter(|event| counts(event, line, rules()));
             if counts.is_none() {
-                barred.insert(id);
+                excluded.insert(id);
             } else if !excused.contains(&id) {
-                barred.remove(&id);
+                excluded.remove(&id);
             }
-            understood.insert(id, counts);
+            latest.insert(id, counts);
         }
-        let mut expected = board_in_sql(self.stage, state.as_of_us, &barred);
+        let mut expected = board_in_sql(self.stage, state.as_of_us, &excluded);
         let window = state.as_of_us - rules().window_us + 1..=state.as_of_us;
-        for event in excused.iter().filter_map(|id| *understood.get(id)?) {
+        for event in excused.iter().filter_map(|id| *latest.get(id)?) {
             if let Some(content) = event
                 .content
                 .as_ref()
@@ -273,16 +292,14 @@ impl Oracle<'_> {
             }
         }
         if expected != state.scores {
-            self.differ(
-                "the board is not what SQL says",
-                vec![apart(&expected, &state)],
-            );
+            let difference = describe_difference(&expected, &state);
+            self.report("the board differs from SQL", vec![difference]);
         }
     }
 
-    /// Every state that was published is what the model makes of its positions
-    /// and moment; a complete one held all there was.
-    fn boards(&mut self, states: &[State], seen: &[Seen]) {
+    /// Every published state equals the model's board for its positions and
+    /// time. A complete state has all records.
+    fn check_boards(&mut self, states: &[State], log_ends: &[LogEnds]) {
         let mut in_order: Vec<&State> = states.iter().collect();
         in_order.sort_by_key(|state| state.positions.iter().sum::<i64>());
         let mut model = Model::new(&self.log, rules());
@@ -291,22 +308,22 @@ impl Oracle<'_> {
         for state in in_order {
             let expected = model.board(&state.positions, state.as_of_us);
             if expected != state.scores || state.window_seconds != WINDOW_SECONDS {
-                wrong.push(apart(&expected, state));
+                wrong.push(describe_difference(&expected, state));
             }
-            stale.extend(falls_short(state, seen));
+            stale.extend(lack_of_records(state, log_ends));
         }
         drop(model);
         self.count("boards", states.len());
         let complete = states.iter().filter(|state| state.complete).count();
-        self.count("boards that said they were complete", complete);
-        self.differ("boards are not the model's", wrong);
-        self.differ("boards say they are complete and are not", stale);
+        self.count("boards reported complete", complete);
+        self.report("boards differ from the model", wrong);
+        self.report("boards are reported complete but lack records", stale);
     }
 }
 
-/// In what a board is not as expected: its members that are not, and where and
-/// when it was published.
-fn apart(expected: &Scores, state: &State) -> String {
+/// Describes how a board differs from the expected one: its wrong members, its
+/// positions and its time.
+fn describe_difference(expected: &Scores, state: &State) -> String {
     let State { scores, .. } = state;
     let members: BTreeSet<&String> = expected.keys().chain(scores.keys()).collect();
     let wrong: Vec<String> = members
@@ -338,37 +355,38 @@ fn rules() -> Rules {
     }
 }
 
-/// A complete board holds all that anybody saw in the log before the moment up
-/// to which it says it does.
-fn falls_short(state: &State, seen: &[Seen]) -> Option<String> {
+/// Returns a difference if a complete board lacks records that were in the log
+/// before the time up to which it claims to be complete.
+fn lack_of_records(state: &State, log_ends: &[LogEnds]) -> Option<String> {
     if !state.complete {
         return None;
     }
-    let knows_until = state.as_of_us - state.behind_ms * 1000 - SECOND_US / 10;
-    let before = seen.partition_point(|seen| seen.at_us < knows_until);
-    let last = seen[..before].last()?;
-    let short = state
+    let complete_until = state.as_of_us - state.behind_ms * 1000 - SECOND_US / 10;
+    let before = log_ends.partition_point(|ends| ends.at_us < complete_until);
+    let last = log_ends[..before].last()?;
+    let is_short = state
         .positions
         .iter()
         .zip(&last.ends)
-        .any(|(at, end)| at < end);
-    short.then(|| format!("{last:?} before {state:?}"))
+        .any(|(position, end)| position < end);
+    is_short.then(|| format!("{last:?} before {state:?}"))
 }
 
-/// All that the external system has accepted, in its order.
-fn calls(stage: &Stage) -> Vec<Json> {
+/// Returns all calls that the external system has accepted, in order.
+fn accepted_calls(stage: &Stage) -> Vec<Json> {
     let mut calls = Vec::new();
     let mut after = json!(0);
     while !after.is_null() {
         let page = stage.accepted(&format!("limit=1000&after={after}"));
-        let page = page.expect("the stub");
+        let page = page.expect("reach the stub");
         calls.extend(page["events"].as_array().expect("events").iter().cloned());
         after = page["next"].clone();
     }
     calls
 }
 
-/// The columns of an event, the same for the same event whoever wrote them.
+/// Returns the event's columns as text that does not depend on the writer's
+/// format.
 fn canonical(row: &Json) -> String {
     let mut text = row["id"].to_string();
     for column in [
@@ -389,14 +407,14 @@ fn canonical(row: &Json) -> String {
 
 type Rows = BTreeMap<i64, String>;
 
-/// Rows of tab-separated cells, the first their id.
-fn table(text: &str, without: &BTreeSet<i64>) -> Rows {
+/// Parses rows of tab-separated cells, whose first cell is the id.
+fn table(text: &str, excluded_ids: &BTreeSet<i64>) -> Rows {
     let rows = text.lines().filter(|line| !line.is_empty());
     let rows = rows.map(|line| {
         let id = line.split('\t').next().expect("a cell");
         (id.parse().expect("an id"), line.to_owned())
     });
-    rows.filter(|(id, _)| !without.contains(id)).collect()
+    rows.filter(|(id, _)| !excluded_ids.contains(id)).collect()
 }
 
 fn differences(expected: &Rows, found: &Rows) -> Vec<String> {
@@ -412,7 +430,7 @@ fn differences(expected: &Rows, found: &Rows) -> Vec<String> {
         .collect()
 }
 
-/// The view, each cell as text, a missing one as a tilde.
+/// The view, with each cell as text and null as a tilde.
 const VIEW: &str = "SELECT event_id,
         ifNull(toString(content_id), '~'), ifNull(toString(user_id), '~'),
         ifNull(toString(event_type), '~'), toString(event_ts),
@@ -423,7 +441,7 @@ const VIEW: &str = "SELECT event_id,
         ifNull(toString(content_type), '~'), ifNull(toString(length_seconds), '~')
     FROM analytics.engagement_enriched ORDER BY event_id FORMAT TSVRaw";
 
-/// The join, in the same form.
+/// The join in the same format.
 const JOIN: &str = "SELECT e.id::text,
         coalesce(e.content_id::text, '~'), coalesce(e.user_id::text, '~'),
         coalesce(e.event_type, '~'),
@@ -456,9 +474,9 @@ fn join(stage: &Stage) -> String {
     lines.join("\n")
 }
 
-/// What the source makes of the board at a moment.
-fn board_in_sql(stage: &Stage, as_of_us: i64, barred: &BTreeSet<i64>) -> BTreeMap<String, i64> {
-    let barred: Vec<i64> = barred.iter().copied().collect();
+/// Computes the board at a time with SQL on the source.
+fn board_in_sql(stage: &Stage, as_of_us: i64, excluded: &BTreeSet<i64>) -> BTreeMap<String, i64> {
+    let excluded: Vec<i64> = excluded.iter().copied().collect();
     let window = f64::from(u32::try_from(WINDOW_SECONDS).expect("a short time"));
     let sql = "SELECT content_id::text, count(*) FROM engagement_events,
             (SELECT 'epoch'::timestamptz + $1 * interval '1 microsecond' AS as_of) AS moment
@@ -474,7 +492,7 @@ fn board_in_sql(stage: &Stage, as_of_us: i64, barred: &BTreeSet<i64>) -> BTreeMa
             .await
             .expect("postgres");
         client
-            .query(sql, &[&as_of, &window, &barred])
+            .query(sql, &[&as_of, &window, &excluded])
             .await
             .expect("the board")
     });

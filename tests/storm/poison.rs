@@ -1,4 +1,4 @@
-//! Records that no connector writes, put into the log beside its own.
+//! Writes records into the log that no connector would write.
 
 use std::{thread, time::Duration};
 
@@ -13,20 +13,20 @@ use serde_json::json;
 
 use crate::{log, stage::Stage, support::wait_for};
 
-/// Between two records.
+/// Interval between two records.
 const PAUSE: Duration = Duration::from_millis(900);
-/// For room in the producer's queue.
-const ROOM: Duration = Duration::from_secs(5);
+/// Timeout for a place in the producer's queue.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was sent.
+/// The numbers of records sent.
 #[derive(Debug, Default)]
 pub struct Sent {
     pub written: u64,
-    /// The broker never said whether it has it.
+    /// Records whose delivery the broker neither confirmed nor denied.
     pub ambiguous: u64,
 }
 
-/// Writes until the storm is over.
+/// Writes records until the storm ends.
 pub fn write(stage: &Stage, seed: u64) -> Sent {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x9015);
     let producer: FutureProducer = ClientConfig::new()
@@ -41,7 +41,7 @@ pub fn write(stage: &Stage, seed: u64) -> Sent {
     let mut sent = Sent::default();
     while !stage.is_over() {
         thread::sleep(PAUSE);
-        // Of an event that there may be.
+        // The id may belong to an existing event.
         let id = 1_000_000 + rng.random_range(0..2_000);
         let key = format!("{{\"id\":{id}}}");
         let value = value(rng.random_range(0..7), id);
@@ -50,7 +50,7 @@ pub fn write(stage: &Stage, seed: u64) -> Sent {
             .partition(partition)
             .key(&key)
             .payload(&value);
-        match wait_for(producer.send(record, Timeout::After(ROOM))) {
+        match wait_for(producer.send(record, Timeout::After(QUEUE_TIMEOUT))) {
             Ok(_) => sent.written += 1,
             Err(_) => sent.ambiguous += 1,
         }

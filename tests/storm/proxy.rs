@@ -1,4 +1,5 @@
-//! A TCP proxy that delays, cuts, blackholes and loses replies, to order.
+//! A TCP proxy that delays or cuts connections, drops data, or loses replies on
+//! request.
 
 use std::{io, time::Duration};
 
@@ -11,24 +12,24 @@ use tokio::{
 
 use crate::{schedule::Mode, support::wait_for};
 
-/// Bytes that travel together.
+/// Maximum number of bytes forwarded together.
 const PIECE: usize = 16 * 1024;
 
-/// Listens on a port of its own for as long as the process lives.
+/// A proxy that listens on its own port until the process ends.
 #[derive(Debug)]
 pub struct Proxy {
     pub port: u16,
     mode: watch::Sender<Mode>,
 }
 
-/// Which way bytes go.
+/// The direction of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Request,
     Reply,
 }
 
-/// What a blackhole leaves of a connection that had something under way.
+/// The effect of a blackhole on a connection with data in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Late,
@@ -36,7 +37,7 @@ enum Fate {
 }
 
 impl Fate {
-    /// Every other connection's.
+    /// Alternates between the connections.
     fn of(number: u64) -> Self {
         if number.is_multiple_of(2) {
             Self::Late
@@ -47,7 +48,7 @@ impl Fate {
 }
 
 impl Proxy {
-    /// In front of a port of this machine.
+    /// Starts a proxy in front of a local port.
     pub fn start(upstream: u16) -> Self {
         let (mode, modes) = watch::channel(Mode::Pass);
         let listener = wait_for(TcpListener::bind(("127.0.0.1", 0))).expect("a port");
@@ -58,7 +59,7 @@ impl Proxy {
         Self { port, mode }
     }
 
-    /// From now on, for the connections that there are too.
+    /// Sets the mode for new and existing connections.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
@@ -76,7 +77,7 @@ async fn listen(listener: TcpListener, upstream: u16, modes: watch::Receiver<Mod
     }
 }
 
-/// Carries one connection until one side, or the proxy, ends it.
+/// Forwards one connection until one side or the proxy closes it.
 async fn carry(client: TcpStream, upstream: u16, fate: Fate, modes: watch::Receiver<Mode>) {
     let both = async {
         let server = TcpStream::connect(("127.0.0.1", upstream)).await?;
@@ -85,13 +86,23 @@ async fn carry(client: TcpStream, upstream: u16, fate: Fate, modes: watch::Recei
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::try_join!(
-            pump(from_client, to_server, (Way::Request, fate), modes.clone()),
-            pump(from_server, to_client, (Way::Reply, fate), modes.clone()),
+            pump(
+                from_client,
+                to_server,
+                (Direction::Request, fate),
+                modes.clone()
+            ),
+            pump(
+                from_server,
+                to_client,
+                (Direction::Reply, fate),
+                modes.clone()
+            ),
         )
     };
     let mut cuts = modes.clone();
     tokio::select! {
-        // An end with an error is the end all the same.
+        // A connection that ends with an error has ended, too.
         _ = both => {}
         _ = cuts.wait_for(|mode| *mode == Mode::Cut) => {}
     }
@@ -100,13 +111,13 @@ async fn carry(client: TcpStream, upstream: u16, fate: Fate, modes: watch::Recei
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    (way, fate): (Way, Fate),
+    (direction, fate): (Direction, Fate),
     mut modes: watch::Receiver<Mode>,
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
         let length = from.read(&mut piece).await?;
-        admit(way, fate, length, &mut modes).await?;
+        admit(direction, fate, length, &mut modes).await?;
         if length == 0 {
             return to.shutdown().await;
         }
@@ -114,9 +125,10 @@ async fn pump(
     }
 }
 
-/// Returns when a piece may go on; an error where the connection ends instead.
+/// Waits until a piece of data may be forwarded. Fails if the connection must
+/// be closed instead.
 async fn admit(
-    way: Way,
+    direction: Direction,
     fate: Fate,
     length: usize,
     modes: &mut watch::Receiver<Mode>,
@@ -129,7 +141,7 @@ async fn admit(
                 sleep(by).await;
                 return Ok(());
             }
-            Mode::LoseReplies if way == Way::Request || length == 0 => return Ok(()),
+            Mode::LoseReplies if direction == Direction::Request || length == 0 => return Ok(()),
             Mode::Cut | Mode::LoseReplies => return Err(io::ErrorKind::ConnectionReset.into()),
             Mode::Blackhole => {
                 modes.changed().await.map_err(io::Error::other)?;
@@ -141,13 +153,13 @@ async fn admit(
     }
 }
 
-/// Each mode, before a server that says back what it is told.
+/// A test of each mode, with an echo server.
 pub mod tests {
     use tokio::time::timeout;
 
     use super::*;
 
-    /// So long is never, for what must not come.
+    /// Time after which a reply is assumed never to arrive.
     const NEVER: Duration = Duration::from_millis(300);
 
     async fn echo() -> u16 {
@@ -164,47 +176,65 @@ pub mod tests {
         port
     }
 
-    async fn say(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    async fn exchange(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
         stream.write_all(b"there").await?;
-        let mut heard = vec![0; 5];
-        stream.read_exact(&mut heard).await?;
-        Ok(heard)
+        let mut reply = vec![0; 5];
+        stream.read_exact(&mut reply).await?;
+        Ok(reply)
     }
 
-    pub fn every_mode_does_what_it_says() {
+    pub fn every_mode_affects_connections_as_documented() {
         let proxy = Proxy::start(wait_for(echo()));
         wait_for(async {
             let connect = || TcpStream::connect(("127.0.0.1", proxy.port));
             let mut stream = connect().await.expect("a connection");
-            assert_eq!(say(&mut stream).await.expect("an echo"), b"there");
+            assert_eq!(exchange(&mut stream).await.expect("an echo"), b"there");
 
             proxy.set(Mode::Delay(Duration::from_millis(5)));
-            assert_eq!(say(&mut stream).await.expect("an echo"), b"there");
+            assert_eq!(exchange(&mut stream).await.expect("an echo"), b"there");
 
             proxy.set(Mode::Blackhole);
-            assert!(timeout(NEVER, say(&mut stream)).await.is_err(), "it came");
+            assert!(
+                timeout(NEVER, exchange(&mut stream)).await.is_err(),
+                "the blackhole let a reply through"
+            );
             proxy.set(Mode::Pass);
             let mut late = vec![0; 5];
-            stream.read_exact(&mut late).await.expect("it comes late");
+            stream
+                .read_exact(&mut late)
+                .await
+                .expect("the reply arrives late");
             assert_eq!(late, b"there");
 
             proxy.set(Mode::LoseReplies);
-            assert!(say(&mut stream).await.is_err(), "a reply came");
+            assert!(exchange(&mut stream).await.is_err(), "a reply was not lost");
             proxy.set(Mode::Pass);
             let mut stream = connect().await.expect("a connection");
-            assert_eq!(say(&mut stream).await.expect("an echo"), b"there");
+            assert_eq!(exchange(&mut stream).await.expect("an echo"), b"there");
 
             proxy.set(Mode::Blackhole);
-            assert!(timeout(NEVER, say(&mut stream)).await.is_err(), "it came");
+            assert!(
+                timeout(NEVER, exchange(&mut stream)).await.is_err(),
+                "the blackhole let a reply through"
+            );
             proxy.set(Mode::Pass);
-            assert!(say(&mut stream).await.is_err(), "it was not lost");
+            assert!(
+                exchange(&mut stream).await.is_err(),
+                "the data was not lost"
+            );
             let mut stream = connect().await.expect("a connection");
-            assert_eq!(say(&mut stream).await.expect("an echo"), b"there");
+            assert_eq!(exchange(&mut stream).await.expect("an echo"), b"there");
 
             proxy.set(Mode::Cut);
-            assert!(say(&mut stream).await.is_err(), "it was not cut");
+            assert!(
+                exchange(&mut stream).await.is_err(),
+                "the connection was not cut"
+            );
             let mut stream = connect().await.expect("a connection");
-            assert!(say(&mut stream).await.is_err(), "it was let in");
+            assert!(
+                exchange(&mut stream).await.is_err(),
+                "a new connection was accepted"
+            );
         });
     }
 }

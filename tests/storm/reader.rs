@@ -1,5 +1,5 @@
-//! Reads the board as anybody may, many times a second, and keeps every state
-//! that was ever published.
+//! Polls the board many times a second, as any client could, and records every
+//! published state.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +9,13 @@ use std::{
 
 use crate::{model::Scores, stage::Stage};
 
-/// Between two looks.
+/// Interval between two reads.
 const PAUSE: Duration = Duration::from_millis(15);
-/// A Redis that stands still is not waited for.
-const ANSWER: Duration = Duration::from_secs(1);
+/// Timeout of one request, because Redis may be paused.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time stands still in a script, so keys that expire together are gone
-/// together.
+/// Time does not advance within a script, so keys with the same expiry time
+/// expire together.
 const READ: &str = "return {redis.call('HGETALL', KEYS[2]), \
                     redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')}";
 
@@ -27,21 +27,21 @@ pub struct State {
     pub complete: bool,
     pub behind_ms: i64,
     pub window_seconds: u64,
-    /// Of each partition, everything before this offset is in.
+    /// For each partition: all records before this offset are included.
     pub positions: Vec<i64>,
     pub scores: Scores,
 }
 
-/// What was read.
+/// The recorded states.
 #[derive(Debug, Default)]
 pub struct Reading {
     pub states: Vec<State>,
-    pub looks: u64,
-    /// What was no state: with its reason.
+    pub reads: u64,
+    /// Responses that are not a valid state, with the reason.
     pub unreadable: Vec<String>,
 }
 
-/// Reads until the storm is over.
+/// Reads until the storm ends.
 pub fn read(stage: &Stage) -> Reading {
     let mut reading = Reading::default();
     let mut last = None;
@@ -51,53 +51,53 @@ pub fn read(stage: &Stage) -> Reading {
             continue;
         };
         while !stage.is_over() {
-            let begun = Instant::now();
-            let Ok(found) = look(&mut connection) else {
+            let start = Instant::now();
+            let Ok(found) = read_once(&mut connection) else {
                 break;
             };
-            reading.looks += 1;
+            reading.reads += 1;
             if last.as_ref() != Some(&found) {
                 match state(&found) {
                     Ok(Some(state)) => reading.states.push(state),
                     Ok(None) => {}
-                    Err(why) => reading.unreadable.push(format!("{why}: {found:?}")),
+                    Err(reason) => reading.unreadable.push(format!("{reason}: {found:?}")),
                 }
                 last = Some(found);
             }
-            thread::sleep(PAUSE.saturating_sub(begun.elapsed()));
+            thread::sleep(PAUSE.saturating_sub(start.elapsed()));
         }
     }
     reading
 }
 
-/// The state now, where there is one.
-pub fn now(stage: &Stage) -> Option<State> {
+/// Returns the current state, or `None` if there is none.
+pub fn current(stage: &Stage) -> Option<State> {
     let mut connection = connect(stage.stack.stores.url("FANOUT_REDIS_URL")).ok()?;
-    state(&look(&mut connection).ok()?).ok()?
+    state(&read_once(&mut connection).ok()?).ok()?
 }
 
-/// A connection that gives up soon.
+/// Connects to Redis with a short timeout.
 pub fn connect(url: &str) -> redis::RedisResult<redis::Connection> {
-    let connection = redis::Client::open(url)?.get_connection_with_timeout(ANSWER)?;
-    connection.set_read_timeout(Some(ANSWER))?;
-    connection.set_write_timeout(Some(ANSWER))?;
+    let connection = redis::Client::open(url)?.get_connection_with_timeout(TIMEOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    connection.set_write_timeout(Some(TIMEOUT))?;
     Ok(connection)
 }
 
 type Found = (BTreeMap<String, String>, Vec<(String, f64)>);
 
-fn look(connection: &mut redis::Connection) -> redis::RedisResult<Found> {
+fn read_once(connection: &mut redis::Connection) -> redis::RedisResult<Found> {
     let mut call = redis::cmd("EVAL");
     call.arg(READ).arg(2).arg("top10m").arg("{top10m}:meta");
     call.query(connection)
 }
 
-/// None where there is no board.
+/// Parses a state. Returns `None` if there is no board.
 fn state((meta, members): &Found) -> Result<Option<State>, String> {
     if meta.is_empty() {
-        let orphaned = !members.is_empty();
-        return if orphaned {
-            Err("a board without its meta".to_owned())
+        let is_orphaned = !members.is_empty();
+        return if is_orphaned {
+            Err("a board without its metadata".to_owned())
         } else {
             Ok(None)
         };
@@ -110,9 +110,9 @@ fn state((meta, members): &Found) -> Result<Option<State>, String> {
     let positions = text("positions")?.split(',').map(str::parse);
     let mut scores = Scores::new();
     for (member, score) in members {
-        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction")]
-        let whole = *score as i64;
-        scores.insert(member.clone(), whole);
+        #[expect(clippy::cast_possible_truncation, reason = "a score has no fraction")]
+        let integer = *score as i64;
+        scores.insert(member.clone(), integer);
     }
     Ok(Some(State {
         as_of_us: number("as_of")?,

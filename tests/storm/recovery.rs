@@ -1,5 +1,5 @@
-//! How long it takes, from the moment mending begins, until changes arrive
-//! again. Whatever else goes wrong meanwhile counts in, and is told apart.
+//! Measures the time from the start of a repair until changes arrive again.
+//! Recoveries during another disturbance are counted, but reported separately.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,27 +12,28 @@ use tokio::time::timeout;
 
 use crate::{
     reader,
-    stage::{SpellId, Stage, until},
+    stage::{DisturbanceId, Stage, wait_until},
     support::wait_for,
 };
 
-/// What has not recovered by then never will.
+/// A component that has not recovered after this time is reported as a finding.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// A Postgres that does not answer for so long is asked anew.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Timeout of a write to Postgres, after which the write is retried.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Enough for every partition to get some.
+/// Number of events per measurement, enough for every partition to get some.
 const CANARIES: i64 = 16;
 
-/// Far from the load's ids.
+/// The first canary's id, far from the ids of the load.
 const FIRST_CANARY: i64 = 5_000_000_000;
 
-/// A board is looked at by its own clock.
+/// A board is fresh if its `as_of` is at least this much later than the
+/// request.
 const FRESH: Duration = Duration::from_millis(1);
 
-/// What recovered, and how long it may take by the aims.
-pub const AIMS: [(&str, u64); 6] = [
+/// The measured components, with their target recovery times in seconds.
+pub const TARGETS: [(&str, u64); 6] = [
     ("worker", 10),
     ("redis", 3),
     ("clickhouse", 15),
@@ -41,18 +42,18 @@ pub const AIMS: [(&str, u64); 6] = [
     ("connect", 45),
 ];
 
-/// One recovery.
+/// One measured recovery.
 #[derive(Debug, Clone, Copy)]
-struct Took {
+struct Recovery {
     time: Duration,
-    /// Nothing else was wrong meanwhile.
-    alone: bool,
+    /// Whether there was no other disturbance.
+    is_undisturbed: bool,
 }
 
-/// Of several recoveries.
+/// Statistics of several recoveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary {
-    pub times: usize,
+    pub count: usize,
     pub median: Duration,
     pub worst: Duration,
 }
@@ -61,60 +62,72 @@ impl Summary {
     fn of(mut times: Vec<Duration>) -> Option<Self> {
         times.sort();
         Some(Self {
-            times: times.len(),
+            count: times.len(),
             median: *times.get(times.len() / 2)?,
             worst: *times.last()?,
         })
     }
 }
 
-/// How long each recovery took, by component.
+/// The measured recoveries by component.
 #[derive(Default)]
 pub struct Recoveries {
-    took: Mutex<BTreeMap<&'static str, Vec<Took>>>,
-    /// Batches of canaries so far.
+    recoveries: Mutex<BTreeMap<&'static str, Vec<Recovery>>>,
+    /// Number of canary batches so far.
     batches: Mutex<i64>,
 }
 
 impl Recoveries {
-    /// Waits until `component`, broken until `since`, serves again; then the
-    /// fault's spell is over.
-    pub fn measure(&self, stage: &Stage, component: &'static str, since: Instant, spell: SpellId) {
-        let left = || DEADLINE.saturating_sub(since.elapsed());
+    /// Waits until `component`, whose repair began at `since`, works again.
+    /// Then ends the disturbance.
+    pub fn measure(
+        &self,
+        stage: &Stage,
+        component: &'static str,
+        since: Instant,
+        disturbance: DisturbanceId,
+    ) {
+        let remaining = || DEADLINE.saturating_sub(since.elapsed());
         let outcome = match component {
-            "redis" => until(left(), || board_is_fresh(stage)),
+            "redis" => wait_until(remaining(), || board_is_fresh(stage)),
             _ => self
-                .canaries(stage, left())
-                .and_then(|ids| until(left(), || arrived(stage, component, &ids)))
+                .write_canaries(stage, remaining())
+                .and_then(|ids| wait_until(remaining(), || arrived(stage, component, &ids)))
                 .and_then(|()| match component {
-                    "worker" => until(left(), || board_is_fresh(stage)),
+                    "worker" => wait_until(remaining(), || board_is_fresh(stage)),
                     _ => Ok(()),
                 }),
         };
-        let took = Took {
+        let recovery = Recovery {
             time: since.elapsed(),
-            alone: stage.was_alone(spell, since),
+            is_undisturbed: stage.was_alone(disturbance, since),
         };
-        stage.spell_ends(spell, Instant::now());
+        stage.end_disturbance(disturbance, Instant::now());
         match outcome {
             Ok(()) => {
-                let seconds = took.time.as_secs_f64();
-                let besides = if took.alone { "" } else { ", with more amiss" };
-                stage.say(&format!(
-                    "{component} is back after {seconds:.1} s{besides}"
-                ));
-                let mut all = self.took.lock().unwrap_or_else(PoisonError::into_inner);
-                all.entry(component).or_default().push(took);
+                let seconds = recovery.time.as_secs_f64();
+                let note = if recovery.is_undisturbed {
+                    ""
+                } else {
+                    ", during another disturbance"
+                };
+                stage.log(&format!("{component} recovered after {seconds:.1} s{note}"));
+                let mut all = self
+                    .recoveries
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                all.entry(component).or_default().push(recovery);
             }
-            Err(instead) => stage.found(format!(
-                "{component} has not recovered within {} s: {instead}",
+            Err(error) => stage.report(format!(
+                "{component} has not recovered within {} s: {error}",
                 DEADLINE.as_secs()
             )),
         }
     }
 
-    /// Writes events into the source as soon as it takes them.
-    fn canaries(&self, stage: &Stage, within: Duration) -> Result<BTreeSet<i64>, String> {
+    /// Writes canary events into the source as soon as Postgres accepts them.
+    /// Returns their ids.
+    fn write_canaries(&self, stage: &Stage, limit: Duration) -> Result<BTreeSet<i64>, String> {
         let batch = {
             let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
             *batches += 1;
@@ -128,7 +141,7 @@ impl Recoveries {
              ON CONFLICT DO NOTHING"
         );
         let url = stage.stack.stores.url("FANOUT_POSTGRES_URL");
-        until(within, || {
+        wait_until(limit, || {
             let writing = async {
                 Postgres::new(Connection::new(url.into()))
                     .connect()
@@ -136,7 +149,7 @@ impl Recoveries {
                     .batch_execute(&sql)
                     .await
             };
-            match wait_for(async { timeout(ANSWER, writing).await }) {
+            match wait_for(async { timeout(TIMEOUT, writing).await }) {
                 Ok(Ok(())) => Ok(()),
                 other => Err(format!("{other:?}")),
             }
@@ -144,25 +157,29 @@ impl Recoveries {
         Ok((first..=last).collect())
     }
 
-    /// Of each component: all recoveries, and those with nothing else amiss.
+    /// Returns statistics by component: of all recoveries, and of those without
+    /// another disturbance.
     pub fn summary(&self) -> BTreeMap<&'static str, (Summary, Option<Summary>)> {
-        let all = self.took.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = |took: &Vec<Took>| {
-            let alone = took.iter().filter(|one| one.alone);
-            let alone = Summary::of(alone.map(|one| one.time).collect());
+        let all = self
+            .recoveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let summarize = |recoveries: &Vec<Recovery>| {
+            let undisturbed = recoveries.iter().filter(|recovery| recovery.is_undisturbed);
+            let undisturbed = Summary::of(undisturbed.map(|recovery| recovery.time).collect());
             Some((
-                Summary::of(took.iter().map(|one| one.time).collect())?,
-                alone,
+                Summary::of(recoveries.iter().map(|recovery| recovery.time).collect())?,
+                undisturbed,
             ))
         };
         all.iter()
-            .filter_map(|(name, took)| Some((*name, one(took)?)))
+            .filter_map(|(name, recoveries)| Some((*name, summarize(recoveries)?)))
             .collect()
     }
 }
 
-/// Whether they are where they go by way of the component: in ClickHouse or,
-/// where something else is in the way there, with the external system.
+/// Succeeds if the events have arrived in the component: in ClickHouse or, if
+/// the path to ClickHouse may be disturbed, at the external system.
 fn arrived(stage: &Stage, component: &str, ids: &BTreeSet<i64>) -> Result<(), String> {
     let (first, last) = (ids.first(), ids.last());
     let (Some(first), Some(last)) = (first, last) else {
@@ -180,7 +197,7 @@ fn arrived(stage: &Stage, component: &str, ids: &BTreeSet<i64>) -> Result<(), St
     if component != "clickhouse" && accepted(stage, ids)? == ids.len() {
         return Ok(());
     }
-    Err(format!("of {} events there are {rows:?}", ids.len()))
+    Err(format!("{rows:?} of {} events have arrived", ids.len()))
 }
 
 fn accepted(stage: &Stage, ids: &BTreeSet<i64>) -> Result<usize, String> {
@@ -193,14 +210,14 @@ fn accepted(stage: &Stage, ids: &BTreeSet<i64>) -> Result<usize, String> {
     Ok(found.collect::<BTreeSet<_>>().len())
 }
 
-/// Whether a complete board was published after now.
+/// Succeeds once a complete board has been published after the call.
 fn board_is_fresh(stage: &Stage) -> Result<(), String> {
-    let asked_us = jiff::Timestamp::now().as_microsecond();
-    let within = FRESH.as_micros();
-    let state = until(Duration::from_secs(2), || {
-        let state = reader::now(stage).ok_or("there is no board")?;
-        let ahead = i128::from(state.as_of_us - asked_us);
-        if state.complete && ahead >= i128::try_from(within).unwrap_or(0) {
+    let start_us = jiff::Timestamp::now().as_microsecond();
+    let min_ahead = FRESH.as_micros();
+    let state = wait_until(Duration::from_secs(2), || {
+        let state = reader::current(stage).ok_or("there is no board")?;
+        let ahead = i128::from(state.as_of_us - start_us);
+        if state.complete && ahead >= i128::try_from(min_ahead).unwrap_or(0) {
             return Ok(state);
         }
         Err(format!("as of {} s ago", -ahead / 1_000_000))

@@ -1,72 +1,76 @@
-//! What the storm did and found, for whoever reads the log of a CI run.
+//! The report of the storm's faults and findings, for readers of a CI log.
 
 use std::collections::BTreeMap;
 
 use crate::{
     load::Written,
-    oracle::Judged,
+    oracle::Comparisons,
     poison::Sent,
     recovery::{AIMS, Recoveries, Summary},
 };
 
-/// All there is to tell.
+/// The contents of the report.
 pub struct Report<'a> {
     pub seed: u64,
     pub minutes: u64,
     pub faults: BTreeMap<String, u64>,
     pub written: &'a Written,
     pub poison: &'a Sent,
-    pub looks: u64,
-    pub judged: &'a Judged,
+    pub board_reads: u64,
+    pub comparisons: &'a Comparisons,
     pub recoveries: &'a Recoveries,
     pub findings: usize,
 }
 
 impl Report<'_> {
     pub fn print(&self) {
-        println!("\nThe storm of seed {}, {} min", self.seed, self.minutes);
+        println!("\nStorm with seed {}, {} min", self.seed, self.minutes);
         section("faults", &self.faults);
         section("transactions", &self.written.kinds);
-        println!("  {:>7}  with an end nobody knows", self.written.ambiguous);
-        println!("poison put into the log");
+        println!("  {:>7}  with an unknown outcome", self.written.ambiguous);
+        println!("undecodable records in the log");
         println!("  {:>7}  written", self.poison.written);
-        println!("  {:>7}  with an end nobody knows", self.poison.ambiguous);
-        section("compared", &self.judged.counts);
-        println!("  {:>7}  looks at the board", self.looks);
+        println!("  {:>7}  with an unknown outcome", self.poison.ambiguous);
+        section("compared", &self.comparisons.counts);
+        println!("  {:>7}  reads of the board", self.board_reads);
         self.recoveries();
         println!("differences: {}", self.findings);
     }
 
     fn recoveries(&self) {
-        println!("recovery, in seconds: all, and those with nothing else amiss");
+        println!("recovery, in seconds: all, and those without another disturbance");
         println!(
-            "  {:<12} times  median  worst   times  median  worst   aim",
+            "  {:<12} count  median  worst   count  median  worst   aim",
             ""
         );
         let summary = self.recoveries.summary();
         for (component, aim) in AIMS {
-            let Some((all, alone)) = summary.get(component) else {
+            let Some((all, undisturbed)) = summary.get(component) else {
                 continue;
             };
-            let alone = alone.map_or_else(|| format!("{:>5}  {:>6}  {:>5}", 0, "-", "-"), numbers);
-            println!("  {component:<12} {}   {alone}   {aim:>3}", numbers(*all));
+            let undisturbed =
+                undisturbed.map_or_else(|| format!("{:>5}  {:>6}  {:>5}", 0, "-", "-"), columns);
+            println!(
+                "  {component:<12} {}   {undisturbed}   {aim:>3}",
+                columns(*all)
+            );
         }
     }
 }
 
-fn numbers(summary: Summary) -> String {
+fn columns(summary: Summary) -> String {
     let Summary {
-        times,
+        count,
         median,
         worst,
     } = summary;
     let (median, worst) = (median.as_secs_f64(), worst.as_secs_f64());
-    format!("{times:>5}  {median:>6.1}  {worst:>5.1}")
+    format!("{count:>5}  {median:>6.1}  {worst:>5.1}")
 }
 
 fn section<K: std::fmt::Display, N: std::fmt::Display>(title: &str, counts: &BTreeMap<K, N>) {
     println!("{title}");
-    for (what, count) in counts {
-        println!("  {count:>7}  {what}");
+    for (name, count) in counts {
+        println!("  {count:>7}  {name}");
     }
 }

@@ -1,11 +1,11 @@
-//! What goes wrong and when: the same for the same seed and the same minutes.
+//! The schedule of faults. The same seed and duration give the same schedule.
 
 use std::{fmt, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
-/// A server of the stack that is killed and stopped.
+/// A server of the stack that is killed or paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
     Postgres,
@@ -15,7 +15,7 @@ pub enum Service {
     ClickHouse,
 }
 
-/// A connection of the workers' that goes through a proxy.
+/// A connection of the workers that goes through a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Link {
     Redis,
@@ -23,71 +23,76 @@ pub enum Link {
     External,
 }
 
-/// What a proxy does with what it is given.
+/// How a proxy treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {
     Pass,
-    /// Each piece waits so long.
+    /// Delays each piece of data.
     Delay(Duration),
-    /// Connections end, new ones at once.
+    /// Closes existing connections, and new ones immediately.
     Cut,
-    /// Nothing arrives and nobody is told; afterwards half of the connections
-    /// go on, late, and half have lost what was under way.
+    /// Delivers nothing without reporting an error. Afterwards half of the
+    /// connections continue with a delay, and the other half lose their data in
+    /// flight.
     Blackhole,
-    /// Requests arrive, their replies do not: the connection ends instead.
+    /// Delivers requests, but closes the connection instead of delivering the
+    /// reply.
     LoseReplies,
 }
 
-/// How the external system answers.
+/// A failure of the external system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Answer {
-    /// 500 to half of the requests.
+pub enum ExternalFault {
+    /// 500 for half of the requests.
     Error,
     /// 429 with `Retry-After`.
     TooMany,
-    /// Nothing before the worker's patience ends.
+    /// A response after the worker's timeout.
     Late,
 }
 
-/// One thing that goes wrong.
+/// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
-    /// `kill -9`; Postgres is stopped at once.
+    /// `kill -9`, or an immediate shutdown of Postgres.
     Kill(Service),
     /// SIGSTOP, then SIGCONT.
     Freeze(Service),
     KillWorker,
     FreezeWorker,
-    /// So many workers from now on.
+    /// Sets the number of workers.
     Workers(usize),
     FlushAll,
-    /// Redis dies and comes back with the data of some time ago.
+    /// Redis is killed and restarted with an old dump.
     OldDump,
-    External(Answer),
+    External(ExternalFault),
     Link(Link, Mode),
 }
 
-/// A fault, when it begins, and for how long it lasts before it is mended.
+/// A fault, its start, and the time until it is repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub at: Duration,
     pub fault: Fault,
-    pub lasts: Duration,
+    pub duration: Duration,
 }
 
-/// A number in a range, in milliseconds.
+/// A range of milliseconds.
 type Millis = std::ops::Range<u64>;
 
-/// Before this the load has the stack for itself.
+/// Time at the start without faults.
 const CALM: Duration = Duration::from_secs(8);
 
-/// Servers break one after the other: time for each to come back.
+/// Server faults follow one another in slots of this length, so that each
+/// server can recover.
 const SERVER_SLOT: Duration = Duration::from_secs(17);
 
-/// Time for whatever breaks alone, and for what comes of it.
-const LONE_SLOT: Duration = Duration::from_secs(40);
+/// Slot length if only one fault is active at a time, including the time to
+/// recover.
+const ONE_BY_ONE_SLOT: Duration = Duration::from_secs(40);
 
-/// Everything else overlaps with them, but not with its own kind.
+/// Slot length of all other faults. They overlap with server faults, but not
+/// with each other.
 const OTHER_SLOT: Duration = Duration::from_millis(6_500);
 
 const SERVERS: [Service; 5] = [
@@ -98,37 +103,39 @@ const SERVERS: [Service; 5] = [
     Service::ClickHouse,
 ];
 
-/// The schedule, by time. In three minutes each kind comes at least once.
+/// Returns a schedule ordered by time. A schedule of three minutes includes
+/// every fault at least once.
 pub fn schedule(seed: u64, minutes: u64) -> Vec<Entry> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let end = Duration::from_secs(minutes * 60);
     let mut entries = Vec::new();
     for (slot, deck) in [(SERVER_SLOT, server_faults()), (OTHER_SLOT, other_faults())] {
-        entries.extend(dealt(&mut rng, end, slot, &deck));
+        entries.extend(deal(&mut rng, end, slot, &deck));
     }
     entries.sort_by_key(|entry| entry.at);
     entries
 }
 
-/// Servers and workers alone, each with time to come back before the next: how
-/// long that takes with nothing else amiss.
+/// Returns a schedule of server and worker faults that do not overlap, to
+/// measure recovery times without other disturbances.
 pub fn one_by_one(seed: u64, minutes: u64) -> Vec<Entry> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut deck = server_faults();
     deck.extend([Fault::KillWorker, Fault::FreezeWorker]);
     let end = Duration::from_secs(minutes * 60);
-    // One is to take over from the other.
+    // The second worker takes over when the first one fails.
     let mut entries = vec![Entry {
         at: Duration::ZERO,
         fault: Fault::Workers(2),
-        lasts: Duration::ZERO,
+        duration: Duration::ZERO,
     }];
-    entries.extend(dealt(&mut rng, end, LONE_SLOT, &deck));
+    entries.extend(deal(&mut rng, end, ONE_BY_ONE_SLOT, &deck));
     entries
 }
 
-/// The deck, shuffled anew each time it is through, a card a slot.
-fn dealt(rng: &mut ChaCha8Rng, end: Duration, slot: Duration, deck: &[Fault]) -> Vec<Entry> {
+/// Deals one fault per slot from the deck, which is reshuffled whenever it is
+/// used up.
+fn deal(rng: &mut ChaCha8Rng, end: Duration, slot: Duration, deck: &[Fault]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut cards = Vec::new();
     let mut at = CALM;
@@ -138,12 +145,12 @@ fn dealt(rng: &mut ChaCha8Rng, end: Duration, slot: Duration, deck: &[Fault]) ->
             cards.shuffle(rng);
         }
         let fault = cards.pop().unwrap_or(Fault::FlushAll);
-        let lasts = Duration::from_millis(rng.random_range(lasts(fault)));
-        let late = Duration::from_millis(rng.random_range(0..500));
+        let duration = Duration::from_millis(rng.random_range(duration_range(fault)));
+        let jitter = Duration::from_millis(rng.random_range(0..500));
         entries.push(Entry {
-            at: at + late,
+            at: at + jitter,
             fault,
-            lasts,
+            duration,
         });
         at += slot;
     }
@@ -154,7 +161,7 @@ fn server_faults() -> Vec<Fault> {
     let kills = SERVERS.map(Fault::Kill);
     let freezes = SERVERS
         .into_iter()
-        // What it would show is what a blackhole shows.
+        // Pausing Postgres has the same effect as a blackhole.
         .filter(|service| *service != Service::Postgres)
         .map(Fault::Freeze);
     kills.into_iter().chain(freezes).collect()
@@ -170,8 +177,13 @@ fn other_faults() -> Vec<Fault> {
     let links = [Link::Redis, Link::ClickHouse, Link::External]
         .into_iter()
         .flat_map(|link| modes.map(|mode| Fault::Link(link, mode)));
-    let answers = [Answer::Error, Answer::TooMany, Answer::Late].map(Fault::External);
-    let mut faults: Vec<Fault> = links.chain(answers).collect();
+    let external = [
+        ExternalFault::Error,
+        ExternalFault::TooMany,
+        ExternalFault::Late,
+    ]
+    .map(Fault::External);
+    let mut faults: Vec<Fault> = links.chain(external).collect();
     faults.extend([1, 2, 3].map(Fault::Workers));
     faults.extend([
         Fault::KillWorker,
@@ -185,14 +197,14 @@ fn other_faults() -> Vec<Fault> {
     faults
 }
 
-fn lasts(fault: Fault) -> Millis {
+fn duration_range(fault: Fault) -> Millis {
     match fault {
-        // Until the operator comes.
+        // Until the operator repairs the fault.
         Fault::Kill(_) | Fault::KillWorker => 200..2_500,
-        // Beyond a transaction's and a session's time.
+        // Longer than transaction and session timeouts.
         Fault::Freeze(Service::Connect | Service::Kafka) => 4_000..13_000,
         Fault::Freeze(_) => 2_000..7_000,
-        // Beyond the lease and the session.
+        // Longer than the lease and the session timeout.
         Fault::FreezeWorker => 4_000..12_000,
         Fault::Workers(_) | Fault::FlushAll | Fault::OldDump => 0..1,
         Fault::External(_) | Fault::Link(..) => 1_500..6_000,
@@ -200,7 +212,7 @@ fn lasts(fault: Fault) -> Millis {
 }
 
 impl Service {
-    /// As `status` names it.
+    /// Returns the service's name in `status`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
@@ -213,7 +225,7 @@ impl Service {
 }
 
 impl Fault {
-    /// Whether a server of the stack is gone or stands still.
+    /// Returns true if the fault kills or pauses a server of the stack.
     pub fn is_server(self) -> bool {
         matches!(self, Self::Kill(_) | Self::Freeze(_))
     }
@@ -230,11 +242,17 @@ impl fmt::Display for Fault {
             Self::Workers(1) => out.write_str("one worker from now on"),
             Self::Workers(count) => write!(out, "{count} workers from now on"),
             Self::FlushAll => out.write_str("FLUSHALL"),
-            Self::OldDump => out.write_str("redis comes back with an old dump"),
-            Self::External(Answer::Error) => out.write_str("external answers 500"),
-            Self::External(Answer::TooMany) => out.write_str("external answers 429"),
-            Self::External(Answer::Late) => out.write_str("external answers too late"),
-            Self::Link(link, mode) => write!(out, "{mode} on the way to {link}"),
+            Self::OldDump => out.write_str("restart of redis with an old dump"),
+            Self::External(ExternalFault::Error) => {
+                out.write_str("external system responds with 500")
+            }
+            Self::External(ExternalFault::TooMany) => {
+                out.write_str("external system responds with 429")
+            }
+            Self::External(ExternalFault::Late) => {
+                out.write_str("external system responds too late")
+            }
+            Self::Link(link, mode) => write!(out, "{mode} on the connection to {link}"),
         }
     }
 }
@@ -264,39 +282,47 @@ impl fmt::Display for Link {
 impl fmt::Display for Entry {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:>7.1} s  {}", self.at.as_secs_f64(), self.fault)?;
-        if self.lasts >= Duration::from_millis(1) {
-            write!(out, ", for {:.1} s", self.lasts.as_secs_f64())?;
+        if self.duration >= Duration::from_millis(1) {
+            write!(out, ", for {:.1} s", self.duration.as_secs_f64())?;
         }
         Ok(())
     }
 }
 
-/// What holds of every schedule.
+/// Tests of properties that every schedule has.
 pub mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use super::{CALM, Fault, other_faults, schedule, server_faults};
 
-    pub fn the_same_seed_is_the_same_schedule() {
+    pub fn the_same_seed_gives_the_same_schedule() {
         assert_eq!(schedule(7, 5), schedule(7, 5));
         assert_ne!(schedule(7, 5), schedule(8, 5));
     }
 
-    pub fn three_minutes_hold_every_kind() {
+    pub fn three_minutes_include_every_fault() {
         for seed in 0..50 {
-            let dealt: BTreeSet<Fault> = schedule(seed, 3).iter().map(|it| it.fault).collect();
+            let scheduled: BTreeSet<Fault> =
+                schedule(seed, 3).iter().map(|entry| entry.fault).collect();
             let all: BTreeSet<Fault> = server_faults().into_iter().chain(other_faults()).collect();
-            assert_eq!(dealt, all, "seed {seed}");
+            assert_eq!(scheduled, all, "seed {seed}");
         }
     }
 
-    pub fn nothing_begins_before_the_calm_or_after_the_end() {
+    pub fn no_fault_begins_during_the_calm_or_after_the_end() {
         for minutes in [1, 3, 60] {
             let entries = schedule(1, minutes);
             assert!(entries.is_sorted_by_key(|entry| entry.at));
             let end = Duration::from_secs(minutes * 60);
-            assert!(entries.iter().all(|it| it.at >= CALM && it.at < end));
-            let servers = entries.iter().filter(|it| it.fault.is_server()).count();
+            assert!(
+                entries
+                    .iter()
+                    .all(|entry| entry.at >= CALM && entry.at < end)
+            );
+            let servers = entries
+                .iter()
+                .filter(|entry| entry.fault.is_server())
+                .count();
             assert!(servers >= 3 * usize::try_from(minutes).expect("a few"));
         }
     }

@@ -1,5 +1,5 @@
-//! What all of the storm's threads share: the stack, the proxies, the clock,
-//! and what was found.
+//! State shared by all threads of the storm: the stack, the proxies, the clock
+//! and the findings.
 
 use std::{
     sync::{
@@ -21,36 +21,38 @@ use crate::{
     support::{Fanout, Stack, wait_for},
 };
 
-/// A question to a server that may stand still.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Timeout of one request to a server that may be paused.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The board's window: short, so that events leave it during a storm.
+/// The board's window, short enough that events leave it during a storm.
 pub const WINDOW_SECONDS: u64 = 30;
 
 pub struct Stage {
     pub stack: Stack,
-    /// The binary as the workers are started with: through the proxies.
+    /// Calls the binary for the workers, with addresses of the proxies.
     pub worker: Fanout,
-    /// The binary that judges: with the same settings, straight to the servers.
-    pub judge: Fanout,
-    pub begun: Instant,
+    /// Calls the binary for the oracle, with the same settings but the servers'
+    /// own addresses.
+    pub oracle: Fanout,
+    pub start: Instant,
     links: [(Link, Proxy); 3],
     web: reqwest::Client,
-    /// The load and the looks end.
+    /// Whether the load and the checks must end.
     over: AtomicBool,
-    /// Until when each fault had its effect; none while it has.
-    spells: Mutex<Vec<Option<Instant>>>,
+    /// End of each disturbance, or `None` while it lasts.
+    disturbances: Mutex<Vec<Option<Instant>>>,
     findings: Mutex<Vec<String>>,
 }
 
-/// The time of one fault, from its beginning until what it broke is back.
+/// The id of a disturbance: the time from the start of a fault until its
+/// effects have ended.
 #[derive(Debug, Clone, Copy)]
-pub struct SpellId(usize);
+pub struct DisturbanceId(usize);
 
 impl Stage {
-    pub fn set() -> Self {
-        let stack = Stack::bring_up(&["--no-run"]).unwrap_or_else(|why| panic!("{why}"));
-        // Events of a content that is not there yet, or not any more, come too.
+    pub fn start() -> Self {
+        let stack = Stack::bring_up(&["--no-run"]).unwrap_or_else(|error| panic!("{error}"));
+        // Events may arrive before their content, or after it was deleted.
         stack.stores.postgres(
             "ALTER TABLE engagement_events DROP CONSTRAINT engagement_events_content_id_fkey",
         );
@@ -59,47 +61,47 @@ impl Stage {
             (Link::ClickHouse, "FANOUT_CLICKHOUSE_URL"),
             (Link::External, "FANOUT_EXTERNAL_URL"),
         ];
-        let judge = stack
+        let oracle = stack
             .fanout
             .with("FANOUT_BOARD_WINDOW_SECONDS", &WINDOW_SECONDS.to_string());
         let mut worker = [
             ("FANOUT_REDIS_REQUEST_TIMEOUT_MS", "2000"),
             ("FANOUT_CLICKHOUSE_REQUEST_TIMEOUT_MS", "5000"),
             ("FANOUT_EXTERNAL_REQUEST_TIMEOUT_MS", "2000"),
-            // A storm is many accidents an hour.
+            // A storm has many failures per hour.
             ("FANOUT_CONNECT_TASK_RESTARTS_PER_HOUR", "10000"),
         ]
         .iter()
-        .fold(judge.clone(), |fanout, (name, value)| {
+        .fold(oracle.clone(), |fanout, (name, value)| {
             fanout.with(name, value)
         });
         let links = variables.map(|(link, variable)| {
             let mut url: Url = stack.stores.url(variable).parse().expect("a url");
             let proxy = Proxy::start(url.port().expect("a port"));
-            url.set_port(Some(proxy.port)).expect("it has a port");
+            url.set_port(Some(proxy.port)).expect("set the port");
             worker = worker.with(variable, url.as_str().trim_end_matches('/'));
             (link, proxy)
         });
         Self {
             stack,
             worker,
-            judge,
-            begun: Instant::now(),
+            oracle,
+            start: Instant::now(),
             links,
             web: reqwest::Client::builder()
-                .timeout(ANSWER)
+                .timeout(TIMEOUT)
                 .build()
                 .expect("a client"),
             over: AtomicBool::new(false),
-            spells: Mutex::default(),
+            disturbances: Mutex::default(),
             findings: Mutex::default(),
         }
     }
 
-    /// What a link does from now on.
+    /// Sets what a link does from now on.
     pub fn set_link(&self, link: Link, mode: Mode) {
-        let found = self.links.iter().find(|(name, _)| *name == link);
-        found.expect("each has one").1.set(mode);
+        let entry = self.links.iter().find(|(name, _)| *name == link);
+        entry.expect("each link has a proxy").1.set(mode);
     }
 
     pub fn is_over(&self) -> bool {
@@ -110,36 +112,45 @@ impl Stage {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Something goes wrong.
-    pub fn spell(&self) -> SpellId {
-        let mut spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
-        spells.push(None);
-        SpellId(spells.len() - 1)
+    /// Begins a disturbance.
+    pub fn begin_disturbance(&self) -> DisturbanceId {
+        let mut disturbances = self
+            .disturbances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        disturbances.push(None);
+        DisturbanceId(disturbances.len() - 1)
     }
 
-    /// It is over now, or will be then.
-    pub fn spell_ends(&self, SpellId(which): SpellId, until: Instant) {
-        let mut spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
-        spells[which] = Some(until);
+    /// Sets the end of a disturbance, which may be in the future.
+    pub fn end_disturbance(&self, DisturbanceId(index): DisturbanceId, until: Instant) {
+        let mut disturbances = self
+            .disturbances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        disturbances[index] = Some(until);
     }
 
-    /// Whether nothing else was wrong since then.
-    pub fn was_alone(&self, SpellId(which): SpellId, since: Instant) -> bool {
-        let spells = self.spells.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns true if no other disturbance has lasted beyond `since`.
+    pub fn was_alone(&self, DisturbanceId(index): DisturbanceId, since: Instant) -> bool {
+        let disturbances = self
+            .disturbances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut others = (0..)
-            .zip(spells.iter())
-            .filter(|(other, _)| *other != which);
+            .zip(disturbances.iter())
+            .filter(|(other, _)| *other != index);
         others.all(|(_, until)| until.is_some_and(|until| until <= since))
     }
 
-    /// Ends everything, should this thread panic.
-    pub fn ends_with_me(&self) -> EndsOnPanic<'_> {
-        EndsOnPanic(self)
+    /// Returns a guard that ends the storm if this thread panics.
+    pub fn end_on_panic(&self) -> EndOnPanic<'_> {
+        EndOnPanic(self)
     }
 
-    /// Something that must not be; the storm goes on, to find the rest.
-    pub fn found(&self, finding: String) {
-        self.say(&format!("FOUND: {finding}"));
+    /// Records a finding. The storm continues, in order to find more.
+    pub fn report(&self, finding: String) {
+        self.log(&format!("FINDING: {finding}"));
         self.lock().push(finding);
     }
 
@@ -151,19 +162,20 @@ impl Stage {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A line with the storm's time.
-    pub fn say(&self, what: &str) {
-        println!("{:>7.1} s  {what}", self.begun.elapsed().as_secs_f64());
+    /// Prints a line with the time since the start of the storm.
+    pub fn log(&self, text: &str) {
+        println!("{:>7.1} s  {text}", self.start.elapsed().as_secs_f64());
     }
 
-    /// Waits until this time of the storm; returns at once when it is over.
+    /// Waits until this time of the storm. Returns immediately once the storm
+    /// has ended.
     pub fn sleep_until(&self, at: Duration) {
         while !self.is_over() {
-            let left = at.saturating_sub(self.begun.elapsed());
-            if left.is_zero() {
+            let remaining = at.saturating_sub(self.start.elapsed());
+            if remaining.is_zero() {
                 return;
             }
-            thread::sleep(left.min(Duration::from_millis(50)));
+            thread::sleep(remaining.min(Duration::from_millis(50)));
         }
     }
 
@@ -171,24 +183,25 @@ impl Stage {
         Broker::at(self.stack.stores.url("FANOUT_KAFKA_BROKERS"))
     }
 
-    /// A question to ClickHouse itself, where it answers.
-    pub fn clickhouse(&self, question: &str) -> Result<String, String> {
+    /// Sends a query to ClickHouse itself. Fails if ClickHouse does not
+    /// respond.
+    pub fn clickhouse(&self, query: &str) -> Result<String, String> {
         let url = self.stack.stores.url("FANOUT_CLICKHOUSE_URL");
         let endpoint = Endpoint::at(&url.into()).expect("a url");
         let request = self
             .web
             .post(&endpoint.url)
             .basic_auth(&endpoint.user, Some(endpoint.password.reveal()))
-            .body(question.to_owned());
-        let (good, text) = wait_for(async {
-            let answer = request.send().await?;
-            Ok((answer.status().is_success(), answer.text().await?))
+            .body(query.to_owned());
+        let (is_success, text) = wait_for(async {
+            let response = request.send().await?;
+            Ok((response.status().is_success(), response.text().await?))
         })
         .map_err(|error: reqwest::Error| error.to_string())?;
-        if good { Ok(text) } else { Err(text) }
+        if is_success { Ok(text) } else { Err(text) }
     }
 
-    /// A page of what the external system has accepted.
+    /// Returns a page of the calls that the external system has accepted.
     pub fn accepted(&self, query: &str) -> Result<Json, String> {
         let url = self.stack.stores.url("FANOUT_EXTERNAL_URL");
         let request = self.web.get(format!("{url}/events?{query}"));
@@ -196,19 +209,19 @@ impl Stage {
         page.map_err(|error: reqwest::Error| error.to_string())
     }
 
-    /// How the external system answers from now on.
-    pub fn set_answers(&self, faults: &str) {
+    /// Sets the failures that the external system injects from now on.
+    pub fn set_faults(&self, faults: &str) {
         let url = self.stack.stores.url("FANOUT_EXTERNAL_URL");
         let request = self.web.put(format!("{url}/faults?{faults}"));
-        let answer = wait_for(async { request.send().await }).expect("the stub");
-        assert_eq!(answer.status(), 200, "{faults}");
+        let response = wait_for(async { request.send().await }).expect("reach the stub");
+        assert_eq!(response.status(), 200, "{faults}");
     }
 }
 
-/// Ends the storm when it is dropped by a panic.
-pub struct EndsOnPanic<'a>(&'a Stage);
+/// Ends the storm if it is dropped by a panic.
+pub struct EndOnPanic<'a>(&'a Stage);
 
-impl Drop for EndsOnPanic<'_> {
+impl Drop for EndOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.end();
@@ -216,16 +229,16 @@ impl Drop for EndsOnPanic<'_> {
     }
 }
 
-/// Looks until there is what is wanted, or until `within` is over.
-pub fn until<T>(
-    within: Duration,
-    mut look: impl FnMut() -> Result<T, String>,
+/// Repeats `check` until it succeeds. Returns its last error after `timeout`.
+pub fn wait_until<T>(
+    timeout: Duration,
+    mut check: impl FnMut() -> Result<T, String>,
 ) -> Result<T, String> {
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
-        match look() {
+        match check() {
             Ok(found) => return Ok(found),
-            Err(instead) if begun.elapsed() > within => return Err(instead),
+            Err(error) if start.elapsed() > timeout => return Err(error),
             Err(_) => thread::sleep(Duration::from_millis(50)),
         }
     }

@@ -1,4 +1,4 @@
-//! One storm from beginning to end.
+//! Runs one storm from beginning to end.
 
 use std::{
     env,
@@ -8,44 +8,48 @@ use std::{
 };
 
 use crate::{
-    acknowledged::{self, Look},
+    acknowledged::{self, Observation},
     faults::Faults,
     load::{self, Written},
     log::{EVENTS, PARTITIONS},
-    oracle::{self, Judged, Seen},
+    oracle::{self, Comparisons, LogEnds},
     poison::{self, Sent},
     reader::{self, Reading},
     recovery::Recoveries,
     report::Report,
     schedule::{Entry, one_by_one, schedule},
-    stage::{Stage, until},
+    stage::{Stage, wait_until},
     workers::Workers,
 };
 
-/// Until the first event is through a new stack.
+/// Time limit for the pipeline of a new stack to start.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
 
-/// Between two looks at the log's ends.
+/// Interval between two reads of the log's end offsets.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What everybody who was there came back with.
-struct Told {
+/// The results of all threads.
+struct Results {
     written: Written,
     poison: Sent,
     reading: Reading,
-    looks: Vec<Look>,
-    seen: Vec<Seen>,
+    observations: Vec<Observation>,
+    log_ends: Vec<LogEnds>,
 }
 
-/// Runs it; panics where something was found.
+/// Runs the storm. Panics if there are findings.
 pub fn run() {
     let seed = number("STORM_SEED").unwrap_or_else(rand::random);
     let minutes = number("STORM_MINUTES").unwrap_or(3);
-    let lone = number("STORM_ONE_BY_ONE").is_some_and(|number| number > 0);
-    let how = if lone { "STORM_ONE_BY_ONE=1 " } else { "" };
-    let again = format!("{how}STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
-    println!("{again}");
-    let entries = if lone {
+    let is_one_by_one = number("STORM_ONE_BY_ONE").is_some_and(|number| number > 0);
+    let prefix = if is_one_by_one {
+        "STORM_ONE_BY_ONE=1 "
+    } else {
+        ""
+    };
+    let command = format!("{prefix}STORM_SEED={seed} STORM_MINUTES={minutes} make storm");
+    println!("{command}");
+    let entries = if is_one_by_one {
         one_by_one(seed, minutes)
     } else {
         schedule(seed, minutes)
@@ -53,39 +57,39 @@ pub fn run() {
     for entry in &entries {
         println!("{entry}");
     }
-    let stage = Stage::set();
+    let stage = Stage::start();
     let workers = Workers::start(&stage);
-    let went = catch_unwind(AssertUnwindSafe(|| {
-        pass(&stage, &workers, seed, minutes, &entries);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        run_on(&stage, &workers, seed, minutes, &entries);
     }));
     let findings = stage.findings();
-    if went.is_ok() && findings.is_empty() {
+    if outcome.is_ok() && findings.is_empty() {
         return;
     }
     println!("{}", workers.evidence());
     println!("{}", stage.stack.fanout.run(&["status"]).evidence());
-    println!("\n{}\n\nagain: {again}", findings.join("\n\n"));
-    match went {
+    println!("\n{}\n\nrepeat with: {command}", findings.join("\n\n"));
+    match outcome {
         Ok(()) => panic!("{} findings", findings.len()),
         Err(panic) => resume_unwind(panic),
     }
 }
 
-/// The storm, the calm after it, and the report.
-fn pass(stage: &Stage, workers: &Workers<'_>, seed: u64, minutes: u64, entries: &[Entry]) {
+/// Runs the storm and the checks after it, and prints the report.
+fn run_on(stage: &Stage, workers: &Workers<'_>, seed: u64, minutes: u64, entries: &[Entry]) {
     let recoveries = Recoveries::default();
-    starts(stage, workers);
+    wait_for_start(stage, workers);
     let faults = Faults::new(stage, workers, &recoveries);
-    let told = weather(stage, seed, minutes, entries, &faults);
-    let judged = calm(stage, workers, &faults, &told);
+    let results = run_storm(stage, seed, minutes, entries, &faults);
+    let comparisons = check_stores(stage, workers, &faults, &results);
     let report = Report {
         seed,
         minutes,
-        faults: faults.done(),
-        written: &told.written,
-        poison: &told.poison,
-        looks: told.reading.looks,
-        judged: &judged,
+        faults: faults.counts(),
+        written: &results.written,
+        poison: &results.poison,
+        board_reads: results.reading.reads,
+        comparisons: &comparisons,
         recoveries: &recoveries,
         findings: stage.findings().len(),
     };
@@ -95,87 +99,105 @@ fn pass(stage: &Stage, workers: &Workers<'_>, seed: u64, minutes: u64, entries: 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
     let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{variable} is a number, not {text}")))
+    Some(number.unwrap_or_else(|_| panic!("{variable} must be a number, not {text}")))
 }
 
-/// The pipeline has begun: its topics and the board are there.
-fn starts(stage: &Stage, workers: &Workers<'_>) {
-    let started = until(STARTS_WITHIN, || {
-        let ends = stage.broker().ends(EVENTS, PARTITIONS);
+/// Waits until the pipeline has started, so that its topics and the board
+/// exist.
+fn wait_for_start(stage: &Stage, workers: &Workers<'_>) {
+    let started = wait_until(STARTS_WITHIN, || {
+        let ends = stage.broker().end_offsets(EVENTS, PARTITIONS);
         ends.map_err(|error| error.to_string())?;
-        reader::now(stage).ok_or("there is no board")?;
+        reader::current(stage).ok_or("there is no board")?;
         Ok(())
     });
-    if let Err(instead) = started {
-        panic!("{instead}\n{}", workers.evidence());
+    if let Err(error) = started {
+        panic!("{error}\n{}", workers.evidence());
     }
 }
 
-/// Everything at once, until the time is over and all is mended.
-fn weather(stage: &Stage, seed: u64, minutes: u64, entries: &[Entry], faults: &Faults<'_>) -> Told {
-    stage.say("the storm begins");
-    let begun = stage.begun.elapsed();
+/// Runs the load, the checks and the faults in parallel until the storm has
+/// ended and every fault is repaired.
+fn run_storm(
+    stage: &Stage,
+    seed: u64,
+    minutes: u64,
+    entries: &[Entry],
+    faults: &Faults<'_>,
+) -> Results {
+    stage.log("the storm begins");
+    let start = stage.start.elapsed();
     let entries: Vec<Entry> = entries
         .iter()
         .map(|entry| Entry {
-            at: entry.at + begun,
+            at: entry.at + start,
             ..entry.clone()
         })
         .collect();
     thread::scope(|scope| {
-        let written = scope.spawn(|| with(stage, || load::write(stage, seed)));
-        let poison = scope.spawn(|| with(stage, || poison::write(stage, seed)));
-        let reading = scope.spawn(|| with(stage, || reader::read(stage)));
-        let looks = scope.spawn(|| with(stage, || acknowledged::look(stage)));
-        let seen = scope.spawn(|| with(stage, || ends(stage)));
+        let written = scope.spawn(|| guarded(stage, || load::write(stage, seed)));
+        let poison = scope.spawn(|| guarded(stage, || poison::write(stage, seed)));
+        let reading = scope.spawn(|| guarded(stage, || reader::read(stage)));
+        let observations = scope.spawn(|| guarded(stage, || acknowledged::observe(stage)));
+        let log_ends = scope.spawn(|| guarded(stage, || record_log_ends(stage)));
         thread::scope(|breaking| {
-            breaking.spawn(|| with(stage, || faults.break_servers(&entries)));
-            with(stage, || faults.break_others(&entries, breaking));
+            breaking.spawn(|| guarded(stage, || faults.break_servers(&entries)));
+            guarded(stage, || faults.break_others(&entries, breaking));
         });
-        stage.sleep_until(begun + Duration::from_secs(minutes * 60));
-        stage.say("the storm is over");
+        stage.sleep_until(start + Duration::from_secs(minutes * 60));
+        stage.log("the storm is over");
         stage.end();
-        Told {
+        Results {
             written: written.join().expect("the writer"),
             poison: poison.join().expect("the poisoner"),
             reading: reading.join().expect("the reader"),
-            looks: looks.join().expect("the looks"),
-            seen: seen.join().expect("the ends"),
+            observations: observations.join().expect("the observer"),
+            log_ends: log_ends.join().expect("the recorder of log ends"),
         }
     })
 }
 
-/// Does it; should it panic, everything ends.
-fn with<T>(stage: &Stage, does: impl FnOnce() -> T) -> T {
-    let _ends = stage.ends_with_me();
-    does()
+/// Runs `work`. Ends the storm if it panics.
+fn guarded<T>(stage: &Stage, work: impl FnOnce() -> T) -> T {
+    let _guard = stage.end_on_panic();
+    work()
 }
 
-/// The ends of the log, as they come to be.
-fn ends(stage: &Stage) -> Vec<Seen> {
+/// Records the end offsets of the log as they change.
+fn record_log_ends(stage: &Stage) -> Vec<LogEnds> {
     let broker = stage.broker();
-    let mut seen: Vec<Seen> = Vec::new();
+    let mut log_ends: Vec<LogEnds> = Vec::new();
     while !stage.is_over() {
-        if let Ok(ends) = broker.ends(EVENTS, PARTITIONS) {
+        if let Ok(ends) = broker.end_offsets(EVENTS, PARTITIONS) {
             let at_us = jiff::Timestamp::now().as_microsecond();
-            if seen.last().is_none_or(|last| last.ends != ends) {
-                seen.push(Seen { at_us, ends });
+            if log_ends.last().is_none_or(|last| last.ends != ends) {
+                log_ends.push(LogEnds { at_us, ends });
             }
         }
         thread::sleep(PAUSE);
     }
-    seen
+    log_ends
 }
 
-/// Everything works again, with one worker; then the oracle.
-fn calm(stage: &Stage, workers: &Workers<'_>, faults: &Faults<'_>, told: &Told) -> Judged {
-    stage.set_answers("");
-    faults.mend();
-    workers.look_after();
-    workers.become_count(1);
-    let judged = oracle::judge(stage, &told.reading, &told.looks, &told.seen);
+/// Restores the stack with one worker, then runs the oracle.
+fn check_stores(
+    stage: &Stage,
+    workers: &Workers<'_>,
+    faults: &Faults<'_>,
+    results: &Results,
+) -> Comparisons {
+    stage.set_faults("");
+    faults.repair_stack();
+    workers.replace_ended();
+    workers.set_count(1);
+    let comparisons = oracle::compare(
+        stage,
+        &results.reading,
+        &results.observations,
+        &results.log_ends,
+    );
     for panic in workers.panics() {
-        stage.found(panic);
+        stage.report(panic);
     }
-    judged
+    comparisons
 }

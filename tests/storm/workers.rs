@@ -1,4 +1,5 @@
-//! The workers: one to three `fanout run`, which come, go, die and stand still.
+//! The workers: one to three `fanout run` processes, which are started,
+//! stopped, killed and paused.
 
 use std::{
     fs::{self, File},
@@ -14,14 +15,14 @@ use nix::{
 };
 
 use crate::{
-    stage::{Stage, until},
+    stage::{Stage, wait_until},
     support::tail,
 };
 
-/// SIGTERM is obeyed within ten seconds; the rest is for a busy machine.
+/// SIGTERM is obeyed within ten seconds. The rest is for a busy machine.
 const STOPS_WITHIN: Duration = Duration::from_secs(40);
 
-/// Lines of a log that are shown, and characters of each.
+/// Number of log lines shown, and of characters per line.
 const SHOWN: usize = 40;
 const WIDTH: usize = 400;
 
@@ -39,11 +40,11 @@ struct Crew {
 struct Worker {
     number: usize,
     child: Child,
-    frozen: bool,
+    is_paused: bool,
 }
 
 impl<'a> Workers<'a> {
-    /// One of them.
+    /// Starts the first worker.
     pub fn start(stage: &'a Stage) -> Self {
         let workers = Self {
             stage,
@@ -66,7 +67,7 @@ impl<'a> Workers<'a> {
         let mut crew = self.crew();
         crew.started += 1;
         let number = crew.started;
-        let log = File::create(self.log(number)).expect("a log");
+        let log = File::create(self.log(number)).expect("create the log");
         let mut command =
             self.stage
                 .worker
@@ -75,12 +76,12 @@ impl<'a> Workers<'a> {
             .stdout(Stdio::null())
             .stderr(log)
             .env("FANOUT_LOG", "info");
-        let child = command.spawn().expect("the binary starts");
+        let child = command.spawn().expect("start the binary");
         self.stage.stack.guard.watch(child.id());
         crew.alive.push(Worker {
             number,
             child,
-            frozen: false,
+            is_paused: false,
         });
     }
 
@@ -88,34 +89,34 @@ impl<'a> Workers<'a> {
         self.crew().alive.len()
     }
 
-    /// Kills the one that has been there longest. Returns its number.
+    /// Kills the oldest worker. Returns its number.
     pub fn kill_one(&self) -> usize {
         let mut worker = self.crew().alive.remove(0);
-        worker.child.kill().expect("it runs");
-        worker.child.wait().expect("an end");
+        worker.child.kill().expect("kill the worker");
+        worker.child.wait().expect("wait for the worker");
         worker.number
     }
 
-    /// Stops the one that has been there longest, until it is thawed.
-    pub fn freeze_one(&self) -> usize {
+    /// Pauses the oldest worker until it is resumed. Returns its number.
+    pub fn pause_one(&self) -> usize {
         let mut crew = self.crew();
-        let worker = crew.alive.first_mut().expect("there is one");
-        worker.frozen = true;
+        let worker = crew.alive.first_mut().expect("a worker is running");
+        worker.is_paused = true;
         worker.signal(Signal::SIGSTOP);
         worker.number
     }
 
-    /// Lets it go on, where it has not been killed meanwhile.
-    pub fn thaw(&self, number: usize) {
+    /// Resumes the worker, unless it has been killed in the meantime.
+    pub fn resume(&self, number: usize) {
         let mut crew = self.crew();
-        if let Some(worker) = crew.alive.iter_mut().find(|one| one.number == number) {
-            worker.frozen = false;
+        if let Some(worker) = crew.alive.iter_mut().find(|worker| worker.number == number) {
+            worker.is_paused = false;
             worker.signal(Signal::SIGCONT);
         }
     }
 
-    /// Starts, or asks to stop, until there are so many.
-    pub fn become_count(&self, count: usize) {
+    /// Starts or stops workers until `count` of them are running.
+    pub fn set_count(&self, count: usize) {
         while self.count() < count {
             self.start_one();
         }
@@ -123,29 +124,30 @@ impl<'a> Workers<'a> {
             let mut worker = self.crew().alive.remove(0);
             worker.signal(Signal::SIGTERM);
             worker.signal(Signal::SIGCONT);
-            self.sees_it_end(&mut worker);
+            self.wait_for_stop(&mut worker);
         }
     }
 
-    fn sees_it_end(&self, worker: &mut Worker) {
+    fn wait_for_stop(&self, worker: &mut Worker) {
         let number = worker.number;
-        let ended = until(STOPS_WITHIN, || match worker.child.try_wait() {
+        let ended = wait_until(STOPS_WITHIN, || match worker.child.try_wait() {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}")),
         });
         match ended {
             Ok(status) if status.success() => {}
-            other => {
+            outcome => {
                 worker.signal(Signal::SIGKILL);
-                let what = format!("worker {number}, asked to stop: {other:?}");
+                let summary = format!("worker {number} did not stop cleanly: {outcome:?}");
                 self.stage
-                    .found(format!("{what}\n{}", self.said(number, SHOWN)));
+                    .report(format!("{summary}\n{}", self.log_tail(number, SHOWN)));
             }
         }
     }
 
-    /// Those that have ended by themselves are found out, and replaced.
-    pub fn look_after(&self) {
+    /// Reports workers that have ended without being stopped, and replaces
+    /// them.
+    pub fn replace_ended(&self) {
         let ended: Vec<(usize, ExitStatus)> = {
             let mut crew = self.crew();
             let mut ended = Vec::new();
@@ -160,17 +162,18 @@ impl<'a> Workers<'a> {
             ended
         };
         for (number, status) in ended {
-            let said = self.said(number, SHOWN);
-            self.stage
-                .found(format!("worker {number} ended by itself: {status}\n{said}"));
+            let log_tail = self.log_tail(number, SHOWN);
+            self.stage.report(format!(
+                "worker {number} ended unexpectedly: {status}\n{log_tail}"
+            ));
             self.start_one();
         }
     }
 
-    fn said(&self, number: usize, lines: usize) -> String {
+    fn log_tail(&self, number: usize, lines: usize) -> String {
         let log = fs::read(self.log(number)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        // There is a lot of poison.
+        // Most lines are about dead letters, which the storm writes on purpose.
         let kept = log.lines().filter(|line| !line.contains("dead-lettered"));
         let kept: Vec<String> = kept
             .map(|line| line.chars().take(WIDTH).collect())
@@ -178,15 +181,15 @@ impl<'a> Workers<'a> {
         format!("--- worker {number}\n{}", tail(&kept.join("\n"), lines))
     }
 
-    /// The end of the logs of the last few, for a finding.
+    /// Returns the last log lines of the latest workers, for a finding.
     pub fn evidence(&self) -> String {
         let started = self.crew().started;
         let last = (1..=started).rev().take(4);
-        let said: Vec<String> = last.map(|number| self.said(number, SHOWN)).collect();
-        said.join("\n")
+        let log_tail: Vec<String> = last.map(|number| self.log_tail(number, SHOWN)).collect();
+        log_tail.join("\n")
     }
 
-    /// Lines of all the logs that tell of a panic.
+    /// Returns the lines of all logs that report a panic.
     pub fn panics(&self) -> Vec<String> {
         let started = self.crew().started;
         let logs = (1..=started).map(|number| (number, fs::read(self.log(number))));
@@ -203,7 +206,7 @@ impl<'a> Workers<'a> {
 impl Worker {
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        // One that has ended is found out by `look_after`.
+        // A worker that has ended is reported by `replace_ended`.
         let _ = kill(pid, signal);
     }
 }
