@@ -1,11 +1,12 @@
-//! Kinds of argument that several commands take.
+//! Argument parsers that several commands use.
 
 use std::time::Duration;
 
-/// Longer than anybody waits, and short enough to be added to any moment.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+/// Longest accepted duration: short enough to be added to any point in time
+/// without an overflow.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
-/// Reads a duration above 0: `30s`, `1m 30s`, `250ms` or bare seconds.
+/// Parses a duration above 0: `30s`, `1m 30s`, `250ms` or plain seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_zero(text)? {
         Duration::ZERO => Err("expected a duration above 0".to_owned()),
@@ -13,16 +14,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a duration that may be 0.
+/// Parses a duration that may be 0.
 pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    let duration = read(text)?;
-    if duration > LONGEST {
+    let duration = parse_duration(text)?;
+    if duration > MAX_DURATION {
         return Err("expected a duration of at most 100 years".to_owned());
     }
     Ok(duration)
 }
 
-fn read(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
     }
@@ -32,13 +33,13 @@ fn read(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
-/// Reads how many of something are wanted: at least 1, and as many as may be in
-/// memory at once.
-pub fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+/// Parses a count from 1 to `MAX`, the number of items that may be in memory at
+/// the same time.
+pub fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
     let number: Option<usize> = text.parse().ok();
     number
-        .filter(|number| (1..=MOST).contains(number))
-        .ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
+        .filter(|number| (1..=MAX).contains(number))
+        .ok_or_else(|| format!("expected a whole number from 1 to {MAX}"))
 }
 
 #[cfg(test)]
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
+    fn common_duration_notations_are_accepted() {
         for (text, millis) in [
             ("30s", 30_000),
             ("250ms", 250),
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_bounded() {
+    fn counts_are_bounded() {
         assert_eq!(up_to::<10>("1"), Ok(1));
         assert_eq!(up_to::<10>("10"), Ok(10));
         for text in ["0", "11", "-1", "1.5", "", "many"] {

@@ -1,5 +1,5 @@
-//! `fanout backfill`: history applied again: first what that will be, then a
-//! bar.
+//! `fanout backfill`: replays history: prints the plan, then shows the
+//! progress.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -27,42 +27,43 @@ use crate::{
     table::{render, table},
 };
 
-/// Which history, from where, into what.
+/// Arguments of `fanout backfill`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// From when on: RFC 3339, `2h`, `2h ago`, `earliest`
+    /// Start of the range: RFC 3339, `2h`, `2h ago`, `earliest`
     #[arg(long, value_name = "TIME")]
     from: TimeSpec,
-    /// Up to when [default: now]
+    /// End of the range [default: now]
     #[arg(long, value_name = "TIME")]
     to: Option<TimeSpec>,
-    /// Read what happened from the log, by its records' time, or what there is
-    /// from the source, by its events' time
+    /// Read changes from the log, selected by record time, or current rows from
+    /// the source, selected by event time
     #[arg(long, value_enum, default_value_t)]
-    source: From,
-    /// Which sinks; the external system is told again only when it is named
-    /// [default: clickhouse, or redis where clickhouse is not configured]
+    source: SourceChoice,
+    /// Sinks to backfill; the external system is only called again if it is
+    /// listed [default: clickhouse, or redis if clickhouse is not configured]
     #[arg(long, value_delimiter = ',', value_name = "SINK")]
     sinks: Vec<String>,
-    /// Then delete from ClickHouse what the source does not have. With `--from
-    /// earliest` history begins anew: the remedy for every break in it
+    /// Finally delete rows from ClickHouse that are not in the source. With
+    /// `--from earliest`, history is rebuilt from scratch, which repairs every
+    /// gap in it
     #[arg(long)]
     prune: bool,
-    /// Say what would be replayed, and replay nothing
+    /// Print what would be replayed and replay nothing
     #[arg(long)]
     dry_run: bool,
-    /// Give up another unfinished backfill, and alter servers that are not
-    /// fanout's own, without asking
+    /// Without asking, abandon another unfinished backfill and alter external
+    /// servers
     #[arg(long)]
     yes: bool,
-    /// How long a server may refuse, or have nothing to say
+    /// Maximum time without progress while a server fails or does not respond
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
 }
 
 /// `--source`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum From {
+enum SourceChoice {
     #[default]
     Log,
     Database,
@@ -82,7 +83,7 @@ impl Arguments {
         let request = self.request(configured);
         request.check(now_us(), configured)?;
         let servers = servers(&request, &config.settings);
-        let connections = context.connections(&config, &servers).await?;
+        let connections = context.connect_with(&config, &servers).await?;
         let site = context.site()?;
         let printer = context.printer();
         if self.dry_run {
@@ -97,19 +98,20 @@ impl Arguments {
         let mut backfill = backfill::prepare(&site, &connections, request).await?;
         let plan = backfill.plan().clone();
         printer.note(&show(&plan));
-        if let Some(what) = to_confirm(&plan) {
+        if let Some(action) = action_to_confirm(&plan) {
             if printer.is_quiet() && !plan.alterations.is_empty() {
-                // Nobody agrees to what they were not shown.
+                // Show the changes even with `--quiet`: the user must see what
+                // they confirm.
                 printer.warn(&escape_lines(&listing(plan.alterations.iter())));
             }
-            confirm(context, self.yes, "yes", &what).await?;
+            confirm(context, self.yes, "yes", &action).await?;
         }
         if self.yes || !plan.alterations.is_empty() {
             backfill.agree();
         }
         let progress = printer.progress();
         let stop = context.stop().clone();
-        // Long work with much in hand: on the heap.
+        // The future is large, so it is boxed.
         let work = Box::pin(backfill.run(self.timeout, stop, &*progress));
         let report = work.await?;
         drop(progress);
@@ -126,85 +128,82 @@ impl Arguments {
             from: self.from,
             to: self.to,
             source: match self.source {
-                From::Log => Source::Log,
-                From::Database => Source::Database,
+                SourceChoice::Log => Source::Log,
+                SourceChoice::Database => Source::Database,
             },
             sinks: match self.sinks.as_slice() {
                 [] => default_sinks(configured),
-                named => named.to_vec().into(),
+                sinks => sinks.to_vec().into(),
             },
             prune: self.prune,
         }
     }
 }
 
-/// What it talks to.
+/// Returns the servers that the backfill uses.
 fn servers(request: &Request, settings: &Settings) -> Vec<(&'static str, Need)> {
     let mut servers = vec![("kafka", Need::Running)];
     if request.source == Source::Database {
         servers.extend([("postgres", Need::Running), ("connect", Need::Ours)]);
-        // The mirror of the content, and the board that is made anew.
+        // The content mirror is read, and the board is rebuilt.
         servers.extend(stores(&settings.pipeline.sinks));
     }
     servers.extend(stores(&request.sinks));
     servers
 }
 
-/// What the operator has to agree to.
-fn to_confirm(plan: &Plan) -> Option<String> {
-    let gives_up = plan.gives_up.as_ref();
-    let gives_up = gives_up.map(|unfinished| format!("give up {unfinished}"));
+/// Returns the action that the operator must confirm, if any.
+fn action_to_confirm(plan: &Plan) -> Option<String> {
+    let unfinished = plan.gives_up.as_ref();
+    let abandon = unfinished.map(|unfinished| format!("abandon {unfinished}"));
     let mut servers: Vec<&str> = Vec::new();
-    for one in &plan.alterations {
-        if !servers.contains(&one.service.as_str()) {
-            servers.push(&one.service);
+    for alteration in &plan.alterations {
+        if !servers.contains(&alteration.service.as_str()) {
+            servers.push(&alteration.service);
         }
     }
-    let alters = format!(
-        "alter servers that are not fanout's own ({})",
-        servers.join(", ")
-    );
-    let alters = (!servers.is_empty()).then_some(alters);
-    let parts: Vec<String> = gives_up.into_iter().chain(alters).collect();
-    (!parts.is_empty()).then(|| parts.join(" and "))
+    let alter = format!("alter external servers ({})", servers.join(", "));
+    let alter = (!servers.is_empty()).then_some(alter);
+    let actions: Vec<String> = abandon.into_iter().chain(alter).collect();
+    (!actions.is_empty()).then(|| actions.join(" and "))
 }
 
-/// What it will do, before it does it.
+/// Formats the plan.
 fn show(plan: &Plan) -> String {
     let to = plan.to.as_deref().unwrap_or("now");
     let sinks = joined(&plan.sinks, ", ");
     let mut text = format!("from {} to {to}, into {sinks}", plan.from);
-    if let Some(begun) = &plan.resumes {
+    if let Some(start) = &plan.resumes {
         // Writing into a string cannot fail.
-        let _ = write!(text, "\nresumes the one begun at {begun}");
+        let _ = write!(text, "\nresumes the backfill started at {start}");
     }
     if let Some(unfinished) = &plan.gives_up {
-        let _ = write!(text, "\ngives up {}", escape(unfinished));
+        let _ = write!(text, "\nabandons {}", escape(unfinished));
     }
     if let Some(rows) = plan.rows {
-        let _ = write!(text, "\n{rows} rows of the source are read anew");
+        let _ = write!(text, "\nrereads {rows} rows from the source");
     }
     if plan.rebuilds {
-        text.push_str("\nhistory begins anew");
+        text.push_str("\nrebuilds history from scratch");
         if plan.sinks.contains(&SinkKind::ClickHouse) {
-            text.push_str(": what clickhouse holds now counts no more");
+            text.push_str(": rows that are now in clickhouse no longer count");
         }
     }
     if plan.prune {
-        text.push_str("\nthen what the source does not have is deleted from clickhouse");
+        text.push_str("\nthen deletes rows from clickhouse that are not in the source");
     }
     if !plan.alterations.is_empty() {
-        let altered = escape_lines(&listing(plan.alterations.iter()));
-        let _ = write!(text, "\n\nchanges on servers that run already\n{altered}");
+        let alterations = escape_lines(&listing(plan.alterations.iter()));
+        let _ = write!(text, "\n\nchanges to running servers\n{alterations}");
     }
     if !plan.partitions.is_empty() {
         let mut partitions = table(["PARTITION", "FROM", "UNTIL", "MESSAGES"]);
-        for stretch in &plan.partitions {
+        for range in &plan.partitions {
             partitions.add_row([
-                stretch.partition.to_string(),
-                stretch.from.to_string(),
-                stretch.until.to_string(),
-                stretch.messages.to_string(),
+                range.partition.to_string(),
+                range.from.to_string(),
+                range.until.to_string(),
+                range.messages.to_string(),
             ]);
         }
         let _ = write!(text, "\n{}", render(&partitions));
@@ -246,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_up_and_altered_is_confirmed_in_one_question() {
+    fn one_question_confirms_abandoning_and_altering() {
         let mut plan = Plan {
             resumes: None,
             gives_up: None,
@@ -262,9 +261,12 @@ mod tests {
             alterations: Vec::new(),
             notes: Vec::new(),
         };
-        assert_eq!(to_confirm(&plan), None);
+        assert_eq!(action_to_confirm(&plan), None);
         plan.gives_up = Some("the old one".to_owned());
-        assert_eq!(to_confirm(&plan).as_deref(), Some("give up the old one"));
+        assert_eq!(
+            action_to_confirm(&plan).as_deref(),
+            Some("abandon the old one")
+        );
         let alteration = |service: &str| Alteration {
             service: service.to_owned(),
             external: true,
@@ -274,10 +276,8 @@ mod tests {
         };
         plan.alterations = ["kafka", "kafka", "connect"].map(alteration).into();
         assert_eq!(
-            to_confirm(&plan).as_deref(),
-            Some(
-                "give up the old one and alter servers that are not fanout's own (kafka, connect)"
-            )
+            action_to_confirm(&plan).as_deref(),
+            Some("abandon the old one and alter external servers (kafka, connect)")
         );
         assert!(show(&plan).contains("kafka, not fanout's own:\n  create topic t"));
     }

@@ -1,10 +1,10 @@
-//! The command line as a whole: the global flags and the list of commands.
+//! The complete command line: the global flags and the list of commands.
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{completions, context::Context, global::Global, outcome::Outcome};
 
-/// Run a change-data-capture fan-out, whole.
+/// Run a complete change-data-capture fan-out.
 #[derive(Debug, Parser)]
 #[command(
     name = "fanout",
@@ -20,55 +20,57 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// What clap has to say: also where help or the version was asked for.
+/// Clap's error, which is also how it returns a request for help or the
+/// version.
 pub fn parse() -> Result<Cli, clap::Error> {
     let matches = Cli::command().try_get_matches()?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    cli.global.remember(&matches);
+    cli.global.record_invocation(&matches);
     Ok(cli)
 }
 
-/// The commands, in the order of a first day with fanout.
+/// The commands, in the order in which a new user needs them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start the stack, or what of it does not run or has changed
+    /// Start the services that are stopped or have changed
     Up(crate::up::Arguments),
-    /// Stop the stack, or some services of it, and keep the data
+    /// Stop the stack, or some of its services, and keep the data
     Down(crate::down::Arguments),
-    /// Remove all that the project owns, after listing it
+    /// Remove everything that the project owns, after listing it
     Reset(crate::reset::Arguments),
-    /// Show services, connector, slot and sinks, and where it is stuck
+    /// Show services, connector, slot and sinks, and what blocks them
     Status(crate::status::Arguments),
-    /// Show the services' logs
+    /// Show service logs
     Logs(crate::logs::Arguments),
-    /// Print where the servers are, for a shell to read
+    /// Print the server addresses as shell variables
     Env(crate::env::Arguments),
-    /// Apply, look at, restart, pause, resume or delete the Debezium connector
+    /// Apply, show, restart, pause, resume or delete the Debezium connector
     #[command(subcommand)]
     Connector(crate::connector::Command),
-    /// Write made-up content and events into the source
+    /// Write sample content and events into the source
     Seed(crate::seed::Arguments),
-    /// Run the pipeline: from the log into Redis, ClickHouse and the external system
+    /// Run the pipeline: from Kafka into Redis, ClickHouse and the external
+    /// system
     Run(crate::run::Arguments),
-    /// Follow one marked event through every hop; 5 when one is broken
+    /// Follow a test event through every hop; exit code 5 if a hop is broken
     Smoke(crate::smoke::Arguments),
-    /// Show the latest raw records, rows, members or calls
+    /// Show the latest raw records, rows, board members or calls
     Peek(crate::peek::Arguments),
     /// Show the board, or the events behind a score
     Leaderboard(crate::leaderboard::Arguments),
-    /// Apply history again, from the log or the source, beside the live pipeline
+    /// Replay history from the log or the source, beside the live pipeline
     Backfill(crate::backfill::Arguments),
-    /// Check that every store holds what the source says; 5 when one does not
+    /// Check that every store matches the source; exit code 5 if one does not
     Verify(crate::verify::Arguments),
-    /// List, show, apply again or forget what was rejected
+    /// List, show, replay or purge dead letters
     #[command(subcommand)]
     Dlq(crate::dlq::Command),
-    /// Look at what the machine and the servers need, each with its fix
+    /// Check the machine and the servers, and show a fix for each problem
     Doctor(crate::doctor::Arguments),
-    /// Run a stub of the external system that accepts events and injects faults
+    /// Run a mock external system with fault injection
     Stub(crate::stub::Arguments),
     /// Show the effective configuration, or check a file
     #[command(subcommand)]
@@ -80,7 +82,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// The name in the JSON schema: `fanout.<name>/v1`.
+    /// Returns the command's name in the JSON schema: `fanout.<name>/v1`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Up(_) => "up",
@@ -106,9 +108,9 @@ impl Command {
         }
     }
 
-    /// Whether the command runs until it is stopped, and so ends orderly with
-    /// 0 on a signal.
-    pub fn goes_on(&self) -> bool {
+    /// Returns true if the command runs until it is stopped, and therefore
+    /// exits with 0 on a signal.
+    pub fn runs_until_stopped(&self) -> bool {
         match self {
             Self::Up(_)
             | Self::Down(_)
@@ -123,11 +125,11 @@ impl Command {
             | Self::Doctor(_)
             | Self::Completions(_)
             | Self::Man => false,
-            Self::Status(arguments) => arguments.goes_on(),
-            Self::Logs(arguments) => arguments.goes_on(),
-            Self::Seed(arguments) => arguments.goes_on(),
-            Self::Peek(arguments) => arguments.goes_on(),
-            Self::Leaderboard(arguments) => arguments.goes_on(),
+            Self::Status(arguments) => arguments.runs_until_stopped(),
+            Self::Logs(arguments) => arguments.runs_until_stopped(),
+            Self::Seed(arguments) => arguments.runs_until_stopped(),
+            Self::Peek(arguments) => arguments.runs_until_stopped(),
+            Self::Leaderboard(arguments) => arguments.runs_until_stopped(),
             Self::Run(_) | Self::Stub(_) => true,
         }
     }
@@ -167,10 +169,10 @@ mod tests {
     use crate::documents;
 
     #[test]
-    fn every_command_has_a_document_of_its_own() {
-        let frame = documents::of("", true, Map::new(), Json::Null).len();
+    fn every_command_has_its_own_document_keys() {
+        let frame = documents::build("", true, Map::new(), Json::Null).len();
         for command in Cli::command().get_subcommands() {
-            let document = documents::of(command.get_name(), true, Map::new(), Json::Null);
+            let document = documents::build(command.get_name(), true, Map::new(), Json::Null);
             assert!(document.len() > frame, "{command}");
         }
     }

@@ -1,4 +1,5 @@
-//! `fanout completions` and `fanout man`: what the command line says of itself.
+//! `fanout completions` and `fanout man`: generate the completion script and
+//! the manual page from the command line.
 
 use clap::{Args, Command};
 use clap_complete::Shell;
@@ -8,14 +9,14 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// For which shell.
+/// Arguments of `fanout completions`.
 #[derive(Debug, Args)]
 pub struct Arguments {
     shell: Shell,
 }
 
 impl Arguments {
-    /// Prints the script that completes `command`: the command line as a whole.
+    /// Prints the completion script of `command`, the complete command line.
     pub fn run(self, context: &Context, mut command: Command) -> Outcome {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "fanout", &mut script);
@@ -23,21 +24,23 @@ impl Arguments {
     }
 }
 
-/// The manual page of `command` in roff, one section for each command below it.
+/// Prints the manual page of `command` in roff, with a section for each
+/// subcommand.
 pub fn man(context: &Context, mut command: Command) -> Outcome {
     let mut page = Vec::new();
     command.build();
-    // Writing into a vector does not fail.
+    // Writing into a vector cannot fail.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut page);
-    sections(&command, &mut page);
+    render_sections(&command, &mut page);
     conclude(context, "man", "page", &page)
 }
 
-/// A section for each command below this one, nested ones after their own.
-fn sections(command: &Command, page: &mut Vec<u8>) {
-    for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
-        let _ = clap_mangen::Man::new(one.clone()).render(page);
-        sections(one, page);
+/// Renders a section for each subcommand, followed by the sections of its own
+/// subcommands.
+fn render_sections(command: &Command, page: &mut Vec<u8>) {
+    for subcommand in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+        let _ = clap_mangen::Man::new(subcommand.clone()).render(page);
+        render_sections(subcommand, page);
     }
 }
 

@@ -1,4 +1,5 @@
-//! `fanout config`: the effective configuration and where each value is from.
+//! `fanout config`: shows the effective configuration and the origin of each
+//! value, or checks it.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +14,17 @@ use crate::{
     table::{render, table},
 };
 
-/// What to do with the configuration.
+/// Subcommands of `fanout config`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print each value and the layer it came from
+    /// Print each value and the layer that it comes from
     Show,
-    /// Read everything and say whether it is valid
+    /// Check that the configuration is valid
     Check,
 }
 
 #[derive(Debug, Serialize)]
-struct Shown {
+struct Entry {
     key: String,
     value: Json,
     origin: String,
@@ -32,19 +33,20 @@ struct Shown {
 impl Command {
     pub fn run(self, context: &Context) -> Outcome {
         let config = match self {
-            Self::Show => context.unchecked(BTreeMap::new()),
+            Self::Show => context.unchecked_config(BTreeMap::new()),
             Self::Check => context.config(),
         };
         let config = match (config, &self) {
-            // What cannot be read is mended by one who sees what there is.
+            // The defaults help to fix a configuration that cannot be loaded.
             (Err(error), Self::Show) if !context.printer().is_json() => {
-                let values: Vec<Shown> = context.defaults()?.values.iter().map(shown).collect();
+                let defaults = context.default_config()?;
+                let values: Vec<Entry> = defaults.values.iter().map(entry).collect();
                 context.printer().data(&listing(&values));
                 return Err(error);
             }
             (config, _) => config?,
         };
-        let values: Vec<Shown> = config.values.iter().map(shown).collect();
+        let values: Vec<Entry> = config.values.iter().map(entry).collect();
         let report = serde_json::json!({ "values": values });
         let printer = context.printer();
         printer.conclude("config", Verdict::Done, &report, || match self {
@@ -54,23 +56,23 @@ impl Command {
     }
 }
 
-fn shown(value: &Value) -> Shown {
-    Shown {
+fn entry(value: &Value) -> Entry {
+    Entry {
         key: value.key.clone(),
         value: value.masked(),
         origin: value.origin.to_string(),
     }
 }
 
-fn listing(values: &[Shown]) -> String {
+fn listing(values: &[Entry]) -> String {
     let mut table = table(["KEY", "VALUE", "FROM"]);
-    for value in values {
-        let text = match &value.value {
+    for entry in values {
+        let text = match &entry.value {
             Json::String(text) => text.clone(),
             Json::Null => "-".to_owned(),
             other => other.to_string(),
         };
-        table.add_row([value.key.as_str(), &text, &value.origin]);
+        table.add_row([entry.key.as_str(), &text, &entry.origin]);
     }
     render(&table)
 }

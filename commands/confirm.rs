@@ -1,5 +1,5 @@
-//! Questions before something is changed that is not fanout's to change, or is
-//! destroyed, given up, or sent out again.
+//! Confirmation before fanout alters external servers, destroys or abandons
+//! data, or sends events again.
 
 use std::io::{self, IsTerminal as _};
 
@@ -8,13 +8,13 @@ use tokio::sync::oneshot;
 
 use crate::context::Context;
 
-/// It was not confirmed.
+/// The user did not confirm the change.
 #[derive(Debug, thiserror::Error)]
 #[error("confirmation required to {what}")]
 pub struct NotConfirmed {
-    /// `remove all of project fanout`.
+    /// The change, for example `remove all of project fanout`.
     what: String,
-    /// The command that wants it: `dlq purge`.
+    /// The command that needs the confirmation, for example `dlq purge`.
     command: String,
 }
 
@@ -32,58 +32,60 @@ impl Failure for NotConfirmed {
     }
 }
 
-/// Returns where `yes` was given, or `word` is typed on a terminal.
+/// Returns if `yes` is set or the user types `word` on a terminal.
 ///
 /// # Errors
-/// When neither is; also where nobody can be asked.
+/// If the user declines or cannot be asked.
 pub async fn confirm(
     context: &Context,
     yes: bool,
     word: &str,
     what: &str,
 ) -> Result<(), NotConfirmed> {
-    if yes || is_confirmed(context, word, what).await {
+    if yes || is_typed(context, word, what).await {
         return Ok(());
     }
     Err(NotConfirmed {
         what: what.to_owned(),
-        command: context.global().path.clone(),
+        command: context.global().command_path.clone(),
     })
 }
 
-/// Whether `word` is typed, where there is somebody to ask.
-async fn is_confirmed(context: &Context, word: &str, what: &str) -> bool {
+/// Asks the user to type `word`. Returns true if they did.
+async fn is_typed(context: &Context, word: &str, what: &str) -> bool {
     let question = format!("type {word} to {what}: ");
     let answer = answer(context, &question).await;
     answer.is_some_and(|answer| answer.trim() == word)
 }
 
-/// Asks whether to go on, where there is somebody to ask. Anything but yes is
-/// no.
-pub async fn agreed(context: &Context, question: &str) -> bool {
+/// Asks the user a yes-or-no question. Any answer but yes means no, and so does
+/// no answer.
+pub async fn ask_yes_or_no(context: &Context, question: &str) -> bool {
     let answer = answer(context, &format!("{question} [y/N] ")).await;
     let is_yes = |answer: String| matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
     answer.is_some_and(is_yes)
 }
 
-/// What was typed in answer; none where there is nobody to ask.
+/// Asks a question and returns the answer, or `None` if the user cannot be
+/// asked.
 async fn answer(context: &Context, question: &str) -> Option<String> {
-    let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !asks || context.global().no_input || context.printer().is_json() {
+    let is_interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !is_interactive || context.global().no_input || context.printer().is_json() {
         return None;
     }
     context.printer().ask(question);
-    line().await
+    read_line().await
 }
 
-/// Reads a line from stdin. A signal meanwhile ends the command: the thread
-/// that still reads is waited for by nobody, as one of the runtime's would be.
-async fn line() -> Option<String> {
+/// Reads a line from stdin. It uses its own thread, because the runtime would
+/// wait for its threads: a signal must end the command while the read is still
+/// blocked.
+async fn read_line() -> Option<String> {
     let (sender, answer) = oneshot::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = io::stdin().read_line(&mut line);
-        // Nobody listens any more where a signal came first.
+        // After a signal, the receiver is dropped.
         let _ = sender.send(read.ok().map(|_| line));
     });
     answer.await.ok().flatten()

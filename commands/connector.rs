@@ -1,5 +1,5 @@
-//! `fanout connector`: the Debezium connector, applied, looked at, restarted,
-//! paused, resumed, deleted.
+//! `fanout connector`: applies, shows, restarts, pauses, resumes or deletes the
+//! Debezium connector.
 
 use std::time::Duration;
 
@@ -21,23 +21,25 @@ use crate::{
     table::{render, table},
 };
 
-/// What is said of a connector that somebody else had reconfigured.
-const DRIFTED: &str = "somebody else had changed what it delivers; to recover what was missed";
+/// Message about a connector that another client had reconfigured.
+const DRIFTED: &str = "another client had changed what the connector delivers; \
+    to recover missed changes, run";
 
-/// What to do with the connector.
+/// Subcommands of `fanout connector`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make it what the configuration says and wait until every task runs
+    /// Create or update the connector and wait until every task runs
     Apply(Apply),
-    /// Show it and every task; 5 when one does not run
+    /// Show the connector and its tasks; exit code 5 if one does not run
     Status,
-    /// Restart it and its tasks and wait until they run
+    /// Restart the connector and its tasks and wait until they run
     Restart(Change),
-    /// Pause it; its slot stays, and Postgres keeps the log from there
+    /// Pause the connector; its slot stays, and Postgres retains its log from
+    /// there
     Pause(Change),
-    /// Resume it
+    /// Resume the connector
     Resume(Change),
-    /// Remove it; slot, topics and its position stay
+    /// Delete the connector; its slot, topics and position stay
     Delete(Delete),
 }
 
@@ -45,11 +47,11 @@ pub enum Command {
 pub struct Apply {
     #[command(flatten)]
     change: Change,
-    /// Forget the connector's position first, and begin again with a snapshot:
-    /// for a slot that is gone
+    /// First delete the connector's position and start again with a snapshot,
+    /// for example after the slot was lost
     #[arg(long, conflicts_with = "dry_run")]
     forget_offsets: bool,
-    /// Forget it without asking
+    /// Delete the position without asking
     #[arg(long, requires = "forget_offsets")]
     yes: bool,
 }
@@ -58,36 +60,36 @@ pub struct Apply {
 pub struct Delete {
     #[command(flatten)]
     change: Change,
-    /// Delete it without asking
+    /// Delete the connector without asking
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Change {
-    /// How long to wait for it
+    /// Maximum time to wait
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
-    /// Show what would change, and change nothing
+    /// Print what would change and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Whether this only says what would be.
+    /// Whether nothing was changed.
     dry_run: bool,
     action: &'static str,
     applied: Option<Applied>,
     deleted: Option<bool>,
     connector: Option<ConnectorStatus>,
-    /// Whether it is connected to Postgres; none where nobody can say.
+    /// Whether the connector is connected to Postgres; `None` if unknown.
     connected: Option<bool>,
 }
 
 impl Command {
     pub async fn run(self, context: &Context) -> Outcome {
-        let connections = context.servers(self.servers()).await?;
+        let connections = context.connect(self.servers()).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let mut report = Report {
@@ -101,14 +103,14 @@ impl Command {
         match self {
             Self::Apply(arguments) => arguments.run(context, &connections, &mut report).await?,
             Self::Status => {
-                report.connector = Some(known(&connections).await?);
+                report.connector = Some(existing(&connections).await?);
                 report.connected = connector::is_connected(&connections).await;
             }
             Self::Restart(change) | Self::Pause(change) | Self::Resume(change)
                 if change.dry_run =>
             {
                 report.dry_run = true;
-                report.connector = Some(known(&connections).await?);
+                report.connector = Some(existing(&connections).await?);
             }
             Self::Delete(arguments) => arguments.run(context, &connections, &mut report).await?,
             Self::Restart(Change { timeout, .. }) => {
@@ -127,9 +129,10 @@ impl Command {
         printer.conclude("connector", report.verdict(), &report, || report.human())
     }
 
-    /// What it talks to. The connector that `apply` registers goes to Postgres,
-    /// and so does it itself to remove a lost slot; its placeholder is kept in
-    /// Kafka.
+    /// Returns the servers that the subcommand uses. The connector that `apply`
+    /// registers connects to Postgres, and its placeholder is stored in Kafka.
+    /// With `--forget-offsets`, `apply` itself connects to Postgres to remove a
+    /// lost slot.
     fn servers(&self) -> &'static [(&'static str, Need)] {
         match self {
             Self::Apply(Apply {
@@ -161,8 +164,8 @@ impl Command {
     }
 }
 
-/// The connector, which has to be there.
-async fn known(connections: &Connections) -> Result<ConnectorStatus, ConnectorError> {
+/// Returns the status of the connector, or an error if it is not registered.
+async fn existing(connections: &Connections) -> Result<ConnectorStatus, ConnectorError> {
     let missing = || ConnectorError::Missing {
         name: connections.settings().connector.name.clone(),
     };
@@ -182,7 +185,7 @@ impl Apply {
         let overrides = connector::overrides(&context.site()?, settings)?;
         let name = &settings.connector.name;
         if self.forget_offsets {
-            let what = format!("forget the position of connector {name} for good");
+            let what = format!("permanently delete the position of connector {name}");
             confirm(context, self.yes, name, &what).await?;
             connector::forget_offsets(connections, timeout, &*progress).await?;
         }
@@ -220,18 +223,19 @@ impl Delete {
 }
 
 impl Report {
-    /// A paused connector is as its operator wants it; any other has to run.
+    /// Returns the verdict: a connector must run, unless it was paused or
+    /// stopped on purpose.
     fn verdict(&self) -> Verdict {
-        let as_wanted = |status: &ConnectorStatus| {
-            let at_rest = matches!(status.state, State::Paused | State::Stopped);
-            status.is_running() || at_rest && status.failure().is_none()
+        let is_healthy = |status: &ConnectorStatus| {
+            let is_paused = matches!(status.state, State::Paused | State::Stopped);
+            status.is_running() || is_paused && status.failure().is_none()
         };
-        let cut_off = |status: &ConnectorStatus| {
+        let is_disconnected = |status: &ConnectorStatus| {
             status.state == State::Running && self.connected == Some(false)
         };
         match &self.connector {
-            Some(status) if !self.dry_run && !as_wanted(status) => Verdict::CheckFalse,
-            Some(status) if cut_off(status) => Verdict::CheckFalse,
+            Some(status) if !self.dry_run && !is_healthy(status) => Verdict::CheckFalse,
+            Some(status) if is_disconnected(status) => Verdict::CheckFalse,
             _ => Verdict::Done,
         }
     }
@@ -239,9 +243,9 @@ impl Report {
     fn human(&self) -> String {
         if let Some(deleted) = self.deleted {
             let text = match (deleted, self.dry_run) {
-                (true, true) => "would delete it",
+                (true, true) => "would delete the connector",
                 (true, false) => "deleted",
-                (false, _) => "there was none",
+                (false, _) => "no connector to delete",
             };
             return text.to_owned();
         }
@@ -256,13 +260,13 @@ impl Report {
                 text
             }
             Some(Applied::Unchanged) => "unchanged\n".to_owned(),
-            None if self.dry_run => format!("would {} it\n", self.action),
+            None if self.dry_run => format!("would {} the connector\n", self.action),
             None => String::new(),
         };
         if let Some(status) = &self.connector {
             text.push_str(&listing(status));
             if status.state == State::Running && self.connected == Some(false) {
-                text.push_str("\nit is not connected to postgres");
+                text.push_str("\nnot connected to postgres");
             }
         }
         text

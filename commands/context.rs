@@ -1,5 +1,5 @@
-//! What a command is given: the flags, the printer, the configuration, and
-//! the signal to stop.
+//! The context of a command: the flags, the printer, the configuration and the
+//! stop signal.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -20,12 +20,12 @@ use fanout::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{global::Global, outcome::CommandError, printer::Printer, servers::of_pipeline};
+use crate::{global::Global, outcome::CommandError, printer::Printer, servers::pipeline_servers};
 
-/// The configuration read when no file is named.
+/// Configuration file if none is given.
 const DEFAULT_FILE: &str = "fanout.yaml";
 
-/// The surroundings of one command.
+/// The context of one command.
 #[derive(Debug)]
 pub struct Context {
     global: Global,
@@ -33,20 +33,20 @@ pub struct Context {
     stop: CancellationToken,
 }
 
-/// Errors of the surroundings themselves.
+/// Errors of the process and its environment.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    #[error("{} cannot be read", path.display())]
+    #[error("cannot read {}", path.display())]
     ConfigFile {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error("environment variable {name} is no UTF-8")]
+    #[error("environment variable {name} is not valid UTF-8")]
     Variable { name: String },
-    #[error("this program's own file cannot be found")]
+    #[error("cannot determine the path of the fanout executable")]
     Program(#[source] std::io::Error),
-    #[error("the asynchronous runtime does not start")]
+    #[error("cannot start the asynchronous runtime")]
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -78,7 +78,7 @@ impl Failure for ContextError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::ConfigFile { .. } => {
-                Some("name a file that is there: --config FILE or FANOUT_CONFIG".to_owned())
+                Some("give an existing file: --config FILE or FANOUT_CONFIG".to_owned())
             }
             Self::Variable { name } => Some(format!("unset {name}")),
             Self::Program(_) | Self::Runtime(_) => Some("fanout doctor".to_owned()),
@@ -88,12 +88,12 @@ impl Failure for ContextError {
     }
 }
 
-/// The environment, as far as it can concern fanout.
+/// Returns the environment variables whose names start with `FANOUT_`.
 fn variables() -> Result<BTreeMap<String, String>, ContextError> {
-    let own = |name: &String| name.starts_with("FANOUT_");
+    let is_fanout = |name: &String| name.starts_with("FANOUT_");
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, _)| own(name))
+        .filter(|(name, _)| is_fanout(name))
         .map(|(name, value)| match value.into_string() {
             Ok(value) => Ok((name, value)),
             Err(_) => Err(ContextError::Variable { name }),
@@ -123,7 +123,7 @@ impl Context {
         &self.printer
     }
 
-    /// The project on this machine.
+    /// Returns the project on this machine.
     pub fn site(&self) -> Result<Site, ContextError> {
         Ok(Site {
             project: self.project().clone(),
@@ -138,61 +138,61 @@ impl Context {
         })
     }
 
-    /// Where fanout keeps this user's projects.
+    /// Returns the directory of this user's projects.
     #[expect(
         clippy::unused_self,
-        reason = "part of the surroundings, like the rest"
+        reason = "callers get it from the context, like the rest"
     )]
     pub fn home(&self) -> Result<Home, HomeError> {
         Home::from_env()
     }
 
-    /// Where the project's commands put what does not fit into memory.
+    /// Returns the directory for data that does not fit into memory.
     pub fn scratch(&self) -> Result<Scratch, HomeError> {
         Ok(Scratch::of(self.home()?.project(self.project())))
     }
 
-    /// Cancelled by the first SIGINT or SIGTERM.
+    /// Returns the token that the first SIGINT or SIGTERM cancels.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// The effective configuration.
+    /// Returns the effective configuration.
     pub fn config(&self) -> Result<Config, CommandError> {
         self.config_with_flags(BTreeMap::new())
     }
 
-    /// The effective configuration, also of a project whose state nobody can
-    /// read: it is to be removed.
+    /// Returns the effective configuration for `reset`, which also removes a
+    /// project with an unreadable state file.
     pub fn config_for_reset(&self) -> Result<Config, CommandError> {
         let recorded = match recorded_settings(&self.home()?, self.project()) {
             Err(StateError::Malformed { .. }) => BTreeMap::new(),
-            other => other?,
+            settings => settings?,
         };
-        self.layered(recorded, BTreeMap::new())
+        self.load_config(recorded, BTreeMap::new())
     }
 
-    /// The effective configuration under flags of the command's own: dotted
-    /// key → (flag, value).
+    /// Returns the effective configuration with the flags of the command
+    /// applied: dotted key → (flag, value).
     pub fn config_with_flags(
         &self,
         flags: BTreeMap<String, (String, String)>,
     ) -> Result<Config, CommandError> {
-        let config = self.unchecked(flags)?;
+        let config = self.unchecked_config(flags)?;
         check(&config.settings)?;
         Ok(config)
     }
 
-    /// The effective configuration, to be looked at: what is wrong with it as a
-    /// whole is not asked.
-    pub fn unchecked(
+    /// Returns the effective configuration for display, without checking that
+    /// its values fit together.
+    pub fn unchecked_config(
         &self,
         flags: BTreeMap<String, (String, String)>,
     ) -> Result<Config, CommandError> {
-        self.layered(recorded_settings(&self.home()?, self.project())?, flags)
+        self.load_config(recorded_settings(&self.home()?, self.project())?, flags)
     }
 
-    fn layered(
+    fn load_config(
         &self,
         recorded: BTreeMap<String, SecretUrl>,
         flags: BTreeMap<String, (String, String)>,
@@ -209,44 +209,50 @@ impl Context {
         Ok(config)
     }
 
-    /// Clients under the effective settings, where the command may talk to each
+    /// Returns clients with the effective settings, if the command may use each
     /// of these services.
-    pub async fn servers(&self, uses: &[(&str, Need)]) -> Result<Connections, CommandError> {
-        self.connections(&self.config()?, uses).await
+    pub async fn connect(&self, uses: &[(&str, Need)]) -> Result<Connections, CommandError> {
+        self.connect_with(&self.config()?, uses).await
     }
 
-    /// The same under this configuration. Nothing is sent yet.
-    pub async fn connections(
+    /// Returns clients with this configuration, if the command may use each of
+    /// these services. Nothing is sent yet.
+    pub async fn connect_with(
         &self,
         config: &Config,
         uses: &[(&str, Need)],
     ) -> Result<Connections, CommandError> {
-        self.reach(config, uses).await?;
+        self.check_servers(config, uses).await?;
         Ok(Connections::of(&config.settings))
     }
 
-    /// The project as it was brought up; none where it was not, and the operator
-    /// has named all of its servers instead.
-    pub async fn known(&self, config: &Config) -> Result<Option<State>, CommandError> {
+    /// Returns the state that `up` recorded. Returns `None` if the project was
+    /// never up and the configuration names all of its servers.
+    pub async fn recorded_state(&self, config: &Config) -> Result<Option<State>, CommandError> {
         match reach::recorded(&self.site()?) {
             Ok(state) => Ok(Some(state)),
             Err(ReachError::NeverUp { .. }) => {
-                let servers = of_pipeline(&config.settings, Need::Placed);
-                self.reach(config, &servers).await?;
+                let servers = pipeline_servers(&config.settings, Need::Placed);
+                self.check_servers(config, &servers).await?;
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Refuses to talk to a server that is neither the project's nor named by
-    /// the operator.
-    async fn reach(&self, config: &Config, uses: &[(&str, Need)]) -> Result<(), CommandError> {
+    /// Refuses servers that neither belong to the project nor are named in the
+    /// configuration.
+    async fn check_servers(
+        &self,
+        config: &Config,
+        uses: &[(&str, Need)],
+    ) -> Result<(), CommandError> {
         Ok(reach::check(&self.site()?, config, uses).await?)
     }
 
-    /// The project's defaults, whatever the file and the environment say.
-    pub fn defaults(&self) -> Result<Config, CommandError> {
+    /// Returns the project's defaults, ignoring the configuration file and the
+    /// environment.
+    pub fn default_config(&self) -> Result<Config, CommandError> {
         let project = self.project().clone();
         Ok(load(&Layers {
             project,
@@ -254,22 +260,22 @@ impl Context {
         })?)
     }
 
-    /// The configuration file, where there is one, whatever folder a process
-    /// that reads it is in.
+    /// Returns the absolute path of the configuration file, if it exists.
+    /// Processes with another working directory read it too.
     fn config_path(&self) -> Option<PathBuf> {
-        let named = self.global.config.clone();
-        let path = named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let given = self.global.config.clone();
+        let path = given.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         path.canonicalize().ok()
     }
 
     fn config_file(&self) -> Result<Option<(PathBuf, String)>, ContextError> {
-        let (path, named) = match &self.global.config {
+        let (path, is_given) = match &self.global.config {
             Some(path) => (path.clone(), true),
             None => (PathBuf::from(DEFAULT_FILE), false),
         };
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some((path, text))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_given => Ok(None),
             Err(source) => Err(ContextError::ConfigFile { path, source }),
         }
     }

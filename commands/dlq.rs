@@ -1,4 +1,4 @@
-//! `fanout dlq`: what was rejected, by whom and why; applied again, forgotten.
+//! `fanout dlq`: lists, shows, replays or purges dead letters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,56 +27,57 @@ use crate::{
     table::{plural, render, table},
 };
 
-/// The widest an error is shown in a table.
+/// Maximum width of an error in a table.
 const ERROR_WIDTH: usize = 60;
 
-/// What to do with the dead letters.
+/// Subcommands of `fanout dlq`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the latest, and how many there are of each kind
+    /// List the latest dead letters and count them by sink and code
     Ls(List),
-    /// Show one with its original bytes
+    /// Show one dead letter with its original bytes
     Show {
-        /// As listed: partition:offset
+        /// ID as listed: partition:offset
         id: LetterId,
     },
-    /// Apply them through their sink again, at the position each record had
+    /// Apply dead letters through their sinks again, each at the position of
+    /// its record
     Replay(Replay),
-    /// Forget the bytes of all of them
+    /// Delete the bytes of all dead letters
     Purge(Purge),
 }
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only those of this sink
+    /// List only dead letters of this sink
     #[arg(long)]
     sink: Option<String>,
-    /// Only those with this code
+    /// List only dead letters with this code
     #[arg(long)]
     code: Option<String>,
-    /// How many, at most 100000
+    /// Number of dead letters, at most 100000
     #[arg(long, short = 'n', default_value_t = 20, value_parser = up_to::<100_000>)]
     limit: usize,
 }
 
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Only these, as listed: partition:offset
+    /// Replay only these, IDs as listed: partition:offset
     #[arg(value_name = "ID")]
     ids: Vec<LetterId>,
-    /// Only those of this sink
+    /// Replay only dead letters of this sink
     #[arg(long)]
     sink: Option<String>,
-    /// Only those with this code
+    /// Replay only dead letters with this code
     #[arg(long)]
     code: Option<String>,
-    /// Tell the external system without asking
+    /// Call the external system without asking
     #[arg(long)]
     yes: bool,
-    /// Say what would be replayed, and replay nothing
+    /// Print what would be replayed and replay nothing
     #[arg(long)]
     dry_run: bool,
-    /// How long a sink may refuse
+    /// Maximum time for which a sink may fail
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
 }
@@ -86,7 +87,7 @@ pub struct Purge {
     /// Purge without asking
     #[arg(long)]
     yes: bool,
-    /// Say what would be purged, and purge nothing
+    /// Print what would be purged and purge nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -100,7 +101,7 @@ impl Command {
         if let Self::Replay(_) = &self {
             servers.extend(stores(&config.settings.pipeline.sinks));
         }
-        let connections = context.connections(&config, &servers).await?;
+        let connections = context.connect_with(&config, &servers).await?;
         match self {
             Self::Ls(arguments) => {
                 let listing = dlq::list(&connections, &filter, arguments.limit).await?;
@@ -126,7 +127,7 @@ impl Command {
 }
 
 impl Command {
-    /// Which letters it is about, as far as it says so.
+    /// Returns the filter that the arguments specify.
     fn filter(&self) -> Result<Filter, DlqError> {
         match self {
             Self::Ls(List { sink, code, .. }) => {
@@ -151,15 +152,15 @@ impl Replay {
         printer.note(&counts(&selected));
         let selection = selected.counts().clone();
         if selected.goes_outside() {
-            let what = "call the external system again";
-            confirm(context, self.yes, "yes", what).await?;
+            let action = "call the external system again";
+            confirm(context, self.yes, "yes", action).await?;
         }
         let progress = printer.progress();
-        let how = dlq::Replay {
+        let options = dlq::Replay {
             patience: self.timeout,
             stop: context.stop().clone(),
         };
-        let work = Box::pin(selected.replay(connections, &how, &*progress));
+        let work = Box::pin(selected.replay(connections, &options, &*progress));
         let report = work.await?;
         drop(progress);
         let document = replay_document(false, &selection, Some(&report));
@@ -185,8 +186,8 @@ impl Purge {
         }
         printer.note(&tally(&listing));
         if !listing.counts.is_empty() {
-            let what = "forget the bytes of every dead letter";
-            confirm(context, self.yes, "yes", what).await?;
+            let action = "delete the bytes of every dead letter";
+            confirm(context, self.yes, "yes", action).await?;
         }
         let progress = printer.progress();
         let purged = dlq::purge(connections, &context.scratch()?, &*progress).await?;
@@ -203,23 +204,23 @@ fn purge_document(dry_run: bool, listing: &Listing, done: Option<Purged>) -> Jso
     json!({ "action": "purge", "dry_run": dry_run, "counts": listing.counts, "done": done })
 }
 
-/// `3 of clickhouse, 3 of http`.
+/// Formats the number of selected dead letters: `3 of clickhouse, 3 of http`.
 fn counts(selected: &Selected) -> String {
     let counts = selected.counts();
     let mut parts: Vec<String> = counts
         .iter()
-        .map(|(sink, letters)| format!("{letters} of {sink}"))
+        .map(|(sink, count)| format!("{count} of {sink}"))
         .collect();
     if selected.superseded() > 0 {
         let superseded = selected.superseded();
         parts.push(format!(
-            "{superseded} of an earlier life of their topic, left alone"
+            "{superseded} of an earlier incarnation of their topic, skipped"
         ));
     }
     if selected.not_driven() > 0 {
         let not_driven = selected.not_driven();
         parts.push(format!(
-            "{not_driven} of sinks that are not configured, left alone"
+            "{not_driven} of sinks that are not configured, skipped"
         ));
     }
     if parts.is_empty() {
@@ -245,8 +246,8 @@ fn replayed(report: &Report) -> String {
     lines.join("\n")
 }
 
-/// Bytes that are no text come as what they can be read as, and whole in
-/// hexadecimal besides.
+/// Returns a dead letter as JSON. Bytes that are not UTF-8 appear as lossily
+/// decoded text and, in full, in hexadecimal.
 fn document(letter: &Letter) -> Json {
     let text = |bytes: &Option<Vec<u8>>| {
         let text = bytes.as_deref().map(String::from_utf8_lossy);
@@ -271,7 +272,7 @@ fn document(letter: &Letter) -> Json {
     })
 }
 
-/// The bytes in hexadecimal, where they are no text.
+/// Returns the bytes in hexadecimal if they are not UTF-8.
 fn hex(bytes: Option<&[u8]>) -> Option<String> {
     let bytes = bytes.filter(|bytes| std::str::from_utf8(bytes).is_err())?;
     let mut text = String::with_capacity(bytes.len() * 2);
@@ -300,7 +301,7 @@ fn list(listing: &Listing) -> String {
     format!("{}\n\n{}", render(&letters), tally(listing))
 }
 
-/// How many there are of each kind.
+/// Formats the number of dead letters by sink and code.
 fn tally(listing: &Listing) -> String {
     let purged = match listing.purged {
         0 => String::new(),
@@ -351,7 +352,7 @@ mod tests {
     use super::hex;
 
     #[test]
-    fn only_bytes_that_are_no_text_come_in_hexadecimal() {
+    fn only_invalid_utf_8_is_shown_in_hexadecimal() {
         assert_eq!(hex(Some(b"\xff\x00a")).as_deref(), Some("ff0061"));
         assert_eq!(hex(Some("é".as_bytes())), None);
         assert_eq!(hex(None), None);

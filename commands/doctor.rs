@@ -1,4 +1,5 @@
-//! `fanout doctor`: what is missing, each with its fix.
+//! `fanout doctor`: checks the machine and the servers, and shows a fix for
+//! each problem.
 
 use std::{
     fs::{File, Permissions},
@@ -22,20 +23,20 @@ use crate::{
     table::{render, table},
 };
 
-/// How strictly to judge, and whom to tell.
+/// Arguments of `fanout doctor`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Warnings count as failures
+    /// Treat warnings as failures
     #[arg(long)]
     strict: bool,
-    /// Write all that somebody else needs to see, without secrets, as JSON
+    /// Write a diagnostic bundle for support, without secrets, as JSON
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
 }
 
-/// The bundle cannot be written.
+/// Error of writing the bundle.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be written", path.display())]
+#[error("cannot write {}", path.display())]
 struct BundleError {
     path: PathBuf,
     #[source]
@@ -52,7 +53,7 @@ impl Failure for BundleError {
     }
 
     fn hint(&self) -> Option<String> {
-        Some("name a file in a folder that can be written to: --bundle FILE".to_owned())
+        Some("give a file in a writable folder: --bundle FILE".to_owned())
     }
 }
 
@@ -65,7 +66,7 @@ impl Arguments {
         });
         let printer = context.printer();
         let progress = printer.progress();
-        // Many questions at once: on the heap.
+        // The future holds many concurrent requests, so it is boxed.
         let findings = Box::pin(doctor::examine(&site, config.as_ref(), &*progress)).await;
         drop(progress);
         if let Some(path) = &self.bundle {
@@ -107,20 +108,20 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn show(findings: &[Finding], printer: &Printer) -> String {
-    let mut all = table(["", "WHAT", "FOUND"]);
+    let mut checks = table(["", "CHECK", "FOUND"]);
     for finding in findings {
         let level = match finding.level {
             Level::Pass => "pass",
             Level::Warn => "WARN",
             Level::Fail => "FAIL",
         };
-        all.add_row([
+        checks.add_row([
             level.to_owned(),
             escape(&finding.name).into_owned(),
             escape(&finding.evidence).into_owned(),
         ]);
     }
-    let mut text = render(&all);
+    let mut text = render(&checks);
     for finding in findings {
         if let Some(fix) = &finding.fix {
             text.push_str(&format!(

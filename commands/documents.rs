@@ -1,10 +1,9 @@
-//! The shape of each command's JSON document. It has the same keys however the
-//! command ends: on success, on refusal and on failure, with null for what
-//! there is nothing to say about.
+//! The keys of each command's JSON document. A document has the same keys on
+//! success, refusal and failure; keys without a value are null.
 
 use serde_json::{Map, Value as Json};
 
-/// The keys of a command's document, between `ok` and `error`.
+/// Returns the keys of a command's document, between `ok` and `error`.
 fn keys(command: &str) -> &'static [&'static str] {
     match command {
         "up" => &[
@@ -108,8 +107,9 @@ fn keys(command: &str) -> &'static [&'static str] {
     }
 }
 
-/// A command's document: the fields there are, and null for the others.
-pub fn of(
+/// Builds a command's document from the given fields, with null for missing
+/// ones.
+pub fn build(
     command: &str,
     ok: bool,
     mut fields: Map<String, Json>,
@@ -134,15 +134,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_nothing_to_say_about_is_null() {
+    fn missing_fields_are_null() {
         let error = json!({ "code": "not_confirmed" });
-        let refused = Json::Object(of("reset", false, Map::new(), error));
+        let refused = Json::Object(build("reset", false, Map::new(), error));
         assert_eq!(
             refused.to_string(),
             r#"{"schema":"fanout.reset/v1","ok":false,"dry_run":null,"removed":null,"error":{"code":"not_confirmed"}}"#
         );
         let fields = Map::from_iter([("dry_run".to_owned(), json!(true))]);
-        let done = Json::Object(of("reset", true, fields, Json::Null));
+        let done = Json::Object(build("reset", true, fields, Json::Null));
         assert_eq!(
             done.to_string(),
             r#"{"schema":"fanout.reset/v1","ok":true,"dry_run":true,"removed":null,"error":null}"#

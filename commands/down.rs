@@ -1,5 +1,5 @@
-//! `fanout down`: stops the stack, or some services of it, and says where the
-//! data stays.
+//! `fanout down`: stops the stack, or some of its services, and prints where
+//! the data stays.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// What to stop, and how.
+/// Arguments of `fanout down`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only these services; what needs them keeps running
+    /// Stop only these services; services that need them keep running
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
-    /// How long each service may take before it is killed
+    /// Maximum time for each service to stop before it is killed
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// Say what would be stopped and change nothing
+    /// Print what would be stopped and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -44,7 +44,7 @@ impl Arguments {
             return Err(error.into());
         }
         if !report.dependents.is_empty() {
-            printer.note(&remark(&report));
+            printer.note(&running_dependents(&report));
         }
         printer.conclude("down", Verdict::Done, &report, || {
             summary(&report, &self.services)
@@ -52,9 +52,9 @@ impl Arguments {
     }
 }
 
-/// What stopping some does not stop.
-fn remark(report: &Report) -> String {
-    let (keeps, needs) = match (report.dependents.len(), report.dry_run) {
+/// Describes the services that keep running although they need a stopped one.
+fn running_dependents(report: &Report) -> String {
+    let (keep, need) = match (report.dependents.len(), report.dry_run) {
         (1, false) => ("keeps", "needs"),
         (_, false) => ("keep", "need"),
         (1, true) => ("would keep", "needs"),
@@ -62,10 +62,10 @@ fn remark(report: &Report) -> String {
     };
     let dependents = report.dependents.join(", ");
     let stopped = report.stopped.join(", ");
-    format!("{dependents} {keeps} running and {needs} {stopped}")
+    format!("{dependents} {keep} running and {need} {stopped}")
 }
 
-fn summary(report: &Report, asked: &[String]) -> String {
+fn summary(report: &Report, requested: &[String]) -> String {
     let names = report.stopped.join(", ");
     let data = if report.volumes.is_empty() {
         report.data.display().to_string()
@@ -74,10 +74,10 @@ fn summary(report: &Report, asked: &[String]) -> String {
         format!("{} and the volumes {volumes}", report.data.display())
     };
     match (report.stopped.is_empty(), report.dry_run) {
-        (true, _) => match asked {
+        (true, _) => match requested {
             [] => "nothing is running".to_owned(),
-            [one] => format!("{one} is not running"),
-            several => format!("none of {} is running", several.join(", ")),
+            [service] => format!("{service} is not running"),
+            services => format!("none of {} is running", services.join(", ")),
         },
         (false, true) => format!("would stop {names}; the data stays in {data}"),
         (false, false) => format!("stopped {names}; the data stays in {data}"),

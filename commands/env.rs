@@ -1,4 +1,5 @@
-//! `fanout env`: `eval "$(fanout env --show-secrets)"`.
+//! `fanout env`: prints shell variables, for `eval "$(fanout env
+//! --show-secrets)"`.
 
 use clap::Args;
 use fanout::operations::env;
@@ -9,7 +10,7 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// What to show.
+/// Arguments of `fanout env`.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Show passwords instead of masking them
@@ -25,7 +26,7 @@ struct Report {
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
-        let state = context.known(&config).await?;
+        let state = context.recorded_state(&config).await?;
         let variables = env::variables(&config, state.as_ref(), self.show_secrets)?;
         let report = Report { variables };
         let printer = context.printer();

@@ -1,5 +1,5 @@
-//! From an error to what is printed and to the exit code: the only place that
-//! knows the codes.
+//! Turns an error into output and an exit code. No other module knows the exit
+//! codes.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -19,7 +19,7 @@ use crate::{
     streams::say,
 };
 
-/// The exit code of each kind of failure.
+/// Returns the exit code of a kind of failure.
 pub fn code(kind: Kind) -> u8 {
     match kind {
         Kind::Failed => 1,
@@ -32,23 +32,25 @@ pub fn code(kind: Kind) -> u8 {
     }
 }
 
-/// Prints the error, if any, and gives the exit code.
+/// Prints the error, if any, and returns the exit code.
 pub fn finish(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
-    let ended = end(printer, command, outcome);
-    // A reader that went away has seen enough; a full disk has not.
-    if let Some(error) = printer.lost() {
-        printer.error(&format!("stdout cannot be written: {error}"), None);
+    let exit_code = report(printer, command, outcome);
+    // A closed pipe is a clean exit; a full disk is an error.
+    if let Some(error) = printer.write_error() {
+        printer.error(&format!("cannot write to stdout: {error}"), None);
         return ExitCode::from(code(Kind::Environment));
     }
-    ended
+    exit_code
 }
 
-fn end(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
+fn report(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::CheckFalse) => ExitCode::from(code(Kind::CheckFalse)),
         Err(error) => {
-            let hint = error.hint().map(|hint| printer.hints().retype(&hint));
+            let hint = error
+                .hint()
+                .map(|hint| printer.hints().repeat_arguments(&hint));
             if !printer.failure(command, &error.to_json(hint.as_deref())) {
                 printer.error(&error.message(), hint.as_deref());
             }
@@ -57,49 +59,50 @@ fn end(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
     }
 }
 
-/// Why a process did not become the service that it was started to be: for the
-/// service's log.
-pub fn not_launched(error: &dyn Failure) -> ExitCode {
+/// Writes the error of a launcher that could not start its service. Its stderr
+/// is the service's log.
+pub fn launch_failed(error: &dyn Failure) -> ExitCode {
     say(&format!("error: {}", escape_lines(&chain(error))));
     ExitCode::from(code(error.kind()))
 }
 
-/// What clap has to say: help and version to stdout with 0, mistakes with 2.
+/// Prints clap's output: help and version to stdout with exit code 0, usage
+/// errors with 2.
 pub fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        return shown(error.print());
+        return help_exit_code(error.print());
     }
     if std::env::args_os().len() <= 1 {
-        return shown(Cli::command().print_help());
+        return help_exit_code(Cli::command().print_help());
     }
-    let (global, command) = understood();
+    let (global, command) = parse_leniently();
     let (schema, hint) = match &command {
         Some(command) => (command.as_str(), format!("fanout {command} --help")),
         None => ("usage", "fanout --help".to_owned()),
     };
     let document = json!({
         "code": "usage",
-        "message": said(&error.render().to_string()),
+        "message": one_line(&error.render().to_string()),
         "cause": null,
         "hint": hint,
     });
     let is_json = global.is_some_and(|mut global| {
-        if json_is_asked_for() {
+        if is_json_requested() {
             global.output = Output::Json;
         }
         Printer::new(&global, CancellationToken::new()).failure(schema, &document)
     });
     if !is_json {
-        // Where stderr is closed there is nobody to tell.
+        // If stderr is closed, the error cannot be reported.
         let _ = error.print();
         say(&format!("\nhint: {hint}"));
     }
     ExitCode::from(code(Kind::Usage))
 }
 
-/// Printing help to a closed pipe is no failure.
-fn shown(printed: std::io::Result<()>) -> ExitCode {
-    match printed {
+/// Returns the exit code after printing help. A closed pipe is not a failure.
+fn help_exit_code(result: std::io::Result<()>) -> ExitCode {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             ExitCode::from(code(Kind::Environment))
         }
@@ -107,38 +110,39 @@ fn shown(printed: std::io::Result<()>) -> ExitCode {
     }
 }
 
-/// What clap says is wrong, on one line: without its usage, with what a first
-/// line that ends in a colon announces.
-fn said(rendered: &str) -> String {
+/// Reduces clap's error to one line, without the usage. If the first line ends
+/// in a colon, the items listed below it are appended.
+fn one_line(rendered: &str) -> String {
     let mut lines = rendered.lines();
     let first = lines.next().unwrap_or_default();
     let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
     if message.ends_with(':') {
-        let named = lines.map(str::trim).take_while(|line| !line.is_empty());
+        let items = lines.map(str::trim).take_while(|line| !line.is_empty());
         message.push(' ');
-        message.push_str(&named.collect::<Vec<_>>().join(", "));
+        message.push_str(&items.collect::<Vec<_>>().join(", "));
     }
     message
 }
 
-/// Whether the command line says so anywhere: behind a mistake clap reads
-/// nothing.
-fn json_is_asked_for() -> bool {
+/// Returns true if the command line requests JSON anywhere. Clap parses nothing
+/// after a usage error, so this reads the arguments directly.
+fn is_json_requested() -> bool {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let apart = |pair: &[OsString]| pair[0] == "--output" && pair[1] == "json";
-    arguments.windows(2).any(apart) || arguments.iter().any(|argument| argument == "--output=json")
+    let is_output_json = |pair: &[OsString]| pair[0] == "--output" && pair[1] == "json";
+    arguments.windows(2).any(is_output_json)
+        || arguments.iter().any(|argument| argument == "--output=json")
 }
 
-/// What can be read of a command line with a mistake in it: the global flags,
-/// and the command.
-fn understood() -> (Option<Global>, Option<String>) {
+/// Parses as much as possible of an invalid command line: the global flags and
+/// the command.
+fn parse_leniently() -> (Option<Global>, Option<String>) {
     let lenient = Cli::command().ignore_errors(true);
     let Ok(matches) = lenient.try_get_matches() else {
         return (None, None);
     };
     let command = matches.subcommand_name().map(str::to_owned);
     let global = Global::from_arg_matches(&matches).ok().map(|mut global| {
-        global.remember(&matches);
+        global.record_invocation(&matches);
         global
     });
     (global, command)
@@ -149,13 +153,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistake_is_one_line_that_names_what_is_missing() {
+    fn a_usage_error_is_one_line_that_lists_the_missing_arguments() {
         let rendered = "error: the following required arguments were not provided:\n  \
             <PLACE>\n  --from <TS>\n\nUsage: fanout peek <PLACE>\n";
         assert_eq!(
-            said(rendered),
+            one_line(rendered),
             "the following required arguments were not provided: <PLACE>, --from <TS>"
         );
-        assert_eq!(said("error: wrong\n\nUsage: x\n"), "wrong");
+        assert_eq!(one_line("error: wrong\n\nUsage: x\n"), "wrong");
     }
 }

@@ -1,4 +1,4 @@
-//! The flags that every command takes, and what hints repeat of them.
+//! The flags that every command takes, and those of them that hints repeat.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,8 @@ pub struct Global {
     /// The project: one stack under one name
     #[arg(long, global = true, env = "FANOUT_PROJECT", default_value_t)]
     pub project: Project,
-    /// How a new project's services are run; an old one keeps its own
+    /// How to run the services of a new project; existing projects keep their
+    /// runtime
     #[arg(
         long,
         global = true,
@@ -21,7 +22,8 @@ pub struct Global {
         default_value_t
     )]
     pub runtime: RuntimeChoice,
-    /// The container engine: `unix:///run/docker.sock`, `tcp://…` [default: as the docker command finds it]
+    /// The container engine, `unix:///run/docker.sock` or `tcp://…` [default:
+    /// the one that the docker command uses]
     #[arg(
         long,
         global = true,
@@ -29,13 +31,13 @@ pub struct Global {
         conflicts_with = "docker_context"
     )]
     pub docker_host: Option<String>,
-    /// The docker command's context that names the container engine
+    /// Docker context of the container engine
     #[arg(long, global = true, value_name = "NAME")]
     pub docker_context: Option<String>,
-    /// Configuration file [default: ./fanout.yaml where there is one]
+    /// Configuration file [default: ./fanout.yaml, if it exists]
     #[arg(long, global = true, env = "FANOUT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What stdout holds: text for people or one JSON document
+    /// Format of stdout: text for people or one JSON document
     #[arg(
         long,
         global = true,
@@ -44,28 +46,28 @@ pub struct Global {
         default_value_t
     )]
     pub output: Output,
-    /// Say less
+    /// Print less
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more; twice for what the libraries say
+    /// Print more; twice to include the log lines of libraries
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// When to use colours
     #[arg(long, global = true, env = "FANOUT_COLOR", value_enum, default_value_t)]
     pub color: Color,
-    /// Never ask
+    /// Never prompt
     #[arg(long, global = true)]
     pub no_input: bool,
-    /// Flags that hints repeat: those of the stack and the configuration that
-    /// the command line has, with their values.
+    /// Flags on the command line that hints repeat, with their values: those
+    /// that choose the stack and the configuration.
     #[arg(skip)]
-    pub given: Vec<(&'static str, String)>,
-    /// The command that was called: `dlq replay`.
+    pub repeated_flags: Vec<(&'static str, String)>,
+    /// The command that was run, for example `dlq replay`.
     #[arg(skip)]
-    pub path: String,
+    pub command_path: String,
 }
 
-/// Those flags, and clap's names of them.
+/// The flags that hints repeat, each with clap's name for it.
 const REPEATED: [(&str, &str); 4] = [
     ("--config", "config"),
     ("--runtime", "runtime"),
@@ -74,29 +76,29 @@ const REPEATED: [(&str, &str); 4] = [
 ];
 
 impl Global {
-    /// Keeps what hints have to repeat.
-    pub fn remember(&mut self, matches: &ArgMatches) {
-        self.given = given(matches);
+    /// Records the flags and the command that hints repeat.
+    pub fn record_invocation(&mut self, matches: &ArgMatches) {
+        self.repeated_flags = repeated_flags(matches);
         let mut names = Vec::new();
         let mut level = matches;
-        while let Some((name, below)) = level.subcommand() {
+        while let Some((name, next)) = level.subcommand() {
             names.push(name);
-            level = below;
+            level = next;
         }
-        self.path = names.join(" ");
+        self.command_path = names.join(" ");
     }
 }
 
-/// The repeated flags that the command line has.
-fn given(matches: &ArgMatches) -> Vec<(&'static str, String)> {
-    let of = |(flag, name): &(&'static str, &str)| {
+/// Returns the flags of [`REPEATED`] that are on the command line.
+fn repeated_flags(matches: &ArgMatches) -> Vec<(&'static str, String)> {
+    let with_value = |(flag, name): &(&'static str, &str)| {
         if matches.value_source(name)? != ValueSource::CommandLine {
             return None;
         }
         let value = matches.get_raw(name)?.next()?;
         Some((*flag, value.to_string_lossy().into_owned()))
     };
-    REPEATED.iter().filter_map(of).collect()
+    REPEATED.iter().filter_map(with_value).collect()
 }
 
 /// `--runtime`.
@@ -109,7 +111,7 @@ pub enum RuntimeChoice {
 }
 
 impl RuntimeChoice {
-    /// The runtime asked for; none for `auto`.
+    /// Returns the requested runtime, or `None` for `auto`.
     pub fn explicit(self) -> Option<Runtime> {
         match self {
             Self::Auto => None,

@@ -1,100 +1,102 @@
-//! Hints as they are typed after this call: about the same project and the same
-//! configuration, and where the same command is to be typed again, with all
-//! that was asked of it.
+//! Completes the commands in hints: adds the flags of this invocation and, if a
+//! hint repeats this command, its arguments.
 
 use fanout::escape::shell_word;
 
 use crate::global::Global;
 
-/// How a hint's command begins.
+/// Prefix of a command in a hint.
 const PROGRAM: &str = "fanout ";
 
-/// What hints have to repeat.
+/// Flags and arguments that hints repeat.
 #[derive(Debug, Clone, Default)]
 pub struct Hints {
     /// Global flags and their values.
     flags: Vec<(&'static str, String)>,
-    /// The command that was called: `dlq replay`.
-    path: String,
-    /// Its arguments as they were typed, without the program's name.
-    typed: Vec<String>,
+    /// The command that was run, for example `dlq replay`.
+    command_path: String,
+    /// All command-line arguments, without the program name.
+    arguments: Vec<String>,
 }
 
 impl Hints {
-    /// The project, where it is not the default one, and what was given on the
-    /// command line. What the environment says, it says to the next call too.
-    pub fn of(global: &Global) -> Self {
+    /// Collects the project, unless it is the default, and the flags on the
+    /// command line. Environment variables apply to the next command anyway.
+    pub fn new(global: &Global) -> Self {
         let mut flags = Vec::new();
         if !global.project.is_default() {
             flags.push(("--project", global.project.to_string()));
         }
-        flags.extend(global.given.iter().cloned());
-        let typed = std::env::args_os().skip(1);
+        flags.extend(global.repeated_flags.iter().cloned());
+        let arguments = std::env::args_os().skip(1);
         Self {
             flags,
-            path: global.path.clone(),
-            typed: typed
+            command_path: global.command_path.clone(),
+            arguments: arguments
                 .map(|argument| argument.to_string_lossy().into_owned())
                 .collect(),
         }
     }
 
-    /// A failure's hint: where it says to run this command again, what was
-    /// asked of the command stays, and flags of the hint's own are laid over it.
-    /// A hint that names its own range of history is a complete command: with
-    /// the old arguments it would be another one.
-    pub fn retype(&self, hint: &str) -> String {
-        let command = format!("{PROGRAM}{}", self.path);
+    /// Completes a hint that repeats this command: keeps the original arguments
+    /// and applies the hint's flags to them. A hint with `--from` is a complete
+    /// command and stays unchanged: the original arguments would change its
+    /// meaning.
+    pub fn repeat_arguments(&self, hint: &str) -> String {
+        let command = format!("{PROGRAM}{}", self.command_path);
         let Some((before, after)) = hint.split_once(&command) else {
             return hint.to_owned();
         };
-        match flags_of(after) {
-            Some((flags, rest)) if !self.path.is_empty() && !is_complete(&flags) => {
-                format!("{before}{}{rest}", self.again(&flags))
+        match parse_flags(after) {
+            Some((flags, rest)) if !self.command_path.is_empty() && !is_complete(&flags) => {
+                format!("{before}{}{rest}", self.with_flags(&flags))
             }
             _ => hint.to_owned(),
         }
     }
 
-    /// This call with other flags.
-    fn again(&self, flags: &[(&str, Option<&str>)]) -> String {
-        let mut typed = self.typed.clone();
+    /// Returns the original command line with these flags replaced.
+    fn with_flags(&self, flags: &[(&str, Option<&str>)]) -> String {
+        let mut arguments = self.arguments.clone();
         for (flag, value) in flags {
-            remove(&mut typed, flag, value.is_some());
-            // Behind `--` it would be a name.
-            let end = typed.iter().position(|word| word == "--");
-            let end = end.unwrap_or(typed.len());
+            remove_flag(&mut arguments, flag, value.is_some());
+            // After `--`, the flag would be parsed as a positional argument.
+            let end = arguments.iter().position(|word| word == "--");
+            let end = end.unwrap_or(arguments.len());
             let words = [Some(*flag), *value].into_iter().flatten();
-            typed.splice(end..end, words.map(str::to_owned));
+            arguments.splice(end..end, words.map(str::to_owned));
         }
-        let words: Vec<_> = typed.iter().map(|word| shell_word(word)).collect();
+        let words: Vec<_> = arguments.iter().map(|word| shell_word(word)).collect();
         format!("{PROGRAM}{}", words.join(" "))
     }
 
-    /// Adds the flags to each `fanout COMMAND` in a hint, but none that the
-    /// command has already.
-    pub fn address(&self, hint: &str) -> String {
-        let mut addressed = String::with_capacity(hint.len() + 32);
+    /// Adds the flags to each `fanout COMMAND` in a hint, except flags that the
+    /// command already has.
+    pub fn add_flags(&self, hint: &str) -> String {
+        let mut completed = String::with_capacity(hint.len() + 32);
         let mut rest = hint;
-        while let Some(at) = rest.find(PROGRAM) {
-            let (before, after) = rest.split_at(at + PROGRAM.len());
-            addressed.push_str(before);
-            let begins = at == 0 || rest[..at].ends_with([' ', '`', '(', '"']);
+        while let Some(start) = rest.find(PROGRAM) {
+            let (before, after) = rest.split_at(start + PROGRAM.len());
+            completed.push_str(before);
+            let is_word_start = start == 0 || rest[..start].ends_with([' ', '`', '(', '"']);
             let is_command = after.starts_with(|letter: char| letter.is_ascii_lowercase())
                 || after.starts_with("--");
-            if begins && is_command {
+            if is_word_start && is_command {
                 let end = after.find(PROGRAM).unwrap_or(after.len());
-                for (flag, value) in self.missing(&after[..end]) {
-                    addressed.push_str(&format!("{flag} {} ", shell_word(value)));
+                for (flag, value) in self.missing_flags(&after[..end]) {
+                    completed.push_str(&format!("{flag} {} ", shell_word(value)));
                 }
             }
             rest = after;
         }
-        addressed.push_str(rest);
-        addressed
+        completed.push_str(rest);
+        completed
     }
 
-    fn missing<'a>(&'a self, command: &'a str) -> impl Iterator<Item = &'a (&'static str, String)> {
+    fn missing_flags<'a>(
+        &'a self,
+        command: &'a str,
+    ) -> impl Iterator<Item = &'a (&'static str, String)> {
         let has = |flag: &str| {
             let mut words = command.split([' ', '`', '"', '\'']);
             words.any(|word| is_flag(word, flag))
@@ -103,28 +105,30 @@ impl Hints {
     }
 }
 
-/// Whether a word is this flag: `--project` or `--project=blue`.
+/// Returns true if a word is this flag: `--project` or `--project=blue`.
 fn is_flag(word: &str, flag: &str) -> bool {
     let rest = word.strip_prefix(flag);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
 }
 
-/// Whether the flags of a hint say all that its command needs.
+/// Returns true if a hint with these flags is a complete command, that is, if
+/// it has `--from`.
 fn is_complete(flags: &[(&str, Option<&str>)]) -> bool {
     flags.iter().any(|(flag, _)| is_flag(flag, "--from"))
 }
 
-/// Takes a flag away, with its value where it has one.
-fn remove(words: &mut Vec<String>, flag: &str, has_value: bool) {
-    while let Some(at) = words.iter().position(|word| is_flag(word, flag)) {
-        let two_words = has_value && words[at] == flag && at + 1 < words.len();
-        words.drain(at..=at + usize::from(two_words));
+/// Removes a flag and its value, if it has one.
+fn remove_flag(words: &mut Vec<String>, flag: &str, has_value: bool) {
+    while let Some(index) = words.iter().position(|word| is_flag(word, flag)) {
+        let is_pair = has_value && words[index] == flag && index + 1 < words.len();
+        words.drain(index..=index + usize::from(is_pair));
     }
 }
 
-/// The flags that a hint gives its command, and what follows them. None where
-/// the hint names something of its own: then it is another call.
-fn flags_of(mut text: &str) -> Option<(Vec<(&str, Option<&str>)>, &str)> {
+/// Parses the flags after a command in a hint. Returns them and the remaining
+/// text, or `None` if the hint has positional arguments and is therefore a
+/// different command.
+fn parse_flags(mut text: &str) -> Option<(Vec<(&str, Option<&str>)>, &str)> {
     let mut flags: Vec<(&str, Option<&str>)> = Vec::new();
     while let Some(rest) = text.strip_prefix(' ') {
         let end = rest.find([' ', ',', ';', '`', '"']).unwrap_or(rest.len());
@@ -139,8 +143,8 @@ fn flags_of(mut text: &str) -> Option<(Vec<(&str, Option<&str>)>, &str)> {
         }
         text = after;
     }
-    let ends = text.is_empty() || text.starts_with([',', ';', '`', '"']);
-    ends.then_some((flags, text))
+    let is_end = text.is_empty() || text.starts_with([',', ';', '`', '"']);
+    is_end.then_some((flags, text))
 }
 
 #[cfg(test)]
@@ -157,18 +161,18 @@ mod tests {
         }
     }
 
-    fn called(path: &str, typed: &[&str]) -> Hints {
+    fn invocation(command_path: &str, arguments: &[&str]) -> Hints {
         Hints {
-            path: path.to_owned(),
-            typed: typed.iter().map(|word| (*word).to_owned()).collect(),
+            command_path: command_path.to_owned(),
+            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
             ..Hints::default()
         }
     }
 
     #[test]
-    fn a_hint_is_typed_for_its_project() {
+    fn a_hint_includes_the_project_flag() {
         let blue = hints(&[("--project", "blue")]);
-        for (hint, addressed) in [
+        for (hint, completed) in [
             ("fanout up", "fanout --project blue up"),
             (
                 "run `fanout run`, then: fanout verify",
@@ -185,28 +189,28 @@ mod tests {
             ),
             ("cd /opt/fanout && make", "cd /opt/fanout && make"),
         ] {
-            assert_eq!(blue.address(hint), addressed);
-            assert_eq!(blue.address(addressed), addressed);
-            assert_eq!(Hints::default().address(hint), hint);
+            assert_eq!(blue.add_flags(hint), completed);
+            assert_eq!(blue.add_flags(completed), completed);
+            assert_eq!(Hints::default().add_flags(hint), hint);
         }
     }
 
     #[test]
-    fn a_hint_keeps_the_other_flags_that_were_given_but_for_its_own() {
+    fn given_flags_are_added_unless_the_hint_has_them() {
         let hints = hints(&[("--config", "a b.yaml"), ("--runtime", "docker")]);
         assert_eq!(
-            hints.address("fanout up"),
+            hints.add_flags("fanout up"),
             "fanout --config 'a b.yaml' --runtime docker up"
         );
         assert_eq!(
-            hints.address("fanout --runtime native up"),
+            hints.add_flags("fanout --runtime native up"),
             "fanout --config 'a b.yaml' --runtime native up"
         );
     }
 
     #[test]
-    fn a_hint_to_run_the_command_again_keeps_what_was_asked() {
-        for (path, typed, hint, retyped) in [
+    fn a_hint_that_repeats_the_command_keeps_its_arguments() {
+        for (path, arguments, hint, completed) in [
             (
                 "dlq replay",
                 &["dlq", "replay", "0:6", "--sink", "http"][..],
@@ -238,15 +242,18 @@ mod tests {
                 "make room, then: fanout up redis --ports auto, or wait",
             ),
         ] {
-            assert_eq!(called(path, typed).retype(hint), retyped);
+            assert_eq!(
+                invocation(path, arguments).repeat_arguments(hint),
+                completed
+            );
         }
     }
 
     #[test]
-    fn a_hint_that_is_a_complete_command_takes_nothing_of_the_old_one() {
+    fn a_complete_hint_ignores_the_original_arguments() {
         let reconcile = "fanout backfill --from earliest --source database --prune";
-        let aside = format!("{reconcile}, which moves the table aside and makes it anew");
-        for (typed, hint) in [
+        let with_remark = format!("{reconcile}, which renames the table and creates a new one");
+        for (arguments, hint) in [
             (
                 &["backfill", "--from", "2h", "--sinks", "http"][..],
                 reconcile,
@@ -255,25 +262,26 @@ mod tests {
                 &["backfill", "--from=2h", "--to", "1h", "--timeout", "9s"],
                 reconcile,
             ),
-            (&["backfill", "--from", "2h"], aside.as_str()),
+            (&["backfill", "--from", "2h"], with_remark.as_str()),
             (
                 &["backfill", "--from", "2h"],
                 "fanout backfill --from 2h --source database --sinks clickhouse",
             ),
         ] {
-            assert_eq!(called("backfill", typed).retype(hint), hint);
+            let hints = invocation("backfill", arguments);
+            assert_eq!(hints.repeat_arguments(hint), hint);
         }
-        let mut blue = called("backfill", &["--project", "blue", "backfill"]);
+        let mut blue = invocation("backfill", &["--project", "blue", "backfill"]);
         blue.flags.push(("--project", "blue".to_owned()));
         assert_eq!(
-            blue.address(&blue.retype(reconcile)),
+            blue.add_flags(&blue.repeat_arguments(reconcile)),
             "fanout --project blue backfill --from earliest --source database --prune"
         );
     }
 
     #[test]
-    fn a_hint_about_something_else_stays_as_it_is() {
-        let up = called("up", &["up", "redis"]);
+    fn a_hint_with_another_command_is_unchanged() {
+        let up = invocation("up", &["up", "redis"]);
         for hint in [
             "fanout up connect",
             "fanout up --help",
@@ -282,8 +290,8 @@ mod tests {
             "fanout --runtime native up",
             "",
         ] {
-            assert_eq!(up.retype(hint), hint);
+            assert_eq!(up.repeat_arguments(hint), hint);
         }
-        assert_eq!(Hints::default().retype("fanout up"), "fanout up");
+        assert_eq!(Hints::default().repeat_arguments("fanout up"), "fanout up");
     }
 }

@@ -1,5 +1,5 @@
-//! `fanout leaderboard`: the board as it is, once or again and again, and the
-//! events behind a score.
+//! `fanout leaderboard`: shows the board, once or repeatedly, or the events
+//! behind a score.
 
 use std::time::Duration;
 
@@ -24,36 +24,36 @@ use crate::{
     table::{render, table},
 };
 
-/// The widest a title is shown.
+/// Maximum width of a title.
 const TITLE_WIDTH: usize = 40;
 
-/// Clears the terminal before the next look.
+/// Escape codes that clear the terminal before a refresh.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// What to show of the board.
+/// Arguments of `fanout leaderboard`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// How many lines, at most 10000
+    /// Number of rows, at most 10000
     #[arg(long, short = 'n', default_value_t = 10, value_parser = up_to::<10_000>)]
     limit: usize,
-    /// Look again and again [default interval: 1s]
+    /// Refresh at this interval until interrupted [default interval: 1s]
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
         value_parser = duration)]
     watch: Option<Duration>,
-    /// List the events that make this content's score
+    /// List the events behind the score of this content
     #[arg(long, value_name = "CONTENT_ID", conflicts_with = "watch")]
     explain: Option<Uuid>,
 }
 
 impl Arguments {
-    pub fn goes_on(&self) -> bool {
+    pub fn runs_until_stopped(&self) -> bool {
         self.watch.is_some()
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
         let servers = self.servers(&config.settings);
-        let connections = context.connections(&config, &servers).await?;
+        let connections = context.connect_with(&config, &servers).await?;
         let printer = context.printer();
         if let Some(content) = self.explain {
             let scratch = context.scratch()?;
@@ -75,7 +75,7 @@ impl Arguments {
             if printer.is_json() {
                 printer.document("leaderboard", true, &board);
             } else {
-                let clear = if printer.colors() { CLEAR } else { "" };
+                let clear = if printer.has_colors() { CLEAR } else { "" };
                 printer.data(&format!("{clear}{}\n", show(&board, printer)));
             }
             tokio::select! {
@@ -87,8 +87,9 @@ impl Arguments {
 }
 
 impl Arguments {
-    /// Titles come from where they are, and events from the source. The records'
-    /// times are in ClickHouse, where it is a sink, else in the log.
+    /// Returns the servers that the command uses: Redis has the board, and
+    /// Postgres has the events. Record times come from ClickHouse if it is a
+    /// sink, else from the log.
     fn servers(&self, settings: &Settings) -> Vec<(&'static str, Need)> {
         let mut servers = vec![("redis", Need::Running), ("postgres", Need::Ours)];
         if settings.pipeline.sinks.contains(&SinkKind::ClickHouse) {
@@ -104,7 +105,7 @@ fn show(board: &Leaderboard, printer: &Printer) -> String {
     let mut text = String::new();
     if !board.rows.is_empty() {
         let mut table = table(["#", "TITLE", "TYPE", "SCORE", "CHANGE", "CONTENT"]);
-        let shown = |text: &Option<String>| {
+        let or_dash = |text: &Option<String>| {
             let text = text.as_deref().unwrap_or("-");
             ellipsis(&escape(text), TITLE_WIDTH).into_owned()
         };
@@ -112,8 +113,8 @@ fn show(board: &Leaderboard, printer: &Printer) -> String {
             let change = entry.change.filter(|change| *change != 0);
             table.add_row([
                 entry.rank.to_string(),
-                shown(&entry.title),
-                shown(&entry.content_type),
+                or_dash(&entry.title),
+                or_dash(&entry.content_type),
                 entry.score.to_string(),
                 change.map_or_else(|| "-".to_owned(), |change| format!("{change:+}")),
                 escape(&entry.content_id).into_owned(),
@@ -125,7 +126,7 @@ fn show(board: &Leaderboard, printer: &Printer) -> String {
     if let (Some(meta), Some(age_ms)) = (board.meta, board.age_ms) {
         let age = Age(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)));
         text.push_str(&format!(
-            "{} of {} shown, the last {} s as of {}, {age} old",
+            "{} of {} shown, window of {} s as of {}, {age} old",
             board.rows.len(),
             board.members,
             meta.window_seconds,
@@ -145,9 +146,9 @@ fn explain(explanation: &Explanation) -> String {
     let title = explanation.title.as_deref().unwrap_or("-");
     let board = explanation.board;
     let mut text = format!(
-        "{}: {} on the board, {} by its {} events of the last {} s as of {}\n\n",
+        "{}: board score {}, source score {} from {} events, window of {} s as of {}\n\n",
         ellipsis(&escape(title), TITLE_WIDTH),
-        board.map_or_else(|| "not".to_owned(), |score| score.to_string()),
+        board.map_or_else(|| "none".to_owned(), |score| score.to_string()),
         explanation.source,
         explanation.total,
         explanation.window_seconds,
@@ -160,8 +161,8 @@ fn explain(explanation: &Explanation) -> String {
             ellipsis(&escape(text), 20).into_owned()
         };
         let duration = event.duration_ms.map(|duration| duration.to_string());
-        let ahead = if event.ahead {
-            "not counted: ahead of its record"
+        let remark = if event.ahead {
+            "not counted: too far ahead of its record"
         } else {
             ""
         };
@@ -171,7 +172,7 @@ fn explain(explanation: &Explanation) -> String {
             or_dash(&event.event_type),
             or_dash(&duration),
             or_dash(&event.device),
-            ahead.to_owned(),
+            remark.to_owned(),
         ]);
     }
     text.push_str(&render(&table));

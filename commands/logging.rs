@@ -1,5 +1,5 @@
-//! Log lines of the commands that go on: to stderr, above the bars where there
-//! are any, as JSON where stdout is.
+//! Log lines of long-running commands: on stderr, above the progress bars if
+//! there are any, and as JSON if stdout is JSON.
 
 use std::{io, sync::Arc};
 
@@ -18,17 +18,17 @@ use crate::{
     throttle::{Reporter, Throttle},
 };
 
-/// Variable that says what is logged, in `tracing`'s own words.
+/// Environment variable with the log filter, in the syntax of `tracing`.
 const FILTER: &str = "FANOUT_LOG";
 
-/// Starts logging; the first call counts. Lines that repeat themselves are left
-/// out, unless more than the usual is wanted; the reporter says how many.
+/// Starts logging; only the first call has an effect. Without `-v`, repeated
+/// lines are suppressed, and the returned reporter logs how many.
 pub fn start(printer: &Printer, progress: &Arc<dyn Progress>) -> Option<Reporter> {
     let throttle = (printer.verbosity() == 0).then(Throttle::default);
     if let Err(error) = try_start(printer, progress, throttle.clone()) {
-        // With `-v` it was started before the command.
+        // With `-v`, logging was started before the command.
         if printer.verbosity() == 0 {
-            printer.note(&format!("no log lines: {error}"));
+            printer.note(&format!("cannot start logging: {error}"));
         }
         return None;
     }
@@ -48,15 +48,15 @@ fn try_start(
     };
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
     let format = tracing_subscriber::fmt::layer()
-        .with_ansi(printer.stderr_colors())
+        .with_ansi(printer.has_stderr_colors())
         .with_target(false)
-        // A stderr that is closed has nobody to hear of it.
+        // If stderr is closed, the error cannot be reported.
         .log_internal_errors(false);
-    let lines = Addressed(printer.hints().clone(), printer.secrets().clone());
+    let lines = HintedLines(printer.hints().clone(), printer.secrets().clone());
     let format = if printer.is_json() {
         format.json().with_writer(lines).boxed()
-    } else if printer.bars() {
-        // A note is escaped, and would show the colours' codes.
+    } else if printer.has_bars() {
+        // Notes are escaped, which would print the codes of colours.
         let notes = Notes(Arc::clone(progress), lines.0);
         format.with_ansi(false).with_writer(notes).boxed()
     } else {
@@ -69,20 +69,19 @@ fn try_start(
         .try_init()
 }
 
-/// With `-v`, what the library says to itself, for a command that would not say
-/// it otherwise.
-pub fn verbose(printer: &Printer) {
+/// Starts logging if `-v` is given, for commands that do not log otherwise.
+pub fn start_if_verbose(printer: &Printer) {
     if printer.verbosity() > 0 {
-        let _none = start(printer, &printer.progress());
+        let _reporter = start(printer, &printer.progress());
     }
 }
 
-/// Writes each line to stderr, its remedies typed for this call and without the
-/// secrets that a server may have repeated.
+/// Writes each line to stderr, with completed hints and without the secrets
+/// that a server may have repeated.
 #[derive(Clone)]
-struct Addressed(Hints, Secrets);
+struct HintedLines(Hints, Secrets);
 
-impl<'a> MakeWriter<'a> for Addressed {
+impl<'a> MakeWriter<'a> for HintedLines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -90,10 +89,10 @@ impl<'a> MakeWriter<'a> for Addressed {
     }
 }
 
-impl io::Write for Addressed {
+impl io::Write for HintedLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        let text = self.0.address(&text);
+        let text = self.0.add_flags(&text);
         io::Write::write_all(&mut io::stderr(), self.1.redact(&text).as_bytes())?;
         Ok(bytes.len())
     }
@@ -103,7 +102,7 @@ impl io::Write for Addressed {
     }
 }
 
-/// Writes each line as a note of the progress, so that bars stay below.
+/// Writes each line as a note of the progress, so that the bars stay below it.
 #[derive(Clone)]
 struct Notes(Arc<dyn Progress>, Hints);
 
@@ -118,7 +117,7 @@ impl<'a> MakeWriter<'a> for Notes {
 impl io::Write for Notes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        let text = self.1.address(text.trim_end());
+        let text = self.1.add_flags(text.trim_end());
         self.0.report(Event::Note { text: &text });
         Ok(bytes.len())
     }

@@ -1,4 +1,4 @@
-//! `fanout logs`: what the services say, each line under its service's name.
+//! `fanout logs`: shows service logs, each line with the name of its service.
 
 use std::time::Duration;
 
@@ -17,47 +17,47 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// How often a log that is followed is looked at.
+/// Interval between two reads of a followed log.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Lines of each service where neither a time nor a number is given.
+/// Default of `--tail` without `--since`.
 const DEFAULT_TAIL: usize = 100;
 
-/// Which lines to show.
+/// Arguments of `fanout logs`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only these services
+    /// Show only these services
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
-    /// Go on with what is written from now on, until interrupted
+    /// Keep printing new lines until interrupted
     #[arg(short, long)]
     follow: bool,
-    /// Only lines since then: RFC 3339, `10m`, `2h ago`
+    /// Show only lines since this time: RFC 3339, `10m`, `2h ago`
     #[arg(long, value_name = "TIME")]
     since: Option<TimeSpec>,
-    /// The last so many lines of each service [default: 100, or all with --since];
-    /// 0 shows only what comes, with --follow
+    /// Number of lines of each service, counted from the end [default: 100, or
+    /// all with --since]; 0 with --follow shows only new lines
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
-    /// The instant that was meant, RFC 3339.
+    /// Resolved `--since`, RFC 3339.
     since: Option<String>,
     lines: Vec<Line>,
 }
 
-/// Arguments that ask for no line at all.
+/// Arguments that select no lines.
 #[derive(Debug, thiserror::Error)]
-enum NothingAsked {
+enum NoLines {
     #[error("--since {since} is in the future")]
     Future { since: Resolved },
     #[error("--tail 0 shows nothing without --follow")]
     NoTail,
 }
 
-impl Failure for NothingAsked {
+impl Failure for NoLines {
     fn kind(&self) -> Kind {
         Kind::Usage
     }
@@ -72,18 +72,16 @@ impl Failure for NothingAsked {
 }
 
 impl Arguments {
-    fn check(&self, since: Option<Resolved>, now_us: i64) -> Result<(), NothingAsked> {
+    fn check(&self, since: Option<Resolved>, now_us: i64) -> Result<(), NoLines> {
         match since {
-            Some(since @ Resolved::At(time)) if time > now_us => {
-                Err(NothingAsked::Future { since })
-            }
-            _ if self.tail == Some(0) && !self.follow => Err(NothingAsked::NoTail),
+            Some(since @ Resolved::At(time)) if time > now_us => Err(NoLines::Future { since }),
+            _ if self.tail == Some(0) && !self.follow => Err(NoLines::NoTail),
             _ => Ok(()),
         }
     }
 
-    /// Whether it runs until it is stopped.
-    pub fn goes_on(&self) -> bool {
+    /// Returns true if the command runs until it is stopped.
+    pub fn runs_until_stopped(&self) -> bool {
         self.follow
     }
 
@@ -154,9 +152,9 @@ fn show(context: &Context, logs: &Logs, lines: &[Line]) {
     }
 }
 
-/// `redis      | Ready to accept connections`.
+/// Formats a line: `redis      | Ready to accept connections`.
 fn text(line: &Line, width: usize) -> String {
-    // A tab is the one control that lines of logs are full of.
-    let untabbed = line.line.replace('\t', "    ");
-    format!("{:width$} | {}", line.service, escape(&untabbed))
+    // Tabs are common in logs, so they are expanded instead of escaped.
+    let expanded = line.line.replace('\t', "    ");
+    format!("{:width$} | {}", line.service, escape(&expanded))
 }

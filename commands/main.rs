@@ -1,5 +1,5 @@
-//! `fanout`, the binary: parses the command line, calls into the library and
-//! decides what is shown. Each command has a file of its own.
+//! The `fanout` binary: parses the command line, calls the library and decides
+//! what is shown. Each command has its own file.
 
 mod arguments;
 mod backfill;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     if launch::is_asked_for(std::env::args_os()) {
         return match launch::launch() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => exit::not_launched(&error),
+            Err(error) => exit::launch_failed(&error),
         };
     }
     let cli = match cli::parse() {
@@ -58,18 +58,18 @@ fn main() -> ExitCode {
     let context = Context::new(&cli.global);
     let name = cli.command.name();
     if !matches!(cli.command, cli::Command::Run(_)) {
-        logging::verbose(context.printer());
+        logging::start_if_verbose(context.printer());
     }
     let work = async {
-        let goes_on = cli.command.goes_on();
-        // Each command's own state is in it: on the heap.
+        let runs_until_stopped = cli.command.runs_until_stopped();
+        // The future holds the state of every command, so it is boxed.
         let command = Box::pin(cli.command.run(&context));
-        signals::interrupts(context.stop(), goes_on, command).await
+        signals::run_until_signal(context.stop(), runs_until_stopped, command).await
     };
     let outcome = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let outcome = runtime.block_on(work);
-            // A thread that waits for a server would keep the program.
+            // A thread that waits for a server must not keep the process alive.
             runtime.shutdown_background();
             outcome
         }

@@ -1,21 +1,21 @@
-//! What a command returns: its verdict, or an error of the library.
+//! The result of a command: its verdict, or an error of the library.
 
 use fanout::failure::{Failure, Kind, chain};
 use serde_json::{Value as Json, json};
 
-/// What a command returns: whether all it checked holds.
+/// Result of a command.
 pub type Outcome = Result<Verdict, CommandError>;
 
-/// The end of a command that did its work.
+/// Verdict of a command that completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done, and true.
+    /// Completed; every check passed.
     Done,
-    /// Done, and something that was checked is false.
+    /// Completed; a check failed.
     CheckFalse,
 }
 
-/// Any error of the library, boxed with what it can say of itself.
+/// Any error of the library, boxed.
 #[derive(Debug)]
 pub struct CommandError(Box<dyn Failure>);
 
@@ -26,23 +26,23 @@ impl<E: Failure> From<E> for CommandError {
 }
 
 impl CommandError {
-    /// The error and its causes on one line.
+    /// Returns the error and its causes on one line.
     pub fn message(&self) -> String {
         chain(&*self.0)
     }
 
-    /// What mends it.
+    /// Returns the remedy, if the error has one.
     pub fn hint(&self) -> Option<String> {
         self.0.hint()
     }
 
-    /// What the exit code follows from.
+    /// Returns the kind of failure, which determines the exit code.
     pub fn kind(&self) -> Kind {
         self.0.kind()
     }
 
-    /// The `error` of the command's document, with the hint as it is typed
-    /// after this call.
+    /// Returns the `error` object of the command's document, with the completed
+    /// hint.
     pub fn to_json(&self, hint: Option<&str>) -> Json {
         let cause = self.0.source().map(chain);
         json!({

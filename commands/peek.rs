@@ -1,4 +1,4 @@
-//! `fanout peek`: the latest of what is really there.
+//! `fanout peek`: shows the latest raw items of a store.
 
 use std::time::Duration;
 
@@ -17,30 +17,30 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// The widest an item is shown to people.
+/// Maximum width of an item in text output.
 const WIDTH: usize = 1_000;
 
-/// Between two looks for what is new.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// Poll interval of `--follow`.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where to look and how far back.
+/// Arguments of `fanout peek`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Records of the log, rows of the view, members of the board, or calls
-    place: Where,
-    /// How many, at most 1000
+    /// Records of the topic, rows of the view, members of the board, or calls
+    place: PlaceChoice,
+    /// Number of items, at most 1000
     #[arg(long, short = 'n', default_value_t = 5, value_parser = up_to::<1_000>)]
     count: usize,
-    /// Go on with what is new
+    /// Keep printing new items until interrupted
     #[arg(long, short)]
     follow: bool,
-    /// Another topic than the events' [with kafka]
+    /// Topic to read instead of the events topic [with kafka]
     #[arg(long)]
     topic: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Where {
+enum PlaceChoice {
     Kafka,
     #[value(name = "clickhouse")]
     ClickHouse,
@@ -48,26 +48,26 @@ enum Where {
     Http,
 }
 
-impl From<Where> for Place {
-    fn from(place: Where) -> Self {
+impl From<PlaceChoice> for Place {
+    fn from(place: PlaceChoice) -> Self {
         match place {
-            Where::Kafka => Self::Kafka,
-            Where::ClickHouse => Self::Sink(SinkKind::ClickHouse),
-            Where::Redis => Self::Sink(SinkKind::Redis),
-            Where::Http => Self::Sink(SinkKind::Http),
+            PlaceChoice::Kafka => Self::Kafka,
+            PlaceChoice::ClickHouse => Self::Sink(SinkKind::ClickHouse),
+            PlaceChoice::Redis => Self::Sink(SinkKind::Redis),
+            PlaceChoice::Http => Self::Sink(SinkKind::Http),
         }
     }
 }
 
 impl Arguments {
-    pub fn goes_on(&self) -> bool {
+    pub fn runs_until_stopped(&self) -> bool {
         self.follow
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
         let place = Place::from(self.place);
         let server = [(place.service(), Need::Running)];
-        let connections = context.servers(&server).await?;
+        let connections = context.connect(&server).await?;
         let printer = context.printer();
         if printer.verbosity() > 0 {
             let topic = self.topic.as_deref();
@@ -100,7 +100,7 @@ impl Arguments {
         show(&items);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
                 () = context.stop().cancelled() => return Ok(Verdict::Done),
             }
             show(&peek.look(self.count.max(100)).await?);

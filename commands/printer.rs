@@ -1,5 +1,5 @@
-//! Decides what is shown: data on stdout, everything else on stderr, one JSON
-//! document instead of either where that was asked for.
+//! Decides what is shown: data on stdout and everything else on stderr, or one
+//! JSON document if requested.
 
 use std::{
     borrow::Cow,
@@ -24,11 +24,11 @@ use crate::{
     streams::{Secrets, say},
 };
 
-/// Decides, from the global flags and from what the streams are, what is shown.
+/// Decides what is shown, from the global flags and the kinds of the streams.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a flag or a fact of a stream"
+    reason = "each is a flag or a property of a stream"
 )]
 pub struct Printer {
     output: Output,
@@ -38,22 +38,23 @@ pub struct Printer {
     stderr_colors: bool,
     stderr_terminal: bool,
     hints: Hints,
-    /// Of the settings, once they are loaded.
+    /// Secrets of the settings, once they are loaded.
     secrets: Secrets,
-    /// Data is printed as it is.
+    /// Whether data is printed without hiding secrets.
     verbatim: AtomicBool,
-    /// Why stdout takes no more.
+    /// The error that closed stdout.
     closed: OnceLock<io::Error>,
-    /// Cancelled when stdout takes no more: what goes on has nobody to tell.
+    /// Cancelled if stdout fails, because nobody reads the output of the
+    /// command any longer.
     stop: CancellationToken,
 }
 
-/// Fields of documents that hold something to type.
+/// Fields of documents that hold a command to run.
 const HINTS: [&str; 3] = ["hint", "remedy", "fix"];
 
 impl Printer {
-    /// A printer for these flags and this process's streams. `stop` is
-    /// cancelled when stdout takes no more.
+    /// Creates a printer for these flags and the streams of this process.
+    /// `stop` is cancelled if stdout fails.
     pub fn new(global: &Global, stop: CancellationToken) -> Self {
         let stderr_terminal = io::stderr().is_terminal();
         let colors = |terminal: bool| match global.color {
@@ -68,7 +69,7 @@ impl Printer {
             stdout_colors: colors(io::stdout().is_terminal()),
             stderr_colors: colors(stderr_terminal),
             stderr_terminal,
-            hints: Hints::of(global),
+            hints: Hints::new(global),
             secrets: Secrets::default(),
             verbatim: AtomicBool::new(false),
             closed: OnceLock::new(),
@@ -76,72 +77,72 @@ impl Printer {
         }
     }
 
-    /// Hides the secrets of these settings in all output. What fanout writes
-    /// itself masks them already; this is for servers that repeat what they were
-    /// sent.
+    /// Hides the secrets of these settings in all output. Fanout's own messages
+    /// mask secrets already; this covers servers that repeat them.
     pub fn hide(&self, settings: &Settings) {
         self.secrets.hide(settings.redactor().distinctive());
     }
 
-    /// The secrets that are hidden.
+    /// Returns the secrets that are hidden.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
-    /// Prints data as it is from here on: stored records, or secrets that were
-    /// asked for.
+    /// Prints all further data unchanged: stored records, or secrets that the
+    /// user asked to see.
     pub fn print_verbatim(&self) {
         self.verbatim.store(true, Ordering::Relaxed);
     }
 
-    /// What turns a hint into one for this call.
+    /// Returns the hints of this invocation.
     pub fn hints(&self) -> &Hints {
         &self.hints
     }
 
-    /// A hint as it is typed after this call.
+    /// Returns a hint with the flags of this invocation added.
     pub fn hint(&self, hint: &str) -> String {
-        self.hints.address(hint)
+        self.hints.add_flags(hint)
     }
 
-    /// Why stdout took no more, where that was not its reader's wish.
-    pub fn lost(&self) -> Option<&io::Error> {
+    /// Returns the error of writing to stdout, except if the reader closed the
+    /// pipe.
+    pub fn write_error(&self) -> Option<&io::Error> {
         let closed = self.closed.get();
         closed.filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
     }
 
-    /// Whether stdout holds JSON.
+    /// Returns true if stdout is JSON.
     pub fn is_json(&self) -> bool {
         self.output == Output::Json
     }
 
-    /// Whether stdout may carry escape codes.
-    pub fn colors(&self) -> bool {
+    /// Returns true if stdout may contain escape codes.
+    pub fn has_colors(&self) -> bool {
         self.stdout_colors && !self.is_json()
     }
 
-    /// Whether stderr may carry escape codes.
-    pub fn stderr_colors(&self) -> bool {
+    /// Returns true if stderr may contain escape codes.
+    pub fn has_stderr_colors(&self) -> bool {
         self.stderr_colors
     }
 
-    /// Whether progress is shown as bars.
-    pub fn bars(&self) -> bool {
+    /// Returns true if progress is shown as bars.
+    pub fn has_bars(&self) -> bool {
         self.stderr_terminal && !self.quiet
     }
 
-    /// Whether only what went wrong is to be said.
+    /// Returns true if only problems are to be reported.
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// How often `-v` was given.
+    /// Returns how often `-v` was given.
     pub fn verbosity(&self) -> u8 {
         self.verbose
     }
 
-    /// Ends a command: one JSON document of `report`'s fields, or the text that
-    /// `human` makes.
+    /// Prints the result of a command: one JSON document with the fields of
+    /// `report`, or the text that `human` returns.
     ///
     /// # Errors
     /// None today; the type lets a command end with this call.
@@ -164,41 +165,41 @@ impl Printer {
         Ok(verdict)
     }
 
-    /// One JSON object on a line of its own, for commands that go on.
+    /// Prints one JSON object on its own line, for commands that print several.
     pub fn document<T: Serialize>(&self, command: &str, ok: bool, report: &T) {
         let document = match serde_json::to_value(report) {
-            Ok(Json::Object(fields)) => documents::of(command, ok, fields, Json::Null),
-            Ok(other) => {
-                let fields = Map::from_iter([("value".to_owned(), other)]);
-                documents::of(command, ok, fields, Json::Null)
+            Ok(Json::Object(fields)) => documents::build(command, ok, fields, Json::Null),
+            Ok(value) => {
+                let fields = Map::from_iter([("value".to_owned(), value)]);
+                documents::build(command, ok, fields, Json::Null)
             }
             Err(error) => {
                 let error = Json::String(error.to_string());
-                documents::of(command, false, Map::new(), error)
+                documents::build(command, false, Map::new(), error)
             }
         };
         self.object(document);
     }
 
-    /// Prints a failure as JSON where that was asked for; says whether it did.
+    /// Prints a failure as JSON, if JSON was requested. Returns true if it did.
     pub fn failure(&self, command: &str, error: &Json) -> bool {
         if self.is_json() {
-            self.object(documents::of(command, false, Map::new(), error.clone()));
+            self.object(documents::build(command, false, Map::new(), error.clone()));
         }
         self.is_json()
     }
 
     fn object(&self, document: Map<String, Json>) {
         let mut document = Json::Object(document);
-        self.address(&mut document);
+        self.complete_hints(&mut document);
         if !self.verbatim.load(Ordering::Relaxed) {
             self.secrets.redact_document(&mut document);
         }
         self.data(&document.to_string());
     }
 
-    /// Makes every hint in a document one that is typed after this call.
-    fn address(&self, document: &mut Json) {
+    /// Adds the flags of this invocation to every hint in a document.
+    fn complete_hints(&self, document: &mut Json) {
         match document {
             Json::Object(fields) => {
                 for (name, value) in fields {
@@ -206,17 +207,19 @@ impl Printer {
                         Json::String(text) if HINTS.contains(&name.as_str()) => {
                             *text = self.hint(text);
                         }
-                        other => self.address(other),
+                        other => self.complete_hints(other),
                     }
                 }
             }
-            Json::Array(values) => values.iter_mut().for_each(|value| self.address(value)),
+            Json::Array(values) => values
+                .iter_mut()
+                .for_each(|value| self.complete_hints(value)),
             _ => {}
         }
     }
 
-    /// Data, to stdout. A reader that went away has seen enough: the command
-    /// ends as it would have.
+    /// Prints data to stdout. If the reader has closed the pipe, the output is
+    /// dropped and the command ends normally.
     pub fn data(&self, text: &str) {
         if self.closed.get().is_some() {
             return;
@@ -229,13 +232,13 @@ impl Printer {
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
         if let Err(error) = written {
-            // Only the first reason is of use.
+            // Only the first error is kept.
             let _ = self.closed.set(error);
             self.stop.cancel();
         }
     }
 
-    /// Something worth saying that is not data, to stderr.
+    /// Prints a message that is not data to stderr, unless `--quiet` is given.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             self.say(text);
@@ -246,24 +249,21 @@ impl Printer {
         say(&self.secrets.redact(text));
     }
 
-    /// What has to be read before something is destroyed, to stderr, however
-    /// little was to be said.
+    /// Prints a warning to stderr, even with `--quiet`: the user must see what
+    /// they confirm.
     pub fn warn(&self, text: &str) {
         self.say(text);
     }
 
-    /// A question, on the line that its answer is typed on.
-    #[expect(
-        clippy::unused_self,
-        reason = "stderr is reached through a printer only"
-    )]
+    /// Prints a question to stderr, on the line where the answer is typed.
+    #[expect(clippy::unused_self, reason = "stderr is only used through a printer")]
     pub fn ask(&self, question: &str) {
         let mut stderr = io::stderr().lock();
-        // Where the terminal went away nobody answers either.
+        // If the terminal is closed, there is no answer either.
         let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
     }
 
-    /// An error and what mends it.
+    /// Prints an error and its remedy.
     pub fn error(&self, message: &str, hint: Option<&str>) {
         let (red, cyan, reset) = if self.stderr_colors {
             ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m")
@@ -277,7 +277,8 @@ impl Printer {
         }
     }
 
-    /// Where long work reports to: bars on a terminal, plain lines elsewhere.
+    /// Returns the display for long work: bars on a terminal, plain lines
+    /// elsewhere.
     pub fn progress(&self) -> Arc<dyn Progress> {
         let secrets = self.secrets.clone();
         if self.quiet {

@@ -1,5 +1,5 @@
-//! The two faces of progress: bars on a terminal, one plain line a step
-//! elsewhere. What servers say is in them, so all of it is escaped.
+//! The two displays of progress: bars on a terminal, one plain line per step
+//! elsewhere. Text from servers may be in both, so everything is escaped.
 
 use std::{
     collections::HashMap,
@@ -16,10 +16,10 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::streams::{Secrets, say};
 
-/// Off a terminal an amount is told this often.
+/// Minimum interval between two lines with a task's amount.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Progress without the secrets that servers may repeat.
+/// Removes the secrets that servers may repeat from progress events.
 #[derive(Debug)]
 pub struct Redacted<P> {
     progress: P,
@@ -34,24 +34,24 @@ impl<P> Redacted<P> {
 
 impl<P: Progress> Progress for Redacted<P> {
     fn report(&self, event: Event<'_>) {
-        let said = match &event {
+        let text = match &event {
             Event::Doing { what, .. } | Event::Done { what, .. } | Event::Failed { what, .. } => {
                 *what
             }
             Event::Note { text } => *text,
             Event::Advanced { .. } => return self.progress.report(event),
         };
-        let said = self.secrets.redact(said);
+        let text = self.secrets.redact(text);
         self.progress.report(match event {
-            Event::Doing { task, .. } => Event::Doing { task, what: &said },
-            Event::Done { task, .. } => Event::Done { task, what: &said },
-            Event::Failed { task, .. } => Event::Failed { task, what: &said },
-            _ => Event::Note { text: &said },
+            Event::Doing { task, .. } => Event::Doing { task, what: &text },
+            Event::Done { task, .. } => Event::Done { task, what: &text },
+            Event::Failed { task, .. } => Event::Failed { task, what: &text },
+            _ => Event::Note { text: &text },
         });
     }
 }
 
-/// One bar or spinner for each task.
+/// Shows a bar or spinner for each task.
 #[derive(Debug)]
 pub struct Bars {
     all: MultiProgress,
@@ -88,7 +88,8 @@ impl Bars {
     }
 }
 
-/// The template is a constant of this file; were it wrong, the default shows.
+/// Parses a template, which is a constant of this file. An invalid template
+/// would show the default style.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
@@ -123,28 +124,29 @@ impl Progress for Bars {
             Event::Done { task, what } => self.end(task, "✔", what),
             Event::Failed { task, what } => self.end(task, "✘", what),
             Event::Note { text } => {
-                // Where the terminal went away there is nobody to tell.
+                // If the terminal is closed, the note cannot be shown.
                 let _ = self.all.println(escape_lines(text));
             }
         }
     }
 }
 
-/// One line for each step, and for an amount now and then.
+/// Prints one line for each step, and one per interval for an amount.
 #[derive(Debug, Default)]
 pub struct Lines {
-    told: Mutex<HashMap<String, Instant>>,
+    last_reports: Mutex<HashMap<String, Instant>>,
 }
 
 impl Lines {
-    /// Whether it is time to tell this task's amount again.
-    fn due(&self, task: &str) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns true if this task's amount should be printed now.
+    fn is_due(&self, task: &str) -> bool {
+        let reports = self.last_reports.lock();
+        let mut reports = reports.unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match told.get(task) {
+        match reports.get(task) {
             Some(last) if now.duration_since(*last) < LINE_INTERVAL => false,
             _ => {
-                told.insert(task.to_owned(), now);
+                reports.insert(task.to_owned(), now);
                 true
             }
         }
@@ -163,7 +165,7 @@ impl Progress for Lines {
                 total,
                 unit,
             } => {
-                if total == Some(done) || self.due(task) {
+                if total == Some(done) || self.is_due(task) {
                     say(&format!("{task}: {}", amount(done, total, unit)));
                 }
             }
@@ -172,7 +174,7 @@ impl Progress for Lines {
     }
 }
 
-/// `12.3 MiB of 54.0 MiB`, `1200 of 5000 rows`, `1200 rows`.
+/// Formats an amount: `12.3 MiB of 54.0 MiB`, `1200 of 5000 rows`, `1200 rows`.
 fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
     let mut text = String::new();
     let (show, name): (fn(u64) -> String, &str) = match unit {

@@ -1,4 +1,5 @@
-//! `fanout reset`: lists what the project owns, asks, and removes it.
+//! `fanout reset`: lists everything that the project owns, asks for
+//! confirmation, and removes it.
 
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ use crate::{
     outcome::{CommandError, Outcome, Verdict},
 };
 
-/// How sure the operator is.
+/// Arguments of `fanout reset`.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Remove without asking
     #[arg(long)]
     yes: bool,
-    /// Say what would be removed and change nothing
+    /// Print what would be removed and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// How long each service may take to stop before it is killed
+    /// Maximum time for each service to stop before it is killed
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
 }
@@ -46,7 +47,7 @@ impl Arguments {
             reset.inventory().clone()
         };
         if removed.is_empty() {
-            context.known(&config).await?;
+            context.recorded_state(&config).await?;
         }
         let report = Report {
             dry_run: self.dry_run,
@@ -73,7 +74,7 @@ impl Arguments {
         if self.yes {
             printer.note(&listing);
         } else {
-            // Shown however little was to be said: it is what is confirmed.
+            // Shown even with `--quiet`: the user must see what they confirm.
             printer.warn(&listing);
         }
         let project = context.project().as_str();
@@ -88,12 +89,12 @@ fn listing(inventory: &Inventory) -> String {
     for service in &inventory.running {
         lines.push(format!("process   {service}"));
     }
-    let engine = [
+    let engine_objects = [
         ("container", &inventory.containers),
         ("volume", &inventory.volumes),
         ("network", &inventory.networks),
     ];
-    for (kind, names) in engine {
+    for (kind, names) in engine_objects {
         lines.extend(names.iter().map(|name| format!("{kind:<9} {name}")));
     }
     if let Some(folder) = &inventory.folder {

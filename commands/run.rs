@@ -1,4 +1,4 @@
-//! `fanout run`: the pipeline in the foreground.
+//! `fanout run`: runs the pipeline in the foreground.
 
 use std::{
     collections::BTreeMap,
@@ -24,26 +24,27 @@ use crate::{
     context::Context,
     logging,
     outcome::{Outcome, Verdict},
-    servers::of_pipeline,
+    servers::pipeline_servers,
     status::lag,
 };
 
-/// The port where none is configured.
+/// Port of the HTTP server if none is configured.
 const DEFAULT_PORT: u16 = 9464;
 
-/// What to run and for how long.
+/// Arguments of `fanout run`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Which sinks to drive [default: redis,clickhouse,http]
+    /// Sinks to run [default: redis,clickhouse,http]
     #[arg(long, value_delimiter = ',', value_name = "SINK")]
     sinks: Vec<String>,
-    /// End when everything that is in the source now has arrived
+    /// Exit when everything that is in the source now has reached the sinks
     #[arg(long)]
     until_idle: bool,
-    /// How long that may take [default: as long as it takes]
+    /// Maximum time to become idle [default: no limit]
     #[arg(long, requires = "until_idle", value_parser = duration)]
     timeout: Option<Duration>,
-    /// Where to serve /healthz, /metrics and /status [default: 127.0.0.1:9464]
+    /// Address that serves /healthz, /metrics and /status [default:
+    /// 127.0.0.1:9464]
     #[arg(long, value_name = "ADDRESS")]
     http_addr: Option<SocketAddr>,
 }
@@ -56,16 +57,17 @@ impl Arguments {
             flags.insert("pipeline.sinks".to_owned(), sinks);
         }
         let config = context.config_with_flags(flags)?;
-        let mut servers = of_pipeline(&config.settings, Need::Ours);
+        let mut servers = pipeline_servers(&config.settings, Need::Ours);
         if self.until_idle {
-            // Without it a worker waits for what does not run: one that is started
-            // again while Kafka is must not end for good.
+            // Without `--until-idle`, a worker waits for stopped services: a
+            // worker that is restarted together with Kafka must not exit
+            // permanently.
             servers.push(("kafka", Need::Running));
         }
-        let connections = context.connections(&config, &servers).await?;
+        let connections = context.connect_with(&config, &servers).await?;
         let settings = connections.settings();
         let url = config.values.iter().find(|value| value.key == "http.url");
-        let is_asked_for =
+        let is_url_configured =
             url.is_some_and(|url| !matches!(url.origin, Origin::Default | Origin::Project));
         let printer = context.printer();
         let progress = printer.progress();
@@ -78,7 +80,7 @@ impl Arguments {
                 project_sinks: project_sinks(context, settings),
                 sinks: settings.pipeline.sinks.to_vec(),
                 listen: self.http_addr.unwrap_or(configured),
-                any_port: self.http_addr.is_none() && !is_asked_for,
+                any_port: self.http_addr.is_none() && !is_url_configured,
                 until_idle: self.until_idle,
                 timeout: self.timeout,
                 creates_topics: may_create_topics(&context.site()?)?,
@@ -90,30 +92,31 @@ impl Arguments {
             "serving {0}/healthz, /metrics and /status",
             run.url()
         ));
-        if printer.bars() {
-            tokio::spawn(show(run.reporter(), progress.clone()));
+        if printer.has_bars() {
+            tokio::spawn(show_status(run.reporter(), progress.clone()));
         }
         let report = run.finish(&*progress).await?;
         printer.conclude("run", Verdict::Done, &report, || summary(&report))
     }
 }
 
-/// The project's sinks, whatever `--sinks` says.
+/// Returns the sinks of the project, ignoring `--sinks`.
 fn project_sinks(context: &Context, settings: &Settings) -> Vec<SinkKind> {
-    let config = context.unchecked(BTreeMap::new());
+    let config = context.unchecked_config(BTreeMap::new());
     let sinks = config.map(|config| config.settings.pipeline.sinks.to_vec());
-    // `--sinks` may stand for names in the file that are none.
+    // The file may have invalid sink names that `--sinks` overrides.
     sinks.unwrap_or_else(|_| settings.pipeline.sinks.to_vec())
 }
 
-/// The address in the configured URL, else the default one.
+/// Returns the local address with the port of the configured URL, or with the
+/// default port.
 fn configured_address(url: &str) -> SocketAddr {
     let port = url::Url::parse(url).ok().and_then(|url| url.port());
     SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(DEFAULT_PORT)))
 }
 
-/// A line for each sink, kept up to date.
-async fn show(reporter: Reporter, progress: std::sync::Arc<dyn Progress>) {
+/// Shows a line for each sink and keeps it up to date.
+async fn show_status(reporter: Reporter, progress: std::sync::Arc<dyn Progress>) {
     loop {
         for sink in &reporter.status().sinks {
             progress.report(Event::Doing {
@@ -161,8 +164,9 @@ fn summary(report: &Report) -> String {
         })
         .collect();
     if !report.drained {
-        lines
-            .push("what was in hand could not be finished in time and will be repeated".to_owned());
+        lines.push(
+            "records in flight were not finished in time and will be processed again".to_owned(),
+        );
     }
     lines.join("\n")
 }
@@ -174,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_help_names_the_sinks_there_are() {
+    fn the_help_lists_all_sinks() {
         let mut command = Arguments::augment_args(clap::Command::new("run").term_width(0));
         let help = command.render_help().to_string();
         let default = format!("[default: {}]", joined(&SinkKind::ALL, ","));

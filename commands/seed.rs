@@ -1,4 +1,5 @@
-//! `fanout seed`: made-up content and events, some or many or a steady load.
+//! `fanout seed`: writes sample content and events, a fixed number or a steady
+//! load.
 
 use std::time::Duration;
 
@@ -15,25 +16,26 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// What to write.
+/// Arguments of `fanout seed`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// How many events [default: 2, or what rate and duration make]
+    /// Number of events [default: 2, or as many as rate and duration produce]
     #[arg(long)]
     events: Option<u64>,
-    /// How many pieces of content, always the same ones
+    /// Number of contents; every run uses the same ones
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     content: u32,
-    /// Events in a second; without an end, until it is stopped
+    /// Events per second; without --events or --duration, until stopped
     #[arg(long, value_parser = rate)]
     rate: Option<f64>,
-    /// How long the load goes on
+    /// Duration of the load
     #[arg(long, value_parser = duration, requires = "rate")]
     duration: Option<Duration>,
-    /// The same seed makes the same rows, times aside
+    /// Seed of the random generator; the same seed produces the same rows,
+    /// except for times
     #[arg(long, default_value_t = 42)]
     rng_seed: u64,
-    /// Say what would be written, and write nothing
+    /// Print what would be written and write nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -46,8 +48,8 @@ struct Report<'a> {
 }
 
 impl Arguments {
-    /// Whether it goes on until it is stopped.
-    pub fn goes_on(&self) -> bool {
+    /// Returns true if the command runs until it is stopped.
+    pub fn runs_until_stopped(&self) -> bool {
         self.options().is_endless() && !self.dry_run
     }
 
@@ -62,7 +64,7 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &Context) -> Outcome {
-        let connections = context.servers(&[("postgres", Need::Running)]).await?;
+        let connections = context.connect(&[("postgres", Need::Running)]).await?;
         let printer = context.printer();
         let options = self.options();
         if self.dry_run {

@@ -1,4 +1,5 @@
-//! Ctrl-C once is orderly, twice is at once.
+//! Signals: the first Ctrl-C shuts down cleanly, the second one exits
+//! immediately.
 
 use fanout::failure::Kind;
 use tokio::signal::unix::{SignalKind, signal};
@@ -6,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{context::ContextError, exit, outcome::CommandError};
 
-/// Waits for the first SIGINT or SIGTERM, cancels `stop`, and gives the
-/// signal's number. A second signal ends the process there and then.
-pub async fn first(stop: &CancellationToken) -> std::io::Result<i32> {
+/// Waits for the first SIGINT or SIGTERM, cancels `stop`, and returns the
+/// signal's number. A second signal exits the process immediately.
+pub async fn wait_for_signal(stop: &CancellationToken) -> std::io::Result<i32> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut next = async move || {
@@ -26,21 +27,21 @@ pub async fn first(stop: &CancellationToken) -> std::io::Result<i32> {
     Ok(number)
 }
 
-/// Ends a command with `interrupted` when a signal comes first. Commands that
-/// go on take the signal themselves, through `stop`.
-pub async fn interrupts<T>(
+/// Runs a command until it completes or a signal interrupts it. A command that
+/// runs until it is stopped is not interrupted: it handles `stop` itself.
+pub async fn run_until_signal<T>(
     stop: &CancellationToken,
-    goes_on: bool,
+    runs_until_stopped: bool,
     work: impl Future<Output = Result<T, CommandError>>,
 ) -> Result<T, CommandError> {
     tokio::pin!(work);
     tokio::select! {
-        // In this order: the handlers are there before the work says a word.
+        // The order installs the handlers before the command prints anything.
         biased;
-        signal = first(stop) => match signal {
-            Ok(_) if goes_on => work.await,
+        signal = wait_for_signal(stop) => match signal {
+            Ok(_) if runs_until_stopped => work.await,
             Ok(number) => Err(ContextError::Interrupted(number).into()),
-            // Without handlers the system's own way of stopping holds.
+            // Without handlers, a signal has its default effect.
             Err(_) => work.await,
         },
         outcome = &mut work => outcome,

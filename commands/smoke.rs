@@ -1,4 +1,4 @@
-//! `fanout smoke`: one marked event, followed through every hop.
+//! `fanout smoke`: follows a test event through every hop.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,27 +16,27 @@ use crate::{
     context::Context,
     outcome::{Outcome, Verdict},
     printer::Printer,
-    servers::of_pipeline,
+    servers::pipeline_servers,
     table::{render, table},
 };
 
-/// How long to wait, how fast it has to be, and who wants to know.
+/// Arguments of `fanout smoke`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// How long to wait for all hops
+    /// Maximum time to wait for all hops
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// From the commit in Postgres to the board
+    /// Maximum latency from the commit in Postgres to the board
     #[arg(long, default_value = "5s", value_parser = duration)]
     latency_budget: Duration,
-    /// Write a JUnit report, too
+    /// Also write a JUnit report
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
 
-/// The report cannot be written.
+/// Error of writing the JUnit report.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be written", path.display())]
+#[error("cannot write {}", path.display())]
 struct JunitError {
     path: PathBuf,
     #[source]
@@ -53,16 +53,16 @@ impl Failure for JunitError {
     }
 
     fn hint(&self) -> Option<String> {
-        Some("name a file in a folder that can be written to: --junit FILE".to_owned())
+        Some("give a file in a writable folder: --junit FILE".to_owned())
     }
 }
 
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
-        let mut servers = of_pipeline(&config.settings, Need::Ours);
+        let mut servers = pipeline_servers(&config.settings, Need::Ours);
         servers.push(("postgres", Need::Running));
-        let connections = context.connections(&config, &servers).await?;
+        let connections = context.connect_with(&config, &servers).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let options = Options {
@@ -73,8 +73,8 @@ impl Arguments {
         drop(progress);
         if let Some(path) = self.junit {
             let junit = smoke::junit(&report);
-            let written = std::fs::write(&path, printer.secrets().redact(&junit).as_bytes());
-            written.map_err(|source| JunitError { path, source })?;
+            let result = std::fs::write(&path, printer.secrets().redact(&junit).as_bytes());
+            result.map_err(|source| JunitError { path, source })?;
         }
         let broken = report.broken();
         let verdict = match broken {
@@ -95,14 +95,14 @@ impl Arguments {
 fn show(report: &Report, printer: &Printer) -> String {
     let mut hops = table(["HOP", "", "MS", "EVIDENCE"]);
     for hop in &report.hops {
-        let word = match hop.outcome {
+        let outcome = match hop.outcome {
             HopOutcome::Ok => "ok",
             HopOutcome::Broken => "BROKEN",
             HopOutcome::Skipped => "skipped",
         };
         hops.add_row([
             hop.place.name().to_owned(),
-            word.to_owned(),
+            outcome.to_owned(),
             hop.millis
                 .map_or_else(|| "-".to_owned(), |millis| format!("{millis:.0}")),
             escape(&hop.evidence).into_owned(),
@@ -110,8 +110,8 @@ fn show(report: &Report, printer: &Printer) -> String {
     }
     let mut text = format!("event {}\n{}", report.event_id, render(&hops));
     if let Some(hop) = report.broken() {
-        let first = format!("\n\nfirst broken hop: {}", hop.place.name());
-        text.push_str(&first);
+        let line = format!("\n\nfirst broken hop: {}", hop.place.name());
+        text.push_str(&line);
         if let Some(hint) = &hop.hint {
             text.push_str("\nhint: ");
             text.push_str(&escape(&printer.hint(hint)));

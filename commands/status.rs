@@ -1,4 +1,5 @@
-//! `fanout status`: services, connector, slot, sinks, and where it is stuck.
+//! `fanout status`: shows services, connector, slot and sinks, and what blocks
+//! them.
 
 use std::time::Duration;
 
@@ -18,26 +19,27 @@ use crate::{
     table::{render, table},
 };
 
-/// Between two looks of `--watch`.
+/// Refresh interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Clears the terminal and goes to its upper left corner.
+/// Escape codes that clear the terminal and move the cursor to the upper left
+/// corner.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
-/// What to show.
+/// Arguments of `fanout status`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Show it again every two seconds, until interrupted
+    /// Refresh every two seconds until interrupted
     #[arg(short, long)]
     watch: bool,
-    /// End with 5 where anything does not work
+    /// Exit with 5 if anything does not work
     #[arg(long, conflicts_with = "watch")]
     check: bool,
 }
 
 impl Arguments {
-    /// Whether it runs until it is stopped.
-    pub fn goes_on(&self) -> bool {
+    /// Returns true if the command runs until it is stopped.
+    pub fn runs_until_stopped(&self) -> bool {
         self.watch
     }
 
@@ -45,7 +47,7 @@ impl Arguments {
         if self.watch {
             return watch(context).await;
         }
-        let report = look(context).await?;
+        let report = fetch_report(context).await?;
         let verdict = match (self.check, &report.stuck) {
             (true, Some(_)) => Verdict::CheckFalse,
             _ => Verdict::Done,
@@ -55,12 +57,12 @@ impl Arguments {
     }
 }
 
-async fn look(context: &Context) -> Result<Report, CommandError> {
-    // Anew at every look: ports may have changed since.
+async fn fetch_report(context: &Context) -> Result<Report, CommandError> {
+    // Loaded at every refresh, because ports may have changed.
     let config = context.config()?;
-    context.known(&config).await?;
+    context.recorded_state(&config).await?;
     let site = context.site()?;
-    // Many questions at once: on the heap.
+    // The future holds many concurrent requests, so it is boxed.
     Ok(Box::pin(status(&site, &config)).await?)
 }
 
@@ -68,13 +70,13 @@ async fn watch(context: &Context) -> Outcome {
     let printer = context.printer();
     loop {
         let report = tokio::select! {
-            report = look(context) => report?,
+            report = fetch_report(context) => report?,
             () = context.stop().cancelled() => return Ok(Verdict::Done),
         };
         if printer.is_json() {
-            // As a single look has it: that something is stuck is an answer.
+            // As without `--watch`: a blocked pipeline is a valid result.
             printer.document("status", true, &report);
-        } else if printer.colors() {
+        } else if printer.has_colors() {
             printer.data(&format!("{CLEAR}{}", page(&report, printer)));
         } else {
             printer.data(&format!("{}\n", page(&report, printer)));
@@ -89,19 +91,16 @@ async fn watch(context: &Context) -> Outcome {
 fn page(report: &Report, printer: &Printer) -> String {
     let mut parts = vec![services(&report.services), source(report)];
     if !report.sinks.is_empty() {
-        let troubles = report
-            .sinks
-            .iter()
-            .filter_map(|sink| trouble(sink, printer));
+        let remarks = report.sinks.iter().filter_map(|sink| remark(sink, printer));
         let table = std::iter::once(sinks(report));
-        parts.push(table.chain(troubles).collect::<Vec<_>>().join("\n"));
-    } else if let Some(letters) = &report.dead_letters {
-        parts.extend(of_absent_sinks(letters));
+        parts.push(table.chain(remarks).collect::<Vec<_>>().join("\n"));
+    } else if let Some(dead_letters) = &report.dead_letters {
+        parts.extend(dead_letters_by_sink(dead_letters));
     }
     if let Some(stuck) = &report.stuck {
-        let why = escape(&stuck.why);
+        let reason = escape(&stuck.why);
         parts.push(format!(
-            "stuck at {}: {why}\n\nhint: {}",
+            "blocked at {}: {reason}\n\nhint: {}",
             escape(&stuck.at),
             escape(&printer.hint(&stuck.remedy))
         ));
@@ -110,34 +109,34 @@ fn page(report: &Report, printer: &Printer) -> String {
 }
 
 fn services(services: &[ServiceStatus]) -> String {
-    let some_in_containers = services.iter().any(|one| one.container.is_some());
-    let what = if some_in_containers {
+    let has_containers = services.iter().any(|service| service.container.is_some());
+    let process_heading = if has_containers {
         "PID, CONTAINER"
     } else {
         "PID"
     };
-    let mut table = table(["SERVICE", "STATE", "RUNTIME", "FOR", what, "URL"]);
+    let mut table = table(["SERVICE", "STATE", "RUNTIME", "FOR", process_heading, "URL"]);
     for service in services {
         let pid = service.pid.map(|pid| pid.to_string());
-        let what = pid.or_else(|| service.container.clone());
+        let process = pid.or_else(|| service.container.clone());
         table.add_row([
             service.name.as_str(),
             service.state.name(),
             service.runtime.name(),
             &service.since_ms.map_or("-".to_owned(), age),
-            what.as_deref().unwrap_or("-"),
+            process.as_deref().unwrap_or("-"),
             &service.url.to_string(),
         ]);
     }
     render(&table)
 }
 
-/// The connector, its slot and the source, a line each; of the source each thing
-/// that is wrong.
+/// Formats the connector, its slot and each finding about the source, one line
+/// each.
 fn source(report: &Report) -> String {
-    let unknown = |problem: &Option<String>, none: &str| match problem {
+    let unknown = |problem: &Option<String>, absent: &str| match problem {
         Some(problem) => format!("unknown: {}", escape(problem)),
-        None => none.to_owned(),
+        None => absent.to_owned(),
     };
     let connector = match &report.connector {
         Some(connector) => format!("{}: {}", connector.name, connector.summary()),
@@ -145,11 +144,11 @@ fn source(report: &Report) -> String {
     };
     let slot = match &report.slot {
         Some(slot) => {
-            let reader = if slot.active { "active" } else { "inactive" };
+            let state = if slot.active { "active" } else { "inactive" };
             let lag = slot
                 .lag_bytes
                 .map_or("unknown".to_owned(), |bytes| bytes.to_string());
-            format!("{}: {reader}, {lag} bytes behind", slot.name)
+            format!("{}: {state}, {lag} bytes behind", slot.name)
         }
         None => unknown(&report.slot_problem, "none"),
     };
@@ -160,7 +159,7 @@ fn source(report: &Report) -> String {
     text
 }
 
-/// What is wrong with the source; one line where nothing is.
+/// Returns the findings about the source, or one line if there are none.
 fn findings(source: &Standing) -> Vec<String> {
     let mut lines: Vec<String> = source
         .findings
@@ -168,7 +167,7 @@ fn findings(source: &Standing) -> Vec<String> {
         .map(|finding| format!("{}: {}", severity(finding.severity), escape(&finding.what)))
         .collect();
     if let Some(problem) = &source.problem {
-        lines.push(format!("not seen in full: {}", escape(problem)));
+        lines.push(format!("incompletely checked: {}", escape(problem)));
     }
     if lines.is_empty() {
         lines.push("as expected".to_owned());
@@ -217,47 +216,48 @@ fn sinks(report: &Report) -> String {
     render(&table)
 }
 
-/// The dead letters where no worker says which sinks there are: `dead letters
-/// clickhouse 1, http 4`.
-fn of_absent_sinks(letters: &DeadLetters) -> Option<String> {
-    let sinks = letters.counts.keys();
-    let counts = sinks.map(|sink| format!("{} {}", escape(sink), shown(letters, sink)));
+/// Formats the dead letters of a project whose worker does not report its
+/// sinks: `dead letters  clickhouse 1, http 4`.
+fn dead_letters_by_sink(dead_letters: &DeadLetters) -> Option<String> {
+    let sinks = dead_letters.counts.keys();
+    let counts = sinks.map(|sink| format!("{} {}", escape(sink), count(dead_letters, sink)));
     let counts: Vec<String> = counts.collect();
     (!counts.is_empty()).then(|| format!("dead letters  {}", counts.join(", ")))
 }
 
-/// Nothing is known where Kafka does not answer.
+/// Formats the number of a sink's dead letters, or `-` if Kafka is unreachable.
 fn dead_letters(report: &Report, sink: &str) -> String {
-    let letters = report.dead_letters.as_ref();
-    letters.map_or("-".to_owned(), |letters| shown(letters, sink))
+    let dead_letters = report.dead_letters.as_ref();
+    dead_letters.map_or("-".to_owned(), |letters| count(letters, sink))
 }
 
-fn shown(letters: &DeadLetters, sink: &str) -> String {
-    let count = letters.of(sink);
-    if letters.is_complete {
+fn count(dead_letters: &DeadLetters, sink: &str) -> String {
+    let count = dead_letters.of(sink);
+    if dead_letters.is_complete {
         count.to_string()
     } else {
         format!("{count} or more")
     }
 }
 
-/// `~` before a number that is estimated from offsets.
+/// Formats the lag of a sink, with `~` if it is estimated from offsets.
 pub fn lag(sink: &SinkStatus) -> String {
-    let about = if sink.lag_is_estimate { "~" } else { "" };
+    let prefix = if sink.lag_is_estimate { "~" } else { "" };
     sink.lag
-        .map_or("-".to_owned(), |lag| format!("{about}{lag}"))
+        .map_or("-".to_owned(), |lag| format!("{prefix}{lag}"))
 }
 
-/// Why a sink does not go on, and what mends it; or with what it is busy besides
-/// new records.
-fn trouble(sink: &SinkStatus, printer: &Printer) -> Option<String> {
+/// Describes why a sink is halted, degraded or retrying, with the remedy, or
+/// what else it is busy with besides new records.
+fn remark(sink: &SinkStatus, printer: &Printer) -> Option<String> {
     let name = &sink.name;
     if let Some(halt) = &sink.halt {
         let (reason, remedy) = (escape(&halt.reason), printer.hint(&halt.remedy));
         return Some(format!("{name} halted: {reason}; {}", escape(&remedy)));
     }
-    if let Some(caution) = &sink.caution {
-        let (reason, remedy) = (escape(&caution.reason), printer.hint(&caution.remedy));
+    if let Some(degradation) = &sink.caution {
+        let reason = escape(&degradation.reason);
+        let remedy = printer.hint(&degradation.remedy);
         return Some(format!("{name} is degraded: {reason}; {}", escape(&remedy)));
     }
     if sink.state == SinkState::Running {
@@ -271,7 +271,7 @@ fn trouble(sink: &SinkStatus, printer: &Printer) -> Option<String> {
     Some(format!("{name} is retrying: {}", escape(detail)))
 }
 
-/// How long ago a moment is, in milliseconds since the epoch.
+/// Formats the time since an instant, given in milliseconds since the epoch.
 fn age(since_ms: i64) -> String {
     let now = jiff::Timestamp::now().as_millisecond();
     let millis = u64::try_from(now - since_ms).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `fanout stub`: the external system, in the foreground.
+//! `fanout stub`: runs the mock external system in the foreground.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -15,30 +15,31 @@ use crate::{
     outcome::{Outcome, Verdict},
 };
 
-/// Where it listens and how it misbehaves.
+/// Arguments of `fanout stub`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on; port 0 selects a free port
     #[arg(long, default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
-    /// Folder that keeps what was accepted [default: the project's]
+    /// Folder for the accepted events [default: the project's]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Events to keep; the oldest are forgotten, and their keys with them
+    /// Number of events to keep; the oldest are deleted together with their
+    /// keys
     #[arg(long, value_name = "N", default_value_t = Limits::default().stub_events,
         value_parser = clap::value_parser!(u64).range(1..))]
     keep_events: u64,
-    /// MiB of events to keep
+    /// Size of the events to keep, in MiB
     #[arg(long, value_name = "N", default_value_t = Limits::default().stub_mib,
         value_parser = clap::value_parser!(u64).range(1..))]
     keep_mib: u64,
-    /// Part of the events to fail, from 0 to 1
+    /// Fraction of the requests to fail, from 0 to 1
     #[arg(long, value_name = "RATE", value_parser = rate)]
     fail_rate: Option<f64>,
-    /// Status to fail with [default: 503]; without a rate all fail
+    /// Status of failures [default: 503]; without a rate, every request fails
     #[arg(long, value_parser = clap::value_parser!(u16).range(200..600))]
     status: Option<u16>,
-    /// Wait so long before each answer to an event
+    /// Delay before each response to an event
     #[arg(long, default_value = "0", value_parser = duration_or_zero)]
     delay: Duration,
 }
@@ -85,7 +86,7 @@ impl Arguments {
         let printer = context.printer();
         if stub.torn() > 0 {
             let torn = stub.torn();
-            printer.note(&format!("cut off {torn} bytes of a half-written event"));
+            printer.note(&format!("discarded {torn} bytes of an incomplete event"));
         }
         let url = &listening.url;
         let known = listening.known;

@@ -1,9 +1,9 @@
-//! The one look of fanout's tables: no borders, a header, columns two blanks
-//! apart; what scripts cut with ease and people read without help.
+//! The layout of fanout's tables: a header, no borders, and columns two spaces
+//! apart, which both people and scripts can read.
 
 use comfy_table::{ContentArrangement, Table, TableStyle};
 
-/// An empty table under these headings.
+/// Creates an empty table with these headings.
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
@@ -16,12 +16,12 @@ pub fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// The text of a table without blanks at the ends of its lines.
+/// Renders a table without trailing spaces.
 pub fn render(table: &Table) -> String {
     table.trim_fmt()
 }
 
-/// The end of a counted noun: `1 row`, `2 rows`.
+/// Returns the suffix of a counted noun: `1 row`, `2 rows`.
 pub fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
 }

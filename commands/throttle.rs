@@ -1,8 +1,8 @@
-//! Keeps what repeats itself from filling a log: of lines that are alike, only
-//! so many a minute are written, then how many were not.
+//! Limits repeated log lines: of similar lines, only [`BURST`] per minute are
+//! written, then a summary with the number of suppressed lines.
 //!
-//! Lines are alike when they are written by the same statement about the same
-//! sink, with the same code.
+//! Lines are similar if the same statement writes them about the same sink with
+//! the same code.
 
 use std::{
     collections::HashMap,
@@ -14,25 +14,26 @@ use std::{
 use tracing::{Event, Subscriber, callsite::Identifier, field::Field};
 use tracing_subscriber::layer::{Context, Layer};
 
-/// Lines that are alike in one [`WINDOW`].
+/// Maximum number of similar lines in one [`WINDOW`].
 const BURST: u32 = 20;
 
-/// What is counted over.
+/// Period over which similar lines are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What was left out is looked for this often.
+/// Interval between two checks for suppressed lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Kinds of line that are told apart. There are far fewer.
+/// Maximum number of kinds of lines that are counted separately. In practice
+/// there are far fewer.
 const MAX_KINDS: usize = 1_000;
 
-/// Characters of a message that say which it was.
+/// Number of characters of a message that a summary contains.
 const MAX_MESSAGE: usize = 200;
 
-/// Where the lines of this module itself are from.
+/// Target of the lines that this module writes itself.
 const OWN: &str = module_path!();
 
-/// Lines that are alike.
+/// The key of similar lines.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kind {
     statement: Identifier,
@@ -40,18 +41,18 @@ struct Kind {
     code: String,
 }
 
-/// What was written of a kind since then.
+/// Number of lines of a kind since an instant.
 #[derive(Debug)]
 struct Count {
     since: Instant,
     written: u32,
-    left_out: u64,
+    suppressed: u64,
     message: String,
 }
 
-/// What was not written.
+/// Summary of suppressed lines.
 #[derive(Debug, PartialEq, Eq)]
-struct LeftOut {
+struct Suppressed {
     sink: String,
     code: String,
     message: String,
@@ -63,8 +64,8 @@ struct LeftOut {
 struct Limiter(HashMap<Kind, Count>);
 
 impl Limiter {
-    /// Whether a line may be written.
-    fn takes(&mut self, now: Instant, kind: Kind, message: &str) -> bool {
+    /// Counts a line. Returns true if it may be written.
+    fn admit(&mut self, now: Instant, kind: Kind, message: &str) -> bool {
         let mut kind = kind;
         if self.0.len() >= MAX_KINDS && !self.0.contains_key(&kind) {
             kind.sink.clear();
@@ -73,10 +74,10 @@ impl Limiter {
         let count = self.0.entry(kind).or_insert_with(|| Count {
             since: now,
             written: 0,
-            left_out: 0,
+            suppressed: 0,
             message: message.chars().take(MAX_MESSAGE).collect(),
         });
-        if count.left_out == 0 && now.duration_since(count.since) >= WINDOW {
+        if count.suppressed == 0 && now.duration_since(count.since) >= WINDOW {
             count.since = now;
             count.written = 0;
         }
@@ -84,32 +85,34 @@ impl Limiter {
             count.written += 1;
             return true;
         }
-        count.left_out += 1;
+        count.suppressed += 1;
         false
     }
 
-    /// What was left out in a window that is over; its kind begins anew.
-    fn take_over(&mut self, now: Instant, at_end: bool) -> Vec<LeftOut> {
-        let is_over = |count: &Count| at_end || now.duration_since(count.since) >= WINDOW;
-        let over = self.0.extract_if(|_, count| is_over(count));
-        over.filter(|(_, count)| count.left_out > 0)
-            .map(|(kind, count)| LeftOut {
+    /// Removes the counts of windows that have ended, or all counts if
+    /// `is_shutdown`. Returns summaries of the suppressed lines.
+    fn take_ended(&mut self, now: Instant, is_shutdown: bool) -> Vec<Suppressed> {
+        let is_ended = |count: &Count| is_shutdown || now.duration_since(count.since) >= WINDOW;
+        let ended = self.0.extract_if(|_, count| is_ended(count));
+        ended
+            .filter(|(_, count)| count.suppressed > 0)
+            .map(|(kind, count)| Suppressed {
                 sink: kind.sink,
                 code: kind.code,
                 message: count.message,
-                count: count.left_out,
+                count: count.suppressed,
             })
             .collect()
     }
 }
 
-/// The layer of a subscriber that leaves lines out. Clones are the same one.
+/// Subscriber layer that suppresses lines. Clones share their counts.
 #[derive(Debug, Clone, Default)]
 pub struct Throttle(Arc<Mutex<Limiter>>);
 
 impl Throttle {
-    /// Writes from time to time how many lines were left out, and once more
-    /// when it is dropped.
+    /// Starts a reporter that logs the number of suppressed lines periodically,
+    /// and once more when it is dropped.
     pub fn reporter(&self) -> Reporter {
         let throttle = self.clone();
         let task = tokio::spawn(async move {
@@ -124,18 +127,18 @@ impl Throttle {
         }
     }
 
-    fn report(&self, at_end: bool) {
-        let over = {
+    fn report(&self, is_shutdown: bool) {
+        let summaries = {
             let mut limiter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            limiter.take_over(Instant::now(), at_end)
+            limiter.take_ended(Instant::now(), is_shutdown)
         };
-        for left_out in over {
-            let LeftOut {
+        for suppressed in summaries {
+            let Suppressed {
                 sink,
                 code,
                 message,
                 count,
-            } = left_out;
+            } = suppressed;
             let sink = Some(sink).filter(|sink| !sink.is_empty());
             let code = Some(code).filter(|code| !code.is_empty());
             tracing::warn!(sink, code, count, "more lines like this: {message}");
@@ -143,7 +146,7 @@ impl Throttle {
     }
 }
 
-/// Reports what a [`Throttle`] leaves out.
+/// Reports the lines that a [`Throttle`] suppresses.
 #[derive(Debug)]
 pub struct Reporter {
     throttle: Throttle,
@@ -170,11 +173,11 @@ impl<S: Subscriber> Layer<S> for Throttle {
             code: fields.code,
         };
         let mut limiter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        limiter.takes(Instant::now(), kind, &fields.message)
+        limiter.admit(Instant::now(), kind, &fields.message)
     }
 }
 
-/// The fields by which lines are told apart.
+/// The fields of a line that determine its kind.
 #[derive(Debug, Default)]
 struct Fields {
     sink: String,
@@ -218,37 +221,38 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_cut_short_and_counted_and_others_are_not_held_up() {
+    fn a_burst_is_suppressed_and_counted_without_affecting_other_lines() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
         let written = (0..50_000)
-            .filter(|_| limiter.takes(now, kind("http", "bad_type"), "dead-lettered"))
+            .filter(|_| limiter.admit(now, kind("http", "bad_type"), "dead-lettered"))
             .count();
         assert_eq!(written, 20);
-        assert!(limiter.takes(now, kind("http", "bad_uuid"), "dead-lettered"));
-        assert!(limiter.takes(now, kind("redis", "bad_type"), "dead-lettered"));
-        assert!(limiter.take_over(now, false).is_empty());
+        assert!(limiter.admit(now, kind("http", "bad_uuid"), "dead-lettered"));
+        assert!(limiter.admit(now, kind("redis", "bad_type"), "dead-lettered"));
+        assert!(limiter.take_ended(now, false).is_empty());
         let later = now + WINDOW;
-        assert!(!limiter.takes(later, kind("http", "bad_type"), "dead-lettered"));
-        let over = limiter.take_over(later, false);
-        let expected = LeftOut {
+        assert!(!limiter.admit(later, kind("http", "bad_type"), "dead-lettered"));
+        let summaries = limiter.take_ended(later, false);
+        let expected = Suppressed {
             sink: "http".to_owned(),
             code: "bad_type".to_owned(),
             message: "dead-lettered".to_owned(),
             count: 49_981,
         };
-        assert_eq!(over, [expected]);
+        assert_eq!(summaries, [expected]);
         assert!(limiter.0.is_empty());
-        assert!(limiter.takes(later, kind("http", "bad_type"), "dead-lettered"));
+        assert!(limiter.admit(later, kind("http", "bad_type"), "dead-lettered"));
     }
 
     #[test]
-    fn what_is_left_out_is_counted_at_the_end_too() {
+    fn suppressed_lines_are_counted_on_shutdown() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
         for _ in 0..=BURST {
-            limiter.takes(now, kind("http", ""), "trying again");
+            limiter.admit(now, kind("http", ""), "retrying");
         }
-        let over = limiter.take_over(now, true);
-        assert_eq!(over.iter().map(|one| one.count).collect::<Vec<_>>(), [1]);
+        let summaries = limiter.take_ended(now, true);
+        let counts: Vec<u64> = summaries.iter().map(|summary| summary.count).collect();
+        assert_eq!(counts, [1]);
     }
 
     proptest! {
@@ -257,20 +261,20 @@ mod tests {
             lines in proptest::collection::vec((0_u64..2_000, 0_u16..1_500), 0..3_000),
         ) {
             let (mut limiter, start) = (Limiter::default(), Instant::now());
-            let (mut at, mut written, mut counted) = (Duration::ZERO, 0, 0);
+            let (mut elapsed, mut written, mut counted) = (Duration::ZERO, 0, 0);
             let total = lines.len() as u64;
             for (pause_ms, code) in lines {
-                at += Duration::from_millis(pause_ms);
+                elapsed += Duration::from_millis(pause_ms);
                 let kind = kind("http", &code.to_string());
-                written += u64::from(limiter.takes(start + at, kind, "x"));
+                written += u64::from(limiter.admit(start + elapsed, kind, "x"));
                 if code == 0 {
-                    let over = limiter.take_over(start + at, false);
-                    counted += over.iter().map(|one| one.count).sum::<u64>();
+                    let summaries = limiter.take_ended(start + elapsed, false);
+                    counted += summaries.iter().map(|summary| summary.count).sum::<u64>();
                 }
                 prop_assert!(limiter.0.len() <= MAX_KINDS + 1);
             }
-            let rest = limiter.take_over(start + at, true);
-            counted += rest.iter().map(|one| one.count).sum::<u64>();
+            let rest = limiter.take_ended(start + elapsed, true);
+            counted += rest.iter().map(|summary| summary.count).sum::<u64>();
             prop_assert_eq!(written + counted, total);
         }
     }

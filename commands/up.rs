@@ -1,4 +1,4 @@
-//! `fanout up`: the plan, a line for each service, and where everything is.
+//! `fanout up`: prints the plan, applies it, and lists the endpoints.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     arguments::duration,
-    confirm::agreed,
+    confirm::ask_yes_or_no,
     context::Context,
     outcome::{Outcome, Verdict},
     table::{render, table},
@@ -25,35 +25,35 @@ use crate::{
 /// The service that `--no-run` leaves out.
 const PIPELINE: &str = "pipeline";
 
-/// `--timeout` where it is not given.
+/// Default of `--timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What to bring up, and how.
+/// Arguments of `fanout up`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only these services and what they need
+    /// Start only these services and their dependencies
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
-    /// How long a service may take from its start until it serves
+    /// Maximum time to wait for a service to become ready
     #[arg(long, default_value = "180s", value_parser = duration)]
     timeout: Duration,
-    /// Take the configured ports, or free ones where those are taken
+    /// Use the configured ports, or (auto) free ports instead of ports in use
     #[arg(long, value_enum, default_value_t)]
     ports: Ports,
-    /// Download what is not there, or what is there too
+    /// When to download images and binaries
     #[arg(long, value_enum, default_value_t)]
     pull: PullChoice,
-    /// Replace running services that differ from their definition
+    /// When to replace running services: if their definition changed (auto),
+    /// never, or always (force)
     #[arg(long, value_enum, default_value_t)]
     recreate: RecreateChoice,
-    /// Leave the pipeline out: to run `fanout run` by hand
+    /// Do not start the pipeline; start it yourself with `fanout run`
     #[arg(long)]
     no_run: bool,
     /// Print the plan and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Alter servers that are not fanout's own without asking, and create an empty
-    /// table where one was dropped
+    /// Without asking, alter external servers and recreate dropped tables empty
     #[arg(long)]
     yes: bool,
 }
@@ -84,13 +84,13 @@ enum RecreateChoice {
 #[derive(Debug, Serialize)]
 struct Planned<'a> {
     dry_run: bool,
-    /// Why a new project is run as it is, where nobody has said.
+    /// Why this runtime was chosen for a new project, if none was requested.
     because: Option<&'a str>,
-    /// What would be downloaded first.
+    /// Downloads needed before the start.
     downloads: Vec<&'a str>,
-    /// Ports other than the usual ones.
+    /// Ports used instead of the default ones.
     moved: &'a [Moved],
-    /// What was to be changed on servers that ran already.
+    /// Changes to servers that were already running.
     #[serde(flatten)]
     review: &'a Review,
     #[serde(flatten)]
@@ -105,8 +105,8 @@ impl Arguments {
         let printer = context.printer();
         if self.dry_run {
             let up = up::dry_run(site, &config, request).await?;
-            if let Some(because) = up.because() {
-                printer.note(because);
+            if let Some(reason) = up.because() {
+                printer.note(reason);
             }
             let review = up.review(true, &*printer.progress()).await?;
             let report = up.report(false);
@@ -114,8 +114,8 @@ impl Arguments {
         }
         let mut up = up::prepare(site, &config, request).await?;
         let moved = up.moved();
-        if let Some(because) = up.because() {
-            printer.note(because);
+        if let Some(reason) = up.because() {
+            printer.note(reason);
         }
         let review = up.review(false, &*printer.progress()).await?;
         if !up.plan().is_empty() || !review.alterations.is_empty() {
@@ -123,7 +123,7 @@ impl Arguments {
         }
         if self.yes {
             up.agree(&review, Consent::All)?;
-        } else if self.is_agreed(context, &review).await {
+        } else if self.is_confirmed(context, &review).await {
             up.agree(&review, review.consent())?;
         } else {
             return Err(up.decline(&review).into());
@@ -132,8 +132,8 @@ impl Arguments {
         conclude(context, &up, &moved, &review, &report, false)
     }
 
-    /// The command as it was typed, without its global flags.
-    fn typed(&self) -> String {
+    /// Returns the command line without its global flags.
+    fn command_line(&self) -> String {
         let mut words = vec!["fanout up".to_owned()];
         words.extend(self.services.iter().cloned());
         let seconds = self.timeout.as_secs();
@@ -158,29 +158,31 @@ impl Arguments {
         words.extend(
             flags
                 .into_iter()
-                .filter_map(|(given, flag)| given.then_some(flag)),
+                .filter_map(|(is_given, flag)| is_given.then_some(flag)),
         );
         words.join(" ")
     }
 
-    /// Asks, where something has to be agreed to.
-    async fn is_agreed(&self, context: &Context, review: &Review) -> bool {
+    /// Asks for confirmation if a change requires it. Returns true if the
+    /// changes may be made.
+    async fn is_confirmed(&self, context: &Context, review: &Review) -> bool {
         if review.to_agree().next().is_none() {
             return true;
         }
         if context.printer().is_quiet() {
-            // Nobody agrees to what they were not shown.
+            // Show the changes even with `--quiet`: the user must see what they
+            // confirm.
             context.printer().warn(&up::listing(review.to_agree()));
         }
-        agreed(context, "make these changes?").await
+        ask_yes_or_no(context, "make these changes?").await
     }
 
     fn request(&self, context: &Context) -> Request {
-        let without = self.no_run.then(|| PIPELINE.to_owned());
+        let excluded = self.no_run.then(|| PIPELINE.to_owned());
         Request {
             wishes: Wishes {
                 services: self.services.clone(),
-                without: without.into_iter().collect(),
+                without: excluded.into_iter().collect(),
                 runtime: context.global().runtime.explicit(),
                 ports: match self.ports {
                     Ports::Fixed => PortMode::Fixed,
@@ -200,7 +202,7 @@ impl Arguments {
                 PullChoice::Never => Pull::Never,
             },
             consent: Consent::None,
-            typed: self.typed(),
+            typed: self.command_line(),
         }
     }
 }
@@ -229,7 +231,7 @@ fn conclude(
             } else if report.changed {
                 format!(
                     "{}{}",
-                    altered(report, context),
+                    alterations(report, context),
                     endpoints(&report.services)
                 )
             } else {
@@ -238,27 +240,30 @@ fn conclude(
         })
 }
 
-/// The plan, with what is downloaded for it and which ports it takes instead.
+/// Formats the plan with its downloads, reassigned ports and alterations.
 fn listing(up: &Up, moved: &[Moved], review: &Review) -> String {
     let mut text = steps(up.plan());
     let downloads = up.downloads();
     if !downloads.is_empty() {
-        text.push_str("\nto be installed first: ");
+        text.push_str("\nwill be downloaded first: ");
         text.push_str(&downloads.join(", "));
     }
-    for one in moved {
+    for port in moved {
         text.push('\n');
-        text.push_str(&escape(&one.to_string()));
+        text.push_str(&escape(&port.to_string()));
     }
     if !review.alterations.is_empty() {
-        let altered = up::listing(review.alterations.iter());
+        let alterations = up::listing(review.alterations.iter());
         text.push_str(&format!(
-            "\n\nchanges on servers that run already\n{}",
-            escape_lines(&altered)
+            "\n\nchanges to running servers\n{}",
+            escape_lines(&alterations)
         ));
     }
     for unknown in &review.unknown {
-        text.push_str(&format!("\nrequirements unknown: {}", escape(unknown)));
+        text.push_str(&format!(
+            "\ncannot determine all changes: {}",
+            escape(unknown)
+        ));
     }
     text
 }
@@ -271,28 +276,29 @@ fn steps(plan: &Plan) -> String {
         action,
     } in &plan.steps
     {
-        let because = action.because().join(", ");
-        let action = if because.is_empty() {
+        let reasons = action.because().join(", ");
+        let action = if reasons.is_empty() {
             action.name().to_owned()
         } else {
-            format!("{}: {because}", action.name())
+            format!("{}: {reasons}", action.name())
         };
         table.add_row([service.as_str(), runtime.name(), &action]);
     }
     render(&table)
 }
 
-/// What was made or repaired, and what recovers the changes missed until then.
-fn altered(report: &Report, context: &Context) -> String {
+/// Lists what was created or repaired, and the command that recovers changes
+/// missed before the repair.
+fn alterations(report: &Report, context: &Context) -> String {
     let mut text = String::new();
-    for one in &report.altered {
-        let (service, what) = (&one.service, escape_lines(&one.what));
-        text.push_str(&format!("{service}: {what}\n"));
+    for alteration in &report.altered {
+        let (service, change) = (&alteration.service, escape_lines(&alteration.what));
+        text.push_str(&format!("{service}: {change}\n"));
     }
     if let Some(remedy) = report.remedy {
         let remedy = context.printer().hint(remedy);
         text.push_str(&format!(
-            "\nchanges made before this repair may be missing; to recover them: {remedy}\n"
+            "\nchanges made before this repair may be missing; to recover them, run: {remedy}\n"
         ));
     }
     if !text.is_empty() {
@@ -302,7 +308,7 @@ fn altered(report: &Report, context: &Context) -> String {
 }
 
 fn endpoints(services: &[Endpoint]) -> String {
-    let mut table = table(["SERVICE", "URL", "WHAT IT IS"]);
+    let mut table = table(["SERVICE", "URL", "DESCRIPTION"]);
     for service in services {
         table.add_row([&service.name, &service.url.to_string(), &service.about]);
     }

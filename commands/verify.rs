@@ -1,4 +1,4 @@
-//! `fanout verify`: whether every store holds what the source says.
+//! `fanout verify`: checks that every store matches the source.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -14,17 +14,17 @@ use crate::{
     arguments::duration,
     context::Context,
     outcome::{Outcome, Verdict},
-    servers::of_pipeline,
+    servers::pipeline_servers,
     table::{render, table},
 };
 
-/// The widest a side of a difference is shown.
+/// Maximum width of one side of a difference.
 const SIDE_WIDTH: usize = 60;
 
-/// How long to wait.
+/// Arguments of `fanout verify`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// How long to wait until every sink has caught up
+    /// Maximum time to wait until every sink has caught up
     #[arg(long, default_value = "60s", value_parser = duration)]
     timeout: Duration,
 }
@@ -32,9 +32,9 @@ pub struct Arguments {
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
-        let mut servers = of_pipeline(&config.settings, Need::Ours);
+        let mut servers = pipeline_servers(&config.settings, Need::Ours);
         servers.extend([("postgres", Need::Running), ("kafka", Need::Running)]);
-        let connections = context.connections(&config, &servers).await?;
+        let connections = context.connect_with(&config, &servers).await?;
         let printer = context.printer();
         let progress = printer.progress();
         let scratch = context.scratch()?;
@@ -57,10 +57,10 @@ impl Arguments {
 fn show(report: &Report) -> String {
     let mut checks = table(["CHECK", "COMPARED", "DIFFERENCES", "EXCUSED", ""]);
     for findings in &report.checks {
-        let word = if findings.differences > 0 {
+        let result = if findings.differences > 0 {
             "FAILED"
         } else if findings.unjudged > 0 {
-            "NOT JUDGED"
+            "NOT CHECKED"
         } else if findings.skipped {
             "skipped"
         } else {
@@ -71,12 +71,12 @@ fn show(report: &Report) -> String {
             &findings.compared.to_string(),
             &findings.differences.to_string(),
             &findings.excused.to_string(),
-            word,
+            result,
         ]);
     }
     let mut text = render(&checks);
     for findings in &report.checks {
-        remarks(findings, &mut text);
+        push_notes(findings, &mut text);
     }
     if report
         .checks
@@ -100,8 +100,8 @@ fn show(report: &Report) -> String {
     text
 }
 
-/// Notes and what dead letters excuse.
-fn remarks(findings: &Findings, text: &mut String) {
+/// Appends the notes of a check and the differences that dead letters excuse.
+fn push_notes(findings: &Findings, text: &mut String) {
     for note in &findings.notes {
         let _ = write!(text, "\nnote: {}: {}", name(findings.check), escape(note));
     }
@@ -135,16 +135,16 @@ fn row(difference: &Difference) -> [String; 5] {
         Some(text) => ellipsis(&escape(text), SIDE_WIDTH).into_owned(),
         None => "-".to_owned(),
     };
-    let what = match (difference.kind, &difference.what) {
+    let description = match (difference.kind, &difference.what) {
         (Kind::Missing, _) => "missing",
         (Kind::Extra, _) => "extra",
-        (Kind::Differs, Some(what)) => what,
+        (Kind::Differs, Some(description)) => description,
         (Kind::Differs, None) => "differs",
     };
     [
         name(difference.check).to_owned(),
         escape(&difference.id).into_owned(),
-        escape(what).into_owned(),
+        escape(description).into_owned(),
         side(&difference.expected),
         side(&difference.found),
     ]

@@ -27,7 +27,7 @@ fn deleting_the_connector_or_its_position_is_confirmed() {
         (
             &["connector", "apply", "--forget-offsets"],
             "hint: fanout connector apply --forget-offsets --yes\n",
-            "forget the position of connector pg-engagement-cdc for good",
+            "permanently delete the position of connector pg-engagement-cdc",
         ),
     ] {
         let ended = with_servers().run(call).with(6);

@@ -142,7 +142,7 @@ fn killed_services(stack: &Stack) {
         stack.kill(service);
         eventually(&format!("{service} is reported missing"), || {
             let ended = stack.fanout.run(&["status", "--check"]);
-            let is_reported = ended.stdout.contains(&format!("stuck at {service}"));
+            let is_reported = ended.stdout.contains(&format!("blocked at {service}"));
             (ended.code == Some(5) && is_reported)
                 .then_some(())
                 .ok_or(ended.evidence())
