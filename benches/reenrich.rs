@@ -1,18 +1,20 @@
-//! `BENCH_ONLY=reenrich make bench`: how long a change of content takes to reach
-//! the stored rows of a large table, and how long new events wait meanwhile.
+//! `BENCH_ONLY=reenrich make bench`: measures how long a content change takes
+//! to reach the stored rows of a large table, and how long new events are
+//! delayed in the meantime.
 //!
-//! The table is filled in ClickHouse itself with `BENCH_ROWS` rows (default
-//! 20,000,000): every tenth is of one content, every two-hundredth of another,
-//! ten of a third, the rest of 20,000 more; all over the ids, which is the worst
-//! case. The changes go the whole way, from a commit in Postgres to the commit
-//! that says that all rows know.
+//! ClickHouse itself generates the `BENCH_ROWS` rows (default 20,000,000): a
+//! tenth belongs to one content, a two-hundredth to another, ten rows to a
+//! third, and the rest to 20,000 more. The rows of a content are spread over
+//! all ids, which is the worst case. A change is measured from the commit in
+//! Postgres to the offset commit which records that all rows are enriched.
 //!
-//! `BENCH_FANOUT` names another binary to measure, for instance an earlier one.
+//! `BENCH_FANOUT` is the path of another binary to measure, for example an
+//! earlier one.
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a benchmark reports and gives up"
+    reason = "a benchmark prints its results and panics on errors"
 )]
 
 mod support;
@@ -30,54 +32,54 @@ use fanout::{
     progress::Silent,
     sink_kind::SinkKind,
 };
-use support::{Stack, chosen};
+use support::{Stack, is_selected};
 
 const TABLE: &str = "engagement_enriched_storage";
 
-/// Ids below are the source's own events.
+/// First generated id. Lower ids are events of the source.
 const FIRST_ID: u64 = 1_000_000_000;
 
-/// Rows of one insert.
-const PIECE: u64 = 500_000;
+/// Rows per insert.
+const ROWS_PER_INSERT: u64 = 500_000;
 
-/// No change takes as long.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// Timeout of each step; longer than any change takes.
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// A content, and which rows are of it.
+/// A content and its rows.
 struct Content {
-    what: &'static str,
+    description: &'static str,
     id: &'static str,
-    /// Of a row's number `n`.
+    /// Condition on a row's number `n`.
     rows: &'static str,
 }
 
 const CONTENTS: [Content; 4] = [
     Content {
-        what: "no rows",
+        description: "no rows",
         id: "dddddddd-0000-0000-0000-000000000004",
         rows: "0",
     },
     Content {
-        what: "10 rows",
+        description: "10 rows",
         id: "aaaaaaaa-0000-0000-0000-000000000001",
         rows: "n % intDiv(total, 10) = 1",
     },
     Content {
-        what: "a two-hundredth",
+        description: "a two-hundredth",
         id: "bbbbbbbb-0000-0000-0000-000000000002",
         rows: "cityHash64(n) % 200 = 2",
     },
     Content {
-        what: "a tenth",
+        description: "a tenth",
         id: "cccccccc-0000-0000-0000-000000000003",
         rows: "cityHash64(n) % 10 = 3",
     },
 ];
 
 fn main() {
-    // `cargo test --benches` and the like only want to know that it builds.
-    let benches = std::env::args().any(|argument| argument == "--bench");
-    if !benches || chosen("reenrich") != Some(true) {
+    // `cargo test --benches` and similar commands only check that it builds.
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    if !is_bench || is_selected("reenrich") != Some(true) {
         return;
     }
     let program = std::env::var("BENCH_FANOUT");
@@ -87,22 +89,22 @@ fn main() {
     runtime.block_on(measure(&stack));
 }
 
-/// The pipeline; killed when dropped.
+/// A running pipeline, killed when dropped.
 struct Pipeline(Child);
 
 impl Pipeline {
     fn start(stack: &Stack) -> Self {
         let arguments = ["run", "--sinks", "clickhouse", "--http-addr", "127.0.0.1:0"];
         let mut command = stack.command(&arguments);
-        let log = std::fs::File::create("/dev/null").expect("a sink");
+        let log = std::fs::File::create("/dev/null").expect("open /dev/null");
         command.stdout(Stdio::null()).stderr(log);
-        Self(command.spawn().expect("fanout starts"))
+        Self(command.spawn().expect("start fanout"))
     }
 }
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -123,11 +125,11 @@ async fn measure(stack: &Stack) {
         source.batch_execute(&insert).await.expect("a content");
     }
     let pipeline = Pipeline::start(stack);
-    caught_up(&settings).await;
+    wait_until_caught_up(&settings).await;
     drop(pipeline);
     fill(&settings, total).await;
     let _pipeline = Pipeline::start(stack);
-    caught_up(&settings).await;
+    wait_until_caught_up(&settings).await;
     for content in &CONTENTS {
         for length in [200, 300] {
             change(&settings, &source, content, length).await;
@@ -135,11 +137,11 @@ async fn measure(stack: &Stack) {
     }
 }
 
-async fn caught_up(settings: &Settings) {
+async fn wait_until_caught_up(settings: &Settings) {
     let connections = Connections::of(settings);
-    fence::wait(&connections, &[SinkKind::ClickHouse], LONGEST, &Silent)
+    fence::wait(&connections, &[SinkKind::ClickHouse], TIMEOUT, &Silent)
         .await
-        .expect("it catches up");
+        .expect("catch up");
 }
 
 async fn fill(settings: &Settings, total: u64) {
@@ -147,12 +149,15 @@ async fn fill(settings: &Settings, total: u64) {
     let server = clickhouse.server().expect("a url");
     let database = &settings.clickhouse.database;
     let started = Instant::now();
-    let mut from = 0;
-    while from < total {
-        let rows = PIECE.min(total - from);
-        let statement = rows_statement(database, total, from, rows);
-        server.execute(&statement, LONGEST).await.expect("rows");
-        from += rows;
+    let mut first = 0;
+    while first < total {
+        let rows = ROWS_PER_INSERT.min(total - first);
+        let statement = insert_statement(database, total, first, rows);
+        server
+            .execute(&statement, TIMEOUT)
+            .await
+            .expect("insert rows");
+        first += rows;
     }
     println!(
         "{total} rows stored in {:.0} s",
@@ -160,12 +165,13 @@ async fn fill(settings: &Settings, total: u64) {
     );
 }
 
-/// Rows as a pipeline had written them: of generation 1, and knowing the first
-/// offset of the content topic.
-fn rows_statement(database: &str, total: u64, from: u64, rows: u64) -> String {
-    let known = "bitShiftLeft(toUInt64(1), 48)";
+/// Returns the insert of rows as a pipeline would write them: with generation
+/// 1, and enriched up to the first offset of the content topic.
+fn insert_statement(database: &str, total: u64, first: u64, rows: u64) -> String {
+    let content_offset = "bitShiftLeft(toUInt64(1), 48)";
     let version = format!(
-        "bitOr(bitShiftLeft(toUInt128(bitOr({known}, intDiv(n, 3))), 64), toUInt128({known}))"
+        "bitOr(bitShiftLeft(toUInt128(bitOr({content_offset}, intDiv(n, 3))), 64), \
+         toUInt128({content_offset}))"
     );
     let contents: Vec<String> = CONTENTS
         .iter()
@@ -182,59 +188,68 @@ fn rows_statement(database: &str, total: u64, from: u64, rows: u64) -> String {
          ['ios', 'android', 'web', 'tv'][cityHash64(n, 2) % 4 + 1], \
          concat('{{\"session\":\"', hex(cityHash64(n, 3)), '\",\"position\":', \
          toString(n % 3600), '}}'), \
-         'video', 100, now64(3, 'UTC'), {version}, 0, toInt32(n % 3), intDiv(n, 3), {known}, \
-         now64(3, 'UTC') FROM numbers({from}, {rows})",
+         'video', 100, now64(3, 'UTC'), {version}, 0, toInt32(n % 3), intDiv(n, 3), \
+         {content_offset}, now64(3, 'UTC') FROM numbers({first}, {rows})",
         contents.join(", ")
     )
 }
 
-/// Changes a content and waits until all of its rows know, while events arrive.
+/// Changes a content and waits until all of its rows are enriched, while events
+/// arrive.
 async fn change(settings: &Settings, source: &Client, content: &Content, length: u32) {
     let id = content.id;
     let update = format!("UPDATE content SET length_seconds = {length} WHERE id = '{id}'");
-    source.batch_execute(&update).await.expect("changed");
+    source
+        .batch_execute(&update)
+        .await
+        .expect("update the content");
     let started = Instant::now();
-    let over = AtomicBool::new(false);
-    let (elapsed, waits) = tokio::join!(
+    let is_done = AtomicBool::new(false);
+    let (elapsed, latencies) = tokio::join!(
         async {
-            caught_up(settings).await;
-            over.store(true, Ordering::Release);
+            wait_until_caught_up(settings).await;
+            is_done.store(true, Ordering::Release);
             started.elapsed()
         },
-        waits(settings, source, &over)
+        event_latencies(settings, source, &is_done)
     );
-    let longest = waits.iter().max().copied().unwrap_or_default();
-    let rows = rows_of(settings, content, length).await;
+    let slowest = latencies.iter().max().copied().unwrap_or_default();
+    let rows = enriched_rows(settings, content, length).await;
     println!(
-        "{:<16} {rows:>8} rows  {:>7.2} s; {} new events meanwhile, the slowest after {:.2} s",
-        content.what,
+        "{:<16} {rows:>8} rows  {:>7.2} s; {} new events in the meantime, slowest {:.2} s",
+        content.description,
         elapsed.as_secs_f64(),
-        waits.len(),
-        longest.as_secs_f64()
+        latencies.len(),
+        slowest.as_secs_f64()
     );
 }
 
-/// One event after the other: how long each takes into the table.
-async fn waits(settings: &Settings, source: &Client, over: &AtomicBool) -> Vec<Duration> {
+/// Writes events one after the other until `is_done`. Returns the time that
+/// each took to reach the table.
+async fn event_latencies(
+    settings: &Settings,
+    source: &Client,
+    is_done: &AtomicBool,
+) -> Vec<Duration> {
     let insert = "INSERT INTO engagement_events (event_type, event_ts) VALUES ('play', now()) \
                   RETURNING id";
-    let mut waits = Vec::new();
-    while !over.load(Ordering::Acquire) {
+    let mut latencies = Vec::new();
+    while !is_done.load(Ordering::Acquire) {
         let row = source.query_one(insert, &[]).await.expect("an event");
         let started = Instant::now();
         let id: i64 = row.get(0);
         while count(settings, &format!("event_id = {id}")).await == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        waits.push(started.elapsed());
+        latencies.push(started.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    waits
+    latencies
 }
 
-async fn rows_of(settings: &Settings, content: &Content, length: u32) -> u64 {
+async fn enriched_rows(settings: &Settings, content: &Content, length: u32) -> u64 {
     let (id, offset) = (content.id, 1_u64 << 48);
-    // Rows that were written again; without FINAL, which takes long here.
+    // Counts the rewritten rows without FINAL, which would be slow here.
     count(
         settings,
         &format!(
@@ -251,7 +266,7 @@ async fn count(settings: &Settings, condition: &str) -> u64 {
     let lines = query.json_lines(&sql).await.expect("a count");
     let row: serde_json::Value = serde_json::from_str(&lines[0]).expect("a document");
     let number = &row["n"];
-    // 64 bits are a text in ClickHouse's JSON by default.
+    // By default, ClickHouse writes 64-bit integers as strings in JSON.
     let text = number.as_str().and_then(|text| text.parse().ok());
     text.or(number.as_u64()).expect("a number")
 }

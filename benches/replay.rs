@@ -1,20 +1,20 @@
-//! `make bench`: replays real Debezium records into each sink, each beside the
-//! bare reading rate of librdkafka on the same topic in the same run.
+//! `make bench`: replays real Debezium records into each sink and compares each
+//! rate with the plain read rate of librdkafka on the same topic.
 //!
-//! The stack is a real one, started for the run and removed after it. Rates
-//! differ from machine to machine; the ratios are what is worth comparing.
+//! The benchmark starts a real stack and removes it afterwards. Rates differ
+//! between machines, so compare the ratios.
 //!
-//! What dead letters cost is a ratio too: the same log clean, and with a record
-//! in a hundred that nobody understands, by turns.
+//! The cost of dead letters is also a ratio: the same log without and with one
+//! invalid record per hundred, measured alternately.
 //!
-//! `BENCH_EVENTS` sets how many events there are (default 300,000),
-//! `BENCH_ONLY` picks measurements by name.
+//! `BENCH_EVENTS` sets the number of events (default 300,000). `BENCH_ONLY`
+//! selects measurements by name.
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::cast_precision_loss,
     clippy::print_stdout,
-    reason = "a benchmark reports and gives up"
+    reason = "a benchmark prints its results and panics on errors"
 )]
 
 mod support;
@@ -41,20 +41,20 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
-use support::{Stack, chosen};
+use support::{Stack, is_selected};
 use tokio_util::sync::CancellationToken;
 
 const MEASUREMENTS: [&str; 5] = ["decode", "clickhouse", "redis", "http", "poison"];
 
-/// Each measurement is made so often; the best counts, the others are shown.
+/// Number of runs of each measurement. The best one counts; all are printed.
 const RUNS: usize = 3;
 
 fn main() {
-    // `cargo test --benches` and the like only want to know that it builds.
+    // `cargo test --benches` and similar commands only check that it builds.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    if !MEASUREMENTS.into_iter().any(wanted) {
+    if !MEASUREMENTS.into_iter().any(is_enabled) {
         return;
     }
     let stack = Stack::up(env!("CARGO_BIN_EXE_fanout"));
@@ -62,7 +62,7 @@ fn main() {
     runtime.block_on(measure_all(&stack));
 }
 
-/// An external system that has seen nothing yet; ends when dropped.
+/// An external system without any events, stopped when dropped.
 struct External {
     url: String,
     process: Child,
@@ -84,7 +84,7 @@ impl External {
         let mut process = command
             .stdout(Stdio::piped())
             .spawn()
-            .expect("fanout starts");
+            .expect("start fanout");
         let mut line = String::new();
         let stdout = process.stdout.as_mut().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -96,14 +96,14 @@ impl External {
 
 impl Drop for External {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-fn wanted(name: &str) -> bool {
-    chosen(name).unwrap_or(true)
+fn is_enabled(name: &str) -> bool {
+    is_selected(name).unwrap_or(true)
 }
 
 async fn measure_all(stack: &Stack) {
@@ -113,7 +113,7 @@ async fn measure_all(stack: &Stack) {
     let connections = Connections::of(&settings);
     let fence = fence::wait(&connections, &[], Duration::from_secs(600), &Silent)
         .await
-        .expect("all is in the log");
+        .expect("read all records");
     let topic = fence::events_topic(&settings);
     let content = fence.content;
     let ends = fence.events;
@@ -121,41 +121,41 @@ async fn measure_all(stack: &Stack) {
     let bare = best("bare read", None, || bare_read(&settings, &topic, &ends));
     let records = bare.records;
     let bare = bare.rate;
-    if wanted("decode") {
-        let kept = collect(&settings, &topic, &ends);
-        best("decode, one thread", Some(("bare", bare)), || decode(&kept));
+    if is_enabled("decode") {
+        let log = collect(&settings, &topic, &ends);
+        best("decode, one thread", Some(("bare", bare)), || decode(&log));
     }
     for (name, sinks) in [
         ("clickhouse", "clickhouse"),
         ("redis", "redis"),
         ("http", "http"),
     ] {
-        if wanted(name) {
+        if is_enabled(name) {
             sink(stack, &settings, name, sinks, &ends, (records, bare)).await;
         }
     }
-    if wanted("poison") {
+    if is_enabled("poison") {
         let log = Log {
             events: collect(&settings, &topic, &ends),
             content: collect(&settings, &fence::content_topic(&settings), &content),
         };
-        // The board's events have to be young.
+        // The board comes first, because it needs recent events.
         for sink in ["redis", "clickhouse", "http"] {
             poison(stack, &settings, sink, &log).await;
         }
     }
 }
 
-/// One measurement.
+/// Result of one run.
 #[derive(Debug, Clone, Copy)]
-struct Measured {
+struct Measurement {
     records: usize,
     bytes: usize,
     elapsed: Duration,
     rate: f64,
 }
 
-impl Measured {
+impl Measurement {
     fn new(records: usize, bytes: usize, elapsed: Duration) -> Self {
         Self {
             records,
@@ -166,31 +166,32 @@ impl Measured {
     }
 }
 
-fn best(name: &str, of: Of, mut run: impl FnMut() -> Measured) -> Measured {
-    let runs: Vec<Measured> = (0..RUNS).map(|_| run()).collect();
-    report(name, of, &runs)
+fn best(name: &str, baseline: Baseline, mut run: impl FnMut() -> Measurement) -> Measurement {
+    let runs: Vec<Measurement> = (0..RUNS).map(|_| run()).collect();
+    report(name, baseline, &runs)
 }
 
-/// A rate to compare with, and what it is of.
-type Of = Option<(&'static str, f64)>;
+/// Name and value of a rate to compare with.
+type Baseline = Option<(&'static str, f64)>;
 
-/// Prints a line: the best run, its ratio to another rate, and all runs.
-fn report(name: &str, of: Of, runs: &[Measured]) -> Measured {
+/// Prints and returns the best run, with its ratio to the baseline and all
+/// runs.
+fn report(name: &str, baseline: Baseline, runs: &[Measurement]) -> Measurement {
     let best = runs
         .iter()
         .copied()
-        .max_by(|one, other| one.rate.total_cmp(&other.rate))
+        .max_by(|a, b| a.rate.total_cmp(&b.rate))
         .expect("at least one run");
-    let ratio = of.map_or("1.00".to_owned(), |(what, rate)| {
-        format!("{:.2} of {what}", best.rate / rate)
+    let ratio = baseline.map_or("1.00".to_owned(), |(baseline, rate)| {
+        format!("{:.2} of {baseline}", best.rate / rate)
     });
     let rates: Vec<String> = runs.iter().map(|run| format!("{:.0}", run.rate)).collect();
-    let each = match best.bytes / best.records.max(1) {
+    let size = match best.bytes / best.records.max(1) {
         0 => String::new(),
         bytes => format!(" of {bytes} bytes"),
     };
     println!(
-        "{name:<22} {:>9.0} records/s  {ratio:<14} {} records{each}, {:.2} s; runs: {}",
+        "{name:<22} {:>9.0} records/s  {ratio:<14} {} records{size}, {:.2} s; runs: {}",
         best.rate,
         best.records,
         best.elapsed.as_secs_f64(),
@@ -219,20 +220,20 @@ fn consumer(settings: &Settings, topic: &str, partitions: usize) -> BaseConsumer
         list.add_partition_offset(topic, partition, Offset::Beginning)
             .expect("an offset");
     }
-    consumer.assign(&list).expect("assigned");
+    consumer.assign(&list).expect("assign the partitions");
     consumer
 }
 
-/// Calls `take` with each record of the topic.
-fn read(settings: &Settings, topic: &str, ends: &[i64], mut take: impl FnMut(&Record<'_>)) {
+/// Calls `handle` with each record of the topic.
+fn read(settings: &Settings, topic: &str, ends: &[i64], mut handle: impl FnMut(&Record<'_>)) {
     let consumer = consumer(settings, topic, ends.len());
-    let mut at_end = vec![false; ends.len()];
-    while !at_end.iter().all(|end| *end) {
+    let mut finished = vec![false; ends.len()];
+    while !finished.iter().all(|is_finished| *is_finished) {
         match consumer
             .poll(Duration::from_secs(10))
-            .expect("records arrive")
+            .expect("receive a record")
         {
-            Ok(message) => take(&Record {
+            Ok(message) => handle(&Record {
                 topic: message.topic(),
                 partition: message.partition(),
                 offset: message.offset(),
@@ -241,45 +242,45 @@ fn read(settings: &Settings, topic: &str, ends: &[i64], mut take: impl FnMut(&Re
                 value: message.payload(),
             }),
             Err(KafkaError::PartitionEOF(partition)) => {
-                at_end[usize::try_from(partition).expect("a partition")] = true;
+                finished[usize::try_from(partition).expect("a partition")] = true;
             }
-            Err(error) => panic!("reading failed: {error}"),
+            Err(error) => panic!("cannot read the topic: {error}"),
         }
     }
 }
 
-fn bare_read(settings: &Settings, topic: &str, ends: &[i64]) -> Measured {
+fn bare_read(settings: &Settings, topic: &str, ends: &[i64]) -> Measurement {
     let started = Instant::now();
     let (mut records, mut bytes) = (0, 0);
     read(settings, topic, ends, |record| {
         records += 1;
         bytes += record.value.map_or(0, <[u8]>::len);
     });
-    Measured::new(records, bytes, started.elapsed())
+    Measurement::new(records, bytes, started.elapsed())
 }
 
-/// A record on its own.
-struct Kept {
+/// An owned record.
+struct OwnedRecord {
     partition: i32,
     offset: i64,
     key: Vec<u8>,
     value: Vec<u8>,
 }
 
-fn collect(settings: &Settings, topic: &str, ends: &[i64]) -> Vec<Kept> {
-    let mut kept = Vec::new();
+fn collect(settings: &Settings, topic: &str, ends: &[i64]) -> Vec<OwnedRecord> {
+    let mut records = Vec::new();
     read(settings, topic, ends, |record| {
-        kept.push(Kept {
+        records.push(OwnedRecord {
             partition: record.partition,
             offset: record.offset,
             key: record.key.unwrap_or_default().to_vec(),
             value: record.value.unwrap_or_default().to_vec(),
         });
     });
-    kept
+    records
 }
 
-fn decode(records: &[Kept]) -> Measured {
+fn decode(records: &[OwnedRecord]) -> Measurement {
     let decoder = FactDecoder::new(SourceTable {
         prefix: "cdc".to_owned(),
         schema: "public".to_owned(),
@@ -287,22 +288,22 @@ fn decode(records: &[Kept]) -> Measured {
     });
     let started = Instant::now();
     let mut bytes = 0;
-    for kept in records {
+    for record in records {
         let change = decoder.decode(&Record {
             topic: "cdc.public.engagement_events",
             partition: 0,
-            offset: kept.offset,
+            offset: record.offset,
             timestamp_ms: 0,
-            key: Some(&kept.key),
-            value: Some(&kept.value),
+            key: Some(&record.key),
+            value: Some(&record.value),
         });
-        bytes += kept.value.len();
+        bytes += record.value.len();
         std::hint::black_box(change.expect("a real record decodes"));
     }
-    Measured::new(records.len(), bytes, started.elapsed())
+    Measurement::new(records.len(), bytes, started.elapsed())
 }
 
-/// Replays the whole topic into one sink, under fresh names each time.
+/// Replays the complete topic into one sink, with new names in each run.
 async fn sink(
     stack: &Stack,
     settings: &Settings,
@@ -322,7 +323,7 @@ async fn sink(
             let connections = Connections::of(&settings);
             objects::clickhouse(&connections).await.expect("tables");
         }
-        // A system that has seen the keys before has less to do.
+        // A new external system, because known keys are cheaper to handle.
         let external = if sink == "http" {
             let external = External::start(stack, &run.to_string());
             settings.external.url = external.url.as_str().into();
@@ -341,18 +342,18 @@ async fn sink(
     report(name, Some(("bare", bare)), &runs);
 }
 
-/// Of so many records one is followed by one that nobody understands.
+/// An invalid record is written after every n-th record.
 const POISON_EVERY: usize = 100;
 
-/// Both topics, to be written again under other names.
+/// The records of both topics, which are copied to topics with other names.
 struct Log {
-    events: Vec<Kept>,
-    content: Vec<Kept>,
+    events: Vec<OwnedRecord>,
+    content: Vec<OwnedRecord>,
 }
 
 impl Log {
-    /// Writes it under the prefix of these settings; returns where the events
-    /// end then.
+    /// Writes the records to topics with the prefix of these settings. Returns
+    /// the end offsets of the events topic.
     async fn copy(&self, settings: &Settings, with_poison: bool) -> Vec<i64> {
         let kafka = &settings.kafka;
         let source = Source::new(&kafka.topic_prefix);
@@ -381,37 +382,37 @@ impl Log {
                     ends[usize::try_from(partition).expect("a partition")] += 1;
                 }
             };
-            for (number, kept) in records.iter().enumerate() {
-                let value = String::from_utf8_lossy(&kept.value);
+            for (number, record) in records.iter().enumerate() {
+                let value = String::from_utf8_lossy(&record.value);
                 let value = value.replacen("\"name\":\"cdc\"", &name, 1);
-                write(kept.partition, &kept.key, value.as_bytes());
+                write(record.partition, &record.key, value.as_bytes());
                 if is_events && with_poison && number % POISON_EVERY == 0 {
                     write(
-                        kept.partition,
-                        &kept.key,
+                        record.partition,
+                        &record.key,
                         &value.as_bytes()[..value.len() / 2],
                     );
                 }
             }
         }
-        producer.flush(Duration::from_secs(60)).expect("written");
+        producer.flush(Duration::from_secs(60)).expect("flush");
         ends
     }
 }
 
-/// Hands a record over, waiting where there are too many on their way.
+/// Sends a record. Waits while the producer's queue is full.
 fn send(producer: &BaseProducer, topic: &str, partition: i32, key: &[u8], value: &[u8]) {
     let mut record = BaseRecord::to(topic).partition(partition).key(key);
     record = record.payload(value);
-    while let Err((error, again)) = producer.send(record) {
-        let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
-        assert!(full, "{error}");
+    while let Err((error, rejected)) = producer.send(record) {
+        let is_full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+        assert!(is_full, "{error}");
         producer.poll(Duration::from_millis(10));
-        record = again;
+        record = rejected;
     }
 }
 
-/// One sink over the same log clean and with poison, by turns.
+/// Measures one sink alternately without and with invalid records.
 async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
     let mut rates = [Vec::new(), Vec::new()];
     for run in 0..RUNS {
@@ -439,13 +440,13 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
     }
     let [clean, poisoned] = &rates;
     let clean = report(&format!("{sink}, clean"), None, clean);
-    let of = Some(("clean", clean.rate));
-    let poisoned = report(&format!("{sink}, 1 % poison"), of, poisoned);
+    let baseline = Some(("clean", clean.rate));
+    let poisoned = report(&format!("{sink}, 1 % poison"), baseline, poisoned);
     let cost = 100.0 * (1.0 - poisoned.rate / clean.rate);
     println!("{sink}: 1 % poison costs {cost:.1} % of the throughput");
 }
 
-async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
+async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measurement {
     let stop = CancellationToken::new();
     let started = Instant::now();
     let kind: SinkKind = sink.parse().expect("a sink");
@@ -453,46 +454,46 @@ async fn replay(settings: &Settings, sink: &str, ends: &[i64]) -> Measured {
         project: "bench",
         sinks: &[kind],
         project_sinks: &[kind],
-        // Nobody looks at a source: there is none.
+        // There is no source to watch.
         source: source::source().1,
         creates_topics: true,
     };
     let connections = Connections::of(settings);
-    let pipeline = Pipeline::start(start, &connections, stop.clone()).expect("the pipeline starts");
+    let pipeline = Pipeline::start(start, &connections, stop.clone()).expect("start the pipeline");
     let reporter = pipeline.reporter();
-    let mut first: Option<Instant> = None;
+    let mut assigned: Option<Instant> = None;
     loop {
         let status = reporter.status();
         let sink = status
             .sinks
             .iter()
             .find(|status| status.name == sink)
-            .expect("the sink is there");
+            .expect("the sink's status");
         assert!(sink.halt.is_none(), "halted: {:?}", sink.halt);
         let committed: BTreeMap<i32, i64> = sink
             .partitions
             .iter()
             .filter_map(|partition| Some((partition.partition, partition.committed?)))
             .collect();
-        if first.is_none() && !sink.partitions.is_empty() {
-            first = Some(Instant::now());
+        if assigned.is_none() && !sink.partitions.is_empty() {
+            assigned = Some(Instant::now());
         }
-        let done = (0..).zip(ends).all(|(partition, end)| {
+        let is_done = (0..).zip(ends).all(|(partition, end)| {
             committed
                 .get(&partition)
                 .is_some_and(|committed| committed >= end)
         });
-        if done {
+        if is_done {
             let records = usize::try_from(sink.applied).expect("a count");
-            // From the first assignment: joining a group is not throughput.
-            let elapsed = first.unwrap_or(started).elapsed();
+            // Measured from the first assignment, to exclude joining the group.
+            let elapsed = assigned.unwrap_or(started).elapsed();
             stop.cancel();
             pipeline.finish().await;
-            return Measured::new(records, 0, elapsed);
+            return Measurement::new(records, 0, elapsed);
         }
         assert!(
             started.elapsed() < Duration::from_secs(600),
-            "not done: {status:?}"
+            "not finished in time: {status:?}"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

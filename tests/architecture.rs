@@ -1,8 +1,8 @@
-//! Holds the shape that `src/lib.rs` draws: imports point down only, no files
-//! import each other in a loop, the bottom is pure, a client crate is named in
-//! one place, the library never prints. It reads the sources as tokens, so it
-//! sees paths wherever they stand: in `use`, in a signature, in a macro, in a
-//! test; and none in comments and strings.
+//! Checks the structure that `src/lib.rs` describes: imports point down only,
+//! files do not import each other in a cycle, the bottom layer is pure, each
+//! client crate is used in one place, and the library never prints. The sources
+//! are read as tokens, so paths are found in `use` declarations, signatures,
+//! macros and tests, but not in comments and strings.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -20,9 +20,9 @@ use source::{Source, Violation};
 
 // --- the rules ---------------------------------------------------------------
 
-/// How high a module of the library stands. What is not named here is the
-/// bottom, and so held to the strictest rules.
-fn height(module: &str) -> u8 {
+/// Returns the layer of a library module. Modules not listed here are in the
+/// bottom layer, which has the strictest rules.
+fn layer(module: &str) -> u8 {
     match module {
         "operations" => 5,
         "pipeline" => 4,
@@ -34,7 +34,8 @@ fn height(module: &str) -> u8 {
 
 const BOTTOM: u8 = 1;
 
-/// Client crates, and the one folder or file under `src/clients` for each.
+/// Client crates, each with the only folder or file under `src/clients` that
+/// may use it.
 const CLIENTS: [(&str, &str); 7] = [
     ("bollard", "docker"),
     ("clickhouse", "clickhouse"),
@@ -45,15 +46,15 @@ const CLIENTS: [(&str, &str); 7] = [
     ("tokio_postgres", "postgres"),
 ];
 
-/// What a client is made from, and the set of a project's clients: each with the
-/// files that may make it. Everybody else is given one.
-const CONNECTING: [([&str; 2], &[&str]); 2] = [
-    // A service is probed at its endpoint, whatever kind of server it is.
+/// Constructors of a connection and of a project's set of clients, each with
+/// the files that may call it. All other code receives them as arguments.
+const CONSTRUCTORS: [([&str; 2], &[&str]); 2] = [
+    // A probe connects to the endpoint of a service of any kind.
     (
         ["Connection", "new"],
         &["src/clients", "src/stack/probe.rs"],
     ),
-    // Once for each command: where its configuration is read, or resolved.
+    // Called once per command, where the configuration is loaded or resolved.
     (
         ["Connections", "of"],
         &[
@@ -66,7 +67,7 @@ const CONNECTING: [([&str; 2], &[&str]); 2] = [
     ),
 ];
 
-/// What the bottom does without, the client crates aside.
+/// Paths that the bottom layer must not use, besides the client crates.
 const IMPURE: [&[&str]; 9] = [
     &["tokio"],
     &["tokio_util"],
@@ -79,27 +80,27 @@ const IMPURE: [&[&str]; 9] = [
     &["Zoned", "now"],
 ];
 
-/// Crates that draw on a terminal.
+/// Crates that write to a terminal.
 const DISPLAY: [&str; 2] = ["indicatif", "comfy_table"];
 
-/// The one module where `unsafe` pays for itself.
+/// The only module that may use `unsafe`.
 const UNSAFE: &str = "src/clients/kafka/native.rs";
 
 const MAX_LINES: usize = 500;
 
-/// Of `commands/main.rs`, its list of modules aside.
+/// Maximum number of lines of `commands/main.rs`, without its list of modules.
 const MAX_MAIN_LINES: usize = 45;
 
-/// The library's modules import what stands below them, the bottom's also each
-/// other.
+/// Modules of the library may import modules of lower layers. Modules of the
+/// bottom layer may also import each other.
 fn imports_point_down(source: &Source) -> Vec<Violation> {
     let Some(module) = source.top_module() else {
         return Vec::new();
     };
     let allowed = |other: &str| {
         other == module
-            || height(other) < height(module)
-            || height(other) == BOTTOM && height(module) == BOTTOM
+            || layer(other) < layer(module)
+            || layer(other) == BOTTOM && layer(module) == BOTTOM
     };
     source.violations(|name| {
         let other = name.library_module()?;
@@ -107,42 +108,45 @@ fn imports_point_down(source: &Source) -> Vec<Violation> {
     })
 }
 
-fn the_bottom_is_pure(source: &Source) -> Vec<Violation> {
-    if source.top_module().is_none_or(|it| height(it) != BOTTOM) {
+fn the_bottom_layer_is_pure(source: &Source) -> Vec<Violation> {
+    if source
+        .top_module()
+        .is_none_or(|module| layer(module) != BOTTOM)
+    {
         return Vec::new();
     }
     source.violations(|name| {
         let client = CLIENTS.iter().any(|(client, _)| source.names(name, client));
-        let impure = IMPURE.iter().any(|path| name.holds(path));
-        (client || impure).then(|| format!("the bottom uses {name}"))
+        let impure = IMPURE.iter().any(|path| name.contains(path));
+        (client || impure).then(|| format!("the bottom layer uses {name}"))
     })
 }
 
-fn a_client_crate_is_named_in_one_place(source: &Source) -> Vec<Violation> {
+fn a_client_crate_is_used_in_one_place(source: &Source) -> Vec<Violation> {
     source.violations(|name| {
         let (client, home) = CLIENTS
             .iter()
             .find(|(client, _)| source.names(name, client))?;
-        let at_home = source
+        let is_home = source
             .module
             .starts_with(&["clients".into(), (*home).into()]);
-        (!at_home).then(|| format!("{client} is named outside of clients::{home}"))
+        (!is_home).then(|| format!("{client} is used outside of clients::{home}"))
     })
 }
 
-fn connections_are_made_in_one_place(source: &Source) -> Vec<Violation> {
+fn connections_are_created_in_one_place(source: &Source) -> Vec<Violation> {
     source.violations(|name| {
-        let made = CONNECTING.iter().find(|(maker, _)| name.holds(maker));
-        let (_, places) = made?;
-        let may = places.iter().any(|place| source.path.starts_with(place));
-        (!may).then(|| format!("{name} connects on its own"))
+        let constructor = CONSTRUCTORS.iter().find(|(path, _)| name.contains(path));
+        let (_, callers) = constructor?;
+        let is_allowed = callers.iter().any(|file| source.path.starts_with(file));
+        (!is_allowed).then(|| format!("{name} is not allowed here"))
     })
 }
 
-fn only_commands_draw(source: &Source) -> Vec<Violation> {
+fn only_commands_use_the_terminal(source: &Source) -> Vec<Violation> {
     source.violations(|name| {
-        let drawn = DISPLAY.iter().any(|it| source.names(name, it));
-        (source.is_library() && drawn).then(|| format!("the library uses {name}"))
+        let is_display = DISPLAY.iter().any(|display| source.names(name, display));
+        (source.is_library() && is_display).then(|| format!("the library uses {name}"))
     })
 }
 
@@ -154,14 +158,14 @@ fn the_library_never_prints(source: &Source) -> Vec<Violation> {
     })
 }
 
-fn unsafe_stands_in_one_module(source: &Source) -> Vec<Violation> {
+fn unsafe_is_used_in_one_module(source: &Source) -> Vec<Violation> {
     source.violations(|name| {
         let is_unsafe = name.segments == ["unsafe"] && source.path != Path::new(UNSAFE);
         is_unsafe.then(|| "unsafe".to_owned())
     })
 }
 
-fn a_module_says_what_it_owns(source: &Source) -> Vec<Violation> {
+fn a_module_has_documentation(source: &Source) -> Vec<Violation> {
     if source.text.starts_with("//! ") {
         return Vec::new();
     }
@@ -170,94 +174,99 @@ fn a_module_says_what_it_owns(source: &Source) -> Vec<Violation> {
 
 fn files_are_small(source: &Source) -> Vec<Violation> {
     let is_main = source.path == Path::new("commands/main.rs");
-    let is_list = |line: &&str| line.starts_with("mod ") && line.ends_with(';');
-    let (lines, most) = if is_main {
-        let lines = source.text.lines().filter(|line| !is_list(line)).count();
-        (lines, MAX_MAIN_LINES)
+    let is_declaration = |line: &&str| line.starts_with("mod ") && line.ends_with(';');
+    let (lines, limit) = if is_main {
+        let lines = source.text.lines().filter(|line| !is_declaration(line));
+        (lines.count(), MAX_MAIN_LINES)
     } else {
         (source.text.lines().count(), MAX_LINES)
     };
-    if lines <= most {
+    if lines <= limit {
         return Vec::new();
     }
-    vec![source.violation(lines, format!("{lines} lines, at most {most}"))]
+    vec![source.violation(lines, format!("{lines} lines, at most {limit}"))]
 }
 
-fn nothing_is_left_for_later(source: &Source) -> Vec<Violation> {
-    let notes = ["TODO", "FIXME", "todo!", "unimplemented!"];
+fn there_is_no_unfinished_code(source: &Source) -> Vec<Violation> {
+    let markers = ["TODO", "FIXME", "todo!", "unimplemented!"];
     let lines = source.text.lines().zip(1..);
     lines
         .filter_map(|(line, number)| {
-            let note = notes.iter().find(|note| line.contains(*note))?;
-            Some(source.violation(number, (*note).to_owned()))
+            let marker = markers.iter().find(|marker| line.contains(*marker))?;
+            Some(source.violation(number, (*marker).to_owned()))
         })
         .collect()
 }
 
-/// Every rule, under the name that a violation is reported with.
+/// All rules, each with its name in reports.
 const RULES: [(&str, fn(&Source) -> Vec<Violation>); 10] = [
     ("imports point down", imports_point_down),
-    ("the bottom is pure", the_bottom_is_pure),
+    ("the bottom layer is pure", the_bottom_layer_is_pure),
     (
-        "a client crate is named in one place",
-        a_client_crate_is_named_in_one_place,
+        "a client crate is used in one place",
+        a_client_crate_is_used_in_one_place,
     ),
     (
-        "connections are made in one place",
-        connections_are_made_in_one_place,
+        "connections are created in one place",
+        connections_are_created_in_one_place,
     ),
-    ("only commands draw", only_commands_draw),
+    (
+        "only commands use the terminal",
+        only_commands_use_the_terminal,
+    ),
     ("the library never prints", the_library_never_prints),
-    ("unsafe stands in one module", unsafe_stands_in_one_module),
-    ("a module says what it owns", a_module_says_what_it_owns),
+    ("unsafe is used in one module", unsafe_is_used_in_one_module),
+    ("a module has documentation", a_module_has_documentation),
     ("files are small", files_are_small),
-    ("nothing is left for later", nothing_is_left_for_later),
+    ("there is no unfinished code", there_is_no_unfinished_code),
 ];
 
 #[test]
-fn every_source_keeps_every_rule() {
+fn every_source_follows_every_rule() {
     let sources = source::all();
-    let broken: Vec<String> = RULES
+    let violations: Vec<String> = RULES
         .iter()
         .flat_map(|(rule, check)| {
             let violations = sources.iter().flat_map(check);
             violations.map(move |violation| format!("{rule}: {violation}"))
         })
         .collect();
-    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-// --- the rules on made-up sources --------------------------------------------
+// --- the rules on sample sources ---------------------------------------------
 
-/// What the rules find in one made-up source: `line: what`.
-fn found(path: &str, text: &str) -> Vec<String> {
+/// Returns the violations in one sample source: `line: message`.
+fn check(path: &str, text: &str) -> Vec<String> {
     let source = Source::new(Path::new(path), format!("//! About.\n{text}"));
-    let all = RULES.iter().flat_map(|(_, check)| check(&source));
-    all.map(|it| format!("{}: {}", it.line, it.what)).collect()
+    let violations = RULES.iter().flat_map(|(_, rule)| rule(&source));
+    violations
+        .map(|violation| format!("{}: {}", violation.line, violation.message))
+        .collect()
 }
 
 #[test]
-fn an_import_of_what_stands_above_or_beside_is_found() {
+fn an_import_from_a_higher_or_the_same_layer_is_found() {
     let text = "use crate::{\n    event::Record,\n    pipeline::{self, stats::now},\n};";
     assert_eq!(
-        found("src/sinks/http.rs", text),
+        check("src/sinks/http.rs", text),
         ["4: sinks imports pipeline"; 2]
     );
     assert_eq!(
-        found("src/stack/ports.rs", "use crate::sinks::Fault;"),
+        check("src/stack/ports.rs", "use crate::sinks::Fault;"),
         ["2: stack imports sinks"]
     );
     assert_eq!(
-        found("src/clock.rs", "use crate::clients::web::Web;"),
+        check("src/clock.rs", "use crate::clients::web::Web;"),
         ["2: clock imports clients"]
     );
-    assert!(found("src/pipeline/mod.rs", text).is_empty());
-    assert!(found("src/plan.rs", "use crate::project::Project;").is_empty());
-    assert!(found("src/lib.rs", "pub use crate::operations::up;").is_empty());
+    assert!(check("src/pipeline/mod.rs", text).is_empty());
+    assert!(check("src/plan.rs", "use crate::project::Project;").is_empty());
+    assert!(check("src/lib.rs", "pub use crate::operations::up;").is_empty());
 }
 
 #[test]
-fn an_upward_path_is_found_wherever_it_stands() {
+fn an_upward_path_is_found_everywhere_in_the_code() {
     let upward = ["2: sinks imports operations"];
     for text in [
         "fn f() -> crate::operations::Up { todo() }",
@@ -267,7 +276,7 @@ fn an_upward_path_is_found_wherever_it_stands() {
         "impl From<crate::operations::Up> for Down {}",
         "pub use crate::operations as above;",
     ] {
-        assert_eq!(found("src/sinks/http.rs", text), upward, "{text}");
+        assert_eq!(check("src/sinks/http.rs", text), upward, "{text}");
     }
     for text in [
         "// crate::operations::Up",
@@ -276,92 +285,102 @@ fn an_upward_path_is_found_wherever_it_stands() {
         "mod tests { use super::super::Fault; }",
         "pub(crate) fn operations() {}",
     ] {
-        assert_eq!(found("src/sinks/http.rs", text), [""; 0], "{text}");
+        assert_eq!(check("src/sinks/http.rs", text), [""; 0], "{text}");
     }
 }
 
 #[test]
 fn an_impure_bottom_is_found() {
-    let impure = |text: &str| found("src/window/mod.rs", text);
+    let impure = |text: &str| check("src/window/mod.rs", text);
     assert_eq!(
         impure("use tokio::time::sleep;"),
-        ["2: the bottom uses tokio::time::sleep"]
+        ["2: the bottom layer uses tokio::time::sleep"]
     );
     assert_eq!(
         impure("fn f() { jiff::Timestamp::now(); }"),
-        ["2: the bottom uses jiff::Timestamp::now"]
+        ["2: the bottom layer uses jiff::Timestamp::now"]
     );
     assert_eq!(
         impure("use std::net::TcpStream;"),
-        ["2: the bottom uses std::net::TcpStream"]
+        ["2: the bottom layer uses std::net::TcpStream"]
     );
     assert_eq!(impure("use std::time::SystemTime;"), [""; 0]);
     assert_eq!(impure("#[tokio::test]\nasync fn f() {}").len(), 1);
-    assert_eq!(found("src/stack/run.rs", "use tokio::spawn;"), [""; 0]);
+    assert_eq!(check("src/stack/run.rs", "use tokio::spawn;"), [""; 0]);
 }
 
 #[test]
-fn a_client_crate_out_of_place_is_found() {
-    let outside = ["2: redis is named outside of clients::redis"];
+fn a_misplaced_client_crate_is_found() {
+    let outside = ["2: redis is used outside of clients::redis"];
     for path in ["src/sinks/board.rs", "src/clients/web.rs", "commands/up.rs"] {
-        assert_eq!(found(path, "use redis::Client;"), outside, "{path}");
-        assert_eq!(found(path, "fn f(_: ::redis::Client) {}"), outside);
+        assert_eq!(check(path, "use redis::Client;"), outside, "{path}");
+        assert_eq!(check(path, "fn f(_: ::redis::Client) {}"), outside);
     }
-    let of_ours = "use crate::clients::redis;\nfn f() { redis::ping() }";
-    assert_eq!(found("src/sinks/board.rs", of_ours), [""; 0]);
-    let at_home = "use redis::Client;";
-    assert_eq!(found("src/clients/redis/mod.rs", at_home), [""; 0]);
+    let own_module = "use crate::clients::redis;\nfn f() { redis::ping() }";
+    assert_eq!(check("src/sinks/board.rs", own_module), [""; 0]);
+    let client = "use redis::Client;";
+    assert_eq!(check("src/clients/redis/mod.rs", client), [""; 0]);
     assert_eq!(
-        found("src/sinks/mod.rs", "mod clickhouse;\nuse clickhouse::Sink;"),
+        check("src/sinks/mod.rs", "mod clickhouse;\nuse clickhouse::Sink;"),
         [""; 0]
     );
 }
 
 #[test]
-fn a_connection_of_somebodys_own_is_found() {
+fn a_misplaced_connection_is_found() {
     let text = "use crate::clients;\nfn f() { clients::Connection::new(u); }";
-    let own = ["3: clients::Connection::new connects on its own"];
-    assert_eq!(found("src/operations/peek/mod.rs", text), own);
-    assert_eq!(found("src/clients/connections.rs", text), [""; 0]);
+    let misplaced = ["3: clients::Connection::new is not allowed here"];
+    assert_eq!(check("src/operations/peek/mod.rs", text), misplaced);
+    assert_eq!(check("src/clients/connections.rs", text), [""; 0]);
     let set = "fn f() { Connections::of(&settings); }";
-    let own = ["2: Connections::of connects on its own"];
-    assert_eq!(found("src/pipeline/mod.rs", set), own);
-    assert_eq!(found("commands/peek.rs", set), own);
-    assert_eq!(found("commands/context.rs", set), [""; 0]);
+    let misplaced = ["2: Connections::of is not allowed here"];
+    assert_eq!(check("src/pipeline/mod.rs", set), misplaced);
+    assert_eq!(check("commands/peek.rs", set), misplaced);
+    assert_eq!(check("commands/context.rs", set), [""; 0]);
 }
 
 #[test]
-fn a_library_that_shows_something_is_found() {
+fn a_library_that_prints_is_found() {
     let text = "fn f() { eprintln!(\"x\"); indicatif::ProgressBar::new(1); }";
     assert_eq!(
-        found("src/operations/up.rs", text),
+        check("src/operations/up.rs", text),
         [
             "2: the library uses indicatif::ProgressBar::new",
             "2: eprintln! prints"
         ]
     );
-    assert_eq!(found("commands/up.rs", text), [""; 0]);
+    assert_eq!(check("commands/up.rs", text), [""; 0]);
 }
 
 #[test]
-fn unsafe_out_of_place_is_found() {
+fn misplaced_unsafe_is_found() {
     let text = "fn f() { unsafe { g() } }";
-    assert_eq!(found("src/clients/kafka/mod.rs", text), ["2: unsafe"]);
-    assert_eq!(found(UNSAFE, text), [""; 0]);
-    assert_eq!(found("src/plan.rs", "#![deny(unsafe_code)]"), [""; 0]);
+    assert_eq!(check("src/clients/kafka/mod.rs", text), ["2: unsafe"]);
+    assert_eq!(check(UNSAFE, text), [""; 0]);
+    assert_eq!(check("src/plan.rs", "#![deny(unsafe_code)]"), [""; 0]);
 }
 
 #[test]
-fn a_source_without_its_opening_or_too_long_or_unfinished_is_found() {
-    let all = |path: &str, text: &str| {
+fn an_undocumented_or_long_or_unfinished_source_is_found() {
+    let messages = |path: &str, text: &str| {
         let source = Source::new(Path::new(path), text.to_owned());
-        let all = RULES.iter().flat_map(|(_, check)| check(&source));
-        all.map(|it| it.what).collect::<Vec<String>>()
+        let violations = RULES.iter().flat_map(|(_, rule)| rule(&source));
+        let messages = violations.map(|violation| violation.message);
+        messages.collect::<Vec<String>>()
     };
-    assert_eq!(all("src/plan.rs", "use a;"), ["does not open with //!"]);
+    assert_eq!(
+        messages("src/plan.rs", "use a;"),
+        ["does not open with //!"]
+    );
     let long = format!("//! About.\n{}", "const _: () = ();\n".repeat(500));
-    assert_eq!(all("src/plan.rs", &long), ["501 lines, at most 500"]);
+    assert_eq!(messages("src/plan.rs", &long), ["501 lines, at most 500"]);
     let main = format!("//! About.\nmod up;\n{}", "const _: () = ();\n".repeat(45));
-    assert_eq!(all("commands/main.rs", &main), ["46 lines, at most 45"]);
-    assert_eq!(all("src/plan.rs", "//! About.\n// TODO: more"), ["TODO"]);
+    assert_eq!(
+        messages("commands/main.rs", &main),
+        ["46 lines, at most 45"]
+    );
+    assert_eq!(
+        messages("src/plan.rs", "//! About.\n// TODO: more"),
+        ["TODO"]
+    );
 }

@@ -1,5 +1,5 @@
-//! The commands around the stack, as a shell sees them: exit codes, streams
-//! and documents, as far as no server has to run for it.
+//! Tests the exit codes, streams and documents of the commands without any
+//! running server.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,20 +26,21 @@ use std::{
 
 use support::Fanout;
 
-/// A port that this process holds.
-fn held() -> (TcpListener, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+/// Binds a free port of this process.
+fn bound_port() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     (listener, port)
 }
 
-/// Redis alone, on this port: the one service with nothing to install.
+/// Returns a configuration with Redis on this port. Redis is the only service
+/// without an installation.
 fn redis_on(port: u16) -> String {
     format!("services: {{redis: {{ports: {{main: {port}}}}}}}\n")
 }
 
 #[test]
-fn the_plan_of_a_new_project_creates_every_service_in_order_and_changes_nothing() {
+fn a_dry_run_of_a_new_project_plans_every_service_in_order_and_changes_nothing() {
     let fanout = Fanout::new();
     let ended = fanout.run(&["up", "--dry-run"]).with(0);
     let services: Vec<&str> = ended
@@ -48,15 +49,15 @@ fn the_plan_of_a_new_project_creates_every_service_in_order_and_changes_nothing(
         .filter(|line| line.ends_with("native   create"))
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let place = |name| services.iter().position(|service| *service == name);
+    let position = |name| services.iter().position(|service| *service == name);
     assert_eq!(services.len(), 7, "{ended:#?}");
-    assert!(place("kafka") < place("connect"));
+    assert!(position("kafka") < position("connect"));
     assert_eq!(services.last(), Some(&"pipeline"));
     assert!(!fanout.home().exists());
 }
 
 #[test]
-fn a_part_of_the_stack_comes_with_what_it_needs() {
+fn a_selected_service_starts_with_its_dependencies() {
     let plan = |arguments: &[&str]| {
         let document = Fanout::new().run(arguments).with(0).json();
         let steps = document["plan"].as_array().expect("steps").clone();
@@ -72,22 +73,22 @@ fn a_part_of_the_stack_comes_with_what_it_needs() {
 }
 
 #[test]
-fn an_unknown_service_is_a_mistake() {
-    let says = "unknown service \"kafak\", expected one of clickhouse, ";
+fn an_unknown_service_is_a_usage_error() {
+    let message = "unknown service \"kafak\", expected one of clickhouse, ";
     for command in ["up", "down", "logs"] {
         let ended = Fanout::new().run(&[command, "kafak"]).with(2);
-        ended.says(says).says("(did you mean \"kafka\"?)");
+        ended.says(message).says("(did you mean \"kafka\"?)");
     }
     let fanout = Fanout::new().config("services: {kafak: {runtime: external}}\n");
     fanout
         .run(&["up", "--dry-run"])
         .with(2)
-        .says(&format!("services.kafak: {says}"));
+        .says(&format!("services.kafak: {message}"));
 }
 
 #[test]
-fn a_held_port_is_named_with_its_holder_before_anything_changes() {
-    let (_listener, port) = held();
+fn a_port_in_use_is_reported_with_its_process_before_anything_changes() {
+    let (_listener, port) = bound_port();
     let fanout = Fanout::new().config(&redis_on(port));
     let ended = fanout.run(&["up", "redis"]).with(3);
     let holder = fs::read_to_string("/proc/self/comm").expect("a name");
@@ -102,7 +103,7 @@ fn a_held_port_is_named_with_its_holder_before_anything_changes() {
 }
 
 #[test]
-fn a_port_given_twice_is_a_mistake() {
+fn a_port_of_two_services_is_a_usage_error() {
     let fanout = Fanout::new()
         .config("services: {redis: {ports: {main: 7001}}, stub: {ports: {main: 7001}}}\n");
     let ended = fanout.run(&["up", "redis", "stub", "--dry-run"]).with(2);
@@ -110,7 +111,7 @@ fn a_port_given_twice_is_a_mistake() {
 }
 
 #[test]
-fn a_server_elsewhere_has_to_be_external() {
+fn a_server_on_another_host_must_be_external() {
     let fanout = Fanout::new().env("FANOUT_REDIS_URL", "redis://cache.example:6379");
     let ended = fanout.run(&["up", "redis", "--dry-run"]).with(2);
     ended
@@ -119,7 +120,7 @@ fn a_server_elsewhere_has_to_be_external() {
 }
 
 #[test]
-fn all_that_is_missing_is_told_at_once() {
+fn all_missing_programs_are_reported_together() {
     let fanout = Fanout::new().env("PATH", "/nonexistent");
     let ended = fanout.run(&["up"]).with(3);
     let ended = ["java", "mvn", "python3", "redis-server"]
@@ -134,7 +135,7 @@ fn all_that_is_missing_is_told_at_once() {
 }
 
 #[test]
-fn an_engine_that_is_named_and_does_not_answer_is_told_with_both_remedies() {
+fn an_unreachable_engine_is_reported_with_both_remedies() {
     let fanout = Fanout::new().env("DOCKER_HOST", "unix:///nowhere/docker.sock");
     for arguments in [["--runtime", "docker", "up"], ["--runtime", "auto", "up"]] {
         let ended = fanout.run(&arguments).with(3);
@@ -143,7 +144,7 @@ fn an_engine_that_is_named_and_does_not_answer_is_told_with_both_remedies() {
             .says("hint: start it (systemctl start docker) or name another (--docker-host")
             .says("fanout --runtime native up");
     }
-    let named = [
+    let remote_engine = [
         "--docker-host",
         "ssh://somewhere",
         "--runtime",
@@ -151,7 +152,7 @@ fn an_engine_that_is_named_and_does_not_answer_is_told_with_both_remedies() {
         "up",
     ];
     fanout
-        .run(&named)
+        .run(&remote_engine)
         .with(3)
         .says("ssh://somewhere")
         .says("run fanout there");
@@ -159,22 +160,22 @@ fn an_engine_that_is_named_and_does_not_answer_is_told_with_both_remedies() {
 }
 
 #[test]
-fn an_external_service_that_does_not_answer_is_told() {
-    let (listener, port) = held();
+fn an_unreachable_external_service_is_reported() {
+    let (listener, port) = bound_port();
     drop(listener);
     let fanout = Fanout::new()
         .config("services: {redis: {runtime: external}}\n")
         .env("FANOUT_REDIS_URL", &format!("redis://127.0.0.1:{port}"));
-    let begun = Instant::now();
+    let started = Instant::now();
     let ended = fanout.run(&["up", "redis", "--timeout", "1s"]).with(4);
     ended
         .says("redis is external, at redis://127.0.0.1")
         .says("Connection refused");
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
-fn what_does_not_run_cannot_be_stopped_and_that_is_fine() {
+fn stopping_a_stopped_service_succeeds() {
     let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let ended = fanout.run(&["down"]).with(0);
     assert_eq!(ended.stdout, "nothing is running\n");
@@ -189,11 +190,11 @@ fn what_does_not_run_cannot_be_stopped_and_that_is_fine() {
 }
 
 #[test]
-fn reset_wants_a_yes_where_there_is_nobody_to_ask() {
+fn reset_requires_a_flag_if_it_cannot_ask() {
     let fanout = Fanout::new();
     let file = fanout.home().join("fanout/data/redis/dump");
-    fs::create_dir_all(file.parent().expect("a folder")).expect("made");
-    fs::write(&file, "kept").expect("written");
+    fs::create_dir_all(file.parent().expect("a folder")).expect("create the folder");
+    fs::write(&file, "kept").expect("write the file");
     let ended = fanout.run(&["reset"]).with(6);
     let ended = ended.says("hint: fanout reset --yes");
     ended.says(&fanout.home().join("fanout").display().to_string());
@@ -211,10 +212,10 @@ fn reset_wants_a_yes_where_there_is_nobody_to_ask() {
 }
 
 #[test]
-fn reset_removes_a_project_whose_state_nobody_can_read() {
+fn reset_removes_a_project_with_an_unreadable_state() {
     let fanout = Fanout::new();
-    fs::create_dir_all(fanout.home().join("fanout")).expect("made");
-    fs::write(fanout.home().join("fanout/state.json"), "{").expect("written");
+    fs::create_dir_all(fanout.home().join("fanout")).expect("create the folder");
+    fs::write(fanout.home().join("fanout/state.json"), "{").expect("write the file");
     fanout
         .run(&["env"])
         .with(3)
@@ -225,47 +226,48 @@ fn reset_removes_a_project_whose_state_nobody_can_read() {
 }
 
 #[test]
-fn only_one_command_changes_a_project_at_a_time() {
-    let (listener, port) = held();
+fn a_project_is_changed_by_one_command_at_a_time() {
+    let (listener, port) = bound_port();
     drop(listener);
     let fanout = Fanout::new()
         .config("services: {redis: {runtime: external}}\n")
         .env("FANOUT_REDIS_URL", &format!("redis://127.0.0.1:{port}"));
-    // Waits for a Redis that never comes, and holds the project meanwhile.
+    // This command locks the project while it waits for a Redis that never
+    // starts.
     let mut first = fanout
         .command(&["up", "redis"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("started");
+        .expect("start fanout");
     let state = fanout.home().join("fanout/state.json");
-    let begun = Instant::now();
-    while !state.exists() && begun.elapsed() < Duration::from_secs(20) {
+    let started = Instant::now();
+    while !state.exists() && started.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let held = format!("project fanout is being changed by pid {}", first.id());
+    let locked = format!("project fanout is being changed by pid {}", first.id());
     for command in [&["up", "redis"][..], &["down"], &["reset", "--yes"]] {
-        fanout.run(command).with(6).says(&held);
+        fanout.run(command).with(6).says(&locked);
     }
     fanout.run(&["--project", "other", "down"]).with(6);
-    first.kill().expect("killed");
-    first.wait().expect("waited for");
+    first.kill().expect("kill fanout");
+    first.wait().expect("wait for fanout");
     fanout.run(&["down"]).with(0);
 }
 
 #[test]
 fn a_project_keeps_its_runtime() {
     let fanout = Fanout::new();
-    fs::create_dir_all(fanout.home().join("fanout")).expect("made");
+    fs::create_dir_all(fanout.home().join("fanout")).expect("create the folder");
     let state = r#"{"format": 1, "project": "fanout", "runtime": "native"}"#;
-    fs::write(fanout.home().join("fanout/state.json"), state).expect("written");
+    fs::write(fanout.home().join("fanout/state.json"), state).expect("write the file");
     let ended = fanout.run(&["--runtime", "docker", "up"]).with(6);
     ended.says("project fanout was created with the native runtime, which it keeps");
 }
 
 #[test]
-fn status_of_a_stopped_project_says_what_to_do_and_fails_only_when_asked() {
-    let (listener, port) = held();
+fn status_of_a_stopped_project_shows_a_hint_and_fails_only_with_check() {
+    let (listener, port) = bound_port();
     drop(listener);
     let nowhere = format!("http://127.0.0.1:{port}");
     let fanout = Fanout::new()
@@ -293,13 +295,13 @@ fn status_of_a_stopped_project_says_what_to_do_and_fails_only_when_asked() {
     ] {
         assert!(
             services[0].get(key).is_some(),
-            "{key} is left out of {document}"
+            "{key} is missing in {document}"
         );
     }
 }
 
 #[test]
-fn env_is_read_by_a_shell_and_masks_passwords() {
+fn env_prints_shell_variables_and_masks_passwords() {
     let services = [("postgres", 7001), ("clickhouse", 7002), ("redis", 7003)];
     let fanout = Fanout::new().stopped(&services);
     let ended = fanout.run(&["env"]).with(0);
@@ -309,11 +311,11 @@ fn env_is_read_by_a_shell_and_masks_passwords() {
             .contains("FANOUT_CLICKHOUSE_URL='http://app:****@127.0.0.1:7002'")
     );
     assert!(!ended.stdout.contains("app:app"));
-    // What the project does not have is not given by its default.
+    // A service that the project does not have is not replaced by a default.
     assert!(!ended.stdout.contains("FANOUT_KAFKA_BROKERS"), "{ended:#?}");
     let lines = fanout.run(&["env", "--show-secrets"]).with(0).stdout;
-    let all = "$FANOUT_POSTGRES_URL $FANOUT_CLICKHOUSE_DATABASE $FANOUT_BOARD_KEY";
-    let script = format!("{lines}\nprintf %s \"{all}\"");
+    let variables = "$FANOUT_POSTGRES_URL $FANOUT_CLICKHOUSE_DATABASE $FANOUT_BOARD_KEY";
+    let script = format!("{lines}\nprintf %s \"{variables}\"");
     let shell = std::process::Command::new("sh")
         .args(["-c", &script])
         .output();
@@ -327,18 +329,18 @@ fn env_is_read_by_a_shell_and_masks_passwords() {
     let kafka = variables
         .iter()
         .find(|variable| variable["name"] == "FANOUT_KAFKA_BROKERS");
-    assert!(kafka.expect("it is named")["value"].is_null());
+    assert!(kafka.expect("the variable is listed")["value"].is_null());
 }
 
 #[test]
-fn a_log_is_shown_under_its_service_and_harmless() {
+fn a_log_is_shown_with_its_service_and_without_control_characters() {
     let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let logs = fanout.home().join("fanout/logs");
-    fs::create_dir_all(&logs).expect("made");
+    fs::create_dir_all(&logs).expect("create the folder");
     let redis = "7:M 24 Nov 2025 00:00:02.000 * second\n";
     let kafka = "2025-11-24T00:00:01.000Z INFO first\n2025-11-24T00:00:03.000Z \x1b[31mthird\n";
-    fs::write(logs.join("redis.log"), redis).expect("written");
-    fs::write(logs.join("kafka.log"), kafka).expect("written");
+    fs::write(logs.join("redis.log"), redis).expect("write the file");
+    fs::write(logs.join("kafka.log"), kafka).expect("write the file");
     let ended = fanout.run(&["logs"]).with(0);
     assert_eq!(
         ended.stdout,
@@ -355,17 +357,17 @@ fn a_log_is_shown_under_its_service_and_harmless() {
 }
 
 #[test]
-fn a_followed_log_goes_on_until_it_is_interrupted() {
+fn a_followed_log_continues_until_it_is_interrupted() {
     let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let logs = fanout.home().join("fanout/logs");
-    fs::create_dir_all(&logs).expect("made");
+    fs::create_dir_all(&logs).expect("create the folder");
     let mut follow = fanout
         .command(&["logs", "redis", "-f"])
         .stdout(Stdio::piped())
         .spawn()
-        .expect("started");
-    fs::write(logs.join("redis.log"), "1:M hello\n").expect("written");
-    let mut stdout = follow.stdout.take().expect("piped");
+        .expect("start fanout");
+    fs::write(logs.join("redis.log"), "1:M hello\n").expect("write the file");
+    let mut stdout = follow.stdout.take().expect("a pipe");
     let mut line = vec![0; "redis | 1:M hello\n".len()];
     stdout.read_exact(&mut line).expect("a line");
     assert_eq!(line, b"redis | 1:M hello\n");
@@ -374,11 +376,11 @@ fn a_followed_log_goes_on_until_it_is_interrupted() {
         .args(["-INT", &pid])
         .status();
     assert!(signal.expect("kill runs").success());
-    assert_eq!(follow.wait().expect("ended").code(), Some(0));
+    assert_eq!(follow.wait().expect("wait for fanout").code(), Some(0));
 }
 
 #[test]
-fn a_failure_is_one_document_too() {
+fn a_failure_is_also_one_document() {
     let document = Fanout::new()
         .run(&["up", "kafak", "--output", "json"])
         .with(2)
@@ -390,7 +392,7 @@ fn a_failure_is_one_document_too() {
 }
 
 #[test]
-fn a_mistake_on_the_command_line_is_one_document_too() {
+fn a_usage_error_is_also_one_document() {
     let mistakes: [(&[&str], &str, &str); 4] = [
         (&["--output", "json", "up", "--ports", "no"], "up", "'no'"),
         (&["up", "--ports=no", "--output=json"], "up", "'no'"),
@@ -401,13 +403,13 @@ fn a_mistake_on_the_command_line_is_one_document_too() {
             "'--events <EVENTS>'",
         ),
     ];
-    for (arguments, command, named) in mistakes {
+    for (arguments, command, culprit) in mistakes {
         let document = Fanout::new().run(arguments).with(2).json();
         assert_eq!(document["schema"], format!("fanout.{command}/v1"));
         assert_eq!(document["ok"], false);
         assert_eq!(document["error"]["code"], "usage");
         let message = document["error"]["message"].as_str().expect("a message");
-        assert!(message.contains(named), "{document}");
+        assert!(message.contains(culprit), "{document}");
     }
     let ended = Fanout::new().run(&["up", "--ports", "no"]).with(2);
     assert_eq!(ended.stdout, "");
@@ -415,7 +417,7 @@ fn a_mistake_on_the_command_line_is_one_document_too() {
 }
 
 #[test]
-fn a_mistake_names_what_is_missing_and_has_a_hint() {
+fn a_usage_error_lists_missing_arguments_and_has_a_hint() {
     let document = Fanout::new()
         .run(&["--output", "json", "peek"])
         .with(2)
@@ -429,11 +431,11 @@ fn a_mistake_names_what_is_missing_and_has_a_hint() {
 }
 
 #[test]
-fn every_hint_is_for_its_project() {
+fn every_hint_includes_the_project() {
     let blue = |arguments: &[&str]| {
-        let mut all = vec!["--project", "blue"];
-        all.extend(arguments);
-        Fanout::new().run(&all)
+        let mut with_project = vec!["--project", "blue"];
+        with_project.extend(arguments);
+        Fanout::new().run(&with_project)
     };
     blue(&["up", "kafak"])
         .with(2)
@@ -446,7 +448,7 @@ fn every_hint_is_for_its_project() {
 }
 
 #[test]
-fn a_closed_stderr_is_no_panic_and_a_closed_stdout_keeps_the_code() {
+fn a_closed_stderr_does_not_panic_and_a_closed_stdout_keeps_the_exit_code() {
     let fanout = Fanout::new();
     let run = |script: &str| {
         let path = env!("CARGO_BIN_EXE_fanout");
@@ -486,15 +488,15 @@ fn no_secret_is_shown() {
 }
 
 #[test]
-fn config_show_helps_where_the_configuration_is_wrong() {
+fn config_show_lists_the_defaults_if_the_configuration_is_invalid() {
     let fanout = Fanout::new().env("FANOUT_BORD_KEY", "x");
     let ended = fanout.run(&["config", "show"]).with(2).says("board.key");
     ended.says("error: environment variable FANOUT_BORD_KEY matches no setting");
 }
 
 #[test]
-fn config_check_refuses_what_every_command_would() {
-    for (config, says) in [
+fn config_check_rejects_what_every_command_rejects() {
+    for (config, message) in [
         (
             "services: {kafak: {runtime: external}}",
             "services.kafak: unknown service",
@@ -510,37 +512,40 @@ fn config_check_refuses_what_every_command_would() {
         ),
     ] {
         let fanout = Fanout::new().config(&format!("{config}\n"));
-        fanout.run(&["config", "check"]).with(2).says(says);
-        fanout.run(&["status"]).with(2).says(says);
+        fanout.run(&["config", "check"]).with(2).says(message);
+        fanout.run(&["status"]).with(2).says(message);
         fanout.run(&["config", "show"]).with(0);
     }
 }
 
 #[test]
-fn a_variable_that_is_no_text_is_told_and_others_do_not_matter() {
+fn invalid_utf_8_is_an_error_only_in_a_variable_of_fanout() {
     use std::os::unix::ffi::OsStrExt as _;
-    let no_text = std::ffi::OsStr::from_bytes(b"\xff");
-    let with = |name: &str| {
+    let invalid = std::ffi::OsStr::from_bytes(b"\xff");
+    let run_with = |name: &str| {
         let fanout = Fanout::new();
         let mut command = fanout.command(&["config", "check"]);
-        let output = command.env(name, no_text).output().expect("it runs");
+        let output = command.env(name, invalid).output().expect("run fanout");
         (
             output.status.code(),
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     };
-    assert_eq!(with("LS_COLORS").0, Some(0));
-    let (code, stderr) = with("FANOUT_BOARD_KEY");
+    assert_eq!(run_with("LS_COLORS").0, Some(0));
+    let (code, stderr) = run_with("FANOUT_BOARD_KEY");
     assert_eq!(code, Some(2));
-    assert!(stderr.contains("FANOUT_BOARD_KEY is no UTF-8"), "{stderr}");
+    assert!(
+        stderr.contains("FANOUT_BOARD_KEY is not valid UTF-8"),
+        "{stderr}"
+    );
 }
 
 #[test]
-fn reset_lists_what_it_removes_also_when_it_does_not_ask() {
+fn reset_lists_what_it_removes_even_if_it_does_not_ask() {
     let fanout = Fanout::new();
     let folder = fanout.home().join("fanout/data");
     for arguments in [&["reset", "-q"][..], &["reset", "--yes"]] {
-        fs::create_dir_all(&folder).expect("made");
+        fs::create_dir_all(&folder).expect("create the folder");
         let ended = fanout.run(arguments);
         let listed = format!("folder    {}", fanout.home().join("fanout").display());
         assert!(ended.stderr.contains(&listed), "{ended:#?}");
@@ -548,7 +553,7 @@ fn reset_lists_what_it_removes_also_when_it_does_not_ask() {
 }
 
 #[test]
-fn logs_say_which_instant_since_means() {
+fn logs_show_the_resolved_since() {
     let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let since = ["logs", "--since", "2025-11-24T01:00:00+01:00"];
     let ended = fanout.run(&since).with(0);
@@ -559,45 +564,48 @@ fn logs_say_which_instant_since_means() {
 }
 
 #[test]
-fn the_manual_page_has_the_nested_commands() {
+fn the_manual_page_includes_nested_commands() {
     let page = Fanout::new().run(&["man"]).with(0).stdout;
-    assert!(page.contains("forget\\-offsets"), "no connector apply");
+    assert!(
+        page.contains("forget\\-offsets"),
+        "connector apply is missing"
+    );
 }
 
 #[test]
-fn a_command_that_waits_for_a_server_ends_at_the_first_signal() {
-    // Takes connections and never answers.
-    let (listener, port) = held();
+fn a_command_that_waits_for_a_server_exits_on_the_first_signal() {
+    // The listener accepts connections and never responds.
+    let (listener, port) = bound_port();
     let fanout = Fanout::new().env("FANOUT_KAFKA_BROKERS", &format!("127.0.0.1:{port}"));
     let mut peek = fanout
         .command(&["peek", "kafka"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("started");
-    listener.set_nonblocking(true).expect("set");
-    let begun = Instant::now();
+        .expect("start fanout");
+    listener.set_nonblocking(true).expect("set the listener");
+    let started = Instant::now();
     let _connection = loop {
         if let Ok(connection) = listener.accept() {
             break connection;
         }
-        let ended = peek.try_wait().expect("asked");
-        assert!(ended.is_none() && begun.elapsed() < Duration::from_secs(60));
+        let ended = peek.try_wait().expect("poll fanout");
+        assert!(ended.is_none() && started.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(20));
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let kill = std::process::Command::new("kill")
         .args(["-TERM", &peek.id().to_string()])
         .status();
     assert!(kill.expect("kill runs").success());
-    let code = peek.wait().expect("ended").code();
+    let code = peek.wait().expect("wait for fanout").code();
     assert_eq!(code, Some(143));
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(3));
 }
 
 #[test]
-fn a_backfill_that_cannot_be_meant_is_a_mistake() {
-    for (arguments, said) in [
+fn an_invalid_backfill_is_a_usage_error() {
+    for (arguments, message) in [
         (&["backfill"][..], "--from"),
         (&["backfill", "--from", "soon"], "invalid time"),
         (
@@ -621,12 +629,12 @@ fn a_backfill_that_cannot_be_meant_is_a_mistake() {
             "expected partition:offset, such as 0:17",
         ),
     ] {
-        Fanout::new().run(arguments).with(2).says(said);
+        Fanout::new().run(arguments).with(2).says(message);
     }
 }
 
 #[test]
-fn an_interrupted_reset_is_finished_before_anything_is_brought_up() {
+fn an_interrupted_reset_must_be_finished_before_up() {
     let fanout = Fanout::new();
     let project = fanout.home().join("fanout");
     fs::create_dir_all(&project).expect("a folder");
@@ -634,7 +642,7 @@ fn an_interrupted_reset_is_finished_before_anything_is_brought_up() {
     fs::write(project.join("reset.json"), journal).expect("a journal");
     let refused = fanout.run(&["up", "redis"]).with(6);
     refused
-        .says("a reset of project fanout has begun and is not done")
+        .says("a reset of project fanout has started and is not done")
         .says("reset");
     fanout.run(&["reset", "--yes"]).with(0);
     assert!(!project.exists());

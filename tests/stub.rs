@@ -1,4 +1,4 @@
-//! The stub of the external system, as a real server on a port of its own.
+//! Tests the mock external system as a real server on its own port.
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -17,14 +17,14 @@ use reqwest::Client;
 use serde_json::Value as Json;
 use tokio_util::sync::CancellationToken;
 
-/// A stub of this process, stopped when it goes out of scope.
-struct Running {
+/// A stub in this process, stopped when dropped.
+struct LocalStub {
     url: String,
     stop: CancellationToken,
     client: Client,
 }
 
-impl Running {
+impl LocalStub {
     async fn start(data: &Path, faults: Faults) -> Self {
         let stub = Stub::bind(Options {
             listen: "127.0.0.1:0".parse().expect("an address"),
@@ -50,16 +50,16 @@ impl Running {
     async fn post(&self, key: Option<&str>, body: &str) -> (u16, Json) {
         post(&self.client, &self.url, key, body)
             .await
-            .expect("an answer")
+            .expect("a response")
     }
 
     async fn get(&self, path: &str) -> Json {
         let response = self.client.get(format!("{}{path}", self.url)).send().await;
-        response.expect("an answer").json().await.expect("json")
+        response.expect("a response").json().await.expect("json")
     }
 }
 
-impl Drop for Running {
+impl Drop for LocalStub {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -82,7 +82,7 @@ async fn post(
 #[tokio::test]
 async fn each_key_is_accepted_once_and_with_one_body() {
     let folder = tempfile::tempdir().expect("a folder");
-    let stub = Running::start(folder.path(), Faults::default()).await;
+    let stub = LocalStub::start(folder.path(), Faults::default()).await;
     let (status, answer) = stub.post(Some("k1"), r#"{"a":1}"#).await;
     assert_eq!((status, answer["status"].as_str()), (201, Some("accepted")));
     let (status, answer) = stub.post(Some("k1"), r#"{"a":1}"#).await;
@@ -95,13 +95,13 @@ async fn each_key_is_accepted_once_and_with_one_body() {
     assert_eq!(stub.post(Some(""), r#"{"a":1}"#).await.0, 400);
     assert_eq!(stub.post(Some("k2"), r#"{"a":"#).await.0, 400);
     let ping = stub.client.get(format!("{}/ping", stub.url)).send().await;
-    assert_eq!(ping.expect("an answer").text().await.expect("text"), "Ok.");
+    assert_eq!(ping.expect("a response").text().await.expect("text"), "Ok.");
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_listed_in_pages() {
+async fn accepted_events_are_listed_in_pages() {
     let folder = tempfile::tempdir().expect("a folder");
-    let stub = Running::start(folder.path(), Faults::default()).await;
+    let stub = LocalStub::start(folder.path(), Faults::default()).await;
     for number in 1..=5 {
         stub.post(Some(&format!("k{number}")), &number.to_string())
             .await;
@@ -126,47 +126,50 @@ async fn what_was_accepted_is_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn faults_come_to_order_and_go_again() {
+async fn faults_can_be_set_and_cleared() {
     let folder = tempfile::tempdir().expect("a folder");
     let faults = Faults {
         status: Some(429),
         retry_after_seconds: Some(7),
         ..Faults::default()
     };
-    let stub = Running::start(folder.path(), faults).await;
+    let stub = LocalStub::start(folder.path(), faults).await;
     let request = stub.client.post(format!("{}/events", stub.url));
     let response = request
         .header("Idempotency-Key", "k")
         .body("1")
         .send()
         .await;
-    let response = response.expect("an answer");
+    let response = response.expect("a response");
     assert_eq!(response.status(), 429);
     assert_eq!(response.headers()["retry-after"], "7");
 
-    let order = |query: &str| stub.client.put(format!("{}/faults{query}", stub.url));
-    let response = order("?delay_ms=150").send().await.expect("an answer");
+    let set_faults = |query: &str| stub.client.put(format!("{}/faults{query}", stub.url));
+    let response = set_faults("?delay_ms=150")
+        .send()
+        .await
+        .expect("a response");
     assert_eq!(response.status(), 200);
     let started = Instant::now();
     assert_eq!(stub.post(Some("k"), "1").await.0, 201);
     assert!(started.elapsed() >= Duration::from_millis(150));
 
-    let response = order("").body(r#"{"fail_rate": 2}"#).send().await;
-    assert_eq!(response.expect("an answer").status(), 400);
-    let response = order("").body(r#"{"fail_rate": 1}"#).send().await;
-    assert_eq!(response.expect("an answer").status(), 200);
+    let response = set_faults("").body(r#"{"fail_rate": 2}"#).send().await;
+    assert_eq!(response.expect("a response").status(), 400);
+    let response = set_faults("").body(r#"{"fail_rate": 1}"#).send().await;
+    assert_eq!(response.expect("a response").status(), 200);
     assert_eq!(stub.post(Some("k"), "1").await.0, 503);
-    order("").send().await.expect("an answer");
+    set_faults("").send().await.expect("a response");
     assert_eq!(stub.post(Some("k"), "1").await.0, 200);
 }
 
-/// A stub of its own process.
-struct Process {
+/// A stub in its own process, killed when dropped.
+struct StubProcess {
     child: Child,
     url: String,
 }
 
-impl Process {
+impl StubProcess {
     fn start(data: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanout"))
             .args([
@@ -180,7 +183,7 @@ impl Process {
             .arg(data)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the binary");
+            .expect("start fanout");
         let stdout = child.stdout.take().expect("a pipe");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -190,9 +193,9 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for StubProcess {
     fn drop(&mut self) {
-        // It has gone already where the test went well.
+        // If the test succeeded, the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -203,8 +206,8 @@ async fn an_acknowledged_event_survives_a_kill() {
     let folder = tempfile::tempdir().expect("a folder");
     let client = Client::new();
     let mut acknowledged = Vec::new();
-    for life in 0..3 {
-        let mut stub = Process::start(folder.path());
+    for run in 0..3 {
+        let mut stub = StubProcess::start(folder.path());
         let count = Arc::new(AtomicUsize::new(0));
         let senders = (0..4).map(|sender| {
             let (url, client, count) = (stub.url.clone(), client.clone(), Arc::clone(&count));
@@ -212,10 +215,10 @@ async fn an_acknowledged_event_survives_a_kill() {
                 let mut accepted = Vec::new();
                 for number in 0.. {
                     count.store(number, Ordering::Relaxed);
-                    let key = format!("{life}-{sender}-{number}");
+                    let key = format!("{run}-{sender}-{number}");
                     match post(&client, &url, Some(&key), &format!("\"{key}\"")).await {
                         Ok((201, _)) => accepted.push(key),
-                        Ok(other) => panic!("answered {other:?}"),
+                        Ok(response) => panic!("unexpected response {response:?}"),
                         Err(_) => break,
                     }
                 }
@@ -226,32 +229,35 @@ async fn an_acknowledged_event_survives_a_kill() {
         while count.load(Ordering::Relaxed) < 50 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        stub.child.kill().expect("killed");
+        stub.child.kill().expect("kill the stub");
         for sender in senders {
-            acknowledged.extend(sender.await.expect("a sender"));
+            acknowledged.extend(sender.await.expect("join the sender"));
         }
     }
-    let stub = Running::start(folder.path(), Faults::default()).await;
+    let stub = LocalStub::start(folder.path(), Faults::default()).await;
     assert!(acknowledged.len() > 150, "{}", acknowledged.len());
     for key in acknowledged {
         let (status, _) = stub.post(Some(&key), &format!("\"{key}\"")).await;
-        assert_eq!(status, 200, "{key} was forgotten");
+        assert_eq!(status, 200, "{key} was lost");
     }
 }
 
 #[tokio::test]
-async fn it_ends_with_0_on_sigterm() {
+async fn the_stub_exits_with_0_on_sigterm() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut stub = Process::start(folder.path());
+    let mut stub = StubProcess::start(folder.path());
     let client = Client::new();
     assert_eq!(
         post(&client, &stub.url, Some("k"), "1")
             .await
-            .expect("an answer")
+            .expect("a response")
             .0,
         201
     );
     let pid = nix::unistd::Pid::from_raw(i32::try_from(stub.child.id()).expect("a pid"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
-    assert_eq!(stub.child.wait().expect("ended").code(), Some(0));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("send the signal");
+    assert_eq!(
+        stub.child.wait().expect("wait for the stub").code(),
+        Some(0)
+    );
 }

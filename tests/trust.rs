@@ -1,6 +1,6 @@
-//! What is not to be trusted is not used: folders that others can change,
-//! downloads that are not the ones that fanout was tested with. And what is
-//! secret is not shown, as far as no server has to run for it.
+//! Untrusted input is not used: folders that other users can change, and
+//! downloads other than the ones that fanout was tested with. Secrets are not
+//! shown. These tests need no running server.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,20 +26,20 @@ use support::{Ended, Fanout};
 /// The user `nobody`.
 const NOBODY: u32 = 65_534;
 
-/// In every secret here.
+/// Part of every secret in these tests.
 const MARK: &str = "canary7f3a";
 
 #[track_caller]
-fn is_silent(ended: Ended) -> Ended {
-    let shown = ended.stdout.contains(MARK) || ended.stderr.contains(MARK);
-    assert!(!shown, "{ended:#?}");
+fn assert_no_secret(ended: Ended) -> Ended {
+    let has_secret = ended.stdout.contains(MARK) || ended.stderr.contains(MARK);
+    assert!(!has_secret, "{ended:#?}");
     ended
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_told_without_the_secrets_around_it() {
+fn a_mistake_in_the_configuration_is_reported_without_secrets() {
     let url = format!("postgres://app:{MARK}@127.0.0.1:1/app");
-    for (text, told) in [
+    for (text, message) in [
         (
             format!("redis:\n  url: redis://:{MARK}@h:1\n  uurl: x\n"),
             "line 3, column 3",
@@ -70,14 +70,14 @@ fn a_mistake_in_the_configuration_is_told_without_the_secrets_around_it() {
         let fanout = Fanout::new().config(&text);
         for output in ["human", "json"] {
             let ended = fanout.run(&["--output", output, "config", "check"]).with(2);
-            is_silent(ended).says(told);
+            assert_no_secret(ended).says(message);
         }
     }
 }
 
 #[test]
-fn a_mistake_in_the_environment_is_told_without_its_value() {
-    for (variable, told) in [
+fn a_mistake_in_the_environment_is_reported_without_its_value() {
+    for (variable, message) in [
         ("FANOUT_CONNECTOR_PROPERTIES", "connector.properties"),
         (
             "FANOUT_REDIS_REQUEST_TIMEOUT_MS",
@@ -86,13 +86,13 @@ fn a_mistake_in_the_environment_is_told_without_its_value() {
         ("FANOUT_EXTERNAL_URL", "external.url"),
     ] {
         let fanout = Fanout::new().env(variable, &format!("database.password={MARK}"));
-        is_silent(fanout.run(&["config", "check"]).with(2)).says(told);
+        assert_no_secret(fanout.run(&["config", "check"]).with(2)).says(message);
     }
     let fanout = Fanout::new();
     let state = fanout.home().join("fanout/state.json");
-    fs::create_dir_all(state.parent().expect("a folder")).expect("made");
-    fs::write(&state, format!(r#"{{"format": "{MARK}"}}"#)).expect("written");
-    is_silent(fanout.run(&["status"]).with(3)).says("line 1");
+    fs::create_dir_all(state.parent().expect("a folder")).expect("create the folder");
+    fs::write(&state, format!(r#"{{"format": "{MARK}"}}"#)).expect("write the file");
+    assert_no_secret(fanout.run(&["status"]).with(3)).says("line 1");
 }
 
 #[test]
@@ -111,11 +111,11 @@ services:
     let fanout = Fanout::new().stopped(&[("redis", 1)]).config(&text);
     for output in ["human", "json"] {
         let ended = fanout.run(&["--output", output, "config", "show"]).with(0);
-        is_silent(ended)
+        assert_no_secret(ended)
             .says("https://****@h/x?api_key=****&k=****")
             .says("poll.interval.ms")
             .says("UTC");
-        is_silent(fanout.run(&["--output", output, "env"]).with(0));
+        assert_no_secret(fanout.run(&["--output", output, "env"]).with(0));
     }
     let shown = fanout.run(&["--output", "json", "config", "show"]).json();
     let values = shown["values"].as_array().expect("values");
@@ -123,7 +123,7 @@ services:
         .iter()
         .find(|value| value["key"] == "connector.properties");
     assert_eq!(
-        properties.expect("them")["value"]["ssl.key.passphrase"],
+        properties.expect("the properties")["value"]["ssl.key.passphrase"],
         "****"
     );
     let shown = fanout.run(&["env", "--show-secrets"]).with(0);
@@ -131,7 +131,7 @@ services:
 }
 
 #[test]
-fn a_connection_that_fails_shows_no_secret() {
+fn a_failed_connection_shows_no_secret() {
     let fanout = Fanout::new()
         .config("services: {stub: {runtime: external}, redis: {runtime: external}}\n")
         .env(
@@ -144,15 +144,15 @@ fn a_connection_that_fails_shows_no_secret() {
         );
     for service in ["stub", "redis"] {
         let ended = fanout.run(&["up", service, "--timeout", "1s"]).with(4);
-        is_silent(ended).says("127.0.0.1:1").says("****");
+        assert_no_secret(ended).says("127.0.0.1:1").says("****");
     }
 }
 
 #[test]
-fn a_home_that_others_may_change_is_not_used() {
+fn a_home_that_other_users_can_change_is_not_used() {
     let fanout = Fanout::new();
-    fs::create_dir(fanout.home()).expect("made");
-    fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o777)).expect("opened");
+    fs::create_dir(fanout.home()).expect("create the folder");
+    fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o777)).expect("set the mode");
     for command in [["status"], ["up"], ["down"], ["reset"]] {
         fanout
             .run(&command)
@@ -160,7 +160,7 @@ fn a_home_that_others_may_change_is_not_used() {
             .says("cannot be used: others may write into it (mode 777)")
             .says("hint: name a folder of your own: FANOUT_HOME=<folder> fanout …");
     }
-    fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o755)).expect("closed");
+    fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o755)).expect("set the mode");
     let down = fanout.run(&["down"]).with(6);
     down.says("project fanout was never brought up");
 }
@@ -168,16 +168,16 @@ fn a_home_that_others_may_change_is_not_used() {
 #[test]
 fn a_link_of_another_user_in_place_of_a_project_is_not_followed() {
     if !nix::unistd::geteuid().is_root() {
-        // Nobody else can make one.
+        // Only root can create a link of another user.
         return;
     }
     let fanout = Fanout::new();
     let elsewhere = fanout.home().with_file_name("elsewhere");
-    fs::create_dir_all(&elsewhere).expect("made");
-    fs::create_dir(fanout.home()).expect("made");
+    fs::create_dir_all(&elsewhere).expect("create the folder");
+    fs::create_dir(fanout.home()).expect("create the folder");
     let link = fanout.home().join("fanout");
-    symlink(&elsewhere, &link).expect("linked");
-    lchown(&link, Some(NOBODY), None).expect("given");
+    symlink(&elsewhere, &link).expect("create the link");
+    lchown(&link, Some(NOBODY), None).expect("change the owner");
     fanout
         .run(&["status"])
         .with(3)
@@ -188,11 +188,14 @@ fn a_link_of_another_user_in_place_of_a_project_is_not_followed() {
         .run(&["up", "redis"])
         .with(3)
         .says("it is a link of user nobody");
-    assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
+    assert_eq!(
+        fs::read_dir(&elsewhere).expect("read the folder").count(),
+        0
+    );
 }
 
 #[test]
-fn a_folder_that_servers_cannot_be_told_of_is_refused() {
+fn a_folder_that_server_configurations_cannot_contain_is_rejected() {
     let fanout = Fanout::new();
     let home = fanout.home().join("a,b");
     let fanout = fanout.env("FANOUT_HOME", home.to_str().expect("utf-8"));
@@ -203,20 +206,20 @@ fn a_folder_that_servers_cannot_be_told_of_is_refused() {
     assert!(!home.join("fanout/state.json").exists());
 }
 
-/// What a user without a home folder sees, as root can try it.
+/// Only root can run fanout as another user without a home folder.
 #[test]
-fn a_user_without_a_home_gets_a_folder_that_is_theirs_or_none() {
+fn a_user_without_a_home_gets_only_a_folder_that_they_own() {
     if !nix::unistd::geteuid().is_root() {
-        // Nobody else can become another user.
+        // Only root can become another user.
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let open = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode));
-    open(0o1777).expect("opened");
-    // Where the binary was built may be closed to others.
+    let mode = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(folder.path(), mode).expect("set the mode");
+    // The build folder may be closed to other users.
     let program = folder.path().join("fanout");
-    fs::copy(env!("CARGO_BIN_EXE_fanout"), &program).expect("copied");
-    let place = folder.path().join(format!("fanout-{NOBODY}"));
+    fs::copy(env!("CARGO_BIN_EXE_fanout"), &program).expect("copy the binary");
+    let home = folder.path().join(format!("fanout-{NOBODY}"));
     let run = || {
         let output = Command::new(&program)
             .args(["--runtime", "native", "up", "--dry-run", "stub"])
@@ -227,56 +230,59 @@ fn a_user_without_a_home_gets_a_folder_that_is_theirs_or_none() {
             .uid(NOBODY)
             .gid(NOBODY)
             .output()
-            .expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), said)
+            .expect("run fanout");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), stderr)
     };
-    let refused = |why: &str| {
-        let (code, said) = run();
+    let assert_refused = |reason: &str| {
+        let (code, stderr) = run();
         let hint = "hint: name a folder of your own: FANOUT_HOME=<folder> fanout …";
         assert!(
-            code == Some(3) && said.contains(why) && said.contains(hint),
-            "{code:?} {said}"
+            code == Some(3) && stderr.contains(reason) && stderr.contains(hint),
+            "{code:?} {stderr}"
         );
     };
-    fs::create_dir(&place).expect("made");
-    refused("it belongs to user root");
-    fs::remove_dir(&place).expect("removed");
-    symlink("/var/tmp", &place).expect("linked");
-    refused("it belongs to user root");
-    lchown(&place, Some(4_000), None).expect("given");
-    refused("it is a link of user 4000");
-    fs::remove_file(&place).expect("removed");
-    fs::write(&place, "").expect("written");
-    chown(&place, Some(NOBODY), None).expect("given");
-    refused("it is no folder");
-    fs::remove_file(&place).expect("removed");
+    fs::create_dir(&home).expect("create the folder");
+    assert_refused("it belongs to user root");
+    fs::remove_dir(&home).expect("remove it");
+    symlink("/var/tmp", &home).expect("create the link");
+    assert_refused("it belongs to user root");
+    lchown(&home, Some(4_000), None).expect("change the owner");
+    assert_refused("it is a link of user 4000");
+    fs::remove_file(&home).expect("remove it");
+    fs::write(&home, "").expect("write the file");
+    chown(&home, Some(NOBODY), None).expect("change the owner");
+    assert_refused("it is no folder");
+    fs::remove_file(&home).expect("remove it");
 
     assert_eq!(run().0, Some(0), "{}", run().1);
-    let mode = fs::metadata(&place).expect("made").permissions().mode();
+    let mode = fs::metadata(&home)
+        .expect("create the folder")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
-/// A program that stands in for one of the machine's.
-fn program(folder: &Path, name: &str, script: &str) {
-    fs::create_dir_all(folder).expect("made");
+/// Writes a script that replaces a program of the machine.
+fn write_program(folder: &Path, name: &str, script: &str) {
+    fs::create_dir_all(folder).expect("create the folder");
     let path = folder.join(name);
-    fs::write(&path, script).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    fs::write(&path, script).expect("write the file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set the mode");
 }
 
 #[test]
-fn a_jar_that_is_another_than_it_was_is_not_installed() {
+fn a_modified_jar_is_not_installed() {
     let fanout = Fanout::new();
     let bin = fanout.home().with_file_name("bin");
-    // A mirror that was broken into: whatever Maven checks against comes from
-    // there too.
+    // Simulates a compromised mirror, which also serves the checksums that
+    // Maven checks.
     let script = "#!/bin/sh
 for argument; do case $argument in -DoutputDirectory=*) folder=${argument#*=} ;; esac; done
 mkdir -p \"$folder\"
 echo evil >\"$folder/kafka_2.13-4.3.0.jar\"
 ";
-    program(&bin, "mvn", script);
+    write_program(&bin, "mvn", script);
     let path = format!(
         "{}:{}",
         bin.display(),
@@ -291,7 +297,7 @@ echo evil >\"$folder/kafka_2.13-4.3.0.jar\"
     assert!(!cache.join("kafka-4.3.0").exists());
 }
 
-/// Wheels of the right names and versions, with something else in them.
+/// Creates wheels with the expected names and versions but different content.
 const WHEELS: &str = r#"
 import sys, zipfile
 for name, version in (line.split("==") for line in sys.argv[2:]):
@@ -305,21 +311,21 @@ for name, version in (line.split("==") for line in sys.argv[2:]):
 "#;
 
 #[test]
-fn a_wheel_that_is_another_than_it_was_is_not_installed() {
+fn a_modified_wheel_is_not_installed() {
     let fanout = Fanout::new();
     let wheels = fanout.home().with_file_name("wheels");
-    fs::create_dir(&wheels).expect("made");
+    fs::create_dir(&wheels).expect("create the folder");
     let requirements = include_str!("../stack/native/requirements.txt");
     let pinned = requirements
         .lines()
         .filter(|line| !line.starts_with(['#', ' ']))
         .filter_map(|line| line.split_whitespace().next());
-    let made = Command::new("python3")
+    let status = Command::new("python3")
         .args(["-c", WHEELS])
         .arg(&wheels)
         .args(pinned)
         .status();
-    assert!(made.expect("python").success());
+    assert!(status.expect("run python").success());
     let fanout = fanout
         .env("PIP_NO_INDEX", "1")
         .env("PIP_FIND_LINKS", wheels.to_str().expect("utf-8"));

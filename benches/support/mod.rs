@@ -1,5 +1,5 @@
-//! What the benchmarks share: a real stack, started for the run and removed
-//! after it.
+//! Support for the benchmarks: a real stack, started for the run and removed
+//! afterwards.
 
 use std::{path::PathBuf, process::Command};
 
@@ -9,17 +9,17 @@ use fanout::{
     stack::{Home, recorded_settings},
 };
 
-/// A stack of its own, removed when dropped.
+/// A stack of the benchmark, removed when dropped.
 pub struct Stack {
     home: PathBuf,
     program: PathBuf,
 }
 
 impl Stack {
-    /// Brings one up, without its pipeline, by this binary.
+    /// Brings up a stack without its pipeline, using this binary.
     pub fn up(program: impl Into<PathBuf>) -> Self {
         let home = std::env::temp_dir().join(format!("fanout-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&home).expect("a folder");
+        std::fs::create_dir_all(&home).expect("create the folder");
         let program = program.into();
         let stack = Self { home, program };
         stack.fanout(&["up", "--ports", "auto", "--no-run"]);
@@ -27,16 +27,16 @@ impl Stack {
     }
 
     pub fn fanout(&self, arguments: &[&str]) {
-        let status = self.command(arguments).status().expect("fanout starts");
+        let status = self.command(arguments).status().expect("run fanout");
         assert!(status.success(), "fanout {arguments:?}: {status}");
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        // The settings of whoever calls are not the benchmark's.
+        // The caller's settings must not affect the benchmark.
         for (name, _) in std::env::vars_os() {
-            let ours = name.to_string_lossy().starts_with("FANOUT_");
-            if ours && name != "FANOUT_CACHE" {
+            let is_setting = name.to_string_lossy().starts_with("FANOUT_");
+            if is_setting && name != "FANOUT_CACHE" {
                 command.env_remove(name);
             }
         }
@@ -63,13 +63,14 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         self.fanout(&["reset", "--yes", "--quiet"]);
-        // The home is a temporary folder; what is left of it hurts nobody.
+        // The home is a temporary folder, so leftovers are harmless.
         let _ = std::fs::remove_dir_all(&self.home);
     }
 }
 
-/// Whether `BENCH_ONLY` is of this measurement; none where it is not set.
-pub fn chosen(name: &str) -> Option<bool> {
+/// Returns whether `BENCH_ONLY` selects this measurement, or `None` if it is
+/// not set.
+pub fn is_selected(name: &str) -> Option<bool> {
     let only = std::env::var("BENCH_ONLY").ok()?;
-    Some(only.split(',').any(|one| one == name))
+    Some(only.split(',').any(|selected| selected == name))
 }

@@ -1,8 +1,9 @@
-//! Whatever the bytes of a record: each ends as something, none as two things,
-//! and what a row is does not hang on how it was written down.
+//! Fuzzes the decoders with arbitrary record bytes: every record has exactly
+//! one result, all decoders agree on it, and a row does not depend on how it
+//! was serialized.
 //!
-//! An input is a key and a value with a line feed between them; without one it
-//! is a value with no key. It begins with the records that were captured.
+//! An input is a key and a value, separated by a line feed. An input without a
+//! line feed is a value without a key. The corpus starts with captured records.
 
 #![no_main]
 
@@ -27,15 +28,15 @@ const CAPTURED: [&str; 2] = [
 
 fuzz_target!(init: seed(), |data: &[u8]| check(data));
 
-/// Writes the captured records where the fuzzer looks for its first inputs.
+/// Writes the captured records into the fuzzer's corpus.
 fn seed() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/decode");
-    fs::create_dir_all(&corpus).expect("a folder");
+    fs::create_dir_all(&corpus).expect("create the folder");
     for (number, line) in CAPTURED.iter().flat_map(|text| text.lines()).enumerate() {
-        let record: Json = serde_json::from_str(line).expect("a record a line");
-        let text = |member: &str| record[member].as_str().unwrap_or_default();
+        let record: Json = serde_json::from_str(line).expect("a record per line");
+        let text = |field: &str| record[field].as_str().unwrap_or_default();
         let input = format!("{}\n{}", text("key"), text("value"));
-        fs::write(corpus.join(format!("captured-{number:03}")), input).expect("written");
+        fs::write(corpus.join(format!("captured-{number:03}")), input).expect("write the input");
     }
 }
 
@@ -60,42 +61,43 @@ fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Record<'a> {
 
 fn check(data: &[u8]) {
     let (key, value) = match data.iter().position(|byte| *byte == b'\n') {
-        Some(at) => (Some(&data[..at]), &data[at + 1..]),
+        Some(end) => (Some(&data[..end]), &data[end + 1..]),
         None => (None, data),
     };
     let facts = FactDecoder::new(table("engagement_events"));
     let contents = ContentDecoder::new(table("content"));
     let change = facts.decode(&record(key, Some(value)));
-    is_shown_harmlessly(change.as_ref().err());
-    is_shown_harmlessly(contents.decode(&record(key, Some(value))).err().as_ref());
-    is_the_same_to_the_boards(key, value, &change);
-    is_the_same_to_enrichment(&contents, &record(key, Some(value)));
-    is_the_same_with_a_schema(&facts, key, value, &change);
+    assert_safe_detail(change.as_ref().err());
+    assert_safe_detail(contents.decode(&record(key, Some(value))).err().as_ref());
+    assert_same_for_boards(key, value, &change);
+    assert_same_for_enrichment(&contents, &record(key, Some(value)));
+    assert_same_with_schema(&facts, key, value, &change);
     match &change {
         Ok(Change::Upsert { row, .. }) => {
-            is_the_same_written_otherwise(&facts, row);
-            belongs_to_its_key(&facts, row.id, value);
+            assert_same_reserialized(&facts, row);
+            assert_requires_its_key(&facts, row.id, value);
         }
         Ok(Change::Delete { id }) => {
-            let own = json!({ "id": id }).to_string();
-            let again = facts.decode(&record(Some(own.as_bytes()), Some(value)));
-            assert_eq!(again, change);
+            let plain_key = json!({ "id": id }).to_string();
+            let decoded = facts.decode(&record(Some(plain_key.as_bytes()), Some(value)));
+            assert_eq!(decoded, change);
         }
         Ok(Change::Truncate { .. } | Change::Ignored(_)) | Err(_) => {}
     }
 }
 
-/// A detail is one short line without anything that acts on a terminal.
-fn is_shown_harmlessly(reject: Option<&Reject>) {
+/// Asserts that a detail is short and has no control characters.
+fn assert_safe_detail(reject: Option<&Reject>) {
     if let Some(Reject { code, detail }) = reject {
         assert!(detail.chars().count() < 300, "{code}: {detail}");
         assert!(!detail.contains(char::is_control), "{code}: {detail:?}");
     }
 }
 
-/// A board makes one thing of one record. It reads fewer columns than the
-/// others: what they understand it does too, and the same.
-fn is_the_same_to_the_boards(
+/// Asserts that a board decodes one record into one change. A board reads fewer
+/// columns than the other decoders, so it accepts every record that they
+/// accept, with the same result.
+fn assert_same_for_boards(
     key: Option<&[u8]>,
     value: &[u8],
     change: &Result<FactChange<'_>, Reject>,
@@ -109,17 +111,21 @@ fn is_the_same_to_the_boards(
         decoded.remove(0)
     };
     let (events, seconds) = (decoded(Score::Events), decoded(Score::Seconds));
-    is_what_it_is(&seconds, change, true);
-    is_what_it_is(&events, change, false);
+    assert_same_change(&seconds, change, true);
+    assert_same_change(&events, change, false);
     if let BoardChange::Rejected(rejected) = &events.change {
         let BoardChange::Rejected(other) = &seconds.change else {
-            panic!("{rejected:?}, but of seconds {seconds:?}");
+            panic!("rejected for events: {rejected:?}; decoded for seconds: {seconds:?}");
         };
         assert_eq!(rejected.code, other.code);
     }
 }
 
-fn is_what_it_is(decoded: &Decoded, change: &Result<FactChange<'_>, Reject>, durations: bool) {
+fn assert_same_change(
+    decoded: &Decoded,
+    change: &Result<FactChange<'_>, Reject>,
+    has_duration: bool,
+) {
     match (&decoded.change, change) {
         (
             BoardChange::Event {
@@ -130,24 +136,26 @@ fn is_what_it_is(decoded: &Decoded, change: &Result<FactChange<'_>, Reject>, dur
         ) => {
             assert_eq!((*id, event.content_id), (row.id, row.content_id));
             assert_eq!(event.event_ts, row.event_ts);
-            let duration_ms = row.duration_ms.filter(|_| durations);
+            let duration_ms = row.duration_ms.filter(|_| has_duration);
             assert_eq!(event.duration_ms, duration_ms);
         }
-        (BoardChange::Event { id, event: None }, Ok(Change::Delete { id: gone })) => {
-            assert_eq!(id, gone);
+        (BoardChange::Event { id, event: None }, Ok(Change::Delete { id: deleted })) => {
+            assert_eq!(id, deleted);
         }
         (BoardChange::Truncate, Ok(Change::Truncate { .. })) => {}
-        (BoardChange::Ignored(why), Ok(Change::Ignored(other))) => assert_eq!(why, other),
-        // Another column may be what the others reject, and comes first there.
+        (BoardChange::Ignored(reason), Ok(Change::Ignored(other))) => assert_eq!(reason, other),
+        // The other decoders may reject a column that the board does not read,
+        // and they may reject it first.
         (BoardChange::Event { event: Some(_), .. } | BoardChange::Rejected(_), Err(_)) => {}
-        // A text that is skipped is not looked at for halves of surrogate pairs.
+        // The board does not check skipped strings for lone surrogates.
         (_, Err(reject)) if reject.code == RejectCode::NotJson => {}
-        (found, expected) => panic!("{found:?} of {expected:?}"),
+        (found, expected) => panic!("decoded {found:?}, expected {expected:?}"),
     }
 }
 
-/// What the mirror of the content understands enrichment does, too.
-fn is_the_same_to_enrichment(contents: &ContentDecoder, record: &Record<'_>) {
+/// Asserts that enrichment accepts every record that the content mirror
+/// accepts, with the same result.
+fn assert_same_for_enrichment(contents: &ContentDecoder, record: &Record<'_>) {
     let dimension = DimensionDecoder::new(table("content")).decode(record);
     match (contents.decode(record), dimension) {
         (Ok(Change::Upsert { row, .. }), Ok(Change::Upsert { row: found, .. })) => {
@@ -155,16 +163,18 @@ fn is_the_same_to_enrichment(contents: &ContentDecoder, record: &Record<'_>) {
             assert_eq!(row.content_type, found.content_type);
             assert_eq!(row.length_seconds, found.length_seconds);
         }
-        (Ok(Change::Delete { id }), Ok(Change::Delete { id: gone })) => assert_eq!(id, gone),
+        (Ok(Change::Delete { id }), Ok(Change::Delete { id: deleted })) => {
+            assert_eq!(id, deleted);
+        }
         (Ok(Change::Truncate { .. }), Ok(Change::Truncate { .. })) => {}
-        (Ok(Change::Ignored(why)), Ok(Change::Ignored(other))) => assert_eq!(why, other),
+        (Ok(Change::Ignored(reason)), Ok(Change::Ignored(other))) => assert_eq!(reason, other),
         (Err(_), _) => {}
-        (found, expected) => panic!("{found:?} of {expected:?}"),
+        (found, expected) => panic!("decoded {found:?}, expected {expected:?}"),
     }
 }
 
-/// Bare, and as the payload beside a schema that says nothing.
-fn is_the_same_with_a_schema(
+/// Asserts that a record decodes the same with an empty schema around it.
+fn assert_same_with_schema(
     facts: &FactDecoder,
     key: Option<&[u8]>,
     value: &[u8],
@@ -173,7 +183,7 @@ fn is_the_same_with_a_schema(
     let Ok(Json::Object(envelope)) = serde_json::from_slice::<Json>(value) else {
         return;
     };
-    // What has no `op` may be wrapped already.
+    // A document without `op` may already have a schema.
     let is_bare = envelope.contains_key("op");
     if !is_bare
         || ["schema", "payload"]
@@ -185,17 +195,17 @@ fn is_the_same_with_a_schema(
     let mut wrapped = br#"{"schema":{},"payload":"#.to_vec();
     wrapped.extend_from_slice(value);
     wrapped.push(b'}');
-    let other = facts.decode(&record(key, Some(&wrapped)));
-    match (change, &other) {
-        // The detail may say where in the text it is.
+    let decoded = facts.decode(&record(key, Some(&wrapped)));
+    match (change, &decoded) {
+        // The detail may contain a position in the text.
         (Err(bare), Err(wrapped)) => assert_eq!(bare.code, wrapped.code),
-        _ => assert_eq!(change, &other),
+        _ => assert_eq!(change, &decoded),
     }
 }
 
-/// The row, written down anew in another order of its columns, is the row; its
-/// body and its key outside are the same.
-fn is_the_same_written_otherwise(facts: &FactDecoder, row: &Engagement<'_>) {
+/// Asserts that a row that is serialized again, with its columns in any order,
+/// decodes to the same row with the same body and idempotency key.
+fn assert_same_reserialized(facts: &FactDecoder, row: &Engagement<'_>) {
     let body = idempotency::body(row);
     let columns: Map<String, Json> = serde_json::from_slice(&body).expect("a body is JSON");
     let forwards = columns.clone();
@@ -205,23 +215,25 @@ fn is_the_same_written_otherwise(facts: &FactDecoder, row: &Engagement<'_>) {
         let value = json!({"op": "c", "source": source, "after": after}).to_string();
         let key = json!({"id": row.id}).to_string();
         let change = facts.decode(&record(Some(key.as_bytes()), Some(value.as_bytes())));
-        let Ok(Change::Upsert { row: again, .. }) = change else {
+        let Ok(Change::Upsert { row: decoded, .. }) = change else {
             panic!("{value}: {change:?}");
         };
-        assert_eq!(&again, row);
-        let again = idempotency::body(&again);
-        assert_eq!(again, body);
+        assert_eq!(&decoded, row);
+        let decoded_body = idempotency::body(&decoded);
+        assert_eq!(decoded_body, body);
         let name = facts.source().qualified();
-        let keys = [&again, &body].map(|body| idempotency::idempotency_key(&name, body));
+        let bodies = [&decoded_body, &body];
+        let keys = bodies.map(|body| idempotency::idempotency_key(&name, body));
         assert_eq!(keys[0], keys[1]);
     }
 }
 
-/// Under the key of another row, or under none, it is nobody's.
-fn belongs_to_its_key(facts: &FactDecoder, id: i64, value: &[u8]) {
+/// Asserts that a record with the key of another row, or without a key, is
+/// rejected.
+fn assert_requires_its_key(facts: &FactDecoder, id: i64, value: &[u8]) {
     let code = |key: Option<&[u8]>| {
         let change = facts.decode(&record(key, Some(value)));
-        change.expect_err("it is not this row's").code
+        change.expect_err("a rejected record").code
     };
     let other = json!({"id": id.wrapping_add(1)}).to_string();
     assert_eq!(code(Some(other.as_bytes())), RejectCode::KeyMismatch);

@@ -1,20 +1,21 @@
-//! No files import each other in a loop: a file can be understood by what is
-//! below it, and a type that two files need is in a third one below both.
+//! Files must not import each other in a cycle. A reader then needs only the
+//! files below a file to understand it, and a type that two files need is in a
+//! third file below both.
 //!
-//! A file takes something from another where it imports it or names it by its
-//! path. A module that only declares its children, or only hands on their names
-//! with `pub use`, takes nothing from them; it does where it uses such a name
-//! itself. Whoever takes a name that is handed on takes it from both: from the
-//! module that hands it on, and from the file that has it.
+//! A file depends on another file if it imports one of its items or refers to
+//! it by path. A module does not depend on its children if it only declares
+//! them, or only re-exports their names with `pub use`; it does if it uses such
+//! a name itself. A file that uses a re-exported name depends on two files: the
+//! module that re-exports the name and the file that defines it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
 
-use crate::source::{Name, Source, Stands, all};
+use crate::source::{Name, Role, Source, all};
 
-/// The cycles that there may be: their files, and why.
+/// The allowed cycles: their files and the reason.
 const ALLOWED: [(&[&str], &str); 1] = [(
     &[
         "src/clients/kafka/member.rs",
@@ -24,184 +25,193 @@ const ALLOWED: [(&[&str], &str); 1] = [(
      consumer: the context of a member splits partitions off it, and each holds the consumer",
 )];
 
-/// Names that are handed on are followed so far.
-const MOST_HANDS: usize = 8;
+/// Maximum number of re-exports that are followed.
+const MAX_REEXPORTS: usize = 8;
 
-/// What each file takes from which other one, by their places among the sources.
-type Taken = BTreeMap<usize, BTreeMap<usize, BTreeSet<String>>>;
+/// The names that each file uses from each other file. Files are indices into
+/// the sources.
+type Dependencies = BTreeMap<usize, BTreeMap<usize, BTreeSet<String>>>;
 
 /// The modules of both crates.
 struct Modules<'s> {
-    /// The file of each, by whether it is the library's and by its path.
-    places: BTreeMap<(bool, &'s [String]), usize>,
-    /// By file, the names that it declares or imports.
-    known: Vec<Vec<Known<'s>>>,
+    /// File of each module, by (is library, module path).
+    indices: BTreeMap<(bool, &'s [String]), usize>,
+    /// Names that each file declares or imports.
+    bindings: Vec<Vec<Binding<'s>>>,
 }
 
-/// A name that a file knows.
-struct Known<'s> {
-    by: &'s str,
-    /// What it is, from the crate's root.
+/// A name that a file declares or imports.
+struct Binding<'s> {
+    alias: &'s str,
+    /// Path of the item from the root of the crate.
     path: Vec<String>,
-    handed_on: bool,
+    is_reexport: bool,
 }
 
 impl<'s> Modules<'s> {
-    fn of(sources: &'s [Source]) -> Self {
-        let place = |(place, source): (usize, &'s Source)| {
-            ((source.is_library(), source.module.as_slice()), place)
+    fn new(sources: &'s [Source]) -> Self {
+        let entry = |(index, source): (usize, &'s Source)| {
+            ((source.is_library(), source.module.as_slice()), index)
         };
         Self {
-            places: sources.iter().enumerate().map(place).collect(),
-            known: sources.iter().map(known_in).collect(),
+            indices: sources.iter().enumerate().map(entry).collect(),
+            bindings: sources.iter().map(bindings_of).collect(),
         }
     }
 
-    /// What a name takes where it stands in this file, from the crate's root.
-    fn paths(&self, place: usize, name: &Name) -> Vec<Vec<String>> {
-        let known = &self.known[place];
-        match &name.stands {
-            Stands::Declared | Stands::Word => Vec::new(),
-            Stands::Imported { handed_on, .. } if *handed_on => Vec::new(),
-            // Any other import has been counted where it stands.
-            Stands::Used if name.segments.len() == 1 => known
+    /// Returns the paths, from the root of the crate, that a name in this file
+    /// may refer to.
+    fn paths(&self, index: usize, name: &Name) -> Vec<Vec<String>> {
+        let bindings = &self.bindings[index];
+        match &name.role {
+            Role::Declared | Role::Word => Vec::new(),
+            Role::Imported { is_reexport, .. } if *is_reexport => Vec::new(),
+            // Any other import is counted at its `use`.
+            Role::Used if name.segments.len() == 1 => bindings
                 .iter()
-                .filter(|one| one.handed_on && one.by == name.segments[0])
-                .map(|one| one.path.clone())
+                .filter(|binding| binding.is_reexport && binding.alias == name.segments[0])
+                .map(|binding| binding.path.clone())
                 .collect(),
-            Stands::Imported { .. } | Stands::Used => meant(known, &name.segments),
+            Role::Imported { .. } | Role::Used => resolve(bindings, &name.segments),
         }
     }
 
-    /// The files that a path from the root leads to: the module that it goes
-    /// through last, and whatever that has the name from.
-    fn files(&self, is_library: bool, path: &[String], hands: usize) -> BTreeSet<usize> {
+    /// Returns the files that a path from the root leads to: its innermost
+    /// module and, if that module re-exports the name, the files that the
+    /// re-export leads to.
+    fn files(&self, is_library: bool, path: &[String], reexports: usize) -> BTreeSet<usize> {
         let mut files = BTreeSet::new();
-        let below = path.get(1..).unwrap_or_default();
+        let segments = path.get(1..).unwrap_or_default();
         let module = |length: usize| {
-            let place = self.places.get(&(is_library, &below[..length]));
-            place.map(|place| (length, *place))
+            let index = self.indices.get(&(is_library, &segments[..length]));
+            index.map(|index| (length, *index))
         };
-        let Some((length, place)) = (0..=below.len()).rev().find_map(module) else {
+        let Some((length, index)) = (0..=segments.len()).rev().find_map(module) else {
             return files;
         };
-        files.insert(place);
-        if let Some(name) = below.get(length)
-            && hands < MOST_HANDS
+        files.insert(index);
+        if let Some(name) = segments.get(length)
+            && reexports < MAX_REEXPORTS
         {
-            let handed = self.known[place].iter();
-            for one in handed.filter(|one| one.handed_on && one.by == name) {
-                let further = [one.path.as_slice(), &below[length + 1..]].concat();
-                files.extend(self.files(is_library, &further, hands + 1));
+            let bindings = self.bindings[index].iter();
+            for binding in bindings.filter(|it| it.is_reexport && it.alias == name) {
+                let target = [binding.path.as_slice(), &segments[length + 1..]].concat();
+                files.extend(self.files(is_library, &target, reexports + 1));
             }
         }
         files
     }
 }
 
-/// The names that a file knows.
-fn known_in(source: &Source) -> Vec<Known<'_>> {
-    let mut known = Vec::new();
+/// Returns the names that a file declares or imports.
+fn bindings_of(source: &Source) -> Vec<Binding<'_>> {
+    let mut bindings = Vec::new();
     for name in &source.names {
-        if name.stands == Stands::Declared
-            && let Some(by) = name.segments.last()
+        if name.role == Role::Declared
+            && let Some(alias) = name.segments.last()
         {
-            known.push(Known {
-                by,
+            bindings.push(Binding {
+                alias,
                 path: name.segments.clone(),
-                handed_on: false,
+                is_reexport: false,
             });
         }
     }
     let mut imported = Vec::new();
     for name in &source.names {
-        if let Stands::Imported { by, handed_on } = &name.stands {
-            let paths = meant(&known, &name.segments).into_iter();
-            imported.extend(paths.map(|path| Known {
-                by,
+        if let Role::Imported { alias, is_reexport } = &name.role {
+            let paths = resolve(&bindings, &name.segments).into_iter();
+            imported.extend(paths.map(|path| Binding {
+                alias,
                 path,
-                handed_on: *handed_on,
+                is_reexport: *is_reexport,
             }));
         }
     }
-    known.extend(imported);
-    known
+    bindings.extend(imported);
+    bindings
 }
 
-/// What a path may mean to who knows these names, from the crate's root.
-fn meant(known: &[Known<'_>], segments: &[String]) -> Vec<Vec<String>> {
+/// Resolves a path with these bindings to paths from the root of the crate.
+fn resolve(bindings: &[Binding<'_>], segments: &[String]) -> Vec<Vec<String>> {
     let Some((first, rest)) = segments.split_first() else {
         return Vec::new();
     };
     if first == "crate" {
         return vec![segments.to_vec()];
     }
-    let known = known.iter().filter(|one| one.by == first);
-    known
-        .map(|one| [one.path.as_slice(), rest].concat())
+    let bindings = bindings.iter().filter(|binding| binding.alias == first);
+    bindings
+        .map(|binding| [binding.path.as_slice(), rest].concat())
         .collect()
 }
 
-fn taken(sources: &[Source]) -> Taken {
-    let modules = Modules::of(sources);
-    let mut taken = Taken::new();
-    for (place, source) in sources.iter().enumerate() {
+fn dependencies(sources: &[Source]) -> Dependencies {
+    let modules = Modules::new(sources);
+    let mut dependencies = Dependencies::new();
+    for (index, source) in sources.iter().enumerate() {
         for name in &source.names {
-            for path in modules.paths(place, name) {
-                for other in modules.files(source.is_library(), &path, 0) {
-                    if other != place {
-                        let from = taken.entry(place).or_default();
-                        from.entry(other).or_default().insert(name.to_string());
+            for path in modules.paths(index, name) {
+                for target in modules.files(source.is_library(), &path, 0) {
+                    if target != index {
+                        let targets = dependencies.entry(index).or_default();
+                        targets.entry(target).or_default().insert(name.to_string());
                     }
                 }
             }
         }
     }
-    taken
+    dependencies
 }
 
-/// The files that are reached from one, in one step or more.
-fn reached(taken: &Taken, start: usize) -> BTreeSet<usize> {
-    let mut reached = BTreeSet::new();
-    let mut open = vec![start];
-    while let Some(place) = open.pop() {
-        let others = taken.get(&place).into_iter().flat_map(BTreeMap::keys);
-        for other in others {
-            if reached.insert(*other) {
-                open.push(*other);
+/// Returns the files that `start` depends on, directly or indirectly.
+fn reachable(dependencies: &Dependencies, start: usize) -> BTreeSet<usize> {
+    let mut reachable = BTreeSet::new();
+    let mut pending = vec![start];
+    while let Some(index) = pending.pop() {
+        let targets = dependencies
+            .get(&index)
+            .into_iter()
+            .flat_map(BTreeMap::keys);
+        for target in targets {
+            if reachable.insert(*target) {
+                pending.push(*target);
             }
         }
     }
-    reached
+    reachable
 }
 
-/// The files that reach each other, cycle by cycle.
-fn cycles(taken: &Taken) -> BTreeSet<BTreeSet<usize>> {
-    let from = |place: &usize| (*place, reached(taken, *place));
-    let reached: BTreeMap<usize, BTreeSet<usize>> = taken.keys().map(from).collect();
-    let reaches = |from: &usize, to: &usize| reached.get(from).is_some_and(|all| all.contains(to));
-    reached
+/// Returns the cycles, each as a set of files that reach each other.
+fn cycles(dependencies: &Dependencies) -> BTreeSet<BTreeSet<usize>> {
+    let entry = |index: &usize| (*index, reachable(dependencies, *index));
+    let reachable: BTreeMap<usize, BTreeSet<usize>> = dependencies.keys().map(entry).collect();
+    let reaches = |from: &usize, to: &usize| {
+        let targets = reachable.get(from);
+        targets.is_some_and(|targets| targets.contains(to))
+    };
+    reachable
         .iter()
-        .filter(|(place, all)| all.contains(*place))
-        .map(|(place, all)| {
-            let others = all.iter().filter(|other| reaches(other, place));
-            others.copied().collect()
+        .filter(|(index, targets)| targets.contains(*index))
+        .map(|(index, targets)| {
+            let cycle = targets.iter().filter(|target| reaches(target, index));
+            cycle.copied().collect()
         })
         .collect()
 }
 
 fn paths(sources: &[Source], cycle: &BTreeSet<usize>) -> Vec<String> {
-    let path = |place: &usize| sources[*place].path.display().to_string();
+    let path = |index: &usize| sources[*index].path.display().to_string();
     cycle.iter().map(path).collect()
 }
 
-/// Who takes what from whom in a cycle, a line each.
-fn told(sources: &[Source], taken: &Taken, cycle: &BTreeSet<usize>) -> String {
-    let mut lines = vec!["these files import each other in a loop:".to_owned()];
-    for place in cycle {
-        for (other, names) in taken.get(place).into_iter().flatten() {
-            if cycle.contains(other) {
-                let (from, to) = (&sources[*place].path, &sources[*other].path);
+/// Describes the dependencies within a cycle, one per line.
+fn describe(sources: &[Source], dependencies: &Dependencies, cycle: &BTreeSet<usize>) -> String {
+    let mut lines = vec!["these files import each other in a cycle:".to_owned()];
+    for index in cycle {
+        for (target, names) in dependencies.get(index).into_iter().flatten() {
+            if cycle.contains(target) {
+                let (from, to) = (&sources[*index].path, &sources[*target].path);
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 let (from, to, names) = (from.display(), to.display(), names.join(", "));
                 lines.push(format!("  {from} -> {to}: {names}"));
@@ -216,34 +226,37 @@ fn is_allowed(files: &[String]) -> bool {
 }
 
 #[test]
-fn no_files_import_each_other_in_a_loop() {
+fn files_do_not_import_each_other_in_a_cycle() {
     let sources = all();
-    let taken = taken(&sources);
-    let found = cycles(&taken);
-    let wrong: Vec<String> = found
+    let dependencies = dependencies(&sources);
+    let cycles = cycles(&dependencies);
+    let violations: Vec<String> = cycles
         .iter()
         .filter(|cycle| !is_allowed(&paths(&sources, cycle)))
-        .map(|cycle| told(&sources, &taken, cycle))
+        .map(|cycle| describe(&sources, &dependencies, cycle))
         .collect();
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    for (files, why) in ALLOWED {
-        let is_found = found.iter().any(|cycle| paths(&sources, cycle) == files);
-        assert!(is_found, "no longer a cycle: {files:?}, because {why}");
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+    for (files, reason) in ALLOWED {
+        let is_found = cycles.iter().any(|cycle| paths(&sources, cycle) == files);
+        assert!(
+            is_found,
+            "no longer a cycle: {files:?} (allowed because {reason})"
+        );
     }
 }
 
-// --- made-up sources ---------------------------------------------------------
+// --- sample sources ----------------------------------------------------------
 
-/// The cycles in made-up sources, each by its files.
-fn found(files: &[(&str, &str)]) -> Vec<Vec<String>> {
+/// Returns the cycles in sample sources, each as a list of files.
+fn cycles_in(files: &[(&str, &str)]) -> Vec<Vec<String>> {
     let source = |(path, text): &(&str, &str)| Source::new(Path::new(path), (*text).to_owned());
     let sources: Vec<Source> = files.iter().map(source).collect();
-    let all = cycles(&taken(&sources));
-    all.iter().map(|cycle| paths(&sources, cycle)).collect()
+    let cycles = cycles(&dependencies(&sources));
+    cycles.iter().map(|cycle| paths(&sources, cycle)).collect()
 }
 
 #[test]
-fn files_that_take_from_each_other_are_a_cycle() {
+fn files_that_depend_on_each_other_are_a_cycle() {
     for (a, b) in [
         ("use crate::b::B;", "use crate::a::A;"),
         ("use super::b;", "fn f() -> crate::a::A { a() }"),
@@ -253,11 +266,14 @@ fn files_that_take_from_each_other_are_a_cycle() {
             "const _: () = crate::a::f!();",
         ),
     ] {
-        let both = found(&[("src/a.rs", a), ("src/b.rs", b)]);
+        let both = cycles_in(&[("src/a.rs", a), ("src/b.rs", b)]);
         assert_eq!(both, [["src/a.rs", "src/b.rs"]], "{a} {b}");
-        assert_eq!(found(&[("src/a.rs", a), ("src/b.rs", "")]), [[""; 0]; 0]);
+        assert_eq!(
+            cycles_in(&[("src/a.rs", a), ("src/b.rs", "")]),
+            [[""; 0]; 0]
+        );
     }
-    let three = found(&[
+    let three = cycles_in(&[
         ("src/a.rs", "use crate::b::B;"),
         ("src/b.rs", "use crate::c::C;"),
         ("src/c.rs", "use crate::a::A;"),
@@ -267,7 +283,7 @@ fn files_that_take_from_each_other_are_a_cycle() {
 }
 
 #[test]
-fn a_module_and_a_child_that_take_from_each_other_are_a_cycle() {
+fn a_module_and_a_child_that_depend_on_each_other_are_a_cycle() {
     let child = ("src/a/b.rs", "use super::A;");
     for parent in [
         "mod b;\nuse b::B;",
@@ -275,7 +291,7 @@ fn a_module_and_a_child_that_take_from_each_other_are_a_cycle() {
         "mod b;\npub use b::B;\npub struct A(B);",
         "mod b;\npub use b::{B, make};\nfn f() { make() }",
     ] {
-        let both = found(&[("src/a/mod.rs", parent), child]);
+        let both = cycles_in(&[("src/a/mod.rs", parent), child]);
         assert_eq!(both, [["src/a/mod.rs", "src/a/b.rs"]], "{parent}");
     }
     for parent in [
@@ -284,7 +300,7 @@ fn a_module_and_a_child_that_take_from_each_other_are_a_cycle() {
         "mod b;\npub(crate) use self::b::B as Other;\npub struct B;",
     ] {
         assert_eq!(
-            found(&[("src/a/mod.rs", parent), child]),
+            cycles_in(&[("src/a/mod.rs", parent), child]),
             [[""; 0]; 0],
             "{parent}"
         );
@@ -292,14 +308,14 @@ fn a_module_and_a_child_that_take_from_each_other_are_a_cycle() {
 }
 
 #[test]
-fn a_name_that_is_handed_on_hides_no_cycle() {
-    let both = found(&[
+fn a_reexport_does_not_hide_a_cycle() {
+    let both = cycles_in(&[
         ("src/a/mod.rs", "mod b;\nmod c;\npub use b::B;"),
         ("src/a/b.rs", "use super::c::C;"),
         ("src/a/c.rs", "use super::B;"),
     ]);
     assert_eq!(both, [["src/a/b.rs", "src/a/c.rs"]]);
-    let through = found(&[
+    let through = cycles_in(&[
         ("src/a/mod.rs", "mod b;\npub use b::B;\nuse crate::d::D;"),
         ("src/a/b.rs", ""),
         ("src/d.rs", "use crate::a::B;"),
@@ -308,18 +324,18 @@ fn a_name_that_is_handed_on_hides_no_cycle() {
 }
 
 #[test]
-fn tests_and_the_other_crate_make_no_cycle() {
+fn tests_and_the_other_crate_do_not_form_a_cycle() {
     let tests = [
         ("src/a/mod.rs", "mod b;\n#[cfg(test)]\nmod tests;"),
         ("src/a/b.rs", "use super::A;\nmod tests { use super::*; }"),
         ("src/a/tests.rs", "use super::*;\nuse super::b::B;"),
     ];
-    assert_eq!(found(&tests), [[""; 0]; 0]);
+    assert_eq!(cycles_in(&tests), [[""; 0]; 0]);
     let (up, cli) = ("use crate::cli::Cli;", "fn f(_: crate::up::Up) {}");
-    let binary = found(&[("commands/up.rs", up), ("commands/cli.rs", cli)]);
+    let binary = cycles_in(&[("commands/up.rs", up), ("commands/cli.rs", cli)]);
     assert_eq!(binary, [["commands/up.rs", "commands/cli.rs"]]);
     assert_eq!(
-        found(&[("src/up.rs", up), ("commands/cli.rs", cli)]),
+        cycles_in(&[("src/up.rs", up), ("commands/cli.rs", cli)]),
         [[""; 0]; 0]
     );
 }

@@ -1,4 +1,5 @@
-//! A source as the rules see it: the paths in it, read from its tokens.
+//! A source file for the rules: its text and the paths in it, read from its
+//! tokens.
 
 use std::{
     fmt, fs,
@@ -8,79 +9,83 @@ use std::{
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// One file.
+/// A source file.
 pub struct Source {
-    /// From the root of the package: `src/sinks/mod.rs`.
+    /// Path relative to the root of the package: `src/sinks/mod.rs`.
     pub path: PathBuf,
-    /// In its crate: `["sinks"]`. Empty for `src/lib.rs` and `commands/main.rs`.
+    /// Module path in its crate: `["sinks"]`. Empty for `src/lib.rs` and
+    /// `commands/main.rs`.
     pub module: Vec<String>,
     pub text: String,
     pub names: Vec<Name>,
 }
 
-/// A path in the code, its `super` and `self` resolved. A macro's call ends in
-/// `!`. Of a nested `use` each leaf is one.
+/// A path in the code, with `super` and `self` resolved. The name of a macro
+/// call ends in `!`. Each leaf of a nested `use` is a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     pub segments: Vec<String>,
     pub line: usize,
-    /// Begins with `::`.
+    /// Whether the path starts with `::`.
     pub absolute: bool,
-    pub stands: Stands,
+    pub role: Role,
 }
 
-/// As what a path stands in the code.
+/// Role of a path in the code.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stands {
-    /// `mod name`.
+pub enum Role {
+    /// Declaration: `mod name`.
     Declared,
-    /// `use path as by`.
+    /// Import: `use path as alias`.
     Imported {
-        /// How the file calls it. All of a module is `*`.
-        by: String,
-        /// `pub use`.
-        handed_on: bool,
+        /// Name of the import in this file; `*` for a glob import.
+        alias: String,
+        /// Whether the import is a `pub use`.
+        is_reexport: bool,
     },
-    /// A type, a constant, a call, or a path of several words.
+    /// Use of a type, a constant, a function, or a path of several segments.
     Used,
-    /// One word in small letters: a variable, a field, a keyword.
+    /// A single lowercase word: a variable, a field or a keyword.
     Word,
 }
 
 pub struct Violation {
     path: PathBuf,
     pub line: usize,
-    pub what: String,
+    pub message: String,
 }
 
-/// All sources of the library and of the binary.
+/// Returns all sources of the library and of the binary.
 pub fn all() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sources: Vec<Source> = ["src", "commands"]
         .iter()
         .flat_map(|folder| files(&root.join(folder)))
         .map(|path| {
-            let text = fs::read_to_string(&path).expect("a source can be read");
-            Source::new(path.strip_prefix(root).expect("below the root"), text)
+            let text = fs::read_to_string(&path).expect("read the source");
+            Source::new(
+                path.strip_prefix(root).expect("a path in the package"),
+                text,
+            )
         })
         .collect();
-    assert!(sources.len() > 100, "the sources are somewhere else");
+    assert!(sources.len() > 100, "only {} sources found", sources.len());
     sources
 }
 
 impl Source {
     pub fn new(path: &Path, text: String) -> Self {
-        let below: PathBuf = path.iter().skip(1).collect();
-        let module: Vec<String> = below
+        let in_crate: PathBuf = path.iter().skip(1).collect();
+        let module: Vec<String> = in_crate
             .with_extension("")
             .iter()
             .map(|part| part.to_string_lossy().into_owned())
             .filter(|part| !["mod", "lib", "main"].contains(&part.as_str()))
             .collect();
         let tokens = TokenStream::from_str(&text)
-            .unwrap_or_else(|error| panic!("{} is no Rust: {error}", path.display()));
+            .unwrap_or_else(|error| panic!("cannot parse {}: {error}", path.display()));
         let mut names = Vec::new();
-        read(tokens, &module, &mut names);
+        collect_names(tokens, &module, &mut names);
         Self {
             path: path.to_owned(),
             module,
@@ -93,43 +98,44 @@ impl Source {
         self.path.starts_with("src")
     }
 
-    /// The library's module that the file is in.
+    /// Returns the top-level module of a library file.
     pub fn top_module(&self) -> Option<&str> {
         let first = self.module.first().filter(|_| self.is_library());
         first.map(String::as_str)
     }
 
-    /// Whether `name` means the crate `name_of_crate`, and not something of
-    /// that name which the file imports or declares.
-    pub fn names(&self, name: &Name, name_of_crate: &str) -> bool {
-        let is_first = |name: &Name| name.segments.first().is_some_and(|it| it == name_of_crate);
-        let brings = |other: &Name| {
-            let last = other.segments.last().is_some_and(|it| it == name_of_crate);
-            last && other.segments.len() > 1 && !is_first(other)
+    /// Returns true if `name` refers to this crate, and not to an item of the
+    /// same name that the file imports or declares.
+    pub fn names(&self, name: &Name, crate_name: &str) -> bool {
+        let is_first = |name: &Name| name.segments.first().is_some_and(|it| it == crate_name);
+        let shadows = |other: &Name| {
+            let is_last = other.segments.last().is_some_and(|it| it == crate_name);
+            is_last && other.segments.len() > 1 && !is_first(other)
         };
         is_first(name)
-            && (name.absolute || name.segments.len() > 1 && !self.names.iter().any(brings))
+            && (name.absolute || name.segments.len() > 1 && !self.names.iter().any(shadows))
     }
 
-    pub fn violations(&self, wrong: impl Fn(&Name) -> Option<String>) -> Vec<Violation> {
-        let wrongs = self
+    pub fn violations(&self, check: impl Fn(&Name) -> Option<String>) -> Vec<Violation> {
+        let violations = self
             .names
             .iter()
-            .filter_map(|name| wrong(name).map(|what| self.violation(name.line, what)));
-        wrongs.collect()
+            .filter_map(|name| check(name).map(|message| self.violation(name.line, message)));
+        violations.collect()
     }
 
-    pub fn violation(&self, line: usize, what: String) -> Violation {
+    pub fn violation(&self, line: usize, message: String) -> Violation {
         Violation {
             path: self.path.clone(),
             line,
-            what,
+            message,
         }
     }
 }
 
 impl Name {
-    /// The library's module that the path leads into: `crate::<module>`.
+    /// Returns the top-level module that the path leads into:
+    /// `crate::<module>`.
     pub fn library_module(&self) -> Option<&str> {
         match self.segments.as_slice() {
             [first, module, ..] if first == "crate" => Some(module),
@@ -137,7 +143,7 @@ impl Name {
         }
     }
 
-    pub fn holds(&self, path: &[&str]) -> bool {
+    pub fn contains(&self, path: &[&str]) -> bool {
         self.segments
             .windows(path.len())
             .any(|window| window == path)
@@ -153,35 +159,36 @@ impl fmt::Display for Name {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.path.display(), self.line, self.what)
+        write!(f, "{}:{}: {}", self.path.display(), self.line, self.message)
     }
 }
 
-/// Collects the names in `tokens`, which stand in `module`.
-fn read(tokens: TokenStream, module: &[String], names: &mut Vec<Name>) {
+/// Collects the names in `tokens`, which are part of `module`.
+fn collect_names(tokens: TokenStream, module: &[String], names: &mut Vec<Name>) {
     let trees: Vec<TokenTree> = tokens.into_iter().collect();
-    let mut at = 0;
-    while let Some(tree) = trees.get(at) {
-        at += 1;
+    let mut index = 0;
+    while let Some(tree) = trees.get(index) {
+        index += 1;
         match tree {
-            TokenTree::Group(group) => read(group.stream(), module, names),
+            TokenTree::Group(group) => collect_names(group.stream(), module, names),
             TokenTree::Ident(word) if word == "mod" => {
-                at += read_module(&trees[at..], module, names);
+                index += read_module(&trees[index..], module, names);
             }
-            // `use<…>` is of a type.
+            // `use<…>` is part of a type.
             TokenTree::Ident(word)
-                if word == "use" && !trees.get(at).is_some_and(|tree| is_mark(tree, '<')) =>
+                if word == "use" && !trees.get(index).is_some_and(|tree| is_mark(tree, '<')) =>
             {
-                let handed_on = is_public(&trees[..at - 1]);
-                at += read_import(&trees[at..], module, handed_on, names);
+                let is_reexport = is_public(&trees[..index - 1]);
+                index += read_import(&trees[index..], module, is_reexport, names);
             }
-            TokenTree::Ident(_) => at = read_name(&trees, at - 1, module, names),
+            TokenTree::Ident(_) => index = read_name(&trees, index - 1, module, names),
             TokenTree::Punct(_) | TokenTree::Literal(_) => {}
         }
     }
 }
 
-/// Reads `name { … }` or `name;` after `mod`; gives how much it took.
+/// Reads `name { … }` or `name;` after `mod`. Returns the number of tokens
+/// read.
 fn read_module(trees: &[TokenTree], module: &[String], names: &mut Vec<Name>) -> usize {
     let Some(TokenTree::Ident(word)) = trees.first() else {
         return 0;
@@ -192,54 +199,54 @@ fn read_module(trees: &[TokenTree], module: &[String], names: &mut Vec<Name>) ->
         segments: resolved(&["self".to_owned(), word.to_string()], module),
         line: word.span().start().line,
         absolute: false,
-        stands: Stands::Declared,
+        role: Role::Declared,
     });
     match trees.get(1) {
         Some(TokenTree::Group(group)) => {
-            read(group.stream(), &inner, names);
+            collect_names(group.stream(), &inner, names);
             2
         }
         _ => 1,
     }
 }
 
-/// Reads what stands between `use` and its semicolon; gives how much it took.
+/// Reads the tokens between `use` and its semicolon. Returns their number.
 fn read_import(
     trees: &[TokenTree],
     module: &[String],
-    handed_on: bool,
+    is_reexport: bool,
     names: &mut Vec<Name>,
 ) -> usize {
     let end = trees.iter().position(|tree| is_mark(tree, ';'));
     let end = end.unwrap_or(trees.len());
-    read_branches(&trees[..end], module, &[], handed_on, names);
+    read_branches(&trees[..end], module, &[], is_reexport, names);
     end
 }
 
-/// Reads the branches of a `use`, which go on from `before`.
+/// Reads the branches of a `use`, which extend the path `prefix`.
 fn read_branches(
     trees: &[TokenTree],
     module: &[String],
-    before: &[String],
-    handed_on: bool,
+    prefix: &[String],
+    is_reexport: bool,
     names: &mut Vec<Name>,
 ) {
     for branch in trees.split(|tree| is_mark(tree, ',')) {
         let Some(first) = branch.first() else {
             continue;
         };
-        let mut segments = before.to_vec();
-        let mut by = None;
+        let mut segments = prefix.to_vec();
+        let mut alias = None;
         let mut rest = branch.iter();
         while let Some(tree) = rest.next() {
             match tree {
                 TokenTree::Ident(word) if word == "as" => {
-                    by = rest.next().map(ToString::to_string);
+                    alias = rest.next().map(ToString::to_string);
                 }
                 TokenTree::Ident(word) => segments.push(word.to_string()),
                 TokenTree::Group(group) => {
                     let inner: Vec<TokenTree> = group.stream().into_iter().collect();
-                    read_branches(&inner, module, &segments, handed_on, names);
+                    read_branches(&inner, module, &segments, is_reexport, names);
                     segments.clear();
                 }
                 TokenTree::Punct(mark) if mark.as_char() == '*' => segments.push("*".to_owned()),
@@ -252,30 +259,31 @@ fn read_branches(
         let Some(last) = segments.last() else {
             continue;
         };
-        let by = by.unwrap_or_else(|| last.clone());
+        let alias = alias.unwrap_or_else(|| last.clone());
         names.push(Name {
             segments: resolved(&segments, module),
             line: first.span().start().line,
-            absolute: before.is_empty() && is_mark(first, ':'),
-            stands: Stands::Imported { by, handed_on },
+            absolute: prefix.is_empty() && is_mark(first, ':'),
+            role: Role::Imported { alias, is_reexport },
         });
     }
 }
 
-/// Reads the path that begins with the word at `start`; gives where it ends.
+/// Reads the path that starts with the word at `start`. Returns the index after
+/// its end.
 fn read_name(trees: &[TokenTree], start: usize, module: &[String], names: &mut Vec<Name>) -> usize {
     let mut segments: Vec<String> = Vec::new();
-    let mut at = start;
-    while let Some(TokenTree::Ident(word)) = trees.get(at) {
+    let mut index = start;
+    while let Some(TokenTree::Ident(word)) = trees.get(index) {
         segments.push(word.to_string());
-        at += 1;
-        if !trees.get(at..).is_some_and(is_colons) {
+        index += 1;
+        if !trees.get(index..).is_some_and(is_colons) {
             break;
         }
-        at += 2;
+        index += 2;
     }
-    let stands = stands(&trees[..start], &segments, trees.get(at));
-    if trees.get(at).is_some_and(|tree| is_mark(tree, '!'))
+    let role = role_of(&trees[..start], &segments, trees.get(index));
+    if trees.get(index).is_some_and(|tree| is_mark(tree, '!'))
         && let Some(last) = segments.last_mut()
     {
         last.push('!');
@@ -284,30 +292,31 @@ fn read_name(trees: &[TokenTree], start: usize, module: &[String], names: &mut V
         segments: resolved(&segments, module),
         line: trees[start].span().start().line,
         absolute: start >= 2 && is_colons(&trees[start - 2..]),
-        stands,
+        role,
     });
-    at
+    index
 }
 
-/// As what a path stands that comes after `before`, and before `next`.
-fn stands(before: &[TokenTree], segments: &[String], next: Option<&TokenTree>) -> Stands {
+/// Returns the role of a path, given the tokens before it and the token after
+/// it.
+fn role_of(previous: &[TokenTree], segments: &[String], next: Option<&TokenTree>) -> Role {
     let is_capital = |word: &String| word.starts_with(|it: char| it.is_ascii_uppercase());
-    let is_own = |tree: &TokenTree| is_mark(tree, '.') || is_word(tree, "fn");
-    let is_called = matches!(
+    let is_method = |tree: &TokenTree| is_mark(tree, '.') || is_word(tree, "fn");
+    let is_call = matches!(
         next,
         Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis
     );
     if segments.len() > 1
         || segments.iter().any(is_capital)
-        || is_called && !before.last().is_some_and(is_own)
+        || is_call && !previous.last().is_some_and(is_method)
     {
-        Stands::Used
+        Role::Used
     } else {
-        Stands::Word
+        Role::Word
     }
 }
 
-/// Whether what these end with makes what follows public.
+/// Returns true if these tokens end with `pub` or `pub(…)`.
 fn is_public(trees: &[TokenTree]) -> bool {
     match trees {
         [.., word, TokenTree::Group(group)] if group.delimiter() == Delimiter::Parenthesis => {
@@ -330,7 +339,7 @@ fn is_colons(trees: &[TokenTree]) -> bool {
     matches!(trees, [first, second, ..] if is_mark(first, ':') && is_mark(second, ':'))
 }
 
-/// `super::super::x` and `self::x` as `crate::…`.
+/// Resolves `super::super::x` and `self::x` to `crate::…`.
 fn resolved(segments: &[String], module: &[String]) -> Vec<String> {
     let relative = segments
         .iter()
@@ -339,22 +348,22 @@ fn resolved(segments: &[String], module: &[String]) -> Vec<String> {
     if relative == 0 || relative == segments.len() {
         return segments.to_vec();
     }
-    let ups = segments[..relative]
+    let supers = segments[..relative]
         .iter()
         .filter(|it| *it == "super")
         .count();
-    let kept = &module[..module.len().saturating_sub(ups)];
-    let mut whole = vec!["crate".to_owned()];
-    whole.extend_from_slice(kept);
-    whole.extend_from_slice(&segments[relative..]);
-    whole
+    let parent = &module[..module.len().saturating_sub(supers)];
+    let mut absolute = vec!["crate".to_owned()];
+    absolute.extend_from_slice(parent);
+    absolute.extend_from_slice(&segments[relative..]);
+    absolute
 }
 
-/// The Rust files below `folder`, in order.
+/// Returns the Rust files below `folder`, sorted.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a folder can be read");
+    let entries = fs::read_dir(folder).expect("read the folder");
     let mut paths: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry can be read").path())
+        .map(|entry| entry.expect("read the entry").path())
         .flat_map(|path| {
             if path.is_dir() {
                 files(&path)

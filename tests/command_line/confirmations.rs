@@ -1,13 +1,14 @@
-//! What destroys asks first, and the hint of a refusal says yes to what was
-//! asked and to nothing else.
+//! Destructive commands ask first, and the hint of a refusal confirms exactly
+//! the refused command.
 
 use std::fs;
 
-use crate::{held, support::Fanout};
+use crate::{bound_port, support::Fanout};
 
-/// A project whose Connect and Postgres are somebody else's, and away.
-fn with_servers() -> Fanout {
-    let (listener, port) = held();
+/// Returns a project with an external Connect, Kafka and Postgres, all of them
+/// unreachable.
+fn with_external_servers() -> Fanout {
+    let (listener, port) = bound_port();
     drop(listener);
     let postgres = format!("postgres://app:app@127.0.0.1:{port}/app");
     Fanout::new()
@@ -17,8 +18,8 @@ fn with_servers() -> Fanout {
 }
 
 #[test]
-fn deleting_the_connector_or_its_position_is_confirmed() {
-    for (call, hint, what) in [
+fn deleting_the_connector_or_its_position_requires_confirmation() {
+    for (call, hint, action) in [
         (
             &["connector", "delete"][..],
             "hint: fanout connector delete --yes\n",
@@ -30,15 +31,15 @@ fn deleting_the_connector_or_its_position_is_confirmed() {
             "permanently delete the position of connector pg-engagement-cdc",
         ),
     ] {
-        let ended = with_servers().run(call).with(6);
+        let ended = with_external_servers().run(call).with(6);
         ended
-            .says(&format!("error: confirmation required to {what}\n"))
+            .says(&format!("error: confirmation required to {action}\n"))
             .says(hint);
     }
 }
 
 #[test]
-fn a_hint_repeats_all_that_was_asked() {
+fn a_hint_repeats_all_arguments() {
     for (call, hint) in [
         (
             &[
@@ -61,9 +62,10 @@ fn a_hint_repeats_all_that_was_asked() {
             "fanout connector delete --project=blue '--config=my own.yaml' --yes",
         ),
     ] {
-        let fanout = with_servers().env("FANOUT_PROJECT", "blue");
-        fs::create_dir_all(fanout.home()).expect("made");
-        fs::write(fanout.home().join("../my own.yaml"), "board: {key: x}\n").expect("written");
+        let fanout = with_external_servers().env("FANOUT_PROJECT", "blue");
+        fs::create_dir_all(fanout.home()).expect("create the folder");
+        fs::write(fanout.home().join("../my own.yaml"), "board: {key: x}\n")
+            .expect("write the file");
         let ended = fanout.run(call).with(6);
         assert!(
             ended.stderr.ends_with(&format!("hint: {hint}\n")),
@@ -75,8 +77,8 @@ fn a_hint_repeats_all_that_was_asked() {
 #[test]
 fn a_hint_for_another_command_keeps_the_configuration() {
     let fanout = Fanout::new();
-    fs::create_dir_all(fanout.home()).expect("made");
-    fs::write(fanout.home().join("../own.yaml"), "board: {key: x}\n").expect("written");
+    fs::create_dir_all(fanout.home()).expect("create the folder");
+    fs::write(fanout.home().join("../own.yaml"), "board: {key: x}\n").expect("write the file");
     let call = ["seed", "--config", "own.yaml", "--runtime", "native"];
     let ended = fanout.run(&call).with(6);
     ended.says("hint: fanout --config own.yaml --runtime native up\n");
@@ -86,8 +88,8 @@ fn a_hint_for_another_command_keeps_the_configuration() {
 fn a_refusal_has_every_key_of_the_document() {
     let fanout = Fanout::new();
     let folder = fanout.home().join("fanout/data");
-    fs::create_dir_all(&folder).expect("made");
-    // `json` holds the document against its schema.
+    fs::create_dir_all(&folder).expect("create the folder");
+    // `json` checks the document against its schema.
     let document = fanout.run(&["reset", "--output", "json"]).with(6).json();
     assert_eq!(document["ok"], false);
     assert_eq!(document["error"]["code"], "not_confirmed");
@@ -117,7 +119,7 @@ fn a_success_has_every_key_of_the_document() {
     ] {
         let line = [call, &["--output", "json"]].concat();
         let fanout = match call[0] {
-            "seed" => &with_servers(),
+            "seed" => &with_external_servers(),
             _ => &fanout,
         };
         let document = fanout.run(&line).with(0).json();

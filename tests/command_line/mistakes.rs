@@ -1,10 +1,10 @@
-//! Mistakes on the command line and in the configuration: exit 2 before any
-//! server is asked, with the name that was probably meant.
+//! Mistakes on the command line and in the configuration exit with 2 before any
+//! connection is made, and suggest the closest valid name.
 
 use crate::support::Fanout;
 
 #[test]
-fn a_bare_call_prints_the_help_and_ends_well() {
+fn a_call_without_arguments_prints_the_help_and_succeeds() {
     let bare = Fanout::new().run(&[]).with(0);
     let help = Fanout::new().run(&["--help"]).with(0);
     assert_eq!((&bare.stdout, bare.stderr.as_str()), (&help.stdout, ""));
@@ -12,7 +12,7 @@ fn a_bare_call_prints_the_help_and_ends_well() {
 }
 
 #[test]
-fn what_starts_a_service_is_no_command() {
+fn the_internal_launcher_is_not_a_command() {
     let fanout = Fanout::new();
     fanout.run(&["help", "launch"]).with(2).says("launch");
     let words = |text: String| -> Vec<String> {
@@ -26,10 +26,10 @@ fn what_starts_a_service_is_no_command() {
         &["man"],
         &["--help"],
     ] {
-        let said = words(fanout.run(call).with(0).stdout);
-        assert!(!said.contains(&"launch".to_owned()), "{call:?}");
+        let output = words(fanout.run(call).with(0).stdout);
+        assert!(!output.contains(&"launch".to_owned()), "{call:?}");
     }
-    // A mistake in the environment of a call is none of the service's.
+    // A service ignores invalid environment variables of the caller.
     let fanout = fanout.env("FANOUT_OUTPUT", "xml");
     fanout
         .run(&["launch"])
@@ -38,7 +38,7 @@ fn what_starts_a_service_is_no_command() {
 }
 
 #[test]
-fn times_and_counts_of_nothing_are_refused() {
+fn zero_durations_and_counts_are_rejected() {
     for call in [
         &["up", "--timeout", "0s"][..],
         &["down", "--timeout", "0"],
@@ -73,8 +73,8 @@ fn times_and_counts_of_nothing_are_refused() {
 }
 
 #[test]
-fn a_range_without_a_moment_in_it_is_refused() {
-    for (from, to, says) in [
+fn an_empty_range_is_rejected() {
+    for (from, to, message) in [
         ("2h", "3h", "the range runs backwards: --from 2"),
         ("2h", "2h", "the range is empty"),
         (
@@ -87,14 +87,14 @@ fn a_range_without_a_moment_in_it_is_refused() {
         let ended = Fanout::new().run(&["backfill", "--from", from, "--to", to]);
         ended
             .with(2)
-            .says(says)
+            .says(message)
             .says("hint: fanout backfill --help");
     }
 }
 
 #[test]
-fn an_unknown_name_suggests_the_nearest() {
-    for (call, says) in [
+fn an_unknown_name_suggests_the_closest_one() {
+    for (call, message) in [
         (
             &["dlq", "ls", "--sink", "typo"][..],
             "unknown sink \"typo\", expected one of redis, clickhouse, http, content\n",
@@ -122,9 +122,9 @@ fn an_unknown_name_suggests_the_nearest() {
             "a similar argument exists: '--ports'",
         ),
     ] {
-        Fanout::new().run(call).with(2).says(says);
+        Fanout::new().run(call).with(2).says(message);
     }
-    for (config, says) in [
+    for (config, message) in [
         (
             "board: {windw_seconds: 60}",
             "(did you mean \"window_seconds\"?)",
@@ -149,7 +149,7 @@ fn an_unknown_name_suggests_the_nearest() {
         ("pipeline: {sinks: [redsi]}", "(did you mean \"redis\"?)"),
     ] {
         let fanout = Fanout::new().config(&format!("{config}\n"));
-        fanout.run(&["config", "check"]).with(2).says(says);
+        fanout.run(&["config", "check"]).with(2).says(message);
     }
     let fanout = Fanout::new().env("FANOUT_BORD_KEY", "x");
     let ended = fanout.run(&["config", "check"]).with(2);
@@ -157,8 +157,8 @@ fn an_unknown_name_suggests_the_nearest() {
 }
 
 #[test]
-fn settings_of_nothing_are_refused() {
-    for (config, says) in [
+fn zero_settings_are_rejected() {
+    for (config, message) in [
         (
             "redis: {request_timeout_ms: 0}",
             "redis.request_timeout_ms: must be at least 1",
@@ -173,6 +173,6 @@ fn settings_of_nothing_are_refused() {
         ),
     ] {
         let fanout = Fanout::new().config(&format!("{config}\n"));
-        fanout.run(&["config", "check"]).with(2).says(says);
+        fanout.run(&["config", "check"]).with(2).says(message);
     }
 }

@@ -1,12 +1,12 @@
-//! Without servers of its own a project talks to none: what listens on a
-//! default port, or on a port that it had, is somebody else's.
+//! A project without servers connects to none: a server on a default port, or
+//! on a former port of the project, does not belong to the project.
 
 use std::{io::ErrorKind, net::TcpListener};
 
-use crate::{held, support::Fanout};
+use crate::{bound_port, support::Fanout};
 
-/// A call of every command that talks to a server or looks at what a project
-/// has.
+/// Invocations of every command that connects to a server or inspects a
+/// project.
 const CALLS: [&[&str]; 24] = [
     &["down"],
     &["reset", "--yes"],
@@ -53,11 +53,11 @@ fn a_project_that_was_never_brought_up_is_refused() {
         assert_eq!(document["schema"], format!("fanout.{}/v1", call[0]));
         assert_eq!(document["error"]["code"], "never_up");
     }
-    assert!(!fanout.home().exists(), "something was left behind");
+    assert!(!fanout.home().exists(), "files were left behind");
 }
 
 #[test]
-fn what_needs_no_server_runs_without_a_project() {
+fn commands_that_need_no_server_run_without_a_project() {
     let fanout = Fanout::new();
     for (call, code) in [
         (&["config", "show"][..], 0),
@@ -68,14 +68,15 @@ fn what_needs_no_server_runs_without_a_project() {
     ] {
         fanout.run(call).with(code);
     }
-    // It may find fault with the machine, and does not ask anybody's servers.
+    // The doctor may report problems of the machine, but does not contact any
+    // server.
     let doctor = fanout.run(&["doctor"]);
     assert!(matches!(doctor.code, Some(0 | 5)), "{doctor:#?}");
     doctor.says("project fanout was never brought up: not looked into");
 }
 
 #[test]
-fn half_a_configuration_is_refused_and_what_is_missing_is_named() {
+fn an_incomplete_configuration_is_rejected_with_the_missing_servers() {
     let url = "postgres://app:app@db.example/app";
     let fanout = Fanout::new().env("FANOUT_POSTGRES_URL", url);
     let ended = fanout.run(&["verify"]).with(6);
@@ -87,7 +88,7 @@ fn half_a_configuration_is_refused_and_what_is_missing_is_named() {
 }
 
 #[test]
-fn a_store_that_no_sink_writes_to_is_neither_started_nor_asked_for() {
+fn a_store_without_a_sink_is_neither_started_nor_required() {
     let fanout = Fanout::new().env("FANOUT_PIPELINE_SINKS", "redis,http");
     let plan = fanout.run(&["up", "--dry-run", "--output", "json"]).with(0);
     let plan = plan.json();
@@ -114,7 +115,7 @@ fn a_store_that_no_sink_writes_to_is_neither_started_nor_asked_for() {
 }
 
 #[test]
-fn a_connector_is_not_applied_without_the_kafka_that_keeps_its_placeholder() {
+fn a_connector_is_not_applied_without_the_kafka_that_stores_its_placeholder() {
     let fanout = Fanout::new()
         .env("FANOUT_CONNECT_URL", "http://connect.example:8083")
         .env("FANOUT_POSTGRES_URL", "postgres://app:app@db.example/app");
@@ -125,8 +126,8 @@ fn a_connector_is_not_applied_without_the_kafka_that_keeps_its_placeholder() {
 }
 
 #[test]
-fn servers_that_are_all_named_are_talked_to() {
-    let (listener, port) = held();
+fn configured_servers_are_used() {
+    let (listener, port) = bound_port();
     drop(listener);
     let fanout = Fanout::new().env(
         "FANOUT_POSTGRES_URL",
@@ -136,8 +137,8 @@ fn servers_that_are_all_named_are_talked_to() {
 }
 
 #[test]
-fn a_new_project_whose_review_fails_leaves_no_record() {
-    let (listener, port) = held();
+fn a_failed_review_of_a_new_project_leaves_no_record() {
+    let (listener, port) = bound_port();
     drop(listener);
     let url = format!("postgres://app:app@127.0.0.1:{port}/app");
     let fanout = Fanout::new()
@@ -153,17 +154,17 @@ fn a_new_project_whose_review_fails_leaves_no_record() {
 }
 
 #[test]
-fn a_port_in_the_file_does_not_make_a_server_the_projects() {
-    let (listener, port) = held();
+fn a_port_in_the_file_does_not_make_a_server_part_of_the_project() {
+    let (listener, port) = bound_port();
     let config = format!("services: {{postgres: {{ports: {{main: {port}}}}}}}\n");
     let fanout = Fanout::new().config(&config);
     fanout.run(&["seed"]).with(6).says("was never brought up");
-    nobody_came(&listener);
+    assert_no_connection(&listener);
 }
 
 #[test]
-fn a_server_that_took_the_port_of_a_stopped_one_is_left_alone() {
-    let (listener, port) = held();
+fn a_foreign_server_on_the_port_of_a_stopped_one_is_not_contacted() {
+    let (listener, port) = bound_port();
     let services = [
         "postgres",
         "kafka",
@@ -173,9 +174,10 @@ fn a_server_that_took_the_port_of_a_stopped_one_is_left_alone() {
         "stub",
     ];
     let fanout = Fanout::new().stopped(&services.map(|service| (service, port)));
-    let held = format!("is held by pid {} (", std::process::id());
+    let holder = format!("is held by pid {} (", std::process::id());
     for call in CALLS {
-        // These look at what the project has, and find it stopped.
+        // These commands only inspect the project, and report that it is
+        // stopped.
         if ["down", "reset", "status", "logs", "env"].contains(&call[0]) {
             continue;
         }
@@ -184,7 +186,7 @@ fn a_server_that_took_the_port_of_a_stopped_one_is_left_alone() {
             .says("of project fanout ")
             .says("not running")
             .says(&format!("port {port} of "))
-            .says(&held)
+            .says(&holder)
             .says("hint: fanout up\n");
     }
     let ended = fanout.run(&["status"]).with(0);
@@ -194,22 +196,22 @@ fn a_server_that_took_the_port_of_a_stopped_one_is_left_alone() {
     fanout
         .run(&["doctor"])
         .says("postgres of project fanout is not running");
-    nobody_came(&listener);
+    assert_no_connection(&listener);
 }
 
-/// Nothing has connected to this port.
-fn nobody_came(listener: &TcpListener) {
-    listener.set_nonblocking(true).expect("it can be asked");
-    // Who connected is in the queue, also when gone since.
+/// Asserts that nothing has connected to this port.
+fn assert_no_connection(listener: &TcpListener) {
+    listener.set_nonblocking(true).expect("set the listener");
+    // A connection stays in the queue, even if the client has closed it.
     match listener.accept() {
         Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-        Ok((_, from)) => panic!("{from} has connected"),
+        Ok((_, client)) => panic!("{client} has connected"),
     }
 }
 
 #[test]
-fn a_stopped_server_is_named_with_what_starts_it() {
-    let (listener, port) = held();
+fn a_stopped_server_is_reported_with_the_command_that_starts_it() {
+    let (listener, port) = bound_port();
     drop(listener);
     let fanout = Fanout::new().stopped(&[("postgres", port)]);
     let ended = fanout.run(&["seed"]).with(6);
@@ -220,14 +222,14 @@ fn a_stopped_server_is_named_with_what_starts_it() {
 }
 
 #[test]
-fn a_misspelt_project_suggests_the_one_that_is_there() {
+fn a_misspelt_project_suggests_the_existing_one() {
     let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let ended = fanout.run(&["--project", "fanuot", "seed"]).with(6);
     ended.says("project fanuot was never brought up (did you mean \"fanout\"?)");
 }
 
 #[test]
-fn the_ports_of_the_file_are_where_up_will_put_the_servers() {
+fn up_uses_the_ports_of_the_file() {
     let config = "services:\n  redis: {ports: {main: 7003}}\n  clickhouse: {ports: {main: 7002}}\n";
     let fanout = Fanout::new().config(config);
     let ended = fanout.run(&["config", "show"]).with(0);
@@ -249,11 +251,11 @@ fn the_ports_of_the_file_are_where_up_will_put_the_servers() {
         plan.with(0).json()["services"][0]["url"],
         "redis://127.0.0.1:7003"
     );
-    // An address that is set says the same, or the two are in conflict.
+    // A configured URL must have the same port.
     let fanout = fanout.env("FANOUT_REDIS_URL", "redis://127.0.0.1:7004");
     let ended = fanout.run(&["up", "redis", "--dry-run"]).with(2);
     ended.says("services.redis.ports.main is 7003, and redis.url says 7004");
-    // What was brought up stays where it is until it is moved.
+    // A server that was brought up keeps its recorded port.
     let recorded = Fanout::new().config(config).stopped(&[("redis", 7005)]);
     let shown = recorded.run(&["config", "show"]).with(0);
     shown.says("redis://127.0.0.1:7005");

@@ -1,4 +1,4 @@
-//! The binary under test, in a home and a folder of its own.
+//! The binary under test, with its own home and working directory.
 
 pub mod schema;
 
@@ -11,13 +11,13 @@ use std::{
 
 use serde_json::Value as Json;
 
-/// One use of the binary, to be described and then run.
+/// An environment for the binary: a temporary folder and environment variables.
 pub struct Fanout {
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
 }
 
-/// How it ended.
+/// Result of a finished run.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -26,37 +26,39 @@ pub struct Ended {
 }
 
 impl Fanout {
-    /// In a folder that a server which drops root's rights can pass through.
+    /// Creates an environment in a temporary folder that other users can enter,
+    /// because some servers drop root privileges.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("opened");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .expect("set the mode");
         Self {
             folder,
             env: Vec::new(),
         }
     }
 
-    /// Where its projects are.
+    /// Returns the folder of the projects.
     pub fn home(&self) -> PathBuf {
         self.folder.path().join("home")
     }
 
-    /// With this variable, besides PATH.
+    /// Adds an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With this `fanout.yaml` in its folder.
+    /// Writes a `fanout.yaml` into the working directory.
     pub fn config(self, text: &str) -> Self {
-        fs::write(self.folder.path().join("fanout.yaml"), text).expect("written");
+        fs::write(self.folder.path().join("fanout.yaml"), text).expect("write the file");
         self
     }
 
-    /// A project that was brought up with these services on these ports, and
-    /// stopped since.
+    /// Records a project that was brought up with these services on these ports
+    /// and then stopped.
     pub fn stopped(self, services: &[(&str, u16)]) -> Self {
-        let (mut known, mut settings) = (serde_json::Map::new(), serde_json::Map::new());
+        let (mut recorded, mut settings) = (serde_json::Map::new(), serde_json::Map::new());
         for (service, port) in services {
             let (key, url) = match *service {
                 "postgres" => (
@@ -74,24 +76,25 @@ impl Fanout {
             let service_state = serde_json::json!({
                 "runtime": "native", "variant": null, "ports": { "main": port },
             });
-            known.insert((*service).to_owned(), service_state);
+            recorded.insert((*service).to_owned(), service_state);
         }
         let state = serde_json::json!({
             "format": 1, "project": "fanout", "runtime": "native",
-            "services": known, "settings": settings,
+            "services": recorded, "settings": settings,
         });
-        fs::create_dir_all(self.home().join("fanout")).expect("made");
-        fs::write(self.home().join("fanout/state.json"), state.to_string()).expect("written");
+        fs::create_dir_all(self.home().join("fanout")).expect("create the folder");
+        fs::write(self.home().join("fanout/state.json"), state.to_string())
+            .expect("write the file");
         self
     }
 
-    /// The command itself, for tests that do not wait for its end.
+    /// Returns the command itself, for tests that do not wait until it exits.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
         command
             .args(arguments)
             .env_clear()
-            // Whether this machine has a container engine is nobody's business.
+            // The tests must not depend on a container engine of this machine.
             .env("FANOUT_RUNTIME", "native")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.folder.path())
@@ -103,7 +106,7 @@ impl Fanout {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the command until it exits.
     pub fn run(&self, arguments: &[&str]) -> Ended {
         let output = self.command(arguments).output().expect("the binary runs");
         Ended {
@@ -115,22 +118,23 @@ impl Fanout {
 }
 
 impl Ended {
-    /// Ended with this code, or the test shows all there is.
+    /// Asserts the exit code; a failure shows the complete output.
     #[track_caller]
     pub fn with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
-    /// Stdout and stderr together hold this.
+    /// Asserts that stdout or stderr contains this text.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
-        let there = self.stdout.contains(text) || self.stderr.contains(text);
-        assert!(there, "{text:?} is not in {self:#?}");
+        let is_found = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(is_found, "{text:?} is not in {self:#?}");
         self
     }
 
-    /// Its one JSON document, which is of its schema.
+    /// Returns the JSON document of stdout, after checking it against its
+    /// schema.
     #[track_caller]
     pub fn json(&self) -> Json {
         let document = serde_json::from_str(&self.stdout);

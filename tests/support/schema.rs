@@ -1,12 +1,13 @@
-//! Holds a command's JSON document against its schema in `tests/schemas`: the
-//! same keys in the same order however the command ended, and no value of
-//! another type.
+//! Checks a command's JSON document against its schema in `tests/schemas`: it
+//! must have the same keys in the same order on success and on failure, and
+//! values of the right types.
 
 use std::path::Path;
 
 use serde_json::Value as Json;
 
-/// What is wrong with a document; none where nothing is.
+/// Returns the first violation of the schema, or `None` if the document
+/// matches.
 pub fn violation(document: &Json) -> Option<String> {
     let name = document["schema"].as_str()?;
     let command = name.strip_prefix("fanout.")?.strip_suffix("/v1")?;
@@ -24,18 +25,18 @@ pub fn violation(document: &Json) -> Option<String> {
     }
     fields.iter().find_map(|(key, value)| {
         let property = &schema["properties"][key];
-        let wrong = !is_of(value, property) || !has_all(value, property);
-        wrong.then(|| format!("{name}: {key} is {value}"))
+        let is_wrong = !has_type(value, property) || !has_required_keys(value, property);
+        is_wrong.then(|| format!("{name}: {key} is {value}"))
     })
 }
 
-fn is_of(value: &Json, property: &Json) -> bool {
+fn has_type(value: &Json, property: &Json) -> bool {
     if let Some(constant) = property.get("const") {
         return value == constant;
     }
     let types = match &property["type"] {
         Json::Array(types) => types.iter().filter_map(Json::as_str).collect(),
-        one => vec![one.as_str().expect("a type")],
+        single => vec![single.as_str().expect("a type")],
     };
     types.iter().any(|name| match *name {
         "null" => value.is_null(),
@@ -49,7 +50,7 @@ fn is_of(value: &Json, property: &Json) -> bool {
     })
 }
 
-fn has_all(value: &Json, property: &Json) -> bool {
+fn has_required_keys(value: &Json, property: &Json) -> bool {
     let required = property["required"].as_array().into_iter().flatten();
     let mut names = required.filter_map(Json::as_str);
     value.is_null() || names.all(|name| value.get(name).is_some())
