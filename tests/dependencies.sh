@@ -1,8 +1,7 @@
 #!/bin/sh
-# Checks what fanout and its fuzzer depend on: that the lock files are up to
-# date, the licences and the sources of all crates, and, where the database of
-# advisories can be reached, known vulnerabilities. What to accept is in
-# .deny.toml.
+# Checks the dependencies of fanout and its fuzzer: that the lock files are up to
+# date, the licences and sources of all crates, and, if the advisory database is
+# reachable, known vulnerabilities. .deny.toml lists what is accepted.
 set -eu
 cd "$(dirname "$0")/.."
 cargo_deny=0.20.2
@@ -10,8 +9,8 @@ cargo_deny=0.20.2
 say() { printf 'dependencies: %s\n' "$*" >&2; }
 
 if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $cargo_deny" ]; then
-    say "installing cargo-deny $cargo_deny; it takes a few minutes, once"
-    # Unoptimised: it builds in half the time and checks in a few seconds.
+    say "installing cargo-deny $cargo_deny once; this takes a few minutes"
+    # A debug build takes half the time, and still checks in a few seconds.
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --force --debug "cargo-deny@$cargo_deny"
 fi
 
@@ -30,8 +29,8 @@ if cargo deny --log-level off --manifest-path Cargo.toml --locked fetch db 2>/de
     say 'known vulnerabilities'
     deny Cargo.toml --disable-fetch advisories
 elif [ -n "${GITHUB_ACTIONS:-}" ]; then
-    say 'the database of advisories cannot be reached, and here it has to be'
+    say 'the advisory database is unreachable, but it is required in CI'
     exit 1
 else
-    say 'known vulnerabilities were NOT checked: the database of advisories cannot be reached from here'
+    say 'known vulnerabilities were NOT checked: the advisory database is unreachable'
 fi

@@ -50,14 +50,14 @@ fn without_an_engine_the_script_reports_that_nothing_was_run() {
     let (code, stderr) = run("1000", &[], false, &[]);
     assert_eq!(code, 77, "{stderr}");
     assert!(
-        stderr.contains("NOT RUN: there is no docker command"),
+        stderr.contains("NOT RUN: the docker command is missing"),
         "{stderr}"
     );
     // A docker client without an engine is not enough.
     let (code, stderr) = run("1000", &[("docker", "exit 1")], false, &[]);
     assert_eq!(code, 77, "{stderr}");
     assert!(
-        stderr.contains("NOT RUN: no container engine answers"),
+        stderr.contains("NOT RUN: no container engine is running"),
         "{stderr}"
     );
 }
@@ -72,9 +72,6 @@ fn required_tests_that_cannot_run_are_a_failure() {
     ] {
         let (code, stderr) = run(user, programs, ci, arguments);
         assert_eq!(code, 1, "{stderr}");
-        assert!(
-            stderr.contains("FAILED, the tests could not be run"),
-            "{stderr}"
-        );
+        assert!(stderr.contains("FAILED, cannot run the tests"), "{stderr}");
     }
 }

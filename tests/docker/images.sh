@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds images that stand in for the official ones where no public registry
-# can be reached, with the real servers inside (Debian's PostgreSQL and Redis,
-# Apache Kafka, Connect with Debezium, chDB), and puts them into the registry
-# at $1. They honour what fanout uses of the official images' environment and
-# commands. Console has no real server here: a page stands in its place.
+# Builds substitutes for the official images, for machines without access to a
+# public registry, and pushes them to the registry $1. They contain the real
+# servers (Debian's PostgreSQL and Redis, Apache Kafka, Connect with Debezium,
+# chDB) and support the environment variables and commands of the official
+# images that fanout uses. Only the console is replaced by a static page.
 #
-#   tests/docker/images.sh localhost:5000 <folder to work in>
+#   tests/docker/images.sh localhost:5000 <working folder>
 set -euo pipefail
 registry=$1 work=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,7 +23,7 @@ base() {
     debootstrap --variant=minbase \
         --include=postgresql-15,redis-server,openjdk-17-jre-headless,python3-minimal,python3,curl,wget \
         bookworm "$folder" >"$work/debootstrap.log" 2>&1 || { tail -n 20 "$work/debootstrap.log" >&2; return 1; }
-    # What no server needs: half of it.
+    # No server needs these files, which are half of the image.
     rm -rf "$folder"/var/cache/apt/* "$folder"/var/lib/apt/lists/* "$folder"/usr/share/{doc,man,locale,icons} \
         "$folder"/usr/lib/x86_64-linux-gnu/libLLVM* "$folder"/usr/lib/postgresql/15/lib/{bitcode,llvmjit*} \
         "$folder"/var/lib/postgresql/15
@@ -31,8 +31,8 @@ base() {
     rm -rf "$folder"
 }
 
-# What `fanout up` has installed natively is taken from its cache.
-jars() { # <pom> <folder in the cache> <into>
+# Uses the jars in fanout's cache if `fanout up` has installed them natively.
+jars() { # <pom> <folder in the cache> <target folder>
     local cached=${FANOUT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fanout}/native/$2
     mkdir -p "$3"
     if [ -d "$cached" ]; then
@@ -44,7 +44,7 @@ jars() { # <pom> <folder in the cache> <into>
     (cd "$3" && sha256sum --strict --quiet -c "$root/stack/native/$1/checksums.sha256")
 }
 
-packages() { # <into>
+packages() { # <target folder>
     step 'pip: chdb'
     python3 -m pip download -q --no-deps --python-version 3.11 --only-binary=:all: --require-hashes \
         -r "$root/stack/native/requirements.txt" -d "$work/wheels"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# CLICKHOUSE_USER and CLICKHOUSE_PASSWORD name the one user.
+# CLICKHOUSE_USER and CLICKHOUSE_PASSWORD define the only user.
 set -eu
 chown clickhouse: /var/lib/clickhouse
 export CLICKHOUSE_PASSWORD="${CLICKHOUSE_PASSWORD:-}" PYTHONUNBUFFERED=1 PYTHONPATH=/usr/local/lib/python3.11/dist-packages

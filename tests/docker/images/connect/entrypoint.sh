@@ -1,6 +1,6 @@
 #!/bin/bash
-# BOOTSTRAP_SERVERS, GROUP_ID and the three topics; each CONNECT_… variable is
-# a property.
+# BOOTSTRAP_SERVERS, GROUP_ID and the three topics are configured as in the
+# official image. Each CONNECT_… variable sets a property.
 set -euo pipefail
 [ "$1" = start ] || exec "$@"
 export CONNECT_BOOTSTRAP_SERVERS=${BOOTSTRAP_SERVERS:?is not set}

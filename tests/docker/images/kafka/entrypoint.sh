@@ -1,5 +1,5 @@
 #!/bin/bash
-# Each KAFKA_… variable is a property; a folder without a log is formatted.
+# Each KAFKA_… variable sets a property. An empty log folder is formatted.
 set -euo pipefail
 properties=/opt/kafka/config/server.properties
 env | sed -n 's/^KAFKA_//p' | grep -v '^HEAP_OPTS=' | while IFS='=' read -r name value; do

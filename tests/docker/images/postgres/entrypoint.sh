@@ -1,6 +1,6 @@
 #!/bin/sh
-# POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB say what is made the first
-# time; the command's arguments are the server's.
+# The first start creates the user and the database of POSTGRES_USER,
+# POSTGRES_PASSWORD and POSTGRES_DB. The arguments are passed to the server.
 set -eu
 if [ "$(id -u)" = 0 ]; then
     chown postgres: "$PGDATA"
@@ -12,7 +12,7 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
     initdb -D "$PGDATA" -U "$user" --pwfile=/tmp/password --auth=scram-sha-256 -E UTF8 --locale=C
     rm /tmp/password
     echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
-    # The first server listens nowhere that a client of the network could see.
+    # During setup, the server does not listen on the network.
     pg_ctl -D "$PGDATA" -w -o "-c listen_addresses= -c unix_socket_directories=/tmp" start
     export PGPASSWORD=$POSTGRES_PASSWORD
     createdb -h /tmp -U "$user" "${POSTGRES_DB:-$user}" 2>/dev/null || true

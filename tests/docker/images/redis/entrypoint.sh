@@ -1,5 +1,5 @@
 #!/bin/sh
-# The command is the server's own; it runs as redis.
+# Accepts the server's command line and runs the server as the user redis.
 set -eu
 if [ "${1#-}" != "$1" ]; then set -- redis-server "$@"; fi
 if [ "$1" = redis-server ] && [ "$(id -u)" = 0 ]; then
