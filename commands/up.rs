@@ -22,7 +22,7 @@ use crate::{
     table::{render, table},
 };
 
-/// The service that `--no-run` leaves out.
+/// The service that `--no-run` excludes.
 const PIPELINE: &str = "pipeline";
 
 /// Default of `--timeout`.

@@ -642,7 +642,7 @@ fn an_interrupted_reset_must_be_finished_before_up() {
     fs::write(project.join("reset.json"), journal).expect("a journal");
     let refused = fanout.run(&["up", "redis"]).with(6);
     refused
-        .says("a reset of project fanout has started and is not done")
+        .says("a reset of project fanout has begun and is not done")
         .says("reset");
     fanout.run(&["reset", "--yes"]).with(0);
     assert!(!project.exists());

@@ -257,7 +257,7 @@ fn a_user_without_a_home_gets_only_a_folder_that_they_own() {
 
     assert_eq!(run().0, Some(0), "{}", run().1);
     let mode = fs::metadata(&home)
-        .expect("create the folder")
+        .expect("read the metadata")
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o700);
