@@ -38,7 +38,8 @@ pub fn man(context: &Context, mut command: Command) -> Outcome {
 /// Renders a section for each subcommand, followed by the sections of its own
 /// subcommands.
 fn render_sections(command: &Command, page: &mut Vec<u8>) {
-    for subcommand in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+    let subcommands = command.get_subcommands();
+    for subcommand in subcommands.filter(|command| !command.is_hide_set()) {
         let _ = clap_mangen::Man::new(subcommand.clone()).render(page);
         render_sections(subcommand, page);
     }

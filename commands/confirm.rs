@@ -10,10 +10,10 @@ use crate::context::Context;
 
 /// The user did not confirm the change.
 #[derive(Debug, thiserror::Error)]
-#[error("confirmation required to {what}")]
+#[error("confirmation required to {action}")]
 pub struct NotConfirmed {
     /// The change, for example `remove all of project fanout`.
-    what: String,
+    action: String,
     /// The command that needs the confirmation, for example `dlq purge`.
     command: String,
 }
@@ -40,20 +40,20 @@ pub async fn confirm(
     context: &Context,
     yes: bool,
     word: &str,
-    what: &str,
+    action: &str,
 ) -> Result<(), NotConfirmed> {
-    if yes || is_typed(context, word, what).await {
+    if yes || is_typed(context, word, action).await {
         return Ok(());
     }
     Err(NotConfirmed {
-        what: what.to_owned(),
+        action: action.to_owned(),
         command: context.global().command_path.clone(),
     })
 }
 
 /// Asks the user to type `word`. Returns true if they did.
-async fn is_typed(context: &Context, word: &str, what: &str) -> bool {
-    let question = format!("type {word} to {what}: ");
+async fn is_typed(context: &Context, word: &str, action: &str) -> bool {
+    let question = format!("type {word} to {action}: ");
     let answer = answer(context, &question).await;
     answer.is_some_and(|answer| answer.trim() == word)
 }

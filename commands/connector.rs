@@ -185,8 +185,8 @@ impl Apply {
         let overrides = connector::overrides(&context.site()?, settings)?;
         let name = &settings.connector.name;
         if self.forget_offsets {
-            let what = format!("permanently delete the position of connector {name}");
-            confirm(context, self.yes, name, &what).await?;
+            let action = format!("permanently delete the position of connector {name}");
+            confirm(context, self.yes, name, &action).await?;
             connector::forget_offsets(connections, timeout, &*progress).await?;
         }
         report.dry_run = dry_run;
@@ -215,8 +215,8 @@ impl Delete {
             return Ok(());
         }
         let name = &connections.settings().connector.name;
-        let what = format!("delete connector {name}");
-        confirm(context, self.yes, name, &what).await?;
+        let action = format!("delete connector {name}");
+        confirm(context, self.yes, name, &action).await?;
         report.deleted = Some(connector::delete(connections, timeout).await?);
         Ok(())
     }

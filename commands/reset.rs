@@ -78,8 +78,8 @@ impl Arguments {
             printer.warn(&listing);
         }
         let project = context.project().as_str();
-        let what = format!("remove all of project {project}");
-        confirm(context, self.yes, project, &what).await?;
+        let action = format!("remove all of project {project}");
+        confirm(context, self.yes, project, &action).await?;
         Ok(reset.apply(self.timeout, &*printer.progress()).await?)
     }
 }

@@ -94,7 +94,7 @@ impl<'s> Modules<'s> {
             && reexports < MAX_REEXPORTS
         {
             let bindings = self.bindings[index].iter();
-            for binding in bindings.filter(|it| it.is_reexport && it.alias == name) {
+            for binding in bindings.filter(|binding| binding.is_reexport && binding.alias == name) {
                 let target = [binding.path.as_slice(), &segments[length + 1..]].concat();
                 files.extend(self.files(is_library, &target, reexports + 1));
             }
@@ -266,8 +266,8 @@ fn files_that_depend_on_each_other_are_a_cycle() {
             "const _: () = crate::a::f!();",
         ),
     ] {
-        let both = cycles_in(&[("src/a.rs", a), ("src/b.rs", b)]);
-        assert_eq!(both, [["src/a.rs", "src/b.rs"]], "{a} {b}");
+        let cycle = cycles_in(&[("src/a.rs", a), ("src/b.rs", b)]);
+        assert_eq!(cycle, [["src/a.rs", "src/b.rs"]], "{a} {b}");
         assert_eq!(
             cycles_in(&[("src/a.rs", a), ("src/b.rs", "")]),
             [[""; 0]; 0]
@@ -291,8 +291,8 @@ fn a_module_and_a_child_that_depend_on_each_other_are_a_cycle() {
         "mod b;\npub use b::B;\npub struct A(B);",
         "mod b;\npub use b::{B, make};\nfn f() { make() }",
     ] {
-        let both = cycles_in(&[("src/a/mod.rs", parent), child]);
-        assert_eq!(both, [["src/a/mod.rs", "src/a/b.rs"]], "{parent}");
+        let cycle = cycles_in(&[("src/a/mod.rs", parent), child]);
+        assert_eq!(cycle, [["src/a/mod.rs", "src/a/b.rs"]], "{parent}");
     }
     for parent in [
         "mod b;",
@@ -309,12 +309,12 @@ fn a_module_and_a_child_that_depend_on_each_other_are_a_cycle() {
 
 #[test]
 fn a_reexport_does_not_hide_a_cycle() {
-    let both = cycles_in(&[
+    let cycle = cycles_in(&[
         ("src/a/mod.rs", "mod b;\nmod c;\npub use b::B;"),
         ("src/a/b.rs", "use super::c::C;"),
         ("src/a/c.rs", "use super::B;"),
     ]);
-    assert_eq!(both, [["src/a/b.rs", "src/a/c.rs"]]);
+    assert_eq!(cycle, [["src/a/b.rs", "src/a/c.rs"]]);
     let through = cycles_in(&[
         ("src/a/mod.rs", "mod b;\npub use b::B;\nuse crate::d::D;"),
         ("src/a/b.rs", ""),

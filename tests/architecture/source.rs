@@ -107,9 +107,16 @@ impl Source {
     /// Returns true if `name` refers to this crate, and not to an item of the
     /// same name that the file imports or declares.
     pub fn names(&self, name: &Name, crate_name: &str) -> bool {
-        let is_first = |name: &Name| name.segments.first().is_some_and(|it| it == crate_name);
+        let is_first = |name: &Name| {
+            name.segments
+                .first()
+                .is_some_and(|segment| segment == crate_name)
+        };
         let shadows = |other: &Name| {
-            let is_last = other.segments.last().is_some_and(|it| it == crate_name);
+            let is_last = other
+                .segments
+                .last()
+                .is_some_and(|segment| segment == crate_name);
             is_last && other.segments.len() > 1 && !is_first(other)
         };
         is_first(name)
@@ -196,7 +203,7 @@ fn read_module(trees: &[TokenTree], module: &[String], names: &mut Vec<Name>) ->
     let mut inner = module.to_vec();
     inner.push(word.to_string());
     names.push(Name {
-        segments: resolved(&["self".to_owned(), word.to_string()], module),
+        segments: to_absolute(&["self".to_owned(), word.to_string()], module),
         line: word.span().start().line,
         absolute: false,
         role: Role::Declared,
@@ -253,7 +260,7 @@ fn read_branches(
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {}
             }
         }
-        if segments.len() > 1 && segments.last().is_some_and(|it| it == "self") {
+        if segments.len() > 1 && segments.last().is_some_and(|segment| segment == "self") {
             segments.pop();
         }
         let Some(last) = segments.last() else {
@@ -261,7 +268,7 @@ fn read_branches(
         };
         let alias = alias.unwrap_or_else(|| last.clone());
         names.push(Name {
-            segments: resolved(&segments, module),
+            segments: to_absolute(&segments, module),
             line: first.span().start().line,
             absolute: prefix.is_empty() && is_mark(first, ':'),
             role: Role::Imported { alias, is_reexport },
@@ -289,7 +296,7 @@ fn read_name(trees: &[TokenTree], start: usize, module: &[String], names: &mut V
         last.push('!');
     }
     names.push(Name {
-        segments: resolved(&segments, module),
+        segments: to_absolute(&segments, module),
         line: trees[start].span().start().line,
         absolute: start >= 2 && is_colons(&trees[start - 2..]),
         role,
@@ -300,7 +307,7 @@ fn read_name(trees: &[TokenTree], start: usize, module: &[String], names: &mut V
 /// Returns the role of a path, given the tokens before it and the token after
 /// it.
 fn role_of(previous: &[TokenTree], segments: &[String], next: Option<&TokenTree>) -> Role {
-    let is_capital = |word: &String| word.starts_with(|it: char| it.is_ascii_uppercase());
+    let is_capital = |word: &String| word.starts_with(|letter: char| letter.is_ascii_uppercase());
     let is_method = |tree: &TokenTree| is_mark(tree, '.') || is_word(tree, "fn");
     let is_call = matches!(
         next,
@@ -340,17 +347,17 @@ fn is_colons(trees: &[TokenTree]) -> bool {
 }
 
 /// Resolves `super::super::x` and `self::x` to `crate::…`.
-fn resolved(segments: &[String], module: &[String]) -> Vec<String> {
+fn to_absolute(segments: &[String], module: &[String]) -> Vec<String> {
     let relative = segments
         .iter()
-        .take_while(|it| *it == "super" || *it == "self")
+        .take_while(|segment| *segment == "super" || *segment == "self")
         .count();
     if relative == 0 || relative == segments.len() {
         return segments.to_vec();
     }
     let supers = segments[..relative]
         .iter()
-        .filter(|it| *it == "super")
+        .filter(|segment| *segment == "super")
         .count();
     let parent = &module[..module.len().saturating_sub(supers)];
     let mut absolute = vec!["crate".to_owned()];
@@ -371,7 +378,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
                 vec![path]
             }
         })
-        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .collect();
     paths.sort();
     paths
