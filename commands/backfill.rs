@@ -144,7 +144,7 @@ impl Arguments {
 fn servers(request: &Request, settings: &Settings) -> Vec<(&'static str, Need)> {
     let mut servers = vec![("kafka", Need::Running)];
     if request.source == Source::Database {
-        servers.extend([("postgres", Need::Running), ("connect", Need::Ours)]);
+        servers.extend([("postgres", Need::Running), ("connect", Need::NotForeign)]);
         // The content mirror is read, and the board is rebuilt.
         servers.extend(stores(&settings.pipeline.sinks));
     }

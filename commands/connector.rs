@@ -146,9 +146,9 @@ impl Command {
             Self::Apply(_) => &[
                 ("connect", Need::Running),
                 ("kafka", Need::Running),
-                ("postgres", Need::Ours),
+                ("postgres", Need::NotForeign),
             ],
-            _ => &[("connect", Need::Running), ("postgres", Need::Ours)],
+            _ => &[("connect", Need::Running), ("postgres", Need::NotForeign)],
         }
     }
 

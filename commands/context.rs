@@ -13,7 +13,7 @@ use fanout::{
     stack::{
         Home, HomeError, Site, State, StateError, cache_from_env,
         docker::surroundings::Choice,
-        reach::{self, Need, ReachError},
+        reach::{self, AccessError, Need},
         recorded_settings,
         resolve::on_configured_ports,
     },
@@ -229,10 +229,10 @@ impl Context {
     /// Returns the state that `up` recorded. Returns `None` if the project was
     /// never up and the configuration names all of its servers.
     pub async fn recorded_state(&self, config: &Config) -> Result<Option<State>, CommandError> {
-        match reach::recorded(&self.site()?) {
+        match reach::load_recorded_state(&self.site()?) {
             Ok(state) => Ok(Some(state)),
-            Err(ReachError::NeverUp { .. }) => {
-                let servers = pipeline_servers(&config.settings, Need::Placed);
+            Err(AccessError::NeverUp { .. }) => {
+                let servers = pipeline_servers(&config.settings, Need::Located);
                 self.check_servers(config, &servers).await?;
                 Ok(None)
             }

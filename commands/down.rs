@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use fanout::{
     operations::down::{self, Report},
-    stack::reach::{self, ReachError},
+    stack::reach::{self, AccessError},
 };
 
 use crate::{
@@ -39,7 +39,7 @@ impl Arguments {
             down::down(&site, &self.services, self.timeout, &*printer.progress()).await?
         };
         if report.stopped.is_empty()
-            && let Err(error @ ReachError::NeverUp { .. }) = reach::recorded(&site)
+            && let Err(error @ AccessError::NeverUp { .. }) = reach::load_recorded_state(&site)
         {
             return Err(error.into());
         }

@@ -91,9 +91,9 @@ impl Arguments {
     /// Postgres has the events. Record times come from ClickHouse if it is a
     /// sink, else from the log.
     fn servers(&self, settings: &Settings) -> Vec<(&'static str, Need)> {
-        let mut servers = vec![("redis", Need::Running), ("postgres", Need::Ours)];
+        let mut servers = vec![("redis", Need::Running), ("postgres", Need::NotForeign)];
         if settings.pipeline.sinks.contains(&SinkKind::ClickHouse) {
-            servers.push(("clickhouse", Need::Ours));
+            servers.push(("clickhouse", Need::NotForeign));
         } else if self.explain.is_some() {
             servers.push(("kafka", Need::Running));
         }

@@ -104,7 +104,7 @@ impl Arguments {
         };
         let site = context.site()?;
         let mut logs = Logs::open(&site, &selection).await?;
-        reach::recorded(&site)?;
+        reach::load_recorded_state(&site)?;
         let mut lines = logs.so_far(&selection).await?;
         if self.follow {
             show(context, &logs, &lines);

@@ -57,7 +57,7 @@ impl Arguments {
             flags.insert("pipeline.sinks".to_owned(), sinks);
         }
         let config = context.config_with_flags(flags)?;
-        let mut servers = pipeline_servers(&config.settings, Need::Ours);
+        let mut servers = pipeline_servers(&config.settings, Need::NotForeign);
         if self.until_idle {
             // Without `--until-idle`, a worker waits for stopped services: a
             // worker that is restarted together with Kafka must not exit

@@ -6,7 +6,7 @@ use fanout::{config::Settings, sink_kind::SinkKind, stack::reach::Need};
 /// Returns the stores of these sinks. They may be stopped: the command itself
 /// detects and reports that.
 pub fn stores(sinks: &[SinkKind]) -> impl Iterator<Item = (&'static str, Need)> {
-    sinks.iter().map(|sink| (sink.service(), Need::Ours))
+    sinks.iter().map(|sink| (sink.service(), Need::NotForeign))
 }
 
 /// Returns all servers of the pipeline, from the source to the sinks.

@@ -60,7 +60,7 @@ impl Failure for JunitError {
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
-        let mut servers = pipeline_servers(&config.settings, Need::Ours);
+        let mut servers = pipeline_servers(&config.settings, Need::NotForeign);
         servers.push(("postgres", Need::Running));
         let connections = context.connect_with(&config, &servers).await?;
         let printer = context.printer();

@@ -10,7 +10,7 @@ use fanout::{
         up::{self, Endpoint, Pull, Report, Request, Review, Up},
     },
     plan::{Plan, Recreate, Step},
-    stack::{PortMode, blueprint::Wishes, ports::Moved},
+    stack::{PortMode, blueprint::UpOptions, ports::ReassignedPort},
 };
 use serde::Serialize;
 
@@ -89,7 +89,7 @@ struct Planned<'a> {
     /// Downloads needed before the start.
     downloads: Vec<&'a str>,
     /// Ports used instead of the default ones.
-    moved: &'a [Moved],
+    moved: &'a [ReassignedPort],
     /// Changes to servers that were already running.
     #[serde(flatten)]
     review: &'a Review,
@@ -180,9 +180,9 @@ impl Arguments {
     fn request(&self, context: &Context) -> Request {
         let excluded = self.no_run.then(|| PIPELINE.to_owned());
         Request {
-            wishes: Wishes {
+            options: UpOptions {
                 services: self.services.clone(),
-                without: excluded.into_iter().collect(),
+                excluded: excluded.into_iter().collect(),
                 runtime: context.global().runtime.explicit(),
                 ports: match self.ports {
                     Ports::Fixed => PortMode::Fixed,
@@ -210,7 +210,7 @@ impl Arguments {
 fn conclude(
     context: &Context,
     up: &Up,
-    moved: &[Moved],
+    moved: &[ReassignedPort],
     review: &Review,
     report: &Report,
     dry_run: bool,
@@ -241,7 +241,7 @@ fn conclude(
 }
 
 /// Formats the plan with its downloads, reassigned ports and alterations.
-fn listing(up: &Up, moved: &[Moved], review: &Review) -> String {
+fn listing(up: &Up, moved: &[ReassignedPort], review: &Review) -> String {
     let mut text = steps(up.plan());
     let downloads = up.downloads();
     if !downloads.is_empty() {
@@ -276,7 +276,7 @@ fn steps(plan: &Plan) -> String {
         action,
     } in &plan.steps
     {
-        let reasons = action.because().join(", ");
+        let reasons = action.reasons().join(", ");
         let action = if reasons.is_empty() {
             action.name().to_owned()
         } else {

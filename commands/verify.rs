@@ -32,7 +32,7 @@ pub struct Arguments {
 impl Arguments {
     pub async fn run(self, context: &Context) -> Outcome {
         let config = context.config()?;
-        let mut servers = pipeline_servers(&config.settings, Need::Ours);
+        let mut servers = pipeline_servers(&config.settings, Need::NotForeign);
         servers.extend([("postgres", Need::Running), ("kafka", Need::Running)]);
         let connections = context.connect_with(&config, &servers).await?;
         let printer = context.printer();

@@ -1,5 +1,6 @@
-//! What `up` is going to do, service by service, and why: a pure function of
-//! what is wanted and what is there. Applying it is the stack's business.
+//! Plans the actions of `up` per service, and the reasons for them: a pure
+//! function of the desired and the observed services. Carrying out the plan is
+//! left to the stack.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,57 +11,59 @@ use crate::{
     failure::{Failure, Kind},
 };
 
-/// Inputs of a service by name (`env.TZ`, `ports.main`) → a digest of each.
+/// Inputs of a service by name (`env.TZ`, `ports.main`), with a digest of each
+/// value.
 pub type Fingerprint = BTreeMap<String, String>;
 
-/// A service as it should run.
+/// Desired state of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     pub name: String,
     pub runtime: Runtime,
-    /// Services that have to be ready before this one starts.
+    /// Services that must be ready before this one starts.
     pub needs: Vec<String>,
     pub fingerprint: Fingerprint,
 }
 
-/// A service as it was found.
+/// Observed state of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// It ran before: what it keeps is there.
+    /// Whether the service has run before, so that its data exists.
     pub exists: bool,
-    /// The fingerprint it was started with, where it runs.
+    /// Fingerprint that the service was started with, if it is running.
     pub running: Option<Fingerprint>,
-    /// The fingerprint it was made with, where it does not run and would be
-    /// started as it is.
-    pub resting: Option<Fingerprint>,
+    /// Fingerprint of the existing container, if the service is stopped and
+    /// would start in that container.
+    pub stopped: Option<Fingerprint>,
 }
 
-/// Whether a running service that differs from what is wanted is replaced.
+/// Whether a running service is recreated if its fingerprint differs from the
+/// desired one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recreate {
-    /// Where it differs.
+    /// Recreate it if it differs.
     #[default]
     Auto,
-    /// Not even then.
+    /// Never recreate it.
     Never,
-    /// Even where it does not.
+    /// Always recreate it.
     Force,
 }
 
-/// What happens to one service.
+/// Action on one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// It has never run: made, then started.
+    /// Create and start a service that has never run.
     Create,
-    /// It is there and does not run.
+    /// Start an existing service that is not running.
     Start,
-    /// It is there, and is stopped, made and started anew.
-    Recreate { because: Vec<String> },
-    /// It stays as it is.
+    /// Stop the service, then create and start it again.
+    Recreate { reasons: Vec<String> },
+    /// Leave the service unchanged.
     Keep,
 }
 
-/// One line of the plan.
+/// Action on one service, as part of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     pub service: String,
@@ -69,7 +72,7 @@ pub struct Step {
 }
 
 impl Action {
-    /// `recreate`.
+    /// Returns the name of the action: `recreate`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -80,11 +83,11 @@ impl Action {
         }
     }
 
-    /// Its causes, where it has any.
+    /// Returns the reasons for a recreation; empty for the other actions.
     #[must_use]
-    pub fn because(&self) -> &[String] {
+    pub fn reasons(&self) -> &[String] {
         match self {
-            Self::Recreate { because } => because,
+            Self::Recreate { reasons } => reasons,
             _ => &[],
         }
     }
@@ -96,24 +99,24 @@ impl Serialize for Step {
         step.serialize_field("service", &self.service)?;
         step.serialize_field("runtime", &self.runtime)?;
         step.serialize_field("action", self.action.name())?;
-        step.serialize_field("because", self.action.because())?;
+        step.serialize_field("because", self.action.reasons())?;
         step.end()
     }
 }
 
-/// Steps in an order in which every service comes after all that it needs.
+/// Steps, ordered by the services' dependencies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     #[serde(rename = "plan")]
     pub steps: Vec<Step>,
 }
 
-/// Why there can be no plan.
+/// Error in the services' dependencies.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
-    #[error("{service} needs {needs}, which is no service")]
+    #[error("{service} needs {needs}, which is not a service")]
     UnknownNeed { service: String, needs: String },
-    #[error("the services need each other in a circle: {}", .0.join(" needs "))]
+    #[error("the services need each other in a cycle: {}", .0.join(" needs "))]
     Cycle(Vec<String>),
 }
 
@@ -131,17 +134,17 @@ impl Failure for PlanError {
 }
 
 impl Plan {
-    /// Whether every service stays as it is.
+    /// Returns whether every service stays unchanged.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.iter().all(|step| step.action == Action::Keep)
     }
 }
 
-/// Decides what happens to each service.
+/// Plans the action on each service.
 ///
 /// # Errors
-/// When a service needs one that is not there, or itself through others.
+/// If a service needs an unknown service, or itself through others.
 pub fn plan(
     desired: &[Desired],
     observed: &BTreeMap<String, Observed>,
@@ -166,41 +169,43 @@ fn action(desired: &Desired, observed: Option<&Observed>, recreate: Recreate) ->
         return Action::Create;
     };
     match (&observed.running, recreate) {
-        (None, _) => at_rest(desired, observed),
+        (None, _) => stopped_action(desired, observed),
         (Some(_), Recreate::Never) => Action::Keep,
         (Some(_), Recreate::Force) => Action::Recreate {
-            because: vec!["forced".to_owned()],
+            reasons: vec!["forced".to_owned()],
         },
         (Some(running), Recreate::Auto) => {
-            let because = differences(running, &desired.fingerprint);
-            if because.is_empty() {
+            let reasons = differences(running, &desired.fingerprint);
+            if reasons.is_empty() {
                 Action::Keep
             } else {
-                Action::Recreate { because }
+                Action::Recreate { reasons }
             }
         }
     }
 }
 
-/// What does not run is started, anew where it would not start as wanted.
-fn at_rest(desired: &Desired, observed: &Observed) -> Action {
-    let because = observed
-        .resting
+/// Returns the action on a stopped service. It is recreated if it would start
+/// with other inputs than desired.
+fn stopped_action(desired: &Desired, observed: &Observed) -> Action {
+    let reasons = observed
+        .stopped
         .as_ref()
         .map(|made| differences(made, &desired.fingerprint))
         .unwrap_or_default();
     match observed.exists {
-        _ if !because.is_empty() => Action::Recreate { because },
+        _ if !reasons.is_empty() => Action::Recreate { reasons },
         true => Action::Start,
         false => Action::Create,
     }
 }
 
-/// `env.TZ changed`, `env.TZ added`, `env.TZ removed`.
-fn differences(running: &Fingerprint, wanted: &Fingerprint) -> Vec<String> {
-    let keys: BTreeSet<&String> = running.keys().chain(wanted.keys()).collect();
+/// Returns the differences, for example `env.TZ changed`, `env.TZ added` or
+/// `env.TZ removed`.
+fn differences(running: &Fingerprint, desired: &Fingerprint) -> Vec<String> {
+    let keys: BTreeSet<&String> = running.keys().chain(desired.keys()).collect();
     keys.into_iter()
-        .filter_map(|key| match (running.get(key), wanted.get(key)) {
+        .filter_map(|key| match (running.get(key), desired.get(key)) {
             (Some(old), Some(new)) if old == new => None,
             (Some(_), Some(_)) => Some(format!("{key} changed")),
             (None, _) => Some(format!("{key} added")),
@@ -209,14 +214,16 @@ fn differences(running: &Fingerprint, wanted: &Fingerprint) -> Vec<String> {
         .collect()
 }
 
-/// The services so that each comes after all that it needs; among those that
-/// are free to go first, in the order given.
+/// Orders the services by their dependencies. Services that could come next
+/// keep the given order.
 ///
 /// # Errors
-/// As [`plan`].
+/// Same as [`plan`].
 pub fn order(desired: &[Desired]) -> Result<Vec<&Desired>, PlanError> {
-    let by_name: BTreeMap<&str, &Desired> =
-        desired.iter().map(|one| (one.name.as_str(), one)).collect();
+    let by_name: BTreeMap<&str, &Desired> = desired
+        .iter()
+        .map(|service| (service.name.as_str(), service))
+        .collect();
     for service in desired {
         if let Some(needs) = service
             .needs
@@ -229,45 +236,48 @@ pub fn order(desired: &[Desired]) -> Result<Vec<&Desired>, PlanError> {
             });
         }
     }
-    let mut placed = BTreeSet::new();
+    let mut ordered_names = BTreeSet::new();
     let mut ordered = Vec::with_capacity(desired.len());
     while ordered.len() < desired.len() {
-        let next = desired.iter().find(|one| {
-            let ready = one.needs.iter().all(|need| placed.contains(need.as_str()));
-            ready && !placed.contains(one.name.as_str())
+        let next = desired.iter().find(|service| {
+            let ready = service
+                .needs
+                .iter()
+                .all(|need| ordered_names.contains(need.as_str()));
+            ready && !ordered_names.contains(service.name.as_str())
         });
         let Some(next) = next else {
-            return Err(PlanError::Cycle(circle(desired, &placed, &by_name)));
+            return Err(PlanError::Cycle(cycle(desired, &ordered_names, &by_name)));
         };
-        placed.insert(next.name.as_str());
+        ordered_names.insert(next.name.as_str());
         ordered.push(next);
     }
     Ok(ordered)
 }
 
-/// Walks along unmet needs until a service comes up for the second time.
-fn circle(
+/// Follows unmet dependencies until a service appears for the second time.
+fn cycle(
     desired: &[Desired],
-    placed: &BTreeSet<&str>,
+    ordered_names: &BTreeSet<&str>,
     by_name: &BTreeMap<&str, &Desired>,
 ) -> Vec<String> {
-    let mut walked: Vec<String> = Vec::new();
-    let mut at = desired
+    let mut path: Vec<String> = Vec::new();
+    let mut current = desired
         .iter()
-        .find(|one| !placed.contains(one.name.as_str()));
-    while let Some(service) = at {
-        let seen = walked.iter().position(|name| *name == service.name);
-        walked.push(service.name.clone());
-        if let Some(start) = seen {
-            return walked.split_off(start);
+        .find(|service| !ordered_names.contains(service.name.as_str()));
+    while let Some(service) = current {
+        let repeated_index = path.iter().position(|name| *name == service.name);
+        path.push(service.name.clone());
+        if let Some(start) = repeated_index {
+            return path.split_off(start);
         }
         let unmet = service
             .needs
             .iter()
-            .find(|need| !placed.contains(need.as_str()));
-        at = unmet.and_then(|need| by_name.get(need.as_str()).copied());
+            .find(|need| !ordered_names.contains(need.as_str()));
+        current = unmet.and_then(|need| by_name.get(need.as_str()).copied());
     }
-    walked
+    path
 }
 
 #[cfg(test)]
@@ -302,14 +312,14 @@ mod tests {
         Observed {
             exists: true,
             running: Some(fingerprint(inputs)),
-            resting: None,
+            stopped: None,
         }
     }
 
     #[test]
-    fn what_was_never_there_is_created_and_what_rests_is_started() {
+    fn a_new_service_is_created_and_a_stopped_one_is_started() {
         let redis = || service("redis", &[], &[]);
-        let resting = Observed {
+        let stopped = Observed {
             exists: true,
             ..Observed::default()
         };
@@ -318,14 +328,14 @@ mod tests {
             Action::Create
         );
         assert_eq!(
-            action_of(redis(), resting.clone(), Recreate::Auto),
+            action_of(redis(), stopped.clone(), Recreate::Auto),
             Action::Start
         );
-        assert_eq!(action_of(redis(), resting, Recreate::Force), Action::Start);
+        assert_eq!(action_of(redis(), stopped, Recreate::Force), Action::Start);
     }
 
     #[test]
-    fn what_runs_as_wanted_is_kept() {
+    fn a_service_that_runs_as_desired_is_kept() {
         let redis = service("redis", &[], &[("command", "1")]);
         assert_eq!(
             action_of(redis, running(&[("command", "1")]), Recreate::Auto),
@@ -334,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_a_cause() {
+    fn every_difference_is_a_reason() {
         let redis = || {
             service(
                 "redis",
@@ -343,32 +353,32 @@ mod tests {
             )
         };
         let found = || running(&[("command", "1"), ("env.A", "2"), ("env.C", "1")]);
-        let because = ["env.A changed", "env.B added", "env.C removed"]
+        let reasons = ["env.A changed", "env.B added", "env.C removed"]
             .map(str::to_owned)
             .into();
         assert_eq!(
             action_of(redis(), found(), Recreate::Auto),
-            Action::Recreate { because }
+            Action::Recreate { reasons }
         );
         assert_eq!(action_of(redis(), found(), Recreate::Never), Action::Keep);
     }
 
     #[test]
-    fn what_rests_and_was_made_otherwise_is_made_anew() {
+    fn a_stopped_service_with_other_inputs_is_recreated() {
         let redis = || service("redis", &[], &[("env.A", "1")]);
         let made_with = |value| Observed {
             exists: true,
             running: None,
-            resting: Some(fingerprint(&[("env.A", value)])),
+            stopped: Some(fingerprint(&[("env.A", value)])),
         };
         assert_eq!(
             action_of(redis(), made_with("1"), Recreate::Auto),
             Action::Start
         );
-        let because = vec!["env.A changed".to_owned()];
+        let reasons = vec!["env.A changed".to_owned()];
         assert_eq!(
             action_of(redis(), made_with("2"), Recreate::Never),
-            Action::Recreate { because }
+            Action::Recreate { reasons }
         );
     }
 
@@ -383,16 +393,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_need_is_told() {
+    fn an_unknown_dependency_is_reported() {
         let error = order(&[service("connect", &["kafca"], &[])]).expect_err("no kafca");
         assert_eq!(
             error.to_string(),
-            "connect needs kafca, which is no service"
+            "connect needs kafca, which is not a service"
         );
     }
 
     #[test]
-    fn a_circle_is_told_in_full() {
+    fn a_dependency_cycle_is_reported_in_full() {
         let services = [
             service("free", &[], &[]),
             service("outer", &["a"], &[]),
@@ -402,11 +412,12 @@ mod tests {
         let error = order(&services).expect_err("a circle");
         assert_eq!(
             error.to_string(),
-            "the services need each other in a circle: a needs b needs a"
+            "the services need each other in a cycle: a needs b needs a"
         );
     }
 
-    /// Up to 12 services, each needing some that come before it, shuffled.
+    /// Up to 12 services in random order, each needing some of the services
+    /// generated before it.
     fn services() -> impl Strategy<Value = Vec<Desired>> {
         let needs = prop::collection::vec(
             prop::collection::vec(any::<prop::sample::Index>(), 0..4),
@@ -415,7 +426,7 @@ mod tests {
         needs
             .prop_map(|all| {
                 let name = |index: usize| format!("s{index}");
-                let one = |(index, needs): (usize, Vec<prop::sample::Index>)| Desired {
+                let service = |(index, needs): (usize, Vec<prop::sample::Index>)| Desired {
                     name: name(index),
                     runtime: Runtime::Native,
                     needs: match index {
@@ -424,7 +435,7 @@ mod tests {
                     },
                     fingerprint: Fingerprint::new(),
                 };
-                all.into_iter().enumerate().map(one).collect::<Vec<_>>()
+                all.into_iter().enumerate().map(service).collect::<Vec<_>>()
             })
             .prop_shuffle()
     }

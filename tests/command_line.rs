@@ -93,7 +93,7 @@ fn a_port_in_use_is_reported_with_its_process_before_anything_changes() {
     let ended = fanout.run(&["up", "redis"]).with(3);
     let holder = fs::read_to_string("/proc/self/comm").expect("a name");
     let expected = format!(
-        "error: port {port} is needed by redis and held by pid {} ({})\n\nhint: fanout up redis --ports auto\n",
+        "error: port {port}, needed by redis, is in use by pid {} ({})\n\nhint: fanout up redis --ports auto\n",
         std::process::id(),
         holder.trim()
     );
@@ -107,7 +107,7 @@ fn a_port_of_two_services_is_a_usage_error() {
     let fanout = Fanout::new()
         .config("services: {redis: {ports: {main: 7001}}, stub: {ports: {main: 7001}}}\n");
     let ended = fanout.run(&["up", "redis", "stub", "--dry-run"]).with(2);
-    ended.says("port 7001 is given to both redis and stub");
+    ended.says("port 7001 is assigned to both redis and stub");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_server_on_another_host_must_be_external() {
     let fanout = Fanout::new().env("FANOUT_REDIS_URL", "redis://cache.example:6379");
     let ended = fanout.run(&["up", "redis", "--dry-run"]).with(2);
     ended
-        .says("redis.url is on cache.example, and redis is run on this machine")
+        .says("redis.url is on cache.example, but redis runs on this machine")
         .says("hint: in fanout.yaml: services: {redis: {runtime: external}}");
 }
 
@@ -126,7 +126,7 @@ fn all_missing_programs_are_reported_together() {
     let ended = ["java", "mvn", "python3", "redis-server"]
         .iter()
         .fold(ended, |ended, program| {
-            ended.says(&format!("{program} is not there"))
+            ended.says(&format!("{program} is missing"))
         });
     ended
         .says("hint: on Debian: apt-get install")
@@ -141,7 +141,7 @@ fn an_unreachable_engine_is_reported_with_both_remedies() {
         let ended = fanout.run(&arguments).with(3);
         ended
             .says("unix:///nowhere/docker.sock (DOCKER_HOST): ")
-            .says("hint: start it (systemctl start docker) or name another (--docker-host")
+            .says("hint: start it (systemctl start docker) or use another (--docker-host")
             .says("fanout --runtime native up");
     }
     let remote_engine = [
@@ -169,7 +169,7 @@ fn an_unreachable_external_service_is_reported() {
     let started = Instant::now();
     let ended = fanout.run(&["up", "redis", "--timeout", "1s"]).with(4);
     ended
-        .says("redis is external, at redis://127.0.0.1")
+        .says("redis, an external service at redis://127.0.0.1")
         .says("Connection refused");
     assert!(started.elapsed() < Duration::from_secs(20));
 }
@@ -184,7 +184,7 @@ fn stopping_a_stopped_service_succeeds() {
     fanout.run(&["reset", "--yes"]).with(0);
     for command in ["down", "reset"] {
         let ended = fanout.run(&[command]).with(6);
-        ended.says("project fanout was never brought up");
+        ended.says("project fanout has never been started");
     }
     assert!(!fanout.home().join("fanout").exists());
 }
@@ -219,7 +219,7 @@ fn reset_removes_a_project_with_an_unreadable_state() {
     fanout
         .run(&["env"])
         .with(3)
-        .says("is no state of a project")
+        .says("is not a valid project state")
         .says("hint: fanout reset");
     fanout.run(&["reset", "--yes"]).with(0);
     fanout.run(&["env"]).with(6);
@@ -262,7 +262,7 @@ fn a_project_keeps_its_runtime() {
     let state = r#"{"format": 1, "project": "fanout", "runtime": "native"}"#;
     fs::write(fanout.home().join("fanout/state.json"), state).expect("write the file");
     let ended = fanout.run(&["--runtime", "docker", "up"]).with(6);
-    ended.says("project fanout was created with the native runtime, which it keeps");
+    ended.says("project fanout was created with the native runtime, which cannot be changed");
 }
 
 #[test]

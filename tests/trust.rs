@@ -157,12 +157,12 @@ fn a_home_that_other_users_can_change_is_not_used() {
         fanout
             .run(&command)
             .with(3)
-            .says("cannot be used: others may write into it (mode 777)")
-            .says("hint: name a folder of your own: FANOUT_HOME=<folder> fanout …");
+            .says("cannot be used: others may write to it (mode 777)")
+            .says("hint: use a folder of your own: FANOUT_HOME=<folder> fanout …");
     }
     fs::set_permissions(fanout.home(), fs::Permissions::from_mode(0o755)).expect("set the mode");
     let down = fanout.run(&["down"]).with(6);
-    down.says("project fanout was never brought up");
+    down.says("project fanout has never been started");
 }
 
 #[test]
@@ -181,13 +181,13 @@ fn a_link_of_another_user_in_place_of_a_project_is_not_followed() {
     fanout
         .run(&["status"])
         .with(3)
-        .says("it is a link of user nobody");
+        .says("it is a symbolic link owned by user nobody");
     let port = "services: {redis: {ports: {main: 1}}}\n";
     let fanout = fanout.config(port);
     fanout
         .run(&["up", "redis"])
         .with(3)
-        .says("it is a link of user nobody");
+        .says("it is a symbolic link owned by user nobody");
     assert_eq!(
         fs::read_dir(&elsewhere).expect("read the folder").count(),
         0
@@ -201,8 +201,8 @@ fn a_folder_that_server_configurations_cannot_contain_is_rejected() {
     let fanout = fanout.env("FANOUT_HOME", home.to_str().expect("utf-8"));
     let ended = fanout.run(&["up", "redis", "--ports", "auto"]).with(3);
     ended
-        .says("a,b has a `,`, which the configuration files of servers do not take")
-        .says("hint: name folders without it: FANOUT_HOME=<folder>");
+        .says("a,b contains `,`, which the configuration files of servers do not allow")
+        .says("hint: use folders without it: FANOUT_HOME=<folder>");
     assert!(!home.join("fanout/state.json").exists());
 }
 
@@ -236,7 +236,7 @@ fn a_user_without_a_home_gets_only_a_folder_that_they_own() {
     };
     let assert_refused = |reason: &str| {
         let (code, stderr) = run();
-        let hint = "hint: name a folder of your own: FANOUT_HOME=<folder> fanout …";
+        let hint = "hint: use a folder of your own: FANOUT_HOME=<folder> fanout …";
         assert!(
             code == Some(3) && stderr.contains(reason) && stderr.contains(hint),
             "{code:?} {stderr}"
@@ -248,11 +248,11 @@ fn a_user_without_a_home_gets_only_a_folder_that_they_own() {
     symlink("/var/tmp", &home).expect("create the link");
     assert_refused("it belongs to user root");
     lchown(&home, Some(4_000), None).expect("change the owner");
-    assert_refused("it is a link of user 4000");
+    assert_refused("it is a symbolic link owned by user 4000");
     fs::remove_file(&home).expect("remove it");
     fs::write(&home, "").expect("write the file");
     chown(&home, Some(NOBODY), None).expect("change the owner");
-    assert_refused("it is no folder");
+    assert_refused("it is not a folder");
     fs::remove_file(&home).expect("remove it");
 
     assert_eq!(run().0, Some(0), "{}", run().1);
@@ -291,7 +291,7 @@ echo evil >\"$folder/kafka_2.13-4.3.0.jar\"
     let fanout = fanout.env("PATH", &path);
     let ended = fanout.run(&["up", "kafka", "--ports", "auto"]).with(3);
     ended
-        .says("kafka was downloaded and is not used: ")
+        .says("kafka was downloaded but failed verification: ")
         .says("hint: find out who changed the file");
     let cache = fanout.home().with_file_name("cache").join("native");
     assert!(!cache.join("kafka-4.3.0").exists());

@@ -15,8 +15,8 @@ use crate::{
         blueprint::BlueprintError,
         choice,
         definition::{Definition, StopSignal},
-        docker::{daemon::DaemonError, owner::Owner, sweep::Sweep},
-        native::process::{self, Ended, Left, ProcessError},
+        docker::{daemon::DaemonError, owner::ResourceLabels, sweep::ProjectResources},
+        native::process::{self, LeftoverOutcome, ProcessError, StopOutcome},
         runner, selection,
     },
 };
@@ -121,15 +121,15 @@ pub async fn dry_run(site: &Site, services: &[String]) -> Result<Report, DownErr
     })
 }
 
-fn runs(site: &Site, sweep: Option<&Sweep>, service: &str) -> bool {
+fn runs(site: &Site, sweep: Option<&ProjectResources>, service: &str) -> bool {
     process::running(&site.dir(), service).is_some()
-        || sweep.is_some_and(|sweep| sweep.runs(service))
+        || sweep.is_some_and(|sweep| sweep.is_running(service))
 }
 
 /// The services that run, are not to be stopped, and need one that is.
 fn dependents(
     site: &Site,
-    sweep: Option<&Sweep>,
+    sweep: Option<&ProjectResources>,
     all: &[Definition],
     stopped: &[String],
 ) -> Vec<String> {
@@ -143,7 +143,7 @@ fn dependents(
 ///
 /// # Errors
 /// When the engine does not answer.
-pub async fn sweep(site: &Site) -> Result<Option<Sweep>, DownError> {
+pub async fn sweep(site: &Site) -> Result<Option<ProjectResources>, DownError> {
     let recorded = match State::load(&site.dir()) {
         // A state that nobody can read says nothing of containers.
         Err(StateError::Malformed { .. }) => None,
@@ -158,7 +158,9 @@ pub async fn sweep(site: &Site) -> Result<Option<Sweep>, DownError> {
             Err(_) => return Ok(None),
         },
     };
-    Ok(Some(Sweep::of(engine, &Owner::of(site)).await?))
+    Ok(Some(
+        ProjectResources::find(engine, &ResourceLabels::new(site)).await?,
+    ))
 }
 
 /// Stops these services of the project, or all of them where none is named,
@@ -197,7 +199,7 @@ pub async fn down(
 /// As [`down`].
 pub async fn stop_all(
     site: &Site,
-    sweep: Option<&Sweep>,
+    sweep: Option<&ProjectResources>,
     timeout: Duration,
     report: &mut Report,
     progress: &dyn Progress,
@@ -212,7 +214,7 @@ pub async fn stop_all(
 
 async fn stop_some(
     site: &Site,
-    sweep: Option<&Sweep>,
+    sweep: Option<&ProjectResources>,
     mut left: Vec<Definition>,
     timeout: Duration,
     report: &mut Report,
@@ -228,9 +230,9 @@ async fn stop_some(
             .map(|one| stop(site, sweep, one, timeout, progress));
         for (service, ended) in go.iter().zip(join_all(stops).await) {
             match ended? {
-                Ended::WasNot => continue,
-                Ended::InOrder | Ended::Leftovers(Left::InOrder) => {}
-                Ended::Killed | Ended::Leftovers(Left::Killed) => {
+                StopOutcome::NotRunning => continue,
+                StopOutcome::Stopped | StopOutcome::Leftovers(LeftoverOutcome::Stopped) => {}
+                StopOutcome::Killed | StopOutcome::Leftovers(LeftoverOutcome::Killed) => {
                     report.killed.push(service.name.clone());
                 }
             }
@@ -244,14 +246,14 @@ async fn stop_some(
 /// Stops one service, whatever it runs as.
 async fn stop(
     site: &Site,
-    sweep: Option<&Sweep>,
+    sweep: Option<&ProjectResources>,
     one: &Definition,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<Ended, DownError> {
+) -> Result<StopOutcome, DownError> {
     let ended = runner::stop(site, &one.name, stop_signal(one), timeout, progress).await?;
     match sweep {
-        Some(sweep) if ended == Ended::WasNot => {
+        Some(sweep) if ended == StopOutcome::NotRunning => {
             Ok(sweep.stop(&one.name, timeout, progress).await?)
         }
         _ => Ok(ended),

@@ -11,7 +11,7 @@ use crate::{
     stack::{
         State,
         definition::{self, DefinitionError},
-        reach::is_placed,
+        reach::has_known_address,
     },
 };
 
@@ -90,7 +90,7 @@ pub fn variables(
     let placed = |service: &str| {
         let mut definitions = definitions.iter();
         let definition = definitions.find(|one| one.name == service);
-        definition.is_some_and(|one| is_placed(one, config, state))
+        definition.is_some_and(|one| has_known_address(one, config, state))
     };
     let settings = &config.settings;
     let mut variables = Vec::new();

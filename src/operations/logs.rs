@@ -15,7 +15,7 @@ use crate::{
     stack::{
         self, Site, State, StateError, choice,
         definition::{self, DefinitionError},
-        docker::{self, daemon::DaemonError, owner::Owner},
+        docker::{self, daemon::DaemonError, owner::ResourceLabels},
         logs::Reader,
     },
     suggest::unknown,
@@ -134,7 +134,7 @@ impl Logs {
         }
         let state = State::load(&site.dir())?;
         let engine = choice::engine_of(site, state.as_ref()).await?;
-        let owner = Owner::of(site);
+        let owner = ResourceLabels::new(site);
         let wanted =
             |name: &String| selection.services.is_empty() || selection.services.contains(name);
         let mut readers = BTreeMap::new();

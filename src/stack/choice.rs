@@ -1,58 +1,60 @@
-//! Whether a project runs in containers: as it did before, as it is asked, or
-//! because an engine answers.
+//! Chooses whether a project runs in containers: as recorded, as requested, or
+//! because a container engine responds.
 
 use super::{
     Site, State,
     blueprint::error::BlueprintError,
     docker::{
         daemon::{self, DaemonError},
-        surroundings::Surroundings,
+        surroundings::EngineDiscovery,
     },
 };
 use crate::{clients::docker::Engine, config::Runtime};
 
-/// How a project is run, and why.
+/// Runtime of a project, and the reason for it.
 #[derive(Debug, Clone)]
-pub struct Chosen {
+pub struct RuntimeChoice {
     pub runtime: Runtime,
-    /// Where it was looked for.
+    /// The engine, if one was searched for.
     pub engine: Option<Engine>,
-    /// For a new project of which nobody has said how it is run.
-    pub because: Option<String>,
+    /// Reason for the choice, if nothing was recorded or requested.
+    pub reason: Option<String>,
 }
 
 /// Decides how the project is run.
 ///
 /// # Errors
-/// When it is run in another way than it is asked, or nobody asked and an
-/// engine is there that does not answer.
+/// If the requested runtime differs from the recorded one, or if none was
+/// requested and an engine is present but does not respond.
 pub async fn choose(
     site: &Site,
     recorded: Option<&State>,
-    asked: Option<Runtime>,
-) -> Result<Chosen, BlueprintError> {
-    let known = |runtime| Chosen {
+    requested: Option<Runtime>,
+) -> Result<RuntimeChoice, BlueprintError> {
+    let known = |runtime| RuntimeChoice {
         runtime,
         engine: None,
-        because: None,
+        reason: None,
     };
-    match (recorded.map(|state| state.runtime), asked) {
-        (Some(recorded), Some(asked)) if recorded != asked => Err(BlueprintError::OtherRuntime {
-            project: site.project.to_string(),
-            recorded,
-        }),
+    match (recorded.map(|state| state.runtime), requested) {
+        (Some(recorded), Some(requested)) if recorded != requested => {
+            Err(BlueprintError::OtherRuntime {
+                project: site.project.to_string(),
+                recorded,
+            })
+        }
         (Some(runtime), _) | (None, Some(runtime)) => Ok(known(runtime)),
         (None, None) => match engine(site, None).await {
-            Ok(engine) => Ok(Chosen {
+            Ok(engine) => Ok(RuntimeChoice {
                 runtime: Runtime::Docker,
-                because: Some(format!(
-                    "runtime docker: {} answers at {}",
+                reason: Some(format!(
+                    "runtime docker: {} responds at {}",
                     engine.version, engine.address.host
                 )),
                 engine: Some(engine),
             }),
-            Err(DaemonError::NotThere(_)) => Ok(Chosen {
-                because: Some("runtime native: there is no container engine here".to_owned()),
+            Err(DaemonError::NotThere(_)) => Ok(RuntimeChoice {
+                reason: Some("runtime native: no container engine found".to_owned()),
                 ..known(Runtime::Native)
             }),
             Err(error) => Err(error.into()),
@@ -60,20 +62,21 @@ pub async fn choose(
     }
 }
 
-/// The engine that the operator names, the project was brought up with, or
-/// that is there.
+/// Returns the configured engine, otherwise the recorded one, otherwise one
+/// found at a default address.
 ///
 /// # Errors
-/// When none answers.
+/// If no engine responds.
 pub async fn engine(site: &Site, recorded: Option<&State>) -> Result<Engine, DaemonError> {
     let recorded = recorded.and_then(State::engine);
-    daemon::find(&Surroundings::from_env(), &site.docker, recorded).await
+    daemon::find(&EngineDiscovery::from_env(), &site.docker, recorded).await
 }
 
-/// The engine of a project that has containers; none for one that has not.
+/// Returns the engine of a project with containers, and `None` for a project
+/// without.
 ///
 /// # Errors
-/// When it has, and none answers.
+/// If the project has containers and no engine responds.
 pub async fn engine_of(
     site: &Site,
     recorded: Option<&State>,

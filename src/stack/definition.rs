@@ -1,6 +1,6 @@
-//! What a service is, as data: one YAML file each in `stack/`, and the shared
-//! installs of `stack/native/installs.yaml`. What a definition becomes on this
-//! machine is [`super::resolve`]'s business.
+//! Service definitions as data: one YAML file per service in `stack/`, and the
+//! shared installs in `stack/native/installs.yaml`. [`super::resolve`] applies
+//! them to this machine.
 
 use std::collections::BTreeMap;
 
@@ -12,35 +12,36 @@ use crate::{
     failure::{Failure, Kind},
 };
 
-/// The port that a service's endpoint names.
+/// Name of the port in a service's endpoint.
 pub const MAIN_PORT: &str = "main";
 
-/// One server of the stack.
+/// Definition of one server.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
     pub name: String,
-    /// What it is for, in a few words.
+    /// Purpose of the service, in a few words.
     pub about: String,
-    /// The setting that says where it is: `kafka.brokers`.
+    /// Setting with the address of the service: `kafka.brokers`.
     pub endpoint: String,
-    /// Default ports by name. `main` is the endpoint's.
+    /// Default ports by name. `main` is the port of the endpoint.
     pub ports: BTreeMap<String, u16>,
-    /// Services that have to be ready before it starts.
+    /// Services that must be ready before this one starts.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// What proves that it serves.
+    /// Readiness probe.
     pub ready: Ready,
-    /// How it runs as a process: the first way whose programs are all there.
+    /// Ways to run the service as a process, in order of preference: the first
+    /// whose programs are all installed is used.
     #[serde(default)]
     pub native: Vec<Way>,
-    /// How it runs as a container: the way of the configured image, else the
-    /// first.
+    /// Ways to run the service as a container: the one for the configured image
+    /// is used, otherwise the first.
     #[serde(default)]
     pub docker: Vec<ContainerWay>,
 }
 
-/// The probe of a service, in its own protocol.
+/// Readiness probe of a service, in its own protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Ready {
@@ -48,171 +49,179 @@ pub enum Ready {
     Kafka,
     Redis,
     ClickHouse,
-    /// A GET below the endpoint that answers 2xx.
+    /// A GET request to a path below the endpoint, which must return 2xx.
     Http {
         path: String,
-        /// The whole answer, where it matters.
+        /// Expected response body, if it is checked.
         #[serde(default)]
         expect: Option<String>,
     },
 }
 
-/// One way to run a service as a process of this machine. Texts may hold
+/// One way to run a service as a process on this machine. Strings may contain
 /// `{{placeholders}}`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Way {
-    /// Told apart by this where there are several. Data made in one way is
-    /// never opened in another.
+    /// Name of this way among several. Data of one variant is never opened by
+    /// another.
     pub variant: String,
-    /// Programs of the machine, by the name that `{{program.NAME}}` has.
+    /// Required programs, by their name in `{{program.NAME}}`.
     #[serde(default)]
     pub programs: BTreeMap<String, Program>,
-    /// Installs, by their name in `installs.yaml`: `{{install.NAME}}`.
+    /// Required installs, by their name in `installs.yaml` and in
+    /// `{{install.NAME}}`.
     #[serde(default)]
     pub installs: Vec<String>,
-    /// Files written into `{{conf}}` before each start: name → asset.
+    /// Files written to `{{conf}}` before each start: name → asset.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
-    /// Commands that make `{{data}}`, run once.
+    /// Commands that create `{{data}}`; they run once.
     #[serde(default)]
     pub prepare: Vec<Prepare>,
     pub command: Vec<String>,
-    /// Laid over fanout's own environment; what comes out empty is left out.
+    /// Variables added to the environment that fanout provides; an empty value
+    /// removes a variable.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// It reads fanout's settings: it is given the `FANOUT_…` variables too,
-    /// and starts anew when a setting changes.
+    /// Whether the service reads fanout's settings. If so, it also gets the
+    /// `FANOUT_…` variables, and is restarted when a setting changes.
     #[serde(default)]
     pub settings: bool,
     #[serde(default)]
     pub user: User,
     #[serde(default)]
     pub stop: StopSignal,
-    /// A file in its data by which the server says that it runs. It is removed
-    /// before a start: a pid in it may be a zombie's, or another process's by
-    /// now, and the server would take that for itself.
+    /// Pid file that the server writes into its data folder. It is removed
+    /// before a start, because its pid may by now belong to a zombie or another
+    /// process, which the server would take for itself.
     #[serde(default)]
     pub pid_file: Option<String>,
 }
 
-/// One way to run a service as a container. Texts may hold `{{placeholders}}`.
+/// One way to run a service as a container. Strings may contain
+/// `{{placeholders}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerWay {
-    /// Told apart by this where there are several.
+    /// Name of this way among several. Data of one variant is never opened by
+    /// another.
     pub variant: String,
-    /// With its tag. Another image of the same last name is run in this way.
+    /// Image with its tag. Another image with the same last name component is
+    /// run in the same way.
     pub image: String,
-    /// Ports inside, by their name in the definition; these are published.
+    /// Published ports inside the container, by their name in the definition.
     pub ports: BTreeMap<String, u16>,
-    /// Where other containers find it: `kafka:9092`.
+    /// Address for other containers: `kafka:9092`.
     #[serde(default)]
     pub inside: Option<String>,
-    /// The image's own where it is empty.
+    /// Command; if empty, the image's default.
     #[serde(default)]
     pub command: Vec<String>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Files put into it before each start: path → asset.
+    /// Files copied into the container before each start: path → asset.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
-    /// What it keeps: volume → folder. Data of one major version is never
-    /// opened by another, so the name has it: `{{image.major}}`.
+    /// Volumes: name → folder. Data of one major version is never opened by
+    /// another, so the name contains it: `{{image.major}}`.
     #[serde(default)]
     pub volumes: BTreeMap<String, String>,
     #[serde(default)]
     pub health: Option<HealthWay>,
 }
 
-/// How the engine asks a container whether it is well.
+/// Health check that the engine runs in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthWay {
-    /// Run inside; well is who ends with 0.
+    /// Command run inside the container; exit code 0 means healthy.
     pub command: Vec<String>,
     pub interval_seconds: u64,
 }
 
 impl Definition {
-    /// How the service is run in a project of `project`'s runtime: as it is
-    /// `wished`, else in a container where it has one and the project's are,
-    /// else as a process. None where the project has no such service.
+    /// Returns the runtime of the service in a project with runtime `project`:
+    /// the configured one if set, otherwise the project's. A service without a
+    /// container runs as a process in a docker project. Returns `None` if the
+    /// project does not have this service.
     #[must_use]
-    pub fn runtime(&self, wished: Option<Runtime>, project: Runtime) -> Option<Runtime> {
+    pub fn runtime(&self, configured: Option<Runtime>, project: Runtime) -> Option<Runtime> {
         let has = |runtime| match runtime {
             Runtime::Docker => !self.docker.is_empty(),
             Runtime::Native => !self.native.is_empty(),
             Runtime::External => true,
         };
         let fallback = || (project == Runtime::Docker).then_some(Runtime::Native);
-        wished
+        configured
             .or_else(|| has(project).then_some(project))
             .or_else(|| fallback().filter(|runtime| has(*runtime)))
     }
 
-    /// The way to run `image`: that of the image of the same last name, else
-    /// the first.
+    /// Returns the way to run `image`: the one whose image has the same last
+    /// name component, otherwise the first.
     #[must_use]
     pub fn container_way(&self, image: Option<&str>) -> Option<&ContainerWay> {
-        let of_image = |image: &str| {
+        let find_way = |image: &str| {
             let mut ways = self.docker.iter();
-            ways.find(|way| last_name(&way.image) == last_name(image))
+            ways.find(|way| short_name(&way.image) == short_name(image))
         };
-        image.and_then(of_image).or(self.docker.first())
+        image.and_then(find_way).or(self.docker.first())
     }
 }
 
 /// `quay.io/debezium/connect:3.6` → `connect`.
-fn last_name(image: &str) -> &str {
+fn short_name(image: &str) -> &str {
     let last = image.rsplit('/').next().unwrap_or(image);
     let end = last.find([':', '@']).unwrap_or(last.len());
     &last[..end]
 }
 
-/// A program that has to be on the machine.
+/// A program that must be installed on the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
-    /// The Debian package that has it, for the hint.
+    /// Debian package of the program, for the hint.
     pub debian: String,
-    /// Folders looked in after PATH; one `*` a part, the highest version first.
+    /// Folders searched after PATH. A path component may contain one `*`; the
+    /// highest version is tried first.
     #[serde(default)]
     pub also_in: Vec<String>,
-    /// It has to come from the folder of this other program.
+    /// Another program from whose folder this one must come.
     #[serde(default)]
     pub beside: Option<String>,
-    /// Oldest major version that will do.
+    /// Minimum major version.
     #[serde(default)]
     pub at_least: Option<u32>,
-    /// A file in the data with the major version that made it, the only one
-    /// that opens it. Debian's package of that has it behind its name.
+    /// File in the data folder with the major version that created the data.
+    /// Only the same version can open the data. The version is appended to the
+    /// name of the Debian package.
     #[serde(default)]
     pub made_by: Option<String>,
 }
 
-/// One command of a preparation.
+/// One command that prepares the data.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prepare {
     pub run: Vec<String>,
-    /// What it reads from stdin.
+    /// Standard input of the command.
     #[serde(default)]
     pub input: String,
 }
 
-/// Whose rights a process has.
+/// User that a process runs as.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum User {
-    /// fanout's own.
+    /// The user that runs fanout.
     #[default]
     Own,
-    /// fanout's own, but never root's.
+    /// The user that runs fanout, but never root.
     Unprivileged,
 }
 
-/// The signal that asks a process to end in order.
+/// Signal that asks a process to exit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum StopSignal {
@@ -221,22 +230,22 @@ pub enum StopSignal {
     Int,
 }
 
-/// Something downloaded once into the cache and shared by all projects.
+/// Files downloaded once into the cache and shared by all projects.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Install {
-    /// Its folder in the cache; names the version, so that another version is
-    /// another folder.
+    /// Folder in the cache. Its name contains the version, so that each version
+    /// has its own folder.
     pub folder: String,
     pub from: Source,
 }
 
-/// Where an install comes from.
+/// Origin of an install.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Source {
-    /// The dependencies of a `pom.xml`, as jars in a folder below the install's,
-    /// and the list of their checksums.
+    /// The dependencies of a `pom.xml`, stored as jars in a folder below the
+    /// install's folder, and the list of their checksums.
     Maven {
         pom: String,
         into: String,
@@ -246,11 +255,11 @@ pub enum Source {
     Python { requirements: String },
 }
 
-/// Why the definitions cannot be used. They are part of the binary, so this is
-/// fanout's own mistake.
+/// Error in the definitions. They are part of the binary, so this is a bug in
+/// fanout.
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
-    #[error("{path} is no valid definition: {reason}")]
+    #[error("{path} is not a valid definition: {reason}")]
     Invalid { path: String, reason: String },
     #[error("{path} is not part of this program")]
     Missing { path: String },
@@ -266,10 +275,10 @@ impl Failure for DefinitionError {
     }
 }
 
-/// All services, ordered by name.
+/// Returns all services, ordered by name.
 ///
 /// # Errors
-/// When a definition is malformed.
+/// If a definition is malformed.
 pub fn services() -> Result<Vec<Definition>, DefinitionError> {
     assets::under("stack/")
         .filter(|asset| {
@@ -281,18 +290,18 @@ pub fn services() -> Result<Vec<Definition>, DefinitionError> {
         .collect()
 }
 
-/// All installs by name.
+/// Returns all installs by name.
 ///
 /// # Errors
-/// When `installs.yaml` is malformed.
+/// If `installs.yaml` is malformed.
 pub fn installs() -> Result<BTreeMap<String, Install>, DefinitionError> {
     read("stack/native/installs.yaml")
 }
 
-/// The text of an asset that a definition names, which is below `stack/`.
+/// Returns the text of an asset below `stack/`.
 ///
 /// # Errors
-/// When there is none.
+/// If the asset does not exist.
 pub fn asset(name: &str) -> Result<&'static str, DefinitionError> {
     let path = format!("stack/{name}");
     assets::text(&path).ok_or(DefinitionError::Missing { path })
@@ -317,7 +326,10 @@ mod tests {
     #[test]
     fn every_definition_is_valid_and_named_like_its_file() {
         let services = services().expect("valid definitions");
-        let names: BTreeSet<&str> = services.iter().map(|one| one.name.as_str()).collect();
+        let names: BTreeSet<&str> = services
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect();
         let files: BTreeSet<&str> = assets::under("stack/")
             .filter_map(|asset| asset.path.strip_prefix("stack/")?.strip_suffix(".yaml"))
             .filter(|name| !name.contains('/'))
@@ -326,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_definition_refers_to_is_there() {
+    fn every_reference_in_a_definition_exists() {
         let services = services().expect("valid definitions");
         let installs = installs().expect("valid installs");
         for service in &services {
@@ -359,25 +371,26 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_run_as_the_project_is_where_it_can_be() {
+    fn a_service_runs_like_its_project_if_possible() {
         use Runtime::{Docker, External, Native};
         let services = services().expect("valid definitions");
-        let of = |name: &str, wished, project| {
-            let service = services.iter().find(|one| one.name == name);
-            service.expect("a service").runtime(wished, project)
+        let runtime = |name: &str, configured, project| {
+            let service = services.iter().find(|service| service.name == name);
+            service.expect("a service").runtime(configured, project)
         };
-        assert_eq!(of("redis", None, Docker), Some(Docker));
-        assert_eq!(of("redis", None, Native), Some(Native));
-        assert_eq!(of("redis", Some(External), Docker), Some(External));
-        // Of fanout's own there is no container, of Console nothing else.
-        assert_eq!(of("stub", None, Docker), Some(Native));
-        assert_eq!(of("console", None, Native), None);
+        assert_eq!(runtime("redis", None, Docker), Some(Docker));
+        assert_eq!(runtime("redis", None, Native), Some(Native));
+        assert_eq!(runtime("redis", Some(External), Docker), Some(External));
+        // fanout's own services have no container, and Console has nothing
+        // else.
+        assert_eq!(runtime("stub", None, Docker), Some(Native));
+        assert_eq!(runtime("console", None, Native), None);
     }
 
     #[test]
-    fn another_image_of_the_same_name_is_run_in_the_same_way() {
+    fn an_image_with_the_same_name_is_run_in_the_same_way() {
         let services = services().expect("valid definitions");
-        let kafka = services.iter().find(|one| one.name == "kafka");
+        let kafka = services.iter().find(|service| service.name == "kafka");
         let way = |image| kafka.expect("a service").container_way(image);
         let variant = |image| way(image).expect("a way").variant.as_str();
         assert_eq!(variant(None), "redpanda");

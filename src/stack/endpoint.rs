@@ -1,10 +1,11 @@
-//! Reading and changing the place that a setting names: a URL, or the
-//! `host:port` of a broker.
+//! Reads and changes the address in a setting: a URL, or the `host:port` of a
+//! broker.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// Host and port of an endpoint; of several brokers, the first one's.
+/// Returns the host and port of an endpoint; for several brokers, those of the
+/// first.
 #[must_use]
 pub fn host_and_port(endpoint: &str) -> Option<(String, u16)> {
     if endpoint.contains("://") {
@@ -22,7 +23,7 @@ pub fn host_and_port(endpoint: &str) -> Option<(String, u16)> {
     Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
 }
 
-/// The same endpoint on another port.
+/// Returns the endpoint with another port.
 #[must_use]
 pub fn with_port(endpoint: &str, port: u16) -> Option<String> {
     if !endpoint.contains("://") {
@@ -32,14 +33,14 @@ pub fn with_port(endpoint: &str, port: u16) -> Option<String> {
     let mut url = Url::parse(endpoint).ok()?;
     url.set_port(Some(port)).ok()?;
     let text = url.to_string();
-    // The parser adds a slash that nobody wrote.
+    // `Url` appends a slash to an empty path.
     if endpoint.ends_with('/') {
         return Some(text);
     }
     Some(text.trim_end_matches('/').to_owned())
 }
 
-/// Whether a host is this machine by its loopback.
+/// Returns whether a host is a loopback address.
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost"
@@ -48,21 +49,22 @@ pub fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// User, password and path of a URL, decoded, without the path's first slash.
+/// Returns the user, the password and the path of a URL, decoded. The path has
+/// no leading slash.
 #[must_use]
 pub fn credentials(endpoint: &str) -> (String, String, String) {
     let Ok(url) = Url::parse(endpoint) else {
         return <_>::default();
     };
     (
-        decoded(url.username()),
-        decoded(url.password().unwrap_or_default()),
-        decoded(url.path().trim_start_matches('/')),
+        decode(url.username()),
+        decode(url.password().unwrap_or_default()),
+        decode(url.path().trim_start_matches('/')),
     )
 }
 
-/// `%40` → `@`.
-fn decoded(text: &str) -> String {
+/// Decodes percent encoding: `%40` → `@`.
+fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
@@ -72,30 +74,30 @@ mod tests {
 
     #[test]
     fn an_endpoint_has_a_host_and_a_port() {
-        let of = |text| host_and_port(text).expect("an endpoint");
+        let parse = |text| host_and_port(text).expect("an endpoint");
         assert_eq!(
-            of("postgres://app:app@127.0.0.1:5433/app"),
+            parse("postgres://app:app@127.0.0.1:5433/app"),
             ("127.0.0.1".to_owned(), 5433)
         );
-        assert_eq!(of("postgres://app@db/app"), ("db".to_owned(), 5432));
-        assert_eq!(of("http://[::1]"), ("::1".to_owned(), 80));
-        assert_eq!(of("a:1,b:2"), ("a".to_owned(), 1));
+        assert_eq!(parse("postgres://app@db/app"), ("db".to_owned(), 5432));
+        assert_eq!(parse("http://[::1]"), ("::1".to_owned(), 80));
+        assert_eq!(parse("a:1,b:2"), ("a".to_owned(), 1));
         assert_eq!(host_and_port("nothing"), None);
     }
 
     #[test]
-    fn the_port_changes_and_nothing_else() {
-        let moved = |text| with_port(text, 9).expect("an endpoint");
+    fn only_the_port_changes() {
+        let change = |text| with_port(text, 9).expect("an endpoint");
         assert_eq!(
-            moved("postgres://app:app@127.0.0.1:5432/app"),
+            change("postgres://app:app@127.0.0.1:5432/app"),
             "postgres://app:app@127.0.0.1:9/app"
         );
-        assert_eq!(moved("http://127.0.0.1:9464"), "http://127.0.0.1:9");
+        assert_eq!(change("http://127.0.0.1:9464"), "http://127.0.0.1:9");
         assert_eq!(
-            moved("redis://:pw@127.0.0.1:6379"),
+            change("redis://:pw@127.0.0.1:6379"),
             "redis://:pw@127.0.0.1:9"
         );
-        assert_eq!(moved("127.0.0.1:19092"), "127.0.0.1:9");
+        assert_eq!(change("127.0.0.1:19092"), "127.0.0.1:9");
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! Files and folders of fanout's own, made and opened so that nobody else can
-//! lead it elsewhere. fanout may be root while a server that it started is not:
-//! what root writes is therefore in folders that only root can change, a link of
-//! another user is never followed, new files have names that nobody can guess,
-//! and owners and modes are changed through open descriptors. A link of our own
-//! in place of a folder is the operator's, who moved it to another disk.
+//! Creates and opens fanout's files and folders so that no other user can
+//! redirect them. fanout may be root while the servers that it starts are not.
+//! Therefore root writes only into folders that only root can change, links of
+//! other users are never followed, new files have unpredictable names, and
+//! owners and modes are changed through open descriptors. A link of fanout's
+//! own user in place of a folder is followed, because the operator may have
+//! moved the folder to another disk.
 //!
-//! | mode | what |
+//! | mode | files |
 //! |---|---|
-//! | 0700 | a project's folders; 0711 for root, above what a server of another user reaches |
+//! | 0700 | a project's folders; as root 0711 if a server of another user reads below them |
 //! | 0600 | state, journals, records, locks, logs |
-//! | 0750, 0640 | as root: a server's configuration, which its group may read |
+//! | 0750, 0640 | as root: a server's configuration, readable for the server's group |
 
 use std::{
     ffi::OsStr,
@@ -27,56 +28,59 @@ use nix::{
     unistd::{Gid, Uid, fchown, geteuid},
 };
 
-/// The most that is read of a file that another user may have written.
+/// Maximum number of bytes read from a file that another user may have written.
 const SMALL: u64 = 64 * 1024;
 
-/// Set on folders like `/tmp`: everybody may add to them, and nobody may remove
-/// what is another's.
+/// Sticky bit of folders like `/tmp`: everybody may add files, but only remove
+/// their own.
 const STICKY: u32 = 0o1000;
 
-/// Why a file or folder is not trusted.
+/// Reason why a file or folder is not trusted.
 #[derive(Debug, thiserror::Error)]
 enum Untrusted {
     #[error("it belongs to {0}")]
     Another(String),
-    #[error("it is a link of {0}")]
+    #[error("it is a symbolic link owned by {0}")]
     Link(String),
-    #[error("it is no folder")]
+    #[error("it is not a folder")]
     NoFolder,
-    #[error("it is no regular file")]
+    #[error("it is not a regular file")]
     NoFile,
-    #[error("others may write into it (mode {0:o})")]
+    #[error("others may write to it (mode {0:o})")]
     Writable(u32),
 }
 
 impl From<Untrusted> for io::Error {
-    fn from(why: Untrusted) -> Self {
-        Self::new(io::ErrorKind::PermissionDenied, why)
+    fn from(reason: Untrusted) -> Self {
+        Self::new(io::ErrorKind::PermissionDenied, reason)
     }
 }
 
-/// Mode of a folder that servers have to pass through: those of root's project
-/// run as another user.
+/// Returns the mode of a folder that servers pass through. Servers of root's
+/// projects run as another user.
 #[must_use]
 pub fn passable() -> u32 {
     if geteuid().is_root() { 0o711 } else { 0o700 }
 }
 
-/// Writes a file of the owner's alone beside `path`, then renames it there.
+/// Writes a file that only its owner can read beside `path`, then renames it to
+/// `path`.
 ///
 /// # Errors
-/// When the folder takes no file.
+/// If the file cannot be written.
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     write_for(None, path, content)
 }
 
-/// The same for a file that one group may read too.
+/// Writes a file atomically, readable for its owner and optionally for one
+/// group.
 ///
 /// # Errors
-/// When the folder takes no file.
+/// If the file cannot be written.
 pub fn write_for(reader: Option<Gid>, path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    // Made with O_EXCL under a random name, and removed where this fails.
+    // The file is created with O_EXCL under a random name, and removed on
+    // failure.
     let mut new = tempfile::Builder::new()
         .prefix(".new-")
         .permissions(Permissions::from_mode(0o600))
@@ -93,13 +97,15 @@ pub fn write_for(reader: Option<Gid>, path: &Path, content: &[u8]) -> io::Result
     Ok(())
 }
 
-/// Opens a file of ours, a lock or a log, and makes it where `options` say so.
-/// It is the owner's alone from then on, also where an earlier version made it.
+/// Opens a file of this user, such as a lock or a log, and creates it if
+/// `options` say so. Restricts its mode to the owner, even if an earlier
+/// version created it.
 ///
 /// # Errors
-/// When it is another user's, a link or no regular file, or cannot be opened.
+/// If the file belongs to another user, is a link or not a regular file, or
+/// cannot be opened.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let file = options.mode(0o600).custom_flags(careful()).open(path)?;
+    let file = options.mode(0o600).custom_flags(safe_flags()).open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(Untrusted::NoFile.into());
@@ -111,14 +117,15 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads a file that another user may have put there: a server into its data.
+/// Reads a file that another user may have written, for example a server in its
+/// data folder.
 ///
 /// # Errors
-/// When it is a link or no regular file, is no UTF-8, or cannot be read.
+/// If the file is a link, not a regular file, not UTF-8, or unreadable.
 pub fn read_small(path: &Path) -> io::Result<String> {
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(careful())
+        .custom_flags(safe_flags())
         .open(path)?;
     if !file.metadata()?.is_file() {
         return Err(Untrusted::NoFile.into());
@@ -128,39 +135,43 @@ pub fn read_small(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Follows no link, and does not wait for the other end of a pipe.
-fn careful() -> i32 {
+/// Returns flags that follow no link and do not block on a pipe.
+fn safe_flags() -> i32 {
     (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()
 }
 
-/// Makes a folder of ours with this mode, whatever the umask. One that is there
-/// gets the mode.
+/// Creates a folder with this mode, whatever the umask. An existing folder of
+/// this user gets the mode.
 ///
 /// # Errors
-/// When it is another user's or no folder, or cannot be made.
+/// If the folder belongs to another user, is not a folder, or cannot be
+/// created.
 pub fn own_folder(path: &Path, mode: u32) -> io::Result<()> {
-    make(path, mode)?;
+    create_one(path, mode)?;
     let folder = open_folder(path)?;
     check_owner(folder.metadata()?.uid())?;
     folder.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Makes a folder that others may read, and those above that are missing.
+/// Creates a folder that others may read, and its missing parents.
 ///
 /// # Errors
-/// When one cannot be made.
+/// If a folder cannot be created.
 pub fn shared_folder(path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|one| !one.exists()).collect();
-    for one in missing.into_iter().rev() {
-        make(one, 0o755)?;
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|folder| !folder.exists())
+        .collect();
+    for folder in missing.into_iter().rev() {
+        create_one(folder, 0o755)?;
     }
     Ok(())
 }
 
-/// Makes a new folder and gives it to a user.
+/// Creates a new folder and gives it to a user.
 ///
 /// # Errors
-/// When something is there already, or the system does not let us.
+/// If the path exists already, or the owner cannot be changed.
 pub fn given_folder(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)?;
     let folder = open_folder(path)?;
@@ -169,11 +180,11 @@ pub fn given_folder(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder of ours that one group may read. One that an earlier version
-/// gave away is made anew: what is in it may be anything.
+/// Creates a folder that one group may read. A folder that an earlier version
+/// gave to another user is recreated, because its content is not trusted.
 ///
 /// # Errors
-/// When it cannot be made.
+/// If the folder cannot be created.
 pub fn readable_folder(path: &Path, reader: Option<Gid>) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| found.uid() != geteuid().as_raw()) {
         fs::remove_dir_all(path)?;
@@ -187,9 +198,9 @@ pub fn readable_folder(path: &Path, reader: Option<Gid>) -> io::Result<()> {
     folder.set_permissions(Permissions::from_mode(0o750))
 }
 
-/// Makes one folder, unless something is there. The mode is the given one from
-/// the start or less, so nobody slips in.
-fn make(path: &Path, mode: u32) -> io::Result<()> {
+/// Creates one folder unless the path exists. The mode is never wider than
+/// requested, so no other user can enter in between.
+fn create_one(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => open_folder(path)?.set_permissions(Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -203,7 +214,7 @@ fn open_folder(path: &Path) -> io::Result<File> {
     if found.is_symlink() {
         check_link(found.uid())?;
     } else {
-        // Nobody may put one there meanwhile.
+        // The path must not be replaced by a link in the meantime.
         flags |= OFlag::O_NOFOLLOW;
     }
     if !fs::metadata(path)?.is_dir() {
@@ -215,7 +226,8 @@ fn open_folder(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Where several users may make links, nobody can take away another's.
+/// Checks the owner of a link. In a folder that several users can write to, no
+/// user can remove another's link.
 fn check_link(uid: u32) -> io::Result<()> {
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());
@@ -223,11 +235,11 @@ fn check_link(uid: u32) -> io::Result<()> {
     Err(Untrusted::Link(name_of(uid)).into())
 }
 
-/// Checks that a folder that is there is ours, or root's, and that nobody else
-/// can change what is in it. A link to such a folder will do.
+/// Checks that an existing folder belongs to this user or root, and that nobody
+/// else can change its content. A link to such a folder is accepted.
 ///
 /// # Errors
-/// Why it cannot be trusted.
+/// If the folder is not trusted.
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let found = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -240,8 +252,8 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
         check_owner(found.uid())?;
     }
     let mode = found.mode();
-    // Many systems give each user a group of their own, and a umask that lets it
-    // write.
+    // Many systems give each user a private group, and a umask that lets the
+    // group write.
     let own_group = found.gid() == nix::unistd::getegid().as_raw();
     let others = if own_group { 0o002 } else { 0o022 };
     if mode & others != 0 && mode & STICKY == 0 {
@@ -250,10 +262,10 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that a folder that is there is ours.
+/// Checks that an existing folder belongs to this user.
 ///
 /// # Errors
-/// Why it cannot be trusted.
+/// If the folder is not trusted.
 pub fn check_own_folder(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -280,8 +292,8 @@ fn check_owner(uid: u32) -> io::Result<()> {
     Err(Untrusted::Another(name_of(uid)).into())
 }
 
-/// The first character of a path that the configuration files of servers do not
-/// take: a list of folders is split at it, or it would end the value.
+/// Returns the first character of a path that is not allowed in the servers'
+/// configuration files: it would split a list of folders or end the value.
 #[must_use]
 pub fn unwritable(path: &Path) -> Option<char> {
     let name: &OsStr = path.as_os_str();
@@ -299,7 +311,7 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        fs::symlink_metadata(path).expect("there").mode() & 0o7777
+        fs::symlink_metadata(path).expect("the path exists").mode() & 0o7777
     }
 
     fn folder() -> tempfile::TempDir {
@@ -307,11 +319,11 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_kept_whatever_the_umask() {
+    fn the_umask_does_not_change_modes() {
         let folder = folder();
-        let place = |name: &str| folder.path().join(name);
+        let path = |name: &str| folder.path().join(name);
         for umask in [0o000, 0o077] {
-            let name = |what: &str| place(&format!("{what}{umask:o}"));
+            let name = |prefix: &str| path(&format!("{prefix}{umask:o}"));
             let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
             let made = own_folder(&name("own"), 0o711)
                 .and_then(|()| write_atomically(&name("file"), b"x"))
@@ -319,22 +331,22 @@ mod tests {
                 .and_then(|()| readable_folder(&name("conf"), Some(nix::unistd::getegid())));
             let opened = open(&name("log"), File::options().append(true).create(true));
             nix::sys::stat::umask(before);
-            made.expect("made");
-            opened.expect("opened");
-            let found = ["own", "file", "group", "conf", "log"].map(|it| mode(&name(it)));
+            made.expect("create the file");
+            opened.expect("open the file");
+            let found = ["own", "file", "group", "conf", "log"].map(|file| mode(&name(file)));
             assert_eq!(found, [0o711, 0o600, 0o640, 0o750, 0o600]);
         }
     }
 
     #[test]
-    fn what_an_earlier_version_left_open_is_closed() {
+    fn wider_modes_of_an_earlier_version_are_restricted() {
         let folder = folder();
         let log = folder.path().join("log");
-        fs::write(&log, "x").expect("written");
-        fs::set_permissions(&log, Permissions::from_mode(0o644)).expect("opened");
-        open(&log, File::options().append(true)).expect("opened");
+        fs::write(&log, "x").expect("write the file");
+        fs::set_permissions(&log, Permissions::from_mode(0o644)).expect("open the file");
+        open(&log, File::options().append(true)).expect("open the file");
         assert_eq!(mode(&log), 0o600);
-        own_folder(folder.path(), 0o700).expect("ours");
+        own_folder(folder.path(), 0o700).expect("a folder of this user");
         assert_eq!(mode(folder.path()), 0o700);
     }
 
@@ -342,87 +354,96 @@ mod tests {
     fn a_link_in_place_of_a_file_is_not_followed() {
         let folder = folder();
         let [target, link] = ["target", "link"].map(|name| folder.path().join(name));
-        fs::write(&target, "kept").expect("written");
-        symlink(&target, &link).expect("linked");
+        fs::write(&target, "kept").expect("write the file");
+        symlink(&target, &link).expect("create the link");
         open(&link, File::options().write(true).create(true)).expect_err("a link");
         read_small(&link).expect_err("a link");
-        write_atomically(&link, b"new").expect("written");
-        assert_eq!(fs::read_to_string(&target).expect("there"), "kept");
-        assert_eq!(fs::read_to_string(&link).expect("there"), "new");
+        write_atomically(&link, b"new").expect("write the file");
+        assert_eq!(
+            fs::read_to_string(&target).expect("the path exists"),
+            "kept"
+        );
+        assert_eq!(fs::read_to_string(&link).expect("the path exists"), "new");
 
         let [real, link] = ["real", "folder"].map(|name| folder.path().join(name));
-        fs::create_dir(&real).expect("made");
-        symlink(&real, &link).expect("linked");
+        fs::create_dir(&real).expect("create the folder");
+        symlink(&real, &link).expect("create the link");
         own_folder(&link, 0o711).expect("the operator may have moved it");
         assert_eq!(mode(&real), 0o711);
         check_own_folder(&link).expect("the same");
     }
 
     #[test]
-    fn a_pipe_is_refused_and_not_waited_for() {
+    fn a_pipe_is_refused_without_blocking() {
         let folder = folder();
         let pipe = folder.path().join("pipe");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("create the file");
         read_small(&pipe).expect_err("a pipe");
         open(&pipe, File::options().read(true).write(true)).expect_err("a pipe");
     }
 
     #[test]
-    fn a_folder_that_others_may_change_is_not_trusted() {
+    fn a_folder_that_others_may_write_to_is_not_trusted() {
         let folder = folder();
         let set = |mode| {
             let mode = Permissions::from_mode(mode);
-            fs::set_permissions(folder.path(), mode).expect("changed");
+            fs::set_permissions(folder.path(), mode).expect("change the mode");
         };
         for trusted in [0o700, 0o755, 0o775, 0o1777] {
             set(trusted);
-            check_folder(folder.path()).expect("trusted");
+            check_folder(folder.path()).expect("a trusted folder");
         }
         set(0o777);
-        let error = check_folder(folder.path()).expect_err("open");
-        assert_eq!(error.to_string(), "others may write into it (mode 777)");
+        let error = check_folder(folder.path()).expect_err("a folder open to all");
+        assert_eq!(error.to_string(), "others may write to it (mode 777)");
         check_folder(&folder.path().join("nothing")).expect("nothing is there");
     }
 
     #[test]
-    fn root_takes_nothing_from_a_folder_of_another_user() {
+    fn root_does_not_trust_a_folder_of_another_user() {
         if !geteuid().is_root() {
-            // Nobody else can give files away.
+            // Only root can change the owner of a file.
             return;
         }
         let folder = folder();
         let given = folder.path().join("given");
-        given_folder(&given, 65534, 65534).expect("made");
-        assert_eq!(fs::metadata(&given).expect("there").uid(), 65534);
+        given_folder(&given, 65534, 65534).expect("create the file");
+        assert_eq!(fs::metadata(&given).expect("the path exists").uid(), 65534);
         assert!(own_folder(&given, 0o700).is_err() && check_folder(&given).is_err());
-        given_folder(&given, 0, 0).expect_err("it is there");
+        given_folder(&given, 0, 0).expect_err("the folder exists");
 
         let secret = folder.path().join("secret");
-        fs::write(&secret, "kept").expect("written");
-        symlink(&secret, given.join("planted")).expect("linked");
-        readable_folder(&given, Some(Gid::from_raw(65534))).expect("made anew");
-        assert_eq!(fs::read_dir(&given).expect("there").count(), 0);
-        assert_eq!(fs::read_to_string(&secret).expect("there"), "kept");
-        let found = fs::metadata(&given).expect("there");
+        fs::write(&secret, "kept").expect("write the file");
+        symlink(&secret, given.join("planted")).expect("create the link");
+        readable_folder(&given, Some(Gid::from_raw(65534))).expect("recreate the folder");
+        assert_eq!(fs::read_dir(&given).expect("the path exists").count(), 0);
+        assert_eq!(
+            fs::read_to_string(&secret).expect("the path exists"),
+            "kept"
+        );
+        let found = fs::metadata(&given).expect("the path exists");
         assert_eq!(
             (found.uid(), found.gid(), found.mode() & 0o777),
             (0, 65534, 0o750)
         );
 
         let [real, link] = ["real", "link"].map(|name| folder.path().join(name));
-        fs::create_dir(&real).expect("made");
-        symlink(&real, &link).expect("linked");
-        std::os::unix::fs::lchown(&link, Some(65534), None).expect("given");
+        fs::create_dir(&real).expect("create the folder");
+        symlink(&real, &link).expect("create the link");
+        std::os::unix::fs::lchown(&link, Some(65534), None).expect("change the owner");
         let before = mode(&real);
         for refused in [own_folder(&link, 0o777), check_own_folder(&link)] {
             let error = refused.expect_err("a link of another's");
-            assert_eq!(error.to_string(), "it is a link of user nobody");
+            assert_eq!(
+                error.to_string(),
+                "it is a symbolic link owned by user nobody"
+            );
         }
         assert_eq!(mode(&real), before);
 
         let foreign = folder.path().join("foreign");
-        fs::write(&foreign, "").expect("written");
-        std::os::unix::fs::chown(&foreign, Some(65534), None).expect("given");
+        fs::write(&foreign, "").expect("write the file");
+        std::os::unix::fs::chown(&foreign, Some(65534), None).expect("change the owner");
         let error = open(&foreign, File::options().write(true)).expect_err("another's");
         assert_eq!(error.to_string(), "it belongs to user nobody");
     }

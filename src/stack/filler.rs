@@ -1,5 +1,5 @@
-//! Fills a definition's texts and remembers what went into them, so that each
-//! cause of a change has a name.
+//! Renders the templates of a definition and records their inputs, so that
+//! every difference between two fingerprints has a name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,14 +19,14 @@ use crate::{
     template::{TemplateError, Values, render},
 };
 
-/// The settings that bound every service's log: one that changes takes effect
-/// with the next start.
+/// Settings that limit the size of every service's log. A change takes effect
+/// at the next start.
 pub(super) const LOG_LIMITS: [&str; 2] = ["limits.log_file_mib", "limits.log_files"];
 
-/// Why a definition cannot be filled in.
+/// Error while rendering a definition.
 #[derive(Debug, thiserror::Error)]
-pub enum FillError {
-    #[error("the definition of {service} cannot be filled in")]
+pub enum RenderError {
+    #[error("cannot render the definition of {service}")]
     Template {
         service: String,
         #[source]
@@ -34,26 +34,26 @@ pub enum FillError {
     },
     #[error(transparent)]
     Definition(#[from] DefinitionError),
-    #[error("{what}, in {setting}, {why}, which its configuration file does not take")]
+    #[error("{what}, set in {setting}, {reason}, which its configuration file does not allow")]
     Credential {
         setting: String,
         what: String,
-        why: String,
+        reason: String,
     },
     #[error(
-        "{} has a `{letter}`, which the configuration files of servers do not take",
+        "{} contains `{letter}`, which the configuration files of servers do not allow",
         path.display()
     )]
-    Place { path: PathBuf, letter: char },
-    #[error("the settings cannot be read")]
+    FolderName { path: PathBuf, letter: char },
+    #[error("cannot read the settings")]
     Settings(#[from] serde_json::Error),
 }
 
-impl Failure for FillError {
+impl Failure for RenderError {
     fn kind(&self) -> Kind {
         match self {
             Self::Credential { .. } => Kind::Usage,
-            Self::Place { .. } => Kind::Environment,
+            Self::FolderName { .. } => Kind::Environment,
             _ => Kind::Failed,
         }
     }
@@ -61,7 +61,7 @@ impl Failure for FillError {
     fn code(&self) -> &'static str {
         match self {
             Self::Credential { .. } => "credential",
-            Self::Place { .. } => "folder_name",
+            Self::FolderName { .. } => "folder_name",
             _ => "stack_definition",
         }
     }
@@ -69,8 +69,8 @@ impl Failure for FillError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Credential { .. } => Some("fanout config show".to_owned()),
-            Self::Place { .. } => Some(
-                "name folders without it: FANOUT_HOME=<folder> FANOUT_CACHE=<folder> fanout up"
+            Self::FolderName { .. } => Some(
+                "use folders without it: FANOUT_HOME=<folder> FANOUT_CACHE=<folder> fanout up"
                     .to_owned(),
             ),
             _ => None,
@@ -78,26 +78,29 @@ impl Failure for FillError {
     }
 }
 
-/// The texts of these assets.
+/// Returns the texts of these assets.
 pub(super) fn assets<'a>(
     names: impl Iterator<Item = &'a String>,
-) -> Result<Vec<&'static str>, FillError> {
+) -> Result<Vec<&'static str>, RenderError> {
     names.map(|name| Ok(definition::asset(name)?)).collect()
 }
 
-/// Refuses a credential that would break one of the texts that it is written
-/// into.
-pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), FillError> {
+/// Rejects a credential that would break one of the texts that contain it.
+pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), RenderError> {
     match unwritable(texts, values) {
-        Some((setting, what, why)) => Err(FillError::Credential { setting, what, why }),
+        Some((setting, what, reason)) => Err(RenderError::Credential {
+            setting,
+            what,
+            reason,
+        }),
         None => Ok(()),
     }
 }
 
-/// Refuses a folder whose name would break the texts that it is written into.
-pub(super) fn check_place(path: &Path) -> Result<(), FillError> {
+/// Rejects a folder whose name would break the texts that contain it.
+pub(super) fn check_folder_name(path: &Path) -> Result<(), RenderError> {
     match files::unwritable(path) {
-        Some(letter) => Err(FillError::Place {
+        Some(letter) => Err(RenderError::FolderName {
             path: path.to_owned(),
             letter,
         }),
@@ -105,29 +108,34 @@ pub(super) fn check_place(path: &Path) -> Result<(), FillError> {
     }
 }
 
-/// Fills texts and remembers what went into them.
-pub(super) struct Filler<'a> {
+/// Renders templates and records their inputs.
+pub(super) struct TemplateRenderer<'a> {
     service: &'a str,
     values: &'a Values,
-    /// Values that make no other service.
-    places: &'a [&'a str],
+    /// Values left out of the fingerprint, because they only say where the
+    /// service is.
+    location_values: &'a [&'a str],
     pub(super) used: BTreeSet<String>,
     inputs: BTreeMap<String, String>,
 }
 
-impl<'a> Filler<'a> {
-    pub(super) fn new(service: &'a str, values: &'a Values, places: &'a [&'a str]) -> Self {
+impl<'a> TemplateRenderer<'a> {
+    pub(super) fn new(
+        service: &'a str,
+        values: &'a Values,
+        location_values: &'a [&'a str],
+    ) -> Self {
         Self {
             service,
             values,
-            places,
+            location_values,
             used: BTreeSet::new(),
             inputs: BTreeMap::new(),
         }
     }
 
-    pub(super) fn fill(&mut self, template: &str) -> Result<String, FillError> {
-        let rendered = render(template, self.values).map_err(|source| FillError::Template {
+    pub(super) fn render(&mut self, template: &str) -> Result<String, RenderError> {
+        let rendered = render(template, self.values).map_err(|source| RenderError::Template {
             service: self.service.to_owned(),
             source,
         })?;
@@ -135,19 +143,21 @@ impl<'a> Filler<'a> {
         Ok(rendered.text)
     }
 
-    /// The template itself: with its values beside it, each cause has a name.
+    /// Records a template itself as an input; its values are recorded
+    /// separately.
     pub(super) fn input(&mut self, key: &str, template: &str) {
         self.inputs.insert(key.to_owned(), template.to_owned());
     }
 
     pub(super) fn fingerprint(mut self) -> Fingerprint {
         for name in &self.used {
-            if self.places.contains(&name.as_str()) {
+            if self.location_values.contains(&name.as_str()) {
                 continue;
             }
             let key = match name.as_str() {
                 "port" => "ports.main".to_owned(),
-                // Made of the setting, which is what somebody has changed.
+                // Derived from this setting, which is the one that a user
+                // changes.
                 "limits.partition_bytes" => "limits.partition_mib".to_owned(),
                 other => other.replacen("port.", "ports.", 1),
             };
@@ -159,7 +169,8 @@ impl<'a> Filler<'a> {
     }
 }
 
-/// Enough of a digest to tell two inputs apart, and nothing of a secret.
+/// Returns a digest that is long enough to tell two inputs apart and reveals no
+/// secret.
 fn digest(input: &str) -> String {
     let digest = Sha256::digest(input.as_bytes());
     let (start, _) = digest.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
@@ -171,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_names_its_inputs_and_shows_none() {
+    fn a_fingerprint_names_its_inputs_without_their_values() {
         let values = Values::from([
             ("port".to_owned(), "6379".to_owned()),
             ("port.inner".to_owned(), "1".to_owned()),
@@ -179,15 +190,17 @@ mod tests {
             ("data".to_owned(), "/somewhere".to_owned()),
             ("limits.partition_bytes".to_owned(), "1048576".to_owned()),
         ]);
-        let mut filler = Filler::new("it", &values, &["data"]);
+        let mut renderer = TemplateRenderer::new("redis", &values, &["data"]);
         let template = "{{port}} {{port.inner}} {{data}} {{redis.password}}";
         assert_eq!(
-            filler.fill(template).expect("known"),
+            renderer.render(template).expect("known placeholders"),
             "6379 1 /somewhere secret"
         );
-        filler.fill("{{limits.partition_bytes}}").expect("known");
-        filler.input("command", template);
-        let fingerprint = filler.fingerprint();
+        renderer
+            .render("{{limits.partition_bytes}}")
+            .expect("known placeholders");
+        renderer.input("command", template);
+        let fingerprint = renderer.fingerprint();
         let keys: Vec<&str> = fingerprint.keys().map(String::as_str).collect();
         assert_eq!(
             keys,

@@ -1,22 +1,22 @@
-//! Where fanout keeps what: one folder a project below the home, and a cache
+//! Paths of fanout's files: one folder per project below the home, and a cache
 //! of downloads that all projects share.
 //!
 //! ```text
-//! <home>/<project>/state.json       what `up` decided: runtime, ports, endpoints
-//!                  lock             held by whoever changes the project
-//!                  data/<service>/  what the server keeps
-//!                  conf/<service>/  its files, written anew before each start
+//! <home>/<project>/state.json       decisions of `up`: runtime, ports, endpoints
+//!                  lock             held by the process that changes the project
+//!                  data/<service>/  data of the server
+//!                  conf/<service>/  its configuration, rewritten before each start
 //!                  logs/<service>.log, and earlier ones in .log.1, .log.2, …
-//!                  dead-letters.json  dead letters that `status` has counted
+//!                  dead-letters.json  dead letters counted by `status`
 //!                  tmp/             temporary files of commands
-//!                  run/<service>.…  its process
-//!                  run/<service>.log-lock  held by the writer of its log
+//!                  run/<service>.…  record of its process
+//!                  run/<service>.log-lock  held by its log writer
 //!       .ports.lock                held while a project chooses its ports
-//! <cache>/native/<install>-<version>/   all that servers run from
+//! <cache>/native/<install>-<version>/   files that servers run from
 //! ```
 //!
-//! One folder, so that `reset` removes one folder. All of it is its owner's
-//! alone: [`super::files`] says which modes that takes.
+//! A single folder, so that `reset` removes one folder. Only its owner can
+//! access it; see [`super::files`] for the modes.
 
 use std::{
     env, io,
@@ -31,26 +31,26 @@ use crate::{
     project::Project,
 };
 
-/// Root's home by default.
+/// Default home of root.
 pub(super) const ROOT_HOME: &str = "/var/lib/fanout";
 
-/// Root's cache by default.
+/// Default cache of root.
 pub(super) const ROOT_CACHE: &str = "/var/cache/fanout";
 
-/// The folder of all projects of this user.
+/// Folder of all projects of this user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home(PathBuf);
 
-/// The folder of one project.
+/// Folder of one project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectDir(PathBuf);
 
-/// Why a folder is not used.
+/// Error while locating or checking a folder.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be used", path.display())]
 pub struct HomeError {
     path: PathBuf,
-    /// Names another.
+    /// Environment variable that selects another folder.
     variable: &'static str,
     #[source]
     source: io::Error,
@@ -67,19 +67,19 @@ impl Failure for HomeError {
 
     fn hint(&self) -> Option<String> {
         Some(format!(
-            "name a folder of your own: {}=<folder> fanout …",
+            "use a folder of your own: {}=<folder> fanout …",
             self.variable
         ))
     }
 }
 
 impl Home {
-    /// `$FANOUT_HOME`; else for root `/var/lib/fanout`, which a server that
-    /// drops root's rights can reach; else `$XDG_STATE_HOME/fanout`, by default
-    /// `~/.local/state/fanout`.
+    /// Returns `$FANOUT_HOME`. If unset, root gets `/var/lib/fanout`, which a
+    /// server without root's rights can reach; other users get
+    /// `$XDG_STATE_HOME/fanout`, by default `~/.local/state/fanout`.
     ///
     /// # Errors
-    /// When it is there and another user's, or others may write into it.
+    /// If the folder belongs to another user, or others may write to it.
     pub fn from_env() -> Result<Self, HomeError> {
         const VARIABLE: &str = "FANOUT_HOME";
         let path = match folder(VARIABLE) {
@@ -90,14 +90,14 @@ impl Home {
                 None => user_home(VARIABLE)?.join(".local/state/fanout"),
             },
         };
-        trusted(absolute(&path), VARIABLE).map(Self)
+        check_trusted(absolute(&path), VARIABLE).map(Self)
     }
 
-    /// Makes it, where it is not there.
+    /// Creates the folder if it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, or is not to be trusted.
-    pub(super) fn make(&self) -> io::Result<()> {
+    /// If the folder cannot be created or is not trusted.
+    pub(super) fn create(&self) -> io::Result<()> {
         if !self.0.exists() {
             if let Some(above) = self.0.parent() {
                 files::shared_folder(above)?;
@@ -107,7 +107,7 @@ impl Home {
         files::check_folder(&self.0)
     }
 
-    /// A home at this place.
+    /// Returns the home at this path.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self(absolute(path))
@@ -118,19 +118,19 @@ impl Home {
         &self.0
     }
 
-    /// The folder of `project`, whether it is there or not.
+    /// Returns the folder of `project`, whether it exists or not.
     #[must_use]
     pub fn project(&self, project: &Project) -> ProjectDir {
         ProjectDir(self.0.join(project.as_str()))
     }
 }
 
-/// `$FANOUT_CACHE`; else for root `/var/cache/fanout`, from which a server that
-/// drops root's rights can run; else `$XDG_CACHE_HOME/fanout`, by default
-/// `~/.cache/fanout`.
+/// Returns `$FANOUT_CACHE`. If unset, root gets `/var/cache/fanout`, from which
+/// a server without root's rights can run; other users get
+/// `$XDG_CACHE_HOME/fanout`, by default `~/.cache/fanout`.
 ///
 /// # Errors
-/// When it is there and another user's, or others may write into it.
+/// If the folder belongs to another user, or others may write to it.
 pub fn cache_from_env() -> Result<PathBuf, HomeError> {
     const VARIABLE: &str = "FANOUT_CACHE";
     let path = match folder(VARIABLE) {
@@ -141,10 +141,10 @@ pub fn cache_from_env() -> Result<PathBuf, HomeError> {
             None => user_home(VARIABLE)?.join(".cache/fanout"),
         },
     };
-    trusted(absolute(&path), VARIABLE)
+    check_trusted(absolute(&path), VARIABLE)
 }
 
-fn trusted(path: PathBuf, variable: &'static str) -> Result<PathBuf, HomeError> {
+fn check_trusted(path: PathBuf, variable: &'static str) -> Result<PathBuf, HomeError> {
     match files::check_folder(&path) {
         Ok(()) => Ok(path),
         Err(source) => Err(HomeError {
@@ -155,16 +155,17 @@ fn trusted(path: PathBuf, variable: &'static str) -> Result<PathBuf, HomeError> 
     }
 }
 
-/// The folder that an environment variable names; empty is unset.
+/// Returns the folder in an environment variable; an empty variable counts as
+/// unset.
 fn folder(variable: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
 }
 
-/// The user's home, by HOME or by the system's list of users. Who has none gets
-/// a folder of their own among the temporary files, where everybody may make
-/// one of that name: it has to be theirs alone.
+/// Returns the user's home folder, from `HOME` or the user database. A user
+/// without one gets a folder among the temporary files. Anybody can create a
+/// folder of that name there, so it must belong to this user.
 fn user_home(variable: &'static str) -> Result<PathBuf, HomeError> {
     let listed = || Some(User::from_uid(geteuid()).ok()??.dir);
     let homes = [env::home_dir(), listed()];
@@ -193,36 +194,37 @@ impl ProjectDir {
         &self.0
     }
 
-    /// Makes it and the home above it, where they are not there.
+    /// Creates the folder, and the home above it, if they are missing.
     ///
     /// # Errors
-    /// When one cannot be made, or is not to be trusted.
-    pub(super) fn make(&self) -> io::Result<()> {
+    /// If a folder cannot be created or is not trusted.
+    pub(super) fn create(&self) -> io::Result<()> {
         if let Some(home) = self.0.parent() {
-            Home::at(home).make()?;
+            Home::at(home).create()?;
         }
         files::own_folder(&self.0, files::passable())
     }
 
-    /// What `up` decided.
+    /// Returns the state file.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.0.join("state.json")
     }
 
-    /// Held by whoever changes the project.
+    /// Returns the lock file of the project, held by the process that changes
+    /// it.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")
     }
 
-    /// Below this is what the servers keep.
+    /// Returns the folder of all services' data.
     #[must_use]
     pub fn all_data(&self) -> PathBuf {
         self.0.join("data")
     }
 
-    /// What a service keeps. Data of one variant is never opened by another.
+    /// Returns the data folder of a service. Each variant has its own.
     #[must_use]
     pub fn data(&self, service: &str, variant: &str) -> PathBuf {
         let name = if service == variant {
@@ -233,48 +235,52 @@ impl ProjectDir {
         self.all_data().join(name)
     }
 
-    /// A service's files, secrets among them.
+    /// Returns the folder of a service's configuration files, which may contain
+    /// secrets.
     #[must_use]
     pub fn conf(&self, service: &str) -> PathBuf {
         self.0.join("conf").join(service)
     }
 
-    /// What a service says.
+    /// Returns the log file of a service.
     #[must_use]
     pub fn log(&self, service: &str) -> PathBuf {
         self.0.join("logs").join(format!("{service}.log"))
     }
 
-    /// Held by the process that writes a service's log.
+    /// Returns the lock file of a service's log writer.
     #[must_use]
     pub fn log_lock(&self, service: &str) -> PathBuf {
         self.0.join("run").join(format!("{service}.log-lock"))
     }
 
-    /// Temporary files of commands. They have no names while they are used.
+    /// Returns the folder of temporary files. The files have no names while
+    /// they are in use.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
         self.0.join("tmp")
     }
 
-    /// The same folder, made where it is not there. It is its owner's alone.
+    /// Creates the folder of temporary files if it is missing, accessible to
+    /// its owner only, and returns it.
     ///
     /// # Errors
-    /// When it cannot be made, or is not to be trusted.
+    /// If the folder cannot be created or is not trusted.
     pub fn make_temporary(&self) -> io::Result<PathBuf> {
         let folder = self.temporary();
-        self.make()?;
+        self.create()?;
         files::own_folder(&folder, 0o700)?;
         Ok(folder)
     }
 
-    /// What is known of a service's process.
+    /// Returns the record of a service's process.
     #[must_use]
     pub fn record(&self, service: &str) -> PathBuf {
         self.0.join("run").join(format!("{service}.json"))
     }
 
-    /// Held open by a service's process, and by all that it starts.
+    /// Returns the tether of a service: a file that its process and all child
+    /// processes keep open.
     #[must_use]
     pub fn tether(&self, service: &str) -> PathBuf {
         self.0.join("run").join(format!("{service}.tether"))
@@ -291,35 +297,40 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("there").permissions().mode() & 0o777
+        fs::metadata(path)
+            .expect("the file exists")
+            .permissions()
+            .mode()
+            & 0o777
     }
 
     #[test]
-    fn what_is_made_is_the_owners_and_a_home_that_was_there_stays_as_it_was() {
+    fn new_folders_are_private_and_an_existing_home_keeps_its_mode() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let home = Home::at(&folder.path().join("a/home"));
         let project = home.project(&Project::default());
-        project.make().expect("made");
+        project.create().expect("create the folders");
         assert_eq!(mode(home.path()), files::passable());
         assert_eq!(mode(project.path()), files::passable());
         for path in [home.path(), project.path()] {
-            fs::set_permissions(path, Permissions::from_mode(0o755)).expect("changed");
+            fs::set_permissions(path, Permissions::from_mode(0o755)).expect("change the mode");
         }
-        project.make().expect("there already");
+        project.create().expect("the folders exist");
         assert_eq!(mode(home.path()), 0o755);
         assert_eq!(mode(project.path()), files::passable());
     }
 
     #[test]
-    fn a_home_that_others_may_change_is_refused() {
+    fn a_home_that_others_may_write_to_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("changed");
-        let error = trusted(folder.path().to_owned(), "FANOUT_HOME").expect_err("open to all");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("change the mode");
+        let error =
+            check_trusted(folder.path().to_owned(), "FANOUT_HOME").expect_err("open to all");
         assert_eq!(error.kind(), Kind::Environment);
         assert_eq!(
             error.hint().as_deref(),
-            Some("name a folder of your own: FANOUT_HOME=<folder> fanout …")
+            Some("use a folder of your own: FANOUT_HOME=<folder> fanout …")
         );
-        Home::at(folder.path()).make().expect_err("open to all");
+        Home::at(folder.path()).create().expect_err("open to all");
     }
 }

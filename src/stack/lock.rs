@@ -1,5 +1,5 @@
-//! One change of a project at a time: a file lock that ends with its holder,
-//! however the holder ends.
+//! Locks that serialise changes of a project. A file lock is released when its
+//! process exits, even if it is killed.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -14,23 +14,23 @@ use super::{
 };
 use crate::failure::{Failure, Kind};
 
-/// How long another `up` may take to choose its ports.
-const HOME_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for another `up` that is choosing ports.
+const HOME_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Held for as long as this value lives.
+/// A lock that is released on drop.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Why there is no lock.
+/// Error while taking a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("project {project} is being changed by {holder}")]
     Held { project: String, holder: String },
-    #[error("{} is held by {holder}, which chooses its ports", path.display())]
+    #[error("{} is locked by {holder}, which is choosing its ports", path.display())]
     HomeHeld { path: PathBuf, holder: String },
-    #[error("{} cannot be locked", path.display())]
+    #[error("cannot lock {}", path.display())]
     File {
         path: PathBuf,
         #[source]
@@ -57,24 +57,24 @@ impl Failure for LockError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Held { .. } | Self::HomeHeld { .. } => {
-                "wait until it is done, then run the command again".to_owned()
+                "wait until it finishes, then run the command again".to_owned()
             }
             Self::File { .. } => {
-                "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
+                "use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
         })
     }
 }
 
 impl Lock {
-    /// Locks a project for a change; never waits.
+    /// Locks a project for a change, without waiting.
     ///
     /// # Errors
-    /// When another process changes it, which is named, or the folder cannot
-    /// be made.
+    /// If another process is changing the project (the error names it), or the
+    /// folder cannot be created.
     pub fn project(dir: &ProjectDir) -> Result<Self, LockError> {
         let path = dir.lock();
-        match dir.make().and_then(|()| Self::try_at(&path)) {
+        match dir.create().and_then(|()| Self::try_at(&path)) {
             Ok(Ok(lock)) => Ok(lock),
             Ok(Err(holder)) => Err(LockError::Held {
                 project: dir
@@ -89,19 +89,20 @@ impl Lock {
         }
     }
 
-    /// Locks the home while a project chooses its ports, so that no two choose
-    /// the same. Waits for another.
+    /// Locks the home while a project chooses its ports, so that no two
+    /// projects choose the same ones. Waits for the current holder.
     ///
     /// # Errors
-    /// When another takes too long, which is named, or the file cannot be made.
+    /// If the current holder takes too long (the error names it), or the file
+    /// cannot be created.
     pub async fn home(home: &Home) -> Result<Self, LockError> {
-        // No project has such a name.
+        // A project name cannot start with a dot.
         let path = home.path().join(".ports.lock");
         let started = Instant::now();
         loop {
-            match home.make().and_then(|()| Self::try_at(&path)) {
+            match home.create().and_then(|()| Self::try_at(&path)) {
                 Ok(Ok(lock)) => return Ok(lock),
-                Ok(Err(_)) if started.elapsed() < HOME_PATIENCE => {
+                Ok(Err(_)) if started.elapsed() < HOME_TIMEOUT => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Ok(Err(holder)) => return Err(LockError::HomeHeld { path, holder }),
@@ -110,11 +111,11 @@ impl Lock {
         }
     }
 
-    /// Tries to lock a file, making it and its folder. The inner error names
+    /// Tries to lock a file, creating it and its folder. The inner error names
     /// the holder.
     ///
     /// # Errors
-    /// When the file cannot be made or opened.
+    /// If the file cannot be created or opened.
     pub fn try_at(path: &Path) -> io::Result<Result<Self, String>> {
         if let Some(folder) = path.parent() {
             files::shared_folder(folder)?;
@@ -137,16 +138,17 @@ impl Lock {
     }
 }
 
-/// Whether this very file is still the one at `path`: `reset` removes it.
+/// Returns whether the open file is still the one at `path`: `reset` removes
+/// it.
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        (Ok(open), Ok(current)) => (open.dev(), open.ino()) == (current.dev(), current.ino()),
         _ => false,
     }
 }
 
-/// `pid 4806`, as the holder wrote it.
+/// Returns the holder as `pid 4806`, which the holder wrote into the file.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
@@ -162,11 +164,11 @@ mod tests {
     use crate::{project::Project, stack::Home};
 
     #[test]
-    fn a_second_lock_names_the_holder_and_the_end_of_the_first_frees_it() {
+    fn a_second_lock_names_the_holder_and_dropping_the_first_releases_it() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let dir = Home::at(folder.path()).project(&Project::default());
-        let first = Lock::project(&dir).expect("free");
-        let error = Lock::project(&dir).expect_err("held");
+        let first = Lock::project(&dir).expect("the lock is free");
+        let error = Lock::project(&dir).expect_err("the lock is held");
         assert_eq!(
             error.to_string(),
             format!(
@@ -180,10 +182,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_home_is_waited_for() {
+    async fn locking_the_home_waits_for_the_holder() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let home = Home::at(folder.path());
-        let first = Lock::home(&home).await.expect("free");
+        let first = Lock::home(&home).await.expect("the lock is free");
         let second = tokio::spawn({
             let home = home.clone();
             async move { Lock::home(&home).await.map(drop) }

@@ -1,5 +1,5 @@
-//! A log in a bounded number of files of a bounded size: `redis.log`, and what
-//! was written before it in `redis.log.1`, `redis.log.2` and so on.
+//! A log with a bounded number of files of bounded size: `redis.log`, and older
+//! files `redis.log.1`, `redis.log.2` and so on.
 
 use std::{
     fs::{self, File},
@@ -13,26 +13,27 @@ use serde::{Deserialize, Serialize};
 
 use super::files;
 
-/// A file may be longer than it should by this, so that no line is cut in two.
+/// Number of bytes by which a file may exceed its limit, so that no line is
+/// split.
 const SLACK: u64 = 64 * 1024;
 
-/// Whether the file is still the one under its name is looked at this often.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two checks that the log's path still names the open file.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files of a larger limit before that are looked for up to this number.
+/// Highest number of a file that may exist from an earlier, larger limit.
 pub const MOST_FILES: u32 = 1_000;
 
-/// A log and its bounds.
+/// A log and its limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogFile {
     pub path: PathBuf,
-    /// Bytes of each file.
+    /// Maximum size of each file in bytes.
     pub max_bytes: u64,
-    /// Files, with the one that is written.
+    /// Maximum number of files, including the current one.
     pub max_files: u32,
 }
 
-/// The file that was written so many files ago.
+/// Returns the path of the file `number` rotations ago; 0 is the current file.
 #[must_use]
 pub fn earlier(path: &Path, number: u32) -> PathBuf {
     if number == 0 {
@@ -43,10 +44,10 @@ pub fn earlier(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The files that there are, the latest first.
+/// Returns the existing files, the latest first.
 #[must_use]
 pub fn existing(path: &Path) -> Vec<PathBuf> {
-    // The latest may be missing while they are renamed.
+    // The latest file may be missing during a rotation.
     let earlier = (1..MOST_FILES)
         .map(|number| earlier(path, number))
         .take_while(|path| path.exists());
@@ -54,24 +55,25 @@ pub fn existing(path: &Path) -> Vec<PathBuf> {
     latest.into_iter().chain(earlier).collect()
 }
 
-/// Writes a log and keeps its bounds, whatever happens to its files.
+/// Writes a log and keeps it within its limits, even if its files are removed
+/// or truncated.
 #[derive(Debug)]
 pub struct Rotating {
     log: LogFile,
     file: File,
     size: u64,
-    /// Whether the file ends with a whole line.
+    /// Whether the file ends with a complete line.
     at_line_end: bool,
-    /// Bytes that the disk did not take.
+    /// Number of bytes that could not be written.
     lost: u64,
-    looked: Instant,
+    checked_at: Instant,
 }
 
 impl Rotating {
-    /// Opens the log to append to it. Files beyond its bounds are removed.
+    /// Opens the log for appending. Files beyond its limits are removed.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// If the file cannot be opened.
     pub fn open(log: LogFile) -> io::Result<Self> {
         for number in log.max_files..MOST_FILES {
             if fs::remove_file(earlier(&log.path, number)).is_err() {
@@ -91,16 +93,16 @@ impl Rotating {
             size,
             at_line_end: last == [b'\n'],
             lost: 0,
-            looked: Instant::now(),
+            checked_at: Instant::now(),
         })
     }
 
-    /// Appends bytes. Whoever wrote them does not wait for a disk that is full:
-    /// what it does not take is counted, and reported once it takes more.
+    /// Appends bytes. A full disk does not block the caller: lost bytes are
+    /// counted, and reported once writing works again.
     pub fn write(&mut self, mut bytes: &[u8]) {
-        if self.looked.elapsed() >= LOOK_INTERVAL {
-            self.looked = Instant::now();
-            self.look();
+        if self.checked_at.elapsed() >= CHECK_INTERVAL {
+            self.checked_at = Instant::now();
+            self.reopen_if_replaced();
         }
         while !bytes.is_empty() {
             let too_long = self.size >= self.log.max_bytes.saturating_add(SLACK);
@@ -113,8 +115,8 @@ impl Rotating {
         }
     }
 
-    /// How many of these bytes go into the file: whole lines, as many as fit,
-    /// but at least one.
+    /// Returns the number of bytes to write into the current file: as many
+    /// complete lines as fit, but at least one.
     fn fits(&self, bytes: &[u8]) -> usize {
         let left = |limit: u64| {
             let left = limit.saturating_sub(self.size);
@@ -152,18 +154,19 @@ impl Rotating {
             self.size += bytes.len() as u64;
             self.at_line_end = bytes.last() == Some(&b'\n');
         } else {
-            // Part of it may have been.
+            // Some bytes may have been written.
             let found = self.file.metadata().map(|found| found.len());
             self.size = found.unwrap_or(self.size);
         }
         written
     }
 
-    /// Begins a new file. Where the files cannot be renamed the one that is
-    /// there begins anew: the bounds hold, and the service goes on.
+    /// Starts a new file. If the files cannot be renamed, the current one is
+    /// truncated: the limits hold, and the service keeps running.
     fn rotate(&mut self) {
         if self.try_rotate().is_err() {
-            // What cannot be emptied either is full soon, and then loses bytes.
+            // If truncating fails too, the file fills up and further bytes are
+            // lost.
             let _ = self.file.set_len(0);
         }
         let found = self.file.metadata().map(|found| found.len());
@@ -192,10 +195,10 @@ impl Rotating {
         Ok(())
     }
 
-    /// Goes on in the file under the log's name, where somebody has taken the
-    /// other away. An earlier writer may still append to the same file, so its
-    /// size is read again.
-    fn look(&mut self) {
+    /// Reopens the log if its path no longer names the open file. Otherwise
+    /// rereads the size, because an earlier writer may still append to the
+    /// file.
+    fn reopen_if_replaced(&mut self) {
         let id = |found: &fs::Metadata| (found.dev(), found.ino());
         let named = fs::metadata(&self.log.path);
         if let (Ok(own), Ok(named)) = (self.file.metadata(), named)
@@ -211,7 +214,8 @@ impl Rotating {
     }
 }
 
-/// A log is its owner's alone: servers write what their clients said.
+/// Opens a log file, readable for its owner only, because servers log what
+/// their clients sent.
 fn open(path: &Path) -> io::Result<File> {
     files::open(path, File::options().read(true).append(true).create(true))
 }
@@ -230,45 +234,45 @@ mod tests {
         }
     }
 
-    /// All that is kept, oldest first.
-    fn kept(path: &Path) -> String {
+    /// Returns the content of all files, oldest first.
+    fn content(path: &Path) -> String {
         let files = existing(path).into_iter().rev();
-        let texts = files.map(|path| fs::read_to_string(path).expect("readable"));
+        let texts = files.map(|path| fs::read_to_string(path).expect("read the log"));
         texts.collect()
     }
 
     fn sizes(path: &Path) -> Vec<u64> {
-        let size = |path: PathBuf| fs::metadata(path).expect("there").len();
+        let size = |path: PathBuf| fs::metadata(path).expect("the path exists").len();
         existing(path).into_iter().map(size).collect()
     }
 
     #[test]
     fn a_log_never_exceeds_its_bounds_and_keeps_the_latest() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 1_000, 3);
-        let mut writer = Rotating::open(log.clone()).expect("open");
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
         for number in 0..10_000 {
             writer.write(format!("line {number}\n").as_bytes());
             assert!(sizes(&log.path).iter().sum::<u64>() < 3 * 1_100);
         }
         assert_eq!(existing(&log.path).len(), 3);
-        let kept = kept(&log.path);
-        let first: u32 = kept.lines().next().expect("a line")[5..]
+        let content = content(&log.path);
+        let first: u32 = content.lines().next().expect("a line")[5..]
             .parse()
             .expect("whole");
         let expected: Vec<String> = (first..10_000)
             .map(|number| format!("line {number}"))
             .collect();
-        assert_eq!(kept.lines().collect::<Vec<_>>(), expected);
-        assert!(kept.ends_with('\n'));
+        assert_eq!(content.lines().collect::<Vec<_>>(), expected);
+        assert!(content.ends_with('\n'));
         assert!(first > 9_000);
     }
 
     #[test]
-    fn a_line_without_an_end_is_bounded_too() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn an_endless_line_is_limited_too() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 1_000, 2);
-        let mut writer = Rotating::open(log.clone()).expect("open");
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
         for _ in 0..100 {
             writer.write(&[b'x'; 10_000]);
         }
@@ -277,95 +281,95 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_gone_on_with_and_fewer_files_are_kept_from_now_on() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn an_existing_log_is_continued_and_files_beyond_the_limit_are_removed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 10, 2);
         for number in 0..5 {
-            fs::write(earlier(&log.path, number), format!("{number}")).expect("written");
+            fs::write(earlier(&log.path, number), format!("{number}")).expect("write the file");
         }
-        let mut writer = Rotating::open(log.clone()).expect("open");
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
         assert_eq!(existing(&log.path).len(), 2);
         writer.write(b"23456789\nnext\n");
-        assert_eq!(kept(&log.path), "023456789\nnext\n");
+        assert_eq!(content(&log.path), "023456789\nnext\n");
     }
 
     #[test]
-    fn a_log_that_somebody_removes_is_begun_anew() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn a_removed_log_is_recreated() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 1_000, 3);
-        let mut writer = Rotating::open(log.clone()).expect("open");
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
         writer.write(b"one\n");
-        fs::remove_file(&log.path).expect("removed");
-        writer.looked -= LOOK_INTERVAL;
+        fs::remove_file(&log.path).expect("remove the file");
+        writer.checked_at -= CHECK_INTERVAL;
         writer.write(b"two\n");
-        assert_eq!(kept(&log.path), "two\n");
+        assert_eq!(content(&log.path), "two\n");
     }
 
     #[test]
-    fn what_another_writer_appends_counts() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn bytes_of_another_writer_count() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 10, 3);
-        let mut writer = Rotating::open(log.clone()).expect("open");
-        let mut other = Rotating::open(log.clone()).expect("open");
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
+        let mut other = Rotating::open(log.clone()).expect("open the log");
         other.write(b"123456789\n");
-        writer.looked -= LOOK_INTERVAL;
+        writer.checked_at -= CHECK_INTERVAL;
         writer.write(b"two\n");
         assert_eq!(sizes(&log.path), [4, 10]);
     }
 
     #[test]
-    fn a_single_file_begins_anew_when_it_is_full() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn a_single_full_file_is_truncated() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 10, 1);
-        let mut writer = Rotating::open(log.clone()).expect("open");
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
         for _ in 0..9 {
             writer.write(b"1234567890\n");
         }
-        assert_eq!(kept(&log.path), "1234567890\n");
+        assert_eq!(content(&log.path), "1234567890\n");
     }
 
     #[test]
-    fn a_full_disk_loses_lines_and_says_so_later() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn lost_lines_are_reported_once_the_disk_has_room() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let log = log(folder.path(), 1_000, 2);
-        let mut writer = Rotating::open(log.clone()).expect("open");
-        writer.looked += Duration::from_secs(3_600);
+        let mut writer = Rotating::open(log.clone()).expect("open the log");
+        writer.checked_at += Duration::from_secs(3_600);
         writer.write(b"one\n");
         let good = std::mem::replace(
             &mut writer.file,
             File::options()
                 .append(true)
                 .open("/dev/full")
-                .expect("there"),
+                .expect("open /dev/full"),
         );
         writer.write(b"lost\n");
         writer.write(b"lost\n");
         writer.file = good;
         writer.write(b"two\n");
-        let said = "one\n\nfanout: 10 bytes of this log could not be written\ntwo\n";
-        assert_eq!(kept(&log.path), said);
+        let expected = "one\n\nfanout: 10 bytes of this log could not be written\ntwo\n";
+        assert_eq!(content(&log.path), expected);
     }
 
     proptest! {
         #[test]
-        fn nothing_is_torn_or_lost_within_the_bounds(
+        fn no_line_is_split_or_lost_within_the_limits(
             lines in proptest::collection::vec("[a-z]{0,40}", 1..60),
             cuts in proptest::collection::vec(1_usize..90, 1..60),
             max_bytes in 1_u64..200,
         ) {
-            let folder = tempfile::tempdir().expect("a folder");
+            let folder = tempfile::tempdir().expect("a temporary folder");
             let log = log(folder.path(), max_bytes, MOST_FILES);
             let text = lines.join("\n") + "\n";
-            let mut writer = Rotating::open(log.clone()).expect("open");
+            let mut writer = Rotating::open(log.clone()).expect("open the log");
             let (mut rest, mut cuts) = (text.as_bytes(), cuts.into_iter().cycle());
             while !rest.is_empty() {
                 let (piece, after) = rest.split_at(cuts.next().unwrap_or(1).min(rest.len()));
                 writer.write(piece);
                 rest = after;
             }
-            prop_assert_eq!(kept(&log.path), text);
+            prop_assert_eq!(content(&log.path), text);
             for path in existing(&log.path) {
-                let text = fs::read_to_string(path).expect("readable");
+                let text = fs::read_to_string(path).expect("read the log");
                 prop_assert!(text.is_empty() || text.ends_with('\n'));
                 prop_assert!((text.len() as u64) < max_bytes + 42);
             }

@@ -1,5 +1,4 @@
-//! What services say: the log files of native processes, read line by line,
-//! and on as they grow.
+//! Reads and follows the log files of native processes, line by line.
 
 use std::{
     collections::VecDeque,
@@ -14,17 +13,18 @@ use jiff::{civil, tz::TimeZone};
 use super::log_file;
 use crate::timestamp;
 
-/// How much of a log is read at once.
-const PIECE: usize = 64 * 1024;
+/// Number of bytes read from a log in one call.
+const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A line without an end is cut after so many bytes.
-const MAX_LINE: usize = 256 * 1024;
+/// Maximum length of a line in bytes; a longer one is split.
+const MAX_LINE_BYTES: usize = 256 * 1024;
 
-/// The last `count` lines of a log that are not blank, as far as it can be read.
+/// Returns the last `count` lines of a log that are not blank, as far as it can
+/// be read.
 #[must_use]
 pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let mut lines = VecDeque::new();
-    let mut keep = |line: Line| {
+    let mut collect = |line: Line| {
         if !line.text.trim().is_empty() {
             lines.push_back(line.text);
         }
@@ -32,36 +32,37 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
             lines.pop_front();
         }
     };
-    // As far back again, for the blank ones.
+    // Twice as many lines are read, because some may be blank.
     if let Ok(mut reader) = Reader::at_tail(path.to_owned(), 2 * count) {
-        // What was read before an error is shown.
-        let _ = reader.each(&mut keep);
-        reader.rest().map(&mut keep);
+        // Lines read before an error are returned.
+        let _ = reader.each(&mut collect);
+        reader.rest().map(&mut collect);
     }
     lines.into()
 }
 
-/// One line, with the time it bears or that the lines before it bore, in
-/// microseconds since the epoch.
+/// One line. Its time is the one in the line or, without one, in the lines
+/// before it, in microseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     pub time_us: Option<i64>,
     pub text: String,
 }
 
-/// A log that is read on from where it was read to, over all of its files.
+/// Reads a log incrementally, across its rotated files.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    /// The file that is being read, and up to where.
+    /// The current file and the offset of the next read.
     file: Option<(File, u64)>,
-    /// A line whose end is not written yet.
+    /// Start of a line that is not complete yet.
     partial: Vec<u8>,
     time_us: Option<i64>,
 }
 
 impl Reader {
-    /// At the beginning of the log at `path`, which need not be there yet.
+    /// Returns a reader at the beginning of the log at `path`, which may not
+    /// exist yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self {
@@ -72,10 +73,11 @@ impl Reader {
         }
     }
 
-    /// So many lines before the log's end, or at its beginning.
+    /// Returns a reader that starts `lines` lines before the end of the log, or
+    /// at its beginning.
     ///
     /// # Errors
-    /// When the log is there and cannot be read.
+    /// If the log exists and cannot be read.
     pub fn at_tail(path: PathBuf, mut lines: usize) -> io::Result<Self> {
         let mut reader = Self::new(path);
         for path in log_file::existing(&reader.path) {
@@ -88,11 +90,11 @@ impl Reader {
         Ok(reader)
     }
 
-    /// At the beginning of the first file that was written to since then, in
-    /// microseconds since the epoch.
+    /// Returns a reader at the beginning of the first file that was modified at
+    /// or after a time, in microseconds since the epoch.
     ///
     /// # Errors
-    /// When the log is there and cannot be read.
+    /// If the log exists and cannot be read.
     pub fn since(path: PathBuf, time_us: i64) -> io::Result<Self> {
         let mut reader = Self::new(path);
         let is_newer = |path: &&PathBuf| {
@@ -107,25 +109,25 @@ impl Reader {
         Ok(reader)
     }
 
-    /// The whole lines written since the last call.
+    /// Returns the complete lines written since the last call.
     ///
     /// # Errors
-    /// When the log is there and cannot be read.
+    /// If the log exists and cannot be read.
     pub fn more(&mut self) -> io::Result<Vec<Line>> {
         let mut lines = Vec::new();
         self.each(&mut |line| lines.push(line))?;
         Ok(lines)
     }
 
-    /// Calls `visit` with each whole line written since the last call.
+    /// Calls `visit` with each complete line written since the last call.
     ///
     /// # Errors
-    /// When the log is there and cannot be read.
+    /// If the log exists and cannot be read.
     pub fn each(&mut self, visit: &mut dyn FnMut(Line)) -> io::Result<()> {
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             let Some((file, offset)) = &mut self.file else {
-                match self.first()? {
+                match self.open_oldest()? {
                     Some(file) => self.file = Some((file, 0)),
                     None => return Ok(()),
                 }
@@ -133,53 +135,55 @@ impl Reader {
             };
             let length = file.metadata()?.len();
             if length < *offset {
-                // It was emptied.
+                // The file was truncated.
                 *offset = 0;
                 self.partial.clear();
             }
-            match file.read_at(&mut piece, *offset)? {
-                0 => match self.next()? {
+            match file.read_at(&mut chunk, *offset)? {
+                0 => match self.open_next()? {
                     Some(file) => self.file = Some((file, 0)),
                     None => return Ok(()),
                 },
                 read => {
                     *offset += read as u64;
-                    self.take(&piece[..read], visit);
+                    self.take(&chunk[..read], visit);
                 }
             }
         }
     }
 
-    /// The oldest file.
-    fn first(&self) -> io::Result<Option<File>> {
+    /// Opens the oldest file.
+    fn open_oldest(&self) -> io::Result<Option<File>> {
         match log_file::existing(&self.path).last() {
             Some(path) => open(path),
             None => Ok(None),
         }
     }
 
-    /// The file after the one that is read; none where that is the latest.
-    fn next(&self) -> io::Result<Option<File>> {
-        let mut place = self.place()?;
-        // Files may be renamed between the look and the opening.
+    /// Opens the file after the current one. Returns `None` if the current one
+    /// is the latest.
+    fn open_next(&self) -> io::Result<Option<File>> {
+        let mut file_number = self.file_number()?;
+        // A rotation may rename the files between the lookup and the opening.
         for _ in 0..10 {
-            let next = match place {
+            let next = match file_number {
                 Some(0) => return Ok(None),
-                Some(place) => open(&log_file::earlier(&self.path, place - 1))?,
-                // It is no longer kept, and so are those up to the oldest.
-                None => self.first()?,
+                Some(file_number) => open(&log_file::earlier(&self.path, file_number - 1))?,
+                // The current file was deleted, so all existing files are
+                // newer.
+                None => self.open_oldest()?,
             };
-            let now = self.place()?;
-            if now == place {
+            let current = self.file_number()?;
+            if current == file_number {
                 return Ok(next);
             }
-            place = now;
+            file_number = current;
         }
         Ok(None)
     }
 
-    /// How many files were begun since the one that is read.
-    fn place(&self) -> io::Result<Option<u32>> {
+    /// Returns the number of files that are newer than the current one.
+    fn file_number(&self) -> io::Result<Option<u32>> {
         let Some((file, _)) = &self.file else {
             return Ok(None);
         };
@@ -203,13 +207,13 @@ impl Reader {
             visit(self.line(&String::from_utf8_lossy(&whole)));
         }
         self.partial.extend_from_slice(rest);
-        if self.partial.len() >= MAX_LINE {
+        if self.partial.len() >= MAX_LINE_BYTES {
             let part = std::mem::take(&mut self.partial);
             visit(self.line(&String::from_utf8_lossy(&part)));
         }
     }
 
-    /// The line whose end is not written yet, as the last one.
+    /// Returns the incomplete last line, if there is one.
     pub fn rest(&mut self) -> Option<Line> {
         let rest = std::mem::take(&mut self.partial);
         (!rest.is_empty()).then(|| self.line(&String::from_utf8_lossy(&rest)))
@@ -225,7 +229,7 @@ impl Reader {
     }
 }
 
-/// The file, where there is one.
+/// Opens the file; returns `None` if it does not exist.
 fn open(path: &Path) -> io::Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -234,28 +238,28 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Where the last so many lines of a file begin; none where it has fewer, which
-/// are then counted.
+/// Returns the offset at which the last `lines` lines of a file begin. If the
+/// file has fewer, returns `None` and subtracts them from `lines`.
 fn before_last(file: &File, lines: &mut usize) -> io::Result<Option<u64>> {
     let length = file.metadata()?.len();
     if *lines == 0 {
         return Ok(Some(length));
     }
     let mut end = length;
-    let mut piece = vec![0; PIECE];
+    let mut chunk = vec![0; CHUNK_BYTES];
     while end > 0 {
-        let start = end.saturating_sub(PIECE as u64);
-        let size = usize::try_from(end - start).unwrap_or(PIECE);
-        let piece = &mut piece[..size];
-        file.read_exact_at(piece, start)?;
-        for (place, _) in piece
+        let start = end.saturating_sub(CHUNK_BYTES as u64);
+        let size = usize::try_from(end - start).unwrap_or(CHUNK_BYTES);
+        let chunk = &mut chunk[..size];
+        file.read_exact_at(chunk, start)?;
+        for (index, _) in chunk
             .iter()
             .enumerate()
             .rev()
             .filter(|(_, byte)| **byte == b'\n')
         {
-            let after = start + place as u64 + 1;
-            // What ends the last line begins none.
+            let after = start + index as u64 + 1;
+            // The final newline starts no line.
             if after == length {
                 continue;
             }
@@ -266,13 +270,13 @@ fn before_last(file: &File, lines: &mut usize) -> io::Result<Option<u64>> {
         }
         end = start;
     }
-    // The first line of the file.
+    // Counts the first line of the file.
     *lines = lines.saturating_sub(usize::from(length > 0));
     Ok((*lines == 0).then_some(0))
 }
 
-/// The time that a line begins with, in the ways in which the stack's servers
-/// write it: `2026-11-24T00:02:28.469Z`, `2026-11-24 00:02:31.432 UTC`,
+/// Parses the time at the start of a line, in the formats of the stack's
+/// servers: `2026-11-24T00:02:28.469Z`, `2026-11-24 00:02:31.432 UTC`,
 /// `15305:M 24 Nov 2026 00:02:26.581`,
 /// `2026.11.24 00:02:26.581333 [ 7 ] {} <Information> …`.
 #[must_use]
@@ -282,7 +286,7 @@ pub fn line_time(line: &str) -> Option<i64> {
     if let Some(time) = timestamp::parse(first) {
         return Some(time);
     }
-    // ClickHouse's own, in the server's zone, which is UTC.
+    // ClickHouse writes the server's time zone, which is UTC.
     let dots = |text: &str| text.bytes().filter(|byte| *byte == b'.').count() == 2;
     let (date, format) = if dots(first) {
         (format!("{first} {}", words.next()?), "%Y.%m.%d %H:%M:%S%.f")
@@ -308,7 +312,7 @@ mod tests {
     use crate::stack::log_file::{LogFile, Rotating};
 
     #[test]
-    fn every_servers_time_is_read() {
+    fn the_time_formats_of_all_servers_are_parsed() {
         let expected = timestamp::parse("2026-11-24T00:02:26.581Z");
         for line in [
             "2026-11-24T00:02:26.581Z INFO  Connect: Kafka Connect starting",
@@ -327,7 +331,7 @@ mod tests {
         lines.into_iter().map(|line| line.text).collect()
     }
 
-    /// A log in a folder of its own, in files of so many bytes.
+    /// Creates a log in a temporary folder, with files of `max_bytes` bytes.
     fn log(max_bytes: u64, max_files: u32) -> (tempfile::TempDir, PathBuf, Rotating) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.log");
@@ -336,30 +340,30 @@ mod tests {
             max_bytes,
             max_files,
         });
-        (folder, path, log.expect("opened"))
+        (folder, path, log.expect("open the log"))
     }
 
     #[test]
-    fn a_log_is_read_on_and_a_new_one_from_its_beginning() {
+    fn reading_continues_in_a_new_file_after_a_rotation() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.log");
         let mut reader = Reader::new(path.clone());
         assert_eq!(reader.more().expect("no log is no error"), []);
-        let mut log = File::create(&path).expect("made");
-        write!(log, "one\ntwo\nthr").expect("written");
-        assert_eq!(texts(reader.more().expect("readable")), ["one", "two"]);
-        writeln!(log, "ee").expect("written");
-        assert_eq!(texts(reader.more().expect("readable")), ["three"]);
-        writeln!(log, "unread").expect("written");
+        let mut log = File::create(&path).expect("create the log");
+        write!(log, "one\ntwo\nthr").expect("write to the log");
+        assert_eq!(texts(reader.more().expect("read the log")), ["one", "two"]);
+        writeln!(log, "ee").expect("write to the log");
+        assert_eq!(texts(reader.more().expect("read the log")), ["three"]);
+        writeln!(log, "unread").expect("write to the log");
         fs::rename(&path, folder.path().join("x.log.1")).expect("put aside");
-        assert_eq!(texts(reader.more().expect("readable")), ["unread"]);
-        fs::write(&path, "four\nfi").expect("written");
-        assert_eq!(texts(reader.more().expect("readable")), ["four"]);
+        assert_eq!(texts(reader.more().expect("read the log")), ["unread"]);
+        fs::write(&path, "four\nfi").expect("write the file");
+        assert_eq!(texts(reader.more().expect("read the log")), ["four"]);
         assert_eq!(reader.rest().expect("a rest").text, "fi");
     }
 
     #[test]
-    fn following_misses_no_line_however_often_the_file_changes() {
+    fn a_follower_misses_no_line_across_rotations() {
         let (_folder, path, mut log) = log(100, 50);
         let mut reader = Reader::new(path);
         let (mut followed, mut written) = (Vec::new(), 0);
@@ -368,24 +372,24 @@ mod tests {
                 log.write(format!("line {written}\n").as_bytes());
                 written += 1;
             }
-            followed.extend(texts(reader.more().expect("readable")));
+            followed.extend(texts(reader.more().expect("read the log")));
         }
         let expected: Vec<String> = (0..written).map(|n| format!("line {n}")).collect();
         assert_eq!(followed, expected);
     }
 
     #[test]
-    fn a_reader_that_was_overtaken_goes_on_with_the_oldest_file() {
+    fn a_reader_that_falls_behind_resumes_with_the_oldest_file() {
         let (_folder, path, mut log) = log(100, 3);
         let mut reader = Reader::new(path.clone());
         log.write(b"first\n");
-        assert_eq!(texts(reader.more().expect("readable")), ["first"]);
+        assert_eq!(texts(reader.more().expect("read the log")), ["first"]);
         for number in 0..1_000 {
             log.write(format!("line {number}\n").as_bytes());
         }
-        let read = texts(reader.more().expect("readable"));
-        let all = texts(Reader::new(path).more().expect("readable"));
-        // What it had open it still reads.
+        let read = texts(reader.more().expect("read the log"));
+        let all = texts(Reader::new(path).more().expect("read the log"));
+        // The reader still reads the file that it has open.
         assert!(
             read.ends_with(&all) && read.len() < all.len() + 20,
             "{read:?}"
@@ -394,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_found_over_all_files() {
+    fn the_last_lines_are_found_across_files() {
         let (_folder, path, mut log) = log(60, 10);
         for number in 0..30 {
             log.write(format!("line {number}\n").as_bytes());
@@ -404,33 +408,37 @@ mod tests {
             let lines = last_lines(&path, count);
             assert_eq!(lines.len(), count);
             assert_eq!(lines.last().map(String::as_str), Some("the rest"));
-            let mut tail = Reader::at_tail(path.clone(), count).expect("readable");
-            // The rest has no end yet.
-            assert_eq!(tail.more().expect("readable").len(), count - 1);
+            let mut tail = Reader::at_tail(path.clone(), count).expect("read the log");
+            // The last line is not complete yet.
+            assert_eq!(tail.more().expect("read the log").len(), count - 1);
             assert_eq!(tail.rest().expect("a rest").text, "the rest");
         }
         assert_eq!(last_lines(&path, 100).len(), 31);
-        let mut end = Reader::at_tail(path, 0).expect("readable");
+        let mut end = Reader::at_tail(path, 0).expect("read the log");
         log.write(b" of it\n");
-        assert_eq!(texts(end.more().expect("readable")), [" of it"]);
+        assert_eq!(texts(end.more().expect("read the log")), [" of it"]);
     }
 
     #[test]
-    fn files_from_before_a_time_are_not_read() {
+    fn files_older_than_a_time_are_not_read() {
         let (folder, path, _log) = log(60, 10);
         let age = |name: &str, seconds: u64| {
             let file = folder.path().join(name);
-            fs::write(&file, format!("{name}\n")).expect("written");
+            fs::write(&file, format!("{name}\n")).expect("write the file");
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-            let file = File::options().append(true).open(file).expect("there");
-            file.set_modified(time).expect("aged");
+            let file = File::options()
+                .append(true)
+                .open(file)
+                .expect("open the file");
+            file.set_modified(time).expect("set the time");
         };
         age("x.log.2", 100);
         age("x.log.1", 200);
         age("x.log", 300);
         let since = |seconds: i64| {
-            let mut reader = Reader::since(path.clone(), seconds * 1_000_000).expect("readable");
-            texts(reader.more().expect("readable"))
+            let mut reader =
+                Reader::since(path.clone(), seconds * 1_000_000).expect("read the log");
+            texts(reader.more().expect("read the log"))
         };
         assert_eq!(since(50), ["x.log.2", "x.log.1", "x.log"]);
         assert_eq!(since(150), ["x.log.1", "x.log"]);
@@ -438,18 +446,18 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_does_not_fill_the_memory() {
-        let (_folder, path, mut log) = log(10 * MAX_LINE as u64, 2);
-        log.write(&vec![b'x'; 3 * MAX_LINE]);
+    fn an_endless_line_is_split() {
+        let (_folder, path, mut log) = log(10 * MAX_LINE_BYTES as u64, 2);
+        log.write(&vec![b'x'; 3 * MAX_LINE_BYTES]);
         let mut reader = Reader::new(path);
-        let lines = reader.more().expect("readable");
-        assert!(lines.len() >= 2 && reader.partial.len() < MAX_LINE);
+        let lines = reader.more().expect("read the log");
+        assert!(lines.len() >= 2 && reader.partial.len() < MAX_LINE_BYTES);
         let longest = lines.iter().map(|line| line.text.len()).max();
-        assert!(longest < Some(MAX_LINE + PIECE), "{longest:?}");
+        assert!(longest < Some(MAX_LINE_BYTES + CHUNK_BYTES), "{longest:?}");
     }
 
     #[test]
-    fn a_line_without_a_time_has_that_of_the_line_before() {
+    fn a_line_without_a_time_gets_the_time_of_the_previous_line() {
         let mut reader = Reader::new(PathBuf::new());
         let dated = reader.line("2026-11-24T00:02:26Z ERROR oops");
         assert_eq!(reader.line("\tat x.y.Z").time_us, dated.time_us);

@@ -1,6 +1,6 @@
-//! The servers: what they are, how they are run, and what is known of the
-//! ones that run. What has to be in them (tables, the connector) is the
-//! operations' business.
+//! The servers of a project: their definitions, how they are run, and the state
+//! of the running ones. What has to be inside them (tables, the connector) is
+//! left to `operations`.
 
 pub mod blueprint;
 pub mod choice;

@@ -1,5 +1,5 @@
-//! Ports of this machine: whether one is free, who holds one that is not, and
-//! which to take instead.
+//! Local TCP ports: whether a port is free, which process uses it, and which
+//! port to use instead.
 
 use std::{
     collections::BTreeSet,
@@ -14,177 +14,184 @@ use serde::Serialize;
 use super::proc;
 use crate::failure::{Failure, Kind};
 
-/// Where `--ports auto` looks: above the well-known servers' ports and below
-/// the ones that outgoing connections are given.
+/// Range used by `--ports auto`: above the ports of common servers and below
+/// the ephemeral range.
 const FIRST_AUTO: u16 = 20_000;
 const AUTO_PORTS: u16 = 12_000;
 
 /// `LISTEN` in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
 
-/// A port that a service needs and cannot have.
+/// A required port that is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct UnavailablePort {
     pub port: u16,
     pub service: String,
-    /// The system keeps it from this user; nobody need hold it.
+    /// Whether this user may not bind the port, even if it is free.
     pub forbidden: bool,
-    /// None where the kernel does not let us see.
+    /// The process that uses the port; `None` if it cannot be identified.
     pub holder: Option<Holder>,
 }
 
-/// A port that a service takes instead of its usual one.
+/// A port that a service uses instead of its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Moved {
+pub struct ReassignedPort {
     pub service: String,
-    pub usual: u16,
+    /// Serialized as `usual`.
+    #[serde(rename = "usual")]
+    pub default_port: u16,
     pub port: u16,
-    /// Whether the usual one is held now.
-    pub held: bool,
-    /// None where the kernel does not let us see.
+    /// Whether the default port is in use. Serialized as `held`.
+    #[serde(rename = "held")]
+    pub is_in_use: bool,
+    /// The process that uses the port; `None` if it cannot be identified.
     pub holder: Option<Holder>,
 }
 
-/// The process on a port.
+/// The process that uses a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holder {
     pub pid: i32,
     pub command: String,
 }
 
-impl fmt::Display for Taken {
+impl fmt::Display for UnavailablePort {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { port, service, .. } = self;
-        write!(formatter, "port {port} is needed by {service} and ")?;
+        write!(formatter, "port {port}, needed by {service}, ")?;
         if self.forbidden {
-            return formatter.write_str("not open to this user");
+            return formatter.write_str("cannot be bound by this user");
         }
-        write!(formatter, "held by {}", whom(self.holder.as_ref()))
-    }
-}
-
-impl fmt::Display for Moved {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            service,
-            usual,
-            port,
-            held,
-            holder,
-        } = self;
-        if !held {
-            return write!(
-                formatter,
-                "{service} takes port {port}, not its usual {usual}"
-            );
-        }
-        let holder = whom(holder.as_ref());
         write!(
             formatter,
-            "port {usual} is held by {holder}: {service} takes {port}"
+            "is in use by {}",
+            describe_holder(self.holder.as_ref())
         )
     }
 }
 
-fn whom(holder: Option<&Holder>) -> String {
-    match holder {
-        Some(Holder { pid, command }) => format!("pid {pid} ({command})"),
-        None => "a process that this user cannot see".to_owned(),
+impl fmt::Display for ReassignedPort {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            service,
+            default_port,
+            port,
+            is_in_use,
+            holder,
+        } = self;
+        if !is_in_use {
+            return write!(
+                formatter,
+                "{service} uses port {port} instead of {default_port}"
+            );
+        }
+        let holder = describe_holder(holder.as_ref());
+        write!(
+            formatter,
+            "port {default_port} is in use by {holder}: {service} uses {port} instead"
+        )
     }
 }
 
-/// Why services cannot have their ports.
+fn describe_holder(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { pid, command }) => format!("pid {pid} ({command})"),
+        None => "another user's process".to_owned(),
+    }
+}
+
+/// Error while assigning ports.
 #[derive(Debug, thiserror::Error)]
 pub enum PortsError {
-    #[error("{}", listing(.0))]
-    Taken(Vec<Taken>),
-    #[error("port {port} is given to both {first} and {second}")]
-    GivenTwice {
+    #[error("{}", join_ports(.0))]
+    Unavailable(Vec<UnavailablePort>),
+    #[error("port {port} is assigned to both {first} and {second}")]
+    Duplicate {
         port: u16,
         first: String,
         second: String,
     },
-    #[error("no port from {FIRST_AUTO} to {} is free", FIRST_AUTO + AUTO_PORTS - 1)]
+    #[error("no port between {FIRST_AUTO} and {} is free", FIRST_AUTO + AUTO_PORTS - 1)]
     NoneFree,
 }
 
-fn listing(taken: &[Taken]) -> String {
-    let lines: Vec<String> = taken.iter().map(Taken::to_string).collect();
+fn join_ports(taken: &[UnavailablePort]) -> String {
+    let lines: Vec<String> = taken.iter().map(UnavailablePort::to_string).collect();
     lines.join("; ")
 }
 
 impl Failure for PortsError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Taken(_) | Self::NoneFree => Kind::Environment,
-            Self::GivenTwice { .. } => Kind::Usage,
+            Self::Unavailable(_) | Self::NoneFree => Kind::Environment,
+            Self::Duplicate { .. } => Kind::Usage,
         }
     }
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Taken(_) => "port_taken",
-            Self::GivenTwice { .. } => "port_given_twice",
+            Self::Unavailable(_) => "port_taken",
+            Self::Duplicate { .. } => "port_given_twice",
             Self::NoneFree => "no_free_port",
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Taken(taken) if taken.iter().any(|one| one.forbidden) => Some(
-                "take ports from 1024 on, or run as a user who may have these: fanout config show"
+            Self::Unavailable(taken) if taken.iter().any(|port| port.forbidden) => Some(
+                "use ports above 1023, or run as a user who may bind these: fanout config show"
                     .to_owned(),
             ),
-            Self::Taken(_) => Some("fanout up --ports auto".to_owned()),
-            Self::GivenTwice { .. } => Some("fanout config show".to_owned()),
+            Self::Unavailable(_) => Some("fanout up --ports auto".to_owned()),
+            Self::Duplicate { .. } => Some("fanout config show".to_owned()),
             Self::NoneFree => None,
         }
     }
 }
 
-/// What a server would find.
+/// Availability of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum Availability {
     Free,
-    Held,
-    /// Kept from this user, as those below 1024 often are.
+    InUse,
+    /// This user may not bind the port, which is usual for ports below 1024.
     Forbidden,
 }
 
-/// Looks at a port.
+/// Checks whether a port can be bound.
 #[must_use]
-pub fn look(port: u16) -> Look {
+pub fn availability(port: u16) -> Availability {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => Look::Free,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Look::Forbidden,
-        Err(_) => Look::Held,
+        Ok(_) => Availability::Free,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Availability::Forbidden,
+        Err(_) => Availability::InUse,
     }
 }
 
-/// Whether a server could listen there now.
+/// Returns whether the port can be bound now.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
-    look(port) == Look::Free
+    availability(port) == Availability::Free
 }
 
-/// The process that keeps a server from `port` on the loopback; a listening one
-/// before one that merely uses it.
+/// Returns the process that blocks `port` on the loopback address. A listening
+/// process is preferred to a connected one.
 #[must_use]
 pub fn holder(port: u16) -> Option<Holder> {
-    let socket = in_the_way(sockets(port))?;
-    let pid = proc::all().find(|pid| socket.is_of(*pid))?;
+    let socket = blocking_socket(sockets(port))?;
+    let pid = proc::all().find(|pid| socket.belongs_to(*pid))?;
     Some(Holder {
         pid,
         command: proc::command(pid).unwrap_or_default(),
     })
 }
 
-/// Whether one of these processes listens on `port`.
+/// Returns whether one of these processes listens on `port`.
 #[must_use]
 pub fn is_listened_on_by(port: u16, pids: &[i32]) -> bool {
     let sockets = sockets(port);
     let mut listening = sockets.iter().filter(|socket| socket.listening);
-    listening.any(|socket| pids.iter().any(|pid| socket.is_of(*pid)))
+    listening.any(|socket| pids.iter().any(|pid| socket.belongs_to(*pid)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,33 +199,33 @@ struct Socket {
     address: IpAddr,
     port: u16,
     listening: bool,
-    /// 0 where it is nobody's any more.
+    /// 0 if no process owns the socket any longer.
     inode: u64,
 }
 
 impl Socket {
-    fn is_of(&self, pid: i32) -> bool {
+    fn belongs_to(&self, pid: i32) -> bool {
         let link = format!("socket:[{}]", self.inode);
         proc::has_open(pid, |target| target.to_str() == Some(link.as_str()))
     }
 
-    /// Whether nobody else can have its port on `127.0.0.1`. Another address of
-    /// the machine has ports of its own.
-    fn is_in_the_way(&self) -> bool {
+    /// Returns whether the socket blocks its port on `127.0.0.1`. A socket on
+    /// another address does not.
+    fn blocks_loopback(&self) -> bool {
         let address = self.address.to_canonical();
         self.inode != 0 && (address == Ipv4Addr::LOCALHOST || address.is_unspecified())
     }
 }
 
-/// The socket that keeps a server from its port: of several a listening one, and
-/// one on the very address before one on all.
-fn in_the_way(mut sockets: Vec<Socket>) -> Option<Socket> {
-    sockets.retain(Socket::is_in_the_way);
+/// Returns the socket that blocks the port. Listening sockets come first, then
+/// a socket on the loopback address before one on all addresses.
+fn blocking_socket(mut sockets: Vec<Socket>) -> Option<Socket> {
+    sockets.retain(Socket::blocks_loopback);
     sockets.sort_by_key(|socket| (!socket.listening, socket.address.is_unspecified()));
     sockets.first().copied()
 }
 
-/// All sockets of this machine on a port.
+/// Returns all sockets of this machine on a port.
 fn sockets(port: u16) -> Vec<Socket> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -228,7 +235,7 @@ fn sockets(port: u16) -> Vec<Socket> {
         .collect()
 }
 
-/// One line of `/proc/net/tcp` or `tcp6`.
+/// Parses a line of `/proc/net/tcp` or `tcp6`.
 fn socket(line: &str) -> Option<Socket> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (host, port) = fields.get(1)?.rsplit_once(':')?;
@@ -240,8 +247,7 @@ fn socket(line: &str) -> Option<Socket> {
     })
 }
 
-/// An address as the kernel writes it: words of 32 bits, each in the machine's
-/// own order.
+/// Parses an address from `/proc/net/tcp`: 32-bit words in native byte order.
 fn address(text: &str) -> Option<IpAddr> {
     let (words, []) = text.as_bytes().as_chunks::<8>() else {
         return None;
@@ -260,18 +266,18 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// A free port that is not among `avoided`: `preferred` itself, else one that
-/// `seed` picks, so that the same project tends to the same ports.
+/// Returns a free port that is not reserved: `preferred` if possible, otherwise
+/// one derived from `seed`, so that a project usually gets the same ports.
 ///
 /// # Errors
-/// When none is left.
-pub fn choose(preferred: u16, avoided: &BTreeSet<u16>, seed: &str) -> Result<u16, PortsError> {
+/// If no port in the range is free.
+pub fn choose(preferred: u16, reserved: &BTreeSet<u16>, seed: &str) -> Result<u16, PortsError> {
     let mut hasher = DefaultHasher::new();
     (seed, preferred).hash(&mut hasher);
     let start = u16::try_from(hasher.finish() % u64::from(AUTO_PORTS)).unwrap_or_default();
     std::iter::once(preferred)
         .chain((0..AUTO_PORTS).map(|step| FIRST_AUTO + (start + step) % AUTO_PORTS))
-        .find(|port| !avoided.contains(port) && is_free(*port))
+        .find(|port| !reserved.contains(port) && is_free(*port))
         .ok_or(PortsError::NoneFree)
 }
 
@@ -280,21 +286,21 @@ mod tests {
     use super::*;
 
     fn listener() -> (TcpListener, u16) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = listener.local_addr().expect("an address").port();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a port");
+        let port = listener.local_addr().expect("a local address").port();
         (listener, port)
     }
 
     #[test]
-    fn a_held_port_names_its_holder() {
+    fn the_process_on_a_port_is_named() {
         let (_listener, port) = listener();
         assert!(!is_free(port));
-        let holder = holder(port).expect("this process");
-        let own = std::process::id().cast_signed();
-        assert_eq!(holder.pid, own);
-        assert!(is_listened_on_by(port, &[own]));
+        let holder = holder(port).expect("this process holds it");
+        let pid = std::process::id().cast_signed();
+        assert_eq!(holder.pid, pid);
+        assert!(is_listened_on_by(port, &[pid]));
         assert!(!is_listened_on_by(port, &[1]));
-        let taken = Taken {
+        let taken = UnavailablePort {
             port,
             service: "clickhouse".to_owned(),
             forbidden: false,
@@ -303,53 +309,56 @@ mod tests {
                 command: "sshd".to_owned(),
             }),
         };
-        let forbidden = Taken {
+        let forbidden = UnavailablePort {
             port: 80,
             service: "stub".to_owned(),
             forbidden: true,
             holder: None,
         };
         assert_eq!(
-            PortsError::Taken(vec![taken, forbidden]).to_string(),
+            PortsError::Unavailable(vec![taken, forbidden]).to_string(),
             format!(
-                "port {port} is needed by clickhouse and held by pid 4806 (sshd); \
-                 port 80 is needed by stub and not open to this user"
+                "port {port}, needed by clickhouse, is in use by pid 4806 (sshd); \
+                 port 80, needed by stub, cannot be bound by this user"
             )
         );
     }
 
     #[test]
-    fn a_moved_port_names_who_holds_the_usual_one() {
-        let moved = Moved {
+    fn a_reassigned_port_names_the_process_on_the_default_port() {
+        let reassigned = ReassignedPort {
             service: "postgres".to_owned(),
-            usual: 5432,
+            default_port: 5432,
             port: 21099,
-            held: true,
+            is_in_use: true,
             holder: None,
         };
         assert_eq!(
-            moved.to_string(),
-            "port 5432 is held by a process that this user cannot see: postgres takes 21099"
+            reassigned.to_string(),
+            "port 5432 is in use by another user's process: postgres uses 21099 instead"
         );
-        let recorded = Moved {
-            held: false,
-            ..moved
+        let recorded = ReassignedPort {
+            is_in_use: false,
+            ..reassigned
         };
         assert_eq!(
             recorded.to_string(),
-            "postgres takes port 21099, not its usual 5432"
+            "postgres uses port 21099 instead of 5432"
         );
     }
 
     #[test]
-    fn the_preferred_port_is_taken_only_where_it_is_free_and_not_avoided() {
+    fn the_preferred_port_is_used_only_if_free_and_not_reserved() {
         let (held, port) = listener();
         let other = choose(port, &BTreeSet::new(), "seed").expect("a free port");
         assert_ne!(other, port);
         drop(held);
-        assert_eq!(choose(port, &BTreeSet::new(), "seed").expect("free"), port);
+        assert_eq!(
+            choose(port, &BTreeSet::new(), "seed").expect("a free port"),
+            port
+        );
         assert_ne!(
-            choose(port, &BTreeSet::from([port]), "seed").expect("free"),
+            choose(port, &BTreeSet::from([port]), "seed").expect("a free port"),
             port
         );
     }
@@ -358,7 +367,7 @@ mod tests {
          00:00000000 00000000   101        0 41218 1 0000 100 0 0 10 0";
 
     #[test]
-    fn a_line_of_the_kernel_is_read() {
+    fn a_proc_net_tcp_line_is_parsed() {
         let read = socket(POSTGRES).expect("a socket");
         let expected = Socket {
             address: Ipv4Addr::LOCALHOST.into(),
@@ -376,8 +385,8 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_of_another_address_is_not_in_the_way() {
-        let of = |address: &str, state: &str, inode: &str| {
+    fn a_socket_on_another_address_does_not_block_the_port() {
+        let socket_with = |address: &str, state: &str, inode: &str| {
             let line = POSTGRES
                 .replace("0100007F:1538", &format!("{address}:1538"))
                 .replace(" 0A ", &format!(" {state} "))
@@ -385,12 +394,13 @@ mod tests {
             socket(&line).expect("a socket")
         };
         let (listens, connected) = ("0A", "01");
-        let elsewhere = of("0200007F", listens, "1");
-        let client = of("0100007F", connected, "2");
-        let gone = of("0100007F", "06", "0");
-        let everywhere = of("00000000", listens, "3");
-        let here = of("0100007F", listens, "4");
-        let inode = |sockets: &[Socket]| in_the_way(sockets.to_vec()).map(|one| one.inode);
+        let elsewhere = socket_with("0200007F", listens, "1");
+        let client = socket_with("0100007F", connected, "2");
+        let gone = socket_with("0100007F", "06", "0");
+        let everywhere = socket_with("00000000", listens, "3");
+        let here = socket_with("0100007F", listens, "4");
+        let inode =
+            |sockets: &[Socket]| blocking_socket(sockets.to_vec()).map(|socket| socket.inode);
         assert_eq!(inode(&[elsewhere, gone]), None);
         assert_eq!(inode(&[elsewhere, client]), Some(2));
         assert_eq!(inode(&[elsewhere, client, everywhere]), Some(3));

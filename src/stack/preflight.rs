@@ -1,24 +1,23 @@
-//! What the machine has to offer before anything changes: the programs, the
-//! users, the ports.
+//! Checks of the machine before anything changes: programs, users and ports.
 
 use std::collections::BTreeSet;
 
 use super::{
     Site,
     blueprint::Blueprint,
-    docker::world::World,
+    docker::world::EngineState,
     native::{
         account::AccountError,
         install, prepare,
         programs::{self, Missing, ProgramsError},
     },
-    ports::{self, Look, PortsError, Taken},
+    ports::{self, Availability, PortsError, UnavailablePort},
     proc,
     state::holder,
 };
 use crate::failure::{Failure, Kind};
 
-/// What stands in the way.
+/// Error of a check.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     #[error(transparent)]
@@ -53,34 +52,34 @@ impl Failure for PreflightError {
     }
 }
 
-/// Checks that the machine has what the blueprint's services that are to be
-/// started need.
+/// Checks that the machine has everything that the services to be started need.
 ///
 /// # Errors
-/// Tells all missing programs at once, else all taken ports.
+/// Returns all missing programs together, otherwise all unavailable ports
+/// together.
 pub async fn check(site: &Site, blueprint: &Blueprint) -> Result<(), PreflightError> {
     let missing = missing_programs(site, blueprint);
     if !missing.is_empty() {
         return Err(ProgramsError(missing).into());
     }
     let dir = site.dir();
-    for (service, recipe) in blueprint.to_start() {
-        prepare::account(&dir, &service.definition.name, recipe)?;
+    for (service, spec) in blueprint.to_start() {
+        prepare::account(&dir, &service.definition.name, spec)?;
     }
-    let taken = taken_ports(site, blueprint).await;
-    if !taken.is_empty() {
-        return Err(PortsError::Taken(taken).into());
+    let unavailable = unavailable_ports(site, blueprint).await;
+    if !unavailable.is_empty() {
+        return Err(PortsError::Unavailable(unavailable).into());
     }
     Ok(())
 }
 
 fn missing_programs(site: &Site, blueprint: &Blueprint) -> Vec<Missing> {
     let mut missing = Vec::new();
-    for (service, recipe) in blueprint.to_start() {
+    for (service, spec) in blueprint.to_start() {
         let name = &service.definition.name;
-        let programs = &recipe.way.programs;
-        missing.extend(recipe.missing.iter().cloned());
-        missing.extend(programs::too_old(programs, &recipe.programs, name));
+        let programs = &spec.way.programs;
+        missing.extend(spec.missing.iter().cloned());
+        missing.extend(programs::too_old(programs, &spec.programs, name));
     }
     for (name, described) in blueprint.missing_installs(site) {
         missing.extend(install::missing_programs(name, described));
@@ -88,18 +87,19 @@ fn missing_programs(site: &Site, blueprint: &Blueprint) -> Vec<Missing> {
     missing
 }
 
-async fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
+async fn unavailable_ports(site: &Site, blueprint: &Blueprint) -> Vec<UnavailablePort> {
     let dir = site.dir();
     let services = blueprint.services.iter();
-    // What is about to be stopped gives its ports back.
-    let own: BTreeSet<i32> = services
-        .flat_map(|one| proc::holders_of(&dir.tether(&one.definition.name)))
+    // Ports of the project's own processes are free once they are stopped.
+    let own_pids: BTreeSet<i32> = services
+        .flat_map(|service| proc::holders_of(&dir.tether(&service.definition.name)))
         .collect();
-    let own_ports = blueprint.world.as_ref().map(World::own_ports);
+    let own_ports = blueprint.engine_state.as_ref().map(EngineState::own_ports);
     let own_ports = own_ports.unwrap_or_default();
-    let is_own = |taken: &Taken| {
-        let holder = taken.holder.as_ref();
-        own_ports.contains(&taken.port) || holder.is_some_and(|holder| own.contains(&holder.pid))
+    let is_own = |unavailable: &UnavailablePort| {
+        let holder = unavailable.holder.as_ref();
+        own_ports.contains(&unavailable.port)
+            || holder.is_some_and(|holder| own_pids.contains(&holder.pid))
     };
     let processes = blueprint.to_start().map(|(service, _)| service);
     let containers = blueprint.containers_to_start();
@@ -109,27 +109,28 @@ async fn taken_ports(site: &Site, blueprint: &Blueprint) -> Vec<Taken> {
         let ports = service.ports.values();
         ports.map(move |port| (*port, name.clone()))
     });
-    let mut taken: Vec<Taken> = wanted
-        .map(|(port, service)| (ports::look(port), port, service))
-        .filter(|(look, ..)| *look != Look::Free)
-        .map(|(look, port, service)| Taken {
-            forbidden: look == Look::Forbidden,
+    let mut unavailable: Vec<UnavailablePort> = wanted
+        .map(|(port, service)| (ports::availability(port), port, service))
+        .filter(|(availability, ..)| *availability != Availability::Free)
+        .map(|(availability, port, service)| UnavailablePort {
+            forbidden: availability == Availability::Forbidden,
             holder: holder(&site.home, port),
             port,
             service,
         })
-        .filter(|taken| !is_own(taken))
+        .filter(|unavailable| !is_own(unavailable))
         .collect();
-    for one in &mut taken {
-        name_container(blueprint, one).await;
+    for port in &mut unavailable {
+        name_container(blueprint, port).await;
     }
-    taken
+    unavailable
 }
 
-/// The process on a container's port is the engine's: the container says more.
-async fn name_container(blueprint: &Blueprint, taken: &mut Taken) {
-    if let (Some(world), Some(holder)) = (&blueprint.world, &mut taken.holder)
-        && let Ok(Some(container)) = world.engine.publisher(taken.port).await
+/// The process that uses a container's port belongs to the engine, so the
+/// container's name is added.
+async fn name_container(blueprint: &Blueprint, unavailable: &mut UnavailablePort) {
+    if let (Some(engine_state), Some(holder)) = (&blueprint.engine_state, &mut unavailable.holder)
+        && let Ok(Some(container)) = engine_state.engine.publisher(unavailable.port).await
     {
         holder.command = format!("{}, for container {container}", holder.command);
     }

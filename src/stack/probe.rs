@@ -1,4 +1,5 @@
-//! Whether a server serves: asked in its own protocol, as its clients would.
+//! Readiness probes: each server is queried in its own protocol, as its clients
+//! would do it.
 
 use std::{error::Error, time::Duration};
 
@@ -17,19 +18,19 @@ use crate::{
     secret::SecretUrl,
 };
 
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Timeout of one probe.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What came instead of the answer that a server should give.
+/// Error of a failed probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unanswered {
-    /// One line that is harmless to a terminal.
+pub struct ProbeError {
+    /// Message on one line, escaped for the terminal.
     pub text: String,
-    /// It answers, and refuses the credentials of its endpoint.
+    /// Whether the server responds and rejects the credentials of its endpoint.
     pub is_denied: bool,
 }
 
-impl Unanswered {
+impl ProbeError {
     fn new(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -37,7 +38,7 @@ impl Unanswered {
         }
     }
 
-    fn of(error: &(dyn Error + 'static), is_denied: bool) -> Self {
+    fn from_error(error: &(dyn Error + 'static), is_denied: bool) -> Self {
         Self {
             text: chain(error),
             is_denied,
@@ -45,71 +46,74 @@ impl Unanswered {
     }
 }
 
-/// Asks once.
+/// Probes a server once.
 ///
 /// # Errors
-/// When the server does not answer as it should.
-pub async fn probe(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
-    let asked = ask(ready, endpoint);
-    let late = || {
-        let text = format!("no answer within {} s", PATIENCE.as_secs());
-        Err(Unanswered::new(text))
+/// If the server does not respond as expected.
+pub async fn probe(ready: &Ready, endpoint: &SecretUrl) -> Result<(), ProbeError> {
+    let request = ask(ready, endpoint);
+    let timed_out = || {
+        let text = format!("no response within {} s", TIMEOUT.as_secs());
+        Err(ProbeError::new(text))
     };
-    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = tokio::time::timeout(TIMEOUT, request).await;
     answer
-        .unwrap_or_else(|_| late())
-        .map_err(|said| Unanswered {
-            text: escape(&said.text).into_owned(),
-            ..said
+        .unwrap_or_else(|_| timed_out())
+        .map_err(|error| ProbeError {
+            text: escape(&error.text).into_owned(),
+            ..error
         })
 }
 
-/// Whether anything is there: says so shortly, where clients have much to say.
-async fn listens(endpoint: &SecretUrl) -> Result<(), Unanswered> {
+/// Checks that something is listening. Its error is short, whereas clients
+/// report long ones.
+async fn listens(endpoint: &SecretUrl) -> Result<(), ProbeError> {
     let Some((host, port)) = host_and_port(endpoint.reveal()) else {
         let text = format!("`{endpoint}` has no host and port");
-        return Err(Unanswered::new(text));
+        return Err(ProbeError::new(text));
     };
     match TcpStream::connect((host.as_str(), port)).await {
         Ok(_) => Ok(()),
-        Err(error) => Err(Unanswered::of(&error, false)),
+        Err(error) => Err(ProbeError::from_error(&error, false)),
     }
 }
 
-async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), Unanswered> {
+async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), ProbeError> {
     match ready {
         Ready::Postgres => Postgres::new(Connection::new(endpoint.clone()))
             .ping()
             .await
-            .map_err(|error| Unanswered::of(&error, postgres::is_denied(&error))),
+            .map_err(|error| ProbeError::from_error(&error, postgres::is_denied(&error))),
         Ready::Redis => Redis::new(Connection::new(endpoint.clone()))
-            .ping(PATIENCE)
+            .ping(TIMEOUT)
             .await
-            .map_err(|error| Unanswered::of(&error, error.is_denied())),
+            .map_err(|error| ProbeError::from_error(&error, error.is_denied())),
         Ready::Kafka => {
-            // The client tries again by itself, ever more slowly: it is asked
-            // only once something listens.
+            // The client retries with growing delays, so it is used only once
+            // something is listening.
             listens(endpoint).await?;
             let connection = Connection::new(endpoint.clone());
-            // The client blocks, and comes back within the time it is given.
-            let asked = tokio::task::spawn_blocking(move || kafka::ping(&connection, PATIENCE));
-            let answer = asked.await.map_err(|error| Unanswered::of(&error, false))?;
-            answer.map_err(|error| Unanswered::of(&error, kafka::is_denied(&error)))
+            // The client blocks for at most the given time.
+            let request = tokio::task::spawn_blocking(move || kafka::ping(&connection, TIMEOUT));
+            let answer = request
+                .await
+                .map_err(|error| ProbeError::from_error(&error, false))?;
+            answer.map_err(|error| ProbeError::from_error(&error, kafka::is_denied(&error)))
         }
         Ready::ClickHouse => {
             let server = clickhouse::Server::new(&Connection::new(endpoint.clone()))
-                .map_err(|error| Unanswered::of(&error, false))?;
+                .map_err(|error| ProbeError::from_error(&error, false))?;
             server
                 .ping()
                 .await
-                .map_err(|error| Unanswered::of(&error, clickhouse::is_denied(&error)))
+                .map_err(|error| ProbeError::from_error(&error, clickhouse::is_denied(&error)))
         }
         Ready::Http { path, expect } => {
             listens(endpoint).await?;
             WebServer::new(Connection::new(endpoint.join(path)))
-                .ping(expect.as_deref(), PATIENCE)
+                .ping(expect.as_deref(), TIMEOUT)
                 .await
-                .map_err(|error| Unanswered::of(&error, web::is_denied(&error)))
+                .map_err(|error| ProbeError::from_error(&error, web::is_denied(&error)))
         }
     }
 }

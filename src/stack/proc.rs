@@ -1,5 +1,5 @@
-//! What the kernel knows of processes, read from `/proc`: whether a pid is
-//! still the process that was meant, and who holds a file or a socket.
+//! Processes as `/proc` shows them: whether a pid still belongs to the same
+//! process, and which processes have a file or a socket open.
 
 use std::{
     fs,
@@ -8,18 +8,19 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// One life of a process. A pid alone does not tell: pids come again.
+/// Identity of one process. A pid alone is not enough, because the kernel
+/// reuses pids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub pid: i32,
-    /// Clock ticks between the machine's start and the process's.
+    /// Start time of the process, in clock ticks since boot.
     pub start_ticks: u64,
-    /// Differs after each start of the machine.
+    /// Boot id of the machine; it changes on each boot.
     pub boot: String,
 }
 
 impl Identity {
-    /// Of a process that is there now.
+    /// Returns the identity of a running process.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         Some(Self {
@@ -29,23 +30,23 @@ impl Identity {
         })
     }
 
-    /// Whether this very process still runs; a zombie does not. One of which
-    /// threads are left does: it has its files and ports until the last is
-    /// gone.
+    /// Returns whether this process is still running. A zombie is not, unless
+    /// it has other threads: they keep its files and ports open until the last
+    /// of them exits.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.stat().is_some_and(|stat| !stat.has_ended())
     }
 
-    /// Whether it is on its way out: its first thread is dead, and the others
-    /// hold what it held.
+    /// Returns whether the process is exiting: its first thread is dead, and
+    /// other threads still keep its files and ports open.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.stat()
             .is_some_and(|stat| stat.is_dead() && !stat.has_ended())
     }
 
-    /// None where the pid is nobody's or another process's.
+    /// Returns `None` if the pid is unused or belongs to another process.
     fn stat(&self) -> Option<Stat> {
         let stat = stat(self.pid)?;
         (stat.start_ticks == self.start_ticks && boot() == self.boot).then_some(stat)
@@ -53,7 +54,7 @@ impl Identity {
 }
 
 struct Stat {
-    /// Of the thread that is the process's first.
+    /// State of the first thread.
     state: char,
     threads: u32,
     start_ticks: u64,
@@ -64,7 +65,7 @@ impl Stat {
         matches!(self.state, 'Z' | 'X')
     }
 
-    /// A killed process's first thread may be dead before the others are.
+    /// The first thread of a killed process may die before the others.
     fn has_ended(&self) -> bool {
         self.is_dead() && self.threads <= 1
     }
@@ -74,8 +75,8 @@ fn stat(pid: i32) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// `/proc/<pid>/stat`: the command in parentheses may hold anything, so fields
-/// are counted from its last `)`.
+/// Parses `/proc/<pid>/stat`. The command in parentheses may contain anything,
+/// so the fields are counted from the last `)`.
 fn parse(text: &str) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
@@ -96,38 +97,40 @@ fn boot() -> String {
         .unwrap_or_default()
 }
 
-/// The short name of a process: `sshd`.
+/// Returns the short name of a process: `sshd`.
 #[must_use]
 pub fn command(pid: i32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(text.trim_end().to_owned())
 }
 
-/// Every pid there is.
+/// Returns all pids.
 pub fn all() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Whether one of the process's open files is what `wanted` says of its link.
+/// Returns whether `is_wanted` accepts the link target of one of the process's
+/// open files.
 #[must_use]
-pub fn has_open(pid: i32, wanted: impl Fn(&Path) -> bool) -> bool {
+pub fn has_open(pid: i32, is_wanted: impl Fn(&Path) -> bool) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
     entries
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .any(|target| wanted(&target))
+        .any(|target| is_wanted(&target))
 }
 
-/// The processes that hold this file open, as far as they can be seen.
+/// Returns the other processes that have this file open, as far as this user
+/// can see them.
 #[must_use]
 pub fn holders_of(path: &Path) -> Vec<i32> {
     let path: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let own = std::process::id().cast_signed();
+    let current = std::process::id().cast_signed();
     all()
-        .filter(|pid| *pid != own && has_open(*pid, |target| target == path))
+        .filter(|pid| *pid != current && has_open(*pid, |target| target == path))
         .collect()
 }
 
@@ -135,44 +138,46 @@ pub fn holders_of(path: &Path) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    fn own() -> Identity {
-        Identity::of(std::process::id().cast_signed()).expect("this process is there")
+    fn current() -> Identity {
+        Identity::of(std::process::id().cast_signed()).expect("this process exists")
     }
 
     #[test]
-    fn this_process_is_alive_and_another_life_of_its_pid_is_not() {
-        assert!(own().is_alive());
-        let earlier = Identity {
-            start_ticks: own().start_ticks - 1,
-            ..own()
+    fn an_identity_with_another_start_time_or_boot_is_not_alive() {
+        assert!(current().is_alive());
+        let previous_process = Identity {
+            start_ticks: current().start_ticks - 1,
+            ..current()
         };
-        assert!(!earlier.is_alive());
-        let before_the_last_boot = Identity {
+        assert!(!previous_process.is_alive());
+        let previous_boot = Identity {
             boot: "other".to_owned(),
-            ..own()
+            ..current()
         };
-        assert!(!before_the_last_boot.is_alive());
+        assert!(!previous_boot.is_alive());
     }
 
     #[test]
     fn a_zombie_is_not_alive() {
-        let mut child = std::process::Command::new("true").spawn().expect("started");
+        let mut child = std::process::Command::new("true")
+            .spawn()
+            .expect("start the child");
         let pid = child.id().cast_signed();
-        let identity = Identity::of(pid).expect("not yet waited for");
+        let identity = Identity::of(pid).expect("the child exists");
         while stat(pid).is_some_and(|stat| stat.state != 'Z') {
             std::thread::yield_now();
         }
         assert!(!identity.is_alive() && !identity.is_ending());
-        child.wait().expect("waited for");
+        child.wait().expect("wait for the child");
     }
 
     #[test]
-    fn a_zombie_of_which_threads_are_left_has_not_ended() {
+    fn a_zombie_with_running_threads_has_not_ended() {
         let line = "17713 (a ) b) Z 17710 17710 1506 0 -1 4227084 3047 6523 1 0 2 1 2 1 20 0 2 0 49997 0 0 18446744073709551615 0 0 0 0 0 0 0 16781318 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0";
-        let stat = parse(line).expect("a process");
+        let stat = parse(line).expect("a valid line");
         assert_eq!((stat.threads, stat.start_ticks), (2, 49997));
         assert!(stat.is_dead() && !stat.has_ended());
-        let last = Stat { threads: 1, ..stat };
-        assert!(last.has_ended());
+        let last_thread = Stat { threads: 1, ..stat };
+        assert!(last_thread.has_ended());
     }
 }

@@ -1,14 +1,14 @@
-//! Whether a project's command may talk to the servers that it needs: those it
-//! was brought up with, as long as they run, and those that the operator named.
-//! What happens to listen on a default port is neither.
+//! Decides whether a command may connect to its servers. It may connect to the
+//! project's own running servers and to servers that the operator configured,
+//! but not to a server that merely listens on a default port.
 
 use super::{
     Site, State, StateError, choice,
     definition::{self, Definition, DefinitionError, MAIN_PORT},
-    docker::{daemon::DaemonError, owner::Owner},
+    docker::{daemon::DaemonError, owner::ResourceLabels},
     endpoint,
     native::process,
-    ports::{self, Holder, Look},
+    ports::{self, Availability, Holder},
     resolve::is_explicit,
     state::{ServiceState, holder, recorded_projects},
 };
@@ -20,31 +20,31 @@ use crate::{
     suggest::nearest,
 };
 
-/// What a command needs of a service.
+/// How a command depends on a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// That it runs.
+    /// The service must be running.
     Running,
-    /// That nobody else's server stands in its place. That it does not run is
-    /// for the command to find.
-    Ours,
-    /// That it is known where it is.
-    Placed,
+    /// No foreign server may use its port. The command itself handles a service
+    /// that is not running.
+    NotForeign,
+    /// Its address must be known.
+    Located,
 }
 
-/// Why a command may not talk to a server.
+/// Error for a server that a command must not use.
 #[derive(Debug, thiserror::Error)]
-pub enum ReachError {
-    #[error("project {project} was never brought up{}", meant(similar.as_ref()))]
+pub enum AccessError {
+    #[error("project {project} has never been started{}", did_you_mean(similar.as_ref()))]
     NeverUp {
         project: String,
-        /// A project of a similar name, which was.
+        /// A project with a similar name that has been started.
         similar: Option<String>,
     },
-    #[error("project {project} has no {}", unplaced(missing))]
-    NotPlaced {
+    #[error("project {project} has no address for {}", describe_missing(missing))]
+    NotConfigured {
         project: String,
-        /// Service and the setting that says where it is.
+        /// Service and the setting with its address.
         missing: Vec<(String, String)>,
     },
     #[error("{}", stopped(project, services))]
@@ -58,63 +58,66 @@ pub enum ReachError {
     Definition(#[from] DefinitionError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    #[error("the container engine does not answer")]
+    #[error("cannot query the container engine")]
     Docker(#[from] DockerError),
 }
 
-/// A service of the project that does not run.
+/// A project service that is not running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
     pub service: String,
     pub port: u16,
-    /// Whether something else has its port.
-    pub is_held: bool,
-    /// None where the kernel does not let us see.
+    /// Whether another process uses its port.
+    pub is_in_use: bool,
+    /// The process that uses the port; `None` if it cannot be identified.
     pub holder: Option<Holder>,
 }
 
-fn meant(similar: Option<&String>) -> String {
-    let did_you_mean = |name: &String| format!(" (did you mean \"{name}\"?)");
-    similar.map(did_you_mean).unwrap_or_default()
+fn did_you_mean(similar: Option<&String>) -> String {
+    let question = |name: &String| format!(" (did you mean \"{name}\"?)");
+    similar.map(question).unwrap_or_default()
 }
 
-fn unplaced(missing: &[(String, String)]) -> String {
-    let one = |(service, key): &(String, String)| {
-        format!("{service}: it was never brought up, and {key} is not configured")
+fn describe_missing(missing: &[(String, String)]) -> String {
+    let describe = |(service, key): &(String, String)| {
+        format!("{service}: it has never been started, and {key} is not configured")
     };
-    let texts: Vec<String> = missing.iter().map(one).collect();
-    texts.join("; no ")
+    let texts: Vec<String> = missing.iter().map(describe).collect();
+    texts.join("; nor for ")
 }
 
 fn stopped(project: &str, services: &[Stopped]) -> String {
-    let held = |one: &Stopped| match (one.is_held, &one.holder) {
+    let describe_holder = |service: &Stopped| match (service.is_in_use, &service.holder) {
         (false, _) => None,
         (true, Some(Holder { pid, command })) => Some(format!(
-            "port {} of {} is held by pid {pid} ({command})",
-            one.port, one.service
+            "port {} of {} is in use by pid {pid} ({command})",
+            service.port, service.service
         )),
         (true, None) => Some(format!(
-            "port {} of {} is held by another user's process",
-            one.port, one.service
+            "port {} of {} is in use by another user's process",
+            service.port, service.service
         )),
     };
-    let names: Vec<&str> = services.iter().map(|one| one.service.as_str()).collect();
+    let names: Vec<&str> = services
+        .iter()
+        .map(|service| service.service.as_str())
+        .collect();
     let verb = if names.len() == 1 { "is" } else { "are" };
     let mut text = format!(
         "{} of project {project} {verb} not running",
         names.join(", ")
     );
-    for held in services.iter().filter_map(held) {
+    for holder in services.iter().filter_map(describe_holder) {
         text.push_str("; ");
-        text.push_str(&held);
+        text.push_str(&holder);
     }
     text
 }
 
-impl Failure for ReachError {
+impl Failure for AccessError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NeverUp { .. } | Self::NotPlaced { .. } | Self::NotRunning { .. } => {
+            Self::NeverUp { .. } | Self::NotConfigured { .. } | Self::NotRunning { .. } => {
                 Kind::Refused
             }
             Self::State(error) => error.kind(),
@@ -127,7 +130,7 @@ impl Failure for ReachError {
     fn code(&self) -> &'static str {
         match self {
             Self::NeverUp { .. } => "never_up",
-            Self::NotPlaced { .. } => "not_configured",
+            Self::NotConfigured { .. } => "not_configured",
             Self::NotRunning { .. } => "not_running",
             Self::State(error) => error.code(),
             Self::Definition(error) => error.code(),
@@ -139,7 +142,7 @@ impl Failure for ReachError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NeverUp { .. } | Self::NotRunning { .. } => Some("fanout up".to_owned()),
-            Self::NotPlaced { missing, .. } => {
+            Self::NotConfigured { missing, .. } => {
                 let variables = missing.iter().map(|(_, key)| variable(key));
                 let variables: Vec<String> = variables.collect();
                 Some(format!("fanout up, or set {}", variables.join(" and ")))
@@ -152,37 +155,44 @@ impl Failure for ReachError {
     }
 }
 
-/// Whether the project was ever brought up: for commands that look at what it
-/// has on this machine and talk to no server.
+/// Returns the project's recorded state, for commands that read local files and
+/// connect to no server.
 ///
 /// # Errors
-/// When it was not.
-pub fn recorded(site: &Site) -> Result<State, ReachError> {
+/// If the project has never been started.
+pub fn load_recorded_state(site: &Site) -> Result<State, AccessError> {
     match State::load(&site.dir())? {
         Some(state) => Ok(state),
         None => Err(never_up(site)),
     }
 }
 
-/// Whether the command may talk to each of these services.
+/// Checks that the command may connect to each of these services.
 ///
 /// # Errors
-/// When one is neither of the project nor configured, or something else may be
-/// where it was.
-pub async fn check(site: &Site, config: &Config, uses: &[(&str, Need)]) -> Result<(), ReachError> {
+/// If a service is neither started by the project nor configured, or another
+/// process may use its port.
+pub async fn check(site: &Site, config: &Config, uses: &[(&str, Need)]) -> Result<(), AccessError> {
     let state = State::load(&site.dir())?;
     let definitions = definition::services()?;
     let mut missing = Vec::new();
-    let mut own = Vec::new();
+    let mut started = Vec::new();
     for (name, need) in uses {
-        let Some(definition) = definitions.iter().find(|one| one.name == *name) else {
+        let Some(definition) = definitions
+            .iter()
+            .find(|definition| definition.name == *name)
+        else {
             continue;
         };
         let known = state.as_ref().and_then(|state| state.services.get(*name));
-        match whose(definition, config, known) {
-            Whose::Nobodys => missing.push((definition.name.clone(), definition.endpoint.clone())),
-            Whose::Projects(known) if *need != Need::Placed => own.push((*name, known, *need)),
-            Whose::Projects(_) | Whose::Operators => {}
+        match server_origin(definition, config, known) {
+            ServerOrigin::Default => {
+                missing.push((definition.name.clone(), definition.endpoint.clone()));
+            }
+            ServerOrigin::Project(known) if *need != Need::Located => {
+                started.push((*name, known, *need));
+            }
+            ServerOrigin::Project(_) | ServerOrigin::Configured => {}
         }
     }
     if missing.len() == uses.len() && state.is_none() {
@@ -190,87 +200,90 @@ pub async fn check(site: &Site, config: &Config, uses: &[(&str, Need)]) -> Resul
     }
     let project = site.project.to_string();
     if !missing.is_empty() {
-        return Err(ReachError::NotPlaced { project, missing });
+        return Err(AccessError::NotConfigured { project, missing });
     }
-    let mut services = stopped_of(site, state.as_ref(), &own).await?;
-    services.retain(|(one, need)| *need == Need::Running || one.is_held);
+    let mut services = stopped_services(site, state.as_ref(), &started).await?;
+    services.retain(|(service, need)| *need == Need::Running || service.is_in_use);
     if services.is_empty() {
         return Ok(());
     }
-    let services = services.into_iter().map(|(one, _)| one).collect();
-    Err(ReachError::NotRunning { project, services })
+    let services = services.into_iter().map(|(service, _)| service).collect();
+    Err(AccessError::NotRunning { project, services })
 }
 
-/// Whether it is known where a service is: the project has it, or the operator
-/// has said so.
+/// Returns whether a service's address is known, from the project's state or
+/// the configuration.
 #[must_use]
-pub fn is_placed(definition: &Definition, config: &Config, state: Option<&State>) -> bool {
+pub fn has_known_address(definition: &Definition, config: &Config, state: Option<&State>) -> bool {
     let known = state.and_then(|state| state.services.get(&definition.name));
-    whose(definition, config, known) != Whose::Nobodys
+    server_origin(definition, config, known) != ServerOrigin::Default
 }
 
-fn never_up(site: &Site) -> ReachError {
+fn never_up(site: &Site) -> AccessError {
     let project = site.project.to_string();
     let others = recorded_projects(&site.home);
     let similar = nearest(&project, others.iter().map(Project::as_str));
-    ReachError::NeverUp {
+    AccessError::NeverUp {
         similar: similar.map(str::to_owned),
         project,
     }
 }
 
-/// Whose server a setting leads to.
+/// Origin of the server that a setting points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose<'a> {
-    /// The operator named it.
-    Operators,
-    /// The project started it.
-    Projects(&'a ServiceState),
-    /// It is a default, and anything may be there.
-    Nobodys,
+enum ServerOrigin<'a> {
+    /// Configured by the operator.
+    Configured,
+    /// Started by the project.
+    Project(&'a ServiceState),
+    /// A default address, where any server may be listening.
+    Default,
 }
 
-fn whose<'a>(
+fn server_origin<'a>(
     definition: &Definition,
     config: &Config,
     known: Option<&'a ServiceState>,
-) -> Whose<'a> {
+) -> ServerOrigin<'a> {
     let mut values = config.values.iter();
     let Some(value) = values.find(|value| value.key == definition.endpoint) else {
-        return Whose::Nobodys;
+        return ServerOrigin::Default;
     };
-    let named = is_explicit(&value.origin);
+    let is_explicit = is_explicit(&value.origin);
     match known {
-        Some(known) if known.runtime == Runtime::External => Whose::Operators,
-        // A variable of `fanout env` names the project's own server too.
-        Some(known) if !named || is_at(value.reveal().as_str(), known) => Whose::Projects(known),
-        _ if named => Whose::Operators,
-        _ => Whose::Nobodys,
+        Some(known) if known.runtime == Runtime::External => ServerOrigin::Configured,
+        // The variables that `fanout env` prints also point to the project's
+        // own server.
+        Some(known) if !is_explicit || points_to(value.reveal().as_str(), known) => {
+            ServerOrigin::Project(known)
+        }
+        _ if is_explicit => ServerOrigin::Configured,
+        _ => ServerOrigin::Default,
     }
 }
 
-/// Whether an endpoint is where the project's own server was put.
-fn is_at(url: Option<&str>, known: &ServiceState) -> bool {
-    let place = url.and_then(endpoint::host_and_port);
-    place.is_some_and(|(host, port)| {
+/// Returns whether a URL is the address of the project's own server.
+fn points_to(url: Option<&str>, known: &ServiceState) -> bool {
+    let address = url.and_then(endpoint::host_and_port);
+    address.is_some_and(|(host, port)| {
         endpoint::is_loopback(&host) && known.ports.get(MAIN_PORT) == Some(&port)
     })
 }
 
-/// Those of the project's own services that do not run.
-async fn stopped_of(
+/// Returns the project's services that are not running.
+async fn stopped_services(
     site: &Site,
     state: Option<&State>,
-    own: &[(&str, &ServiceState, Need)],
-) -> Result<Vec<(Stopped, Need)>, ReachError> {
+    started: &[(&str, &ServiceState, Need)],
+) -> Result<Vec<(Stopped, Need)>, AccessError> {
     let in_container = |known: &ServiceState| known.runtime == Runtime::Docker;
-    let engine = if own.iter().any(|(_, known, _)| in_container(known)) {
+    let engine = if started.iter().any(|(_, known, _)| in_container(known)) {
         choice::engine_of(site, state).await?
     } else {
         None
     };
     let mut stopped = Vec::new();
-    for (service, known, need) in own {
+    for (service, known, need) in started {
         let runs = match &engine {
             Some(engine) if in_container(known) => has_container(site, engine, service).await?,
             _ => process::running(&site.dir(), service).is_some(),
@@ -285,18 +298,18 @@ async fn stopped_of(
 impl Stopped {
     fn of(site: &Site, service: &str, known: &ServiceState) -> Self {
         let port = known.ports.get(MAIN_PORT).copied().unwrap_or_default();
-        let is_held = ports::look(port) == Look::Held;
+        let is_in_use = ports::availability(port) == Availability::InUse;
         Self {
             service: service.to_owned(),
             port,
-            is_held,
-            holder: is_held.then(|| holder(&site.home, port)).flatten(),
+            is_in_use,
+            holder: is_in_use.then(|| holder(&site.home, port)).flatten(),
         }
     }
 }
 
 async fn has_container(site: &Site, engine: &Engine, service: &str) -> Result<bool, DockerError> {
-    let owner = Owner::of(site);
+    let owner = ResourceLabels::new(site);
     let found = engine.container(&owner.container(service)).await?;
     let is_ours = |found: &Container| {
         let label = owner.check("container", &found.name, &found.labels);
@@ -335,8 +348,7 @@ mod tests {
         }
     }
 
-    /// The project as it was last brought up: this service on this port, and
-    /// stopped since.
+    /// Records a project with one stopped service on this port.
     fn record(site: &Site, service: &str, key: &str, url: &str, port: u16) {
         let mut state = State::new(&site.project, Runtime::Native);
         let known = ServiceState {
@@ -346,8 +358,8 @@ mod tests {
         };
         state.services.insert(service.to_owned(), known);
         state.settings.insert(key.to_owned(), url.into());
-        std::fs::create_dir_all(site.dir().path()).expect("made");
-        state.save(&site.dir()).expect("saved");
+        std::fs::create_dir_all(site.dir().path()).expect("create the project folder");
+        state.save(&site.dir()).expect("save the state");
     }
 
     fn config(site: &Site, env: &[(&str, &str)]) -> Config {
@@ -360,32 +372,37 @@ mod tests {
                 .collect(),
             ..Layers::default()
         };
-        load(&layers).expect("valid")
+        load(&layers).expect("a valid configuration")
     }
 
     async fn refused(site: &Site, config: &Config, uses: &[(&str, Need)]) -> String {
-        let error = check(site, config, uses).await.expect_err("refused");
+        let error = check(site, config, uses)
+            .await
+            .expect_err("a refused command");
         assert_eq!(error.kind(), Kind::Refused);
         error.to_string()
     }
 
     #[tokio::test]
-    async fn a_default_is_nobodys_server_and_one_that_is_named_is_the_operators() {
+    async fn a_default_address_is_refused_and_a_configured_one_is_accepted() {
         let Fixture { site, _folder } = fixture();
-        let uses = [("postgres", Need::Running), ("kafka", Need::Ours)];
+        let uses = [("postgres", Need::Running), ("kafka", Need::NotForeign)];
         let nothing = config(&site, &[]);
         assert_eq!(
             refused(&site, &nothing, &uses).await,
-            "project fanout was never brought up"
+            "project fanout has never been started"
         );
         let half = config(
             &site,
             &[("FANOUT_POSTGRES_URL", "postgres://db.example/app")],
         );
-        let error = check(&site, &half, &uses).await.expect_err("refused");
+        let error = check(&site, &half, &uses)
+            .await
+            .expect_err("a refused command");
         assert_eq!(
             error.to_string(),
-            "project fanout has no kafka: it was never brought up, and kafka.brokers is not configured"
+            "project fanout has no address for kafka: it has never been started, \
+             and kafka.brokers is not configured"
         );
         let hint = "fanout up, or set FANOUT_KAFKA_BROKERS";
         assert_eq!(error.hint().as_deref(), Some(hint));
@@ -394,51 +411,61 @@ mod tests {
             ("FANOUT_KAFKA_BROKERS", "log.example:9092"),
         ];
         let all = config(&site, &all);
-        check(&site, &all, &uses).await.expect("all is configured");
+        check(&site, &all, &uses).await.expect("configured servers");
     }
 
     #[tokio::test]
-    async fn a_server_that_does_not_run_is_refused_and_a_holder_of_its_port_is_named() {
+    async fn a_stopped_service_is_refused_and_the_process_on_its_port_is_named() {
         let Fixture { site, _folder } = fixture();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let url = format!("redis://127.0.0.1:{port}");
         record(&site, "redis", "redis.url", &url, port);
         let own = config(&site, &[]);
-        let held = format!("port {port} of redis is held by pid {}", std::process::id());
-        for need in [Need::Running, Need::Ours] {
-            let said = refused(&site, &own, &[("redis", need)]).await;
+        let in_use = format!(
+            "port {port} of redis is in use by pid {}",
+            std::process::id()
+        );
+        for need in [Need::Running, Need::NotForeign] {
+            let message = refused(&site, &own, &[("redis", need)]).await;
             assert!(
-                said.starts_with("redis of project fanout is not running; ")
-                    && said.contains(&held),
-                "{said}"
+                message.starts_with("redis of project fanout is not running; ")
+                    && message.contains(&in_use),
+                "{message}"
             );
         }
-        // A variable that leads to the very same place changes nothing.
+        // An environment variable with the same address makes no difference.
         let named = config(&site, &[("FANOUT_REDIS_URL", &url)]);
-        refused(&site, &named, &[("redis", Need::Ours)]).await;
+        refused(&site, &named, &[("redis", Need::NotForeign)]).await;
         let elsewhere = config(&site, &[("FANOUT_REDIS_URL", "redis://cache.example:6379")]);
         let uses = [("redis", Need::Running)];
-        check(&site, &elsewhere, &uses).await.expect("named");
+        check(&site, &elsewhere, &uses)
+            .await
+            .expect("a configured server");
         drop(listener);
         assert_eq!(
             refused(&site, &own, &uses).await,
             "redis of project fanout is not running"
         );
-        let ours = check(&site, &own, &[("redis", Need::Ours)]).await;
-        ours.expect("nobody is in its place");
-        let said = refused(&site, &own, &[("postgres", Need::Placed)]).await;
-        assert!(said.contains("project fanout has no postgres"), "{said}");
+        let ours = check(&site, &own, &[("redis", Need::NotForeign)]).await;
+        ours.expect("its port is free");
+        let message = refused(&site, &own, &[("postgres", Need::Located)]).await;
+        assert!(
+            message.contains("project fanout has no address for postgres"),
+            "{message}"
+        );
     }
 
     #[test]
-    fn a_misspelt_project_suggests_one_that_was_brought_up() {
+    fn a_misspelt_project_suggests_a_recorded_one() {
         let Fixture { mut site, _folder } = fixture();
         record(&site, "redis", "redis.url", "redis://127.0.0.1:1", 1);
         site.project = "fanuot".parse().expect("a name");
         assert_eq!(
-            recorded(&site).expect_err("never up").to_string(),
-            "project fanuot was never brought up (did you mean \"fanout\"?)"
+            load_recorded_state(&site)
+                .expect_err("never up")
+                .to_string(),
+            "project fanuot has never been started (did you mean \"fanout\"?)"
         );
     }
 }

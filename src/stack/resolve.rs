@@ -1,6 +1,6 @@
-//! From what services are to what they shall be here: each one's runtime,
-//! ports and endpoint, out of the definitions, the configuration and what the
-//! project recorded. Whether a port is free is asked here; nothing is changed.
+//! Resolves each service's runtime, ports and endpoint from the definitions,
+//! the configuration and the recorded state. Checks whether ports are free;
+//! changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,54 +22,55 @@ use crate::{
     suggest::unknown,
 };
 
-/// A service as it shall be.
+/// A service with its resolved runtime, ports and endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     pub definition: Definition,
     pub runtime: Runtime,
-    /// None for one that is external.
+    /// Ports by name; empty for an external service.
     pub ports: BTreeMap<String, u16>,
-    /// Value of its endpoint's setting.
+    /// Value of the service's endpoint setting.
     pub endpoint: SecretUrl,
 }
 
 impl Service {
-    /// The way that its container is run under these settings.
+    /// Returns the definition of the container for the configured image.
     #[must_use]
     pub fn container_way(&self, settings: &Settings) -> Option<&ContainerWay> {
-        let wishes = settings.services.get(&self.definition.name);
-        let image = wishes.and_then(|wishes| wishes.image.as_deref());
+        let overrides = settings.services.get(&self.definition.name);
+        let image = overrides.and_then(|service| service.image.as_deref());
         self.definition.container_way(image)
     }
 }
 
-/// How ports are given.
+/// How ports are assigned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PortMode {
-    /// The configured ones, taken or not.
+    /// The configured or default ports, whether free or not.
     #[default]
     Fixed,
-    /// Free ones, where none is configured.
+    /// A free port wherever none is configured.
     Auto,
 }
 
-/// What is known besides the definitions.
+/// Inputs besides the definitions.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     pub config: &'a Config,
     pub state: Option<&'a State>,
-    /// How services that say nothing else are run.
+    /// Runtime of services without a configured one.
     pub runtime: Runtime,
     pub mode: PortMode,
-    /// Services that run now: their recorded ports are theirs.
+    /// Running services, which keep their recorded ports.
     pub running: &'a BTreeSet<String>,
-    /// Ports of other projects.
+    /// Ports of other projects, which must not be chosen.
     pub avoided: &'a BTreeSet<u16>,
-    /// Makes a project tend to the same free ports.
+    /// Seed of the port choice, so that a project usually gets the same free
+    /// ports.
     pub seed: &'a str,
 }
 
-/// Why services cannot be as configured.
+/// Error in the configuration of services.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     #[error("services.{name}: {}", unknown("service", name, known))]
@@ -80,28 +81,28 @@ pub enum ResolveError {
         name: String,
         known: Vec<String>,
     },
-    #[error("services.{service}.ports.{name} is 0, which is no port")]
-    NoPort { service: String, name: String },
+    #[error("services.{service}.ports.{name} is 0, which is not a valid port")]
+    InvalidPort { service: String, name: String },
     #[error("{key} is `{value}`, which has no host and port")]
     Endpoint { key: String, value: SecretUrl },
-    #[error("{key} is on {host}, and {service} is run on this machine")]
-    Elsewhere {
+    #[error("{key} is on {host}, but {service} runs on this machine")]
+    RemoteHost {
         key: String,
         host: String,
         service: String,
     },
-    #[error("services.{service}.ports.main is {configured}, and {key} says {said}")]
-    TwoPorts {
+    #[error("services.{service}.ports.main is {configured}, but {key} has port {endpoint_port}")]
+    PortConflict {
         service: String,
         configured: u16,
         key: String,
-        said: u16,
+        endpoint_port: u16,
     },
     #[error(transparent)]
     Ports(#[from] PortsError),
     #[error(transparent)]
     Definition(#[from] DefinitionError),
-    #[error("the settings do not take the endpoints")]
+    #[error("cannot put the endpoints into the settings")]
     Settings(#[from] serde_json::Error),
 }
 
@@ -118,8 +119,10 @@ impl Failure for ResolveError {
         match self {
             Self::UnknownService { .. } => "unknown_service",
             Self::UnknownPort { .. } => "unknown_port",
-            Self::NoPort { .. } => "config_value",
-            Self::Endpoint { .. } | Self::Elsewhere { .. } | Self::TwoPorts { .. } => "endpoint",
+            Self::InvalidPort { .. } => "config_value",
+            Self::Endpoint { .. } | Self::RemoteHost { .. } | Self::PortConflict { .. } => {
+                "endpoint"
+            }
             Self::Ports(error) => error.code(),
             Self::Definition(error) => error.code(),
             Self::Settings(_) => "config_value",
@@ -128,7 +131,7 @@ impl Failure for ResolveError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Elsewhere { service, .. } => {
+            Self::RemoteHost { service, .. } => {
                 format!("in fanout.yaml: services: {{{service}: {{runtime: external}}}}")
             }
             Self::Ports(error) => return error.hint(),
@@ -138,7 +141,7 @@ impl Failure for ResolveError {
     }
 }
 
-/// Whether the operator said where a server is, rather than fanout.
+/// Returns whether the operator set this value, rather than fanout.
 pub(super) fn is_explicit(origin: &Origin) -> bool {
     !matches!(
         origin,
@@ -146,18 +149,18 @@ pub(super) fn is_explicit(origin: &Origin) -> bool {
     )
 }
 
-/// The configuration with every endpoint that nobody has set on the port that
-/// `services.*.ports` gives its service: where `up` will put it. One that was
-/// brought up stays where it is until `up` moves it.
+/// Moves every endpoint that has its default value to the port in
+/// `services.*.ports`, where `up` will start its service. A service that was
+/// started already keeps its port until `up` moves it.
 ///
 /// # Errors
-/// When the definitions do not hold together.
+/// If the definitions are invalid.
 pub fn on_configured_ports(mut config: Config) -> Result<Config, ResolveError> {
     let mut moved = BTreeMap::new();
     for definition in definition::services()? {
-        let wishes = config.settings.services.get(&definition.name);
-        let port = wishes.and_then(|wishes| wishes.ports.get(MAIN_PORT));
-        let (Some(port), Some(file)) = (port, file_of(&config, &definition.name)) else {
+        let overrides = config.settings.services.get(&definition.name);
+        let port = overrides.and_then(|service| service.ports.get(MAIN_PORT));
+        let (Some(port), Some(file)) = (port, config_file(&config, &definition.name)) else {
             continue;
         };
         let mut values = config.values.iter_mut();
@@ -180,8 +183,8 @@ pub fn on_configured_ports(mut config: Config) -> Result<Config, ResolveError> {
     Ok(config)
 }
 
-/// The file that says something of a service.
-fn file_of(config: &Config, service: &str) -> Option<PathBuf> {
+/// Returns the file that configures a service.
+fn config_file(config: &Config, service: &str) -> Option<PathBuf> {
     let key = format!("services.{service}");
     let value = config.values.iter().find(|value| value.key == key)?;
     match &value.origin {
@@ -193,33 +196,39 @@ fn file_of(config: &Config, service: &str) -> Option<PathBuf> {
 /// Resolves each of `definitions`.
 ///
 /// # Errors
-/// When the configuration contradicts itself or the definitions, or no port is
+/// If the configuration contradicts itself or the definitions, or no port is
 /// free under [`PortMode::Auto`].
 pub fn resolve(
     definitions: &[Definition],
     known: &Known<'_>,
 ) -> Result<Vec<Service>, ResolveError> {
-    let mut given: BTreeMap<u16, String> = BTreeMap::new();
+    let mut assigned: BTreeMap<u16, String> = BTreeMap::new();
     let mut services = Vec::with_capacity(definitions.len());
     for definition in definitions {
-        services.push(service(definition, known, &mut given)?);
+        services.push(service(definition, known, &mut assigned)?);
     }
     Ok(services)
 }
 
-/// Checks that `fanout.yaml` speaks of services that there are.
+/// Checks that `fanout.yaml` names only known services and ports.
 ///
 /// # Errors
-/// Names the first that there is not.
+/// Returns the first unknown name or invalid port.
 pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<(), ResolveError> {
-    for (name, wishes) in &settings.services {
-        let Some(definition) = definitions.iter().find(|one| one.name == *name) else {
+    for (name, overrides) in &settings.services {
+        let Some(definition) = definitions
+            .iter()
+            .find(|definition| definition.name == *name)
+        else {
             return Err(ResolveError::UnknownService {
                 name: name.clone(),
-                known: definitions.iter().map(|one| one.name.clone()).collect(),
+                known: definitions
+                    .iter()
+                    .map(|definition| definition.name.clone())
+                    .collect(),
             });
         };
-        let mut ports = wishes.ports.keys();
+        let mut ports = overrides.ports.keys();
         if let Some(port) = ports.find(|port| !definition.ports.contains_key(*port)) {
             return Err(ResolveError::UnknownPort {
                 service: name.clone(),
@@ -227,8 +236,8 @@ pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<()
                 known: definition.ports.keys().cloned().collect(),
             });
         }
-        if let Some((port, _)) = wishes.ports.iter().find(|(_, port)| **port == 0) {
-            return Err(ResolveError::NoPort {
+        if let Some((port, _)) = overrides.ports.iter().find(|(_, port)| **port == 0) {
+            return Err(ResolveError::InvalidPort {
                 service: name.clone(),
                 name: port.clone(),
             });
@@ -240,25 +249,25 @@ pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<()
 fn service(
     definition: &Definition,
     known: &Known<'_>,
-    given: &mut BTreeMap<u16, String>,
+    assigned: &mut BTreeMap<u16, String>,
 ) -> Result<Service, ResolveError> {
     let name = &definition.name;
-    let wishes = known.config.settings.services.get(name);
-    let wished = wishes.and_then(|wishes| wishes.runtime);
-    let runtime = definition.runtime(wished, known.runtime);
+    let overrides = known.config.settings.services.get(name);
+    let configured_runtime = overrides.and_then(|service| service.runtime);
+    let runtime = definition.runtime(configured_runtime, known.runtime);
     let runtime = runtime.unwrap_or(known.runtime);
-    let (value, said) = said_place(definition, known.config)?;
+    let (value, configured) = configured_address(definition, known.config)?;
     let (ports, endpoint) = match runtime {
         Runtime::External => (BTreeMap::new(), value.into()),
         Runtime::Docker | Runtime::Native => {
-            let said = said
-                .map(|place| on_this_machine(definition, place))
+            let endpoint_port = configured
+                .map(|address| local_port(definition, address))
                 .transpose()?;
-            let image = wishes.and_then(|wishes| wishes.image.as_deref());
+            let image = overrides.and_then(|service| service.image.as_deref());
             let way = definition.container_way(image);
             let published = way.filter(|_| runtime == Runtime::Docker);
             let is_wanted = |name: &str| published.is_none_or(|way| way.ports.contains_key(name));
-            let ports = own_ports(definition, &is_wanted, said, known, given)?;
+            let ports = assign_ports(definition, &is_wanted, endpoint_port, known, assigned)?;
             let main = ports.get(MAIN_PORT).copied().unwrap_or_default();
             let endpoint = endpoint::with_port(&value, main).unwrap_or(value);
             (ports, endpoint.into())
@@ -272,52 +281,50 @@ fn service(
     })
 }
 
-/// The port of a place that the user set, for a server that runs here.
-fn on_this_machine(
-    definition: &Definition,
-    (host, port): (String, u16),
-) -> Result<u16, ResolveError> {
+/// Returns the port of a configured address of a server that runs on this
+/// machine.
+fn local_port(definition: &Definition, (host, port): (String, u16)) -> Result<u16, ResolveError> {
     if endpoint::is_loopback(&host) {
         return Ok(port);
     }
-    Err(ResolveError::Elsewhere {
+    Err(ResolveError::RemoteHost {
         key: definition.endpoint.clone(),
         host,
         service: definition.name.clone(),
     })
 }
 
-/// Every port of a service that runs here; `said` is what its endpoint's
-/// setting says of the main one.
-fn own_ports(
+/// Assigns every port of a service that runs on this machine. `endpoint_port`
+/// is the port that the operator set in the endpoint.
+fn assign_ports(
     definition: &Definition,
     is_wanted: &dyn Fn(&str) -> bool,
-    said: Option<u16>,
+    endpoint_port: Option<u16>,
     known: &Known<'_>,
-    given: &mut BTreeMap<u16, String>,
+    assigned: &mut BTreeMap<u16, String>,
 ) -> Result<BTreeMap<String, u16>, ResolveError> {
     let name = &definition.name;
-    let wishes = known.config.settings.services.get(name);
+    let overrides = known.config.settings.services.get(name);
     let mut ports = BTreeMap::new();
     for (port_name, default) in definition.ports.iter().filter(|(name, _)| is_wanted(name)) {
-        let mut wish = wishes
-            .and_then(|wishes| wishes.ports.get(port_name))
+        let mut configured = overrides
+            .and_then(|service| service.ports.get(port_name))
             .copied();
-        if let (MAIN_PORT, Some(said)) = (port_name.as_str(), said) {
-            wish = Some(agreed(definition, wish, said)?);
+        if let (MAIN_PORT, Some(endpoint_port)) = (port_name.as_str(), endpoint_port) {
+            configured = Some(check_same(definition, configured, endpoint_port)?);
         }
-        let port = match wish {
+        let port = match configured {
             Some(port) => port,
-            None => own_choice(name, port_name, *default, known, given)?,
+            None => choose_port(name, port_name, *default, known, assigned)?,
         };
-        give(given, port, name)?;
+        reserve(assigned, port, name)?;
         ports.insert(port_name.clone(), port);
     }
     Ok(ports)
 }
 
-/// The endpoint's value and, where the user set it, its host and port.
-fn said_place(
+/// Returns the endpoint's value and, if the operator set it, its host and port.
+fn configured_address(
     definition: &Definition,
     config: &Config,
 ) -> Result<(String, Option<(String, u16)>), ResolveError> {
@@ -326,33 +333,37 @@ fn said_place(
     let value = found
         .and_then(|value| value.reveal().as_str())
         .unwrap_or_default();
-    let place = endpoint::host_and_port(value).ok_or_else(|| ResolveError::Endpoint {
+    let address = endpoint::host_and_port(value).ok_or_else(|| ResolveError::Endpoint {
         key: key.clone(),
         value: value.into(),
     })?;
     let explicit = found.is_some_and(|value| is_explicit(&value.origin));
-    Ok((value.to_owned(), explicit.then_some(place)))
+    Ok((value.to_owned(), explicit.then_some(address)))
 }
 
-fn agreed(definition: &Definition, wish: Option<u16>, said: u16) -> Result<u16, ResolveError> {
-    match wish {
-        Some(configured) if configured != said => Err(ResolveError::TwoPorts {
+fn check_same(
+    definition: &Definition,
+    configured: Option<u16>,
+    endpoint_port: u16,
+) -> Result<u16, ResolveError> {
+    match configured {
+        Some(configured) if configured != endpoint_port => Err(ResolveError::PortConflict {
             service: definition.name.clone(),
             configured,
             key: definition.endpoint.clone(),
-            said,
+            endpoint_port,
         }),
-        _ => Ok(said),
+        _ => Ok(endpoint_port),
     }
 }
 
-/// A port that nobody configured.
-fn own_choice(
+/// Chooses a port that is not configured.
+fn choose_port(
     service: &str,
     name: &str,
     default: u16,
     known: &Known<'_>,
-    given: &BTreeMap<u16, String>,
+    assigned: &BTreeMap<u16, String>,
 ) -> Result<u16, PortsError> {
     let recorded = known
         .state
@@ -361,8 +372,12 @@ fn own_choice(
         (_, Some(port)) if known.running.contains(service) => Ok(port),
         (PortMode::Fixed, recorded) => Ok(recorded.unwrap_or(default)),
         (PortMode::Auto, recorded) => {
-            let avoided: BTreeSet<u16> =
-                known.avoided.iter().chain(given.keys()).copied().collect();
+            let avoided: BTreeSet<u16> = known
+                .avoided
+                .iter()
+                .chain(assigned.keys())
+                .copied()
+                .collect();
             if let Some(port) = recorded.filter(|port| ports::is_free(*port)) {
                 return Ok(port);
             }
@@ -371,9 +386,13 @@ fn own_choice(
     }
 }
 
-fn give(given: &mut BTreeMap<u16, String>, port: u16, service: &str) -> Result<(), PortsError> {
-    match given.insert(port, service.to_owned()) {
-        Some(first) => Err(PortsError::GivenTwice {
+fn reserve(
+    assigned: &mut BTreeMap<u16, String>,
+    port: u16,
+    service: &str,
+) -> Result<(), PortsError> {
+    match assigned.insert(port, service.to_owned()) {
+        Some(first) => Err(PortsError::Duplicate {
             port,
             first,
             second: service.to_owned(),
@@ -382,10 +401,10 @@ fn give(given: &mut BTreeMap<u16, String>, port: u16, service: &str) -> Result<(
     }
 }
 
-/// The settings with every service where it shall be.
+/// Returns the settings with the resolved endpoints.
 ///
 /// # Errors
-/// When an endpoint's key is no setting.
+/// If an endpoint's key is not a setting.
 pub fn settings_with(
     settings: &Settings,
     endpoints: &BTreeMap<String, SecretUrl>,
@@ -393,8 +412,8 @@ pub fn settings_with(
     let mut tree = serde_json::to_value(settings)?;
     for (key, value) in endpoints {
         let pointer = format!("/{}", key.replace('.', "/"));
-        if let Some(place) = tree.pointer_mut(&pointer) {
-            *place = Json::from(value.reveal());
+        if let Some(setting) = tree.pointer_mut(&pointer) {
+            *setting = Json::from(value.reveal());
         }
     }
     Ok(serde_json::from_value(tree)?)

@@ -1,9 +1,9 @@
-//! Which services a project has, and which of them an `up` is about.
+//! Selects the services of a project, and those that an `up` starts.
 
 use std::collections::BTreeSet;
 
 use super::{
-    blueprint::{error::BlueprintError, wishes::Wishes},
+    blueprint::{error::BlueprintError, wishes::UpOptions},
     definition::{self, Definition},
 };
 use crate::{
@@ -12,90 +12,102 @@ use crate::{
     sink_kind::{SinkKind, is_idle_store},
 };
 
-/// The definitions of all services, each after all that it needs.
+/// Returns the definitions of all services, ordered by their dependencies.
 ///
 /// # Errors
-/// When the definitions do not hold together.
+/// If the definitions are invalid.
 pub fn definitions() -> Result<Vec<Definition>, BlueprintError> {
     let all = definition::services()?;
-    let wanted: Vec<Desired> = all
+    let requested: Vec<Desired> = all
         .iter()
-        .map(|one| Desired {
-            name: one.name.clone(),
+        .map(|service| Desired {
+            name: service.name.clone(),
             runtime: Runtime::Native,
-            needs: one.needs.clone(),
+            needs: service.needs.clone(),
             fingerprint: plan::Fingerprint::new(),
         })
         .collect();
-    let order = plan::order(&wanted)?;
-    let find = |name: &str| all.iter().find(|one| one.name == name).cloned();
-    Ok(order.iter().filter_map(|one| find(&one.name)).collect())
+    let order = plan::order(&requested)?;
+    let find = |name: &str| all.iter().find(|service| service.name == name).cloned();
+    Ok(order
+        .iter()
+        .filter_map(|service| find(&service.name))
+        .collect())
 }
 
-/// Those that a project of this runtime has.
+/// Returns the services that a project with this runtime has.
 #[must_use]
 pub fn of_runtime(
     definitions: &[Definition],
     settings: &Settings,
     runtime: Runtime,
 ) -> Vec<Definition> {
-    let wished = |name: &String| settings.services.get(name).and_then(|one| one.runtime);
+    let configured = |name: &String| {
+        settings
+            .services
+            .get(name)
+            .and_then(|service| service.runtime)
+    };
     let all = definitions.iter();
-    all.filter(|one| one.runtime(wished(&one.name), runtime).is_some())
-        .cloned()
-        .collect()
+    all.filter(|service| {
+        service
+            .runtime(configured(&service.name), runtime)
+            .is_some()
+    })
+    .cloned()
+    .collect()
 }
 
-/// The services of these names, in their order among all; all of them where
-/// none is named.
+/// Returns the services with these names, in the order of `all`; if no name is
+/// given, all of them.
 ///
 /// # Errors
-/// Names the first that is no service.
+/// Returns the first unknown name.
 pub fn named(all: &[Definition], names: &[String]) -> Result<Vec<Definition>, BlueprintError> {
-    let stranger = names
+    let unknown_name = names
         .iter()
-        .find(|name| all.iter().all(|one| one.name != **name));
-    if let Some(name) = stranger {
+        .find(|name| all.iter().all(|service| service.name != **name));
+    if let Some(name) = unknown_name {
         return Err(unknown(all, name));
     }
-    let wanted = |one: &&Definition| names.is_empty() || names.contains(&one.name);
-    Ok(all.iter().filter(wanted).cloned().collect())
+    let requested = |service: &&Definition| names.is_empty() || names.contains(&service.name);
+    Ok(all.iter().filter(requested).cloned().collect())
 }
 
 fn unknown(all: &[Definition], name: &str) -> BlueprintError {
     BlueprintError::UnknownService {
         name: name.to_owned(),
-        known: all.iter().map(|one| one.name.clone()).collect(),
+        known: all.iter().map(|service| service.name.clone()).collect(),
     }
 }
 
-/// The services wished for, and all that they need. A store that none of the
-/// `sinks` writes to is only among them where it is named.
+/// Returns the requested services and their dependencies. A store that none of
+/// the `sinks` writes to is included only if it is named.
 pub(super) fn select(
     all: &[Definition],
     sinks: &[SinkKind],
-    wishes: &Wishes,
+    options: &UpOptions,
 ) -> Result<Vec<Definition>, BlueprintError> {
-    let is_left_out = |name: &str| {
-        let is_named = wishes.services.iter().any(|named| named == name);
-        wishes.without.iter().any(|left_out| left_out == name)
+    let is_excluded = |name: &str| {
+        let is_named = options.services.iter().any(|service| service == name);
+        options.excluded.iter().any(|excluded| excluded == name)
             || !is_named && is_idle_store(name, sinks)
     };
-    let mut open: Vec<&str> = wishes.services.iter().map(String::as_str).collect();
+    let mut open: Vec<&str> = options.services.iter().map(String::as_str).collect();
     if open.is_empty() {
-        open = all.iter().map(|one| one.name.as_str()).collect();
+        open = all.iter().map(|service| service.name.as_str()).collect();
     }
     let mut selected = BTreeSet::new();
     while let Some(name) = open.pop() {
-        let Some(definition) = all.iter().find(|one| one.name == name) else {
+        let Some(definition) = all.iter().find(|service| service.name == name) else {
             return Err(unknown(all, name));
         };
-        if !is_left_out(name) && selected.insert(name) {
+        if !is_excluded(name) && selected.insert(name) {
             open.extend(definition.needs.iter().map(String::as_str));
         }
     }
-    let chosen = |one: &&Definition| selected.contains(one.name.as_str());
-    Ok(all.iter().filter(chosen).cloned().collect())
+    let is_selected = |service: &&Definition| selected.contains(service.name.as_str());
+    Ok(all.iter().filter(is_selected).cloned().collect())
 }
 
 #[cfg(test)]
@@ -103,73 +115,76 @@ mod tests {
     use super::*;
 
     fn names(definitions: &[Definition]) -> Vec<&str> {
-        definitions.iter().map(|one| one.name.as_str()).collect()
+        definitions
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect()
     }
 
     #[test]
-    fn what_a_service_needs_comes_with_it() {
-        let all = definitions().expect("valid");
-        let wishes = Wishes {
+    fn dependencies_are_selected_too() {
+        let all = definitions().expect("valid definitions");
+        let options = UpOptions {
             services: vec!["connect".to_owned()],
-            ..Wishes::default()
+            ..UpOptions::default()
         };
-        let selected = select(&all, &SinkKind::ALL, &wishes).expect("known services");
+        let selected = select(&all, &SinkKind::ALL, &options).expect("known services");
         assert_eq!(names(&selected), ["kafka", "postgres", "connect"]);
     }
 
     #[test]
-    fn a_named_service_comes_alone() {
-        let all = definitions().expect("valid");
-        let of = |wanted: &[&str]| {
-            let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-            named(&all, &wanted)
+    fn a_named_service_is_returned_without_its_dependencies() {
+        let all = definitions().expect("valid definitions");
+        let find = |requested: &[&str]| {
+            let requested: Vec<String> = requested.iter().map(|name| (*name).to_owned()).collect();
+            named(&all, &requested)
         };
-        let two = of(&["connect", "postgres"]).expect("known services");
+        let two = find(&["connect", "postgres"]).expect("known services");
         assert_eq!(names(&two), ["postgres", "connect"]);
-        assert_eq!(of(&[]).expect("all").len(), all.len());
-        of(&["kafak"]).expect_err("no such service");
+        assert_eq!(find(&[]).expect("all services").len(), all.len());
+        find(&["kafak"]).expect_err("no such service");
     }
 
     #[test]
-    fn what_is_left_out_stays_out() {
-        let all = definitions().expect("valid");
-        let wishes = Wishes {
-            without: vec!["pipeline".to_owned()],
-            ..Wishes::default()
+    fn an_excluded_service_is_not_selected() {
+        let all = definitions().expect("valid definitions");
+        let options = UpOptions {
+            excluded: vec!["pipeline".to_owned()],
+            ..UpOptions::default()
         };
-        let selected = select(&all, &SinkKind::ALL, &wishes).expect("known services");
+        let selected = select(&all, &SinkKind::ALL, &options).expect("known services");
         assert!(!names(&selected).contains(&"pipeline"));
         assert_eq!(selected.len(), all.len() - 1);
     }
 
     #[test]
-    fn a_store_that_no_sink_writes_to_comes_only_where_it_is_named() {
-        let all = definitions().expect("valid");
+    fn a_store_without_a_sink_is_selected_only_if_named() {
+        let all = definitions().expect("valid definitions");
         let sinks = [SinkKind::Redis, SinkKind::Http];
-        let of = |services: &[&str]| {
+        let selection = |services: &[&str]| {
             let services = services.iter().map(|name| (*name).to_owned());
-            let wishes = Wishes {
+            let options = UpOptions {
                 services: services.collect(),
-                ..Wishes::default()
+                ..UpOptions::default()
             };
-            let selected = select(&all, &sinks, &wishes).expect("known services");
-            let is_store = |one: &Definition| one.name == "clickhouse";
+            let selected = select(&all, &sinks, &options).expect("known services");
+            let is_store = |service: &Definition| service.name == "clickhouse";
             (selected.iter().any(is_store), selected.len())
         };
-        assert_eq!(of(&[]), (false, all.len() - 1));
-        assert!(!of(&["pipeline"]).0, "the pipeline does without it");
-        assert_eq!(of(&["clickhouse"]), (true, 1));
-        assert!(of(&["pipeline", "clickhouse"]).0);
+        assert_eq!(selection(&[]), (false, all.len() - 1));
+        assert!(!selection(&["pipeline"]).0, "the pipeline does not need it");
+        assert_eq!(selection(&["clickhouse"]), (true, 1));
+        assert!(selection(&["pipeline", "clickhouse"]).0);
     }
 
     #[test]
-    fn an_unknown_service_is_told_with_those_there_are() {
-        let all = definitions().expect("valid");
-        let wishes = Wishes {
+    fn an_unknown_service_is_reported_with_the_known_ones() {
+        let all = definitions().expect("valid definitions");
+        let options = UpOptions {
             services: vec!["kafak".to_owned()],
-            ..Wishes::default()
+            ..UpOptions::default()
         };
-        let error = select(&all, &SinkKind::ALL, &wishes)
+        let error = select(&all, &SinkKind::ALL, &options)
             .expect_err("no such service")
             .to_string();
         assert!(

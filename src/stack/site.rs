@@ -1,5 +1,5 @@
-//! One project on one machine: whose it is, where its things are, and the
-//! program that runs it.
+//! One project on one machine: its name, its folders, and the fanout binary
+//! that runs it.
 
 use std::path::PathBuf;
 
@@ -10,29 +10,29 @@ use super::{
 };
 use crate::project::Project;
 
-/// Where and as what a project is run.
+/// Location of a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     pub project: Project,
     pub home: Home,
-    /// Downloads that all projects share.
+    /// Folder of the downloads that all projects share.
     pub cache: PathBuf,
-    /// fanout's own binary, which becomes the services.
+    /// The fanout binary, which is also executed for every service.
     pub fanout: PathBuf,
-    /// The configuration that services of fanout's own read too.
+    /// Configuration file, which fanout's own services read too.
     pub config_file: Option<PathBuf>,
-    /// The container engine that the operator names.
+    /// The container engine that the operator configured.
     pub docker: Choice,
 }
 
 impl Site {
-    /// The project's folder.
+    /// Returns the project's folder.
     #[must_use]
     pub fn dir(&self) -> ProjectDir {
         self.home.project(&self.project)
     }
 
-    /// Where an install is, or would be.
+    /// Returns the folder of an install, whether it exists or not.
     #[must_use]
     pub fn install_folder(&self, install: &Install) -> PathBuf {
         self.cache.join("native").join(&install.folder)

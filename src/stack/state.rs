@@ -1,6 +1,6 @@
-//! What `up` decided and every other command has to know: the project's
-//! runtime, each service's ports, and the endpoints as settings. Which process
-//! a service is now is not here but with the process itself.
+//! The state file: decisions of `up` that every other command needs, which are
+//! the project's runtime, the ports of each service, and the endpoints as
+//! settings. A service's current process is recorded with the process instead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,52 +25,51 @@ use crate::{
     secret::SecretUrl,
 };
 
-/// Format of the state file that this program writes and reads.
+/// Version of the state file format.
 const FORMAT: u32 = 1;
 
-/// A project as it was last brought up.
+/// State of a project, recorded when it was last started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     format: u32,
     /// The project's name.
     pub project: String,
-    /// The runtime of services that say nothing else.
+    /// Runtime of services without a configured one.
     pub runtime: Runtime,
-    /// The engine that runs its containers.
+    /// Address of the engine that runs the project's containers.
     #[serde(default)]
     docker_host: Option<String>,
-    /// The folder of the certificates that go with it.
+    /// Folder of the TLS certificates for that engine.
     #[serde(default)]
     docker_certificates: Option<PathBuf>,
     #[serde(default)]
     pub services: BTreeMap<String, ServiceState>,
-    /// The endpoints as settings: dotted key → value. The file has them with
+    /// The endpoints as settings: dotted key → value. In the file they include
     /// their passwords.
-    #[serde(default, serialize_with = "revealed")]
+    #[serde(default, serialize_with = "serialize_revealed")]
     pub settings: BTreeMap<String, SecretUrl>,
-    /// Services that are not fanout's own and that the operator has agreed to
-    /// have altered.
+    /// External services that the operator has allowed fanout to change.
     #[serde(default)]
     agreed: BTreeSet<String>,
 }
 
-/// One service of it.
+/// State of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceState {
     pub runtime: Runtime,
-    /// The way it is run, where it is run by fanout.
+    /// Variant of the definition, if fanout runs the service.
     pub variant: Option<String>,
     pub ports: BTreeMap<String, u16>,
 }
 
-fn revealed<S: Serializer>(
+fn serialize_revealed<S: Serializer>(
     settings: &BTreeMap<String, SecretUrl>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(settings.iter().map(|(key, url)| (key, url.reveal())))
 }
 
-/// Why the state cannot be used.
+/// Error while reading or writing the state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("{} cannot be read", path.display())]
@@ -85,9 +84,9 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is no state of a project: {reason}", path.display())]
+    #[error("{} is not a valid project state: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
-    #[error("{} has format {found}, and this program knows format {FORMAT}", path.display())]
+    #[error("{} has format {found}, but this program supports format {FORMAT}", path.display())]
     Format { path: PathBuf, found: u32 },
 }
 
@@ -107,22 +106,25 @@ impl Failure for StateError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Read { .. } | Self::Write { .. } => {
-                Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
+                Some("use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
             }
             Self::Malformed { .. } => Some("fanout reset".to_owned()),
-            Self::Format { .. } => Some("use the fanout that brought the project up".to_owned()),
+            Self::Format { .. } => {
+                Some("use the version of fanout that started the project".to_owned())
+            }
         }
     }
 }
 
-/// Only the number, to tell another format before reading it as this one.
+/// The format version alone, so that another version is detected before the
+/// rest is parsed.
 #[derive(Deserialize)]
-struct Formatted {
+struct FormatVersion {
     format: u32,
 }
 
 impl State {
-    /// Where the engine that runs its containers is.
+    /// Returns the address of the engine that runs the project's containers.
     #[must_use]
     pub fn engine(&self) -> Option<Address> {
         Some(Address {
@@ -131,13 +133,13 @@ impl State {
         })
     }
 
-    /// Records the engine that runs its containers.
+    /// Records the address of the engine that runs the project's containers.
     pub fn set_engine(&mut self, address: &Address) {
         self.docker_host = Some(address.host.clone());
         self.docker_certificates.clone_from(&address.certificates);
     }
 
-    /// A project of which nothing is there.
+    /// Returns the state of a project without services.
     #[must_use]
     pub fn new(project: &Project, runtime: Runtime) -> Self {
         Self {
@@ -152,20 +154,20 @@ impl State {
         }
     }
 
-    /// The operator agrees to have this service altered, which is not fanout's
-    /// own.
+    /// Records that the operator allows fanout to change this external service.
     pub fn agree(&mut self, service: &str) {
         self.agreed.insert(service.to_owned());
     }
 
-    /// Whether the operator has agreed to that.
+    /// Returns whether the operator has allowed fanout to change this external
+    /// service.
     #[must_use]
     pub fn has_agreed(&self, service: &str) -> bool {
         self.agreed.contains(service)
     }
 
-    /// Whether fanout may make things on this service: it is its own, or the
-    /// operator has agreed.
+    /// Returns whether fanout may create objects on this service: it is managed
+    /// by fanout, or the operator has allowed it.
     #[must_use]
     pub fn may_alter(&self, service: &str) -> bool {
         let known = self.services.get(service);
@@ -173,19 +175,21 @@ impl State {
         !external || self.has_agreed(service)
     }
 
-    /// Whether some of it runs in containers.
+    /// Returns whether one of the services runs in a container.
     #[must_use]
     pub fn has_containers(&self) -> bool {
         let mut services = self.services.values();
         services.any(|service| service.runtime == Runtime::Docker)
     }
 
-    /// The state in `dir`, none where the project was never brought up.
+    /// Loads the state from `dir`. Returns `None` if the project has never been
+    /// started.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or understood.
+    /// If the file exists and cannot be read or parsed.
     pub fn load(dir: &ProjectDir) -> Result<Option<Self>, StateError> {
-        // Whoever could write it could name servers of their own in it.
+        // Another user who can write the file could point fanout to other
+        // servers.
         files::check_own_folder(dir.path()).map_err(|source| StateError::Read {
             path: dir.path().to_owned(),
             source,
@@ -196,26 +200,26 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::Read { path, source }),
         };
-        // Without the value that is wrong: it may hold a password.
+        // The invalid value is left out, because it may contain a password.
         let malformed = |error: serde_json::Error| StateError::Malformed {
             path: path.clone(),
             reason: format!("line {}, column {}", error.line(), error.column()),
         };
-        let formatted: Formatted = serde_json::from_str(&text).map_err(malformed)?;
-        if formatted.format != FORMAT {
+        let version: FormatVersion = serde_json::from_str(&text).map_err(malformed)?;
+        if version.format != FORMAT {
             return Err(StateError::Format {
                 path,
-                found: formatted.format,
+                found: version.format,
             });
         }
         serde_json::from_str(&text).map(Some).map_err(malformed)
     }
 
-    /// Writes the state whole or not at all. Only its owner may read it: the
-    /// endpoints have passwords in them.
+    /// Writes the state atomically. Only its owner may read it, because the
+    /// endpoints contain passwords.
     ///
     /// # Errors
-    /// When the folder takes no file.
+    /// If the file cannot be written.
     pub fn save(&self, dir: &ProjectDir) -> Result<(), StateError> {
         let path = dir.state();
         let text = serde_json::to_string_pretty(self).map_err(|error| StateError::Malformed {
@@ -227,10 +231,10 @@ impl State {
     }
 }
 
-/// The endpoints that the project's services were given, as settings.
+/// Returns the recorded endpoints of the project's services, as settings.
 ///
 /// # Errors
-/// When the state is there and cannot be read.
+/// If the state exists and cannot be read.
 pub fn recorded_settings(
     home: &Home,
     project: &Project,
@@ -239,20 +243,21 @@ pub fn recorded_settings(
     Ok(state.map(|state| state.settings).unwrap_or_default())
 }
 
-/// The projects of a home that were brought up.
+/// Returns the projects in a home that have a recorded state.
 #[must_use]
 pub fn recorded_projects(home: &Home) -> Vec<Project> {
     let is_recorded = |project: &Project| home.project(project).state().exists();
     folders(home).filter(is_recorded).collect()
 }
 
-/// Whatever is in a home under the name of a project.
+/// Returns every entry of a home whose name is a valid project name.
 fn folders(home: &Home) -> impl Iterator<Item = Project> {
     let entries = fs::read_dir(home.path()).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Ports of the other projects of a home that run, or are just brought up.
+/// Returns the ports of the other projects in a home that are running or being
+/// changed.
 #[must_use]
 pub fn ports_of_others(home: &Home, project: &Project) -> BTreeSet<u16> {
     folders(home)
@@ -265,12 +270,12 @@ pub fn ports_of_others(home: &Home, project: &Project) -> BTreeSet<u16> {
         .collect()
 }
 
-/// The process on a port, with the service of a project of this home that it is
-/// of, where it is.
+/// Returns the process that uses a port, and names its service if it belongs to
+/// a project in this home.
 #[must_use]
 pub fn holder(home: &Home, port: u16) -> Option<Holder> {
     let mut holder = ports::holder(port)?;
-    let of_project = recorded_projects(home).into_iter().find_map(|project| {
+    let service_name = recorded_projects(home).into_iter().find_map(|project| {
         let dir = home.project(&project);
         let state = State::load(&dir).ok().flatten()?;
         let mut services = state.services.into_keys();
@@ -278,14 +283,14 @@ pub fn holder(home: &Home, port: u16) -> Option<Holder> {
             services.find(|name| proc::holders_of(&dir.tether(name)).contains(&holder.pid))?;
         Some(format!("{service} of project {project}"))
     });
-    if let Some(owner) = of_project {
-        holder.command = format!("{}, {owner}", holder.command);
+    if let Some(service_name) = service_name {
+        holder.command = format!("{}, {service_name}", holder.command);
     }
     Some(holder)
 }
 
-/// Whether any process of a project runs, or somebody changes it. The ports of
-/// containers that run are not free, which is seen without.
+/// Returns whether a process of the project runs or a command is changing it.
+/// Ports of running containers are not free anyway, so they need no check.
 fn is_in_use(state: &State, dir: &ProjectDir) -> bool {
     let mut services = state.services.keys();
     services.any(|service| process::running(dir, service).is_some())
@@ -296,28 +301,28 @@ fn is_in_use(state: &State, dir: &ProjectDir) -> bool {
 mod tests {
     use super::*;
 
-    fn place() -> (tempfile::TempDir, ProjectDir) {
+    fn project_dir() -> (tempfile::TempDir, ProjectDir) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let dir = Home::at(folder.path()).project(&Project::default());
-        fs::create_dir_all(dir.path()).expect("made");
+        fs::create_dir_all(dir.path()).expect("create the project folder");
         (folder, dir)
     }
 
     #[test]
-    fn what_is_saved_is_loaded() {
-        let (_folder, dir) = place();
-        assert_eq!(State::load(&dir).expect("readable"), None);
+    fn a_saved_state_is_loaded_unchanged() {
+        let (_folder, dir) = project_dir();
+        assert_eq!(State::load(&dir).expect("read the state"), None);
         let mut state = State::new(&Project::default(), Runtime::Native);
         state
             .settings
             .insert("redis.url".to_owned(), "redis://127.0.0.1:1".into());
-        state.save(&dir).expect("written");
-        assert_eq!(State::load(&dir).expect("readable"), Some(state));
+        state.save(&dir).expect("write the state");
+        assert_eq!(State::load(&dir).expect("read the state"), Some(state));
     }
 
     #[test]
-    fn only_what_is_external_wants_to_be_agreed_to() {
-        let (_folder, dir) = place();
+    fn only_external_services_need_consent() {
+        let (_folder, dir) = project_dir();
         let mut state = State::new(&Project::default(), Runtime::Native);
         for (name, runtime) in [("kafka", Runtime::External), ("redis", Runtime::Native)] {
             let service = ServiceState {
@@ -329,33 +334,33 @@ mod tests {
         }
         assert!(state.may_alter("redis") && !state.may_alter("kafka"));
         state.agree("kafka");
-        state.save(&dir).expect("written");
-        let state = State::load(&dir).expect("readable").expect("there");
+        state.save(&dir).expect("write the state");
+        let state = State::load(&dir).expect("read the state").expect("a state");
         assert!(state.may_alter("kafka"));
     }
 
     #[test]
-    fn a_state_of_before_consent_was_asked_for_has_none() {
-        let (_folder, dir) = place();
+    fn a_state_without_recorded_consent_grants_none() {
+        let (_folder, dir) = project_dir();
         let text = r#"{"format": 1, "project": "fanout", "runtime": "native", "services":
             {"kafka": {"runtime": "external", "variant": null, "ports": {}}}}"#;
-        fs::write(dir.state(), text).expect("written");
-        let state = State::load(&dir).expect("readable").expect("there");
+        fs::write(dir.state(), text).expect("write the state");
+        let state = State::load(&dir).expect("read the state").expect("a state");
         assert!(!state.may_alter("kafka"));
     }
 
     #[test]
-    fn another_format_is_refused_before_it_is_read() {
-        let (_folder, dir) = place();
-        fs::write(dir.state(), r#"{"format": 2, "future": true}"#).expect("written");
+    fn another_format_is_refused_before_it_is_parsed() {
+        let (_folder, dir) = project_dir();
+        fs::write(dir.state(), r#"{"format": 2, "future": true}"#).expect("write the state");
         let error = State::load(&dir).expect_err("refused");
         assert_eq!(error.code(), "state_format");
     }
 
     #[test]
-    fn the_settings_of_a_project_never_brought_up_are_none() {
+    fn a_project_that_was_never_started_has_no_recorded_settings() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let recorded = recorded_settings(&Home::at(folder.path()), &Project::default());
-        assert!(recorded.expect("readable").is_empty());
+        assert!(recorded.expect("read the state").is_empty());
     }
 }

@@ -1,12 +1,13 @@
-//! What the texts of any definition may name, however the service is run.
+//! Placeholder values that every definition may use, however the service is
+//! run.
 //!
-//! | name | is |
+//! | name | value |
 //! |---|---|
-//! | `port`, `port.NAME` | the service's own ports on this machine |
-//! | `project` | whose it is |
+//! | `port`, `port.NAME` | the service's ports on this machine |
+//! | `project` | the project's name |
 //! | `postgres.user` `.password` `.database`, `clickhouse.user` `.password`, `redis.password` | parts of the URLs |
 //! | `connector.secrets` | lines of a properties file: the connector's secret properties |
-//! | `section.name` | any setting, with every service where it shall be |
+//! | `section.name` | any setting, with the resolved endpoint of every service |
 //! | `limits.partition_bytes` | `limits.partition_mib`, in bytes |
 
 use serde_json::Value as Json;
@@ -14,7 +15,7 @@ use serde_json::Value as Json;
 use super::{definition::MAIN_PORT, endpoint, resolve::Service};
 use crate::{config::Settings, template::Values};
 
-/// The values of one service.
+/// Returns the values of one service.
 pub(super) fn of(service: &Service, settings: &Settings) -> Result<Values, serde_json::Error> {
     let mut values = flat(settings)?;
     values.extend(credentials(settings));
@@ -52,7 +53,8 @@ fn credentials(settings: &Settings) -> Values {
     .into()
 }
 
-/// Settings by dotted key, as texts. What is the user's own words stays out.
+/// Returns the settings as strings, by dotted key. The `services` section is
+/// left out, because its names are the user's.
 pub(super) fn flat(settings: &Settings) -> Result<Values, serde_json::Error> {
     let Json::Object(sections) = serde_json::to_value(settings)? else {
         return Ok(Values::new());
@@ -76,43 +78,46 @@ pub(super) fn flat(settings: &Settings) -> Result<Values, serde_json::Error> {
     Ok(values)
 }
 
-/// Credentials that the files of services are made of, the setting each is
-/// part of, and what would end it, or be something else, in one of them.
-const WRITTEN: [(&str, &str, &str); 5] = [
+/// Credentials that are written into the files of services: name, the setting
+/// that contains it, and the characters that would end it or change its
+/// meaning.
+const FILE_CREDENTIALS: [(&str, &str, &str); 5] = [
     ("postgres.user", "postgres.url", "\"\\"),
     ("postgres.password", "postgres.url", "\"\\"),
     ("postgres.database", "postgres.url", "\"\\"),
-    ("clickhouse.user", "clickhouse.url", NO_NAME),
+    ("clickhouse.user", "clickhouse.url", NOT_IN_SECTION_NAME),
     ("redis.password", "redis.url", "\"\\"),
 ];
 
-/// The superuser of a Postgres that fanout runs.
+/// Name of the superuser in a Postgres that fanout runs.
 const POSTGRES_SUPERUSER: &str = "fanout_superuser";
 
-/// In the name of a section of ClickHouse's configuration.
-const NO_NAME: &str = " !\"#$%&'()*+,./:;<=>?@[\\]^`{|}~";
+/// Characters not allowed in a section name of ClickHouse's configuration.
+const NOT_IN_SECTION_NAME: &str = " !\"#$%&'()*+,./:;<=>?@[\\]^`{|}~";
 
-/// The first of the credentials named in `texts` that cannot be written there:
-/// its setting, its name, and why.
+/// Returns the first credential used in `texts` that cannot be written there:
+/// its setting, its name, and the reason.
 pub(super) fn unwritable(texts: &[&str], values: &Values) -> Option<(String, String, String)> {
-    WRITTEN.iter().find_map(|(name, setting, forbidden)| {
-        let placeholder = format!("{{{{{name}}}}}");
-        let value = values.get(*name)?;
-        if !texts.iter().any(|text| text.contains(&placeholder)) {
-            return None;
-        }
-        let why = if *name == "postgres.user" && value == POSTGRES_SUPERUSER {
-            "is the name of the server's superuser".to_owned()
-        } else if value.starts_with(char::is_whitespace) {
-            "begins with a blank".to_owned()
-        } else if value.contains(char::is_control) {
-            "has a control character".to_owned()
-        } else {
-            let wrong = value.chars().find(|letter| forbidden.contains(*letter))?;
-            format!("has a `{wrong}`")
-        };
-        Some(((*setting).to_owned(), (*name).replace('.', "'s "), why))
-    })
+    FILE_CREDENTIALS
+        .iter()
+        .find_map(|(name, setting, forbidden)| {
+            let placeholder = format!("{{{{{name}}}}}");
+            let value = values.get(*name)?;
+            if !texts.iter().any(|text| text.contains(&placeholder)) {
+                return None;
+            }
+            let reason = if *name == "postgres.user" && value == POSTGRES_SUPERUSER {
+                "is the name of the server's superuser".to_owned()
+            } else if value.starts_with(char::is_whitespace) {
+                "starts with whitespace".to_owned()
+            } else if value.contains(char::is_control) {
+                "contains a control character".to_owned()
+            } else {
+                let character = value.chars().find(|letter| forbidden.contains(*letter))?;
+                format!("contains `{character}`")
+            };
+            Some(((*setting).to_owned(), (*name).replace('.', "'s "), reason))
+        })
 }
 
 #[cfg(test)]
@@ -120,26 +125,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_credential_that_would_break_a_file_is_refused_where_it_is_written() {
+    fn a_credential_that_would_break_a_file_is_refused_if_the_file_uses_it() {
         let refused = |text, name: &str, value: &str| {
             let values = Values::from([(name.to_owned(), value.to_owned())]);
-            unwritable(&[text], &values).map(|(_, _, why)| why)
+            unwritable(&[text], &values).map(|(_, _, reason)| reason)
         };
         let redis = "requirepass \"{{redis.password}}\"";
         assert_eq!(refused(redis, "redis.password", "p w#{$'ä="), None);
-        let why = refused(redis, "redis.password", "p\"w");
-        assert_eq!(why.as_deref(), Some("has a `\"`"));
-        let why = refused(redis, "redis.password", "p\nw");
-        assert_eq!(why.as_deref(), Some("has a control character"));
+        let reason = refused(redis, "redis.password", "p\"w");
+        assert_eq!(reason.as_deref(), Some("contains `\"`"));
+        let reason = refused(redis, "redis.password", "p\nw");
+        assert_eq!(reason.as_deref(), Some("contains a control character"));
         assert_eq!(refused("nothing", "redis.password", "p\"w"), None);
         let role = "CREATE ROLE \"{{postgres.user}}\"";
         assert_eq!(refused(role, "postgres.user", "app"), None);
-        let why = refused(role, "postgres.user", "fanout_superuser");
+        let reason = refused(role, "postgres.user", "fanout_superuser");
         assert_eq!(
-            why.as_deref(),
+            reason.as_deref(),
             Some("is the name of the server's superuser")
         );
-        let why = refused("{{clickhouse.user}}", "clickhouse.user", "a.b");
-        assert_eq!(why.as_deref(), Some("has a `.`"));
+        let reason = refused("{{clickhouse.user}}", "clickhouse.user", "a.b");
+        assert_eq!(reason.as_deref(), Some("contains `.`"));
     }
 }

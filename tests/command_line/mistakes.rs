@@ -34,7 +34,7 @@ fn the_internal_launcher_is_not_a_command() {
     fanout
         .run(&["launch"])
         .with(2)
-        .says("stdin holds no launch");
+        .says("stdin contains no valid task");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn zero_settings_are_rejected() {
         ),
         (
             "services: {redis: {ports: {main: 0}}}",
-            "services.redis.ports.main is 0, which is no port",
+            "services.redis.ports.main is 0, which is not a valid port",
         ),
     ] {
         let fanout = Fanout::new().config(&format!("{config}\n"));

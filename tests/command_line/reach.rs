@@ -45,7 +45,7 @@ fn a_project_that_was_never_brought_up_is_refused() {
         assert_eq!(ended.stdout, "", "{ended:#?}");
         assert_eq!(
             ended.stderr,
-            "error: project blue was never brought up\n\nhint: fanout --project blue up\n",
+            "error: project blue has never been started\n\nhint: fanout --project blue up\n",
             "{call:?}"
         );
         let json = [&line[..], &["--output", "json"]].concat();
@@ -72,7 +72,7 @@ fn commands_that_need_no_server_run_without_a_project() {
     // server.
     let doctor = fanout.run(&["doctor"]);
     assert!(matches!(doctor.code, Some(0 | 5)), "{doctor:#?}");
-    doctor.says("project fanout was never brought up: not looked into");
+    doctor.says("project fanout has never been started: not looked into");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn an_incomplete_configuration_is_rejected_with_the_missing_servers() {
     let url = "postgres://app:app@db.example/app";
     let fanout = Fanout::new().env("FANOUT_POSTGRES_URL", url);
     let ended = fanout.run(&["verify"]).with(6);
-    let ended = ended.says("project fanout has no kafka: it was never brought up");
+    let ended = ended.says("project fanout has no address for kafka: it has never been started");
     assert!(!ended.stderr.contains("no postgres"), "{ended:#?}");
     ended
         .says("clickhouse.url is not configured")
@@ -109,7 +109,7 @@ fn a_store_without_a_sink_is_neither_started_nor_required() {
         &["status"],
     ] {
         let ended = fanout.run(call).with(6);
-        let ended = ended.says("it was never brought up");
+        let ended = ended.says("it has never been started");
         assert!(!ended.stderr.contains("clickhouse"), "{ended:#?}");
     }
 }
@@ -121,7 +121,7 @@ fn a_connector_is_not_applied_without_the_kafka_that_stores_its_placeholder() {
         .env("FANOUT_POSTGRES_URL", "postgres://app:app@db.example/app");
     let ended = fanout.run(&["connector", "apply"]).with(6);
     ended
-        .says("project fanout has no kafka: it was never brought up")
+        .says("project fanout has no address for kafka: it has never been started")
         .says("hint: fanout up, or set FANOUT_KAFKA_BROKERS\n");
 }
 
@@ -150,7 +150,7 @@ fn a_failed_review_of_a_new_project_leaves_no_record() {
         !fanout.home().join("fanout/state.json").exists(),
         "{ended:#?}"
     );
-    fanout.run(&["logs"]).with(6).says("was never brought up");
+    fanout.run(&["logs"]).with(6).says("has never been started");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_port_in_the_file_does_not_make_a_server_part_of_the_project() {
     let (listener, port) = bound_port();
     let config = format!("services: {{postgres: {{ports: {{main: {port}}}}}}}\n");
     let fanout = Fanout::new().config(&config);
-    fanout.run(&["seed"]).with(6).says("was never brought up");
+    fanout.run(&["seed"]).with(6).says("has never been started");
     assert_no_connection(&listener);
 }
 
@@ -174,7 +174,7 @@ fn a_foreign_server_on_the_port_of_a_stopped_one_is_not_contacted() {
         "stub",
     ];
     let fanout = Fanout::new().stopped(&services.map(|service| (service, port)));
-    let holder = format!("is held by pid {} (", std::process::id());
+    let holder = format!("is in use by pid {} (", std::process::id());
     for call in CALLS {
         // These commands only inspect the project, and report that it is
         // stopped.
@@ -225,7 +225,7 @@ fn a_stopped_server_is_reported_with_the_command_that_starts_it() {
 fn a_misspelt_project_suggests_the_existing_one() {
     let fanout = Fanout::new().stopped(&[("redis", 1)]);
     let ended = fanout.run(&["--project", "fanuot", "seed"]).with(6);
-    ended.says("project fanuot was never brought up (did you mean \"fanout\"?)");
+    ended.says("project fanuot has never been started (did you mean \"fanout\"?)");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn up_uses_the_ports_of_the_file() {
     // A configured URL must have the same port.
     let fanout = fanout.env("FANOUT_REDIS_URL", "redis://127.0.0.1:7004");
     let ended = fanout.run(&["up", "redis", "--dry-run"]).with(2);
-    ended.says("services.redis.ports.main is 7003, and redis.url says 7004");
+    ended.says("services.redis.ports.main is 7003, but redis.url has port 7004");
     // A server that was brought up keeps its recorded port.
     let recorded = Fanout::new().config(config).stopped(&[("redis", 7005)]);
     let shown = recorded.run(&["config", "show"]).with(0);

@@ -75,5 +75,5 @@ fn reset(stack: &Stack) {
     }
     docker(&["volume", "rm", &bystander]);
     let again = stack.fanout.run(&["reset", "--yes"]).ends_with(6);
-    again.says("was never brought up");
+    again.says("has never been started");
 }

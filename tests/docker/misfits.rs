@@ -33,8 +33,8 @@ fn want_of_memory(stack: &Stack) {
     let starved = other.run(&up).ends_with(3);
     let remedy = format!("docker update --memory 2g --memory-swap 2g {name}");
     starved
-        .says("redis was killed for want of memory: its container may have 6 MiB")
-        .says("; its last words:")
+        .says("redis ran out of memory and was killed (its container is limited to 6 MiB)")
+        .says("; last log lines:")
         .says(&format!("hint: {remedy}, then: fanout --project"));
     let status = other.document(0, &["status"]);
     let services = status["services"].as_array().expect("services");
@@ -42,7 +42,7 @@ fn want_of_memory(stack: &Stack) {
     let problem = redis.map(|redis| &redis["problem"]);
     assert_eq!(
         problem.and_then(serde_json::Value::as_str),
-        Some("its container has ended (killed for want of memory)")
+        Some("its container has ended (killed because it ran out of memory)")
     );
     let words: Vec<&str> = remedy.split(' ').skip(1).collect();
     docker(&words);
@@ -80,8 +80,8 @@ fn other_architecture(stack: &Stack) {
     let up = ["--config", &file, "up", "redis", "--ports", "auto"];
     let refused = other.run(&up).ends_with(3);
     refused
-        .says(&format!("image {image} of redis is made for "))
-        .says("hint: name another in fanout.yaml: services: {redis: {image: …}}");
+        .says(&format!("image {image} of redis is for "))
+        .says("hint: set another in fanout.yaml: services: {redis: {image: …}}");
     other.run(&["reset", "--yes"]).ends_with(0);
     docker(&["rmi", &image]);
 }

@@ -33,7 +33,7 @@ fn foreign_container(stack: &Stack) {
     let up = ["up", "redis", "--ports", "auto"];
     let refused = other.run(&up).ends_with(6);
     refused
-        .says(&format!("container {name} is there and was not made by"))
+        .says(&format!("container {name} exists and was not created by"))
         .says(&format!("docker container rm {name}"));
     // Nothing is on record of a project whose `up` was refused; its folder is
     // all that there is to remove.
@@ -49,12 +49,12 @@ fn foreign_things(stack: &Stack) {
     let network = format!("{}-things_default", stack.project);
     docker(&["network", "create", &network]);
     let refused = other.run(&up).ends_with(6);
-    refused.says(&format!("network {network} is there and was not made by"));
+    refused.says(&format!("network {network} exists and was not created by"));
     docker(&["network", "rm", &network]);
     let volume = format!("{}-things_redis-8", stack.project);
     docker(&["volume", "create", &volume]);
     let refused = other.run(&up).ends_with(6);
-    refused.says(&format!("volume {volume} is there and was not made by"));
+    refused.says(&format!("volume {volume} exists and was not created by"));
     other.run(&["reset", "--yes"]).ends_with(0);
     docker(&["volume", "rm", &volume]);
 }
@@ -68,7 +68,7 @@ fn held_port(stack: &Stack) {
     let pid = std::process::id();
     refused
         .says(&format!(
-            "port {port} is needed by redis and held by pid {pid} ("
+            "port {port}, needed by redis, is in use by pid {pid} ("
         ))
         .says("up redis --ports auto");
 }
@@ -81,8 +81,8 @@ fn dying_container(stack: &Stack) {
     let took = begun.elapsed();
     stack.configure(&[]);
     let died = died.ends_with(1);
-    died.says("postgres ended before it was ready (exit code ")
-        .says("; its last words:")
+    died.says("postgres exited before it was ready (exit code ")
+        .says("; last log lines:")
         .says("POSTGRES_PASSWORD");
     assert!(took.as_secs() < 60, "it took {took:?}");
     other.run(&["reset", "--yes"]).ends_with(0);
@@ -99,8 +99,8 @@ fn missing_image(stack: &Stack) {
     let up = ["--config", &file, "up", "redis", "--ports", "auto"];
     let refused = other.run(&up).ends_with(3);
     refused
-        .says(&format!("there is no image {repository}:no-such-tag"))
-        .says("hint: name another in fanout.yaml");
+        .says(&format!("image {repository}:no-such-tag does not exist"))
+        .says("hint: set another in fanout.yaml");
     let mut never = up.to_vec();
     never.extend(["--pull", "never"]);
     other.run(&never).ends_with(3).says("nothing may be pulled");
@@ -133,7 +133,7 @@ fn no_engine(stack: &Stack) {
     let mut status = named.to_vec();
     status.push("status");
     let status = stack.fanout.run(&status).ends_with(0);
-    status.says("no container engine answers");
+    status.says("no container engine responds");
     let mut down = named.to_vec();
     down.push("down");
     stack.fanout.run(&down).ends_with(3).says("--docker-host");
@@ -141,5 +141,5 @@ fn no_engine(stack: &Stack) {
         .fanout
         .run(&["--runtime", "native", "up"])
         .ends_with(6)
-        .says("was created with the docker runtime, which it keeps");
+        .says("was created with the docker runtime, which cannot be changed");
 }

@@ -145,7 +145,7 @@ fn engine(stack: &Stack) {
         verifying.with("DOCKER_CERT_PATH", &folder)
     };
     let plan = ["up", "redis", "--dry-run"];
-    let answers = format!("answers at {}", daemon.host);
+    let answers = format!("responds at {}", daemon.host);
     let ours = with(&daemon.certificates());
     eventually("the daemon answers", || {
         let planned = ours.run(&plan);
@@ -166,7 +166,10 @@ fn engine(stack: &Stack) {
                 .ok_or_else(|| format!("{}\n{}", ended.evidence(), daemon.log()))
         });
     };
-    refused(&plain, "it is under TLS, and no certificates are named");
+    refused(
+        &plain,
+        "it requires TLS, but no certificates are configured",
+    );
     let theirs = daemon.folder.path().join("theirs");
     certificates(&theirs);
     let authority = format!(
@@ -176,7 +179,7 @@ fn engine(stack: &Stack) {
     refused(&with(&theirs), &authority);
     // The right authority, and a client of the wrong one.
     fs::copy(daemon.certificates().join("ca.pem"), theirs.join("ca.pem")).expect("copied");
-    refused(&with(&theirs), "it does not take the certificate in ");
+    refused(&with(&theirs), "it rejects the certificate in ");
     fs::remove_file(theirs.join("key.pem")).expect("removed");
     refused(&with(&theirs), "key.pem cannot be read");
     by_context(&plain, &daemon);
@@ -202,7 +205,7 @@ fn by_context(plain: &Fanout, daemon: &Daemon) {
     assert!(made.status.success(), "{made:?}");
     let fanout = plain.with("DOCKER_HOST", "").with("DOCKER_CONFIG", &config);
     let plan = ["--docker-context", "far", "up", "redis", "--dry-run"];
-    let answers = format!("answers at {}", daemon.host);
+    let answers = format!("responds at {}", daemon.host);
     eventually("the context's engine answers", || {
         let planned = fanout.run(&plan);
         match planned.code {

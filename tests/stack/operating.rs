@@ -72,7 +72,7 @@ fn fixed_ports(stack: &Stack) {
         "fixed",
     ];
     let refused = stack.fanout.run(&other).ends_with(3);
-    let refused = refused.says("port 5432 is needed by postgres and held by");
+    let refused = refused.says("port 5432, needed by postgres, is in use by");
     refused.says("hint: fanout --project other --runtime native up --ports auto");
     assert!(!stack.fanout.home().join("other/state.json").exists());
 }

@@ -71,6 +71,6 @@ fn leaves_nothing(stack: &Stack) {
     assert!(!stack.file("").exists(), "{}", reset.evidence());
     for command in [&["status"][..], &["reset", "--yes"]] {
         let refused = stack.fanout.run(command).ends_with(6);
-        refused.says("project fanout was never brought up");
+        refused.says("project fanout has never been started");
     }
 }

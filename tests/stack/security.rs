@@ -446,7 +446,7 @@ fn create_data_of_earlier_version(stack: &Stack, data: &Path) {
     fs::set_permissions(&password, fs::Permissions::from_mode(0o644))
         .expect("open the password file");
     match account::unprivileged("postgres").expect("a user") {
-        Some(account) => account.new_folder(data).expect("create the data folder"),
+        Some(account) => account.create_folder(data).expect("create the data folder"),
         None => fs::create_dir(data).expect("create the data folder"),
     }
     let folder = data.to_str().expect("a path in UTF-8");

@@ -1,6 +1,6 @@
-//! Where an engine is, and how it is talked to: a socket, plain TCP, or TCP
-//! under TLS. Under TLS the engine has to show a certificate by the authority
-//! in `ca.pem`, or by one that the system trusts, and is shown `cert.pem`.
+//! Address of an engine: a Unix socket, plain TCP, or TCP with TLS. With TLS
+//! the engine must present a certificate signed by the authority in `ca.pem`,
+//! or by one that the system trusts, and gets `cert.pem` as the client's.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,8 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 
 use super::error::DockerError;
 
-/// How long one question may take; a stop takes as long as the container does.
+/// Timeout of a request in seconds. Stopping a container takes as long as the
+/// container needs.
 const TIMEOUT_SECONDS: u64 = 180;
 
 /// The address of an engine.
@@ -16,25 +17,25 @@ const TIMEOUT_SECONDS: u64 = 180;
 pub struct Address {
     /// `unix:///var/run/docker.sock`, `tcp://127.0.0.1:2376`.
     pub host: String,
-    /// The folder of `ca.pem`, `cert.pem` and `key.pem` where TCP is under TLS.
+    /// Folder of `ca.pem`, `cert.pem` and `key.pem` for TCP with TLS.
     pub certificates: Option<PathBuf>,
 }
 
 impl Address {
-    /// A client of the engine there. Nothing is asked yet.
+    /// Returns a client of the engine, without sending a request.
     pub(super) fn open(&self) -> Result<Docker, DockerError> {
         let host = &self.host;
-        let unusable = |why| DockerError::Address {
+        let unusable = |reason| DockerError::Address {
             host: host.clone(),
-            why,
+            reason,
         };
         let scheme = host.split_once("://").map(|(scheme, _)| scheme);
-        let opened = match (scheme, &self.certificates) {
+        let client = match (scheme, &self.certificates) {
             (Some("unix"), _) => {
                 Docker::connect_with_unix(host, TIMEOUT_SECONDS, API_DEFAULT_VERSION)
             }
             (Some("tcp" | "https"), Some(folder)) => {
-                check(folder)?;
+                check_files(folder)?;
                 let [ca, cert, key] = FILES.map(|name| folder.join(name));
                 Docker::connect_with_ssl(
                     host,
@@ -50,42 +51,46 @@ impl Address {
             }
             (Some("https"), None) => {
                 return Err(DockerError::Tls {
-                    reason: "it is under TLS, and no certificates are named".to_owned(),
+                    reason: "it requires TLS, but no certificates are configured".to_owned(),
                 });
             }
             (Some("ssh"), _) => {
                 return Err(unusable(
-                    "the ports of its containers would be that machine's; run fanout there",
+                    "its containers would publish their ports on that machine; run fanout there",
                 ));
             }
-            _ => return Err(unusable("it is neither unix:// nor tcp://")),
+            _ => return Err(unusable("it must start with unix:// or tcp://")),
         };
-        Ok(opened?)
+        Ok(client?)
     }
 
-    /// An error of the first question, in words about TLS where it is that.
+    /// Replaces an error of the first request by a clear TLS error, if it is
+    /// one.
     pub(super) fn explain(&self, error: DockerError) -> DockerError {
-        let said = match &error {
+        let message = match &error {
             DockerError::Unreachable { reason } => reason,
             DockerError::Answer { message, .. } => message,
             _ => return error,
         };
         let folder = self.certificates.as_deref().unwrap_or(Path::new("."));
         let [ca, cert, _] = FILES.map(|name| folder.join(name).display().to_string());
-        let reason = if said.contains("HTTP request to an HTTPS server") {
-            "it is under TLS, and no certificates are named".to_owned()
-        } else if said.contains("UnknownIssuer") || said.contains("BadSignature") {
-            format!("its certificate is not by the authority in {ca}")
-        } else if said.contains("invalid peer certificate") {
-            format!("its certificate is not good: {said}")
-        } else if said.contains("received fatal alert") {
-            format!("it does not take the certificate in {cert}: {said}")
-        } else if said.contains("received corrupt message") {
-            "it is not under TLS, and certificates are named for it".to_owned()
-        } else if self.certificates.is_some() && is_cut_off(said) {
-            // An engine that refuses a certificate says so and hangs up; what
-            // it says may be lost with the connection.
-            format!("it hung up; perhaps it does not take the certificate in {cert}: {said}")
+        let reason = if message.contains("HTTP request to an HTTPS server") {
+            "it requires TLS, but no certificates are configured".to_owned()
+        } else if message.contains("UnknownIssuer") || message.contains("BadSignature") {
+            format!("its certificate is not signed by the authority in {ca}")
+        } else if message.contains("invalid peer certificate") {
+            format!("its certificate is invalid: {message}")
+        } else if message.contains("received fatal alert") {
+            format!("it rejects the certificate in {cert}: {message}")
+        } else if message.contains("received corrupt message") {
+            "it does not use TLS, but certificates are configured for it".to_owned()
+        } else if self.certificates.is_some() && is_closed(message) {
+            // An engine that rejects a certificate sends an alert and closes
+            // the connection; the alert may be lost.
+            format!(
+                "it closed the connection, perhaps because it rejects the certificate in \
+                 {cert}: {message}"
+            )
         } else {
             return error;
         };
@@ -93,9 +98,9 @@ impl Address {
     }
 }
 
-/// Whether the connection ended without an answer.
-fn is_cut_off(said: &str) -> bool {
-    let said = said.to_lowercase();
+/// Returns whether the connection was closed without a response.
+fn is_closed(message: &str) -> bool {
+    let message = message.to_lowercase();
     [
         "connection reset",
         "broken pipe",
@@ -103,14 +108,15 @@ fn is_cut_off(said: &str) -> bool {
         "eof",
     ]
     .iter()
-    .any(|ending| said.contains(ending))
+    .any(|ending| message.contains(ending))
 }
 
-/// The authority, the client's certificate, and its key.
+/// File names of the authority, the client's certificate, and its key.
 const FILES: [&str; 3] = ["ca.pem", "cert.pem", "key.pem"];
 
-/// Whether the files are there: the client crate would go without.
-fn check(folder: &Path) -> Result<(), DockerError> {
+/// Checks that the files are readable, because the client crate would silently
+/// connect without them.
+fn check_files(folder: &Path) -> Result<(), DockerError> {
     for name in FILES {
         let path = folder.join(name);
         if let Err(error) = std::fs::File::open(&path) {
@@ -127,50 +133,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_cannot_be_used_says_why() {
-        for (host, certificates, why) in [
+    fn an_unusable_address_is_rejected_with_the_reason() {
+        for (host, certificates, expected) in [
             ("ssh://me@there", None, "run fanout there"),
-            ("https://there:2376", None, "it is under TLS"),
+            ("https://there:2376", None, "it requires TLS"),
             ("tcp://there:2376", Some("/nowhere"), "/nowhere/ca.pem"),
-            ("there", None, "neither unix:// nor tcp://"),
+            ("there", None, "unix:// or tcp://"),
         ] {
             let address = Address {
                 host: host.to_owned(),
                 certificates: certificates.map(PathBuf::from),
             };
-            let error = address.open().expect_err("no such way");
-            assert!(error.to_string().contains(why), "{error}");
+            let error = address.open().expect_err("an unusable address");
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn what_tls_says_is_put_into_words() {
+    fn tls_errors_are_explained() {
         let address = Address {
             host: "tcp://there:2376".to_owned(),
             certificates: Some("/certs".into()),
         };
-        for (said, expected) in [
+        for (message, expected) in [
             (
                 "invalid peer certificate: UnknownIssuer",
-                "its certificate is not by the authority in /certs/ca.pem",
+                "its certificate is not signed by the authority in /certs/ca.pem",
             ),
             (
                 "received fatal alert: CertificateRequired",
-                "it does not take the certificate in /certs/cert.pem: \
+                "it rejects the certificate in /certs/cert.pem: \
                  received fatal alert: CertificateRequired",
             ),
             (
                 "received corrupt message of type InvalidContentType",
-                "it is not under TLS, and certificates are named for it",
+                "it does not use TLS, but certificates are configured for it",
             ),
             (
                 "Connection reset by peer (os error 104)",
-                "it hung up; perhaps it does not take the certificate in /certs/cert.pem: \
+                "it closed the connection, perhaps because it rejects the certificate in \
+                 /certs/cert.pem: \
                  Connection reset by peer (os error 104)",
             ),
-            ("refused", "the engine does not answer: refused"),
+            ("refused", "the container engine is unreachable: refused"),
         ] {
-            let reason = said.to_owned();
+            let reason = message.to_owned();
             let error = address.explain(DockerError::Unreachable { reason });
             assert_eq!(error.to_string(), expected);
         }

@@ -1,4 +1,4 @@
-//! Containers: made, given their files, started, stopped, removed, looked at.
+//! Containers: create, copy files, start, stop, remove and inspect.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,93 +19,93 @@ use bollard::{
 
 use super::{
     Engine,
-    error::{DockerError, fine_if, none_if_missing},
-    life::{Health, Life, health, life},
+    error::{DockerError, none_if_missing, ok_if},
+    life::{Health, RunState, health, run_state},
 };
 use crate::timestamp;
 
-/// From this API on a starting container may be asked more often.
+/// API version that supports a shorter health check interval during the start.
 const START_INTERVAL_API: (u32, u32) = (1, 44);
 
-/// How often a container that has just started is asked, where the engine can.
+/// Health check interval during the start, if the engine supports it.
 const START_INTERVAL: Duration = Duration::from_millis(500);
 
-/// All that a new container is made of.
+/// Definition of a new container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewContainer {
     pub name: String,
     pub image: String,
-    /// Empty means the image's own.
+    /// Command; if empty, the image's default.
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
-    /// Port inside → port of this machine's loopback.
+    /// Ports: inside the container → on this machine's loopback address.
     pub ports: BTreeMap<u16, u16>,
-    /// Volume → folder inside.
+    /// Volumes: name → folder inside the container.
     pub volumes: BTreeMap<String, String>,
     pub network: String,
-    /// Its names on the network.
+    /// Names on the network.
     pub aliases: Vec<String>,
     pub health: Option<HealthCheck>,
     pub log: LogLimits,
 }
 
-/// How much of what a container says the engine keeps.
+/// Limits of the log that the engine keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogLimits {
     pub file_mib: u64,
     pub files: u32,
 }
 
-/// How the engine asks a container whether it is well.
+/// Health check that the engine runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// Run inside.
+    /// Command run inside the container.
     pub command: Vec<String>,
     pub interval: Duration,
 }
 
-/// A container as it was found.
+/// An existing container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
     pub name: String,
     pub labels: BTreeMap<String, String>,
-    /// Digest of the image that it was made from.
+    /// Digest of the container's image.
     pub image: String,
-    pub life: Life,
+    pub run_state: RunState,
     pub health: Health,
-    /// Ports of this machine that it publishes while it runs.
+    /// Ports published on this machine while it is running.
     pub ports: Vec<u16>,
-    /// Bytes of memory that it may have, where it is limited.
+    /// Memory limit in bytes, if any.
     pub memory_limit: Option<u64>,
-    /// Milliseconds since the epoch at which it last started.
+    /// Time of the last start, in milliseconds since the epoch.
     pub started_ms: Option<i64>,
 }
 
 impl Container {
-    /// Whether it runs.
+    /// Returns whether the container is running.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.life == Life::Running
+        self.run_state == RunState::Running
     }
 }
 
 impl Engine {
-    /// The container of this name or id.
+    /// Returns the container with this name or id.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// If the engine does not respond.
     pub async fn container(&self, name: &str) -> Result<Option<Container>, DockerError> {
         let found = none_if_missing(self.docker.inspect_container(name, None).await)?;
         Ok(found.map(container))
     }
 
-    /// The names of all containers, running or not, that bear this label
-    /// (`name=value`).
+    /// Returns the names of all containers with this label (`name=value`),
+    /// running or stopped.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// If the engine does not respond.
     pub async fn containers(&self, label: &str) -> Result<Vec<String>, DockerError> {
         let filters = HashMap::from([("label", vec![label])]);
         let options = ListContainersOptionsBuilder::new()
@@ -116,17 +116,18 @@ impl Engine {
         let name = |names: Option<Vec<String>>| names?.into_iter().next();
         let mut names: Vec<String> = found
             .into_iter()
-            .filter_map(|one| name(one.names))
+            .filter_map(|container| name(container.names))
             .map(|name| name.trim_start_matches('/').to_owned())
             .collect();
         names.sort();
         Ok(names)
     }
 
-    /// The name of a running container that publishes a port of this machine.
+    /// Returns the name of the running container that publishes a port of this
+    /// machine.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// If the engine does not respond.
     pub async fn publisher(&self, port: u16) -> Result<Option<String>, DockerError> {
         let port = port.to_string();
         let filters = HashMap::from([("publish", vec![port.as_str()])]);
@@ -134,15 +135,15 @@ impl Engine {
             .filters(&filters)
             .build();
         let found = self.docker.list_containers(Some(options)).await?;
-        let mut names = found.into_iter().filter_map(|one| one.names);
+        let mut names = found.into_iter().filter_map(|container| container.names);
         let name = names.next().and_then(|names| names.into_iter().next());
         Ok(name.map(|name| name.trim_start_matches('/').to_owned()))
     }
 
-    /// Makes a container; does not start it.
+    /// Creates a container without starting it.
     ///
     /// # Errors
-    /// When the engine does not, for instance for want of the image.
+    /// If the engine refuses, for instance because the image is missing.
     pub async fn create(&self, new: &NewContainer) -> Result<(), DockerError> {
         let options = CreateContainerOptionsBuilder::new().name(&new.name).build();
         let body = self.body(new);
@@ -164,7 +165,7 @@ impl Engine {
             cmd: (!new.command.is_empty()).then(|| new.command.clone()),
             env: Some(env.collect()),
             labels: Some(new.labels.clone().into_iter().collect()),
-            exposed_ports: Some(new.ports.keys().copied().map(inner_port).collect()),
+            exposed_ports: Some(new.ports.keys().copied().map(container_port).collect()),
             healthcheck: new.health.as_ref().map(|check| self.health(check)),
             host_config: Some(host_config(new)),
             networking_config: Some(NetworkingConfig {
@@ -177,22 +178,23 @@ impl Engine {
     fn health(&self, check: &HealthCheck) -> HealthConfig {
         let mut test = vec!["CMD".to_owned()];
         test.extend(check.command.iter().cloned());
-        let early = self.api >= START_INTERVAL_API;
+        let supports_start_interval = self.api >= START_INTERVAL_API;
         HealthConfig {
             test: Some(test),
-            interval: Some(nanos(check.interval)),
-            timeout: Some(nanos(Duration::from_secs(10))),
-            // One that is not well is told by `up` and `status`, not by this.
+            interval: Some(nanoseconds(check.interval)),
+            timeout: Some(nanoseconds(Duration::from_secs(10))),
+            // An unhealthy container is reported by `up` and `status`, not by
+            // these retries.
             retries: Some(10),
-            start_period: Some(nanos(Duration::from_secs(120))),
-            start_interval: early.then(|| nanos(START_INTERVAL)),
+            start_period: Some(nanoseconds(Duration::from_secs(120))),
+            start_interval: supports_start_interval.then(|| nanoseconds(START_INTERVAL)),
         }
     }
 
-    /// Puts files (path inside → text) into a container that is there.
+    /// Copies files (path inside → text) into an existing container.
     ///
     /// # Errors
-    /// When the engine does not.
+    /// If the engine refuses.
     pub async fn upload(
         &self,
         name: &str,
@@ -203,46 +205,46 @@ impl Engine {
         }
         let options = UploadToContainerOptionsBuilder::new().path("/").build();
         let packed = body_full(pack(files)?.into());
-        let done = self.docker.upload_to_container(name, Some(options), packed);
-        Ok(done.await?)
+        let uploaded = self.docker.upload_to_container(name, Some(options), packed);
+        Ok(uploaded.await?)
     }
 
-    /// Starts a container that is there.
+    /// Starts an existing container.
     ///
     /// # Errors
-    /// When the engine does not, for instance because a port is taken.
+    /// If the engine refuses, for instance because a port is in use.
     pub async fn start(&self, name: &str) -> Result<(), DockerError> {
-        fine_if(&[304], self.docker.start_container(name, None).await)
+        ok_if(&[304], self.docker.start_container(name, None).await)
     }
 
-    /// Asks a container to end, kills it after `patience`; says whether it had
+    /// Stops a container and kills it after `timeout`. Returns whether it had
     /// to be killed.
     ///
     /// # Errors
-    /// When the engine does not.
-    pub async fn stop(&self, name: &str, patience: Duration) -> Result<bool, DockerError> {
-        let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX);
+    /// If the engine refuses.
+    pub async fn stop(&self, name: &str, timeout: Duration) -> Result<bool, DockerError> {
+        let seconds = i32::try_from(timeout.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
-        fine_if(
+        ok_if(
             &[304, 404],
             self.docker.stop_container(name, Some(options)).await,
         )?;
         let found = none_if_missing(self.docker.inspect_container(name, None).await)?;
-        let code = found.and_then(|one| one.state?.exit_code);
+        let code = found.and_then(|container| container.state?.exit_code);
         Ok(code == Some(137))
     }
 
-    /// Removes a container, whatever it does, and its nameless volumes.
+    /// Removes a container, even a running one, and its anonymous volumes.
     ///
     /// # Errors
-    /// When the engine does not.
+    /// If the engine refuses.
     pub async fn remove(&self, name: &str) -> Result<(), DockerError> {
         let options = RemoveContainerOptionsBuilder::new()
             .force(true)
             .v(true)
             .build();
-        // 409: somebody else is removing it.
-        fine_if(
+        // 409: another client is removing it.
+        ok_if(
             &[404, 409],
             self.docker.remove_container(name, Some(options)).await,
         )
@@ -255,7 +257,7 @@ fn host_config(new: &NewContainer) -> HostConfig {
             host_ip: Some("127.0.0.1".to_owned()),
             host_port: Some(outer.to_string()),
         };
-        (inner_port(*inner), Some(vec![binding]))
+        (container_port(*inner), Some(vec![binding]))
     });
     let mounts = new.volumes.iter().map(|(volume, folder)| Mount {
         typ: Some(MountType::VOLUME),
@@ -272,8 +274,8 @@ fn host_config(new: &NewContainer) -> HostConfig {
     }
 }
 
-/// The driver that every engine has, and that keeps what is asked for again: an
-/// engine's default may bound nothing, or keep nothing.
+/// Returns the log settings. Every engine has this driver, and its logs can be
+/// read back; an engine's default driver may have no limit, or store nothing.
 fn log_config(limits: LogLimits) -> HostConfigLogConfig {
     HostConfigLogConfig {
         typ: Some("json-file".to_owned()),
@@ -284,23 +286,24 @@ fn log_config(limits: LogLimits) -> HostConfigLogConfig {
     }
 }
 
-fn inner_port(port: u16) -> String {
+fn container_port(port: u16) -> String {
     format!("{port}/tcp")
 }
 
-fn nanos(duration: Duration) -> i64 {
+fn nanoseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// An archive of files that everyone may read, in folders of their own: who
-/// reads them inside is the image's choice, and nobody else is inside.
+/// Packs the files into an archive, with their folders, readable for all users
+/// inside the container. The image chooses the user that reads them.
 fn pack(files: &BTreeMap<String, String>) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let parents = files.keys().filter_map(|path| path.rsplit_once('/'));
     let folders = parents.map(|(folder, _)| folder.trim_start_matches('/'));
     let folders: BTreeSet<&str> = folders.filter(|folder| !folder.is_empty()).collect();
     for folder in folders {
-        // An engine would make it as it likes, for root alone perhaps.
+        // Otherwise the engine would create the folder, perhaps accessible to
+        // root only.
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_size(0);
@@ -338,7 +341,7 @@ fn container(found: ContainerInspectResponse) -> Container {
             .as_deref()
             .and_then(timestamp::parse)
             .map(|micros| micros / 1000),
-        life: life(&state),
+        run_state: run_state(&state),
     }
 }
 

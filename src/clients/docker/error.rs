@@ -1,29 +1,30 @@
-//! Why the engine did not do something, and which refusals are answers.
+//! Errors of the container engine, and the responses that do not count as
+//! errors.
 
 use bollard::errors::Error;
 
 use crate::failure::chain;
 
-/// Why the engine did not do it.
+/// Error of a request to the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
-    #[error("`{host}` is no address of an engine that fanout can talk to: {why}")]
-    Address { host: String, why: &'static str },
-    /// Certificates that do not fit, are not there, or have to be there.
+    #[error("`{host}` is not a supported engine address: {reason}")]
+    Address { host: String, reason: &'static str },
+    /// Certificates that are invalid, unreadable or missing.
     #[error("{reason}")]
     Tls { reason: String },
-    #[error("the engine at {host} speaks API {found}, and fanout needs 1.41 (Docker 20.10)")]
+    #[error("the engine at {host} has API version {found}, but fanout needs 1.41 (Docker 20.10)")]
     TooOld { host: String, found: String },
-    #[error("the engine does not answer: {reason}")]
+    #[error("the container engine is unreachable: {reason}")]
     Unreachable { reason: String },
     #[error("{message}")]
     Answer { status: u16, message: String },
-    #[error("a file cannot be packed for its container")]
+    #[error("cannot pack the files for the container")]
     Pack(#[from] std::io::Error),
 }
 
 impl DockerError {
-    /// The HTTP status of an answer.
+    /// Returns the HTTP status of an error response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -47,7 +48,7 @@ impl From<Error> for DockerError {
                 status: 0,
                 message: error,
             },
-            // Its own words add nothing.
+            // Only the source of this error is informative.
             Error::HyperLegacyError { err } => Self::Unreachable {
                 reason: chain(&err),
             },
@@ -58,7 +59,7 @@ impl From<Error> for DockerError {
     }
 }
 
-/// `404` is an answer too.
+/// Maps the status `404` to `None`.
 pub(super) fn none_if_missing<T>(answer: Result<T, Error>) -> Result<Option<T>, DockerError> {
     match answer.map_err(DockerError::from) {
         Ok(found) => Ok(Some(found)),
@@ -67,10 +68,17 @@ pub(super) fn none_if_missing<T>(answer: Result<T, Error>) -> Result<Option<T>, 
     }
 }
 
-/// What is done already needs no doing: `304`, `404` and `409` in that sense.
-pub(super) fn fine_if(done: &[u16], answer: Result<(), Error>) -> Result<(), DockerError> {
+/// Accepts these statuses as success, because they mean that the request was
+/// already fulfilled.
+pub(super) fn ok_if(accepted: &[u16], answer: Result<(), Error>) -> Result<(), DockerError> {
     match answer.map_err(DockerError::from) {
-        Err(error) if error.status().is_some_and(|status| done.contains(&status)) => Ok(()),
+        Err(error)
+            if error
+                .status()
+                .is_some_and(|status| accepted.contains(&status)) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

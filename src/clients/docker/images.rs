@@ -1,4 +1,4 @@
-//! Images: whether one is there, and how it comes.
+//! Images: inspecting and pulling.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard::{auth::DockerCredentials, query_parameters::CreateImageOptionsBuilder};
@@ -10,71 +10,73 @@ use super::{
 };
 use crate::secret::Secret;
 
-/// What a registry wants to know.
+/// Credentials for a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     Password {
         user: String,
         password: Secret,
     },
-    /// What a registry gave in exchange for a password.
+    /// Token that a registry issued in exchange for a password.
     Token(Secret),
 }
 
 impl Credentials {
-    /// Whether the client crate can hand them to an engine. It writes them in
-    /// the alphabet of base64 that has `+` and `/` where engines read the one
-    /// that has `-` and `_` (bollard 0.21), so a password with `>`, `?` or `~`
-    /// at every third byte would come to nothing.
+    /// Returns whether the client crate can send the credentials correctly.
+    /// bollard 0.21 encodes them in base64 with `+` and `/`, but engines decode
+    /// base64 with `-` and `_`. A password with `>`, `?` or `~` at every third
+    /// byte would be rejected.
     #[must_use]
     pub fn can_be_sent(&self) -> bool {
-        let text = serde_json::to_string(&of_bollard(self)).unwrap_or_default();
+        let text = serde_json::to_string(&to_bollard(self)).unwrap_or_default();
         !STANDARD.encode(text).contains(['+', '/'])
     }
 }
 
-/// One thing that happened to one layer, or to the image as a whole.
+/// Progress message about one layer, or the whole image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullStep {
-    /// The layer's id; the image's tag, or none, for the whole.
+    /// The layer's id. For the whole image, its tag or `None`.
     pub layer: Option<String>,
     /// `Downloading`, `Pull complete`, …
     pub status: String,
-    /// Bytes done and to do, where the status has some.
+    /// Bytes done, if the status has a number.
     pub done: Option<u64>,
     pub total: Option<u64>,
 }
 
 impl Engine {
-    /// The digest of the image of this name, where it is there.
+    /// Returns the digest of the image with this name, or `None` if it is
+    /// missing.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// If the engine does not respond.
     pub async fn image(&self, name: &str) -> Result<Option<String>, DockerError> {
         let found = none_if_missing(self.docker.inspect_image(name).await)?;
         Ok(found.map(|image| image.id.unwrap_or_default()))
     }
 
-    /// The processors that an image is made for: `arm64`; none where it is not
-    /// there or does not say.
+    /// Returns the architecture that an image is built for, such as `arm64`.
+    /// Returns `None` if the image is missing or does not contain it.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// If the engine does not respond.
     pub async fn image_architecture(&self, name: &str) -> Result<Option<String>, DockerError> {
         let found = none_if_missing(self.docker.inspect_image(name).await)?;
         let architecture = found.and_then(|image| image.architecture);
         Ok(architecture.filter(|name| !name.is_empty()))
     }
 
-    /// Fetches an image, telling every step. An error ends it.
+    /// Pulls an image and returns its progress messages. The stream ends after
+    /// an error.
     pub fn pull(
         &self,
         name: &str,
         credentials: Option<&Credentials>,
     ) -> impl Stream<Item = Result<PullStep, DockerError>> + use<> {
-        // Without a tag in it the engine would fetch every tag there is.
+        // `name` must have a tag, or the engine would pull all tags.
         let options = CreateImageOptionsBuilder::new().from_image(name).build();
-        let credentials = credentials.map(of_bollard);
+        let credentials = credentials.map(to_bollard);
         let steps = self.docker.create_image(Some(options), None, credentials);
         steps.map(|step| {
             let step = step?;
@@ -96,7 +98,7 @@ impl Engine {
     }
 }
 
-fn of_bollard(credentials: &Credentials) -> DockerCredentials {
+fn to_bollard(credentials: &Credentials) -> DockerCredentials {
     match credentials {
         Credentials::Password { user, password } => DockerCredentials {
             username: Some(user.clone()),
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_that_would_come_to_nothing_is_known() {
+    fn a_password_that_cannot_be_sent_is_detected() {
         let with = |password: &str| Credentials::Password {
             user: "me".to_owned(),
             password: Secret::new(password),

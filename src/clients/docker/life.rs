@@ -1,91 +1,91 @@
-//! Whether a container runs, how it ended, and what its health checks say.
+//! Run state, exit reason and health of a container.
 
 use std::fmt;
 
 use bollard::models::{ContainerState, ContainerStateStatusEnum, HealthStatusEnum};
 
-/// The exit code of what was killed: 128 and the signal's number.
+/// Exit code of a process killed by SIGKILL: 128 plus the signal's number.
 const KILLED: i64 = 137;
 
-/// Whether a container runs.
+/// Run state of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
-    /// Made and never started.
+pub enum RunState {
+    /// Created but never started.
     Created,
     Running,
-    Ended(Ending),
+    Exited(ExitReason),
 }
 
-/// How a container ended.
+/// Reason why a container exited.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub enum ExitReason {
     Code(i64),
-    /// The kernel killed it because it needed more memory than it may have.
+    /// Killed by the kernel because it exceeded its memory limit.
     OutOfMemory,
-    /// In the engine's words.
-    Said(String),
+    /// Error message of the engine.
+    Message(String),
 }
 
-/// What the engine thinks of a container.
+/// Result of a container's health checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// Well, or nobody asks.
-    Good,
-    /// Not yet asked often enough.
+    /// Healthy, or without a health check.
+    Healthy,
+    /// The check has not passed yet.
     Starting,
-    /// With what the last check said.
-    Bad(String),
+    /// Unhealthy, with the output of the last check.
+    Unhealthy(String),
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for ExitReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(KILLED) => write!(formatter, "exit code {KILLED}: it was killed"),
             Self::Code(code) => write!(formatter, "exit code {code}"),
-            Self::OutOfMemory => formatter.write_str("killed for want of memory"),
-            Self::Said(said) => formatter.write_str(said),
+            Self::OutOfMemory => formatter.write_str("killed because it ran out of memory"),
+            Self::Message(message) => formatter.write_str(message),
         }
     }
 }
 
-pub(super) fn life(state: &ContainerState) -> Life {
+pub(super) fn run_state(state: &ContainerState) -> RunState {
     match state.status {
-        Some(ContainerStateStatusEnum::CREATED) => Life::Created,
+        Some(ContainerStateStatusEnum::CREATED) => RunState::Created,
         Some(
             ContainerStateStatusEnum::RUNNING
             | ContainerStateStatusEnum::PAUSED
             | ContainerStateStatusEnum::RESTARTING,
-        ) => Life::Running,
-        _ => Life::Ended(ending(state)),
+        ) => RunState::Running,
+        _ => RunState::Exited(exit_reason(state)),
     }
 }
 
-fn ending(state: &ContainerState) -> Ending {
+fn exit_reason(state: &ContainerState) -> ExitReason {
     let code = state.exit_code.unwrap_or_default();
-    let said = state.error.clone().unwrap_or_default();
-    // The engine says so too of one that outlived the child that was killed,
-    // and ended later as it should.
+    let message = state.error.clone().unwrap_or_default();
+    // The engine also sets `oom_killed` if only a child process was killed and
+    // the container exited successfully later.
     if state.oom_killed == Some(true) && code != 0 {
-        Ending::OutOfMemory
-    } else if said.is_empty() {
-        Ending::Code(code)
+        ExitReason::OutOfMemory
+    } else if message.is_empty() {
+        ExitReason::Code(code)
     } else {
-        Ending::Said(said)
+        ExitReason::Message(message)
     }
 }
 
 pub(super) fn health(state: &ContainerState) -> Health {
     let Some(health) = &state.health else {
-        return Health::Good;
+        return Health::Healthy;
     };
     let last = health.log.as_ref().and_then(|log| log.last());
-    let said = last
+    let message = last
         .and_then(|last| last.output.clone())
         .unwrap_or_default();
     match health.status {
         Some(HealthStatusEnum::STARTING) => Health::Starting,
-        Some(HealthStatusEnum::UNHEALTHY) => Health::Bad(said.trim().to_owned()),
-        _ => Health::Good,
+        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy(message.trim().to_owned()),
+        _ => Health::Healthy,
     }
 }
 
@@ -94,28 +94,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_a_container_ended_is_told_in_words() {
-        let ended = |code, hungry, said: &str| {
+    fn the_exit_reason_is_described() {
+        let describe = |code, oom_killed, message: &str| {
             let state = ContainerState {
                 status: Some(ContainerStateStatusEnum::EXITED),
                 exit_code: Some(code),
-                oom_killed: Some(hungry),
-                error: Some(said.to_owned()),
+                oom_killed: Some(oom_killed),
+                error: Some(message.to_owned()),
                 ..ContainerState::default()
             };
-            match life(&state) {
-                Life::Ended(ending) => ending.to_string(),
+            match run_state(&state) {
+                RunState::Exited(exit_reason) => exit_reason.to_string(),
                 other => format!("{other:?}"),
             }
         };
-        for (code, hungry, said, expected) in [
+        for (code, oom_killed, message, expected) in [
             (1, false, "", "exit code 1"),
             (137, false, "", "exit code 137: it was killed"),
-            (137, true, "", "killed for want of memory"),
+            (137, true, "", "killed because it ran out of memory"),
             (0, true, "", "exit code 0"),
             (128, false, "no such file", "no such file"),
         ] {
-            assert_eq!(ended(code, hungry, said), expected);
+            assert_eq!(describe(code, oom_killed, message), expected);
         }
     }
 }

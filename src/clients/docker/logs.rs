@@ -1,4 +1,4 @@
-//! What containers say, line by line, with the time at which they said it.
+//! Logs of containers, line by line with timestamps.
 
 use std::pin::Pin;
 
@@ -8,27 +8,28 @@ use futures_util::{Stream, StreamExt as _};
 use super::{Engine, error::DockerError};
 use crate::timestamp;
 
-/// One line, without its end.
+/// One line, without its newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// Microseconds since the epoch, as the engine saw it.
+    /// Time at which the engine received the line, in microseconds since the
+    /// epoch.
     pub time_us: Option<i64>,
     pub text: String,
 }
 
-/// Lines as they are written.
-pub struct Follow {
+/// Stream of log lines.
+pub struct LogStream {
     output: Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>,
     partial: Vec<u8>,
-    whole: Vec<LogLine>,
+    complete: Vec<LogLine>,
 }
 
 impl Engine {
-    /// The lines that a container has written: of all, or of the last `tail`,
-    /// those from `since_us` (microseconds since the epoch) on.
+    /// Returns the lines that a container has written: all or the last `tail`,
+    /// and of these the ones from `since_us` (microseconds since the epoch) on.
     ///
     /// # Errors
-    /// When the engine does not answer or the container is not there.
+    /// If the engine does not respond or the container does not exist.
     pub async fn log(
         &self,
         name: &str,
@@ -43,10 +44,10 @@ impl Engine {
         Ok(lines)
     }
 
-    /// The lines that a running container writes from `since_us` on, until it
-    /// ends.
+    /// Follows the lines that a running container writes from `since_us` on,
+    /// until it stops.
     #[must_use]
-    pub fn follow(&self, name: &str, since_us: Option<i64>) -> Follow {
+    pub fn follow(&self, name: &str, since_us: Option<i64>) -> LogStream {
         self.read_log(name, None, since_us, true)
     }
 
@@ -56,9 +57,9 @@ impl Engine {
         tail: Option<usize>,
         since_us: Option<i64>,
         follow: bool,
-    ) -> Follow {
+    ) -> LogStream {
         let tail = tail.map_or("all".to_owned(), |count| count.to_string());
-        // The engine takes whole seconds; the caller leaves out what is too old.
+        // The engine filters by whole seconds; the caller drops older lines.
         let since = since_us.map_or(0, |micros| micros.div_euclid(1_000_000));
         let options = LogsOptionsBuilder::new()
             .stdout(true)
@@ -68,50 +69,50 @@ impl Engine {
             .since(i32::try_from(since).unwrap_or_default())
             .tail(&tail)
             .build();
-        Follow {
+        LogStream {
             output: Box::pin(self.docker.logs(name, Some(options))),
             partial: Vec::new(),
-            whole: Vec::new(),
+            complete: Vec::new(),
         }
     }
 }
 
-impl Follow {
-    /// The next line; none at the end.
+impl LogStream {
+    /// Returns the next line, or `None` at the end.
     ///
     /// # Errors
-    /// When the engine breaks off.
+    /// If the connection to the engine fails.
     pub async fn next(&mut self) -> Result<Option<LogLine>, DockerError> {
         loop {
-            if !self.whole.is_empty() {
-                return Ok(Some(self.whole.remove(0)));
+            if !self.complete.is_empty() {
+                return Ok(Some(self.complete.remove(0)));
             }
             match self.output.next().await {
-                Some(output) => self.take(&output?.into_bytes()),
+                Some(output) => self.push(&output?.into_bytes()),
                 None if self.partial.is_empty() => return Ok(None),
                 None => {
                     let rest = std::mem::take(&mut self.partial);
-                    return Ok(Some(line(&rest)));
+                    return Ok(Some(parse_line(&rest)));
                 }
             }
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) {
         self.partial.extend_from_slice(bytes);
         let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else {
             return;
         };
         let rest = self.partial.split_off(end + 1);
-        let whole = std::mem::replace(&mut self.partial, rest);
-        let lines = whole.split(|byte| *byte == b'\n');
-        self.whole
-            .extend(lines.filter(|bytes| !bytes.is_empty()).map(line));
+        let complete = std::mem::replace(&mut self.partial, rest);
+        let lines = complete.split(|byte| *byte == b'\n');
+        self.complete
+            .extend(lines.filter(|bytes| !bytes.is_empty()).map(parse_line));
     }
 }
 
-/// `2026-11-24T00:02:28.469123456Z text`.
-fn line(bytes: &[u8]) -> LogLine {
+/// Parses a line: `2026-11-24T00:02:28.469123456Z text`.
+fn parse_line(bytes: &[u8]) -> LogLine {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches(['\r', '\n']);
     let (time, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -127,9 +128,9 @@ fn line(bytes: &[u8]) -> LogLine {
     }
 }
 
-impl std::fmt::Debug for Follow {
+impl std::fmt::Debug for LogStream {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Follow").finish_non_exhaustive()
+        formatter.debug_struct("LogStream").finish_non_exhaustive()
     }
 }
 
@@ -138,13 +139,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_engines_time_is_taken_off_a_line() {
-        let read = line(b"2026-11-24T00:02:28.469123456Z  LOG: ready \r");
+    fn the_engines_timestamp_is_removed_from_a_line() {
+        let read = parse_line(b"2026-11-24T00:02:28.469123456Z  LOG: ready \r");
         assert_eq!(read.text, " LOG: ready ");
         assert_eq!(
             read.time_us,
             timestamp::parse("2026-11-24T00:02:28.469123Z")
         );
-        assert_eq!(line(b"no time").text, "no time");
+        assert_eq!(parse_line(b"no time").text, "no time");
     }
 }

@@ -1,6 +1,6 @@
-//! The container engine, by its API. What is asked of it is small: containers,
-//! images, networks and volumes by name, and their labels. Which of them are a
-//! project's, and what is done with them, is the stack's business.
+//! Client of the container engine's API. It covers containers, images, networks
+//! and volumes by name, and their labels. Which of them belong to a project,
+//! and how they are used, is left to the stack.
 
 mod address;
 mod containers;
@@ -18,66 +18,66 @@ pub use address::Address;
 pub use containers::{Container, HealthCheck, LogLimits, NewContainer};
 pub use error::DockerError;
 pub use images::{Credentials, PullStep};
-pub use life::{Ending, Health, Life};
-pub use logs::{Follow, LogLine};
-pub use things::Thing;
+pub use life::{ExitReason, Health, RunState};
+pub use logs::{LogLine, LogStream};
+pub use things::Resource;
 
-/// The oldest API that has all that is asked: Docker 20.10's.
-const LEAST_API: (u32, u32) = (1, 41);
+/// Minimum API version: that of Docker 20.10.
+const MIN_API: (u32, u32) = (1, 41);
 
-/// How long the first question may take.
-const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of the first request.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An engine that has answered.
+/// A connected engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
     docker: Docker,
     pub address: Address,
-    /// As it calls itself: `Docker 27.3.1`.
+    /// Name and version: `Docker 27.3.1`.
     pub version: String,
-    /// The processors that it has: `amd64`.
+    /// Processor architecture: `amd64`.
     pub architecture: String,
-    /// Whether it runs the health checks of containers by itself: Podman
-    /// leaves that to timers that may not be there.
+    /// Whether the engine itself runs the health checks of containers. Podman
+    /// relies on timers that may not exist.
     pub checks_health: bool,
     api: (u32, u32),
 }
 
 impl Engine {
-    /// Asks the engine at `address` for its version.
+    /// Connects to the engine at `address` and reads its version.
     ///
     /// # Errors
-    /// When nothing answers there, or something too old.
+    /// If no engine responds, or its API is too old.
     pub async fn connect(address: &Address) -> Result<Self, DockerError> {
         let docker = address.open()?;
-        let asked = tokio::time::timeout(HELLO_PATIENCE, docker.version());
-        let answer = asked.await.map_err(|_| DockerError::Unreachable {
-            reason: format!("no answer within {} s", HELLO_PATIENCE.as_secs()),
+        let request = tokio::time::timeout(HELLO_TIMEOUT, docker.version());
+        let response = request.await.map_err(|_| DockerError::Unreachable {
+            reason: format!("no response within {} s", HELLO_TIMEOUT.as_secs()),
         })?;
-        let answer = answer.map_err(|error| address.explain(error.into()))?;
-        let found = answer.api_version.unwrap_or_default();
+        let response = response.map_err(|error| address.explain(error.into()))?;
+        let found = response.api_version.unwrap_or_default();
         let api = api_version(&found).unwrap_or_default();
-        if api < LEAST_API {
+        if api < MIN_API {
             return Err(DockerError::TooOld {
                 host: address.host.clone(),
                 found,
             });
         }
-        let mut components = answer.components.into_iter().flatten();
+        let mut components = response.components.into_iter().flatten();
         let is_podman = components.any(|component| component.name.starts_with("Podman"));
         let name = if is_podman { "Podman" } else { "Docker" };
         Ok(Self {
             docker,
             address: address.clone(),
-            architecture: answer.arch.unwrap_or_default(),
-            version: format!("{name} {}", answer.version.unwrap_or_default()),
+            architecture: response.arch.unwrap_or_default(),
+            version: format!("{name} {}", response.version.unwrap_or_default()),
             checks_health: !is_podman,
             api,
         })
     }
 }
 
-/// `1.41`.
+/// Parses an API version: `1.41`.
 fn api_version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -89,9 +89,9 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        assert!(api_version("1.9").expect("a version") < LEAST_API);
-        assert!(api_version("1.41").expect("a version") >= LEAST_API);
-        assert!(api_version("1.100").expect("a version") > LEAST_API);
+        assert!(api_version("1.9").expect("a version") < MIN_API);
+        assert!(api_version("1.41").expect("a version") >= MIN_API);
+        assert!(api_version("1.100").expect("a version") > MIN_API);
         assert_eq!(api_version(""), None);
     }
 }

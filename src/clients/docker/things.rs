@@ -1,4 +1,4 @@
-//! Networks and volumes: a name and labels are all there is to them here.
+//! Networks and volumes, reduced to their names and labels.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,17 +11,17 @@ use bollard::{
 
 use super::{
     Engine,
-    error::{DockerError, fine_if, none_if_missing},
+    error::{DockerError, none_if_missing, ok_if},
 };
 
 /// A network or a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Thing {
+pub struct Resource {
     pub name: String,
     pub labels: BTreeMap<String, String>,
 }
 
-impl Thing {
+impl Resource {
     fn new(name: String, labels: Option<HashMap<String, String>>) -> Self {
         Self {
             name,
@@ -29,29 +29,29 @@ impl Thing {
         }
     }
 
-    fn labels_of(&self) -> HashMap<String, String> {
+    fn label_map(&self) -> HashMap<String, String> {
         self.labels.clone().into_iter().collect()
     }
 }
 
 impl Engine {
-    /// The network of this very name.
+    /// Returns the network with exactly this name.
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub async fn network(&self, name: &str) -> Result<Option<Thing>, DockerError> {
-        // Asked for by name it would answer for the beginning of an id too.
+    /// If the engine does not respond.
+    pub async fn network(&self, name: &str) -> Result<Option<Resource>, DockerError> {
+        // Inspecting by name would also match the prefix of an id.
         let all = self
             .list_networks(HashMap::from([("name", vec![name])]))
             .await?;
         Ok(all.into_iter().find(|network| network.name == name))
     }
 
-    /// The networks that bear this label (`name=value`).
+    /// Returns the networks with this label (`name=value`).
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub async fn networks(&self, label: &str) -> Result<Vec<Thing>, DockerError> {
+    /// If the engine does not respond.
+    pub async fn networks(&self, label: &str) -> Result<Vec<Resource>, DockerError> {
         self.list_networks(HashMap::from([("label", vec![label])]))
             .await
     }
@@ -59,80 +59,81 @@ impl Engine {
     async fn list_networks(
         &self,
         filters: HashMap<&str, Vec<&str>>,
-    ) -> Result<Vec<Thing>, DockerError> {
+    ) -> Result<Vec<Resource>, DockerError> {
         let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
         let found = self.docker.list_networks(Some(options)).await?;
-        let thing =
-            |one: bollard::models::Network| Thing::new(one.name.unwrap_or_default(), one.labels);
-        Ok(found.into_iter().map(thing).collect())
+        let resource = |network: bollard::models::Network| {
+            Resource::new(network.name.unwrap_or_default(), network.labels)
+        };
+        Ok(found.into_iter().map(resource).collect())
     }
 
-    /// Makes a network of containers of this machine.
+    /// Creates a bridge network.
     ///
     /// # Errors
-    /// When the engine does not.
-    pub async fn create_network(&self, network: &Thing) -> Result<(), DockerError> {
+    /// If the engine refuses.
+    pub async fn create_network(&self, network: &Resource) -> Result<(), DockerError> {
         let request = NetworkCreateRequest {
             name: network.name.clone(),
             driver: Some("bridge".to_owned()),
-            labels: Some(network.labels_of()),
+            labels: Some(network.label_map()),
             ..NetworkCreateRequest::default()
         };
         self.docker.create_network(request).await?;
         Ok(())
     }
 
-    /// Removes a network that no container uses any more.
+    /// Removes a network without containers.
     ///
     /// # Errors
-    /// When the engine does not.
+    /// If the engine refuses.
     pub async fn remove_network(&self, name: &str) -> Result<(), DockerError> {
-        fine_if(&[404], self.docker.remove_network(name).await)
+        ok_if(&[404], self.docker.remove_network(name).await)
     }
 
-    /// The volume of this name.
+    /// Returns the volume with this name.
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub async fn volume(&self, name: &str) -> Result<Option<Thing>, DockerError> {
+    /// If the engine does not respond.
+    pub async fn volume(&self, name: &str) -> Result<Option<Resource>, DockerError> {
         let found = none_if_missing(self.docker.inspect_volume(name).await)?;
-        Ok(found.map(|volume| Thing::new(volume.name, Some(volume.labels))))
+        Ok(found.map(|volume| Resource::new(volume.name, Some(volume.labels))))
     }
 
-    /// The volumes that bear this label (`name=value`).
+    /// Returns the volumes with this label (`name=value`).
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub async fn volumes(&self, label: &str) -> Result<Vec<Thing>, DockerError> {
+    /// If the engine does not respond.
+    pub async fn volumes(&self, label: &str) -> Result<Vec<Resource>, DockerError> {
         let filters = HashMap::from([("label", vec![label])]);
         let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
         let found = self.docker.list_volumes(Some(options)).await?;
         let volumes = found.volumes.unwrap_or_default().into_iter();
         Ok(volumes
-            .map(|volume| Thing::new(volume.name, Some(volume.labels)))
+            .map(|volume| Resource::new(volume.name, Some(volume.labels)))
             .collect())
     }
 
-    /// Makes a volume.
+    /// Creates a volume.
     ///
     /// # Errors
-    /// When the engine does not.
-    pub async fn create_volume(&self, volume: &Thing) -> Result<(), DockerError> {
+    /// If the engine refuses.
+    pub async fn create_volume(&self, volume: &Resource) -> Result<(), DockerError> {
         let request = VolumeCreateRequest {
             name: Some(volume.name.clone()),
-            labels: Some(volume.labels_of()),
+            labels: Some(volume.label_map()),
             ..VolumeCreateRequest::default()
         };
         self.docker.create_volume(request).await?;
         Ok(())
     }
 
-    /// Removes a volume and what is in it.
+    /// Removes a volume and its data.
     ///
     /// # Errors
-    /// When the engine does not, for instance because a container uses it.
+    /// If the engine refuses, for instance because a container uses the volume.
     pub async fn remove_volume(&self, name: &str) -> Result<(), DockerError> {
-        let done = self.docker.remove_volume(name, None::<RemoveVolumeOptions>);
-        fine_if(&[404], done.await)
+        let removed = self.docker.remove_volume(name, None::<RemoveVolumeOptions>);
+        ok_if(&[404], removed.await)
     }
 }

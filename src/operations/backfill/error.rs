@@ -151,7 +151,7 @@ impl Failure for BackfillError {
             Self::Busy { .. } => "wait until it is done, then run the command again".to_owned(),
             Self::Disk(_) => "free space in that folder, then run it again".to_owned(),
             Self::Journal { .. } => {
-                "name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
+                "use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),
             Self::Kafka(_) | Self::Postgres(_) | Self::ClickHouse(_) => "fanout status".to_owned(),

@@ -12,7 +12,7 @@ use crate::{
     failure::chain,
     operations::status,
     secret::Redactor,
-    stack::{Site, State, choice, docker::owner::Owner, logs, selection},
+    stack::{Site, State, choice, docker::owner::ResourceLabels, logs, selection},
     timestamp::Rfc3339,
 };
 
@@ -139,7 +139,7 @@ async fn of_containers(site: &Site) -> BTreeMap<String, Vec<String>> {
     let Ok(Some(engine)) = choice::engine_of(site, Some(&state)).await else {
         return tails;
     };
-    let owner = Owner::of(site);
+    let owner = ResourceLabels::new(site);
     let known = state.services.into_iter();
     for (name, _) in known.filter(|(_, known)| known.runtime == Runtime::Docker) {
         let lines = engine.log(&owner.container(&name), Some(LINES), None).await;

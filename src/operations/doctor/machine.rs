@@ -14,12 +14,12 @@ use crate::{
     plan::Action,
     stack::{
         Service, Site,
-        blueprint::{self, Blueprint, Wishes},
+        blueprint::{self, Blueprint, UpOptions},
         holder,
         native::{
             install, prepare, process,
             programs::{self, Missing},
-            recipe::Recipe,
+            recipe::ProcessSpec,
         },
         ports,
     },
@@ -37,7 +37,7 @@ pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
         disk("disk of the downloads", &site.cache),
     ];
     // The running services' own way and ports are kept.
-    let blueprint = match blueprint::draw(site, config, &Wishes::default()).await {
+    let blueprint = match blueprint::plan_up(site, config, &UpOptions::default()).await {
         Ok(blueprint) => blueprint,
         Err(error) => {
             findings.push(Finding::fail("stack", chain(&error), error.hint()));
@@ -51,12 +51,12 @@ pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
     let native = |service: &&Service| service.runtime == Runtime::Native;
     let mut installs = BTreeSet::new();
     for service in blueprint.services.iter().filter(native) {
-        let Some(recipe) = blueprint.recipes.get(&service.definition.name) else {
+        let Some(spec) = blueprint.processes.get(&service.definition.name) else {
             continue;
         };
-        installs.extend(recipe.way.installs.iter().cloned());
-        findings.push(of_programs(service, recipe));
-        findings.extend(account(site, service, recipe));
+        installs.extend(spec.way.installs.iter().cloned());
+        findings.push(of_programs(service, spec));
+        findings.extend(account(site, service, spec));
         findings.extend(of_ports(site, &blueprint, service));
     }
     findings.extend(
@@ -69,10 +69,10 @@ pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
 
 /// The container engine, and the images that are still to come.
 fn engine(blueprint: &Blueprint) -> Vec<Finding> {
-    let Some(world) = &blueprint.world else {
+    let Some(engine_state) = &blueprint.engine_state else {
         return Vec::new();
     };
-    let engine = &world.engine;
+    let engine = &engine_state.engine;
     let evidence = format!("{} at {}", engine.version, engine.address.host);
     let missing = blueprint.missing_images();
     let image = |image: &str| {
@@ -84,16 +84,16 @@ fn engine(blueprint: &Blueprint) -> Vec<Finding> {
     findings
 }
 
-fn of_programs(service: &Service, recipe: &Recipe) -> Finding {
+fn of_programs(service: &Service, spec: &ProcessSpec) -> Finding {
     let name = &service.definition.name;
-    let mut missing = recipe.missing.clone();
-    let programs = &recipe.way.programs;
-    missing.extend(programs::too_old(programs, &recipe.programs, name));
+    let mut missing = spec.missing.clone();
+    let programs = &spec.way.programs;
+    missing.extend(programs::too_old(programs, &spec.programs, name));
     let title = format!("{name}: programs");
     if !missing.is_empty() {
         return Finding::fail(title, listing(&missing), Some(packages(&missing)));
     }
-    let paths: Vec<String> = recipe
+    let paths: Vec<String> = spec
         .programs
         .values()
         .map(|path| path.display().to_string())
@@ -124,10 +124,10 @@ fn packages(missing: &[Missing]) -> String {
 }
 
 /// Whether a server that refuses to run as root has a user to run as.
-fn account(site: &Site, service: &Service, recipe: &Recipe) -> Option<Finding> {
+fn account(site: &Site, service: &Service, spec: &ProcessSpec) -> Option<Finding> {
     let name = &service.definition.name;
     let title = format!("{name}: user");
-    match prepare::account(&site.dir(), name, recipe) {
+    match prepare::account(&site.dir(), name, spec) {
         Ok(None) => None,
         Ok(Some(_)) => Some(Finding::pass(title, "root's rights can be dropped")),
         Err(error) => Some(Finding::fail(title, chain(&error), error.hint())),
@@ -164,7 +164,7 @@ fn of_ports(site: &Site, blueprint: &Blueprint, service: &Service) -> Vec<Findin
 fn download(site: &Site, blueprint: &Blueprint, name: &str) -> Option<Finding> {
     let install = blueprint.installs.get(name)?;
     let title = format!("download {name}");
-    if install::is_there(site, install) {
+    if install::is_installed(site, install) {
         let folder = site.install_folder(install).display().to_string();
         return Some(Finding::pass(title, folder));
     }
@@ -225,12 +225,12 @@ mod tests {
     fn packages_are_named_once() {
         let missing = |program: &str, debian: &str| Missing {
             program: program.to_owned(),
-            problem: "is not there".to_owned(),
+            problem: "is missing".to_owned(),
             wanted_by: "x".to_owned(),
             debian: debian.to_owned(),
         };
         let missing = [missing("a", "p q"), missing("b", "p")];
         assert_eq!(packages(&missing), "on Debian: apt-get install p q");
-        assert_eq!(listing(&missing), "a is not there; b is not there");
+        assert_eq!(listing(&missing), "a is missing; b is missing");
     }
 }

@@ -20,8 +20,8 @@ use crate::{
     failure::{Failure, Kind},
     progress::{Event, Progress},
     stack::{
-        Lock, LockError, Site, State, StateError, blueprint::BlueprintError, docker::sweep::Sweep,
-        native::process, selection,
+        Lock, LockError, Site, State, StateError, blueprint::BlueprintError,
+        docker::sweep::ProjectResources, native::process, selection,
     },
 };
 
@@ -124,7 +124,7 @@ pub struct Reset {
     connections: Connections,
     inventory: Inventory,
     /// What the engine has of it.
-    sweep: Option<Sweep>,
+    sweep: Option<ProjectResources>,
     _lock: Option<Lock>,
 }
 
@@ -171,10 +171,11 @@ async fn listed(
     site: &Site,
     config: &Config,
     connections: &Connections,
-    sweep: Option<&Sweep>,
+    sweep: Option<&ProjectResources>,
 ) -> Result<Inventory, ResetError> {
     let containers = sweep.iter().flat_map(|sweep| &sweep.containers);
-    let names = |of: fn(&Sweep) -> &Vec<String>| sweep.map(of).cloned().unwrap_or_default();
+    let names =
+        |of: fn(&ProjectResources) -> &Vec<String>| sweep.map(of).cloned().unwrap_or_default();
     let dir = site.dir();
     let running = selection::definitions()?
         .into_iter()

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    clients::docker::{Container, Engine, Health, Life},
+    clients::docker::{Container, Engine, Health, RunState},
     config::{Config, Runtime},
     secret::SecretUrl,
     sink_kind::is_idle_store,
@@ -14,10 +14,10 @@ use crate::{
         blueprint::BlueprintError,
         choice,
         definition::Definition,
-        docker::owner::Owner,
+        docker::owner::ResourceLabels,
         native::process,
-        probe::{Unanswered, probe},
-        reach::is_placed,
+        probe::{ProbeError, probe},
+        reach::has_known_address,
         selection,
     },
 };
@@ -147,7 +147,7 @@ impl Place<'_> {
         };
         let external = runtime == Runtime::External;
         let answer = match &found.problem {
-            Some(problem) => Err(Unanswered {
+            Some(problem) => Err(ProbeError {
                 text: problem.clone(),
                 is_denied: false,
             }),
@@ -187,7 +187,8 @@ impl Place<'_> {
         let recorded = self.state.and_then(|state| state.services.get(name));
         let project = self.state.map_or(Runtime::Native, |state| state.runtime);
         // One that the project does not have and the operator has named.
-        let named = || is_placed(definition, self.config, self.state).then_some(Runtime::External);
+        let named =
+            || has_known_address(definition, self.config, self.state).then_some(Runtime::External);
         configured
             .or(recorded.map(|known| known.runtime))
             .or_else(named)
@@ -230,7 +231,7 @@ impl Place<'_> {
                 };
             }
         };
-        let owner = Owner::of(self.site);
+        let owner = ResourceLabels::new(self.site);
         match engine.container(&owner.container(service)).await {
             Ok(Some(found))
                 if owner
@@ -244,7 +245,7 @@ impl Place<'_> {
                 running: found.is_running(),
                 since_ms: found.started_ms.filter(|_| found.is_running()),
                 problem: unwell(&found),
-                ended: ended(&found.life),
+                ended: ended(&found.run_state),
                 container: Some(found.name),
                 ..Found::default()
             },
@@ -257,18 +258,18 @@ impl Place<'_> {
     }
 }
 
-fn ended(life: &Life) -> Option<String> {
-    match life {
-        Life::Running => None,
-        Life::Created => Some("its container was never started".to_owned()),
-        Life::Ended(how) => Some(format!("its container has ended ({how})")),
+fn ended(run_state: &RunState) -> Option<String> {
+    match run_state {
+        RunState::Running => None,
+        RunState::Created => Some("its container was never started".to_owned()),
+        RunState::Exited(how) => Some(format!("its container has ended ({how})")),
     }
 }
 
 /// What the engine has against a container that runs.
 fn unwell(found: &Container) -> Option<String> {
     match &found.health {
-        Health::Bad(said) if found.is_running() => Some(
+        Health::Unhealthy(said) if found.is_running() => Some(
             format!("its health check fails: {said}")
                 .trim_end_matches(": ")
                 .to_owned(),

@@ -17,10 +17,10 @@ use crate::{
     stack::{
         Service,
         docker::{
-            owner::Owner,
+            owner::ResourceLabels,
             pull::{self, PullError},
             run,
-            surroundings::Surroundings,
+            surroundings::EngineDiscovery,
         },
         native::install::{self, InstallError},
         runner,
@@ -37,8 +37,8 @@ impl Up {
         self.record.keep();
         self.install(progress).await?;
         self.pull(progress).await?;
-        if let Some(world) = &self.blueprint.world {
-            run::network(&world.engine, &Owner::of(&self.site)).await?;
+        if let Some(engine_state) = &self.blueprint.engine_state {
+            run::create_network(&engine_state.engine, &ResourceLabels::new(&self.site)).await?;
         }
         let mut changed = !self.plan().is_empty();
         let mut altered = Vec::new();
@@ -69,12 +69,12 @@ impl Up {
 
     /// Fetches the images that are wanted.
     async fn pull(&self, progress: &dyn Progress) -> Result<(), UpError> {
-        let Some(world) = &self.blueprint.world else {
+        let Some(engine_state) = &self.blueprint.engine_state else {
             return Ok(());
         };
-        let recipes = self.blueprint.containers.values();
+        let specs = self.blueprint.containers.values();
         let images: BTreeSet<&str> = match self.request.pull {
-            Pull::Always => recipes.map(|one| one.container.image.as_str()).collect(),
+            Pull::Always => specs.map(|one| one.container.image.as_str()).collect(),
             Pull::Missing | Pull::Never => self.blueprint.missing_images(),
         };
         if self.request.pull == Pull::Never
@@ -83,10 +83,10 @@ impl Up {
             let image = (*image).to_owned();
             return Err(PullError::Forbidden { image }.into());
         }
-        let config = Surroundings::from_env().config;
+        let config = EngineDiscovery::from_env().config;
         let pulls = images
             .iter()
-            .map(|image| pull::pull(&world.engine, image, &config, progress));
+            .map(|image| pull::pull(&engine_state.engine, image, &config, progress));
         try_join_all(pulls).await?;
         Ok(())
     }
@@ -94,8 +94,8 @@ impl Up {
     /// Whether a container was made of an image that is not the one of its
     /// name any more.
     async fn is_outdated(&self, service: &str) -> bool {
-        let (Some(world), Some(recipe)) = (
-            &self.blueprint.world,
+        let (Some(engine_state), Some(spec)) = (
+            &self.blueprint.engine_state,
             self.blueprint.containers.get(service),
         ) else {
             return false;
@@ -103,9 +103,9 @@ impl Up {
         if self.request.pull != Pull::Always {
             return false;
         }
-        let image = world.engine.image(&recipe.container.image).await;
+        let image = engine_state.engine.image(&spec.container.image).await;
         let image = image.ok().flatten();
-        world.running(service).map(|found| &found.image) != image.as_ref()
+        engine_state.running(service).map(|found| &found.image) != image.as_ref()
     }
 
     /// Starts one service where the plan says so; says whether it did.
@@ -119,20 +119,20 @@ impl Up {
         let (site, name) = (&self.site, &step.service);
         let starts = step.action != Action::Keep || self.is_outdated(name).await;
         match (
-            self.blueprint.recipes.get(name),
+            self.blueprint.processes.get(name),
             self.blueprint.containers.get(name),
-            &self.blueprint.world,
+            &self.blueprint.engine_state,
         ) {
-            (Some(recipe), ..) if starts => {
-                runner::start(site, service, recipe, timeout, progress).await?;
+            (Some(spec), ..) if starts => {
+                runner::start(site, service, spec, timeout, progress).await?;
             }
-            (_, Some(recipe), Some(world)) if starts => {
-                let engine = &world.engine;
-                runner::start_container(site, engine, service, recipe, timeout, progress).await?;
+            (_, Some(spec), Some(engine_state)) if starts => {
+                let engine = &engine_state.engine;
+                runner::start_container(site, engine, service, spec, timeout, progress).await?;
             }
-            (_, Some(recipe), Some(world)) => {
-                let engine = &world.engine;
-                runner::confirm_container(site, engine, service, recipe, timeout, progress).await?;
+            (_, Some(spec), Some(engine_state)) => {
+                let engine = &engine_state.engine;
+                runner::confirm_container(site, engine, service, spec, timeout, progress).await?;
             }
             _ => runner::confirm(site, service, timeout, progress).await?,
         }

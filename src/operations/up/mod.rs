@@ -25,10 +25,10 @@ use crate::{
     secret::SecretUrl,
     stack::{
         Lock, Service, Site,
-        blueprint::{self, Blueprint, Wishes},
+        blueprint::{self, Blueprint, UpOptions},
         holder,
         native::{prepare, process},
-        ports::{self, Moved},
+        ports::{self, Availability, ReassignedPort},
         preflight,
     },
 };
@@ -48,7 +48,7 @@ pub enum Pull {
 /// What is asked of `up`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
-    pub wishes: Wishes,
+    pub options: UpOptions,
     /// How long a service may take from its start until it serves.
     pub timeout: Duration,
     pub pull: Pull,
@@ -103,7 +103,7 @@ pub struct Endpoint {
 /// # Errors
 /// When the wishes or the configuration are wrong.
 pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
-    let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
+    let blueprint = blueprint::plan_up(&site, config, &request.options).await?;
     Ok(Up {
         site,
         request,
@@ -129,7 +129,7 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
     }
     // Until the ports are on record, no other project chooses any.
     let _home = Lock::home(&site.home).await?;
-    let blueprint = blueprint::draw(&site, config, &request.wishes).await?;
+    let blueprint = blueprint::plan_up(&site, config, &request.options).await?;
     preflight::check(&site, &blueprint).await?;
     prepare::project_folders(&site.dir())?;
     let record = Record::begin(&site.dir());
@@ -155,12 +155,12 @@ impl Up {
     /// Why a new project is run as it is, where nobody has said.
     #[must_use]
     pub fn because(&self) -> Option<&str> {
-        self.blueprint.because.as_deref()
+        self.blueprint.runtime_reason.as_deref()
     }
 
     /// The ports of what will be started that are not the usual ones.
     #[must_use]
-    pub fn moved(&self) -> Vec<Moved> {
+    pub fn moved(&self) -> Vec<ReassignedPort> {
         let processes = self.blueprint.to_start().map(|(service, _)| service);
         let containers = self.blueprint.containers_to_start();
         let all = processes.chain(containers.map(|(service, _)| service));
@@ -168,11 +168,11 @@ impl Up {
             let usual = service.definition.ports.iter();
             usual.filter_map(move |(name, usual)| {
                 let port = *service.ports.get(name)?;
-                (port != *usual).then(|| Moved {
+                (port != *usual).then(|| ReassignedPort {
                     service: service.definition.name.clone(),
-                    usual: *usual,
+                    default_port: *usual,
                     port,
-                    held: ports::look(*usual) == ports::Look::Held,
+                    is_in_use: ports::availability(*usual) == Availability::InUse,
                     holder: holder(&self.site.home, *usual),
                 })
             })

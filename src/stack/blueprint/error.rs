@@ -1,4 +1,4 @@
-//! Why there is no blueprint.
+//! Errors while planning an `up`.
 
 use crate::{
     config::Runtime,
@@ -7,19 +7,22 @@ use crate::{
     stack::{
         StateError,
         definition::DefinitionError,
-        docker::{daemon::DaemonError, recipe as container, world::WorldError},
-        native::recipe::RecipeError,
+        docker::{daemon::DaemonError, recipe as container, world::EngineStateError},
+        native::recipe::SpecError,
         resolve::ResolveError,
     },
     suggest::unknown,
 };
 
-/// Why there is no blueprint.
+/// Errors while planning an `up`.
 #[derive(Debug, thiserror::Error)]
 pub enum BlueprintError {
     #[error("{}", unknown("service", name, known))]
     UnknownService { name: String, known: Vec<String> },
-    #[error("project {project} was created with the {} runtime, which it keeps", recorded.name())]
+    #[error(
+        "project {project} was created with the {} runtime, which cannot be changed",
+        recorded.name()
+    )]
     OtherRuntime { project: String, recorded: Runtime },
     #[error(transparent)]
     State(#[from] StateError),
@@ -28,13 +31,13 @@ pub enum BlueprintError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
-    Recipe(#[from] RecipeError),
+    Recipe(#[from] SpecError),
     #[error(transparent)]
-    Container(#[from] container::RecipeError),
+    Container(#[from] container::SpecError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
     #[error(transparent)]
-    World(#[from] WorldError),
+    EngineState(#[from] EngineStateError),
     #[error(transparent)]
     Plan(#[from] PlanError),
 }
@@ -49,7 +52,7 @@ impl BlueprintError {
             Self::Recipe(error) => error,
             Self::Container(error) => error,
             Self::Daemon(error) => error,
-            Self::World(error) => error,
+            Self::EngineState(error) => error,
             Self::Plan(error) => error,
         })
     }

@@ -1,6 +1,6 @@
-//! All that `up` knows before it changes anything: the services in order, how
-//! each is run, and the plan. What stands in its way is asked by
-//! [`super::preflight`].
+//! Everything that `up` determines before it changes anything: the ordered
+//! services, how each is run, and the plan. [`super::preflight`] checks whether
+//! the plan can be carried out.
 
 pub(super) mod error;
 pub(super) mod wishes;
@@ -8,22 +8,22 @@ pub(super) mod wishes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::BlueprintError;
-pub use wishes::Wishes;
+pub use wishes::UpOptions;
 
 use super::{
     Site, State,
-    choice::{self, Chosen},
+    choice::{self, RuntimeChoice},
     definition::{self, Definition, Install},
     docker::{
-        owner::{self, Owner},
+        owner::{self, ResourceLabels},
         recipe as container,
-        world::World,
+        world::EngineState,
     },
     native::{
         install,
-        kitchen::Kitchen,
+        kitchen::RenderContext,
         process,
-        recipe::{Recipe, RecipeError, recipe},
+        recipe::{ProcessSpec, SpecError, process_spec},
     },
     resolve::{self, Known, Service},
     selection::{definitions, of_runtime, select},
@@ -36,57 +36,58 @@ use crate::{
     secret::SecretUrl,
 };
 
-/// The setting that says where Connect finds Postgres.
+/// Setting with the address under which Connect reaches Postgres.
 const CONNECT_ADDRESS: &str = "postgres.connect_address";
 
-/// What is going to be.
+/// The intended state of a project, and the steps towards it.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
-    /// Each after all that it needs.
+    /// Services, ordered by their dependencies.
     pub services: Vec<Service>,
-    /// How the native ones are run.
-    pub recipes: BTreeMap<String, Recipe>,
-    /// How those in containers are.
-    pub containers: BTreeMap<String, container::Recipe>,
-    /// What their engine has of them.
-    pub world: Option<World>,
-    /// Why a new project is run as it is, where nobody has said.
-    pub because: Option<String>,
+    /// Specs of the services that run as processes, by name.
+    pub processes: BTreeMap<String, ProcessSpec>,
+    /// Specs of the services that run as containers, by name.
+    pub containers: BTreeMap<String, container::ContainerSpec>,
+    /// Existing containers, volumes and images of the project.
+    pub engine_state: Option<EngineState>,
+    /// Reason for the runtime of a new project, if none was requested.
+    pub runtime_reason: Option<String>,
     pub plan: Plan,
-    /// With every service where it shall be.
+    /// Settings with the resolved endpoint of every service.
     pub settings: Settings,
     pub installs: BTreeMap<String, Install>,
-    /// Those that are there are made anew.
+    /// Whether existing installs are recreated.
     pub reinstall: bool,
-    /// To be recorded before anything changes.
+    /// State to record before anything changes.
     pub state: State,
 }
 
-/// Draws the blueprint. Looks at processes, containers, ports and programs, and
+/// Plans an `up`. Inspects processes, containers, ports and programs, and
 /// changes nothing.
 ///
 /// # Errors
-/// When the wishes or the configuration are wrong, no engine answers where
-/// there are to be containers, or something else is in a container's place.
-pub async fn draw(
+/// If the options or the configuration are invalid, no engine responds although
+/// containers are planned, or a container's name is used by something else.
+pub async fn plan_up(
     site: &Site,
     config: &Config,
-    wishes: &Wishes,
+    options: &UpOptions,
 ) -> Result<Blueprint, BlueprintError> {
     let dir = site.dir();
     let recorded = State::load(&dir)?;
-    let chosen = choice::choose(site, recorded.as_ref(), wishes.runtime).await?;
+    let chosen = choice::choose(site, recorded.as_ref(), options.runtime).await?;
     let all = definitions()?;
     resolve::check_names(&all, &config.settings)?;
     let all = of_runtime(&all, &config.settings, chosen.runtime);
-    let selected = select(&all, &config.settings.pipeline.sinks, wishes)?;
-    let mut world = look(site, config, &selected, &chosen, recorded.as_ref()).await?;
-    let running = running(site, &all, world.as_ref());
+    let selected = select(&all, &config.settings.pipeline.sinks, options)?;
+    let mut engine_state =
+        inspect_engine(site, config, &selected, &chosen, recorded.as_ref()).await?;
+    let running = running(site, &all, engine_state.as_ref());
     let known = Known {
         config,
         state: recorded.as_ref(),
         runtime: chosen.runtime,
-        mode: wishes.ports,
+        mode: options.ports,
         running: &running,
         avoided: &ports_of_others(&site.home, &site.project),
         seed: &dir.path().to_string_lossy(),
@@ -96,53 +97,53 @@ pub async fn draw(
     let settings = resolve::settings_with(&config.settings, &endpoints)?;
     let mut state = recorded.unwrap_or_else(|| State::new(&site.project, chosen.runtime));
     let installs = definition::installs()?;
-    let kitchen = Kitchen {
+    let context = RenderContext {
         site,
         settings: &settings,
         installs: &installs,
     };
-    let recipes = recipes(&services, &state, &kitchen)?;
+    let processes = processes(&services, &state, &context)?;
     let containers = containers(site, &settings, &services)?;
-    if let Some(world) = &mut world {
-        world
-            .look_for(&Owner::of(site), containers.values())
+    if let Some(engine_state) = &mut engine_state {
+        engine_state
+            .inspect_resources(&ResourceLabels::new(site), containers.values())
             .await?;
-        state.set_engine(&world.engine.address);
+        state.set_engine(&engine_state.engine.address);
     }
     let mut blueprint = Blueprint {
         services,
-        recipes,
+        processes,
         containers,
-        world,
-        because: chosen.because,
+        engine_state,
+        runtime_reason: chosen.reason,
         plan: Plan::default(),
         settings,
         installs,
-        reinstall: wishes.reinstall,
+        reinstall: options.reinstall,
         state,
     };
-    blueprint.plan = make_plan(site, &blueprint, wishes.recreate)?;
+    blueprint.plan = make_plan(site, &blueprint, options.recreate)?;
     blueprint.record(endpoints);
     Ok(blueprint)
 }
 
-/// Where the project has containers, the engine and those that are there.
-async fn look(
+/// Inspects the project's containers, if it has any.
+async fn inspect_engine(
     site: &Site,
     config: &Config,
     selected: &[Definition],
-    chosen: &Chosen,
+    chosen: &RuntimeChoice,
     recorded: Option<&State>,
-) -> Result<Option<World>, BlueprintError> {
-    let is_container = |one: &&Definition| {
-        let wishes = config.settings.services.get(&one.name);
-        let wished = wishes.and_then(|wishes| wishes.runtime);
-        one.runtime(wished, chosen.runtime) == Some(Runtime::Docker)
+) -> Result<Option<EngineState>, BlueprintError> {
+    let is_container = |service: &&Definition| {
+        let overrides = config.settings.services.get(&service.name);
+        let configured = overrides.and_then(|service| service.runtime);
+        service.runtime(configured, chosen.runtime) == Some(Runtime::Docker)
     };
     let names: Vec<&str> = selected
         .iter()
         .filter(is_container)
-        .map(|one| one.name.as_str())
+        .map(|service| service.name.as_str())
         .collect();
     if names.is_empty() {
         return Ok(None);
@@ -151,38 +152,48 @@ async fn look(
         Some(engine) => engine.clone(),
         None => choice::engine(site, recorded).await?,
     };
-    Ok(Some(World::look(engine, &Owner::of(site), names).await?))
+    Ok(Some(
+        EngineState::inspect(engine, &ResourceLabels::new(site), names).await?,
+    ))
 }
 
-fn running(site: &Site, all: &[Definition], world: Option<&World>) -> BTreeSet<String> {
+fn running(
+    site: &Site,
+    all: &[Definition],
+    engine_state: Option<&EngineState>,
+) -> BTreeSet<String> {
     let dir = site.dir();
     let runs = |name: &str| {
         process::running(&dir, name).is_some()
-            || world.is_some_and(|world| world.running(name).is_some())
+            || engine_state.is_some_and(|engine_state| engine_state.running(name).is_some())
     };
-    let names = all.iter().map(|one| &one.name);
+    let names = all.iter().map(|service| &service.name);
     names.filter(|name| runs(name)).cloned().collect()
 }
 
-/// Where every service is, by the setting that says so.
+/// Returns the endpoint of every service, by its setting.
 fn endpoints(config: &Config, services: &[Service]) -> BTreeMap<String, SecretUrl> {
-    let of = |service: &Service| {
+    let entry = |service: &Service| {
         (
             service.definition.endpoint.clone(),
             service.endpoint.clone(),
         )
     };
-    let mut endpoints: BTreeMap<String, SecretUrl> = services.iter().map(of).collect();
-    // A Connect in a container finds Postgres by its name there.
+    let mut endpoints: BTreeMap<String, SecretUrl> = services.iter().map(entry).collect();
+    // Connect in a container reaches a Postgres container under its network
+    // name.
     let way = |name: &str| {
         let mut services = services.iter();
-        let service = services.find(|one| one.definition.name == name)?;
+        let service = services.find(|service| service.definition.name == name)?;
         let in_container = service.runtime == Runtime::Docker;
         in_container.then(|| service.container_way(&config.settings))?
     };
-    let found = config.values.iter().find(|one| one.key == CONNECT_ADDRESS);
-    let is_said = found.is_some_and(|value| resolve::is_explicit(&value.origin));
-    if let (Some(postgres), Some(_), false) = (way("postgres"), way("connect"), is_said)
+    let address = config
+        .values
+        .iter()
+        .find(|value| value.key == CONNECT_ADDRESS);
+    let is_explicit = address.is_some_and(|value| resolve::is_explicit(&value.origin));
+    if let (Some(postgres), Some(_), false) = (way("postgres"), way("connect"), is_explicit)
         && let Some(inside) = &postgres.inside
     {
         endpoints.insert(CONNECT_ADDRESS.to_owned(), inside.as_str().into());
@@ -190,38 +201,43 @@ fn endpoints(config: &Config, services: &[Service]) -> BTreeMap<String, SecretUr
     endpoints
 }
 
-fn recipes(
+fn processes(
     services: &[Service],
     state: &State,
-    kitchen: &Kitchen<'_>,
-) -> Result<BTreeMap<String, Recipe>, RecipeError> {
-    let mut recipes = BTreeMap::new();
-    for service in services.iter().filter(|one| one.runtime == Runtime::Native) {
+    context: &RenderContext<'_>,
+) -> Result<BTreeMap<String, ProcessSpec>, SpecError> {
+    let mut processes = BTreeMap::new();
+    for service in services
+        .iter()
+        .filter(|service| service.runtime == Runtime::Native)
+    {
         let name = &service.definition.name;
         let recorded = state
             .services
             .get(name)
             .and_then(|known| known.variant.as_deref());
-        recipes.insert(name.clone(), recipe(service, recorded, kitchen)?);
+        processes.insert(name.clone(), process_spec(service, recorded, context)?);
     }
-    Ok(recipes)
+    Ok(processes)
 }
 
 fn containers(
     site: &Site,
     settings: &Settings,
     services: &[Service],
-) -> Result<BTreeMap<String, container::Recipe>, container::RecipeError> {
-    let kitchen = container::Kitchen {
+) -> Result<BTreeMap<String, container::ContainerSpec>, container::SpecError> {
+    let context = container::RenderContext {
         site,
         settings,
         services,
     };
-    let in_containers = services.iter().filter(|one| one.runtime == Runtime::Docker);
+    let in_containers = services
+        .iter()
+        .filter(|service| service.runtime == Runtime::Docker);
     in_containers
         .map(|service| {
             let name = service.definition.name.clone();
-            Ok((name, container::recipe(service, &kitchen)?))
+            Ok((name, container::container_spec(service, &context)?))
         })
         .collect()
 }
@@ -232,8 +248,8 @@ fn make_plan(site: &Site, blueprint: &Blueprint, recreate: Recreate) -> Result<P
     for service in &blueprint.services {
         let name = &service.definition.name;
         let needs = service.definition.needs.iter();
-        let process = blueprint.recipes.get(name).map(|one| &one.fingerprint);
-        let container = blueprint.containers.get(name).map(|one| &one.fingerprint);
+        let process = blueprint.processes.get(name).map(|spec| &spec.fingerprint);
+        let container = blueprint.containers.get(name).map(|spec| &spec.fingerprint);
         desired.push(Desired {
             name: name.clone(),
             runtime: service.runtime,
@@ -249,25 +265,32 @@ fn make_plan(site: &Site, blueprint: &Blueprint, recreate: Recreate) -> Result<P
 }
 
 impl Blueprint {
-    /// A service as it is now.
+    /// Returns the current state of a service.
     fn observed(&self, site: &Site, name: &str) -> Observed {
-        if let (Some(recipe), Some(world)) = (self.containers.get(name), &self.world) {
-            let found = world.containers.get(name);
-            let made = found.map(|found| owner::fingerprint(&found.labels));
-            let runs = found.is_some_and(Container::is_running);
-            let (running, resting) = if runs { (made, None) } else { (None, made) };
-            let has_data = recipe.volumes.keys().any(|one| world.volumes.contains(one));
+        if let (Some(spec), Some(engine_state)) = (self.containers.get(name), &self.engine_state) {
+            let container = engine_state.containers.get(name);
+            let fingerprint = container.map(|found| owner::fingerprint(&found.labels));
+            let is_running = container.is_some_and(Container::is_running);
+            let (running, stopped) = if is_running {
+                (fingerprint, None)
+            } else {
+                (None, fingerprint)
+            };
+            let has_data = spec
+                .volumes
+                .keys()
+                .any(|name| engine_state.volumes.contains(name));
             return Observed {
-                exists: found.is_some() || has_data,
+                exists: container.is_some() || has_data,
                 running,
-                resting,
+                stopped,
             };
         }
-        let recipe = self.recipes.get(name);
+        let spec = self.processes.get(name);
         Observed {
-            exists: recipe.is_some_and(|recipe| recipe.data.exists()),
+            exists: spec.is_some_and(|spec| spec.data.exists()),
             running: process::running(&site.dir(), name).map(|record| record.fingerprint),
-            resting: None,
+            stopped: None,
         }
     }
 
@@ -275,8 +298,8 @@ impl Blueprint {
         self.state.settings.extend(endpoints);
         for service in &self.services {
             let name = &service.definition.name;
-            let process = self.recipes.get(name).map(|recipe| &recipe.way.variant);
-            let container = self.containers.get(name).map(|recipe| &recipe.way.variant);
+            let process = self.processes.get(name).map(|spec| &spec.way.variant);
+            let container = self.containers.get(name).map(|spec| &spec.way.variant);
             let known = ServiceState {
                 runtime: service.runtime,
                 variant: process.or(container).cloned(),
@@ -286,37 +309,44 @@ impl Blueprint {
         }
     }
 
-    /// The containers that are to be started, now or anew.
-    pub fn containers_to_start(&self) -> impl Iterator<Item = (&Service, &container::Recipe)> {
+    /// Returns the containers that will be started or recreated.
+    pub fn containers_to_start(
+        &self,
+    ) -> impl Iterator<Item = (&Service, &container::ContainerSpec)> {
         let steps = self.plan.steps.iter();
         steps
             .filter(|step| step.action != Action::Keep)
             .filter_map(|step| {
-                let recipe = self.containers.get(&step.service)?;
-                Some((self.service(&step.service)?, recipe))
+                let spec = self.containers.get(&step.service)?;
+                Some((self.service(&step.service)?, spec))
             })
     }
 
-    /// Images that are wanted and not there.
+    /// Returns the missing images of these containers.
     #[must_use]
     pub fn missing_images(&self) -> BTreeSet<&str> {
-        let missing = self.world.iter().flat_map(|world| &world.missing_images);
+        let missing = self
+            .engine_state
+            .iter()
+            .flat_map(|engine_state| &engine_state.missing_images);
         let missing: BTreeSet<&str> = missing.map(String::as_str).collect();
         let wanted = self.containers_to_start();
         wanted
-            .map(|(_, recipe)| recipe.container.image.as_str())
+            .map(|(_, spec)| spec.container.image.as_str())
             .filter(|image| missing.contains(image))
             .collect()
     }
 
-    /// The service of this name.
+    /// Returns the service with this name.
     #[must_use]
     pub fn service(&self, name: &str) -> Option<&Service> {
-        self.services.iter().find(|one| one.definition.name == name)
+        self.services
+            .iter()
+            .find(|service| service.definition.name == name)
     }
 
-    /// What is to be started, now or anew.
-    pub fn to_start(&self) -> impl Iterator<Item = (&Service, &Recipe)> {
+    /// Returns the processes that will be started or restarted.
+    pub fn to_start(&self) -> impl Iterator<Item = (&Service, &ProcessSpec)> {
         self.plan
             .steps
             .iter()
@@ -324,22 +354,24 @@ impl Blueprint {
             .filter_map(|step| {
                 Some((
                     self.service(&step.service)?,
-                    self.recipes.get(&step.service)?,
+                    self.processes.get(&step.service)?,
                 ))
             })
     }
 
-    /// The installs that are wanted and not there, or to be made anew: name and
+    /// Returns the installs that are missing or will be recreated: name and
     /// description.
     pub fn missing_installs(&self, site: &Site) -> Vec<(&String, &Install)> {
         let wanted: BTreeSet<&String> = self
             .to_start()
-            .flat_map(|(_, recipe)| &recipe.way.installs)
+            .flat_map(|(_, spec)| &spec.way.installs)
             .collect();
         wanted
             .into_iter()
             .filter_map(|name| self.installs.get_key_value(name))
-            .filter(|(_, described)| self.reinstall || !install::is_there(site, described))
+            .filter(|(_, install_definition)| {
+                self.reinstall || !install::is_installed(site, install_definition)
+            })
             .collect()
     }
 }

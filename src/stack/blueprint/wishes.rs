@@ -1,17 +1,17 @@
-//! What is asked of `up`.
+//! Options of `up`.
 
 use crate::{config::Runtime, plan::Recreate, stack::PortMode};
 
-/// What is asked of `up`.
+/// Options of `up`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wishes {
-    /// These, and what they need; empty means all.
+pub struct UpOptions {
+    /// Services to start, with their dependencies; empty means all.
     pub services: Vec<String>,
-    /// Leave these out.
-    pub without: Vec<String>,
+    /// Services to leave out.
+    pub excluded: Vec<String>,
     pub runtime: Option<Runtime>,
     pub ports: PortMode,
     pub recreate: Recreate,
-    /// Make the installs of what is started anew.
+    /// Whether to recreate the installs of the started services.
     pub reinstall: bool,
 }

@@ -1,5 +1,5 @@
-//! What a registry is told, as Docker's configuration has it: a credential
-//! helper's answer, else what `docker login` wrote down.
+//! Registry credentials from Docker's configuration: a credential helper's
+//! output, otherwise what `docker login` stored.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
@@ -9,16 +9,16 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{clients::docker::Credentials, secret::Secret};
 
-/// The name that Docker Hub has in the configuration.
+/// Name of Docker Hub in the configuration.
 const HUB: &str = "https://index.docker.io/v1/";
 
-/// How long a helper may take: some ask the operator.
-const HELPER_PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of a helper; some prompt the operator.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What helpers call a token's user.
+/// User name that helpers report for a token.
 const TOKEN_USER: &str = "<token>";
 
-/// The parts of `config.json` that are about registries.
+/// The parts of `config.json` about registries.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ConfigFile {
@@ -35,15 +35,15 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-/// A helper's answer.
+/// Output of a helper.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperOutput {
     username: String,
     secret: String,
 }
 
-/// The registry of an image, as the configuration calls it.
+/// Returns the registry of an image by its name in the configuration.
 #[must_use]
 pub fn registry(image: &str) -> &str {
     match image.split_once('/') {
@@ -52,8 +52,8 @@ pub fn registry(image: &str) -> &str {
     }
 }
 
-/// What is known for the registry of `image`, in the configuration in
-/// `folder`. None where there is nothing: most images are for everyone.
+/// Returns the credentials for the registry of `image`, from the configuration
+/// in `folder`. Returns `None` if there are none, as most images are public.
 pub async fn find(folder: &Path, image: &str) -> Option<Credentials> {
     let text = fs::read_to_string(folder.join("config.json")).ok()?;
     let file: ConfigFile = serde_json::from_str(&text).ok()?;
@@ -63,17 +63,16 @@ pub async fn find(folder: &Path, image: &str) -> Option<Credentials> {
         .get(registry)
         .or(file.creds_store.as_ref());
     if let Some(helper) = helper
-        && let Some(found) = ask(helper, registry).await
+        && let Some(credentials) = run_helper(helper, registry).await
     {
-        return Some(found);
+        return Some(credentials);
     }
-    let written = [registry.to_owned(), format!("https://{registry}")];
-    written
-        .iter()
-        .find_map(|name| of_entry(file.auths.get(name)?))
+    let keys = [registry.to_owned(), format!("https://{registry}")];
+    keys.iter()
+        .find_map(|name| decode_entry(file.auths.get(name)?))
 }
 
-fn of_entry(entry: &Entry) -> Option<Credentials> {
+fn decode_entry(entry: &Entry) -> Option<Credentials> {
     if let Some(token) = &entry.identitytoken {
         return Some(Credentials::Token(Secret::new(token.clone())));
     }
@@ -85,9 +84,9 @@ fn of_entry(entry: &Entry) -> Option<Credentials> {
     })
 }
 
-/// Asks `docker-credential-<helper>`. One that has nothing, or is not there,
-/// is no reason not to try without.
-async fn ask(helper: &str, registry: &str) -> Option<Credentials> {
+/// Runs `docker-credential-<helper>`. Returns `None` if the helper is missing
+/// or has no credentials, so that the pull is tried without.
+async fn run_helper(helper: &str, registry: &str) -> Option<Credentials> {
     let mut child = Command::new(format!("docker-credential-{helper}"))
         .arg("get")
         .stdin(Stdio::piped())
@@ -102,18 +101,18 @@ async fn ask(helper: &str, registry: &str) -> Option<Credentials> {
         .write_all(registry.as_bytes())
         .await
         .ok()?;
-    let output = tokio::time::timeout(HELPER_PATIENCE, child.wait_with_output());
+    let output = tokio::time::timeout(HELPER_TIMEOUT, child.wait_with_output());
     let output = output.await.ok()?.ok()?;
     if !output.status.success() {
         return None;
     }
-    let answer: Answer = serde_json::from_slice(&output.stdout).ok()?;
-    Some(if answer.username == TOKEN_USER {
-        Credentials::Token(Secret::new(answer.secret))
+    let parsed: HelperOutput = serde_json::from_slice(&output.stdout).ok()?;
+    Some(if parsed.username == TOKEN_USER {
+        Credentials::Token(Secret::new(parsed.secret))
     } else {
         Credentials::Password {
-            user: answer.username,
-            password: Secret::new(answer.secret),
+            user: parsed.username,
+            password: Secret::new(parsed.secret),
         }
     })
 }
@@ -123,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_names_its_registry() {
+    fn the_registry_is_read_from_the_image_name() {
         assert_eq!(registry("postgres:17"), HUB);
         assert_eq!(registry("redpandadata/redpanda:v25"), HUB);
         assert_eq!(registry("quay.io/debezium/connect:3"), "quay.io");
@@ -131,17 +130,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_login_wrote_down_is_found() {
-        let folder = tempfile::tempdir().expect("a folder");
+    async fn credentials_stored_by_docker_login_are_found() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let config = r#"{"auths": {"localhost:5000": {"auth": "bWU6cDp3"}, "quay.io": {}},
                          "credHelpers": {"quay.io": "no-such-helper"}}"#;
-        fs::write(folder.path().join("config.json"), config).expect("written");
-        let found = find(folder.path(), "localhost:5000/x").await;
+        fs::write(folder.path().join("config.json"), config).expect("write the file");
+        let credentials = find(folder.path(), "localhost:5000/x").await;
         let expected = Credentials::Password {
             user: "me".to_owned(),
             password: Secret::new("p:w"),
         };
-        assert_eq!(found, Some(expected));
+        assert_eq!(credentials, Some(expected));
         assert_eq!(find(folder.path(), "quay.io/x/y").await, None);
         assert_eq!(find(Path::new("/nowhere"), "x").await, None);
     }

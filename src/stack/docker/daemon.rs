@@ -1,33 +1,34 @@
-//! Finds the container engine as the docker command does: the one that is
-//! named, else the first usual socket that answers. What was tried is told.
+//! Finds the container engine in the way of the docker command: the configured
+//! one, otherwise the first default socket that responds. An error lists all
+//! attempts.
 
-use super::surroundings::{Candidate, Choice, Surroundings, SurroundingsError};
+use super::surroundings::{Candidate, Choice, DiscoveryError, EngineDiscovery};
 use crate::{
     clients::docker::{Address, DockerError, Engine},
     failure::{Failure, Kind},
 };
 
-/// What came of one.
+/// Failed attempt to connect to an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tried {
+pub struct FailedAttempt {
     pub candidate: Candidate,
-    pub why: String,
-    pub mend: Mend,
+    pub reason: String,
+    pub remedy: Remedy,
 }
 
-/// What may make it answer.
+/// What the operator can do about a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mend {
+pub enum Remedy {
     Start,
     Update,
     JoinGroup,
     Certificates,
-    /// Nothing does.
+    /// Only another engine helps.
     Another,
 }
 
-impl Mend {
-    fn of(error: &DockerError) -> Self {
+impl Remedy {
+    fn from_error(error: &DockerError) -> Self {
         match error {
             DockerError::Address { .. } => Self::Another,
             DockerError::TooOld { .. } => Self::Update,
@@ -44,15 +45,15 @@ impl Mend {
         }
     }
 
-    fn words(self) -> &'static str {
+    fn hint(self) -> &'static str {
         match self {
             Self::Start => "start it (systemctl start docker) or ",
             Self::Update => "update it or ",
             Self::JoinGroup => {
-                "join the group that may use it (usermod -aG docker $USER, then log in anew) or "
+                "join the group that may use it (usermod -aG docker $USER, then log in again) or "
             }
             Self::Certificates => {
-                "name the folder of its ca.pem and of your cert.pem and key.pem \
+                "set the folder of its ca.pem and of your cert.pem and key.pem \
                  (export DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=<folder>) or "
             }
             Self::Another => "",
@@ -60,22 +61,22 @@ impl Mend {
     }
 }
 
-/// Why there is no engine.
+/// Error while finding an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    #[error("there is no container engine here: {}", listing(.0))]
-    NotThere(Vec<Tried>),
-    #[error("no container engine answers: {}", listing(.0))]
-    Refused(Vec<Tried>),
+    #[error("no container engine found: {}", listing(.0))]
+    NotThere(Vec<FailedAttempt>),
+    #[error("no container engine responds: {}", listing(.0))]
+    Refused(Vec<FailedAttempt>),
     #[error(transparent)]
-    Surroundings(#[from] SurroundingsError),
+    Discovery(#[from] DiscoveryError),
 }
 
 impl Failure for DaemonError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotThere(_) | Self::Refused(_) => Kind::Environment,
-            Self::Surroundings(error) => error.kind(),
+            Self::Discovery(error) => error.kind(),
         }
     }
 
@@ -83,69 +84,69 @@ impl Failure for DaemonError {
         match self {
             Self::NotThere(_) => "docker_not_there",
             Self::Refused(_) => "docker_refused",
-            Self::Surroundings(error) => error.code(),
+            Self::Discovery(error) => error.code(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         let all = match self {
             Self::NotThere(all) | Self::Refused(all) => all,
-            Self::Surroundings(error) => return error.hint(),
+            Self::Discovery(error) => return error.hint(),
         };
-        // What is more than to start it is said first.
-        let mut mends = all.iter().map(|tried| tried.mend);
-        let mend = mends.find(|mend| *mend != Mend::Start);
+        // A remedy other than starting the engine comes first.
+        let mut remedies = all.iter().map(|attempt| attempt.remedy);
+        let remedy = remedies.find(|remedy| *remedy != Remedy::Start);
         Some(format!(
-            "{}name another (--docker-host unix:///…), \
+            "{}use another (--docker-host unix:///…), \
              or run a new project without: fanout --runtime native up",
-            mend.unwrap_or(Mend::Start).words()
+            remedy.unwrap_or(Remedy::Start).hint()
         ))
     }
 }
 
-fn listing(tried: &[Tried]) -> String {
-    let one = |tried: &Tried| format!("{}: {}", tried.candidate, tried.why);
-    let all: Vec<String> = tried.iter().map(one).collect();
+fn listing(attempts: &[FailedAttempt]) -> String {
+    let describe = |attempt: &FailedAttempt| format!("{}: {}", attempt.candidate, attempt.reason);
+    let all: Vec<String> = attempts.iter().map(describe).collect();
     all.join("; ")
 }
 
-/// Finds the engine: the one that is named, else the first usual socket that
-/// answers.
+/// Finds the engine: the configured one, otherwise the first default socket
+/// that responds.
 ///
 /// # Errors
-/// [`DaemonError::NotThere`] where nothing is named and no socket is there;
-/// [`DaemonError::Refused`] where something is and does not answer.
+/// [`DaemonError::NotThere`] if nothing is configured and no socket exists;
+/// [`DaemonError::Refused`] if an engine does not respond.
 pub async fn find(
-    surroundings: &Surroundings,
+    discovery: &EngineDiscovery,
     choice: &Choice,
     recorded: Option<Address>,
 ) -> Result<Engine, DaemonError> {
-    if let Some(candidate) = surroundings.named(choice, recorded)? {
+    if let Some(candidate) = discovery.configured(choice, recorded)? {
         return match Engine::connect(&candidate.address).await {
             Ok(engine) => Ok(engine),
-            Err(error) => Err(DaemonError::Refused(vec![tried(candidate, &error)])),
+            Err(error) => Err(DaemonError::Refused(vec![attempt(candidate, &error)])),
         };
     }
     let (mut missing, mut refused) = (Vec::new(), Vec::new());
-    for socket in &surroundings.sockets {
+    for socket in &discovery.sockets {
         let candidate = Candidate {
             address: Address {
                 host: format!("unix://{}", socket.display()),
                 certificates: None,
             },
-            whence: "a usual socket".to_owned(),
+            origin: "default socket".to_owned(),
         };
         if !socket.exists() {
-            missing.push(Tried {
+            missing.push(FailedAttempt {
                 candidate,
-                why: "not there".to_owned(),
-                mend: Mend::Start,
+                reason: "not found".to_owned(),
+                remedy: Remedy::Start,
             });
             continue;
         }
         match Engine::connect(&candidate.address).await {
             Ok(engine) => return Ok(engine),
-            Err(error) => refused.push(tried(candidate, &error)),
+            Err(error) => refused.push(attempt(candidate, &error)),
         }
     }
     Err(if refused.is_empty() {
@@ -155,15 +156,15 @@ pub async fn find(
     })
 }
 
-fn tried(candidate: Candidate, error: &DockerError) -> Tried {
-    Tried {
+fn attempt(candidate: Candidate, error: &DockerError) -> FailedAttempt {
+    FailedAttempt {
         candidate,
-        mend: Mend::of(error),
-        why: match error {
+        remedy: Remedy::from_error(error),
+        reason: match error {
             DockerError::Unreachable { reason } => reason.clone(),
-            DockerError::Address { why, .. } => (*why).to_owned(),
+            DockerError::Address { reason, .. } => (*reason).to_owned(),
             DockerError::TooOld { found, .. } => {
-                format!("it speaks API {found}, and fanout needs 1.41 (Docker 20.10)")
+                format!("its API version is {found}, but fanout needs 1.41 (Docker 20.10)")
             }
             other => other.to_string(),
         },
@@ -175,22 +176,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_no_start_mends_is_told_otherwise() {
+    async fn the_hint_names_the_remedy_for_the_error() {
         let choice = Choice {
             host: Some("ssh://me@there".to_owned()),
             context: None,
         };
-        let error = find(&Surroundings::default(), &choice, None)
+        let error = find(&EngineDiscovery::default(), &choice, None)
             .await
             .expect_err("no such way");
         assert_eq!(
             error.to_string(),
-            "no container engine answers: ssh://me@there (--docker-host): \
-             the ports of its containers would be that machine's; run fanout there"
+            "no container engine responds: ssh://me@there (--docker-host): \
+             its containers would publish their ports on that machine; run fanout there"
         );
         let hint = error.hint().expect("a hint");
-        assert!(hint.starts_with("name another (--docker-host"), "{hint}");
-        for (error, begins) in [
+        assert!(hint.starts_with("use another (--docker-host"), "{hint}");
+        for (error, start) in [
             (
                 DockerError::TooOld {
                     host: String::new(),
@@ -205,34 +206,37 @@ mod tests {
                 "join the group",
             ),
         ] {
-            assert!(Mend::of(&error).words().starts_with(begins), "{error}");
+            assert!(
+                Remedy::from_error(&error).hint().starts_with(start),
+                "{error}"
+            );
         }
     }
 
     #[tokio::test]
-    async fn a_socket_that_is_not_there_and_one_that_refuses_are_told_apart() {
-        let folder = tempfile::tempdir().expect("a folder");
+    async fn a_missing_socket_and_one_without_a_listener_give_different_errors() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("docker.sock");
-        let around = Surroundings {
+        let discovery = EngineDiscovery {
             config: folder.path().to_owned(),
             sockets: vec![socket.clone()],
-            ..Surroundings::default()
+            ..EngineDiscovery::default()
         };
-        let error = find(&around, &Choice::default(), None)
+        let error = find(&discovery, &Choice::default(), None)
             .await
-            .expect_err("none");
+            .expect_err("no engine");
         assert_eq!(error.code(), "docker_not_there");
         assert!(
             error
                 .to_string()
-                .contains("docker.sock (a usual socket): not there"),
+                .contains("docker.sock (default socket): not found"),
             "{error}"
         );
-        // Nobody listens behind it any more.
-        drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));
-        let error = find(&around, &Choice::default(), None)
+        // No process listens on the socket any longer.
+        drop(std::os::unix::net::UnixListener::bind(&socket).expect("bind the socket"));
+        let error = find(&discovery, &Choice::default(), None)
             .await
-            .expect_err("refused");
+            .expect_err("an engine that refuses");
         assert_eq!(error.code(), "docker_refused");
         let hint = error.hint().expect("a hint");
         assert!(

@@ -1,5 +1,5 @@
-//! What containers say, as it is written, whatever becomes of the container
-//! meanwhile: one that is started anew, or replaced under its name, is read on.
+//! Follows the logs of containers. Following continues when a container is
+//! restarted, or replaced under the same name.
 
 use std::time::Duration;
 
@@ -10,50 +10,51 @@ use crate::{
     stack::logs::Line,
 };
 
-/// Between two looks for a container that says nothing any more.
-const PAUSE: Duration = Duration::from_millis(300);
+/// Delay before the log is requested again after it has ended.
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 
-/// Lines that are read and not yet taken.
+/// Number of lines that are buffered.
 const READ_AHEAD: usize = 10_000;
 
-/// The log of one container, by its name.
+/// Log reader of one container, found by its name.
 #[derive(Debug)]
 pub struct Reader {
     engine: Engine,
     name: String,
     seen: Seen,
-    /// Once it is followed.
+    /// Lines of the background task, once the log is followed.
     lines: Option<mpsc::Receiver<LogLine>>,
 }
 
-/// Up to where a log was read: its engine answers in whole seconds.
+/// Position in a log. It is needed because the engine only filters by whole
+/// seconds.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     time_us: i64,
-    /// The lines of that very microsecond.
-    at: Vec<String>,
+    /// Lines seen with the time `time_us`.
+    lines_at_time: Vec<String>,
 }
 
 impl Seen {
-    /// Whether a line is a new one; it is then seen.
+    /// Returns whether a line is new, and marks it as seen.
     fn is_new(&mut self, line: &LogLine) -> bool {
         let Some(time) = line.time_us else {
             return true;
         };
-        if time < self.time_us || time == self.time_us && self.at.contains(&line.text) {
+        if time < self.time_us || time == self.time_us && self.lines_at_time.contains(&line.text) {
             return false;
         }
         if time > self.time_us {
             self.time_us = time;
-            self.at.clear();
+            self.lines_at_time.clear();
         }
-        self.at.push(line.text.clone());
+        self.lines_at_time.push(line.text.clone());
         true
     }
 }
 
 impl Reader {
-    /// At the beginning of the log of the container of this name.
+    /// Returns a reader at the beginning of the container's log.
     #[must_use]
     pub fn new(engine: Engine, name: String) -> Self {
         Self {
@@ -64,11 +65,11 @@ impl Reader {
         }
     }
 
-    /// What was written so far, from `since_us` on, or of that the last `tail`.
-    /// Nothing where there is no container.
+    /// Returns the lines written so far: those from `since_us` on, or the last
+    /// `tail` of them. Returns none if the container does not exist.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// If the engine does not respond.
     pub async fn so_far(
         &mut self,
         tail: Option<usize>,
@@ -83,10 +84,11 @@ impl Reader {
             let recent = line.time_us.is_none_or(|time| time >= since);
             self.seen.is_new(line) && recent
         });
-        Ok(wanted.map(of_client).collect())
+        Ok(wanted.map(to_line).collect())
     }
 
-    /// What was written since the last call. The first begins to listen.
+    /// Returns the lines written since the last call. The first call starts
+    /// following the log.
     pub fn more(&mut self) -> Vec<Line> {
         let lines = self.lines.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(READ_AHEAD);
@@ -94,15 +96,15 @@ impl Reader {
             tokio::spawn(listen(engine, name, seen, sender));
             receiver
         });
-        let mut taken = Vec::new();
+        let mut new_lines = Vec::new();
         while let Ok(line) = lines.try_recv() {
-            taken.push(of_client(line));
+            new_lines.push(to_line(line));
         }
-        taken
+        new_lines
     }
 }
 
-fn of_client(line: LogLine) -> Line {
+fn to_line(line: LogLine) -> Line {
     Line {
         time_us: line.time_us,
         text: line.text,
@@ -113,14 +115,14 @@ async fn listen(engine: Engine, name: String, mut seen: Seen, lines: mpsc::Sende
     while !lines.is_closed() {
         let since = (seen.time_us > 0).then_some(seen.time_us);
         let mut follow = engine.follow(&name, since);
-        // It ends with its container, and where there is none; so does this
-        // look, and the next one finds who came after.
+        // The stream ends if the container stops or does not exist. The next
+        // request finds the container that replaced it.
         while let Ok(Some(line)) = follow.next().await {
             if seen.is_new(&line) && lines.send(line).await.is_err() {
                 return;
             }
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_DELAY).await;
     }
 }
 
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_new_once() {
+    fn each_line_is_new_once() {
         let line = |time_us: i64, text: &str| LogLine {
             time_us: Some(time_us),
             text: text.to_owned(),

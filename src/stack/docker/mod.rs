@@ -1,6 +1,6 @@
-//! Services as containers: the engine that runs them, what a container is
-//! made of, whose it is, how its image comes, and how it is started, followed
-//! and removed.
+//! Services as containers: finding the engine, the spec of a container, the
+//! labels that mark the project's resources, pulling images, and starting,
+//! following and removing containers.
 
 pub mod credentials;
 pub mod daemon;

@@ -1,6 +1,6 @@
-//! Whose a container, a network or a volume is: names and labels. Compose's
-//! labels are among them, so that `docker compose -p <project> ps|logs|down`
-//! work on what fanout made.
+//! Names and labels of a project's containers, networks and volumes. They
+//! include compose's labels, so that `docker compose -p <project> ps|logs|down`
+//! work on fanout's projects.
 
 use std::collections::BTreeMap;
 
@@ -11,33 +11,40 @@ use crate::{
     stack::Site,
 };
 
-/// The project that it belongs to.
+/// Label with the project.
 const PROJECT: &str = "dev.fanout.project";
 
-/// The folder of that project: two homes may have projects of one name.
+/// Label with the project's folder, because two homes may have projects with
+/// the same name.
 const FOLDER: &str = "dev.fanout.folder";
 
-/// What a container was made with, as JSON: input → digest.
+/// Label with a container's fingerprint as JSON: input → digest.
 const FINGERPRINT: &str = "dev.fanout.fingerprint";
 
-/// The version of compose whose labels these are.
+/// Version of compose whose labels are used.
 const COMPOSE_VERSION: &str = "2.29.0";
 
 type Labels = BTreeMap<String, String>;
 
-/// Something of this name is there and not the project's.
+/// A container, network or volume with this name exists and belongs to
+/// something else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} {name} is there and was not made by this project{}", made_by(by.as_ref()))]
+#[error(
+    "{kind} {name} exists and was not created by this project{}",
+    describe_creator(creator.as_ref())
+)]
 pub struct Foreign {
     /// `container`, `network` or `volume`.
     pub kind: &'static str,
     pub name: String,
-    /// The folder of the project of fanout's that made it, where one did.
-    pub by: Option<String>,
+    /// Folder of the fanout project that created it, if any.
+    pub creator: Option<String>,
 }
 
-fn made_by(folder: Option<&String>) -> String {
-    folder.map_or_else(String::new, |folder| format!(", but by that of {folder}"))
+fn describe_creator(folder: Option<&String>) -> String {
+    folder.map_or_else(String::new, |folder| {
+        format!(", but by the one in {folder}")
+    })
 }
 
 impl Failure for Foreign {
@@ -51,57 +58,58 @@ impl Failure for Foreign {
 
     fn hint(&self) -> Option<String> {
         Some(format!(
-            "remove it (docker {} rm {}), or take another name: fanout --project <name> up",
+            "remove it (docker {} rm {}), or use another name: fanout --project <name> up",
             self.kind, self.name
         ))
     }
 }
 
-/// One project's names and labels.
+/// Names and labels of one project.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub struct ResourceLabels {
     project: String,
     folder: String,
 }
 
-impl Owner {
-    /// Of the project at `site`.
+impl ResourceLabels {
+    /// Returns the names and labels of the project at `site`.
     #[must_use]
-    pub fn of(site: &Site) -> Self {
+    pub fn new(site: &Site) -> Self {
         Self {
             project: site.project.to_string(),
             folder: site.dir().path().display().to_string(),
         }
     }
 
-    /// `fanout-redis-1`, as compose would call it.
+    /// Returns the name of a service's container, in compose's format:
+    /// `fanout-redis-1`.
     #[must_use]
     pub fn container(&self, service: &str) -> String {
         format!("{}-{service}-1", self.project)
     }
 
-    /// `fanout_default`.
+    /// Returns the name of the network: `fanout_default`.
     #[must_use]
     pub fn network(&self) -> String {
         format!("{}_default", self.project)
     }
 
-    /// `fanout_postgres-17`.
+    /// Returns the full name of a volume: `fanout_postgres-17`.
     #[must_use]
     pub fn volume(&self, name: &str) -> String {
         format!("{}_{name}", self.project)
     }
 
-    /// The label that all that is the project's bears.
+    /// Returns the label that selects the project's resources.
     #[must_use]
     pub fn filter(&self) -> String {
         format!("{FOLDER}={}", self.folder)
     }
 
-    /// Refuses what is not the project's.
+    /// Checks that a resource belongs to the project.
     ///
     /// # Errors
-    /// When the labels are not those of the project.
+    /// If the labels are not those of the project.
     pub fn check(&self, kind: &'static str, name: &str, labels: &Labels) -> Result<(), Foreign> {
         let has = |label: &str, value: &String| labels.get(label) == Some(value);
         if has(PROJECT, &self.project) && has(FOLDER, &self.folder) {
@@ -110,11 +118,11 @@ impl Owner {
         Err(Foreign {
             kind,
             name: name.to_owned(),
-            by: labels.get(FOLDER).cloned(),
+            creator: labels.get(FOLDER).cloned(),
         })
     }
 
-    fn labels(&self, more: impl IntoIterator<Item = (&'static str, String)>) -> Labels {
+    fn labels(&self, extra: impl IntoIterator<Item = (&'static str, String)>) -> Labels {
         let mut labels = Labels::from([
             (PROJECT.to_owned(), self.project.clone()),
             (FOLDER.to_owned(), self.folder.clone()),
@@ -127,12 +135,12 @@ impl Owner {
                 COMPOSE_VERSION.to_owned(),
             ),
         ]);
-        let more = more.into_iter();
-        labels.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        let extra = extra.into_iter();
+        labels.extend(extra.map(|(name, value)| (name.to_owned(), value)));
         labels
     }
 
-    /// A container's.
+    /// Returns the labels of a container.
     #[must_use]
     pub fn container_labels(
         &self,
@@ -163,20 +171,20 @@ impl Owner {
         ])
     }
 
-    /// The network's.
+    /// Returns the labels of the network.
     #[must_use]
     pub fn network_labels(&self) -> Labels {
         self.labels([("com.docker.compose.network", "default".to_owned())])
     }
 
-    /// A volume's.
+    /// Returns the labels of a volume.
     #[must_use]
     pub fn volume_labels(&self, name: &str) -> Labels {
         self.labels([("com.docker.compose.volume", name.to_owned())])
     }
 }
 
-/// What a container says that it was made with.
+/// Returns the fingerprint in a container's labels.
 #[must_use]
 pub fn fingerprint(labels: &Labels) -> Fingerprint {
     let text = labels
@@ -186,7 +194,7 @@ pub fn fingerprint(labels: &Labels) -> Fingerprint {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// The service that a container says it is.
+/// Returns the service in a container's labels.
 #[must_use]
 pub fn service(labels: &Labels) -> &str {
     let service = labels.get("com.docker.compose.service");
@@ -197,15 +205,15 @@ pub fn service(labels: &Labels) -> &str {
 mod tests {
     use super::*;
 
-    fn owner(folder: &str) -> Owner {
-        Owner {
+    fn owner(folder: &str) -> ResourceLabels {
+        ResourceLabels {
             project: "fanout".to_owned(),
             folder: folder.to_owned(),
         }
     }
 
     #[test]
-    fn names_are_those_that_compose_would_give() {
+    fn names_follow_composes_format() {
         let owner = owner("/a/fanout");
         assert_eq!(owner.container("redis"), "fanout-redis-1");
         assert_eq!(owner.network(), "fanout_default");
@@ -213,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_was_made_with_is_read_back() {
+    fn the_fingerprint_is_read_from_the_labels() {
         let made = Fingerprint::from([("env.A".to_owned(), "1".to_owned())]);
         let labels = owner("/a").container_labels("redis", &["x".to_owned()], "redis:8", &made);
         assert_eq!(fingerprint(&labels), made);
@@ -223,18 +231,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_projects_own_is_its_own() {
+    fn resources_of_another_project_or_none_are_foreign() {
         let ours = owner("/a").volume_labels("x");
         assert_eq!(owner("/a").check("volume", "fanout_x", &ours), Ok(()));
         let error = owner("/b")
             .check("volume", "fanout_x", &ours)
-            .expect_err("another's");
+            .expect_err("another project");
         assert_eq!(
             error.to_string(),
-            "volume fanout_x is there and was not made by this project, but by that of /a"
+            "volume fanout_x exists and was not created by this project, but by the one in /a"
         );
-        let nobodys = owner("/a").check("network", "fanout_default", &Labels::new());
-        let error = nobodys.expect_err("nobody's");
+        let unlabelled = owner("/a").check("network", "fanout_default", &Labels::new());
+        let error = unlabelled.expect_err("no labels");
         assert_eq!(error.kind(), Kind::Refused);
         assert!(
             error

@@ -1,5 +1,4 @@
-//! Fetches an image: how far it is, what is tried again, and what an engine's
-//! words mean.
+//! Pulls an image: progress, retries, and the classification of errors.
 
 use std::{collections::BTreeMap, path::Path, pin::pin, time::Duration};
 
@@ -14,43 +13,45 @@ use crate::{
     retry::Backoff,
 };
 
-/// How often a pull is tried in all.
-const TRIES: u32 = 4;
+/// Maximum number of attempts.
+const MAX_ATTEMPTS: u32 = 4;
 
-/// Between two tries.
+/// Delay between two attempts.
 const BACKOFF: Backoff = Backoff {
     base: Duration::from_secs(1),
     cap: Duration::from_secs(20),
 };
 
-/// A pull on which nothing moves for so long is broken off, and tried again.
+/// A pull without progress for this long is aborted and retried.
 const STALL: Duration = Duration::from_secs(120);
 
-/// Why an image did not come.
+/// Error while pulling an image.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    #[error("image {image} is not there, and nothing may be pulled")]
+    #[error("image {image} is missing, and --pull never forbids pulling it")]
     Forbidden { image: String },
-    #[error("the credentials for {image} have a character that fanout cannot hand to the engine")]
+    #[error(
+        "the credentials for {image} contain a character that fanout cannot send to the engine"
+    )]
     Credentials { image: String },
-    #[error("the registry of {image} takes no more pulls for now: {said}")]
-    RateLimited { image: String, said: String },
-    #[error("image {image} is not made for this machine's architecture: {said}")]
-    Architecture { image: String, said: String },
-    #[error("there is no image {image}: {said}")]
-    NoSuchImage { image: String, said: String },
-    #[error("the registry refuses {image}: {said}")]
-    Denied { image: String, said: String },
-    #[error("image {image} does not fit on the engine's disk: {said}")]
-    Disk { image: String, said: String },
-    #[error("image {image} could not be pulled in {tries} tries: {said}")]
+    #[error("the registry limits pulls of {image}: {message}")]
+    RateLimited { image: String, message: String },
+    #[error("image {image} is not available for this machine's architecture: {message}")]
+    Architecture { image: String, message: String },
+    #[error("image {image} does not exist: {message}")]
+    NoSuchImage { image: String, message: String },
+    #[error("the registry denies access to {image}: {message}")]
+    Denied { image: String, message: String },
+    #[error("image {image} does not fit on the engine's disk: {message}")]
+    Disk { image: String, message: String },
+    #[error("image {image} could not be pulled in {attempts} attempts: {message}")]
     Transient {
         image: String,
-        tries: u32,
-        said: String,
+        attempts: u32,
+        message: String,
     },
-    #[error("image {image} cannot be pulled: {said}")]
-    Other { image: String, said: String },
+    #[error("image {image} cannot be pulled: {message}")]
+    Other { image: String, message: String },
     #[error(transparent)]
     Docker(#[from] DockerError),
 }
@@ -91,19 +92,20 @@ impl Failure for PullError {
             ),
             Self::Denied { image, .. } => format!("{}, then: fanout up", login(image)),
             Self::Architecture { .. } | Self::NoSuchImage { .. } => {
-                "name another in fanout.yaml: services: {<service>: {image: …}}".to_owned()
+                "set another in fanout.yaml: services: {<service>: {image: …}}".to_owned()
             }
             Self::Disk { .. } => "docker system df".to_owned(),
-            Self::Transient { .. } => "fanout up, which goes on from there".to_owned(),
+            Self::Transient { .. } => "fanout up, which resumes the pull".to_owned(),
             Self::Other { .. } | Self::Docker(_) => return None,
         })
     }
 }
 
-/// Fetches `image` with the credentials of the configuration in `config`.
+/// Pulls `image` with the credentials from the Docker configuration in
+/// `config`.
 ///
 /// # Errors
-/// When the registry or the engine refuses, or all tries have failed.
+/// If the registry or the engine refuses, or all attempts have failed.
 pub async fn pull(
     engine: &Engine,
     image: &str,
@@ -111,51 +113,54 @@ pub async fn pull(
     progress: &dyn Progress,
 ) -> Result<(), PullError> {
     let credentials = credentials::find(config, image).await;
-    if credentials.as_ref().is_some_and(|one| !one.can_be_sent()) {
+    if credentials
+        .as_ref()
+        .is_some_and(|credentials| !credentials.can_be_sent())
+    {
         let image = image.to_owned();
         return Err(PullError::Credentials { image });
     }
-    let doing = |what: &str| progress.report(Event::Doing { task: image, what });
-    let mut tries = 0;
+    let report = |what: &str| progress.report(Event::Doing { task: image, what });
+    let mut attempts = 0;
     loop {
-        doing(if tries == 0 {
+        report(if attempts == 0 {
             "pulling"
         } else {
-            "pulling again"
+            "retrying the pull"
         });
-        let Err(said) = once(engine, image, credentials.as_ref(), progress).await else {
+        let Err(message) = pull_once(engine, image, credentials.as_ref(), progress).await else {
             progress.report(Event::Done {
                 task: image,
                 what: "pulled",
             });
             return Ok(());
         };
-        tries += 1;
-        let said = said.trim().to_owned();
-        match meaning(&said) {
-            Meaning::Transient if tries < TRIES => {
+        attempts += 1;
+        let message = message.trim().to_owned();
+        match classify(&message) {
+            ErrorClass::Transient if attempts < MAX_ATTEMPTS => {
                 let wait = BACKOFF
-                    .limit(tries - 1)
+                    .limit(attempts - 1)
                     .mul_f64(rand::random_range(0.5..1.0));
-                doing(&format!(
-                    "{said}; trying again in {} s",
+                report(&format!(
+                    "{message}; retrying in {} s",
                     wait.as_secs_f32().round()
                 ));
                 sleep(wait).await;
             }
-            meaning => {
+            class => {
                 progress.report(Event::Failed {
                     task: image,
-                    what: "not pulled",
+                    what: "pull failed",
                 });
-                return Err(meaning.error(image.to_owned(), tries, said));
+                return Err(class.error(image.to_owned(), attempts, message));
             }
         }
     }
 }
 
-/// One try; the error is what the engine said.
-async fn once(
+/// Makes one attempt; the error is the engine's message.
+async fn pull_once(
     engine: &Engine,
     image: &str,
     credentials: Option<&Credentials>,
@@ -167,12 +172,12 @@ async fn once(
         let step = match timeout(STALL, steps.next()).await {
             Ok(Some(step)) => step.map_err(|error| error.to_string())?,
             Ok(None) => return Ok(()),
-            Err(_) => return Err(format!("timeout: nothing moved for {} s", STALL.as_secs())),
+            Err(_) => return Err(format!("timeout: no progress for {} s", STALL.as_secs())),
         };
-        let before = layers.amount();
-        layers.take(step);
-        let (done, total) = layers.amount();
-        if (done, total) != before {
+        let previous_progress = layers.total_progress();
+        layers.update(step);
+        let (done, total) = layers.total_progress();
+        if (done, total) != previous_progress {
             progress.report(Event::Advanced {
                 task: image,
                 done,
@@ -183,12 +188,12 @@ async fn once(
     }
 }
 
-/// How far each layer is.
+/// Progress of each layer: id → bytes done and total.
 #[derive(Debug, Default)]
 struct Layers(BTreeMap<String, (u64, u64)>);
 
 impl Layers {
-    fn take(&mut self, step: PullStep) {
+    fn update(&mut self, step: PullStep) {
         let Some(layer) = step.layer else {
             return;
         };
@@ -205,16 +210,16 @@ impl Layers {
         }
     }
 
-    fn amount(&self) -> (u64, u64) {
+    fn total_progress(&self) -> (u64, u64) {
         self.0.values().fold((0, 0), |(done, total), layer| {
             (done + layer.0, total + layer.1)
         })
     }
 }
 
-/// What an engine's words mean.
+/// Class of an engine's error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
+enum ErrorClass {
     RateLimited,
     Architecture,
     NoSuchImage,
@@ -224,24 +229,24 @@ enum Meaning {
     Other,
 }
 
-/// Engines have no codes for what a registry said, only words.
-fn meaning(said: &str) -> Meaning {
-    const MEANINGS: [(Meaning, &[&str]); 6] = [
+/// Classifies an error message. Engines report a registry's error only as text.
+fn classify(message: &str) -> ErrorClass {
+    const CLASSES: [(ErrorClass, &[&str]); 6] = [
         (
-            Meaning::RateLimited,
+            ErrorClass::RateLimited,
             &["toomanyrequests", "rate limit", "too many requests"],
         ),
         (
-            Meaning::Architecture,
+            ErrorClass::Architecture,
             &[
                 "no matching manifest",
                 "does not match the specified platform",
                 "exec format",
             ],
         ),
-        (Meaning::Disk, &["no space left", "disk quota"]),
+        (ErrorClass::Disk, &["no space left", "disk quota"]),
         (
-            Meaning::Transient,
+            ErrorClass::Transient,
             &[
                 "timeout",
                 "timed out",
@@ -260,12 +265,12 @@ fn meaning(said: &str) -> Meaning {
                 "internal server error",
                 "bad gateway",
                 "service unavailable",
-                "does not answer",
+                "is unreachable",
                 "unexpected http response",
             ],
         ),
         (
-            Meaning::Denied,
+            ErrorClass::Denied,
             &[
                 "unauthorized",
                 "denied",
@@ -275,7 +280,7 @@ fn meaning(said: &str) -> Meaning {
             ],
         ),
         (
-            Meaning::NoSuchImage,
+            ErrorClass::NoSuchImage,
             &[
                 "manifest unknown",
                 "not found",
@@ -284,24 +289,29 @@ fn meaning(said: &str) -> Meaning {
             ],
         ),
     ];
-    let said = said.to_lowercase();
-    let means = |(_, words): &&(Meaning, &[&str])| words.iter().any(|word| said.contains(word));
-    MEANINGS
+    let message = message.to_lowercase();
+    let matches =
+        |(_, words): &&(ErrorClass, &[&str])| words.iter().any(|word| message.contains(word));
+    CLASSES
         .iter()
-        .find(means)
-        .map_or(Meaning::Other, |(meaning, _)| *meaning)
+        .find(matches)
+        .map_or(ErrorClass::Other, |(class, _)| *class)
 }
 
-impl Meaning {
-    fn error(self, image: String, tries: u32, said: String) -> PullError {
+impl ErrorClass {
+    fn error(self, image: String, attempts: u32, message: String) -> PullError {
         match self {
-            Self::RateLimited => PullError::RateLimited { image, said },
-            Self::Architecture => PullError::Architecture { image, said },
-            Self::NoSuchImage => PullError::NoSuchImage { image, said },
-            Self::Denied => PullError::Denied { image, said },
-            Self::Disk => PullError::Disk { image, said },
-            Self::Transient => PullError::Transient { image, tries, said },
-            Self::Other => PullError::Other { image, said },
+            Self::RateLimited => PullError::RateLimited { image, message },
+            Self::Architecture => PullError::Architecture { image, message },
+            Self::NoSuchImage => PullError::NoSuchImage { image, message },
+            Self::Denied => PullError::Denied { image, message },
+            Self::Disk => PullError::Disk { image, message },
+            Self::Transient => PullError::Transient {
+                image,
+                attempts,
+                message,
+            },
+            Self::Other => PullError::Other { image, message },
         }
     }
 }
@@ -311,45 +321,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engines_words_are_understood() {
-        for (said, expected) in [
+    fn engine_errors_are_classified() {
+        for (message, expected) in [
             (
                 "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating",
-                Meaning::RateLimited,
+                ErrorClass::RateLimited,
             ),
             (
                 "no matching manifest for linux/arm64/v8 in the manifest list entries",
-                Meaning::Architecture,
+                ErrorClass::Architecture,
             ),
             (
                 "manifest for localhost:5000/postgres:99 not found: manifest unknown: manifest unknown",
-                Meaning::NoSuchImage,
+                ErrorClass::NoSuchImage,
             ),
             (
                 "pull access denied for nobody/nothing, repository does not exist or may require 'docker login'",
-                Meaning::Denied,
+                ErrorClass::Denied,
             ),
             (
                 "Get \"http://localhost:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
-                Meaning::Transient,
+                ErrorClass::Transient,
             ),
             (
                 "received unexpected HTTP status: 503 Service Unavailable",
-                Meaning::Transient,
+                ErrorClass::Transient,
             ),
-            ("unexpected EOF", Meaning::Transient),
+            ("unexpected EOF", ErrorClass::Transient),
             (
                 "write /var/lib/docker/tmp/x: no space left on device",
-                Meaning::Disk,
+                ErrorClass::Disk,
             ),
-            ("something else", Meaning::Other),
+            ("something else", ErrorClass::Other),
         ] {
-            assert_eq!(meaning(said), expected, "{said}");
+            assert_eq!(classify(message), expected, "{message}");
         }
     }
 
     #[test]
-    fn the_bytes_of_all_layers_are_one_amount() {
+    fn the_bytes_of_all_layers_are_added_up() {
         let step = |layer: &str, status: &str, bytes: Option<(u64, u64)>| PullStep {
             layer: Some(layer.to_owned()),
             status: status.to_owned(),
@@ -357,24 +367,24 @@ mod tests {
             total: bytes.map(|bytes| bytes.1),
         };
         let mut layers = Layers::default();
-        layers.take(step("a", "Pulling fs layer", None));
-        layers.take(step("x", "Already exists", None));
-        layers.take(step("a", "Downloading", Some((10, 100))));
-        layers.take(step("b", "Downloading", Some((5, 50))));
-        assert_eq!(layers.amount(), (15, 150));
-        layers.take(step("a", "Download complete", None));
-        layers.take(step("a", "Extracting", Some((1, 100))));
-        assert_eq!(layers.amount(), (105, 150));
+        layers.update(step("a", "Pulling fs layer", None));
+        layers.update(step("x", "Already exists", None));
+        layers.update(step("a", "Downloading", Some((10, 100))));
+        layers.update(step("b", "Downloading", Some((5, 50))));
+        assert_eq!(layers.total_progress(), (15, 150));
+        layers.update(step("a", "Download complete", None));
+        layers.update(step("a", "Extracting", Some((1, 100))));
+        assert_eq!(layers.total_progress(), (105, 150));
     }
 
     #[test]
     fn the_hint_names_the_registry_to_log_in_to() {
-        let error = Meaning::Denied.error("quay.io/x/y:1".to_owned(), 1, "denied".to_owned());
+        let error = ErrorClass::Denied.error("quay.io/x/y:1".to_owned(), 1, "denied".to_owned());
         assert_eq!(
             error.hint().expect("a hint"),
             "docker login quay.io, then: fanout up"
         );
-        let error = Meaning::RateLimited.error("postgres:17".to_owned(), 1, String::new());
+        let error = ErrorClass::RateLimited.error("postgres:17".to_owned(), 1, String::new());
         assert!(
             error
                 .hint()

@@ -1,9 +1,9 @@
-//! A way to run a service as a container, with everything filled in, and the
-//! fingerprint of it all.
+//! The container spec of a service: its definition with all placeholders filled
+//! in, and the fingerprint of the result.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::owner::Owner;
+use super::owner::ResourceLabels;
 use crate::{
     clients::docker::{HealthCheck, LogLimits, NewContainer},
     config::{Runtime, Settings},
@@ -13,53 +13,51 @@ use crate::{
         Site,
         definition::{self, ContainerWay},
         endpoint,
-        filler::{self, FillError, Filler},
+        filler::{self, RenderError, TemplateRenderer},
         resolve::Service,
         values,
     },
     template::Values,
 };
 
-/// A service ready to be made.
+/// Specification of a service's container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipe {
+pub struct ContainerSpec {
     pub way: ContainerWay,
     pub container: NewContainer,
-    /// Path inside → text.
+    /// Files: path inside the container → text.
     pub files: BTreeMap<String, String>,
-    /// Volumes of the container, without the project in their names.
+    /// Volumes: full name → name without the project.
     pub volumes: BTreeMap<String, String>,
     pub fingerprint: Fingerprint,
 }
 
-/// Why there is no recipe.
+/// Error while building a container spec.
 #[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
-    #[error("there is no container of {service}")]
-    NoWay { service: String },
-    #[error(
-        "{service} runs in a container, and {needs}, which it needs, is at {at}: out of its reach"
-    )]
+pub enum SpecError {
+    #[error("{service} cannot run in a container")]
+    NoContainer { service: String },
+    #[error("{service} runs in a container and cannot reach {needs}, which it needs, at {address}")]
     OutOfReach {
         service: String,
         needs: String,
-        at: String,
+        address: String,
     },
     #[error(transparent)]
-    Fill(#[from] FillError),
+    Fill(#[from] RenderError),
 }
 
-impl Failure for RecipeError {
+impl Failure for SpecError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoWay { .. } | Self::OutOfReach { .. } => Kind::Usage,
+            Self::NoContainer { .. } | Self::OutOfReach { .. } => Kind::Usage,
             Self::Fill(error) => error.kind(),
         }
     }
 
     fn code(&self) -> &'static str {
         match self {
-            Self::NoWay { .. } => "no_container",
+            Self::NoContainer { .. } => "no_container",
             Self::OutOfReach { .. } => "out_of_reach",
             Self::Fill(error) => error.code(),
         }
@@ -67,7 +65,7 @@ impl Failure for RecipeError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoWay { service } => Some(format!(
+            Self::NoContainer { service } => Some(format!(
                 "in fanout.yaml: services: {{{service}: {{runtime: native}}}}"
             )),
             Self::OutOfReach { service, needs, .. } => Some(format!(
@@ -78,19 +76,20 @@ impl Failure for RecipeError {
     }
 }
 
-/// What all recipes are made with.
+/// Inputs of all container specs.
 #[derive(Debug, Clone, Copy)]
-pub struct Kitchen<'a> {
+pub struct RenderContext<'a> {
     pub site: &'a Site,
-    /// With every service where it shall be.
+    /// Settings with the resolved endpoint of every service.
     pub settings: &'a Settings,
     pub services: &'a [Service],
 }
 
-impl Kitchen<'_> {
-    /// Where a container finds a service: by its name on the network where it
-    /// is a container too, else where the settings say, unless that is this
-    /// machine's loopback, which is the container's own there.
+impl RenderContext<'_> {
+    /// Returns the address of a service for a container: its network name if it
+    /// also runs in a container, otherwise the address in the settings. A
+    /// loopback address of this machine is an error, because inside the
+    /// container it means the container itself.
     fn inside(&self, name: &str) -> Result<Option<String>, String> {
         let Some(service) = self
             .services
@@ -113,83 +112,86 @@ impl Kitchen<'_> {
     }
 }
 
-/// Fills in the way that the service's image is run.
+/// Builds the container spec for the service's image.
 ///
 /// # Errors
-/// When there is none, it needs what it cannot reach, or its definition does
-/// not hold together.
-pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, RecipeError> {
+/// If the service has no container, cannot reach a service that it needs, or
+/// its definition is invalid.
+pub fn container_spec(
+    service: &Service,
+    context: &RenderContext<'_>,
+) -> Result<ContainerSpec, SpecError> {
     let name = &service.definition.name;
-    let no_way = || RecipeError::NoWay {
+    let no_way = || SpecError::NoContainer {
         service: name.clone(),
     };
-    let way = service.container_way(kitchen.settings).ok_or_else(no_way)?;
-    let wishes = kitchen.settings.services.get(name);
-    let image = wishes.and_then(|wishes| wishes.image.as_ref());
-    let image = tagged(image.unwrap_or(&way.image));
-    let values = fillings(service, &image, kitchen)?;
+    let way = service.container_way(context.settings).ok_or_else(no_way)?;
+    let overrides = context.settings.services.get(name);
+    let image = overrides.and_then(|service| service.image.as_ref());
+    let image = with_tag(image.unwrap_or(&way.image));
+    let values = placeholder_values(service, &image, context)?;
     check_credentials(way, &values)?;
-    let mut filler = Filler::new(name, &values, &["image.major"]);
-    let owner = Owner::of(kitchen.site);
+    let mut renderer = TemplateRenderer::new(name, &values, &["image.major"]);
+    let labels = ResourceLabels::new(context.site);
     let mut container = NewContainer {
-        name: owner.container(name),
-        network: owner.network(),
+        name: labels.container(name),
+        network: labels.network(),
         aliases: vec![name.clone()],
         log: LogLimits {
-            file_mib: kitchen.settings.limits.log_file_mib,
-            files: kitchen.settings.limits.log_files,
+            file_mib: context.settings.limits.log_file_mib,
+            files: context.settings.limits.log_files,
         },
         ..NewContainer::default()
     };
-    filler.used.extend(filler::LOG_LIMITS.map(str::to_owned));
-    filler.input("image", &image);
+    renderer.used.extend(filler::LOG_LIMITS.map(str::to_owned));
+    renderer.input("image", &image);
     for argument in &way.command {
-        container.command.push(filler.fill(argument)?);
+        container.command.push(renderer.render(argument)?);
     }
-    filler.input("command", &way.command.join("\0"));
+    renderer.input("command", &way.command.join("\0"));
     for (variable, text) in &way.env {
-        let value = filler.fill(text)?;
+        let value = renderer.render(text)?;
         container.env.insert(variable.clone(), value);
-        filler.input(&format!("env.{variable}"), text);
+        renderer.input(&format!("env.{variable}"), text);
     }
-    for (variable, value) in wishes.iter().flat_map(|wishes| &wishes.env) {
+    for (variable, value) in overrides.iter().flat_map(|service| &service.env) {
         container.env.insert(variable.clone(), value.clone());
-        filler.input(&format!("env.{variable}"), value);
+        renderer.input(&format!("env.{variable}"), value);
     }
     let mut files = BTreeMap::new();
     for (path, asset) in &way.files {
-        let text = definition::asset(asset).map_err(FillError::from)?;
-        files.insert(path.clone(), filler.fill(text)?);
-        filler.input(&format!("files.{path}"), text);
+        let text = definition::asset(asset).map_err(RenderError::from)?;
+        files.insert(path.clone(), renderer.render(text)?);
+        renderer.input(&format!("files.{path}"), text);
     }
     let mut volumes = BTreeMap::new();
     for (volume, folder) in &way.volumes {
-        let volume = filler.fill(volume)?;
-        filler.input(&format!("volumes.{volume}"), folder);
+        let volume = renderer.render(volume)?;
+        renderer.input(&format!("volumes.{volume}"), folder);
         container
             .volumes
-            .insert(owner.volume(&volume), folder.clone());
-        volumes.insert(owner.volume(&volume), volume);
+            .insert(labels.volume(&volume), folder.clone());
+        volumes.insert(labels.volume(&volume), volume);
     }
     for (port, inner) in &way.ports {
         if let Some(outer) = service.ports.get(port) {
             container.ports.insert(*inner, *outer);
-            filler.input(&format!("ports.{port}"), &format!("{outer}"));
-            filler.input(&format!("inner_ports.{port}"), &format!("{inner}"));
+            renderer.input(&format!("ports.{port}"), &format!("{outer}"));
+            renderer.input(&format!("inner_ports.{port}"), &format!("{inner}"));
         }
     }
     if let Some(health) = &way.health {
-        filler.input("health", &format!("{health:?}"));
+        renderer.input("health", &format!("{health:?}"));
         container.health = Some(HealthCheck {
             command: health.command.clone(),
             interval: Duration::from_secs(health.interval_seconds),
         });
     }
-    let fingerprint = filler.fingerprint();
+    let fingerprint = renderer.fingerprint();
     let needs = &service.definition.needs;
-    container.labels = owner.container_labels(name, needs, &image, &fingerprint);
+    container.labels = labels.container_labels(name, needs, &image, &fingerprint);
     container.image = image;
-    Ok(Recipe {
+    Ok(ContainerSpec {
         way: way.clone(),
         container,
         files,
@@ -198,9 +200,10 @@ pub fn recipe(service: &Service, kitchen: &Kitchen<'_>) -> Result<Recipe, Recipe
     })
 }
 
-/// Refuses what would break the files that it is written into. ClickHouse's
-/// image writes one itself, with the user's name as that of a section.
-fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), FillError> {
+/// Rejects credentials that would break the files that contain them.
+/// ClickHouse's image writes such a file itself, with the user's name as a
+/// section name.
+fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), RenderError> {
     const IN_A_FILE: &str = "{{clickhouse.user}}";
     let variables = way.env.values().map(String::as_str);
     let written = variables.filter(|text| text.contains(IN_A_FILE));
@@ -209,21 +212,25 @@ fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), FillErro
     filler::check_credentials(&texts, values)
 }
 
-fn fillings(service: &Service, image: &str, kitchen: &Kitchen<'_>) -> Result<Values, RecipeError> {
-    let mut values = values::of(service, kitchen.settings).map_err(FillError::from)?;
-    values.insert("project".to_owned(), kitchen.site.project.to_string());
-    values.insert("image.major".to_owned(), major(image).to_owned());
+fn placeholder_values(
+    service: &Service,
+    image: &str,
+    context: &RenderContext<'_>,
+) -> Result<Values, SpecError> {
+    let mut values = values::of(service, context.settings).map_err(RenderError::from)?;
+    values.insert("project".to_owned(), context.site.project.to_string());
+    values.insert("image.major".to_owned(), major_version(image).to_owned());
     for need in &service.definition.needs {
-        match kitchen.inside(need) {
-            Ok(Some(place)) => {
-                values.insert(format!("inside.{need}"), place);
+        match context.inside(need) {
+            Ok(Some(address)) => {
+                values.insert(format!("inside.{need}"), address);
             }
             Ok(None) => {}
-            Err(at) => {
-                return Err(RecipeError::OutOfReach {
+            Err(address) => {
+                return Err(SpecError::OutOfReach {
                     service: service.definition.name.clone(),
                     needs: need.clone(),
-                    at,
+                    address,
                 });
             }
         }
@@ -231,8 +238,8 @@ fn fillings(service: &Service, image: &str, kitchen: &Kitchen<'_>) -> Result<Val
     Ok(values)
 }
 
-/// The image with a tag: for one without, an engine fetches every tag there is.
-fn tagged(image: &str) -> String {
+/// Returns the image with a tag. Without one, an engine would pull all tags.
+fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains([':', '@']) {
         return image.to_owned();
@@ -240,8 +247,9 @@ fn tagged(image: &str) -> String {
     format!("{image}:latest")
 }
 
-/// `postgres:17.2` → `17`, `redpanda:v25.3.6` → `25`, else the whole tag.
-fn major(image: &str) -> &str {
+/// Returns the major version in a tag: `postgres:17.2` → `17`,
+/// `redpanda:v25.3.6` → `25`, otherwise the whole tag.
+fn major_version(image: &str) -> &str {
     let last = image.rsplit('/').next().unwrap_or(image);
     let Some((_, tag)) = last.split_once(':') else {
         return "latest";
@@ -270,11 +278,16 @@ mod tests {
         }
     }
 
-    /// Connect in a container, and what it needs where it is said to run.
+    /// Returns Connect in a container, with Kafka in a container and Postgres
+    /// at the given address.
     fn services(runtime: Runtime, postgres: &str) -> Vec<Service> {
         let all = definition::services().expect("valid definitions");
         let service = |name: &str, runtime, endpoint: &str| Service {
-            definition: all.iter().find(|one| one.name == name).expect("it").clone(),
+            definition: all
+                .iter()
+                .find(|definition| definition.name == name)
+                .expect("a service")
+                .clone(),
             runtime,
             ports: BTreeMap::from([("main".to_owned(), 1234)]),
             endpoint: endpoint.into(),
@@ -286,56 +299,56 @@ mod tests {
         ]
     }
 
-    fn of_connect(services: &[Service]) -> Result<Recipe, RecipeError> {
+    fn connect_spec(services: &[Service]) -> Result<ContainerSpec, SpecError> {
         let (site, settings) = (site(), Settings::default());
-        let kitchen = Kitchen {
+        let context = RenderContext {
             site: &site,
             settings: &settings,
             services,
         };
-        recipe(&services[2], &kitchen)
+        container_spec(&services[2], &context)
     }
 
     #[test]
-    fn a_container_finds_another_by_its_name() {
+    fn a_container_reaches_another_by_its_name() {
         let here = "postgres://app:app@127.0.0.1:5432/app";
-        let recipe = of_connect(&services(Runtime::Docker, here)).expect("a recipe");
-        let container = recipe.container;
+        let spec = connect_spec(&services(Runtime::Docker, here)).expect("a spec");
+        let container = spec.container;
         assert_eq!(container.name, "blue-connect-1");
         assert_eq!(container.env["BOOTSTRAP_SERVERS"], "kafka:9092");
         assert_eq!(container.env["GROUP_ID"], "blue-connect");
         assert_eq!(container.ports, BTreeMap::from([(8083, 1234)]));
-        let secrets = &recipe.files["/etc/fanout/secrets.properties"];
+        let secrets = &spec.files["/etc/fanout/secrets.properties"];
         assert_eq!(secrets.trim(), "postgres_password=app");
-        assert!(recipe.fingerprint.contains_key("postgres.password"));
-        assert!(recipe.fingerprint.contains_key("inside.kafka"));
+        assert!(spec.fingerprint.contains_key("postgres.password"));
+        assert!(spec.fingerprint.contains_key("inside.kafka"));
     }
 
     #[test]
-    fn what_is_on_this_machines_loopback_is_out_of_a_containers_reach() {
+    fn a_container_cannot_reach_this_machines_loopback_address() {
         let here = "postgres://app:app@127.0.0.1:5432/app";
         for runtime in [Runtime::Native, Runtime::External] {
-            let error = of_connect(&services(runtime, here)).expect_err("out of reach");
+            let error = connect_spec(&services(runtime, here)).expect_err("out of reach");
             assert_eq!(error.code(), "out_of_reach");
             assert!(error.to_string().contains("at 127.0.0.1:5432"), "{error}");
         }
         let elsewhere = "postgres://app:app@db.internal:5432/app";
-        of_connect(&services(Runtime::External, elsewhere)).expect("a recipe");
+        connect_spec(&services(Runtime::External, elsewhere)).expect("a spec");
     }
 
     #[test]
-    fn an_image_without_a_tag_is_the_latest_one() {
+    fn an_image_without_a_tag_gets_latest() {
         assert_eq!(
-            tagged("localhost:5000/redis"),
+            with_tag("localhost:5000/redis"),
             "localhost:5000/redis:latest"
         );
         for image in ["redis:8", "redis@sha256:01", "localhost:5000/redis:8"] {
-            assert_eq!(tagged(image), image);
+            assert_eq!(with_tag(image), image);
         }
     }
 
     #[test]
-    fn a_tag_has_a_major_version() {
+    fn the_major_version_is_read_from_the_tag() {
         for (image, expected) in [
             ("postgres:17", "17"),
             ("localhost:5000/postgres:17.2-alpine", "17"),
@@ -344,7 +357,7 @@ mod tests {
             ("postgres:bookworm", "bookworm"),
             ("localhost:5000/postgres", "latest"),
         ] {
-            assert_eq!(major(image), expected, "{image}");
+            assert_eq!(major_version(image), expected, "{image}");
         }
     }
 }

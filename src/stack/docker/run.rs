@@ -1,41 +1,42 @@
-//! Makes a service's container what its recipe says, and starts it.
+//! Creates a service's container from its spec, and starts it.
 
 use std::time::Duration;
 
 use super::{
-    owner::{self, Foreign, Owner},
-    recipe::Recipe,
+    owner::{self, Foreign, ResourceLabels},
+    recipe::ContainerSpec,
 };
 use crate::{
-    clients::docker::{Container, DockerError, Engine, Thing},
+    clients::docker::{Container, DockerError, Engine, Resource},
     failure::{Failure, Kind},
 };
 
-/// How long a container that is replaced may take to end.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for a replaced container to exit.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a container is not as it should be.
+/// Error while creating or starting a container.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
     #[error(transparent)]
     Foreign(#[from] Foreign),
-    #[error("a port of {service} is taken: {said}")]
-    Port { service: String, said: String },
+    #[error("a port of {service} is in use: {message}")]
+    Port { service: String, message: String },
     #[error(
-        "image {image} of {service} is made for {}, and the engine's machine is {}",
+        "image {image} of {service} is for {}, but the engine's machine is {}",
         made_for.as_deref().unwrap_or("another architecture"),
         engine
     )]
     Architecture {
         service: String,
         image: String,
-        /// None where the image says the same as the engine, or nothing.
+        /// Architecture in the image; `None` if it is missing or equal to the
+        /// engine's.
         made_for: Option<String>,
         engine: String,
     },
-    #[error("{what} did not work")]
+    #[error("{action} failed")]
     Docker {
-        what: String,
+        action: String,
         #[source]
         source: DockerError,
     },
@@ -65,155 +66,173 @@ impl Failure for ContainerError {
             Self::Foreign(error) => error.hint(),
             Self::Port { .. } => Some("fanout up --ports auto".to_owned()),
             Self::Architecture { service, .. } => Some(format!(
-                "name another in fanout.yaml: services: {{{service}: {{image: …}}}}"
+                "set another in fanout.yaml: services: {{{service}: {{image: …}}}}"
             )),
             Self::Docker { .. } => Some("docker info".to_owned()),
         }
     }
 }
 
-fn docker(what: impl Into<String>) -> impl FnOnce(DockerError) -> ContainerError {
-    let what = what.into();
-    |source| ContainerError::Docker { what, source }
+fn docker(action: impl Into<String>) -> impl FnOnce(DockerError) -> ContainerError {
+    let action = action.into();
+    |source| ContainerError::Docker { action, source }
 }
 
-/// Makes the project's network, where it is not there.
+/// Creates the project's network if it is missing.
 ///
 /// # Errors
-/// When another's is in its place, or the engine does not.
-pub async fn network(engine: &Engine, owner: &Owner) -> Result<(), ContainerError> {
-    let network = Thing {
-        name: owner.network(),
-        labels: owner.network_labels(),
+/// If its name is used by something else, or the engine refuses.
+pub async fn create_network(
+    engine: &Engine,
+    labels: &ResourceLabels,
+) -> Result<(), ContainerError> {
+    let network = Resource {
+        name: labels.network(),
+        labels: labels.network_labels(),
     };
-    let what = format!("making network {}", network.name);
-    match engine.network(&network.name).await.map_err(docker(&what))? {
-        Some(found) => Ok(owner.check("network", &network.name, &found.labels)?),
-        None => engine.create_network(&network).await.map_err(docker(what)),
+    let action = format!("creating network {}", network.name);
+    match engine
+        .network(&network.name)
+        .await
+        .map_err(docker(&action))?
+    {
+        Some(found) => Ok(labels.check("network", &network.name, &found.labels)?),
+        None => engine
+            .create_network(&network)
+            .await
+            .map_err(docker(action)),
     }
 }
 
-/// Starts a service's container: the one that is there where it is as the
-/// recipe says, else a new one in its place. `doing` is told each step.
+/// Starts a service's container: the existing one if it matches the spec,
+/// otherwise a new one. `report` receives each step.
 ///
 /// # Errors
-/// When another's is in its place, a port is taken, or the engine does not.
+/// If its name is used by something else, a port is in use, or the engine
+/// refuses.
 pub async fn start(
     engine: &Engine,
-    owner: &Owner,
+    labels: &ResourceLabels,
     service: &str,
-    recipe: &Recipe,
-    doing: impl Fn(&str),
+    spec: &ContainerSpec,
+    report: impl Fn(&str),
 ) -> Result<(), ContainerError> {
-    let name = &recipe.container.name;
-    let looking = || docker(format!("looking for container {name}"));
-    let found = engine.container(name).await.map_err(looking())?;
+    let name = &spec.container.name;
+    let inspecting = || docker(format!("inspecting container {name}"));
+    let found = engine.container(name).await.map_err(inspecting())?;
     if let Some(found) = &found {
-        owner.check("container", name, &found.labels)?;
+        labels.check("container", name, &found.labels)?;
     }
     let image = engine
-        .image(&recipe.container.image)
+        .image(&spec.container.image)
         .await
-        .map_err(looking())?;
+        .map_err(inspecting())?;
     let image = image.unwrap_or_default();
-    let good = |found: &Container| {
-        let same = owner::fingerprint(&found.labels) == recipe.fingerprint;
+    let matches_spec = |found: &Container| {
+        let same = owner::fingerprint(&found.labels) == spec.fingerprint;
         same && found.image == image && !found.is_running()
     };
-    if !found.as_ref().is_some_and(good) {
+    if !found.as_ref().is_some_and(matches_spec) {
         if let Some(found) = found {
-            clear(engine, &found, &doing).await?;
+            remove_container(engine, &found, &report).await?;
         }
-        volumes(engine, owner, recipe).await?;
-        doing("making its container");
-        create(engine, owner, recipe).await?;
+        create_volumes(engine, labels, spec).await?;
+        report("creating its container");
+        create(engine, labels, spec).await?;
     }
-    let uploading = docker(format!("putting files into container {name}"));
-    engine
-        .upload(name, &recipe.files)
-        .await
-        .map_err(uploading)?;
-    doing("starting");
+    let uploading = docker(format!("copying files into container {name}"));
+    engine.upload(name, &spec.files).await.map_err(uploading)?;
+    report("starting");
     match engine.start(name).await {
-        Err(DockerError::Answer { message, .. }) if is_about_a_port(&message) => {
+        Err(DockerError::Answer { message, .. }) if is_port_error(&message) => {
             Err(ContainerError::Port {
                 service: service.to_owned(),
-                said: message,
+                message,
             })
         }
-        Err(DockerError::Answer { message, .. }) if is_about_the_architecture(&message) => {
-            Err(other_architecture(engine, service, &recipe.container.image).await)
+        Err(DockerError::Answer { message, .. }) if is_architecture_error(&message) => {
+            Err(architecture_error(engine, service, &spec.container.image).await)
         }
         other => other.map_err(docker(format!("starting container {name}"))),
     }
 }
 
-fn is_about_a_port(message: &str) -> bool {
+fn is_port_error(message: &str) -> bool {
     message.contains("port is already allocated") || message.contains("address already in use")
 }
 
-/// What the kernel says of a program that was made for other processors.
+/// Returns whether a message is the kernel's error for a program of another
+/// architecture.
 #[must_use]
-pub fn is_about_the_architecture(said: &str) -> bool {
-    said.to_lowercase().contains("exec format error")
+pub fn is_architecture_error(message: &str) -> bool {
+    message.to_lowercase().contains("exec format error")
 }
 
-/// Of an image whose program the engine's machine cannot run. One that says
-/// that it was made for another may all the same: there are emulators.
-pub async fn other_architecture(engine: &Engine, service: &str, image: &str) -> ContainerError {
-    let said = engine.image_architecture(image).await.ok().flatten();
+/// Builds the error for an image whose program the engine's machine cannot run.
+/// It is built only after a failed start, because an image for another
+/// architecture may run in an emulator.
+pub async fn architecture_error(engine: &Engine, service: &str, image: &str) -> ContainerError {
+    let architecture = engine.image_architecture(image).await.ok().flatten();
     ContainerError::Architecture {
         service: service.to_owned(),
         image: image.to_owned(),
-        made_for: said.filter(|said| *said != engine.architecture),
+        made_for: architecture.filter(|name| *name != engine.architecture),
         engine: engine.architecture.clone(),
     }
 }
 
-async fn clear(
+async fn remove_container(
     engine: &Engine,
     found: &Container,
-    doing: &impl Fn(&str),
+    report: &impl Fn(&str),
 ) -> Result<(), ContainerError> {
     let name = &found.name;
     if found.is_running() {
-        doing("stopping");
+        report("stopping");
         let stopping = docker(format!("stopping container {name}"));
-        engine.stop(name, STOP_PATIENCE).await.map_err(stopping)?;
+        engine.stop(name, STOP_TIMEOUT).await.map_err(stopping)?;
     }
     let removing = docker(format!("removing container {name}"));
     engine.remove(name).await.map_err(removing)
 }
 
-/// Volumes are made before their container, with labels of their own: the
-/// engine would make them without.
-async fn volumes(engine: &Engine, owner: &Owner, recipe: &Recipe) -> Result<(), ContainerError> {
-    for (name, short) in &recipe.volumes {
-        let making = || docker(format!("making volume {name}"));
-        if let Some(found) = engine.volume(name).await.map_err(making())? {
-            owner.check("volume", name, &found.labels)?;
+/// Creates the missing volumes before their container: the engine itself would
+/// create them without labels.
+async fn create_volumes(
+    engine: &Engine,
+    labels: &ResourceLabels,
+    spec: &ContainerSpec,
+) -> Result<(), ContainerError> {
+    for (name, short) in &spec.volumes {
+        let creating = || docker(format!("creating volume {name}"));
+        if let Some(found) = engine.volume(name).await.map_err(creating())? {
+            labels.check("volume", name, &found.labels)?;
             continue;
         }
-        let volume = Thing {
+        let volume = Resource {
             name: name.clone(),
-            labels: owner.volume_labels(short),
+            labels: labels.volume_labels(short),
         };
-        engine.create_volume(&volume).await.map_err(making())?;
+        engine.create_volume(&volume).await.map_err(creating())?;
     }
     Ok(())
 }
 
-async fn create(engine: &Engine, owner: &Owner, recipe: &Recipe) -> Result<(), ContainerError> {
-    let name = &recipe.container.name;
-    let making = docker(format!("making container {name}"));
-    match engine.create(&recipe.container).await {
-        // Somebody was quicker.
+async fn create(
+    engine: &Engine,
+    labels: &ResourceLabels,
+    spec: &ContainerSpec,
+) -> Result<(), ContainerError> {
+    let name = &spec.container.name;
+    let creating = docker(format!("creating container {name}"));
+    match engine.create(&spec.container).await {
+        // Another process has created a container with this name.
         Err(error) if error.status() == Some(409) => {
             let found = engine.container(name).await;
-            let labels = found.ok().flatten().map(|found| found.labels);
-            owner.check("container", name, &labels.unwrap_or_default())?;
-            Err(making(error))
+            let found_labels = found.ok().flatten().map(|found| found.labels);
+            labels.check("container", name, &found_labels.unwrap_or_default())?;
+            Err(creating(error))
         }
-        other => other.map_err(making),
+        other => other.map_err(creating),
     }
 }

@@ -1,6 +1,6 @@
-//! Where the docker command would look for an engine: what the command line
-//! names, then the environment, then the current context, then the usual
-//! sockets; and the certificates that go with each.
+//! Engine discovery: the addresses that the docker command would use, in the
+//! order command line, environment, current context and default sockets, and
+//! the certificates for each.
 
 use std::{
     env, fmt, fs,
@@ -15,57 +15,61 @@ use crate::{
     failure::{Failure, Kind},
 };
 
-/// The context that stands for the usual sockets.
+/// Name of the context that means the default sockets.
 const DEFAULT_CONTEXT: &str = "default";
 
-/// What the operator names.
+/// Engine configured on the command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
     /// `unix:///run/docker.sock`.
     pub host: Option<String>,
-    /// A context of the docker command's.
+    /// Name of a docker context.
     pub context: Option<String>,
 }
 
-/// What the machine says of engines.
+/// Settings of this machine for finding an engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct EngineDiscovery {
     /// `DOCKER_HOST`.
     pub host: Option<String>,
-    /// Folder of the certificates for an address that is named: where
-    /// `DOCKER_TLS_VERIFY` is set, `DOCKER_CERT_PATH`, by default [`Self::config`].
+    /// Folder of the certificates for an address without a context: if
+    /// `DOCKER_TLS_VERIFY` is set, `DOCKER_CERT_PATH`, by default
+    /// [`Self::config`].
     pub certificates: Option<PathBuf>,
     /// `DOCKER_CONTEXT`.
     pub context: Option<String>,
     /// `DOCKER_CONFIG`, by default `~/.docker`.
     pub config: PathBuf,
-    /// Sockets that are tried when nothing is named, in this order.
+    /// Sockets that are tried in this order if no address is configured.
     pub sockets: Vec<PathBuf>,
 }
 
-/// An address that may be an engine's, and who says so.
+/// Possible address of an engine, and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub address: Address,
-    pub whence: String,
+    pub origin: String,
 }
 
-/// Why what is named cannot be read.
+/// Error in the docker configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum SurroundingsError {
+pub enum DiscoveryError {
     #[error("docker context {name} cannot be read from {}: {reason}", path.display())]
     Context {
         name: String,
         path: PathBuf,
         reason: String,
     },
-    #[error("docker context {name} says not to verify the engine's certificate, which fanout does")]
+    #[error(
+        "docker context {name} disables verification of the engine's certificate, \
+         which fanout requires"
+    )]
     Unverified { name: String },
-    #[error("{} is no configuration of docker's: {reason}", path.display())]
+    #[error("{} is not a valid docker configuration: {reason}", path.display())]
     Config { path: PathBuf, reason: String },
 }
 
-impl Failure for SurroundingsError {
+impl Failure for DiscoveryError {
     fn kind(&self) -> Kind {
         Kind::Environment
     }
@@ -84,7 +88,7 @@ impl Failure for SurroundingsError {
                 format!("docker context update {name} --docker host=…,ca=<ca.pem>")
             }
             Self::Config { .. } => {
-                "mend the file, or name another: DOCKER_CONFIG=<folder>".to_owned()
+                "fix the file, or use another: DOCKER_CONFIG=<folder>".to_owned()
             }
         })
     }
@@ -92,11 +96,11 @@ impl Failure for SurroundingsError {
 
 impl fmt::Display for Candidate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} ({})", self.address.host, self.whence)
+        write!(formatter, "{} ({})", self.address.host, self.origin)
     }
 }
 
-/// The part of `config.json` that names a context.
+/// The part of `config.json` with the current context.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ConfigFile {
@@ -104,7 +108,7 @@ struct ConfigFile {
     current_context: Option<String>,
 }
 
-/// The part of a context's `meta.json` that names an address.
+/// The part of a context's `meta.json` with the address.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Meta {
@@ -124,8 +128,8 @@ struct DockerEndpoint {
     skip_tls_verify: bool,
 }
 
-impl Surroundings {
-    /// Of this process.
+impl EngineDiscovery {
+    /// Reads the settings from the environment of this process.
     #[must_use]
     pub fn from_env() -> Self {
         let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
@@ -152,62 +156,66 @@ impl Surroundings {
         }
     }
 
-    /// The one address that somebody names; none where nobody does. `recorded`
-    /// is what the project was brought up with.
+    /// Returns the configured address, or `None` if none is configured.
+    /// `recorded` is the engine that the project was started with.
     ///
     /// # Errors
-    /// When a context is named and cannot be read.
-    pub fn named(
+    /// If the configured context cannot be read.
+    pub fn configured(
         &self,
         choice: &Choice,
         recorded: Option<Address>,
-    ) -> Result<Option<Candidate>, SurroundingsError> {
-        let at = |host: &String| Address {
+    ) -> Result<Option<Candidate>, DiscoveryError> {
+        let with_certificates = |host: &String| Address {
             host: host.clone(),
             certificates: self.certificates.clone(),
         };
-        let candidate = |address: Address, whence: &str| {
+        let candidate = |address: Address, origin: &str| {
             Ok(Some(Candidate {
                 address,
-                whence: whence.to_owned(),
+                origin: origin.to_owned(),
             }))
         };
         if let Some(host) = &choice.host {
-            return candidate(at(host), "--docker-host");
+            return candidate(with_certificates(host), "--docker-host");
         }
         if let Some(name) = &choice.context {
-            return self.of_context(name, "--docker-context");
+            return self.context_address(name, "--docker-context");
         }
         if let Some(host) = &self.host {
-            return candidate(at(host), "DOCKER_HOST");
+            return candidate(with_certificates(host), "DOCKER_HOST");
         }
         if let Some(name) = &self.context {
-            return self.of_context(name, "DOCKER_CONTEXT");
+            return self.context_address(name, "DOCKER_CONTEXT");
         }
         if let Some(address) = recorded {
-            return candidate(address, "as recorded");
+            return candidate(address, "recorded");
         }
         match self.current_context()? {
-            Some(name) => self.of_context(&name, "the current context"),
+            Some(name) => self.context_address(&name, "the current context"),
             None => Ok(None),
         }
     }
 
-    fn current_context(&self) -> Result<Option<String>, SurroundingsError> {
+    fn current_context(&self) -> Result<Option<String>, DiscoveryError> {
         let path = self.config.join("config.json");
         let Ok(text) = fs::read_to_string(&path) else {
             return Ok(None);
         };
         let file: ConfigFile =
-            serde_json::from_str(&text).map_err(|error| SurroundingsError::Config {
+            serde_json::from_str(&text).map_err(|error| DiscoveryError::Config {
                 path,
                 reason: error.to_string(),
             })?;
         Ok(file.current_context.filter(|name| !name.is_empty()))
     }
 
-    /// The address in a context; none for the default one.
-    fn of_context(&self, name: &str, whence: &str) -> Result<Option<Candidate>, SurroundingsError> {
+    /// Returns the address in a context; `None` for the default context.
+    fn context_address(
+        &self,
+        name: &str,
+        origin: &str,
+    ) -> Result<Option<Candidate>, DiscoveryError> {
         if name == DEFAULT_CONTEXT {
             return Ok(None);
         }
@@ -222,12 +230,12 @@ impl Surroundings {
             Ok(meta) => meta.endpoints.docker,
             Err(reason) => {
                 let name = name.to_owned();
-                return Err(SurroundingsError::Context { name, path, reason });
+                return Err(DiscoveryError::Context { name, path, reason });
             }
         };
         if endpoint.skip_tls_verify {
             let name = name.to_owned();
-            return Err(SurroundingsError::Unverified { name });
+            return Err(DiscoveryError::Unverified { name });
         }
         let certificates = contexts.join("tls").join(&id).join("docker");
         Ok(Some(Candidate {
@@ -235,7 +243,7 @@ impl Surroundings {
                 host: endpoint.host,
                 certificates: certificates.is_dir().then_some(certificates),
             },
-            whence: format!("{whence} {name}"),
+            origin: format!("{origin} {name}"),
         }))
     }
 }
@@ -246,10 +254,10 @@ mod tests {
 
     fn with_context(folder: &Path, name: &str, host: &str) {
         let id = sha256(name.as_bytes());
-        let place = folder.join("contexts/meta").join(id);
-        fs::create_dir_all(&place).expect("made");
+        let folder_path = folder.join("contexts/meta").join(id);
+        fs::create_dir_all(&folder_path).expect("create the folder");
         let meta = format!(r#"{{"Name":"{name}","Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
-        fs::write(place.join("meta.json"), meta).expect("written");
+        fs::write(folder_path.join("meta.json"), meta).expect("write the file");
     }
 
     fn host(found: Option<Candidate>) -> Option<String> {
@@ -257,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_over_the_environment_and_that_over_the_current_context() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn the_command_line_precedes_the_environment_and_that_the_current_context() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         for name in ["flagged", "exported", "current"] {
             with_context(folder.path(), name, &format!("unix:///{name}"));
         }
         let config = r#"{"currentContext": "current", "auths": {}}"#;
-        fs::write(folder.path().join("config.json"), config).expect("written");
-        let mut around = Surroundings {
+        fs::write(folder.path().join("config.json"), config).expect("write the file");
+        let mut discovery = EngineDiscovery {
             host: Some("unix:///host".to_owned()),
             certificates: None,
             context: Some("exported".to_owned()),
@@ -279,90 +287,118 @@ mod tests {
             host: "unix:///recorded".to_owned(),
             certificates: None,
         };
-        let next = |choice: &Choice, around: &Surroundings| {
-            host(around.named(choice, Some(recorded())).expect("readable"))
+        let configured_host = |choice: &Choice, discovery: &EngineDiscovery| {
+            host(
+                discovery
+                    .configured(choice, Some(recorded()))
+                    .expect("readable"),
+            )
         };
-        assert_eq!(next(&choice, &around).as_deref(), Some("tcp://flag:1"));
+        assert_eq!(
+            configured_host(&choice, &discovery).as_deref(),
+            Some("tcp://flag:1")
+        );
         choice.host = None;
-        assert_eq!(next(&choice, &around).as_deref(), Some("unix:///flagged"));
+        assert_eq!(
+            configured_host(&choice, &discovery).as_deref(),
+            Some("unix:///flagged")
+        );
         choice.context = None;
-        assert_eq!(next(&choice, &around).as_deref(), Some("unix:///host"));
-        around.host = None;
-        assert_eq!(next(&choice, &around).as_deref(), Some("unix:///exported"));
-        around.context = None;
-        assert_eq!(next(&choice, &around).as_deref(), Some("unix:///recorded"));
-        let last = around.named(&choice, None).expect("readable");
+        assert_eq!(
+            configured_host(&choice, &discovery).as_deref(),
+            Some("unix:///host")
+        );
+        discovery.host = None;
+        assert_eq!(
+            configured_host(&choice, &discovery).as_deref(),
+            Some("unix:///exported")
+        );
+        discovery.context = None;
+        assert_eq!(
+            configured_host(&choice, &discovery).as_deref(),
+            Some("unix:///recorded")
+        );
+        let last = discovery.configured(&choice, None).expect("readable");
         assert_eq!(host(last).as_deref(), Some("unix:///current"));
     }
 
     #[test]
-    fn certificates_go_with_what_names_the_address() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn certificates_come_from_the_origin_of_the_address() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         with_context(folder.path(), "far", "tcp://far:2376");
         let id = sha256(b"far");
-        let place = folder.path().join("contexts/tls").join(id).join("docker");
-        let mut around = Surroundings {
+        let folder_path = folder.path().join("contexts/tls").join(id).join("docker");
+        let mut discovery = EngineDiscovery {
             certificates: Some("/of/the/environment".into()),
             config: folder.path().to_owned(),
-            ..Surroundings::default()
+            ..EngineDiscovery::default()
         };
         let mut choice = Choice {
             host: Some("tcp://near:2376".to_owned()),
             context: Some("far".to_owned()),
         };
-        let next = |choice: &Choice, around: &Surroundings| {
-            let named = around.named(choice, None).expect("readable");
-            named.expect("one").address.certificates
+        let configured_host = |choice: &Choice, discovery: &EngineDiscovery| {
+            let configured = discovery.configured(choice, None).expect("readable");
+            configured.expect("an address").address.certificates
         };
         let environment = Some(PathBuf::from("/of/the/environment"));
-        assert_eq!(next(&choice, &around), environment);
+        assert_eq!(configured_host(&choice, &discovery), environment);
         choice.host = None;
-        assert_eq!(next(&choice, &around), None);
-        fs::create_dir_all(&place).expect("made");
-        assert_eq!(next(&choice, &around), Some(place));
-        around.host = Some("tcp://there:2376".to_owned());
-        assert_eq!(next(&Choice::default(), &around), environment);
+        assert_eq!(configured_host(&choice, &discovery), None);
+        fs::create_dir_all(&folder_path).expect("create the folder");
+        assert_eq!(configured_host(&choice, &discovery), Some(folder_path));
+        discovery.host = Some("tcp://there:2376".to_owned());
+        assert_eq!(configured_host(&Choice::default(), &discovery), environment);
     }
 
     #[test]
     fn a_context_that_does_not_verify_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         with_context(
             folder.path(),
             "blind",
             r#"tcp://far:2376","SkipTLSVerify":true,"x":"y"#,
         );
-        let around = Surroundings {
+        let discovery = EngineDiscovery {
             context: Some("blind".to_owned()),
             config: folder.path().to_owned(),
-            ..Surroundings::default()
+            ..EngineDiscovery::default()
         };
-        let error = around.named(&Choice::default(), None).expect_err("blind");
+        let error = discovery
+            .configured(&Choice::default(), None)
+            .expect_err("no verification");
         assert!(
             error
                 .to_string()
-                .contains("context blind says not to verify"),
+                .contains("context blind disables verification"),
             "{error}"
         );
     }
 
     #[test]
-    fn the_default_context_names_nothing() {
-        let around = Surroundings {
+    fn the_default_context_has_no_address() {
+        let discovery = EngineDiscovery {
             context: Some("default".to_owned()),
-            ..Surroundings::default()
+            ..EngineDiscovery::default()
         };
-        assert_eq!(around.named(&Choice::default(), None).expect("fine"), None);
+        assert_eq!(
+            discovery
+                .configured(&Choice::default(), None)
+                .expect("readable"),
+            None
+        );
     }
 
     #[test]
-    fn a_context_that_is_not_there_is_told() {
-        let around = Surroundings {
+    fn a_missing_context_is_reported() {
+        let discovery = EngineDiscovery {
             context: Some("gone".to_owned()),
             config: PathBuf::from("/nowhere"),
-            ..Surroundings::default()
+            ..EngineDiscovery::default()
         };
-        let error = around.named(&Choice::default(), None).expect_err("gone");
+        let error = discovery
+            .configured(&Choice::default(), None)
+            .expect_err("a missing context");
         assert!(
             error
                 .to_string()

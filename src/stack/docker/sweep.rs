@@ -1,37 +1,38 @@
-//! All that the engine has of a project, found by its labels, and how it goes.
+//! The resources of a project in the container engine, found by their labels,
+//! and their removal.
 
 use std::time::Duration;
 
-use super::owner::{self, Owner};
+use super::owner::{self, ResourceLabels};
 use crate::{
     clients::docker::{DockerError, Engine},
     progress::{Event, Progress},
-    stack::native::process::Ended,
+    stack::native::process::StopOutcome,
 };
 
-/// The engine and all that it has of one project.
+/// Containers, networks and volumes of one project, with their engine.
 #[derive(Debug, Clone)]
-pub struct Sweep {
+pub struct ProjectResources {
     engine: Engine,
-    pub containers: Vec<Found>,
+    pub containers: Vec<ProjectContainer>,
     pub networks: Vec<String>,
     pub volumes: Vec<String>,
 }
 
-/// One container.
+/// A container of the project.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct ProjectContainer {
     pub name: String,
     pub service: String,
     pub running: bool,
 }
 
-impl Sweep {
-    /// Finds all of it.
+impl ProjectResources {
+    /// Finds the resources of a project.
     ///
     /// # Errors
-    /// When the engine does not answer.
-    pub async fn of(engine: Engine, owner: &Owner) -> Result<Self, DockerError> {
+    /// If the engine does not respond.
+    pub async fn find(engine: Engine, owner: &ResourceLabels) -> Result<Self, DockerError> {
         let filter = owner.filter();
         let mut containers = Vec::new();
         for name in engine.containers(&filter).await? {
@@ -39,15 +40,18 @@ impl Sweep {
                 continue;
             };
             if owner.check("container", &name, &found.labels).is_ok() {
-                containers.push(Found {
+                containers.push(ProjectContainer {
                     service: owner::service(&found.labels).to_owned(),
                     running: found.is_running(),
                     name,
                 });
             }
         }
-        let names = |things: Vec<crate::clients::docker::Thing>| {
-            let mut names: Vec<String> = things.into_iter().map(|thing| thing.name).collect();
+        let names = |resources: Vec<crate::clients::docker::Resource>| {
+            let mut names: Vec<String> = resources
+                .into_iter()
+                .map(|resource| resource.name)
+                .collect();
             names.sort();
             names
         };
@@ -59,48 +63,47 @@ impl Sweep {
         })
     }
 
-    /// Whether one of the service's containers runs.
+    /// Returns whether one of the service's containers is running.
     #[must_use]
-    pub fn runs(&self, service: &str) -> bool {
+    pub fn is_running(&self, service: &str) -> bool {
         self.of_service(service).any(|found| found.running)
     }
 
-    fn of_service<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a Found> {
+    fn of_service<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a ProjectContainer> {
         let all = self.containers.iter();
         all.filter(move |found| found.service == service)
     }
 
-    /// Stops a service's containers and takes them away: what they keep is in
-    /// volumes.
+    /// Stops and removes a service's containers. Their data is in volumes.
     ///
     /// # Errors
-    /// When the engine does not.
+    /// If the engine refuses.
     pub async fn stop(
         &self,
         service: &str,
-        patience: Duration,
+        timeout: Duration,
         progress: &dyn Progress,
-    ) -> Result<Ended, DockerError> {
-        let mut ended = Ended::WasNot;
+    ) -> Result<StopOutcome, DockerError> {
+        let mut ended = StopOutcome::NotRunning;
         for found in self.of_service(service) {
             if found.running {
                 progress.report(Event::Doing {
                     task: service,
                     what: "stopping",
                 });
-                let killed = self.engine.stop(&found.name, patience).await?;
+                let killed = self.engine.stop(&found.name, timeout).await?;
                 ended = if killed {
-                    Ended::Killed
+                    StopOutcome::Killed
                 } else {
-                    Ended::InOrder
+                    StopOutcome::Stopped
                 };
             }
             self.engine.remove(&found.name).await?;
         }
         let what = match ended {
-            Ended::WasNot => return Ok(ended),
-            Ended::InOrder | Ended::Leftovers(_) => "stopped".to_owned(),
-            Ended::Killed => format!("killed: it did not end within {} s", patience.as_secs()),
+            StopOutcome::NotRunning => return Ok(ended),
+            StopOutcome::Stopped | StopOutcome::Leftovers(_) => "stopped".to_owned(),
+            StopOutcome::Killed => format!("killed: did not exit within {} s", timeout.as_secs()),
         };
         progress.report(Event::Done {
             task: service,
@@ -109,18 +112,18 @@ impl Sweep {
         Ok(ended)
     }
 
-    /// Takes away what is left of containers, and the networks that nobody
-    /// else uses.
+    /// Removes the remaining containers, and the networks that no other
+    /// container uses.
     ///
     /// # Errors
-    /// When the engine does not.
+    /// If the engine refuses.
     pub async fn finish(&self) -> Result<(), DockerError> {
         for found in &self.containers {
             self.engine.remove(&found.name).await?;
         }
         for network in &self.networks {
             match self.engine.remove_network(network).await {
-                // A container of somebody else's is on it.
+                // A foreign container is connected to the network.
                 Err(error) if error.status() == Some(403) => {}
                 other => other?,
             }
@@ -128,11 +131,11 @@ impl Sweep {
         Ok(())
     }
 
-    /// Removes the networks, and the volumes with all that is in them.
+    /// Removes the networks, and the volumes with their data.
     ///
     /// # Errors
-    /// When the engine does not, for instance because a container of somebody
-    /// else's uses one.
+    /// If the engine refuses, for instance because a foreign container uses a
+    /// volume.
     pub async fn remove(&self) -> Result<(), DockerError> {
         for network in &self.networks {
             self.engine.remove_network(network).await?;

@@ -1,39 +1,39 @@
-//! What of a project is there already, and whether something else is in its
-//! place. Looks and changes nothing.
+//! Inspects the existing containers, volumes and images of a project, and
+//! checks that their names are not used by something else. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    owner::{Foreign, Owner},
-    recipe::Recipe,
+    owner::{Foreign, ResourceLabels},
+    recipe::ContainerSpec,
 };
 use crate::{
     clients::docker::{Container, DockerError, Engine},
     failure::{Failure, Kind},
 };
 
-/// The engine, and what it has of a project.
+/// State of the engine with respect to one project.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct EngineState {
     pub engine: Engine,
-    /// By service, running or not.
+    /// Containers by service, running or stopped.
     pub containers: BTreeMap<String, Container>,
-    /// Volumes that are there.
+    /// Existing volumes.
     pub volumes: BTreeSet<String>,
-    /// Images of services that are not there.
+    /// Missing images of the services.
     pub missing_images: BTreeSet<String>,
 }
 
-/// Why it cannot be told.
+/// Error while inspecting the engine.
 #[derive(Debug, thiserror::Error)]
-pub enum WorldError {
+pub enum EngineStateError {
     #[error(transparent)]
     Foreign(#[from] Foreign),
-    #[error("the container engine does not say what is there")]
+    #[error("cannot query the container engine")]
     Docker(#[from] DockerError),
 }
 
-impl Failure for WorldError {
+impl Failure for EngineStateError {
     fn kind(&self) -> Kind {
         match self {
             Self::Foreign(error) => error.kind(),
@@ -56,16 +56,17 @@ impl Failure for WorldError {
     }
 }
 
-impl World {
-    /// Looks for the containers of these services.
+impl EngineState {
+    /// Inspects the containers of these services.
     ///
     /// # Errors
-    /// When one of their names is another's, or the engine does not answer.
-    pub async fn look<'a>(
+    /// If a container name is used by something else, or the engine does not
+    /// respond.
+    pub async fn inspect<'a>(
         engine: Engine,
-        owner: &Owner,
+        owner: &ResourceLabels,
         services: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, WorldError> {
+    ) -> Result<Self, EngineStateError> {
         let mut containers = BTreeMap::new();
         for service in services {
             if let Some(found) = engine.container(&owner.container(service)).await? {
@@ -81,27 +82,27 @@ impl World {
         })
     }
 
-    /// Looks for what these recipes need besides.
+    /// Inspects the network, the volumes and the images that these specs need.
     ///
     /// # Errors
-    /// As [`Self::look`].
-    pub async fn look_for<'a>(
+    /// Same as [`Self::inspect`].
+    pub async fn inspect_resources<'a>(
         &mut self,
-        owner: &Owner,
-        recipes: impl IntoIterator<Item = &'a Recipe>,
-    ) -> Result<(), WorldError> {
+        owner: &ResourceLabels,
+        specs: impl IntoIterator<Item = &'a ContainerSpec>,
+    ) -> Result<(), EngineStateError> {
         let network = owner.network();
         if let Some(found) = self.engine.network(&network).await? {
             owner.check("network", &network, &found.labels)?;
         }
-        for recipe in recipes {
-            for name in recipe.volumes.keys() {
+        for spec in specs {
+            for name in spec.volumes.keys() {
                 if let Some(found) = self.engine.volume(name).await? {
                     owner.check("volume", name, &found.labels)?;
                     self.volumes.insert(name.clone());
                 }
             }
-            let image = &recipe.container.image;
+            let image = &spec.container.image;
             if self.engine.image(image).await?.is_none() {
                 self.missing_images.insert(image.clone());
             }
@@ -109,17 +110,22 @@ impl World {
         Ok(())
     }
 
-    /// The container of a service that runs.
+    /// Returns the container of a service, if it is running.
     #[must_use]
     pub fn running(&self, service: &str) -> Option<&Container> {
         let found = self.containers.get(service);
         found.filter(|container| container.is_running())
     }
 
-    /// Ports of this machine that the project's own containers hold.
+    /// Returns the ports of this machine that the project's containers publish.
     #[must_use]
     pub fn own_ports(&self) -> BTreeSet<u16> {
-        let running = self.containers.values().filter(|one| one.is_running());
-        running.flat_map(|one| one.ports.iter().copied()).collect()
+        let running = self
+            .containers
+            .values()
+            .filter(|container| container.is_running());
+        running
+            .flat_map(|container| container.ports.iter().copied())
+            .collect()
     }
 }

@@ -1,7 +1,7 @@
-//! The user whose rights a server has where fanout runs as root. Servers listen
-//! on ports that every local user can reach and can write files (Redis by
-//! `CONFIG SET dir`, Connect by a connector, Postgres by `COPY`), so none of
-//! them ever has root's rights.
+//! The user that a server runs as if fanout runs as root. Servers listen on
+//! ports that every local user can reach, and can write files (Redis by `CONFIG
+//! SET dir`, Connect by a connector, Postgres by `COPY`). Therefore no server
+//! ever runs as root.
 
 use std::{
     fs, io,
@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-/// Users that root's rights are dropped to, the first that exists.
+/// Users that a server may run as instead of root; the first that exists is
+/// used.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 
 /// A user of this machine.
@@ -30,19 +31,19 @@ pub struct Account {
     pub gid: u32,
 }
 
-/// Why a server cannot run as another user.
+/// Error while running a server as another user.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    #[error("{service} is never run as root, and this machine has no user {}", CANDIDATES.join(" or "))]
+    #[error("{service} must not run as root, and this machine has no user {}", CANDIDATES.join(" or "))]
     NoUser { service: String },
-    #[error("{service} runs as user {user}, who cannot reach its {what}: {} is closed", closed.display())]
+    #[error("{service} runs as user {user}, which cannot reach its {what}: {} is not accessible", closed_folder.display())]
     Closed {
         service: String,
         user: String,
         what: Needed,
-        closed: PathBuf,
+        closed_folder: PathBuf,
     },
-    #[error("{} cannot be given to user {user}", path.display())]
+    #[error("cannot change the owner of {} to {user}", path.display())]
     Chown {
         path: PathBuf,
         user: String,
@@ -51,14 +52,14 @@ pub enum AccountError {
     },
 }
 
-/// What a server has to reach.
+/// Files that a server must be able to reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needed {
-    /// Below the home.
+    /// Data, below the home.
     Data,
-    /// In the cache.
+    /// Installed files, in the cache.
     Install,
-    /// Wherever the machine has it.
+    /// A program of the machine.
     Program,
 }
 
@@ -88,35 +89,36 @@ impl Failure for AccountError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoUser { .. } => Some("useradd --system postgres".to_owned()),
-            Self::Closed { what, closed, .. } => Some(remedy(*what, closed)),
+            Self::Closed { what, closed_folder, .. } => Some(fix_command(*what, closed_folder)),
             Self::Chown { .. } => Some(
-                "name a folder on a disk with owners: FANOUT_HOME=/var/lib/fanout fanout up"
+                "use a folder on a disk that supports owners: FANOUT_HOME=/var/lib/fanout fanout up"
                     .to_owned(),
             ),
         }
     }
 }
 
-/// Opens root's usual folder where that is what is closed, else goes there.
-fn remedy(what: Needed, closed: &Path) -> String {
-    let (usual, instead) = match what {
+/// Returns the command that fixes it: opening the folder if it is in root's
+/// default folder, otherwise using that folder.
+fn fix_command(what: Needed, closed_folder: &Path) -> String {
+    let (default_folder, alternative) = match what {
         Needed::Data => (ROOT_HOME, format!("FANOUT_HOME={ROOT_HOME} fanout up")),
         Needed::Install => (ROOT_CACHE, format!("FANOUT_CACHE={ROOT_CACHE} fanout up")),
         Needed::Program => ("/usr/bin", "PATH=/usr/bin:$PATH fanout up".to_owned()),
     };
-    let usual = Path::new(usual);
-    if closed.starts_with(usual) || usual.starts_with(closed) {
-        format!("chmod 755 {}", closed.display())
+    let default_folder = Path::new(default_folder);
+    if closed_folder.starts_with(default_folder) || default_folder.starts_with(closed_folder) {
+        format!("chmod 755 {}", closed_folder.display())
     } else {
-        instead
+        alternative
     }
 }
 
-/// Whom to run `service` as; none where fanout is not root and it simply runs
-/// as the same user.
+/// Returns the user to run `service` as; `None` if fanout is not root, so that
+/// the service runs as the same user.
 ///
 /// # Errors
-/// When fanout is root and there is no user to drop to.
+/// If fanout is root and none of the users exists.
 pub fn unprivileged(service: &str) -> Result<Option<Account>, AccountError> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
@@ -137,32 +139,32 @@ pub fn unprivileged(service: &str) -> Result<Option<Account>, AccountError> {
 }
 
 impl Account {
-    /// Checks that the user may pass through every folder above `path`, those
-    /// that exist.
+    /// Checks that the user may pass through every existing folder above
+    /// `path`.
     ///
     /// # Errors
-    /// Names the outermost folder that is closed.
+    /// Returns the outermost folder that is closed to the user.
     pub fn check_reach(
         &self,
         service: &str,
         what: Needed,
         path: &Path,
     ) -> Result<(), AccountError> {
-        match self.closed(path) {
-            Some(closed) => Err(AccountError::Closed {
+        match self.closed_folder(path) {
+            Some(closed_folder) => Err(AccountError::Closed {
                 service: service.to_owned(),
                 user: self.name.clone(),
                 what,
-                closed,
+                closed_folder,
             }),
             None => Ok(()),
         }
     }
 
-    /// The outermost folder above `path`, or above what it is a link to, that
-    /// the user may not pass through.
+    /// Returns the outermost folder above `path`, or above its target if `path`
+    /// is a link, that the user may not pass through.
     #[must_use]
-    pub fn closed(&self, path: &Path) -> Option<PathBuf> {
+    pub fn closed_folder(&self, path: &Path) -> Option<PathBuf> {
         let real = path.canonicalize().ok();
         [Some(path), real.as_deref()]
             .into_iter()
@@ -189,32 +191,34 @@ impl Account {
         metadata.mode() & bit != 0
     }
 
-    /// Gives the user a folder with all that is in it, where it is not theirs:
+    /// Makes the user the owner of a folder and its content, if it is not yet:
     /// the data of a server that an earlier version ran as root. The folder
-    /// itself comes last, so that nobody but root can change anything in it
-    /// until all of it is done, and an interrupted attempt is made again.
+    /// itself changes last, so that only root can change its content until
+    /// then, and an interrupted change is repeated.
     ///
     /// # Errors
-    /// When the system does not let us.
-    pub fn take_over(&self, folder: &Path) -> Result<(), AccountError> {
-        if !self.lacks(folder) {
+    /// If the owner cannot be changed.
+    pub fn change_owner_of_data(&self, folder: &Path) -> Result<(), AccountError> {
+        if !self.is_owned_by_another(folder) {
             return Ok(());
         }
-        // The operator may have moved it to another disk and left a link.
+        // The operator may have moved the folder to another disk and left a
+        // link.
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        self.give(&folder).map_err(|source| AccountError::Chown {
-            path: folder,
-            user: self.name.clone(),
-            source,
-        })
+        self.change_owner(&folder)
+            .map_err(|source| AccountError::Chown {
+                path: folder,
+                user: self.name.clone(),
+                source,
+            })
     }
 
-    /// Follows no link below `folder`.
-    fn give(&self, folder: &Path) -> io::Result<()> {
+    /// Changes the owner recursively, following no links below `folder`.
+    fn change_owner(&self, folder: &Path) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                self.give(&entry.path())?;
+                self.change_owner(&entry.path())?;
             } else {
                 lchown(entry.path(), Some(self.uid), Some(self.gid))?;
             }
@@ -222,17 +226,17 @@ impl Account {
         lchown(folder, Some(self.uid), Some(self.gid))
     }
 
-    /// Whether a folder is there and another user's.
+    /// Returns whether a folder exists and belongs to another user.
     #[must_use]
-    pub fn lacks(&self, folder: &Path) -> bool {
+    pub fn is_owned_by_another(&self, folder: &Path) -> bool {
         fs::metadata(folder).is_ok_and(|found| found.uid() != self.uid)
     }
 
-    /// Makes a new folder that is the user's.
+    /// Creates a new folder that belongs to the user.
     ///
     /// # Errors
-    /// When something is there already, or the system does not let us.
-    pub fn new_folder(&self, path: &Path) -> Result<(), AccountError> {
+    /// If the path exists already, or the owner cannot be changed.
+    pub fn create_folder(&self, path: &Path) -> Result<(), AccountError> {
         files::given_folder(path, self.uid, self.gid).map_err(|source| AccountError::Chown {
             path: path.to_owned(),
             user: self.name.clone(),
@@ -248,81 +252,87 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_that_is_closed_is_named() {
+    fn the_closed_folder_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let closed = folder.path().join("closed");
-        fs::create_dir(&closed).expect("made");
+        let closed_folder = folder.path().join("closed");
+        fs::create_dir(&closed_folder).expect("create the folder");
         let stranger = Account {
             name: "stranger".to_owned(),
             uid: 4_000_000_000,
             gid: 4_000_000_000,
         };
         let open = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("change the mode");
         };
         open(folder.path(), 0o755);
-        open(&closed, 0o700);
+        open(&closed_folder, 0o700);
         let error = stranger
-            .check_reach("postgres", Needed::Data, &closed.join("data"))
+            .check_reach("postgres", Needed::Data, &closed_folder.join("data"))
             .expect_err("closed");
-        assert!(error.to_string().ends_with("closed is closed"), "{error}");
+        assert!(
+            error.to_string().ends_with("closed is not accessible"),
+            "{error}"
+        );
         assert_eq!(
             error.hint().as_deref(),
             Some("FANOUT_HOME=/var/lib/fanout fanout up")
         );
-        // What is reached by a link has to be open where it really is.
+        // The target of a link must be reachable too.
         let link = folder.path().join("link");
-        std::os::unix::fs::symlink(closed.join("bin"), &link).expect("linked");
-        fs::create_dir(closed.join("bin")).expect("made");
+        std::os::unix::fs::symlink(closed_folder.join("bin"), &link).expect("create the link");
+        fs::create_dir(closed_folder.join("bin")).expect("create the folder");
         assert_eq!(
-            stranger.closed(&link),
-            Some(closed.canonicalize().expect("there"))
+            stranger.closed_folder(&link),
+            Some(closed_folder.canonicalize().expect("the path exists"))
         );
-        open(&closed, 0o711);
-        assert_eq!(stranger.closed(&link), None);
+        open(&closed_folder, 0o711);
+        assert_eq!(stranger.closed_folder(&link), None);
         stranger
-            .check_reach("postgres", Needed::Data, &closed.join("data"))
+            .check_reach("postgres", Needed::Data, &closed_folder.join("data"))
             .expect("open");
     }
 
     #[test]
-    fn data_of_the_same_user_is_left_alone() {
+    fn data_of_the_same_user_is_unchanged() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::create_dir(folder.path().join("inner")).expect("made");
-        fs::write(folder.path().join("inner/file"), "x").expect("written");
-        std::os::unix::fs::symlink("/etc", folder.path().join("link")).expect("linked");
-        let own = fs::metadata(folder.path()).expect("there");
+        fs::create_dir(folder.path().join("inner")).expect("create the folder");
+        fs::write(folder.path().join("inner/file"), "x").expect("write the file");
+        std::os::unix::fs::symlink("/etc", folder.path().join("link")).expect("create the link");
+        let own = fs::metadata(folder.path()).expect("the path exists");
         let me = Account {
             name: "me".to_owned(),
             uid: own.uid(),
             gid: own.gid(),
         };
-        assert!(!me.lacks(folder.path()));
-        me.take_over(folder.path()).expect("nothing to do");
-        assert!(!me.lacks(&folder.path().join("nothing")));
+        assert!(!me.is_owned_by_another(folder.path()));
+        me.change_owner_of_data(folder.path())
+            .expect("nothing to do");
+        assert!(!me.is_owned_by_another(&folder.path().join("nothing")));
     }
 
     #[test]
-    fn data_that_was_roots_is_handed_over_whole_and_links_are_not_followed() {
+    fn the_owner_of_all_data_changes_and_links_are_not_followed() {
         if !nix::unistd::geteuid().is_root() {
-            // Nobody else can give files away.
+            // Only root can change the owner of a file.
             return;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("data");
         let outside = folder.path().join("outside");
-        fs::create_dir_all(data.join("inner")).expect("made");
-        fs::write(data.join("inner/file"), "x").expect("written");
-        fs::write(&outside, "x").expect("written");
-        std::os::unix::fs::symlink(&outside, data.join("link")).expect("linked");
+        fs::create_dir_all(data.join("inner")).expect("create the folder");
+        fs::write(data.join("inner/file"), "x").expect("write the file");
+        fs::write(&outside, "x").expect("write the file");
+        std::os::unix::fs::symlink(&outside, data.join("link")).expect("create the link");
         let stranger = Account {
             name: "stranger".to_owned(),
             uid: 65_533,
             gid: 65_533,
         };
-        assert!(stranger.lacks(&data));
-        stranger.take_over(&data).expect("given");
-        let owner = |path: &Path| fs::symlink_metadata(path).expect("there").uid();
+        assert!(stranger.is_owned_by_another(&data));
+        stranger
+            .change_owner_of_data(&data)
+            .expect("change the owner");
+        let owner = |path: &Path| fs::symlink_metadata(path).expect("the path exists").uid();
         for name in ["", "inner", "inner/file", "link"] {
             assert_eq!(owner(&data.join(name)), 65_533, "{name}");
         }
@@ -330,8 +340,8 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_home_is_opened_rather_than_recommended() {
-        let opens = |closed| remedy(Needed::Data, Path::new(closed));
+    fn the_default_home_is_opened_instead_of_recommended() {
+        let opens = |closed_folder| fix_command(Needed::Data, Path::new(closed_folder));
         assert_eq!(opens("/var/lib/fanout"), "chmod 755 /var/lib/fanout");
         assert_eq!(opens("/var/lib/fanout/p"), "chmod 755 /var/lib/fanout/p");
         assert_eq!(opens("/var/lib"), "chmod 755 /var/lib");

@@ -1,4 +1,4 @@
-//! Whether downloaded files are those that the repository has the checksums of.
+//! Verifies downloaded files against the checksums in the repository.
 
 use std::{
     collections::BTreeMap,
@@ -10,19 +10,19 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-/// So much of a file is read at once.
+/// Number of bytes read from a file in one call.
 const BUFFER: usize = 64 * 1024;
 
-/// What is wrong with the files of a folder.
+/// Problem with the files of a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum ChecksumError {
-    #[error("{file} is not the file that fanout was tested with: its checksum is {found}")]
+    #[error("{file} differs from the file that fanout was tested with: its checksum is {found}")]
     Differs { file: String, found: String },
     #[error("{file} is missing")]
     Missing { file: String },
-    #[error("{file} was not asked for")]
+    #[error("{file} is not in the list of checksums")]
     Unexpected { file: String },
-    #[error("the list of checksums has the line {line:?}")]
+    #[error("the list of checksums has an invalid line: {line:?}")]
     List { line: String },
     #[error("{file} cannot be read")]
     Read {
@@ -32,11 +32,11 @@ pub enum ChecksumError {
     },
 }
 
-/// Checks that a folder holds the jars of a list, each as `sha256sum` prints
-/// it, and no others.
+/// Checks that a folder contains exactly the jars of a list in the format of
+/// `sha256sum`.
 ///
 /// # Errors
-/// Names the first file that is not right.
+/// Returns the first file with a problem.
 pub fn check(folder: &Path, list: &str) -> Result<(), ChecksumError> {
     let expected = parse(list)?;
     let read = |file: &str| {
@@ -68,7 +68,7 @@ pub fn check(folder: &Path, list: &str) -> Result<(), ChecksumError> {
     Ok(())
 }
 
-/// File → checksum.
+/// Parses the list: file → checksum.
 fn parse(list: &str) -> Result<BTreeMap<&str, &str>, ChecksumError> {
     let entry = |line| {
         let parts: Option<(&str, &str)> = str::split_once(line, "  ");
@@ -105,25 +105,31 @@ fn sha256(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    /// The checksum of `a`.
+    /// Checksum of the content `a`.
     const A: &str = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
 
     #[test]
-    fn only_the_very_files_of_the_list_will_do() {
+    fn only_exactly_the_listed_files_are_accepted() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let place = |name: &str| folder.path().join(name);
+        let path = |name: &str| folder.path().join(name);
         let list = format!("{A}  one.jar\n");
         let problem = |list: &str| check(folder.path(), list).map_err(|error| error.to_string());
         assert_eq!(problem(&list), Err("one.jar is missing".to_owned()));
-        fs::write(place("one.jar"), "a").expect("written");
-        fs::write(place("pom.xml"), "").expect("written");
+        fs::write(path("one.jar"), "a").expect("write the file");
+        fs::write(path("pom.xml"), "").expect("write the file");
         assert_eq!(problem(&list), Ok(()));
-        fs::write(place("one.jar"), "b").expect("written");
+        fs::write(path("one.jar"), "b").expect("write the file");
         let differs = problem(&list).expect_err("another file");
-        assert!(differs.starts_with("one.jar is not the file"), "{differs}");
-        fs::write(place("one.jar"), "a").expect("written");
-        fs::write(place("two.jar"), "").expect("written");
-        assert_eq!(problem(&list), Err("two.jar was not asked for".to_owned()));
+        assert!(
+            differs.starts_with("one.jar differs from the file"),
+            "{differs}"
+        );
+        fs::write(path("one.jar"), "a").expect("write the file");
+        fs::write(path("two.jar"), "").expect("write the file");
+        assert_eq!(
+            problem(&list),
+            Err("two.jar is not in the list of checksums".to_owned())
+        );
         assert!(problem("nonsense").is_err());
     }
 }

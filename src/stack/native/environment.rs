@@ -1,31 +1,30 @@
-//! The environment of the programs that fanout starts. Nothing of the caller's
-//! is handed on by default: `PYTHONHOME`, `JAVA_TOOL_OPTIONS`, `HTTP_PROXY`,
-//! `TZ`, `LD_PRELOAD` and the like would make a server another one in each
-//! shell. What a server needs besides, the operator sets in
-//! `services.<name>.env`.
+//! Environments of the programs that fanout starts. They inherit nothing by
+//! default: `PYTHONHOME`, `JAVA_TOOL_OPTIONS`, `HTTP_PROXY`, `TZ`, `LD_PRELOAD`
+//! and the like would make a server behave differently in each shell. The
+//! operator sets what a server needs in addition in `services.<name>.env`.
 //!
-//! | for | of the caller's environment |
+//! | program | inherited variables |
 //! |---|---|
-//! | servers, and programs that are asked for their version | the absolute folders of `PATH` |
-//! | fanout itself, as the pipeline | also its settings, and where the roots of HTTPS are |
-//! | Maven and pip | also what says how packages are reached |
+//! | servers, and programs run for their version | the absolute folders of `PATH` |
+//! | fanout itself, as the pipeline | also its settings, and the location of the root certificates |
+//! | Maven and pip | also the settings for reaching package registries |
 
 use std::{collections::BTreeMap, env, ffi::OsString, path::Path, process::Command};
 
-/// Variables of fanout's own, which servers are not given: they may hold the
-/// secrets of other servers.
-const OWN: &str = "FANOUT_";
+/// Prefix of fanout's variables. Servers do not get them, because they may
+/// contain the secrets of other servers.
+const PREFIX: &str = "FANOUT_";
 
-/// Those that are about one command's output.
-const ABOUT_OUTPUT: [&str; 3] = ["FANOUT_OUTPUT", "FANOUT_COLOR", "FANOUT_RUNTIME"];
+/// Variables about the output of one command.
+const OUTPUT_VARIABLES: [&str; 3] = ["FANOUT_OUTPUT", "FANOUT_COLOR", "FANOUT_RUNTIME"];
 
-/// Which certificates HTTPS is checked against, where those of the system are
-/// elsewhere.
+/// Variables with the location of the root certificates for HTTPS.
 const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// How Maven and pip reach their registries. `JAVA_TOOL_OPTIONS`, `CLASSPATH`
-/// and the `PYTHON…` variables are none of these: they change the interpreter.
-const OF_INSTALLS: [&str; 34] = [
+/// Variables for reaching the registries of Maven and pip. `JAVA_TOOL_OPTIONS`,
+/// `CLASSPATH` and the `PYTHON…` variables are left out, because they change
+/// the interpreter.
+const INSTALL_VARIABLES: [&str; 34] = [
     "ALL_PROXY",
     "CURL_CA_BUNDLE",
     "FTP_PROXY",
@@ -62,18 +61,18 @@ const OF_INSTALLS: [&str; 34] = [
     "no_proxy",
 ];
 
-/// The caller's variables, as far as they are text.
-fn callers() -> impl Iterator<Item = (String, String)> {
-    let texts = |(name, value): (OsString, OsString)| {
+/// Returns the inherited variables that are valid Unicode.
+fn inherited() -> impl Iterator<Item = (String, String)> {
+    let to_text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
-    env::vars_os().filter_map(texts)
+    env::vars_os().filter_map(to_text)
 }
 
-/// What every program gets.
-fn basic(home: &Path) -> BTreeMap<String, String> {
+/// Returns the variables that every program gets.
+fn base_variables(home: &Path) -> BTreeMap<String, String> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // A relative folder would be another one for each program.
+    // A relative folder would depend on the working folder.
     let folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
     let path = env::join_paths(folders).unwrap_or_default();
     [
@@ -86,35 +85,36 @@ fn basic(home: &Path) -> BTreeMap<String, String> {
     .into()
 }
 
-/// For a server. `home` is a folder in which it finds no settings of anybody's.
+/// Returns the environment of a server. `home` is a folder without user
+/// settings.
 #[must_use]
-pub fn of_server(home: &Path) -> BTreeMap<String, String> {
-    basic(home)
+pub fn for_server(home: &Path) -> BTreeMap<String, String> {
+    base_variables(home)
 }
 
-/// For fanout itself, as a service that reads the settings too.
+/// Returns the environment of fanout as a service that reads the settings.
 #[must_use]
-pub fn of_pipeline(home: &Path) -> BTreeMap<String, String> {
-    let mut environment = basic(home);
-    environment.extend(callers().filter(|(name, _)| {
-        let own = name.starts_with(OWN) && !ABOUT_OUTPUT.contains(&name.as_str());
-        own || CERTIFICATES.contains(&name.as_str())
+pub fn for_pipeline(home: &Path) -> BTreeMap<String, String> {
+    let mut environment = base_variables(home);
+    environment.extend(inherited().filter(|(name, _)| {
+        let is_setting = name.starts_with(PREFIX) && !OUTPUT_VARIABLES.contains(&name.as_str());
+        is_setting || CERTIFICATES.contains(&name.as_str())
     }));
     environment
 }
 
-/// For Maven and pip.
+/// Returns the environment of Maven and pip.
 #[must_use]
-pub fn of_install() -> BTreeMap<String, String> {
+pub fn for_install() -> BTreeMap<String, String> {
     let home = env::home_dir().filter(|home| home.is_absolute());
     let home = home.unwrap_or_else(|| "/".into());
-    let mut environment = basic(&home);
-    environment.extend(callers().filter(|(name, _)| {
+    let mut environment = base_variables(&home);
+    environment.extend(inherited().filter(|(name, _)| {
         let name = name.as_str();
-        OF_INSTALLS.contains(&name) || CERTIFICATES.contains(&name)
+        INSTALL_VARIABLES.contains(&name) || CERTIFICATES.contains(&name)
     }));
-    // Java asks the system's list of users for the home folder, which not every
-    // user is on; others ask HOME.
+    // Java reads the home folder from the user database, in which the user may
+    // be missing; other programs use HOME.
     let listed = nix::unistd::User::from_uid(nix::unistd::geteuid());
     let listed = listed.ok().flatten().map(|user| user.dir);
     if listed.is_none_or(|listed| listed != home) {
@@ -124,10 +124,11 @@ pub fn of_install() -> BTreeMap<String, String> {
     environment
 }
 
-/// A program that is asked for something short, such as its version.
+/// Returns a command that runs a program for a short output, such as its
+/// version.
 #[must_use]
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().envs(basic(Path::new("/")));
+    command.env_clear().envs(base_variables(Path::new("/")));
     command
 }

@@ -1,6 +1,6 @@
-//! What is downloaded once for all projects of a user: made in a folder beside
-//! its place and renamed when whole, so that a killed install leaves nothing
-//! that looks like one.
+//! Installs: files downloaded once for all projects of a user. An install is
+//! created in a temporary folder and renamed when complete, so that an
+//! interrupted one leaves nothing that looks complete.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,7 +22,7 @@ use super::{
     account,
     checksums::{self, ChecksumError},
     environment,
-    process::{self, Outlives, ProcessError},
+    process::{self, OnDrop, ProcessError},
     programs::{self, Missing},
     python,
     task::{self, Launch},
@@ -39,19 +39,19 @@ use crate::{
     },
 };
 
-/// An install that neither says nor writes anything for so long has stalled.
+/// An install without output or writes for this long has stalled.
 const STALL: Duration = Duration::from_mins(3);
 
-/// How often it is looked at.
+/// Interval between two checks.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How many of its last lines a failed install shows.
+/// Number of output lines shown for a failed install.
 const SHOWN_LINES: usize = 15;
 
-/// Why an install is not there.
+/// Error while installing.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    #[error("{name} is not installed, and --pull never forbids to")]
+    #[error("{name} is not installed, and --pull never forbids installing it")]
     Forbidden { name: String },
     #[error(
         "{name} could not be installed: {command} ended with {status}{}",
@@ -69,7 +69,7 @@ pub enum InstallError {
         command: String,
         output: Vec<String>,
     },
-    #[error("{name} was downloaded and is not used")]
+    #[error("{name} was downloaded but failed verification")]
     Checksum {
         name: String,
         #[source]
@@ -120,32 +120,32 @@ impl Failure for InstallError {
                     .to_owned(),
             ),
             Self::Checksum { .. } => Some(
-                "find out who changed the file; where Maven's own copy (~/.m2/repository) is \
+                "find out who changed the file; if Maven's copy (~/.m2/repository) is \
                  damaged, remove it there, then: fanout up"
                     .to_owned(),
             ),
             Self::File { .. } => {
-                Some("name a folder of your own: FANOUT_CACHE=<folder> fanout up".to_owned())
+                Some("use a folder of your own: FANOUT_CACHE=<folder> fanout up".to_owned())
             }
             Self::Definition(_) | Self::Process(_) => None,
         }
     }
 }
 
-/// Whether `install` is there, whole, and works.
+/// Returns whether `install` exists, is complete and works.
 #[must_use]
-pub fn is_there(site: &Site, install: &Install) -> bool {
-    let place = site.install_folder(install);
+pub fn is_installed(site: &Site, install: &Install) -> bool {
+    let target = site.install_folder(install);
     match install.from {
-        Source::Maven { .. } => place.is_dir(),
+        Source::Maven { .. } => target.is_dir(),
         Source::Python { .. } => {
             let account = account::unprivileged("python").ok().flatten();
-            python::works(&place, account.as_ref())
+            python::works(&target, account.as_ref())
         }
     }
 }
 
-/// What the machine lacks to install it.
+/// Returns the programs that are missing for installing it.
 #[must_use]
 pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
     let wanted_by = format!("installing {name}");
@@ -162,40 +162,40 @@ pub fn missing_programs(name: &str, install: &Install) -> Vec<Missing> {
         }
         Source::Python { .. } => {
             let account = account::unprivileged(name).ok().flatten();
-            let unfit = python::find(account.as_ref()).err();
-            unfit
-                .map(|unfit| unfit.missing(wanted_by))
+            let problem = python::find(account.as_ref()).err();
+            problem
+                .map(|problem| problem.missing(wanted_by))
                 .into_iter()
                 .collect()
         }
     }
 }
 
-/// Installs, unless it is there and not to be made `anew`. Waits where another
-/// fanout installs the same.
+/// Installs, unless the install exists and `reinstall` is false. Waits if
+/// another fanout process is installing the same.
 ///
 /// # Errors
-/// When a command fails or stalls, with its last lines.
+/// If a command fails or stalls; the error contains its last lines.
 pub async fn ensure(
     site: &Site,
     name: &str,
     install: &Install,
-    anew: bool,
+    reinstall: bool,
     progress: &dyn Progress,
 ) -> Result<(), InstallError> {
-    let place = site.install_folder(install);
-    let lock_path = place.with_file_name(format!("{}.lock", install.folder));
-    if let Some(folder) = place.parent() {
+    let target = site.install_folder(install);
+    let lock_path = target.with_file_name(format!("{}.lock", install.folder));
+    if let Some(folder) = target.parent() {
         files::shared_folder(folder).map_err(|source| InstallError::File {
             path: folder.to_owned(),
             source,
         })?;
     }
-    let _lock = take_turn(&lock_path, name, progress).await?;
-    if !anew && is_there(site, install) {
+    let _lock = wait_for_lock(&lock_path, name, progress).await?;
+    if !reinstall && is_installed(site, install) {
         return Ok(());
     }
-    let partial = place.with_file_name(format!("{}.partial", install.folder));
+    let partial = target.with_file_name(format!("{}.partial", install.folder));
     let on_partial = |source| InstallError::File {
         path: partial.clone(),
         source,
@@ -208,7 +208,7 @@ pub async fn ensure(
         what: "installing",
     });
     for command in commands(install, &partial)? {
-        watch(site, name, command, &partial, progress).await?;
+        run_command(site, name, command, &partial, progress).await?;
     }
     if let Source::Maven {
         into, checksums, ..
@@ -220,9 +220,9 @@ pub async fn ensure(
             source,
         })?;
     }
-    open_to_all(&partial).map_err(on_partial)?;
-    exchange(&partial, &place).map_err(|source| InstallError::File {
-        path: place,
+    make_readable(&partial).map_err(on_partial)?;
+    move_into_place(&partial, &target).map_err(|source| InstallError::File {
+        path: target,
         source,
     })?;
     progress.report(Event::Done {
@@ -232,14 +232,14 @@ pub async fn ensure(
     Ok(())
 }
 
-/// Lets everybody read what was installed, whatever the umask: where fanout is
-/// root, servers run from it that are not.
-fn open_to_all(folder: &Path) -> io::Result<()> {
+/// Makes the install readable for everybody, whatever the umask. If fanout is
+/// root, servers run from it as another user.
+fn make_readable(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            open_to_all(&entry.path())?;
+            make_readable(&entry.path())?;
         } else if kind.is_file() {
             let mode = entry.metadata()?.permissions().mode();
             let all = if mode & 0o100 == 0 { 0o444 } else { 0o555 };
@@ -249,22 +249,22 @@ fn open_to_all(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
-/// Puts what is whole in its place. It is on the disk before it has its name,
-/// and what was there is put aside before it is removed, so that whatever
-/// happens, what is in its place is whole.
-fn exchange(partial: &Path, place: &Path) -> io::Result<()> {
+/// Moves the complete install to its final path. It is flushed to disk first,
+/// and the old install is moved aside before it is removed, so that the final
+/// path never has an incomplete install.
+fn move_into_place(partial: &Path, target: &Path) -> io::Result<()> {
     nix::unistd::syncfs(fs::File::open(partial)?)?;
     let old = partial.with_extension("old");
     remove(&old)?;
-    match fs::rename(place, &old) {
+    match fs::rename(target, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::rename(partial, place)?;
+    fs::rename(partial, target)?;
     remove(&old)
 }
 
-/// Removes a folder, if it is there.
+/// Removes a folder, if it exists.
 fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -272,8 +272,12 @@ fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-async fn take_turn(path: &Path, name: &str, progress: &dyn Progress) -> Result<Lock, InstallError> {
-    let mut told = false;
+async fn wait_for_lock(
+    path: &Path,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<Lock, InstallError> {
+    let mut is_reported = false;
     loop {
         let tried = Lock::try_at(path).map_err(|source| InstallError::File {
             path: path.to_owned(),
@@ -283,26 +287,27 @@ async fn take_turn(path: &Path, name: &str, progress: &dyn Progress) -> Result<L
             Ok(lock) => return Ok(lock),
             Err(holder) => holder,
         };
-        if !told {
+        if !is_reported {
             let what = format!("waiting for {holder}, which installs it");
             progress.report(Event::Doing {
                 task: name,
                 what: &what,
             });
-            told = true;
+            is_reported = true;
         }
         sleep(TICK).await;
     }
 }
 
-/// The commands that make the install in `partial`.
+/// Returns the commands that install into `partial`.
 fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, InstallError> {
     let on_file = |path: &Path| {
         let path = path.to_owned();
         |source| InstallError::File { path, source }
     };
-    let place = partial.display();
-    let words = |line: &[&str]| -> Vec<String> { line.iter().map(ToString::to_string).collect() };
+    let folder = partial.display();
+    let to_strings =
+        |line: &[&str]| -> Vec<String> { line.iter().map(ToString::to_string).collect() };
     match &install.from {
         Source::Maven { pom, into, .. } => {
             let file = partial.join("pom.xml");
@@ -313,7 +318,7 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
             let goal = "dependency:copy-dependencies";
             let plain = "-Dstyle.color=never";
             let strict = "--strict-checksums";
-            Ok(vec![words(&[
+            Ok(vec![to_strings(&[
                 "mvn", "-B", strict, plain, "-f", &file, goal, &output,
             ])])
         }
@@ -324,21 +329,21 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
             let file = partial.join("requirements.txt");
             let text = definition::asset(requirements)?;
             files::write_atomically(&file, text.as_bytes()).map_err(on_file(&file))?;
-            let python = format!("{place}/bin/python3");
-            let mut pip = words(&[&python, "-m", "pip", "install", "--no-deps", "--no-input"]);
-            // What has to be built would fetch more than the list has.
-            pip.extend(words(&["--require-hashes", "--only-binary=:all:"]));
-            pip.extend(words(&[
+            let python = format!("{folder}/bin/python3");
+            let mut pip = to_strings(&[&python, "-m", "pip", "install", "--no-deps", "--no-input"]);
+            // Building a package would fetch more packages than listed.
+            pip.extend(to_strings(&["--require-hashes", "--only-binary=:all:"]));
+            pip.extend(to_strings(&[
                 "--progress-bar=off",
                 "--disable-pip-version-check",
             ]));
-            pip.extend(words(&["-r", &file.display().to_string()]));
+            pip.extend(to_strings(&["-r", &file.display().to_string()]));
             Ok(vec![
-                words(&[
+                to_strings(&[
                     &found.display().to_string(),
                     "-m",
                     "venv",
-                    &place.to_string(),
+                    &folder.to_string(),
                 ]),
                 pip,
             ])
@@ -346,9 +351,9 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
     }
 }
 
-/// Runs a command to its end, telling how much it has written. It holds the
-/// install's tether, so what a killed `up` left of it is found.
-async fn watch(
+/// Runs a command and reports how much it has written. It holds the install's
+/// tether, so that it is found if `up` is killed.
+async fn run_command(
     site: &Site,
     name: &str,
     command: Vec<String>,
@@ -366,7 +371,7 @@ async fn watch(
         record: None,
         tether: partial.with_extension("tether"),
         command,
-        env: environment::of_install(),
+        env: environment::for_install(),
         folder: partial.to_owned(),
         umask: task::PUBLIC,
         input: String::new(),
@@ -374,32 +379,32 @@ async fn watch(
         fingerprint: Fingerprint::new(),
     };
     let outputs = (Stdio::piped(), Stdio::piped());
-    let mut child = process::spawn(&site.fanout, &launch, outputs, Outlives::Nobody)
+    let mut child = process::spawn(&site.fanout, &launch, outputs, OnDrop::Kill)
         .await
         .map_err(|error| failed(error.to_string(), Vec::new()))?;
-    let said = Said::default();
-    said.follow(child.stdout.take());
-    said.follow(child.stderr.take());
-    match outlast(&mut child, name, &said, progress).await {
+    let output = RecentOutput::default();
+    output.follow(child.stdout.take());
+    output.follow(child.stderr.take());
+    match wait_or_stall(&mut child, name, &output, progress).await {
         Some(status) if status.success() => Ok(()),
         Some(status) => {
-            // The last lines may still be on their way.
+            // The last lines may not have been read yet.
             sleep(TICK).await;
-            Err(failed(status.to_string(), said.last_lines()))
+            Err(failed(status.to_string(), output.last_lines()))
         }
         None => Err(InstallError::Stalled {
             name: name.to_owned(),
             command: program,
-            output: said.last_lines(),
+            output: output.last_lines(),
         }),
     }
 }
 
-/// Waits for the child's end; none when it stalls.
-async fn outlast(
+/// Waits until the child exits. Returns `None` if it stalls.
+async fn wait_or_stall(
     child: &mut Child,
     name: &str,
-    said: &Said,
+    output: &RecentOutput,
     progress: &dyn Progress,
 ) -> Option<std::process::ExitStatus> {
     let pid = child.id();
@@ -412,7 +417,7 @@ async fn outlast(
         }
         let now = (
             pid.and_then(written_bytes).unwrap_or_default(),
-            said.count(),
+            output.count(),
         );
         if now.0 != seen.0 {
             progress.report(Event::Advanced {
@@ -433,7 +438,8 @@ async fn outlast(
     }
 }
 
-/// Bytes that a process has written so far: a download ends up in a file.
+/// Returns the number of bytes that a process has written so far, which
+/// includes downloads.
 fn written_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     text.lines()
@@ -442,35 +448,36 @@ fn written_bytes(pid: u32) -> Option<u64> {
         .ok()
 }
 
-/// The last lines that a command has said, and how many there were.
+/// Last lines of a command's output, and the total number of lines.
 #[derive(Debug, Clone, Default)]
-struct Said(Arc<Mutex<(VecDeque<String>, u64)>>);
+struct RecentOutput(Arc<Mutex<(VecDeque<String>, u64)>>);
 
-impl Said {
+impl RecentOutput {
     fn follow<R: AsyncRead + Unpin + Send + 'static>(&self, stream: Option<R>) {
         let Some(stream) = stream else { return };
-        let said = self.clone();
+        let output = self.clone();
         tokio::spawn(async move {
             let mut stream = BufReader::new(stream);
             let mut line = Vec::new();
-            // Not every tool writes UTF-8, and one whose pipe closes ends.
+            // Not every tool writes UTF-8, and a tool would fail if its pipe
+            // were closed.
             while stream
                 .read_until(b'\n', &mut line)
                 .await
                 .is_ok_and(|read| read > 0)
             {
-                said.add(String::from_utf8_lossy(&line).trim_end().to_owned());
+                output.add(String::from_utf8_lossy(&line).trim_end().to_owned());
                 line.clear();
             }
         });
     }
 
     fn add(&self, line: String) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.1 += 1;
-        said.0.push_back(line);
-        if said.0.len() > SHOWN_LINES {
-            said.0.pop_front();
+        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        output.1 += 1;
+        output.0.push_back(line);
+        if output.0.len() > SHOWN_LINES {
+            output.0.pop_front();
         }
     }
 
@@ -479,7 +486,7 @@ impl Said {
     }
 
     fn last_lines(&self) -> Vec<String> {
-        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.0.iter().cloned().collect()
+        let output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        output.0.iter().cloned().collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What all recipes of native services are made with.
+//! Inputs of all process specs.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use crate::{
     stack::{Site, definition::Install},
 };
 
-/// What all recipes are made with.
+/// Inputs of all process specs.
 #[derive(Debug, Clone, Copy)]
-pub struct Kitchen<'a> {
+pub struct RenderContext<'a> {
     pub site: &'a Site,
-    /// With every service where it shall be.
+    /// Settings with the resolved endpoint of every service.
     pub settings: &'a Settings,
     pub installs: &'a BTreeMap<String, Install>,
 }

@@ -1,15 +1,15 @@
-//! The last steps of a process before it becomes a server, taken by the
-//! process itself: so that it is on record before it is a server, and no
-//! moment's kill of `up` can leave one that nobody knows of.
+//! The last steps of a process before it becomes a server, carried out by the
+//! process itself. It records itself before it executes the server, so that
+//! killing `up` at any moment leaves no unrecorded server.
 //!
-//! `up` starts fanout's own binary with the one argument `launch`, which is no
-//! command of the command line's, and writes a [`Task`] to its stdin. It leaves
-//! the terminal's session, locks the service's *tether* (whoever holds it open
-//! belongs to the service), writes the record, and executes the server, which
-//! keeps pid and tether. Commands
-//! that only prepare something go the same way, without a record. So does the
-//! [writer](super::log_writer) of the service's log, with what it is to write
-//! after its task.
+//! `up` starts the fanout binary with the single argument `launch`, which is
+//! not a command of the command line, and writes a [`Task`] to its stdin. The
+//! process leaves the terminal's session and locks the service's *tether*, a
+//! file that every process of the service keeps open. It writes the record and
+//! executes the server, which keeps pid and tether. Commands that only prepare
+//! something are started in the same way, without a record. So is the [log
+//! writer](super::log_writer) of the service, which reads the log's content
+//! from stdin after the task.
 
 use std::{
     ffi::OsString,
@@ -40,27 +40,28 @@ use crate::{
     },
 };
 
-/// Format of [`Record`].
+/// Version of the format of [`Record`].
 pub const RECORD_FORMAT: u32 = 1;
 
-/// How long what an earlier life of the service left behind may hold the tether.
-const TETHER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for leftover processes of an earlier run to release the
+/// tether.
+const TETHER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is known of a service's process.
+/// Record of a service's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub format: u32,
     pub process: Identity,
-    /// Milliseconds since the epoch.
+    /// Start time in milliseconds since the epoch.
     pub started_ms: i64,
-    /// What it was started with.
+    /// Fingerprint that the process was started with.
     pub fingerprint: Fingerprint,
 }
 
-/// Why the process did not become the server.
+/// Error before the process became the server.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    #[error("stdin holds no launch")]
+    #[error("stdin contains no valid task")]
     Malformed(#[from] serde_json::Error),
     #[error("{} is held by another process of the service", path.display())]
     Tethered { path: PathBuf },
@@ -100,19 +101,19 @@ fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Laun
     }
 }
 
-/// Whether this process was started to do a [`Task`]: these are its arguments,
-/// its name first.
+/// Returns whether these arguments, starting with the program's name, ask for a
+/// [`Task`].
 #[must_use]
 pub fn is_asked_for(arguments: impl IntoIterator<Item = OsString>) -> bool {
     let mut arguments = arguments.into_iter().skip(1);
     arguments.next().is_some_and(|first| first == LAUNCH) && arguments.next().is_none()
 }
 
-/// Reads a [`Task`] from stdin and does it. What is to become a server returns
-/// only when it cannot.
+/// Reads a [`Task`] from stdin and carries it out. A process that becomes a
+/// server returns only on failure.
 ///
 /// # Errors
-/// When the task cannot be done.
+/// If the task fails.
 pub fn launch() -> Result<(), LaunchError> {
     close_inherited();
     let mut input = BufReader::new(io::stdin().lock());
@@ -130,15 +131,16 @@ pub fn launch() -> Result<(), LaunchError> {
 
 fn serve(launch: &Launch) -> Result<std::convert::Infallible, LaunchError> {
     let (program, arguments) = launch.command.split_first().ok_or(LaunchError::NoCommand)?;
-    // Fails only for one that leads a session already.
+    // Fails only if the process already leads a session.
     let _ = nix::unistd::setsid();
     umask(Mode::from_bits_truncate(launch.umask));
-    feed(&launch.input).map_err(system("changing stdin"))?;
-    let tether = hold(&launch.tether)?;
+    replace_stdin(&launch.input).map_err(system("changing stdin"))?;
+    let tether = lock_tether(&launch.tether)?;
     if let Some(path) = &launch.record {
-        record(path, &launch.fingerprint)?;
+        write_record(path, &launch.fingerprint)?;
     }
-    // From here on the tether goes wherever the process and its children go.
+    // The tether stays open in the server and is inherited by its child
+    // processes.
     fcntl(&tether, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("keeping the tether"))?;
     let mut command = Command::new(program);
     command
@@ -153,9 +155,9 @@ fn serve(launch: &Launch) -> Result<std::convert::Infallible, LaunchError> {
     Err(system(format!("executing {program}"))(command.exec()))
 }
 
-/// Closes what whoever called `up` left open: a server would hold it, say the
-/// lock of a script or the end of its pipe, for as long as it lives. All that
-/// this program opens itself closes when it executes another.
+/// Closes files that the caller of `up` left open, such as the lock of a script
+/// or the end of a pipe. Otherwise the server would keep them open. Files that
+/// this program opens itself are closed on `exec`.
 fn close_inherited() {
     let entries = fs::read_dir("/proc/self/fd")
         .into_iter()
@@ -166,31 +168,32 @@ fn close_inherited() {
         .collect();
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
-        if info.is_ok_and(|info| is_passed_on(&info)) {
-            // It fails for one that is closed by now.
+        if info.is_ok_and(|info| survives_exec(&info)) {
+            // Fails if the descriptor is closed already.
             let _ = nix::unistd::close(descriptor);
         }
     }
 }
 
-/// Whether `/proc/self/fdinfo` says of an open file that it outlives `exec`.
-fn is_passed_on(info: &str) -> bool {
+/// Returns whether an open file survives `exec`, according to its
+/// `/proc/self/fdinfo`.
+fn survives_exec(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
     flags.is_some_and(|flags| !OFlag::from_bits_retain(flags).contains(OFlag::O_CLOEXEC))
 }
 
-/// Puts the text in place of stdin.
-fn feed(input: &str) -> io::Result<()> {
+/// Replaces stdin by the text.
+fn replace_stdin(input: &str) -> io::Result<()> {
     let (reader, mut writer) = io::pipe()?;
-    // As long as a pipe holds it, nobody has to read meanwhile.
+    // The pipe's buffer holds all of it, so no process has to read yet.
     writer.write_all(input.as_bytes())?;
     nix::unistd::dup2_stdin(&reader)?;
     Ok(())
 }
 
 /// Locks the tether, so that a service never runs twice.
-fn hold(path: &Path) -> Result<File, LaunchError> {
+fn lock_tether(path: &Path) -> Result<File, LaunchError> {
     let mut options = File::options();
     options.write(true).create(true).truncate(false);
     let file =
@@ -199,7 +202,7 @@ fn hold(path: &Path) -> Result<File, LaunchError> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if started.elapsed() < TETHER_PATIENCE => {
+            Err(TryLockError::WouldBlock) if started.elapsed() < TETHER_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(TryLockError::WouldBlock) => {
@@ -214,7 +217,7 @@ fn hold(path: &Path) -> Result<File, LaunchError> {
     }
 }
 
-fn record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchError> {
+fn write_record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchError> {
     let process = Identity::of(std::process::id().cast_signed())
         .ok_or_else(|| system("reading /proc")(io::Error::from(io::ErrorKind::NotFound)))?;
     let record = Record {
@@ -232,10 +235,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_outlives_an_exec_is_told_from_what_does_not() {
+    fn files_that_survive_exec_are_detected() {
         let info = |flags: &str| format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t15\n");
-        assert!(is_passed_on(&info("0100001")));
-        assert!(!is_passed_on(&info("02100001")));
-        assert!(!is_passed_on(""));
+        assert!(survives_exec(&info("0100001")));
+        assert!(!survives_exec(&info("02100001")));
+        assert!(!survives_exec(""));
     }
 }

@@ -1,6 +1,5 @@
-//! Services as processes of this machine: the programs they need, what is
-//! installed for them, how they are started so that they are found again, and
-//! how they are stopped.
+//! Services as processes of this machine: the programs they need, their
+//! installs, starting them so that they are found again, and stopping them.
 
 pub mod account;
 pub mod checksums;

@@ -1,5 +1,5 @@
-//! What a service needs on disk before its process starts: its files, and its
-//! data, which is made beside its place and renamed when it is whole.
+//! Prepares a service on disk before its process starts: its files and its
+//! data. The data is created in a temporary folder and renamed when complete.
 
 use std::{
     fs, io,
@@ -11,8 +11,8 @@ use nix::unistd::Gid;
 
 use super::{
     account::{self, Account, AccountError, Needed},
-    process::{self, Outlives},
-    recipe::Recipe,
+    process::{self, OnDrop},
+    recipe::ProcessSpec,
     task::{self, Launch},
 };
 use crate::{
@@ -27,20 +27,20 @@ use crate::{
     template::TemplateError,
 };
 
-/// How many lines of a failed command are shown.
+/// Number of output lines shown for a failed command.
 const SHOWN_LINES: usize = 12;
 
-/// Why a service's folders are not ready.
+/// Error while preparing a service.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    #[error("{} cannot be made", path.display())]
+    #[error("cannot create {}", path.display())]
     File {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
     #[error(
-        "the data of {service} could not be made: {command} ended with {status}{}",
+        "the data of {service} could not be created: {command} ended with {status}{}",
         super::process::lines(output)
     )]
     Command {
@@ -49,9 +49,9 @@ pub enum PrepareError {
         status: String,
         output: Vec<String>,
     },
-    #[error("the data of {service} was not made within {seconds} s")]
-    TooLong { service: String, seconds: u64 },
-    #[error("the definition of {service} cannot be filled in")]
+    #[error("the data of {service} was not created within {seconds} s")]
+    Timeout { service: String, seconds: u64 },
+    #[error("cannot render the definition of {service}")]
     Template {
         service: String,
         #[source]
@@ -66,7 +66,7 @@ impl Failure for PrepareError {
         match self {
             Self::File { .. } => Kind::Environment,
             Self::Command { .. } | Self::Template { .. } => Kind::Failed,
-            Self::TooLong { .. } => Kind::NotReady,
+            Self::Timeout { .. } => Kind::NotReady,
             Self::Account(error) => error.kind(),
         }
     }
@@ -76,7 +76,7 @@ impl Failure for PrepareError {
             Self::File { .. } => "home_unreachable",
             Self::Command { .. } => "prepare_failed",
             Self::Template { .. } => "stack_definition",
-            Self::TooLong { .. } => "prepare_not_ready",
+            Self::Timeout { .. } => "prepare_not_ready",
             Self::Account(error) => error.code(),
         }
     }
@@ -84,20 +84,20 @@ impl Failure for PrepareError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File { .. } => {
-                Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
+                Some("use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
             }
             Self::Account(error) => error.hint(),
             Self::Command { .. } => Some("fanout doctor".to_owned()),
-            Self::TooLong { .. } => Some("fanout up --timeout 10m".to_owned()),
+            Self::Timeout { .. } => Some("fanout up --timeout 10m".to_owned()),
             Self::Template { .. } => None,
         }
     }
 }
 
-/// Makes the folders that all services share.
+/// Creates the folders that all services share.
 ///
 /// # Errors
-/// When the home takes no folder.
+/// If a folder cannot be created.
 pub fn project_folders(dir: &ProjectDir) -> Result<(), PrepareError> {
     for (folder, mode) in [
         ("data", files::passable()),
@@ -111,94 +111,94 @@ pub fn project_folders(dir: &ProjectDir) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Whom the service is to run as.
+/// Returns the user that the service runs as; `None` means the current one.
 ///
 /// # Errors
-/// When root's rights have to be dropped and there is nobody to drop them to,
-/// or what the service needs is closed to them.
+/// If root's rights must be dropped and no suitable user exists, or the user
+/// cannot reach what the service needs.
 pub fn account(
     dir: &ProjectDir,
     service: &str,
-    recipe: &Recipe,
+    spec: &ProcessSpec,
 ) -> Result<Option<Account>, AccountError> {
-    let account = match recipe.way.user {
+    let account = match spec.way.user {
         User::Own => None,
         User::Unprivileged => account::unprivileged(service)?,
     };
     if let Some(account) = &account {
         let data = dir.all_data().join(service);
         account.check_reach(service, Needed::Data, &data)?;
-        for install in &recipe.installs {
+        for install in &spec.installs {
             account.check_reach(service, Needed::Install, install)?;
         }
-        for program in recipe.programs.values() {
+        for program in spec.programs.values() {
             account.check_reach(service, Needed::Program, program)?;
         }
     }
     Ok(account)
 }
 
-/// Writes the service's files and makes its data, where it has none.
+/// Writes the service's files and creates its data, if it has none.
 ///
 /// # Errors
-/// When the disk takes nothing or a command of the preparation fails.
+/// If a file cannot be written or a command fails.
 pub async fn prepare(
     site: &Site,
     service: &str,
-    recipe: &Recipe,
+    spec: &ProcessSpec,
     account: Option<&Account>,
 ) -> Result<(), PrepareError> {
     let conf = site.dir().conf(service);
-    if recipe.data.exists() {
-        // Nothing of the service holds its tether any more.
-        if let Some(name) = &recipe.way.pid_file {
-            let path = recipe.data.join(name);
+    if spec.data.exists() {
+        // No process of the service is left at this point.
+        if let Some(name) = &spec.way.pid_file {
+            let path = spec.data.join(name);
             remove_file(&path).map_err(file_error(&path))?;
         }
         if let Some(account) = account {
-            account.take_over(&recipe.data)?;
+            account.change_owner_of_data(&spec.data)?;
         }
-        return write_files(&conf, &recipe.files, account);
+        return write_files(&conf, &spec.files, account);
     }
-    let new = recipe.data.with_extension("new");
+    let new = spec.data.with_extension("new");
     remove(&new)?;
     match account {
-        Some(account) => account.new_folder(&new)?,
+        Some(account) => account.create_folder(&new)?,
         None => files::own_folder(&new, 0o700).map_err(file_error(&new))?,
     }
     let template = |source| PrepareError::Template {
         service: service.to_owned(),
         source,
     };
-    let place = new.display().to_string();
-    let mut files = recipe.files.clone();
-    for (name, asset) in &recipe.way.files {
+    let data = new.display().to_string();
+    let mut files = spec.files.clone();
+    for (name, asset) in &spec.way.files {
         if let Ok(text) = definition::asset(asset) {
-            let text = recipe.fill_with_data(text, &place).map_err(template)?;
+            let text = spec.render_with_data(text, &data).map_err(template)?;
             files.insert(name.clone(), text);
         }
     }
     write_files(&conf, &files, account)?;
-    for step in &recipe.way.prepare {
-        let fill = |text: &String| recipe.fill_with_data(text, &place).map_err(template);
+    for step in &spec.way.prepare {
+        let fill = |text: &String| spec.render_with_data(text, &data).map_err(template);
         let step = Prepare {
             run: step.run.iter().map(fill).collect::<Result<_, _>>()?,
             input: fill(&step.input)?,
         };
-        run(site, service, recipe, step, (&new, account)).await?;
+        run(site, service, spec, step, (&new, account)).await?;
     }
-    write_files(&conf, &recipe.files, account)?;
-    fs::rename(&new, &recipe.data).map_err(file_error(&recipe.data))
+    write_files(&conf, &spec.files, account)?;
+    fs::rename(&new, &spec.data).map_err(file_error(&spec.data))
 }
 
-/// Runs one command of the preparation. It holds the service's tether, so what
-/// a killed `up` left of it is found.
+/// Runs one command of the preparation. It holds the service's tether, so that
+/// it is found if `up` is killed.
 async fn run(
     site: &Site,
     service: &str,
-    recipe: &Recipe,
+    spec: &ProcessSpec,
     step: Prepare,
-    place: (&Path, Option<&Account>),
+    (data, account): (&Path, Option<&Account>),
 ) -> Result<(), PrepareError> {
     let command = step.run.first().cloned().unwrap_or_default();
     let failed = |status: String, output: Vec<String>| PrepareError::Command {
@@ -211,16 +211,16 @@ async fn run(
         record: None,
         tether: site.dir().tether(service),
         command: step.run,
-        env: recipe.env.clone(),
-        folder: place.0.to_owned(),
+        env: spec.env.clone(),
+        folder: data.to_owned(),
         umask: task::PRIVATE,
         input: format!("{}\n", step.input),
-        account: place.1.cloned(),
+        account: account.cloned(),
         fingerprint: Fingerprint::new(),
     };
     let outputs = (Stdio::piped(), Stdio::piped());
     let output = async {
-        let child = process::spawn(&site.fanout, &launch, outputs, Outlives::Nobody).await?;
+        let child = process::spawn(&site.fanout, &launch, outputs, OnDrop::Kill).await?;
         child.wait_with_output().await
     };
     let output = match output.await {
@@ -231,12 +231,13 @@ async fn run(
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec();
-    Err(failed(output.status.to_string(), shown))
+    let last_lines = lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec();
+    Err(failed(output.status.to_string(), last_lines))
 }
 
-/// Files that may hold secrets. They stay fanout's: a server of another user
-/// may read them, and cannot lead fanout elsewhere by what it puts there.
+/// Writes files that may contain secrets. fanout keeps owning them: a server
+/// running as another user can read them, but cannot redirect fanout by
+/// replacing them.
 fn write_files(
     conf: &Path,
     texts: &std::collections::BTreeMap<String, String>,
@@ -251,10 +252,10 @@ fn write_files(
     Ok(())
 }
 
-/// Removes a folder, if it is there.
+/// Removes a folder, if it exists.
 ///
 /// # Errors
-/// When something in it cannot be removed.
+/// If something in the folder cannot be removed.
 pub fn remove(path: &Path) -> Result<(), PrepareError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(path)(error)),
@@ -262,7 +263,7 @@ pub fn remove(path: &Path) -> Result<(), PrepareError> {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,5 +1,5 @@
-//! The process of a service: started, found again, stopped with all that it
-//! started.
+//! Processes of services: starting one, finding it again, and stopping it with
+//! all its child processes.
 
 use std::{
     fs, io,
@@ -35,19 +35,20 @@ use crate::{
     },
 };
 
-/// How often a process is looked at while it is waited for.
+/// Interval between two checks while waiting for a process.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How long what an earlier life left behind may take to end when asked.
-pub const LEFT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long leftover processes of an earlier run may take to exit after
+/// SIGTERM.
+pub const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the kernel takes at most to end what was killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time to wait for a killed process to disappear.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a started process may take until it is on record.
-const RECORD_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a started process may take to write its record.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a process is not as it should be.
+/// Error while starting or stopping a process.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     #[error("{service} did not start{}", lines(log))]
@@ -57,8 +58,8 @@ pub enum ProcessError {
         #[source]
         source: Option<io::Error>,
     },
-    #[error("{service} (pid {pid}) does not end, not even when killed")]
-    Immortal { service: String, pid: i32 },
+    #[error("{service} (pid {pid}) did not exit even after being killed")]
+    NotStopped { service: String, pid: i32 },
     #[error("{} cannot be used", path.display())]
     File {
         path: PathBuf,
@@ -67,7 +68,7 @@ pub enum ProcessError {
     },
 }
 
-/// Log lines as the end of a message, harmless to a terminal.
+/// Formats log lines for the end of a message, escaped for the terminal.
 #[must_use]
 pub fn lines(log: &[String]) -> String {
     if log.is_empty() {
@@ -75,13 +76,13 @@ pub fn lines(log: &[String]) -> String {
     }
     let harmless = |line: &String| format!("\n  {}", escape(&line.replace('\t', "    ")));
     let indented: Vec<String> = log.iter().map(harmless).collect();
-    format!("; its last words:{}", indented.concat())
+    format!("; last log lines:{}", indented.concat())
 }
 
 impl Failure for ProcessError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NotStarted { .. } | Self::Immortal { .. } => Kind::Failed,
+            Self::NotStarted { .. } | Self::NotStopped { .. } => Kind::Failed,
             Self::File { .. } => Kind::Environment,
         }
     }
@@ -89,7 +90,7 @@ impl Failure for ProcessError {
     fn code(&self) -> &'static str {
         match self {
             Self::NotStarted { .. } => "service_not_started",
-            Self::Immortal { .. } => "service_not_stopped",
+            Self::NotStopped { .. } => "service_not_stopped",
             Self::File { .. } => "home_unreachable",
         }
     }
@@ -97,82 +98,82 @@ impl Failure for ProcessError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotStarted { service, .. } => Some(format!("fanout logs {service}")),
-            Self::Immortal { .. } => None,
+            Self::NotStopped { .. } => None,
             Self::File { .. } => {
-                Some("name a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
+                Some("use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
             }
         }
     }
 }
 
-/// How a service ended.
+/// How a service was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It was not there.
-    WasNot,
-    /// As asked.
-    InOrder,
+pub enum StopOutcome {
+    /// The service was not running.
+    NotRunning,
+    /// The service exited when asked to.
+    Stopped,
     /// It had to be killed.
     Killed,
-    /// It was not there, but something that an earlier life of it had left.
-    Leftovers(Left),
+    /// The service was not running, but processes of an earlier run were.
+    Leftovers(LeftoverOutcome),
 }
 
-/// How what held a tether ended.
+/// How leftover processes were stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// By itself, or as asked.
-    InOrder,
+pub enum LeftoverOutcome {
+    /// They exited by themselves or when asked to.
+    Stopped,
     /// It had to be killed.
     Killed,
 }
 
 /// A process that was started by this one.
 #[derive(Debug)]
-pub struct Started {
+pub struct StartedProcess {
     pub process: Identity,
     child: Child,
 }
 
-impl Started {
-    /// How it ended, once it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+impl StartedProcess {
+    /// Returns the exit status once the process has exited.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 }
 
-/// What is known of the service's process, where it is alive. Waits for one
-/// that is about to be gone: its ports are free only then.
+/// Returns the record of the service's process, if it is alive. Waits for a
+/// process that is exiting, because its ports are not free before.
 #[must_use]
 pub fn running(dir: &ProjectDir, service: &str) -> Option<Record> {
-    const LOOK_AGAIN: Duration = Duration::from_millis(5);
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const POLL_INTERVAL: Duration = Duration::from_millis(5);
+    const TIMEOUT: Duration = Duration::from_secs(2);
     let text = fs::read_to_string(dir.record(service)).ok()?;
     let record: Record = serde_json::from_str(&text).ok()?;
-    let begun = Instant::now();
-    while record.process.is_ending() && begun.elapsed() < PATIENCE {
-        std::thread::sleep(LOOK_AGAIN);
+    let started = Instant::now();
+    while record.process.is_ending() && started.elapsed() < TIMEOUT {
+        std::thread::sleep(POLL_INTERVAL);
     }
     (record.format == RECORD_FORMAT && record.process.is_alive()).then_some(record)
 }
 
-/// Whether a process goes on when whoever started it is gone.
+/// What happens to a child process when its handle is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outlives {
-    Us,
-    Nobody,
+pub enum OnDrop {
+    Keep,
+    Kill,
 }
 
-/// Starts a process that does what `launch` says; `fanout` is this program,
-/// `outputs` are its stdout and stderr.
+/// Starts a process that carries out `launch`. `fanout` is the path of this
+/// program, and `outputs` are stdout and stderr.
 ///
 /// # Errors
-/// When this program cannot be started.
+/// If this program cannot be started.
 pub async fn spawn(
     fanout: &Path,
     launch: &Launch,
     outputs: (Stdio, Stdio),
-    outlives: Outlives,
+    on_drop: OnDrop,
 ) -> io::Result<Child> {
     let mut task = serde_json::to_vec(&Task::Serve(launch.clone()))?;
     task.push(b'\n');
@@ -181,27 +182,28 @@ pub async fn spawn(
         .stdin(Stdio::piped())
         .stdout(outputs.0)
         .stderr(outputs.1)
-        .kill_on_drop(outlives == Outlives::Nobody)
+        .kill_on_drop(on_drop == OnDrop::Kill)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that reads nothing has ended, and is told of by its status.
+        // Ignored: a child that does not read has exited, and its status is
+        // reported.
         let _ = stdin.write_all(&task).await;
     }
     Ok(child)
 }
 
-/// Starts a service; `fanout` is this program. Comes back once the process is
-/// on record, which is before it is the server.
+/// Starts a service. `fanout` is the path of this program. Returns once the
+/// process has written its record, which happens before it executes the server.
 ///
 /// # Errors
-/// When it ends before that, or its files cannot be made.
+/// If the process exits before that, or its files cannot be created.
 pub async fn start(
     dir: &ProjectDir,
     service: &str,
     fanout: &Path,
     launch: &Launch,
     log: LogFile,
-) -> Result<Started, ProcessError> {
+) -> Result<StartedProcess, ProcessError> {
     let failed = |source: io::Error| ProcessError::NotStarted {
         service: service.to_owned(),
         log: Vec::new(),
@@ -210,15 +212,15 @@ pub async fn start(
     let path = log.path.clone();
     let outputs = log_writer::start(dir, service, fanout, log).await;
     let outputs = outputs.map_err(|source| ProcessError::File { path, source })?;
-    let mut child = spawn(fanout, launch, outputs, Outlives::Us)
+    let mut child = spawn(fanout, launch, outputs, OnDrop::Keep)
         .await
         .map_err(failed)?;
     let pid = child.id().map(u32::cast_signed);
     let started = Instant::now();
-    while started.elapsed() < RECORD_PATIENCE {
+    while started.elapsed() < RECORD_TIMEOUT {
         match running(dir, service) {
             Some(record) if Some(record.process.pid) == pid => {
-                return Ok(Started {
+                return Ok(StartedProcess {
                     process: record.process,
                     child,
                 });
@@ -227,7 +229,7 @@ pub async fn start(
             _ => sleep(TICK / 5).await,
         }
     }
-    log_writer::finished(dir, service).await;
+    log_writer::wait_until_written(dir, service).await;
     Err(ProcessError::NotStarted {
         service: service.to_owned(),
         log: crate::stack::logs::last_lines(&dir.log(service), 10),
@@ -235,38 +237,39 @@ pub async fn start(
     })
 }
 
-/// Stops a service: asks it, waits `patience`, kills it; then ends whatever of
-/// it is left. Also finds what no record knows of, by the tether.
+/// Stops a service: sends the signal, kills the process after `timeout`, then
+/// stops its remaining child processes. Processes without a record are found by
+/// the tether.
 ///
 /// # Errors
-/// When something survives being killed.
+/// If a process survives being killed.
 pub async fn stop(
     dir: &ProjectDir,
     service: &str,
     signal: StopSignal,
-    patience: Duration,
-) -> Result<Ended, ProcessError> {
-    let mut ended = Ended::WasNot;
+    timeout: Duration,
+) -> Result<StopOutcome, ProcessError> {
+    let mut outcome = StopOutcome::NotRunning;
     if let Some(Record { process, .. }) = running(dir, service) {
         let pid = Pid::from_raw(process.pid);
-        // It may end by itself between the look and the signal.
+        // Ignored: the process may have exited already.
         let _ = kill(pid, Signal::from(signal));
-        ended = Ended::InOrder;
-        if !wait_until(patience, || !process.is_alive()).await {
-            ended = Ended::Killed;
+        outcome = StopOutcome::Stopped;
+        if !wait_until(timeout, || !process.is_alive()).await {
+            outcome = StopOutcome::Killed;
             let _ = killpg(pid, Signal::SIGKILL);
-            if !wait_until(KILL_PATIENCE, || !process.is_alive()).await {
-                return Err(ProcessError::Immortal {
+            if !wait_until(KILL_TIMEOUT, || !process.is_alive()).await {
+                return Err(ProcessError::NotStopped {
                     service: service.to_owned(),
                     pid: process.pid,
                 });
             }
         }
     }
-    let left = end_holders(&dir.tether(service), service).await?;
-    log_writer::finished(dir, service).await;
-    if let (Ended::WasNot, Some(left)) = (ended, left) {
-        ended = Ended::Leftovers(left);
+    let leftover = end_holders(&dir.tether(service), service).await?;
+    log_writer::wait_until_written(dir, service).await;
+    if let (StopOutcome::NotRunning, Some(leftover)) = (outcome, leftover) {
+        outcome = StopOutcome::Leftovers(leftover);
     }
     let record = dir.record(service);
     match fs::remove_file(&record) {
@@ -274,17 +277,20 @@ pub async fn stop(
             path: record,
             source,
         }),
-        _ => Ok(ended),
+        _ => Ok(outcome),
     }
 }
 
-/// Ends what still holds a tether; says how, where anything did. Children of a
-/// server that ended (Postgres has such) end by themselves soon; what does not
-/// is asked to, then killed.
+/// Stops all processes that hold a tether, and returns how, or `None` if there
+/// were none. Children of a stopped server, as in Postgres, exit by themselves
+/// soon; the others get SIGTERM, then SIGKILL.
 ///
 /// # Errors
-/// When something survives being killed.
-pub async fn end_holders(tether: &Path, whose: &str) -> Result<Option<Left>, ProcessError> {
+/// If a process survives being killed.
+pub async fn end_holders(
+    tether: &Path,
+    service: &str,
+) -> Result<Option<LeftoverOutcome>, ProcessError> {
     let holders = || proc::holders_of(tether);
     let signal = |signal| {
         for pid in holders() {
@@ -295,31 +301,31 @@ pub async fn end_holders(tether: &Path, whose: &str) -> Result<Option<Left>, Pro
         return Ok(None);
     }
     if wait_until(Duration::from_secs(2), || holders().is_empty()).await {
-        return Ok(Some(Left::InOrder));
+        return Ok(Some(LeftoverOutcome::Stopped));
     }
     signal(Signal::SIGTERM);
-    if wait_until(LEFT_PATIENCE, || holders().is_empty()).await {
-        return Ok(Some(Left::InOrder));
+    if wait_until(LEFTOVER_TIMEOUT, || holders().is_empty()).await {
+        return Ok(Some(LeftoverOutcome::Stopped));
     }
     signal(Signal::SIGKILL);
-    if wait_until(KILL_PATIENCE, || holders().is_empty()).await {
-        return Ok(Some(Left::Killed));
+    if wait_until(KILL_TIMEOUT, || holders().is_empty()).await {
+        return Ok(Some(LeftoverOutcome::Killed));
     }
-    Err(ProcessError::Immortal {
-        service: whose.to_owned(),
+    Err(ProcessError::NotStopped {
+        service: service.to_owned(),
         pid: holders().first().copied().unwrap_or_default(),
     })
 }
 
-/// Looks again and again until it holds or `patience` is over; says whether it
+/// Polls until `condition` holds or `timeout` has passed. Returns whether it
 /// holds.
-async fn wait_until(patience: Duration, holds: impl Fn() -> bool) -> bool {
+async fn wait_until(timeout: Duration, condition: impl Fn() -> bool) -> bool {
     let started = Instant::now();
     loop {
-        if holds() {
+        if condition() {
             return true;
         }
-        if started.elapsed() >= patience {
+        if started.elapsed() >= timeout {
             return false;
         }
         sleep(TICK).await;
@@ -341,7 +347,7 @@ mod tests {
 
     use super::*;
 
-    /// A shell that holds the file, and does `what` when asked to end.
+    /// Starts a shell that holds the file and runs `what` on SIGTERM.
     fn holder(file: &Path, what: &str) -> std::process::Child {
         let script = format!("trap '{what}' TERM; echo ready; while :; do sleep 0.05; done");
         let mut child = StdCommand::new("sh")
@@ -349,21 +355,22 @@ mod tests {
             .stdin(fs::File::create(file).expect("a file"))
             .stdout(Stdio::piped())
             .spawn()
-            .expect("started");
+            .expect("start the child");
         let mut line = String::new();
-        let said = child.stdout.take().expect("piped");
-        io::BufRead::read_line(&mut io::BufReader::new(said), &mut line).expect("ready");
+        let stdout = child.stdout.take().expect("a pipe");
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line)
+            .expect("the shell is ready");
         child
     }
 
     #[tokio::test]
-    async fn what_was_left_behind_is_asked_before_it_is_killed() {
+    async fn leftover_processes_are_asked_to_exit_before_they_are_killed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let tether = folder.path().join("tether");
-        assert_eq!(end_holders(&tether, "x").await.expect("none"), None);
+        assert_eq!(end_holders(&tether, "x").await.expect("no process"), None);
         let mut polite = holder(&tether, "exit 7");
-        let left = end_holders(&tether, "x").await.expect("ended");
-        assert_eq!(left, Some(Left::InOrder));
-        assert_eq!(polite.wait().expect("ended").code(), Some(7));
+        let leftover = end_holders(&tether, "x").await.expect("the processes exit");
+        assert_eq!(leftover, Some(LeftoverOutcome::Stopped));
+        assert_eq!(polite.wait().expect("the processes exit").code(), Some(7));
     }
 }

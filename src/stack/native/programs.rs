@@ -1,5 +1,5 @@
-//! Programs of the machine: where they are, whether they are new enough, and
-//! what to say, all at once, of those that are not there.
+//! Programs of the machine: their paths, their versions, and one report of all
+//! missing ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,34 +17,38 @@ use crate::{
     stack::{definition::Program, files},
 };
 
-/// A program that is not there, or not as it should be.
+/// A program that is missing or unsuitable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     pub program: String,
-    /// What is wrong: `is not there`.
+    /// Problem with the program: `is missing`.
     pub problem: String,
-    /// Whom it is for.
+    /// Service or install that needs the program.
     pub wanted_by: String,
     pub debian: String,
 }
 
-/// All that is missing, told at once.
+/// Error with all missing programs.
 #[derive(Debug, thiserror::Error)]
-#[error("this machine lacks what the stack runs on: {}", listing(.0))]
+#[error("this machine lacks required programs: {}", listing(.0))]
 pub struct ProgramsError(pub Vec<Missing>);
 
-/// `java is not there (for kafka, connect); …`
+/// Formats the list: `java is missing (for kafka, connect); …`
 fn listing(missing: &[Missing]) -> String {
     let mut wanted_by: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for one in missing {
-        let for_whom = wanted_by.entry((&one.program, &one.problem)).or_default();
-        if !for_whom.contains(&one.wanted_by.as_str()) {
-            for_whom.push(&one.wanted_by);
+    for program in missing {
+        let dependents = wanted_by
+            .entry((&program.program, &program.problem))
+            .or_default();
+        if !dependents.contains(&program.wanted_by.as_str()) {
+            dependents.push(&program.wanted_by);
         }
     }
     let lines: Vec<String> = wanted_by
         .into_iter()
-        .map(|((program, problem), whom)| format!("{program} {problem} (for {})", whom.join(", ")))
+        .map(|((program, problem), dependents)| {
+            format!("{program} {problem} (for {})", dependents.join(", "))
+        })
         .collect();
     lines.join("; ")
 }
@@ -62,28 +66,28 @@ impl Failure for ProgramsError {
         let packages: BTreeSet<&str> = self
             .0
             .iter()
-            .flat_map(|one| one.debian.split(' '))
+            .flat_map(|program| program.debian.split(' '))
             .collect();
         let packages: Vec<&str> = packages.into_iter().collect();
         Some(format!("on Debian: apt-get install {}", packages.join(" ")))
     }
 }
 
-/// The programs found, and what is wrong with the others.
+/// Paths of the programs found, and the missing ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     pub paths: BTreeMap<String, PathBuf>,
     pub missing: Vec<Missing>,
 }
 
-/// Looks for all of `programs` on PATH and in their own places.
+/// Looks for all of `programs` on PATH and in their additional folders.
 #[must_use]
 pub fn find(programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
     find_for(Path::new(""), programs, wanted_by)
 }
 
-/// The same where `data` may be there: of programs that open only what their
-/// own version made, that version.
+/// Looks for `programs` like [`find`]. A program that opens only data of its
+/// own version must have the version of `data`, if that exists.
 #[must_use]
 pub fn find_for(data: &Path, programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -106,8 +110,8 @@ impl Search<'_> {
         let mut found = Found::default();
         for (name, program) in self.programs {
             match self.locate(name, program) {
-                Some(place) => {
-                    found.paths.insert(name.clone(), place);
+                Some(path) => {
+                    found.paths.insert(name.clone(), path);
                 }
                 None => found.missing.push(self.missing(name, program, wanted_by)),
             }
@@ -117,36 +121,42 @@ impl Search<'_> {
 
     fn locate(&self, name: &str, program: &Program) -> Option<PathBuf> {
         if let Some((other, beside)) = self.beside(program) {
-            // PATH often has links; the program's own folder is where its kin are.
+            // PATH often has links; related programs are in the program's real
+            // folder.
             let other = self.locate(other, beside)?.canonicalize().ok()?;
-            return Some(other.with_file_name(name)).filter(|place| is_executable(place));
+            return Some(other.with_file_name(name)).filter(|path| is_executable(path));
         }
         let made_by = self.made_by(program);
-        let is_right = |place: &Path| made_by.is_none_or(|made_by| version(place) == Some(made_by));
+        let is_right = |path: &Path| made_by.is_none_or(|made_by| version(path) == Some(made_by));
         env::split_paths(self.path)
-            .chain(program.also_in.iter().flat_map(|pattern| matching(pattern)))
+            .chain(
+                program
+                    .also_in
+                    .iter()
+                    .flat_map(|pattern| expand_pattern(pattern)),
+            )
             .map(|folder| folder.join(name))
-            .find(|place| is_executable(place) && is_right(place))
+            .find(|path| is_executable(path) && is_right(path))
     }
 
     fn beside(&self, program: &Program) -> Option<(&String, &Program)> {
         self.programs.get_key_value(program.beside.as_ref()?)
     }
 
-    /// The major version that made the data.
+    /// Returns the major version that created the data.
     fn made_by(&self, program: &Program) -> Option<u32> {
         let text = files::read_small(&self.data.join(program.made_by.as_ref()?)).ok()?;
         first_number(&text)
     }
 
     fn missing(&self, name: &str, program: &Program, wanted_by: &str) -> Missing {
-        let kin = self.beside(program).map_or(program, |(_, kin)| kin);
-        let (problem, debian) = match self.made_by(kin) {
+        let related = self.beside(program).map_or(program, |(_, related)| related);
+        let (problem, debian) = match self.made_by(related) {
             Some(version) => (
-                format!("of version {version}, which made its data, is not there"),
+                format!("of version {version}, which created its data, is missing"),
                 format!("{}-{version}", program.debian),
             ),
-            None => ("is not there".to_owned(), program.debian.clone()),
+            None => ("is missing".to_owned(), program.debian.clone()),
         };
         Missing {
             program: name.to_owned(),
@@ -161,9 +171,9 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// The folders that `pattern` means, where one part of the path may hold `*`,
-/// those with the highest number first.
-fn matching(pattern: &str) -> Vec<PathBuf> {
+/// Returns the folders that match `pattern`, in which one path component may
+/// contain `*`. The highest number comes first.
+fn expand_pattern(pattern: &str) -> Vec<PathBuf> {
     let parts: Vec<&str> = pattern.split('/').collect();
     let Some(index) = parts.iter().position(|part| part.contains('*')) else {
         return vec![PathBuf::from(pattern)];
@@ -181,27 +191,27 @@ fn matching(pattern: &str) -> Vec<PathBuf> {
             ))
         })
         .collect();
-    folders.sort_by(|one, other| other.cmp(one));
+    folders.sort_by(|first, second| second.cmp(first));
     folders.into_iter().map(|(_, path)| path).collect()
 }
 
-/// What of `programs` is older than it may be.
+/// Returns the programs that are older than their minimum version.
 #[must_use]
 pub fn too_old(
     programs: &BTreeMap<String, Program>,
     paths: &BTreeMap<String, PathBuf>,
     wanted_by: &str,
 ) -> Vec<Missing> {
-    let check = |(name, path): (&String, &PathBuf)| {
+    let find_problem = |(name, path): (&String, &PathBuf)| {
         let program = programs.get(name)?;
-        let least = program.at_least?;
+        let minimum = program.at_least?;
         let version = version(path);
-        if version.is_some_and(|version| version >= least) {
+        if version.is_some_and(|version| version >= minimum) {
             return None;
         }
         let problem = match version {
-            Some(version) => format!("is of version {version} and has to be {least} or newer"),
-            None => format!("does not say its version, which has to be {least} or newer"),
+            Some(version) => format!("has version {version}, but {minimum} or newer is required"),
+            None => format!("does not report its version, but {minimum} or newer is required"),
         };
         Some(Missing {
             program: name.clone(),
@@ -210,10 +220,10 @@ pub fn too_old(
             debian: program.debian.clone(),
         })
     };
-    paths.iter().filter_map(check).collect()
+    paths.iter().filter_map(find_problem).collect()
 }
 
-/// The major version that a program says it has.
+/// Returns the major version that a program reports.
 fn version(path: &Path) -> Option<u32> {
     let output = environment::command(path)
         .arg("--version")
@@ -251,14 +261,14 @@ mod tests {
     }
 
     fn make_of_version(version: &str, path: &Path) {
-        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::create_dir_all(path.parent().expect("a folder")).expect("create the folder");
         let text = format!("#!/bin/sh\necho \"thing (The Thing) {version}\"\n");
-        fs::write(path, text).expect("written");
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("changed");
+        fs::write(path, text).expect("write the file");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("change the mode");
     }
 
     #[test]
-    fn the_newest_version_is_found_where_it_is_not_on_the_path() {
+    fn the_newest_version_is_found_outside_of_path() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for version in ["9", "15", "14"] {
             make(&folder.path().join(version).join("bin/server"));
@@ -276,21 +286,21 @@ mod tests {
         };
         let found = search.all("service");
         assert_eq!(found.missing, []);
-        let of_15 = |name| folder.path().join("15/bin").join(name);
-        assert_eq!(found.paths["server"], of_15("server"));
+        let path_in_15 = |name| folder.path().join("15/bin").join(name);
+        assert_eq!(found.paths["server"], path_in_15("server"));
         assert_eq!(
             found.paths["tool"],
-            of_15("tool").canonicalize().expect("there")
+            path_in_15("tool").canonicalize().expect("the path exists")
         );
     }
 
     #[test]
-    fn data_is_opened_by_the_version_that_made_it_or_by_none() {
+    fn data_is_opened_only_by_the_version_that_created_it() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for version in ["14", "15"] {
             for name in ["server", "tool"] {
-                let place = folder.path().join(version).join("bin").join(name);
-                make_of_version(version, &place);
+                let path = folder.path().join(version).join("bin").join(name);
+                make_of_version(version, &path);
             }
         }
         let mut server = program(&[format!("{}/*/bin", folder.path().display())], None);
@@ -305,29 +315,29 @@ mod tests {
             data: folder.path(),
             programs: &programs,
         };
-        fs::write(folder.path().join("VERSION"), "14\n").expect("written");
+        fs::write(folder.path().join("VERSION"), "14\n").expect("write the file");
         let found = search.all("service");
-        let place = |name| folder.path().join("14/bin").join(name);
-        assert_eq!(found.paths["server"], place("server"));
+        let path = |name| folder.path().join("14/bin").join(name);
+        assert_eq!(found.paths["server"], path("server"));
         assert_eq!(
             found.paths["tool"],
-            place("tool").canonicalize().expect("there")
+            path("tool").canonicalize().expect("the path exists")
         );
-        fs::write(folder.path().join("VERSION"), "13\n").expect("written");
+        fs::write(folder.path().join("VERSION"), "13\n").expect("write the file");
         let missing = search.all("service").missing;
         assert_eq!(missing.len(), 2);
         assert_eq!(
             missing[0].problem,
-            "of version 13, which made its data, is not there"
+            "of version 13, which created its data, is missing"
         );
         assert_eq!(missing[0].debian, "package-13");
     }
 
     #[test]
-    fn all_that_is_missing_is_told_at_once_with_its_packages() {
+    fn all_missing_programs_are_reported_with_their_packages() {
         let missing = |program: &str, wanted_by: &str, debian: &str| Missing {
             program: program.to_owned(),
-            problem: "is not there".to_owned(),
+            problem: "is missing".to_owned(),
             wanted_by: wanted_by.to_owned(),
             debian: debian.to_owned(),
         };
@@ -338,8 +348,8 @@ mod tests {
         ]);
         assert_eq!(
             error.to_string(),
-            "this machine lacks what the stack runs on: java is not there (for kafka, connect); \
-             redis-server is not there (for redis)"
+            "this machine lacks required programs: java is missing (for kafka, connect); \
+             redis-server is missing (for redis)"
         );
         assert_eq!(
             error.hint().as_deref(),
@@ -348,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_may_be_too_old() {
+    fn a_program_that_is_too_old_is_reported() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("thing");
         make(&path);
@@ -361,7 +371,7 @@ mod tests {
         assert_eq!(old(9), []);
         assert_eq!(
             old(10)[0].problem,
-            "is of version 9 and has to be 10 or newer"
+            "has version 9, but 10 or newer is required"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Virtual environments of Python: with which interpreter one can be made, and
-//! whether one that was made still works.
+//! Python virtual environments: finding an interpreter that can create one, and
+//! checking that an existing one works.
 
 use std::{
     env,
@@ -10,37 +10,37 @@ use std::{
 
 use super::{account::Account, environment, programs::Missing};
 
-/// Fails where there are no modules to make an environment with: Debian ships
-/// Python without them. Names the interpreter and its library, wherever a
-/// wrapper like pyenv's leads.
-const SELF_PORTRAIT: &str = "import venv, ensurepip, os, sys; \
+/// Script that fails if the modules for virtual environments are missing, as in
+/// Debian's default Python. Prints the paths of the real interpreter and its
+/// library, even behind a wrapper like pyenv's.
+const PRINT_LOCATIONS: &str = "import venv, ensurepip, os, sys; \
     print(os.path.realpath(sys.executable)); print(os.path.dirname(os.__file__))";
 
-/// Why no Python of this machine will do.
+/// Problem with the Python interpreters of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unfit {
-    NotThere,
-    MakesNoEnvironments,
-    /// For the user that the environment is run as.
+pub enum PythonProblem {
+    NotFound,
+    CannotCreateEnvironments,
+    /// The user that runs the environment cannot reach the interpreter.
     Closed {
         user: String,
         closed: PathBuf,
     },
 }
 
-impl Unfit {
-    /// What to install instead.
+impl PythonProblem {
+    /// Returns the problem as a missing program, with the package to install.
     #[must_use]
     pub fn missing(self, wanted_by: String) -> Missing {
         let (problem, debian) = match self {
-            Self::NotThere => ("is not there".to_owned(), "python3 python3-venv"),
-            Self::MakesNoEnvironments => (
+            Self::NotFound => ("is missing".to_owned(), "python3 python3-venv"),
+            Self::CannotCreateEnvironments => (
                 "cannot make virtual environments".to_owned(),
                 "python3-venv",
             ),
             Self::Closed { user, closed } => (
                 format!(
-                    "cannot be run by user {user}: {} is closed",
+                    "cannot be run by user {user}: {} is not accessible",
                     closed.display()
                 ),
                 "python3 python3-venv",
@@ -55,16 +55,17 @@ impl Unfit {
     }
 }
 
-/// The first Python of PATH that makes environments which `account`, where
-/// fanout is root, can run. An environment is little more than a link to it.
+/// Returns the first Python on PATH that can create virtual environments and
+/// that `account`, if fanout is root, can run. A virtual environment links to
+/// its interpreter.
 ///
 /// # Errors
-/// What is wrong with the first of those that are there.
-pub fn find(account: Option<&Account>) -> Result<PathBuf, Unfit> {
+/// If no interpreter is suitable. Returns the problem of the first one found.
+pub fn find(account: Option<&Account>) -> Result<PathBuf, PythonProblem> {
     find_in(&env::var_os("PATH").unwrap_or_default(), account)
 }
 
-fn find_in(path: &OsStr, account: Option<&Account>) -> Result<PathBuf, Unfit> {
+fn find_in(path: &OsStr, account: Option<&Account>) -> Result<PathBuf, PythonProblem> {
     let mut first = None;
     for folder in env::split_paths(path) {
         let python = folder.join("python3");
@@ -73,29 +74,29 @@ fn find_in(path: &OsStr, account: Option<&Account>) -> Result<PathBuf, Unfit> {
         }
         match check(&python, account) {
             Ok(()) => return Ok(python),
-            Err(unfit) => first = first.or(Some(unfit)),
+            Err(problem) => first = first.or(Some(problem)),
         }
     }
-    Err(first.unwrap_or(Unfit::NotThere))
+    Err(first.unwrap_or(PythonProblem::NotFound))
 }
 
-fn check(python: &Path, account: Option<&Account>) -> Result<(), Unfit> {
-    let said = environment::command(python)
-        .args(["-c", SELF_PORTRAIT])
+fn check(python: &Path, account: Option<&Account>) -> Result<(), PythonProblem> {
+    let output = environment::command(python)
+        .args(["-c", PRINT_LOCATIONS])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
         .ok()
-        .filter(|said| said.status.success())
-        .ok_or(Unfit::MakesNoEnvironments)?;
+        .filter(|output| output.status.success())
+        .ok_or(PythonProblem::CannotCreateEnvironments)?;
     let Some(account) = account else {
         return Ok(());
     };
-    let said = String::from_utf8_lossy(&said.stdout);
-    // What is in these folders is what has to be reached.
-    let mut places = said.lines().map(|line| Path::new(line).join("x"));
-    match places.find_map(|place| account.closed(&place)) {
-        Some(closed) => Err(Unfit::Closed {
+    let output = String::from_utf8_lossy(&output.stdout);
+    // The files in these folders must be reachable, so a file name is appended.
+    let mut paths = output.lines().map(|line| Path::new(line).join("x"));
+    match paths.find_map(|path| account.closed_folder(&path)) {
+        Some(closed) => Err(PythonProblem::Closed {
             user: account.name.clone(),
             closed,
         }),
@@ -103,30 +104,30 @@ fn check(python: &Path, account: Option<&Account>) -> Result<(), Unfit> {
     }
 }
 
-/// Whether the environment in `folder` works, for `account` where fanout is
-/// root: its interpreter is a link to the system's, and looks for its packages
-/// in a folder of its own version.
+/// Returns whether the environment in `folder` works, if fanout is root for
+/// `account`. Its interpreter is a link to the system's, which looks for
+/// packages in a folder of its own version.
 #[must_use]
 pub fn works(folder: &Path, account: Option<&Account>) -> bool {
     let python = folder.join("bin/python3");
-    if account.is_some_and(|account| account.closed(&python).is_some()) {
+    if account.is_some_and(|account| account.closed_folder(&python).is_some()) {
         return false;
     }
-    let said = environment::command(&python)
+    let output = environment::command(&python)
         .arg("--version")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output();
-    let version = said
+    let version = output
         .ok()
-        .filter(|said| said.status.success())
-        .and_then(|said| version(&String::from_utf8_lossy(&said.stdout)));
+        .filter(|output| output.status.success())
+        .and_then(|output| version(&String::from_utf8_lossy(&output.stdout)));
     version.is_some_and(|version| folder.join("lib").join(version).is_dir())
 }
 
-/// `Python 3.11.2` → `python3.11`.
-fn version(said: &str) -> Option<String> {
-    let mut parts = said.strip_prefix("Python ")?.trim().split('.');
+/// Converts `Python 3.11.2` to `python3.11`.
+fn version(output: &str) -> Option<String> {
+    let mut parts = output.strip_prefix("Python ")?.trim().split('.');
     Some(format!("python{}.{}", parts.next()?, parts.next()?))
 }
 
@@ -137,47 +138,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_environment_of_another_version_or_without_its_python_does_not_work() {
+    fn an_environment_with_another_or_a_missing_python_does_not_work() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let python = folder.path().join("bin/python3");
-        fs::create_dir_all(folder.path().join("bin")).expect("made");
-        fs::create_dir_all(folder.path().join("lib/python3.11")).expect("made");
-        let becomes = |version: &str| {
+        fs::create_dir_all(folder.path().join("bin")).expect("create the folder");
+        fs::create_dir_all(folder.path().join("lib/python3.11")).expect("create the folder");
+        let install = |version: &str| {
             let _ = fs::remove_file(&python);
-            fs::write(&python, format!("#!/bin/sh\necho Python {version}\n")).expect("written");
-            fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("changed");
+            fs::write(&python, format!("#!/bin/sh\necho Python {version}\n"))
+                .expect("write the file");
+            fs::set_permissions(&python, fs::Permissions::from_mode(0o755))
+                .expect("change the mode");
         };
-        becomes("3.11.2");
+        install("3.11.2");
         assert!(works(folder.path(), None));
-        becomes("3.13.0");
+        install("3.13.0");
         assert!(!works(folder.path(), None));
-        fs::remove_file(&python).expect("removed");
-        std::os::unix::fs::symlink("/nowhere/python3", &python).expect("linked");
+        fs::remove_file(&python).expect("remove the file");
+        std::os::unix::fs::symlink("/nowhere/python3", &python).expect("create the link");
         assert!(!works(folder.path(), None));
     }
 
-    /// A Python that says it is at `place`, or fails.
+    /// Creates a Python that reports `place` as its location, or fails.
     fn interpreter(folder: &Path, place: Option<&Path>) -> PathBuf {
-        fs::create_dir_all(folder).expect("made");
+        fs::create_dir_all(folder).expect("create the folder");
         let python = folder.join("python3");
         let script = place.map_or_else(
             || "#!/bin/sh\nexit 1\n".to_owned(),
             |place| format!("#!/bin/sh\necho {0}/python3; echo {0}\n", place.display()),
         );
-        fs::write(&python, script).expect("written");
-        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("changed");
+        fs::write(&python, script).expect("write the file");
+        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("change the mode");
         python
     }
 
     #[test]
-    fn a_python_that_the_account_cannot_reach_is_passed_over() {
+    fn a_python_that_the_account_cannot_reach_is_skipped() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("changed");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .expect("change the mode");
         let [bare, closed, open] = ["bare", "closed", "open"].map(|name| folder.path().join(name));
         interpreter(&bare, None);
         let own = interpreter(&closed, Some(&closed));
         let shared = interpreter(&open, Some(&open));
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("changed");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("change the mode");
         let path = |folders: &[&PathBuf]| env::join_paths(folders).expect("a path");
         let stranger = Account {
             name: "stranger".to_owned(),
@@ -189,15 +193,18 @@ mod tests {
         assert_eq!(find_in(&all, Some(&stranger)), Ok(shared));
         assert_eq!(
             find_in(&path(&[&closed]), Some(&stranger)),
-            Err(Unfit::Closed {
+            Err(PythonProblem::Closed {
                 user: "stranger".to_owned(),
                 closed: closed.clone(),
             })
         );
         assert_eq!(
             find_in(&path(&[&bare]), None),
-            Err(Unfit::MakesNoEnvironments)
+            Err(PythonProblem::CannotCreateEnvironments)
         );
-        assert_eq!(find_in(OsStr::new("/nowhere"), None), Err(Unfit::NotThere));
+        assert_eq!(
+            find_in(OsStr::new("/nowhere"), None),
+            Err(PythonProblem::NotFound)
+        );
     }
 }

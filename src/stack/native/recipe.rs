@@ -1,5 +1,5 @@
-//! A way to run a service, with everything filled in: what is executed, in
-//! which environment, with which files, and the fingerprint of it all.
+//! The process spec of a service: its command, environment and files with all
+//! placeholders filled in, and the fingerprint of the result.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     environment,
-    kitchen::Kitchen,
+    kitchen::RenderContext,
     programs::{self, Missing},
     values,
 };
@@ -18,7 +18,7 @@ use crate::{
     plan::Fingerprint,
     stack::{
         definition::{self, User, Way},
-        filler::{self, FillError, Filler},
+        filler::{self, RenderError, TemplateRenderer},
         log_file::LogFile,
         resolve::Service,
         values::flat,
@@ -26,38 +26,38 @@ use crate::{
     template::{TemplateError, Values, render},
 };
 
-/// A service ready to be prepared and started.
+/// Specification of a service's process.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recipe {
+pub struct ProcessSpec {
     pub way: Way,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// The whole environment.
+    /// Complete environment.
     pub env: BTreeMap<String, String>,
     /// Files in the service's `conf` folder: name → content.
     pub files: BTreeMap<String, String>,
     pub data: PathBuf,
     pub log: LogFile,
     pub fingerprint: Fingerprint,
-    /// What the machine lacks for it.
+    /// Missing programs.
     pub missing: Vec<Missing>,
-    /// Where its programs are.
+    /// Paths of the programs.
     pub programs: BTreeMap<String, PathBuf>,
-    /// Where its installs are, or will be.
+    /// Folders of the installs, whether they exist or not.
     pub installs: Vec<PathBuf>,
     values: Values,
 }
 
-/// Why there is no recipe.
+/// Error while building a process spec.
 #[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
-    #[error("{service} cannot be run as a process of this machine")]
+pub enum SpecError {
+    #[error("{service} cannot run as a process on this machine")]
     NoWay { service: String },
     #[error(transparent)]
-    Fill(#[from] FillError),
+    Fill(#[from] RenderError),
 }
 
-impl Failure for RecipeError {
+impl Failure for SpecError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoWay { .. } => Kind::Environment,
@@ -80,32 +80,33 @@ impl Failure for RecipeError {
     }
 }
 
-/// Fills in the way that `service` is run: the one it `recorded`, whose data is
-/// there, else the first whose programs are all on the machine and new enough.
+/// Builds the process spec of `service`: for the `recorded` variant if its data
+/// exists, otherwise for the first variant whose programs are all installed and
+/// new enough.
 ///
 /// # Errors
-/// When it has no native way, or its definition does not hold together.
-pub fn recipe(
+/// If the service has no native variant, or its definition is invalid.
+pub fn process_spec(
     service: &Service,
     recorded: Option<&str>,
-    kitchen: &Kitchen<'_>,
-) -> Result<Recipe, RecipeError> {
+    context: &RenderContext<'_>,
+) -> Result<ProcessSpec, SpecError> {
     let name = &service.definition.name;
-    let (way, found) = choose_way(service, recorded, kitchen)?;
-    let data = kitchen.site.dir().data(name, &way.variant);
-    let values = values::of(service, &way, &found.paths, kitchen).map_err(FillError::from)?;
+    let (way, found) = choose_way(service, recorded, context)?;
+    let data = context.site.dir().data(name, &way.variant);
+    let values = values::of(service, &way, &found.paths, context).map_err(RenderError::from)?;
     check_credentials(&way, &values)?;
-    check_places(&way, kitchen)?;
+    check_folder_names(&way, context)?;
     let installs = way
         .installs
         .iter()
-        .filter_map(|name| kitchen.installs.get(name));
-    let installs = installs.map(|install| kitchen.site.install_folder(install));
-    let limits = &kitchen.settings.limits;
-    let mut recipe = Recipe {
+        .filter_map(|name| context.installs.get(name));
+    let installs = installs.map(|install| context.site.install_folder(install));
+    let limits = &context.settings.limits;
+    let mut spec = ProcessSpec {
         data: data.clone(),
         log: LogFile {
-            path: kitchen.site.dir().log(name),
+            path: context.site.dir().log(name),
             max_bytes: limits.log_file_mib.saturating_mul(1 << 20),
             max_files: limits.log_files,
         },
@@ -119,125 +120,134 @@ pub fn recipe(
         values,
         way,
     };
-    recipe.fill(service, kitchen)?;
-    Ok(recipe)
+    spec.render(service, context)?;
+    Ok(spec)
 }
 
-/// Refuses what would break the files and commands that it is written into.
-fn check_credentials(way: &Way, values: &Values) -> Result<(), FillError> {
+/// Rejects credentials that would break the files and commands that contain
+/// them.
+fn check_credentials(way: &Way, values: &Values) -> Result<(), RenderError> {
     let inputs = way.prepare.iter().map(|step| step.input.as_str());
     let files = filler::assets(way.files.values())?;
     let texts: Vec<&str> = files.into_iter().chain(inputs).collect();
     filler::check_credentials(&texts, values)
 }
 
-/// Refuses folders that cannot be written into the service's files.
-fn check_places(way: &Way, kitchen: &Kitchen<'_>) -> Result<(), FillError> {
+/// Rejects folder names that would break the service's files.
+fn check_folder_names(way: &Way, context: &RenderContext<'_>) -> Result<(), RenderError> {
     if way.files.is_empty() {
         return Ok(());
     }
-    filler::check_place(kitchen.site.home.path())?;
+    filler::check_folder_name(context.site.home.path())?;
     if way.installs.is_empty() {
         return Ok(());
     }
-    filler::check_place(&kitchen.site.cache)
+    filler::check_folder_name(&context.site.cache)
 }
 
 fn choose_way(
     service: &Service,
     recorded: Option<&str>,
-    kitchen: &Kitchen<'_>,
-) -> Result<(Way, programs::Found), RecipeError> {
+    context: &RenderContext<'_>,
+) -> Result<(Way, programs::Found), SpecError> {
     let name = &service.definition.name;
     let ways = &service.definition.native;
-    let dir = kitchen.site.dir();
-    let kept = ways.iter().find(|way| {
+    let dir = context.site.dir();
+    let existing = ways.iter().find(|way| {
         recorded == Some(way.variant.as_str()) && dir.data(name, &way.variant).exists()
     });
-    let candidates: Vec<&Way> = kept.map_or_else(|| ways.iter().collect(), |way| vec![way]);
-    let mut last = None;
+    let candidates: Vec<&Way> = existing.map_or_else(|| ways.iter().collect(), |way| vec![way]);
+    let mut incomplete = None;
     for way in &candidates {
         let data = dir.data(name, &way.variant);
         let mut found = programs::find_for(&data, &way.programs, name);
         if candidates.len() > 1 {
-            // One that is too old is no reason not to go another way.
-            let old = programs::too_old(&way.programs, &found.paths, name);
-            found.missing.extend(old);
+            // If a program is too old, another way is tried.
+            let too_old = programs::too_old(&way.programs, &found.paths, name);
+            found.missing.extend(too_old);
         }
         if found.missing.is_empty() {
             return Ok(((*way).clone(), found));
         }
-        last = Some(((*way).clone(), found));
+        incomplete = Some(((*way).clone(), found));
     }
-    last.ok_or_else(|| RecipeError::NoWay {
+    incomplete.ok_or_else(|| SpecError::NoWay {
         service: name.clone(),
     })
 }
 
-impl Recipe {
-    /// Fills in command, environment and files, and takes the fingerprint.
-    fn fill(&mut self, service: &Service, kitchen: &Kitchen<'_>) -> Result<(), FillError> {
-        let mut filler = Filler::new(&service.definition.name, &self.values, &values::PLACES);
+impl ProcessSpec {
+    /// Renders command, environment and files, and computes the fingerprint.
+    fn render(
+        &mut self,
+        service: &Service,
+        context: &RenderContext<'_>,
+    ) -> Result<(), RenderError> {
+        let mut renderer = TemplateRenderer::new(
+            &service.definition.name,
+            &self.values,
+            &values::LOCATION_VALUES,
+        );
         for argument in &self.way.command {
-            self.command.push(filler.fill(argument)?);
+            self.command.push(renderer.render(argument)?);
         }
-        filler.input("command", &self.way.command.join("\0"));
-        filler.input("variant", &self.way.variant);
+        renderer.input("command", &self.way.command.join("\0"));
+        renderer.input("variant", &self.way.variant);
         if self.way.user == User::Unprivileged && nix::unistd::geteuid().is_root() {
-            // One that still runs as root is started anew.
-            filler.input("user", "unprivileged");
+            // A service that still runs as root is restarted.
+            renderer.input("user", "unprivileged");
         }
-        let home = kitchen.site.dir().conf(&service.definition.name);
+        let home = context.site.dir().conf(&service.definition.name);
         self.env = if self.way.settings {
-            environment::of_pipeline(&home)
+            environment::for_pipeline(&home)
         } else {
-            environment::of_server(&home)
+            environment::for_server(&home)
         };
         for (variable, text) in &self.way.env {
-            let value = filler.fill(text)?;
-            filler.input(&format!("env.{variable}"), text);
+            let value = renderer.render(text)?;
+            renderer.input(&format!("env.{variable}"), text);
             if value.is_empty() {
                 self.env.remove(variable);
             } else {
                 self.env.insert(variable.clone(), value);
             }
         }
-        if let Some(wishes) = kitchen.settings.services.get(&service.definition.name) {
-            for (variable, value) in &wishes.env {
-                filler.input(&format!("env.{variable}"), value);
+        if let Some(overrides) = context.settings.services.get(&service.definition.name) {
+            for (variable, value) in &overrides.env {
+                renderer.input(&format!("env.{variable}"), value);
                 self.env.insert(variable.clone(), value.clone());
             }
         }
         for (file, asset) in &self.way.files {
             let text = definition::asset(asset)?;
-            let filled = filler.fill(text)?;
-            self.files.insert(file.clone(), filled);
-            filler.input(&format!("files.{file}"), text);
+            let rendered = renderer.render(text)?;
+            self.files.insert(file.clone(), rendered);
+            renderer.input(&format!("files.{file}"), text);
         }
-        filler.used.extend(filler::LOG_LIMITS.map(str::to_owned));
+        renderer.used.extend(filler::LOG_LIMITS.map(str::to_owned));
         if self.way.settings {
-            filler.used.extend(flat(kitchen.settings)?.into_keys());
+            renderer.used.extend(flat(context.settings)?.into_keys());
         }
-        if filler.used.contains("fanout") {
-            filler.input("fanout.build", &build(&kitchen.site.fanout));
+        if renderer.used.contains("fanout") {
+            renderer.input("fanout.build", &build_id(&context.site.fanout));
         }
-        self.fingerprint = filler.fingerprint();
+        self.fingerprint = renderer.fingerprint();
         Ok(())
     }
 
-    /// Fills a text of the preparation, for which `data` is elsewhere.
+    /// Renders a template of the preparation, with another folder as `data`.
     ///
     /// # Errors
-    /// When it names what is not there.
-    pub fn fill_with_data(&self, template: &str, data: &str) -> Result<String, TemplateError> {
+    /// If the template has an unknown placeholder.
+    pub fn render_with_data(&self, template: &str, data: &str) -> Result<String, TemplateError> {
         let mut values = self.values.clone();
         values.insert("data".to_owned(), data.to_owned());
         Ok(render(template, &values)?.text)
     }
 }
 
-/// Differs where this program's file was replaced by another.
-fn build(program: &Path) -> String {
+/// Returns an identifier of this binary, which changes if its file is replaced.
+fn build_id(program: &Path) -> String {
     let modified = fs::metadata(program).and_then(|file| file.modified());
     format!("{} {modified:?}", env!("CARGO_PKG_VERSION"))
 }

@@ -1,50 +1,51 @@
-//! All that the texts of a native way may name, besides what
-//! [`crate::stack::values`] has for every one.
+//! Placeholder values of native services, in addition to the common ones in
+//! [`crate::stack::values`].
 //!
-//! | name | is |
+//! | name | value |
 //! |---|---|
-//! | `data`, `conf` | its folders |
-//! | `program.NAME`, `install.NAME` | what its way asks for |
-//! | `project`, `home`, `config`, `fanout` | whose it is, and this program |
-//! | `unique` | random, another each time |
+//! | `data`, `conf` | the service's folders |
+//! | `program.NAME`, `install.NAME` | paths of the required programs and installs |
+//! | `project`, `home`, `config`, `fanout` | the project, the home, the configuration file, and the fanout binary |
+//! | `random_id` | random, different at each use |
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::kitchen::Kitchen;
+use super::kitchen::RenderContext;
 use crate::{
     stack::{definition::Way, resolve::Service, values},
     template::Values,
 };
 
-/// Values that differ from place to place without making another service.
-pub(super) const PLACES: [&str; 5] = ["data", "conf", "home", "config", "unique"];
+/// Values left out of the fingerprint, because they only say where the service
+/// is.
+pub(super) const LOCATION_VALUES: [&str; 5] = ["data", "conf", "home", "config", "unique"];
 
-/// The values for one service, run in one way.
+/// Returns the values for one service, run in one way.
 pub(super) fn of(
     service: &Service,
     way: &Way,
     programs: &BTreeMap<String, PathBuf>,
-    kitchen: &Kitchen<'_>,
+    context: &RenderContext<'_>,
 ) -> Result<Values, serde_json::Error> {
-    let mut values = values::of(service, kitchen.settings)?;
-    values.extend(places(service, way, kitchen));
+    let mut values = values::of(service, context.settings)?;
+    values.extend(location_values(service, way, context));
     for program in way.programs.keys() {
-        let place = programs.get(program);
-        let place = place.map_or_else(|| program.clone(), |path| path.display().to_string());
-        values.insert(format!("program.{program}"), place);
+        let path = programs.get(program);
+        let path = path.map_or_else(|| program.clone(), |path| path.display().to_string());
+        values.insert(format!("program.{program}"), path);
     }
     for install in &way.installs {
-        if let Some(described) = kitchen.installs.get(install) {
-            let folder = kitchen.site.install_folder(described);
+        if let Some(definition) = context.installs.get(install) {
+            let folder = context.site.install_folder(definition);
             values.insert(format!("install.{install}"), folder.display().to_string());
         }
     }
     Ok(values)
 }
 
-fn places(service: &Service, way: &Way, kitchen: &Kitchen<'_>) -> Values {
+fn location_values(service: &Service, way: &Way, context: &RenderContext<'_>) -> Values {
     let name = &service.definition.name;
-    let site = kitchen.site;
+    let site = context.site;
     let dir = site.dir();
     let config = site.config_file.as_ref();
     [
@@ -59,14 +60,15 @@ fn places(service: &Service, way: &Way, kitchen: &Kitchen<'_>) -> Values {
                 .map(|path| path.display().to_string())
                 .unwrap_or_default(),
         ),
-        ("unique", unique()),
+        ("unique", random_id()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
 }
 
-/// 16 random bytes in the form that Kafka's ids have: 22 letters of base64.
-fn unique() -> String {
+/// Returns 16 random bytes in the format of Kafka's ids: 22 characters of
+/// base64.
+fn random_id() -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("{}A", &random[..21])
 }

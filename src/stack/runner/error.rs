@@ -1,4 +1,4 @@
-//! Why a service does not serve.
+//! Errors while starting a service or waiting for it.
 
 use crate::{
     failure::{Failure, Kind},
@@ -13,35 +13,35 @@ use crate::{
     },
 };
 
-/// Why a service does not serve.
+/// Errors while starting a service or waiting for it.
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
-    #[error("{service} ended before it was ready ({how}){}", lines(log))]
+    #[error("{service} exited before it was ready ({how}){}", lines(log))]
     Died {
         service: String,
         how: String,
         log: Vec<String>,
     },
     #[error(
-        "{service} was killed for want of memory{}{}",
-        limit.map_or_else(String::new, |bytes| format!(": its container may have {}", mebibytes(bytes))),
+        "{service} ran out of memory and was killed{}{}",
+        limit.map_or_else(String::new, describe_limit),
         lines(log)
     )]
-    Starved {
+    OutOfMemory {
         service: String,
         container: String,
-        /// Bytes that the container may have; none where it may have all.
+        /// Memory limit of the container in bytes; `None` if it has none.
         limit: Option<u64>,
         log: Vec<String>,
     },
     #[error("{service} was not ready within {seconds} s: {answer}{}", lines(log))]
-    NotInTime {
+    Timeout {
         service: String,
         seconds: u64,
         answer: String,
         log: Vec<String>,
     },
-    #[error("{service} is external, at {url}, and does not answer: {answer}")]
+    #[error("{service}, an external service at {url}, is not ready: {answer}")]
     ExternalDown {
         service: String,
         url: SecretUrl,
@@ -61,8 +61,8 @@ impl Failure for RunnerError {
     fn kind(&self) -> Kind {
         match self {
             Self::Died { .. } => Kind::Failed,
-            Self::Starved { .. } => Kind::Environment,
-            Self::NotInTime { .. } | Self::ExternalDown { .. } => Kind::NotReady,
+            Self::OutOfMemory { .. } => Kind::Environment,
+            Self::Timeout { .. } | Self::ExternalDown { .. } => Kind::NotReady,
             Self::Prepare(error) => error.kind(),
             Self::Process(error) => error.kind(),
             Self::Account(error) => error.kind(),
@@ -73,8 +73,8 @@ impl Failure for RunnerError {
     fn code(&self) -> &'static str {
         match self {
             Self::Died { .. } => "service_died",
-            Self::Starved { .. } => "out_of_memory",
-            Self::NotInTime { .. } => "service_not_ready",
+            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::Timeout { .. } => "service_not_ready",
             Self::ExternalDown { .. } => "external_service_down",
             Self::Prepare(error) => error.code(),
             Self::Process(error) => error.code(),
@@ -85,18 +85,18 @@ impl Failure for RunnerError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Died { service, .. } | Self::NotInTime { service, .. } => {
+            Self::Died { service, .. } | Self::Timeout { service, .. } => {
                 Some(format!("fanout logs {service}"))
             }
-            Self::Starved {
+            Self::OutOfMemory {
                 container,
                 limit: Some(_),
                 ..
             } => Some(format!(
                 "docker update --memory 2g --memory-swap 2g {container}, then: fanout up"
             )),
-            Self::Starved { limit: None, .. } => Some(
-                "docker stats, to see who has it; give the engine's machine more \
+            Self::OutOfMemory { limit: None, .. } => Some(
+                "find what uses it with docker stats; give the engine's machine more \
                  (Docker Desktop: Settings, Resources), then: fanout up"
                     .to_owned(),
             ),
@@ -109,7 +109,7 @@ impl Failure for RunnerError {
     }
 }
 
-/// `512 MiB`.
-fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
+/// Describes a container's memory limit: ` (its container is limited to 512 MiB)`.
+fn describe_limit(bytes: u64) -> String {
+    format!(" (its container is limited to {} MiB)", bytes >> 20)
 }

@@ -1,4 +1,4 @@
-//! Brings one service up, until it serves.
+//! Starts one service and waits until it is ready.
 
 mod error;
 mod wait;
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 pub use error::RunnerError;
 
-use self::wait::{Life, wait};
+use self::wait::{Target, wait};
 use super::{
     Site,
-    docker::{owner::Owner, recipe::Recipe as ContainerRecipe, run},
+    docker::{owner::ResourceLabels, recipe::ContainerSpec, run},
     native::{
         prepare::{self, PrepareError},
-        process::{self, Ended, Left, ProcessError},
-        recipe::Recipe,
+        process::{self, LeftoverOutcome, ProcessError, StopOutcome},
+        recipe::ProcessSpec,
         task::{self, Launch},
     },
     resolve::Service,
@@ -25,45 +25,49 @@ use crate::{
     progress::{Event, Progress},
 };
 
-/// How long a service that is replaced may take to end.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for a replaced service to exit.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An external service is either there or it is not.
-const EXTERNAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for an external service, which is expected to be running
+/// already.
+const EXTERNAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Stops what is left of the service, prepares and starts it, and waits until
-/// it serves.
+/// Stops the previous processes of the service, prepares and starts it, and
+/// waits until it is ready.
 ///
 /// # Errors
-/// When it cannot be started, ends, or is not ready `timeout` after its start.
+/// If the service cannot be started, exits, or is not ready within `timeout`.
 pub async fn start(
     site: &Site,
     service: &Service,
-    recipe: &Recipe,
+    spec: &ProcessSpec,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<(), RunnerError> {
     let name = &service.definition.name;
     let dir = site.dir();
-    let doing = |what: &str| progress.report(Event::Doing { task: name, what });
+    let report = |what: &str| progress.report(Event::Doing { task: name, what });
     if process::running(&dir, name).is_some() {
-        doing("stopping");
+        report("stopping");
     }
-    process::stop(&dir, name, recipe.way.stop, STOP_PATIENCE).await?;
-    if !recipe.data.exists() && !recipe.way.prepare.is_empty() {
-        doing("making its data");
+    process::stop(&dir, name, spec.way.stop, STOP_TIMEOUT).await?;
+    if !spec.data.exists() && !spec.way.prepare.is_empty() {
+        report("creating its data");
     }
-    let account = prepare::account(&dir, name, recipe)?;
+    let account = prepare::account(&dir, name, spec)?;
     if let Some(account) = &account
-        && account.lacks(&recipe.data)
+        && account.is_owned_by_another(&spec.data)
     {
-        doing(&format!("giving its data to user {}", account.name));
+        report(&format!(
+            "changing the owner of its data to {}",
+            account.name
+        ));
     }
-    let prepared = prepare::prepare(site, name, recipe, account.as_ref());
-    match tokio::time::timeout(timeout, prepared).await {
-        Ok(prepared) => prepared?,
+    let preparation = prepare::prepare(site, name, spec, account.as_ref());
+    match tokio::time::timeout(timeout, preparation).await {
+        Ok(preparation) => preparation?,
         Err(_) => {
-            return Err(RunnerError::Prepare(PrepareError::TooLong {
+            return Err(RunnerError::Prepare(PrepareError::Timeout {
                 service: name.clone(),
                 seconds: timeout.as_secs(),
             }));
@@ -72,67 +76,67 @@ pub async fn start(
     let launch = Launch {
         record: Some(dir.record(name)),
         tether: dir.tether(name),
-        command: recipe.command.clone(),
-        env: recipe.env.clone(),
-        folder: recipe.data.clone(),
+        command: spec.command.clone(),
+        env: spec.env.clone(),
+        folder: spec.data.clone(),
         umask: task::PRIVATE,
         input: String::new(),
         account,
-        fingerprint: recipe.fingerprint.clone(),
+        fingerprint: spec.fingerprint.clone(),
     };
-    let log = recipe.log.clone();
+    let log = spec.log.clone();
     let started = process::start(&dir, name, &site.fanout, &launch, log).await?;
-    doing(&format!("starting (pid {})", started.process.pid));
-    let mut life = Life::Process {
+    report(&format!("starting (pid {})", started.process.pid));
+    let mut target = Target::Process {
         process: Some(started.process.clone()),
         started: Some(Box::new(started)),
     };
-    wait(site, service, &mut life, timeout, progress).await
+    wait(site, service, &mut target, timeout, progress).await
 }
 
-/// Makes the service's container what its recipe says, starts it, and waits
-/// until it serves.
+/// Starts the service's container, recreating it if its spec has changed, and
+/// waits until the service is ready.
 ///
 /// # Errors
-/// As [`start`].
+/// Same as [`start`].
 pub async fn start_container(
     site: &Site,
     engine: &Engine,
     service: &Service,
-    recipe: &ContainerRecipe,
+    spec: &ContainerSpec,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<(), RunnerError> {
     let name = &service.definition.name;
-    let doing = |what: &str| progress.report(Event::Doing { task: name, what });
-    run::start(engine, &Owner::of(site), name, recipe, doing).await?;
-    confirm_container(site, engine, service, recipe, timeout, progress).await
+    let report = |what: &str| progress.report(Event::Doing { task: name, what });
+    run::start(engine, &ResourceLabels::new(site), name, spec, report).await?;
+    confirm_container(site, engine, service, spec, timeout, progress).await
 }
 
-/// Waits until a service whose container runs already serves.
+/// Waits until a service in a running container is ready.
 ///
 /// # Errors
-/// When it ends or does not serve within `timeout`.
+/// If the service exits or is not ready within `timeout`.
 pub async fn confirm_container(
     site: &Site,
     engine: &Engine,
     service: &Service,
-    recipe: &ContainerRecipe,
+    spec: &ContainerSpec,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<(), RunnerError> {
-    let mut life = Life::Container {
+    let mut target = Target::Container {
         engine,
-        name: recipe.container.name.clone(),
-        image: recipe.container.image.clone(),
+        name: spec.container.name.clone(),
+        image: spec.container.image.clone(),
     };
-    wait(site, service, &mut life, timeout, progress).await
+    wait(site, service, &mut target, timeout, progress).await
 }
 
-/// Waits until a service that runs already, or is external, serves.
+/// Waits until an external service or a running process is ready.
 ///
 /// # Errors
-/// When it ends or does not serve within `timeout`.
+/// If the service exits or is not ready within `timeout`.
 pub async fn confirm(
     site: &Site,
     service: &Service,
@@ -140,28 +144,28 @@ pub async fn confirm(
     progress: &dyn Progress,
 ) -> Result<(), RunnerError> {
     let process = process::running(&site.dir(), &service.definition.name);
-    let mut life = Life::Process {
+    let mut target = Target::Process {
         process: process.map(|record| record.process),
         started: None,
     };
     let timeout = match service.runtime {
-        Runtime::External => timeout.min(EXTERNAL_PATIENCE),
+        Runtime::External => timeout.min(EXTERNAL_TIMEOUT),
         _ => timeout,
     };
-    wait(site, service, &mut life, timeout, progress).await
+    wait(site, service, &mut target, timeout, progress).await
 }
 
 /// Stops a service.
 ///
 /// # Errors
-/// When something of it survives being killed.
+/// If one of its processes survives being killed.
 pub async fn stop(
     site: &Site,
     service: &str,
     signal: super::definition::StopSignal,
-    patience: Duration,
+    timeout: Duration,
     progress: &dyn Progress,
-) -> Result<Ended, ProcessError> {
+) -> Result<StopOutcome, ProcessError> {
     let dir = site.dir();
     if process::running(&dir, service).is_some() {
         progress.report(Event::Doing {
@@ -169,20 +173,22 @@ pub async fn stop(
             what: "stopping",
         });
     }
-    let ended = process::stop(&dir, service, signal, patience).await?;
-    let what = match ended {
-        Ended::WasNot => return Ok(ended),
-        Ended::InOrder => "stopped".to_owned(),
-        Ended::Killed => format!("killed: it did not end within {} s", patience.as_secs()),
-        Ended::Leftovers(Left::InOrder) => "ended what an earlier run had left".to_owned(),
-        Ended::Leftovers(Left::Killed) => format!(
-            "killed what an earlier run had left: it did not end within {} s",
-            process::LEFT_PATIENCE.as_secs()
+    let outcome = process::stop(&dir, service, signal, timeout).await?;
+    let what = match outcome {
+        StopOutcome::NotRunning => return Ok(outcome),
+        StopOutcome::Stopped => "stopped".to_owned(),
+        StopOutcome::Killed => format!("killed: did not exit within {} s", timeout.as_secs()),
+        StopOutcome::Leftovers(LeftoverOutcome::Stopped) => {
+            "stopped processes of an earlier run".to_owned()
+        }
+        StopOutcome::Leftovers(LeftoverOutcome::Killed) => format!(
+            "killed processes of an earlier run, which did not exit within {} s",
+            process::LEFTOVER_TIMEOUT.as_secs()
         ),
     };
     progress.report(Event::Done {
         task: service,
         what: &what,
     });
-    Ok(ended)
+    Ok(outcome)
 }

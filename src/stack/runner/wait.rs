@@ -1,4 +1,5 @@
-//! Waits until a service serves, or ends: whatever it is.
+//! Waits until a service is ready or has exited, whether it is a process, a
+//! container or external.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use tokio::time::sleep;
 
 use super::error::RunnerError;
 use crate::{
-    clients::docker::{self, Ending, Engine, Health},
+    clients::docker::{self, Engine, ExitReason, Health},
     config::Runtime,
     progress::{Event, Progress},
     stack::{
@@ -14,7 +15,7 @@ use crate::{
         definition::MAIN_PORT,
         docker::run,
         logs::last_lines,
-        native::{log_writer, process::Started},
+        native::{log_writer, process::StartedProcess},
         ports,
         probe::probe,
         proc::{self, Identity},
@@ -22,21 +23,21 @@ use crate::{
     },
 };
 
-/// Between two probes.
+/// Pause between two probes.
 const TICK: Duration = Duration::from_millis(150);
 
-/// What the service waits for is told at most this often, and only when it is
-/// other than before.
-const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// Minimum interval between two progress reports; only a changed one is
+/// reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many log lines are evidence.
-const EVIDENCE: usize = 15;
+/// Number of log lines in an error.
+const LOG_LINES: usize = 15;
 
-/// What is waited for.
-pub(super) enum Life<'a> {
+/// The process or container of the service.
+pub(super) enum Target<'a> {
     Process {
         process: Option<Identity>,
-        started: Option<Box<Started>>,
+        started: Option<Box<StartedProcess>>,
     },
     Container {
         engine: &'a Engine,
@@ -45,60 +46,60 @@ pub(super) enum Life<'a> {
     },
 }
 
-/// How it is.
-enum Look {
-    Good,
-    /// It runs, and something has to come yet.
-    Not(String),
-    Ended(String),
-    /// Killed for want of memory, with the bytes that its container may have,
-    /// where that is limited.
-    Starved(Option<u64>),
+/// Status of the process or container.
+enum Status {
+    Ready,
+    /// Running but not healthy yet, with the reason.
+    NotReady(String),
+    Exited(String),
+    /// Killed because it ran out of memory, with its container's limit in
+    /// bytes.
+    OutOfMemory(Option<u64>),
 }
 
-impl Life<'_> {
-    async fn look(&mut self) -> Look {
+impl Target<'_> {
+    async fn status(&mut self) -> Status {
         match self {
             Self::Process { process, started } => {
-                if let Some(status) = started.as_mut().and_then(|started| started.ended()) {
-                    return Look::Ended(status.to_string());
+                if let Some(status) = started.as_mut().and_then(|started| started.exit_status()) {
+                    return Status::Exited(status.to_string());
                 }
                 match process {
                     Some(process) if !process.is_alive() => {
-                        Look::Ended(format!("pid {} is gone", process.pid))
+                        Status::Exited(format!("pid {} no longer exists", process.pid))
                     }
-                    _ => Look::Good,
+                    _ => Status::Ready,
                 }
             }
             Self::Container { engine, name, .. } => match engine.container(name).await {
-                Ok(Some(found)) => of_container(found, engine.checks_health),
-                Ok(None) => Look::Ended("its container was removed".to_owned()),
-                Err(error) => Look::Not(error.to_string()),
+                Ok(Some(found)) => container_status(found, engine.checks_health),
+                Ok(None) => Status::Exited("its container was removed".to_owned()),
+                Err(error) => Status::NotReady(error.to_string()),
             },
         }
     }
 
-    /// Whether what listens on the service's port is of the service; a
-    /// container's port is the engine's.
-    fn listens(&self, site: &Site, service: &Service) -> bool {
+    /// Returns whether the service itself listens on its port. A container's
+    /// port is held by the engine, so it is not checked.
+    fn listens_on_port(&self, site: &Site, service: &Service) -> bool {
         let Self::Process { .. } = self else {
             return true;
         };
-        let own = || proc::holders_of(&site.dir().tether(&service.definition.name));
-        let listens = |port: &u16| ports::is_listened_on_by(*port, &own());
-        service.ports.get(MAIN_PORT).is_none_or(listens)
+        let pids = || proc::holders_of(&site.dir().tether(&service.definition.name));
+        let listens_on_port = |port: &u16| ports::is_listened_on_by(*port, &pids());
+        service.ports.get(MAIN_PORT).is_none_or(listens_on_port)
     }
 
-    /// Why it ended before it was ready.
-    async fn death(&self, site: &Site, service: &str, how: String) -> RunnerError {
+    /// Builds the error of a service that exited before it was ready.
+    async fn exit_error(&self, site: &Site, service: &str, how: String) -> RunnerError {
         if let Self::Process { .. } = self {
-            log_writer::finished(&site.dir(), service).await;
+            log_writer::wait_until_written(&site.dir(), service).await;
         }
-        let log = self.evidence(site, service).await;
+        let log = self.last_log_lines(site, service).await;
         if let Self::Container { engine, image, .. } = self
-            && log.iter().any(|line| run::is_about_the_architecture(line))
+            && log.iter().any(|line| run::is_architecture_error(line))
         {
-            return run::other_architecture(engine, service, image).await.into();
+            return run::architecture_error(engine, service, image).await.into();
         }
         RunnerError::Died {
             service: service.to_owned(),
@@ -107,24 +108,29 @@ impl Life<'_> {
         }
     }
 
-    async fn starvation(&self, site: &Site, service: &str, limit: Option<u64>) -> RunnerError {
-        RunnerError::Starved {
+    async fn out_of_memory_error(
+        &self,
+        site: &Site,
+        service: &str,
+        limit: Option<u64>,
+    ) -> RunnerError {
+        RunnerError::OutOfMemory {
             service: service.to_owned(),
             container: match self {
                 Self::Process { .. } => String::new(),
                 Self::Container { name, .. } => name.clone(),
             },
             limit,
-            log: self.evidence(site, service).await,
+            log: self.last_log_lines(site, service).await,
         }
     }
 
-    /// Its last words.
-    async fn evidence(&self, site: &Site, service: &str) -> Vec<String> {
+    /// Returns the last log lines.
+    async fn last_log_lines(&self, site: &Site, service: &str) -> Vec<String> {
         match self {
-            Self::Process { .. } => last_lines(&site.dir().log(service), EVIDENCE),
+            Self::Process { .. } => last_lines(&site.dir().log(service), LOG_LINES),
             Self::Container { engine, name, .. } => {
-                let lines = engine.log(name, Some(EVIDENCE), None).await;
+                let lines = engine.log(name, Some(LOG_LINES), None).await;
                 let lines = lines.unwrap_or_default().into_iter();
                 lines.map(|line| line.text).collect()
             }
@@ -132,56 +138,61 @@ impl Life<'_> {
     }
 }
 
-fn of_container(found: docker::Container, checked: bool) -> Look {
-    match (found.life, found.health) {
-        (docker::Life::Ended(Ending::OutOfMemory), _) => Look::Starved(found.memory_limit),
-        (docker::Life::Ended(how), _) => Look::Ended(how.to_string()),
-        (docker::Life::Created, _) => Look::Ended("it was never started".to_owned()),
-        (docker::Life::Running, Health::Good) => Look::Good,
-        (docker::Life::Running, _) if !checked => Look::Good,
-        (docker::Life::Running, Health::Starting) => {
-            Look::Not("its health check has not passed yet".to_owned())
+fn container_status(found: docker::Container, has_health_checks: bool) -> Status {
+    match (found.run_state, found.health) {
+        (docker::RunState::Exited(ExitReason::OutOfMemory), _) => {
+            Status::OutOfMemory(found.memory_limit)
         }
-        (docker::Life::Running, Health::Bad(said)) if said.is_empty() => {
-            Look::Not("its health check fails".to_owned())
+        (docker::RunState::Exited(how), _) => Status::Exited(how.to_string()),
+        (docker::RunState::Created, _) => Status::Exited("it was never started".to_owned()),
+        (docker::RunState::Running, Health::Healthy) => Status::Ready,
+        (docker::RunState::Running, _) if !has_health_checks => Status::Ready,
+        (docker::RunState::Running, Health::Starting) => {
+            Status::NotReady("its health check has not passed yet".to_owned())
         }
-        (docker::Life::Running, Health::Bad(said)) => {
-            Look::Not(format!("its health check fails: {said}"))
+        (docker::RunState::Running, Health::Unhealthy(output)) if output.is_empty() => {
+            Status::NotReady("its health check fails".to_owned())
+        }
+        (docker::RunState::Running, Health::Unhealthy(output)) => {
+            Status::NotReady(format!("its health check fails: {output}"))
         }
     }
 }
 
-/// Waits until the service answers in its own protocol, from here, and is well.
+/// Waits until the service responds in its own protocol from this machine, and
+/// is healthy.
 pub(super) async fn wait(
     site: &Site,
     service: &Service,
-    life: &mut Life<'_>,
+    target: &mut Target<'_>,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<(), RunnerError> {
     let name = &service.definition.name;
     let started = Instant::now();
-    let mut told = Instant::now();
-    let mut last_told = String::new();
+    let mut reported_at = Instant::now();
+    let mut last_report = String::new();
     loop {
         let answer = probe(&service.definition.ready, &service.endpoint).await;
-        let answer = match (answer, life.look().await) {
-            (_, Look::Ended(how)) => return Err(life.death(site, name, how).await),
-            (_, Look::Starved(limit)) => return Err(life.starvation(site, name, limit).await),
-            // Somebody else's server may answer while ours is on its way to
-            // find its port taken.
-            (Ok(()), Look::Good) if life.listens(site, service) => return Ok(()),
-            (Ok(()), Look::Good) => "another server answers in its place".to_owned(),
-            (Ok(()), Look::Not(why)) => why,
-            (Err(said), _) => said.text,
+        let answer = match (answer, target.status().await) {
+            (_, Status::Exited(how)) => return Err(target.exit_error(site, name, how).await),
+            (_, Status::OutOfMemory(limit)) => {
+                return Err(target.out_of_memory_error(site, name, limit).await);
+            }
+            // Another server may respond while the new one is about to find its
+            // port in use.
+            (Ok(()), Status::Ready) if target.listens_on_port(site, service) => return Ok(()),
+            (Ok(()), Status::Ready) => "another server responds on its port".to_owned(),
+            (Ok(()), Status::NotReady(why)) => why,
+            (Err(error), _) => error.text,
         };
         if started.elapsed() >= timeout {
-            let log = life.evidence(site, name).await;
-            return Err(not_in_time(service, timeout, answer, log));
+            let log = target.last_log_lines(site, name).await;
+            return Err(timeout_error(service, timeout, answer, log));
         }
-        if told.elapsed() >= TELL_INTERVAL && last_told != answer {
-            told = Instant::now();
-            last_told.clone_from(&answer);
+        if reported_at.elapsed() >= REPORT_INTERVAL && last_report != answer {
+            reported_at = Instant::now();
+            last_report.clone_from(&answer);
             let what = format!("waiting: {answer}");
             progress.report(Event::Doing {
                 task: name,
@@ -192,7 +203,7 @@ pub(super) async fn wait(
     }
 }
 
-fn not_in_time(
+fn timeout_error(
     service: &Service,
     timeout: Duration,
     answer: String,
@@ -205,7 +216,7 @@ fn not_in_time(
             url: service.endpoint.clone(),
             answer,
         },
-        _ => RunnerError::NotInTime {
+        _ => RunnerError::Timeout {
             service: name,
             seconds: timeout.as_secs(),
             answer,
@@ -218,45 +229,48 @@ fn not_in_time(
 mod tests {
     use super::*;
 
-    fn look(life: docker::Life, health: Health, checked: bool) -> String {
+    fn describe(run_state: docker::RunState, health: Health, checked: bool) -> String {
         let found = docker::Container {
             id: String::new(),
             name: String::new(),
             labels: <_>::default(),
             image: String::new(),
-            life,
+            run_state,
             health,
             ports: Vec::new(),
             memory_limit: Some(6 << 20),
             started_ms: None,
         };
-        match of_container(found, checked) {
-            Look::Good => "good".to_owned(),
-            Look::Not(why) => format!("not: {why}"),
-            Look::Ended(how) => format!("ended: {how}"),
-            Look::Starved(limit) => format!("starved: {limit:?}"),
+        match container_status(found, checked) {
+            Status::Ready => "ready".to_owned(),
+            Status::NotReady(why) => format!("not ready: {why}"),
+            Status::Exited(how) => format!("exited: {how}"),
+            Status::OutOfMemory(limit) => format!("out of memory: {limit:?}"),
         }
     }
 
     #[test]
-    fn a_container_that_ended_is_not_waited_for_and_an_unwell_one_is() {
-        let ended = docker::Life::Ended(Ending::Code(1));
-        assert_eq!(look(ended, Health::Starting, true), "ended: exit code 1");
-        let starved = docker::Life::Ended(Ending::OutOfMemory);
-        let said = look(starved, Health::Starting, true);
-        assert_eq!(said, "starved: Some(6291456)");
-        let running = || docker::Life::Running;
-        assert_eq!(look(running(), Health::Good, true), "good");
+    fn waiting_ends_if_the_container_exited_and_continues_if_it_is_unhealthy() {
+        let exited = docker::RunState::Exited(ExitReason::Code(1));
         assert_eq!(
-            look(running(), Health::Starting, true),
-            "not: its health check has not passed yet"
+            describe(exited, Health::Starting, true),
+            "exited: exit code 1"
         );
-        let bad = Health::Bad("refused".to_owned());
+        let killed = docker::RunState::Exited(ExitReason::OutOfMemory);
+        let status = describe(killed, Health::Starting, true);
+        assert_eq!(status, "out of memory: Some(6291456)");
+        let running = || docker::RunState::Running;
+        assert_eq!(describe(running(), Health::Healthy, true), "ready");
         assert_eq!(
-            look(running(), bad, true),
-            "not: its health check fails: refused"
+            describe(running(), Health::Starting, true),
+            "not ready: its health check has not passed yet"
         );
-        // Podman may never ask.
-        assert_eq!(look(running(), Health::Starting, false), "good");
+        let unhealthy = Health::Unhealthy("refused".to_owned());
+        assert_eq!(
+            describe(running(), unhealthy, true),
+            "not ready: its health check fails: refused"
+        );
+        // Podman may never run the health check.
+        assert_eq!(describe(running(), Health::Starting, false), "ready");
     }
 }
