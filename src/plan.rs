@@ -191,7 +191,7 @@ fn stopped_action(desired: &Desired, observed: &Observed) -> Action {
     let reasons = observed
         .stopped
         .as_ref()
-        .map(|made| differences(made, &desired.fingerprint))
+        .map(|fingerprint| differences(fingerprint, &desired.fingerprint))
         .unwrap_or_default();
     match observed.exists {
         _ if !reasons.is_empty() => Action::Recreate { reasons },

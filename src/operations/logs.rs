@@ -164,12 +164,12 @@ impl Logs {
             let mut wanted = Wanted::new(selection);
             match source {
                 Source::File(reader) => {
-                    let read = reader.each(&mut |line| wanted.add(line));
+                    let read = reader.visit_lines(&mut |line| wanted.add(line));
                     read.map_err(unreadable(service))?;
                 }
                 Source::Container(reader) => {
                     let (tail, since_us) = (selection.tail, selection.since_us);
-                    let lines = reader.so_far(tail, since_us).await;
+                    let lines = reader.read_existing(tail, since_us).await;
                     let lines = lines.map_err(unsaid(service))?;
                     for line in lines {
                         wanted.add(line);
@@ -191,8 +191,8 @@ impl Logs {
         let mut all = Vec::new();
         for (service, source) in &mut self.readers {
             let lines = match source {
-                Source::File(reader) => reader.more().map_err(unreadable(service))?,
-                Source::Container(reader) => reader.more(),
+                Source::File(reader) => reader.read_lines().map_err(unreadable(service))?,
+                Source::Container(reader) => reader.read_new(),
             };
             let lines = lines.into_iter();
             all.extend(lines.map(|line| Line::of(service, line)));
@@ -206,7 +206,7 @@ impl Logs {
         let readers = self.readers.iter_mut();
         readers
             .filter_map(|(service, source)| match source {
-                Source::File(reader) => Some(Line::of(service, reader.rest()?)),
+                Source::File(reader) => Some(Line::of(service, reader.take_partial()?)),
                 Source::Container(_) => None,
             })
             .collect()

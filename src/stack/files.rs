@@ -325,13 +325,13 @@ mod tests {
         for umask in [0o000, 0o077] {
             let name = |prefix: &str| path(&format!("{prefix}{umask:o}"));
             let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
-            let made = own_folder(&name("own"), 0o711)
+            let created = own_folder(&name("own"), 0o711)
                 .and_then(|()| write_atomically(&name("file"), b"x"))
                 .and_then(|()| write_for(Some(nix::unistd::getegid()), &name("group"), b"x"))
                 .and_then(|()| readable_folder(&name("conf"), Some(nix::unistd::getegid())));
             let opened = open(&name("log"), File::options().append(true).create(true));
             nix::sys::stat::umask(before);
-            made.expect("create the file");
+            created.expect("create the files");
             opened.expect("open the file");
             let found = ["own", "file", "group", "conf", "log"].map(|file| mode(&name(file)));
             assert_eq!(found, [0o711, 0o600, 0o640, 0o750, 0o600]);

@@ -34,10 +34,12 @@ pub enum RenderError {
     },
     #[error(transparent)]
     Definition(#[from] DefinitionError),
-    #[error("{what}, set in {setting}, {reason}, which its configuration file does not allow")]
+    #[error(
+        "{credential}, set in {setting}, {reason}, which its configuration file does not allow"
+    )]
     Credential {
         setting: String,
-        what: String,
+        credential: String,
         reason: String,
     },
     #[error(
@@ -88,9 +90,9 @@ pub(super) fn assets<'a>(
 /// Rejects a credential that would break one of the texts that contain it.
 pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), RenderError> {
     match unwritable(texts, values) {
-        Some((setting, what, reason)) => Err(RenderError::Credential {
+        Some((setting, credential, reason)) => Err(RenderError::Credential {
             setting,
-            what,
+            credential,
             reason,
         }),
         None => Ok(()),

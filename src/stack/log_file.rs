@@ -201,10 +201,10 @@ impl Rotating {
     fn reopen_if_replaced(&mut self) {
         let id = |found: &fs::Metadata| (found.dev(), found.ino());
         let named = fs::metadata(&self.log.path);
-        if let (Ok(own), Ok(named)) = (self.file.metadata(), named)
-            && id(&own) == id(&named)
+        if let (Ok(opened), Ok(named)) = (self.file.metadata(), named)
+            && id(&opened) == id(&named)
         {
-            self.size = own.len();
+            self.size = opened.len();
             return;
         }
         if let Ok(file) = open(&self.log.path) {

@@ -35,8 +35,8 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     // Twice as many lines are read, because some may be blank.
     if let Ok(mut reader) = Reader::at_tail(path.to_owned(), 2 * count) {
         // Lines read before an error are returned.
-        let _ = reader.each(&mut collect);
-        reader.rest().map(&mut collect);
+        let _ = reader.visit_lines(&mut collect);
+        reader.take_partial().map(&mut collect);
     }
     lines.into()
 }
@@ -113,9 +113,9 @@ impl Reader {
     ///
     /// # Errors
     /// If the log exists and cannot be read.
-    pub fn more(&mut self) -> io::Result<Vec<Line>> {
+    pub fn read_lines(&mut self) -> io::Result<Vec<Line>> {
         let mut lines = Vec::new();
-        self.each(&mut |line| lines.push(line))?;
+        self.visit_lines(&mut |line| lines.push(line))?;
         Ok(lines)
     }
 
@@ -123,7 +123,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the log exists and cannot be read.
-    pub fn each(&mut self, visit: &mut dyn FnMut(Line)) -> io::Result<()> {
+    pub fn visit_lines(&mut self, visit: &mut dyn FnMut(Line)) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             let Some((file, offset)) = &mut self.file else {
@@ -187,10 +187,10 @@ impl Reader {
         let Some((file, _)) = &self.file else {
             return Ok(None);
         };
-        let own = file.metadata()?;
+        let opened = file.metadata()?;
         let is_own = |path: PathBuf| {
             let found = fs::metadata(path);
-            found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino()))
         };
         let files = 0..=log_file::MOST_FILES;
         let mut files = files
@@ -214,7 +214,7 @@ impl Reader {
     }
 
     /// Returns the incomplete last line, if there is one.
-    pub fn rest(&mut self) -> Option<Line> {
+    pub fn take_partial(&mut self) -> Option<Line> {
         let rest = std::mem::take(&mut self.partial);
         (!rest.is_empty()).then(|| self.line(&String::from_utf8_lossy(&rest)))
     }
@@ -348,18 +348,24 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.log");
         let mut reader = Reader::new(path.clone());
-        assert_eq!(reader.more().expect("no log is no error"), []);
+        assert_eq!(reader.read_lines().expect("no log is no error"), []);
         let mut log = File::create(&path).expect("create the log");
         write!(log, "one\ntwo\nthr").expect("write to the log");
-        assert_eq!(texts(reader.more().expect("read the log")), ["one", "two"]);
+        assert_eq!(
+            texts(reader.read_lines().expect("read the log")),
+            ["one", "two"]
+        );
         writeln!(log, "ee").expect("write to the log");
-        assert_eq!(texts(reader.more().expect("read the log")), ["three"]);
+        assert_eq!(texts(reader.read_lines().expect("read the log")), ["three"]);
         writeln!(log, "unread").expect("write to the log");
         fs::rename(&path, folder.path().join("x.log.1")).expect("put aside");
-        assert_eq!(texts(reader.more().expect("read the log")), ["unread"]);
+        assert_eq!(
+            texts(reader.read_lines().expect("read the log")),
+            ["unread"]
+        );
         fs::write(&path, "four\nfi").expect("write the file");
-        assert_eq!(texts(reader.more().expect("read the log")), ["four"]);
-        assert_eq!(reader.rest().expect("a rest").text, "fi");
+        assert_eq!(texts(reader.read_lines().expect("read the log")), ["four"]);
+        assert_eq!(reader.take_partial().expect("a rest").text, "fi");
     }
 
     #[test]
@@ -372,7 +378,7 @@ mod tests {
                 log.write(format!("line {written}\n").as_bytes());
                 written += 1;
             }
-            followed.extend(texts(reader.more().expect("read the log")));
+            followed.extend(texts(reader.read_lines().expect("read the log")));
         }
         let expected: Vec<String> = (0..written).map(|n| format!("line {n}")).collect();
         assert_eq!(followed, expected);
@@ -383,12 +389,12 @@ mod tests {
         let (_folder, path, mut log) = log(100, 3);
         let mut reader = Reader::new(path.clone());
         log.write(b"first\n");
-        assert_eq!(texts(reader.more().expect("read the log")), ["first"]);
+        assert_eq!(texts(reader.read_lines().expect("read the log")), ["first"]);
         for number in 0..1_000 {
             log.write(format!("line {number}\n").as_bytes());
         }
-        let read = texts(reader.more().expect("read the log"));
-        let all = texts(Reader::new(path).more().expect("read the log"));
+        let read = texts(reader.read_lines().expect("read the log"));
+        let all = texts(Reader::new(path).read_lines().expect("read the log"));
         // The reader still reads the file that it has open.
         assert!(
             read.ends_with(&all) && read.len() < all.len() + 20,
@@ -410,13 +416,13 @@ mod tests {
             assert_eq!(lines.last().map(String::as_str), Some("the rest"));
             let mut tail = Reader::at_tail(path.clone(), count).expect("read the log");
             // The last line is not complete yet.
-            assert_eq!(tail.more().expect("read the log").len(), count - 1);
-            assert_eq!(tail.rest().expect("a rest").text, "the rest");
+            assert_eq!(tail.read_lines().expect("read the log").len(), count - 1);
+            assert_eq!(tail.take_partial().expect("a rest").text, "the rest");
         }
         assert_eq!(last_lines(&path, 100).len(), 31);
         let mut end = Reader::at_tail(path, 0).expect("read the log");
         log.write(b" of it\n");
-        assert_eq!(texts(end.more().expect("read the log")), [" of it"]);
+        assert_eq!(texts(end.read_lines().expect("read the log")), [" of it"]);
     }
 
     #[test]
@@ -438,7 +444,7 @@ mod tests {
         let since = |seconds: i64| {
             let mut reader =
                 Reader::since(path.clone(), seconds * 1_000_000).expect("read the log");
-            texts(reader.more().expect("read the log"))
+            texts(reader.read_lines().expect("read the log"))
         };
         assert_eq!(since(50), ["x.log.2", "x.log.1", "x.log"]);
         assert_eq!(since(150), ["x.log.1", "x.log"]);
@@ -450,7 +456,7 @@ mod tests {
         let (_folder, path, mut log) = log(10 * MAX_LINE_BYTES as u64, 2);
         log.write(&vec![b'x'; 3 * MAX_LINE_BYTES]);
         let mut reader = Reader::new(path);
-        let lines = reader.more().expect("read the log");
+        let lines = reader.read_lines().expect("read the log");
         assert!(lines.len() >= 2 && reader.partial.len() < MAX_LINE_BYTES);
         let longest = lines.iter().map(|line| line.text.len()).max();
         assert!(longest < Some(MAX_LINE_BYTES + CHUNK_BYTES), "{longest:?}");

@@ -115,8 +115,8 @@ pub enum PortsError {
     NoneFree,
 }
 
-fn join_ports(taken: &[UnavailablePort]) -> String {
-    let lines: Vec<String> = taken.iter().map(UnavailablePort::to_string).collect();
+fn join_ports(ports: &[UnavailablePort]) -> String {
+    let lines: Vec<String> = ports.iter().map(UnavailablePort::to_string).collect();
     lines.join("; ")
 }
 
@@ -138,7 +138,7 @@ impl Failure for PortsError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unavailable(taken) if taken.iter().any(|port| port.forbidden) => Some(
+            Self::Unavailable(ports) if ports.iter().any(|port| port.forbidden) => Some(
                 "use ports above 1023, or run as a user who may bind these: fanout config show"
                     .to_owned(),
             ),
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(holder.pid, pid);
         assert!(is_listened_on_by(port, &[pid]));
         assert!(!is_listened_on_by(port, &[1]));
-        let taken = UnavailablePort {
+        let in_use = UnavailablePort {
             port,
             service: "clickhouse".to_owned(),
             forbidden: false,
@@ -316,7 +316,7 @@ mod tests {
             holder: None,
         };
         assert_eq!(
-            PortsError::Unavailable(vec![taken, forbidden]).to_string(),
+            PortsError::Unavailable(vec![in_use, forbidden]).to_string(),
             format!(
                 "port {port}, needed by clickhouse, is in use by pid 4806 (sshd); \
                  port 80, needed by stub, cannot be bound by this user"

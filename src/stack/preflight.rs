@@ -104,12 +104,12 @@ async fn unavailable_ports(site: &Site, blueprint: &Blueprint) -> Vec<Unavailabl
     let processes = blueprint.to_start().map(|(service, _)| service);
     let containers = blueprint.containers_to_start();
     let starting = processes.chain(containers.map(|(service, _)| service));
-    let wanted = starting.flat_map(|service| {
+    let required = starting.flat_map(|service| {
         let name = &service.definition.name;
         let ports = service.ports.values();
         ports.map(move |port| (*port, name.clone()))
     });
-    let mut unavailable: Vec<UnavailablePort> = wanted
+    let mut unavailable: Vec<UnavailablePort> = required
         .map(|(port, service)| (ports::availability(port), port, service))
         .filter(|(availability, ..)| *availability != Availability::Free)
         .map(|(availability, port, service)| UnavailablePort {

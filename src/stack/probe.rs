@@ -56,8 +56,8 @@ pub async fn probe(ready: &Ready, endpoint: &SecretUrl) -> Result<(), ProbeError
         let text = format!("no response within {} s", TIMEOUT.as_secs());
         Err(ProbeError::new(text))
     };
-    let answer = tokio::time::timeout(TIMEOUT, request).await;
-    answer
+    let result = tokio::time::timeout(TIMEOUT, request).await;
+    result
         .unwrap_or_else(|_| timed_out())
         .map_err(|error| ProbeError {
             text: escape(&error.text).into_owned(),
@@ -95,10 +95,10 @@ async fn ask(ready: &Ready, endpoint: &SecretUrl) -> Result<(), ProbeError> {
             let connection = Connection::new(endpoint.clone());
             // The client blocks for at most the given time.
             let request = tokio::task::spawn_blocking(move || kafka::ping(&connection, TIMEOUT));
-            let answer = request
+            let result = request
                 .await
                 .map_err(|error| ProbeError::from_error(&error, false))?;
-            answer.map_err(|error| ProbeError::from_error(&error, kafka::is_denied(&error)))
+            result.map_err(|error| ProbeError::from_error(&error, kafka::is_denied(&error)))
         }
         Ready::ClickHouse => {
             let server = clickhouse::Server::new(&Connection::new(endpoint.clone()))

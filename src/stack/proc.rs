@@ -22,7 +22,7 @@ pub struct Identity {
 impl Identity {
     /// Returns the identity of a running process.
     #[must_use]
-    pub fn of(pid: i32) -> Option<Self> {
+    pub fn read(pid: i32) -> Option<Self> {
         Some(Self {
             pid,
             start_ticks: stat(pid)?.start_ticks,
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn current() -> Identity {
-        Identity::of(std::process::id().cast_signed()).expect("this process exists")
+        Identity::read(std::process::id().cast_signed()).expect("this process exists")
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             .spawn()
             .expect("start the child");
         let pid = child.id().cast_signed();
-        let identity = Identity::of(pid).expect("the child exists");
+        let identity = Identity::read(pid).expect("the child exists");
         while stat(pid).is_some_and(|stat| stat.state != 'Z') {
             std::thread::yield_now();
         }

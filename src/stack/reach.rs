@@ -289,14 +289,14 @@ async fn stopped_services(
             _ => process::running(&site.dir(), service).is_some(),
         };
         if !runs {
-            stopped.push((Stopped::of(site, service, known), *need));
+            stopped.push((Stopped::new(site, service, known), *need));
         }
     }
     Ok(stopped)
 }
 
 impl Stopped {
-    fn of(site: &Site, service: &str, known: &ServiceState) -> Self {
+    fn new(site: &Site, service: &str, known: &ServiceState) -> Self {
         let port = known.ports.get(MAIN_PORT).copied().unwrap_or_default();
         let is_in_use = ports::availability(port) == Availability::InUse;
         Self {
@@ -447,8 +447,8 @@ mod tests {
             refused(&site, &own, &uses).await,
             "redis of project fanout is not running"
         );
-        let ours = check(&site, &own, &[("redis", Need::NotForeign)]).await;
-        ours.expect("its port is free");
+        let allowed = check(&site, &own, &[("redis", Need::NotForeign)]).await;
+        allowed.expect("its port is free");
         let message = refused(&site, &own, &[("postgres", Need::Located)]).await;
         assert!(
             message.contains("project fanout has no address for postgres"),

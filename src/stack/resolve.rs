@@ -55,7 +55,7 @@ pub enum PortMode {
 
 /// Inputs besides the definitions.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
+pub struct Inputs<'a> {
     pub config: &'a Config,
     pub state: Option<&'a State>,
     /// Runtime of services without a configured one.
@@ -64,7 +64,7 @@ pub struct Known<'a> {
     /// Running services, which keep their recorded ports.
     pub running: &'a BTreeSet<String>,
     /// Ports of other projects, which must not be chosen.
-    pub avoided: &'a BTreeSet<u16>,
+    pub reserved: &'a BTreeSet<u16>,
     /// Seed of the port choice, so that a project usually gets the same free
     /// ports.
     pub seed: &'a str,
@@ -200,12 +200,12 @@ fn config_file(config: &Config, service: &str) -> Option<PathBuf> {
 /// free under [`PortMode::Auto`].
 pub fn resolve(
     definitions: &[Definition],
-    known: &Known<'_>,
+    inputs: &Inputs<'_>,
 ) -> Result<Vec<Service>, ResolveError> {
     let mut assigned: BTreeMap<u16, String> = BTreeMap::new();
     let mut services = Vec::with_capacity(definitions.len());
     for definition in definitions {
-        services.push(service(definition, known, &mut assigned)?);
+        services.push(service(definition, inputs, &mut assigned)?);
     }
     Ok(services)
 }
@@ -248,15 +248,15 @@ pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<()
 
 fn service(
     definition: &Definition,
-    known: &Known<'_>,
+    inputs: &Inputs<'_>,
     assigned: &mut BTreeMap<u16, String>,
 ) -> Result<Service, ResolveError> {
     let name = &definition.name;
-    let overrides = known.config.settings.services.get(name);
+    let overrides = inputs.config.settings.services.get(name);
     let configured_runtime = overrides.and_then(|service| service.runtime);
-    let runtime = definition.runtime(configured_runtime, known.runtime);
-    let runtime = runtime.unwrap_or(known.runtime);
-    let (value, configured) = configured_address(definition, known.config)?;
+    let runtime = definition.runtime(configured_runtime, inputs.runtime);
+    let runtime = runtime.unwrap_or(inputs.runtime);
+    let (value, configured) = configured_address(definition, inputs.config)?;
     let (ports, endpoint) = match runtime {
         Runtime::External => (BTreeMap::new(), value.into()),
         Runtime::Docker | Runtime::Native => {
@@ -267,7 +267,7 @@ fn service(
             let way = definition.container_way(image);
             let published = way.filter(|_| runtime == Runtime::Docker);
             let is_wanted = |name: &str| published.is_none_or(|way| way.ports.contains_key(name));
-            let ports = assign_ports(definition, &is_wanted, endpoint_port, known, assigned)?;
+            let ports = assign_ports(definition, &is_wanted, endpoint_port, inputs, assigned)?;
             let main = ports.get(MAIN_PORT).copied().unwrap_or_default();
             let endpoint = endpoint::with_port(&value, main).unwrap_or(value);
             (ports, endpoint.into())
@@ -300,11 +300,11 @@ fn assign_ports(
     definition: &Definition,
     is_wanted: &dyn Fn(&str) -> bool,
     endpoint_port: Option<u16>,
-    known: &Known<'_>,
+    inputs: &Inputs<'_>,
     assigned: &mut BTreeMap<u16, String>,
 ) -> Result<BTreeMap<String, u16>, ResolveError> {
     let name = &definition.name;
-    let overrides = known.config.settings.services.get(name);
+    let overrides = inputs.config.settings.services.get(name);
     let mut ports = BTreeMap::new();
     for (port_name, default) in definition.ports.iter().filter(|(name, _)| is_wanted(name)) {
         let mut configured = overrides
@@ -315,7 +315,7 @@ fn assign_ports(
         }
         let port = match configured {
             Some(port) => port,
-            None => choose_port(name, port_name, *default, known, assigned)?,
+            None => choose_port(name, port_name, *default, inputs, assigned)?,
         };
         reserve(assigned, port, name)?;
         ports.insert(port_name.clone(), port);
@@ -362,18 +362,18 @@ fn choose_port(
     service: &str,
     name: &str,
     default: u16,
-    known: &Known<'_>,
+    inputs: &Inputs<'_>,
     assigned: &BTreeMap<u16, String>,
 ) -> Result<u16, PortsError> {
-    let recorded = known
+    let recorded = inputs
         .state
         .and_then(|state| state.services.get(service)?.ports.get(name).copied());
-    match (known.mode, recorded) {
-        (_, Some(port)) if known.running.contains(service) => Ok(port),
+    match (inputs.mode, recorded) {
+        (_, Some(port)) if inputs.running.contains(service) => Ok(port),
         (PortMode::Fixed, recorded) => Ok(recorded.unwrap_or(default)),
         (PortMode::Auto, recorded) => {
-            let avoided: BTreeSet<u16> = known
-                .avoided
+            let reserved: BTreeSet<u16> = inputs
+                .reserved
                 .iter()
                 .chain(assigned.keys())
                 .copied()
@@ -381,7 +381,7 @@ fn choose_port(
             if let Some(port) = recorded.filter(|port| ports::is_free(*port)) {
                 return Ok(port);
             }
-            ports::choose(default, &avoided, known.seed)
+            ports::choose(default, &reserved, inputs.seed)
         }
     }
 }

@@ -16,8 +16,11 @@ use super::{definition::MAIN_PORT, endpoint, resolve::Service};
 use crate::{config::Settings, template::Values};
 
 /// Returns the values of one service.
-pub(super) fn of(service: &Service, settings: &Settings) -> Result<Values, serde_json::Error> {
-    let mut values = flat(settings)?;
+pub(super) fn common_values(
+    service: &Service,
+    settings: &Settings,
+) -> Result<Values, serde_json::Error> {
+    let mut values = flatten_settings(settings)?;
     values.extend(credentials(settings));
     let partition_bytes = settings.limits.partition_mib.saturating_mul(1 << 20);
     values.insert(
@@ -55,7 +58,7 @@ fn credentials(settings: &Settings) -> Values {
 
 /// Returns the settings as strings, by dotted key. The `services` section is
 /// left out, because its names are the user's.
-pub(super) fn flat(settings: &Settings) -> Result<Values, serde_json::Error> {
+pub(super) fn flatten_settings(settings: &Settings) -> Result<Values, serde_json::Error> {
     let Json::Object(sections) = serde_json::to_value(settings)? else {
         return Ok(Values::new());
     };

@@ -173,7 +173,7 @@ fn engine(stack: &Stack) {
     let theirs = daemon.folder.path().join("theirs");
     certificates(&theirs);
     let authority = format!(
-        "not by the authority in {}",
+        "not signed by the authority in {}",
         theirs.join("ca.pem").display()
     );
     refused(&with(&theirs), &authority);

@@ -60,8 +60,8 @@ impl From<Error> for DockerError {
 }
 
 /// Maps the status `404` to `None`.
-pub(super) fn none_if_missing<T>(answer: Result<T, Error>) -> Result<Option<T>, DockerError> {
-    match answer.map_err(DockerError::from) {
+pub(super) fn none_if_missing<T>(result: Result<T, Error>) -> Result<Option<T>, DockerError> {
+    match result.map_err(DockerError::from) {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.status() == Some(404) => Ok(None),
         Err(error) => Err(error),
@@ -70,8 +70,8 @@ pub(super) fn none_if_missing<T>(answer: Result<T, Error>) -> Result<Option<T>, 
 
 /// Accepts these statuses as success, because they mean that the request was
 /// already fulfilled.
-pub(super) fn ok_if(accepted: &[u16], answer: Result<(), Error>) -> Result<(), DockerError> {
-    match answer.map_err(DockerError::from) {
+pub(super) fn ok_if(accepted: &[u16], result: Result<(), Error>) -> Result<(), DockerError> {
+    match result.map_err(DockerError::from) {
         Err(error)
             if error
                 .status()

@@ -25,7 +25,7 @@ use super::{
         process,
         recipe::{ProcessSpec, SpecError, process_spec},
     },
-    resolve::{self, Known, Service},
+    resolve::{self, Inputs, Service},
     selection::{definitions, of_runtime, select},
     state::{ServiceState, ports_of_others},
 };
@@ -83,16 +83,16 @@ pub async fn plan_up(
     let mut engine_state =
         inspect_engine(site, config, &selected, &chosen, recorded.as_ref()).await?;
     let running = running(site, &all, engine_state.as_ref());
-    let known = Known {
+    let inputs = Inputs {
         config,
         state: recorded.as_ref(),
         runtime: chosen.runtime,
         mode: options.ports,
         running: &running,
-        avoided: &ports_of_others(&site.home, &site.project),
+        reserved: &ports_of_others(&site.home, &site.project),
         seed: &dir.path().to_string_lossy(),
     };
-    let services = resolve::resolve(&selected, &known)?;
+    let services = resolve::resolve(&selected, &inputs)?;
     let endpoints = endpoints(config, &services);
     let settings = resolve::settings_with(&config.settings, &endpoints)?;
     let mut state = recorded.unwrap_or_else(|| State::new(&site.project, chosen.runtime));
@@ -215,7 +215,7 @@ fn processes(
         let recorded = state
             .services
             .get(name)
-            .and_then(|known| known.variant.as_deref());
+            .and_then(|service| service.variant.as_deref());
         processes.insert(name.clone(), process_spec(service, recorded, context)?);
     }
     Ok(processes)
@@ -300,12 +300,12 @@ impl Blueprint {
             let name = &service.definition.name;
             let process = self.processes.get(name).map(|spec| &spec.way.variant);
             let container = self.containers.get(name).map(|spec| &spec.way.variant);
-            let known = ServiceState {
+            let service_state = ServiceState {
                 runtime: service.runtime,
                 variant: process.or(container).cloned(),
                 ports: service.ports.clone(),
             };
-            self.state.services.insert(name.clone(), known);
+            self.state.services.insert(name.clone(), service_state);
         }
     }
 
@@ -330,8 +330,8 @@ impl Blueprint {
             .iter()
             .flat_map(|engine_state| &engine_state.missing_images);
         let missing: BTreeSet<&str> = missing.map(String::as_str).collect();
-        let wanted = self.containers_to_start();
-        wanted
+        let required = self.containers_to_start();
+        required
             .map(|(_, spec)| spec.container.image.as_str())
             .filter(|image| missing.contains(image))
             .collect()
@@ -362,11 +362,11 @@ impl Blueprint {
     /// Returns the installs that are missing or will be recreated: name and
     /// description.
     pub fn missing_installs(&self, site: &Site) -> Vec<(&String, &Install)> {
-        let wanted: BTreeSet<&String> = self
+        let required: BTreeSet<&String> = self
             .to_start()
             .flat_map(|(_, spec)| &spec.way.installs)
             .collect();
-        wanted
+        required
             .into_iter()
             .filter_map(|name| self.installs.get_key_value(name))
             .filter(|(_, install_definition)| {

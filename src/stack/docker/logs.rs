@@ -70,7 +70,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the engine does not respond.
-    pub async fn so_far(
+    pub async fn read_existing(
         &mut self,
         tail: Option<usize>,
         since_us: Option<i64>,
@@ -80,16 +80,16 @@ impl Reader {
             other => other?,
         };
         let since = since_us.unwrap_or(i64::MIN);
-        let wanted = lines.into_iter().filter(|line| {
+        let new_lines = lines.into_iter().filter(|line| {
             let recent = line.time_us.is_none_or(|time| time >= since);
             self.seen.is_new(line) && recent
         });
-        Ok(wanted.map(to_line).collect())
+        Ok(new_lines.map(to_line).collect())
     }
 
     /// Returns the lines written since the last call. The first call starts
     /// following the log.
-    pub fn more(&mut self) -> Vec<Line> {
+    pub fn read_new(&mut self) -> Vec<Line> {
         let lines = self.lines.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(READ_AHEAD);
             let (engine, name, seen) = (self.engine.clone(), self.name.clone(), self.seen.clone());
@@ -140,8 +140,8 @@ mod tests {
         assert!(seen.is_new(&line(1, "a")));
         assert!(seen.is_new(&line(2, "b")));
         assert!(seen.is_new(&line(2, "c")));
-        for again in [line(1, "a"), line(2, "b"), line(2, "c")] {
-            assert!(!seen.is_new(&again), "{again:?}");
+        for repeated in [line(1, "a"), line(2, "b"), line(2, "c")] {
+            assert!(!seen.is_new(&repeated), "{repeated:?}");
         }
         assert!(seen.is_new(&line(3, "a")));
     }

@@ -222,9 +222,10 @@ mod tests {
 
     #[test]
     fn the_fingerprint_is_read_from_the_labels() {
-        let made = Fingerprint::from([("env.A".to_owned(), "1".to_owned())]);
-        let labels = owner("/a").container_labels("redis", &["x".to_owned()], "redis:8", &made);
-        assert_eq!(fingerprint(&labels), made);
+        let fingerprint_input = Fingerprint::from([("env.A".to_owned(), "1".to_owned())]);
+        let labels =
+            owner("/a").container_labels("redis", &["x".to_owned()], "redis:8", &fingerprint_input);
+        assert_eq!(fingerprint(&labels), fingerprint_input);
         assert_eq!(service(&labels), "redis");
         assert_eq!(labels["com.docker.compose.oneoff"], "False");
         assert_eq!(fingerprint(&Labels::new()), Fingerprint::new());
@@ -232,10 +233,10 @@ mod tests {
 
     #[test]
     fn resources_of_another_project_or_none_are_foreign() {
-        let ours = owner("/a").volume_labels("x");
-        assert_eq!(owner("/a").check("volume", "fanout_x", &ours), Ok(()));
+        let labels = owner("/a").volume_labels("x");
+        assert_eq!(owner("/a").check("volume", "fanout_x", &labels), Ok(()));
         let error = owner("/b")
-            .check("volume", "fanout_x", &ours)
+            .check("volume", "fanout_x", &labels)
             .expect_err("another project");
         assert_eq!(
             error.to_string(),

@@ -217,7 +217,7 @@ fn placeholder_values(
     image: &str,
     context: &RenderContext<'_>,
 ) -> Result<Values, SpecError> {
-    let mut values = values::of(service, context.settings).map_err(RenderError::from)?;
+    let mut values = values::common_values(service, context.settings).map_err(RenderError::from)?;
     values.insert("project".to_owned(), context.site.project.to_string());
     values.insert("image.major".to_owned(), major_version(image).to_owned());
     for need in &service.definition.needs {

@@ -1,7 +1,7 @@
-//! The user that a server runs as if fanout runs as root. Servers listen on
-//! ports that every local user can reach, and can write files (Redis by `CONFIG
-//! SET dir`, Connect by a connector, Postgres by `COPY`). Therefore no server
-//! ever runs as root.
+//! The user of a server's process when fanout itself runs as root. Servers
+//! listen on ports that every local user can reach, and can write files: Redis
+//! by `CONFIG SET dir`, Connect by a connector, Postgres by `COPY`. Therefore
+//! no server ever runs as root.
 
 use std::{
     fs, io,
@@ -34,13 +34,19 @@ pub struct Account {
 /// Error while running a server as another user.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    #[error("{service} must not run as root, and this machine has no user {}", CANDIDATES.join(" or "))]
+    #[error(
+        "{service} must not run as root, and this machine has no user {}",
+        CANDIDATES.join(" or ")
+    )]
     NoUser { service: String },
-    #[error("{service} runs as user {user}, which cannot reach its {what}: {} is not accessible", closed_folder.display())]
+    #[error(
+        "{service} runs as user {user}, which cannot reach its {needed}: {} is not accessible",
+        closed_folder.display()
+    )]
     Closed {
         service: String,
         user: String,
-        what: Needed,
+        needed: Needed,
         closed_folder: PathBuf,
     },
     #[error("cannot change the owner of {} to {user}", path.display())]
@@ -89,7 +95,7 @@ impl Failure for AccountError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoUser { .. } => Some("useradd --system postgres".to_owned()),
-            Self::Closed { what, closed_folder, .. } => Some(fix_command(*what, closed_folder)),
+            Self::Closed { needed, closed_folder, .. } => Some(fix_command(*needed, closed_folder)),
             Self::Chown { .. } => Some(
                 "use a folder on a disk that supports owners: FANOUT_HOME=/var/lib/fanout fanout up"
                     .to_owned(),
@@ -100,8 +106,8 @@ impl Failure for AccountError {
 
 /// Returns the command that fixes it: opening the folder if it is in root's
 /// default folder, otherwise using that folder.
-fn fix_command(what: Needed, closed_folder: &Path) -> String {
-    let (default_folder, alternative) = match what {
+fn fix_command(needed: Needed, closed_folder: &Path) -> String {
+    let (default_folder, alternative) = match needed {
         Needed::Data => (ROOT_HOME, format!("FANOUT_HOME={ROOT_HOME} fanout up")),
         Needed::Install => (ROOT_CACHE, format!("FANOUT_CACHE={ROOT_CACHE} fanout up")),
         Needed::Program => ("/usr/bin", "PATH=/usr/bin:$PATH fanout up".to_owned()),
@@ -147,14 +153,14 @@ impl Account {
     pub fn check_reach(
         &self,
         service: &str,
-        what: Needed,
+        needed: Needed,
         path: &Path,
     ) -> Result<(), AccountError> {
         match self.closed_folder(path) {
             Some(closed_folder) => Err(AccountError::Closed {
                 service: service.to_owned(),
                 user: self.name.clone(),
-                what,
+                needed,
                 closed_folder,
             }),
             None => Ok(()),

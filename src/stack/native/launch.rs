@@ -67,9 +67,9 @@ pub enum LaunchError {
     Tethered { path: PathBuf },
     #[error("the launch has no command")]
     NoCommand,
-    #[error("{what} failed")]
+    #[error("{action} failed")]
     System {
-        what: String,
+        action: String,
         #[source]
         source: io::Error,
     },
@@ -93,10 +93,10 @@ impl Failure for LaunchError {
     }
 }
 
-fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> LaunchError {
-    let what = what.into();
+fn system<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> LaunchError {
+    let action = action.into();
     |error| LaunchError::System {
-        what,
+        action,
         source: error.into(),
     }
 }
@@ -218,7 +218,7 @@ fn lock_tether(path: &Path) -> Result<File, LaunchError> {
 }
 
 fn write_record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchError> {
-    let process = Identity::of(std::process::id().cast_signed())
+    let process = Identity::read(std::process::id().cast_signed())
         .ok_or_else(|| system("reading /proc")(io::Error::from(io::ErrorKind::NotFound)))?;
     let record = Record {
         format: RECORD_FORMAT,

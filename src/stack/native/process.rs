@@ -347,9 +347,9 @@ mod tests {
 
     use super::*;
 
-    /// Starts a shell that holds the file and runs `what` on SIGTERM.
-    fn holder(file: &Path, what: &str) -> std::process::Child {
-        let script = format!("trap '{what}' TERM; echo ready; while :; do sleep 0.05; done");
+    /// Starts a shell that holds the file and runs `on_term` on SIGTERM.
+    fn holder(file: &Path, on_term: &str) -> std::process::Child {
+        let script = format!("trap '{on_term}' TERM; echo ready; while :; do sleep 0.05; done");
         let mut child = StdCommand::new("sh")
             .args(["-c", &script])
             .stdin(fs::File::create(file).expect("a file"))

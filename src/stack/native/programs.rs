@@ -75,21 +75,25 @@ impl Failure for ProgramsError {
 
 /// Paths of the programs found, and the missing ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct SearchResult {
     pub paths: BTreeMap<String, PathBuf>,
     pub missing: Vec<Missing>,
 }
 
 /// Looks for all of `programs` on PATH and in their additional folders.
 #[must_use]
-pub fn find(programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
+pub fn find(programs: &BTreeMap<String, Program>, wanted_by: &str) -> SearchResult {
     find_for(Path::new(""), programs, wanted_by)
 }
 
 /// Looks for `programs` like [`find`]. A program that opens only data of its
 /// own version must have the version of `data`, if that exists.
 #[must_use]
-pub fn find_for(data: &Path, programs: &BTreeMap<String, Program>, wanted_by: &str) -> Found {
+pub fn find_for(
+    data: &Path,
+    programs: &BTreeMap<String, Program>,
+    wanted_by: &str,
+) -> SearchResult {
     let path = env::var_os("PATH").unwrap_or_default();
     let search = Search {
         path: &path,
@@ -106,8 +110,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn all(&self, wanted_by: &str) -> Found {
-        let mut found = Found::default();
+    fn all(&self, wanted_by: &str) -> SearchResult {
+        let mut found = SearchResult::default();
         for (name, program) in self.programs {
             match self.locate(name, program) {
                 Some(path) => {

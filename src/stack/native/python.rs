@@ -159,13 +159,18 @@ mod tests {
         assert!(!works(folder.path(), None));
     }
 
-    /// Creates a Python that reports `place` as its location, or fails.
-    fn interpreter(folder: &Path, place: Option<&Path>) -> PathBuf {
+    /// Creates a Python that reports `location` as its location, or fails.
+    fn interpreter(folder: &Path, location: Option<&Path>) -> PathBuf {
         fs::create_dir_all(folder).expect("create the folder");
         let python = folder.join("python3");
-        let script = place.map_or_else(
+        let script = location.map_or_else(
             || "#!/bin/sh\nexit 1\n".to_owned(),
-            |place| format!("#!/bin/sh\necho {0}/python3; echo {0}\n", place.display()),
+            |location| {
+                format!(
+                    "#!/bin/sh\necho {0}/python3; echo {0}\n",
+                    location.display()
+                )
+            },
         );
         fs::write(&python, script).expect("write the file");
         fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("change the mode");
@@ -179,7 +184,7 @@ mod tests {
             .expect("change the mode");
         let [bare, closed, open] = ["bare", "closed", "open"].map(|name| folder.path().join(name));
         interpreter(&bare, None);
-        let own = interpreter(&closed, Some(&closed));
+        let private = interpreter(&closed, Some(&closed));
         let shared = interpreter(&open, Some(&open));
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("change the mode");
         let path = |folders: &[&PathBuf]| env::join_paths(folders).expect("a path");
@@ -189,7 +194,7 @@ mod tests {
             gid: 4_000_000_000,
         };
         let all = path(&[&bare, &closed, &open]);
-        assert_eq!(find_in(&all, None), Ok(own));
+        assert_eq!(find_in(&all, None), Ok(private));
         assert_eq!(find_in(&all, Some(&stranger)), Ok(shared));
         assert_eq!(
             find_in(&path(&[&closed]), Some(&stranger)),

@@ -21,7 +21,7 @@ use crate::{
         filler::{self, RenderError, TemplateRenderer},
         log_file::LogFile,
         resolve::Service,
-        values::flat,
+        values::flatten_settings,
     },
     template::{TemplateError, Values, render},
 };
@@ -94,7 +94,8 @@ pub fn process_spec(
     let name = &service.definition.name;
     let (way, found) = choose_way(service, recorded, context)?;
     let data = context.site.dir().data(name, &way.variant);
-    let values = values::of(service, &way, &found.paths, context).map_err(RenderError::from)?;
+    let values =
+        values::native_values(service, &way, &found.paths, context).map_err(RenderError::from)?;
     check_credentials(&way, &values)?;
     check_folder_names(&way, context)?;
     let installs = way
@@ -149,7 +150,7 @@ fn choose_way(
     service: &Service,
     recorded: Option<&str>,
     context: &RenderContext<'_>,
-) -> Result<(Way, programs::Found), SpecError> {
+) -> Result<(Way, programs::SearchResult), SpecError> {
     let name = &service.definition.name;
     let ways = &service.definition.native;
     let dir = context.site.dir();
@@ -226,7 +227,9 @@ impl ProcessSpec {
         }
         renderer.used.extend(filler::LOG_LIMITS.map(str::to_owned));
         if self.way.settings {
-            renderer.used.extend(flat(context.settings)?.into_keys());
+            renderer
+                .used
+                .extend(flatten_settings(context.settings)?.into_keys());
         }
         if renderer.used.contains("fanout") {
             renderer.input("fanout.build", &build_id(&context.site.fanout));

@@ -21,13 +21,13 @@ use crate::{
 pub(super) const LOCATION_VALUES: [&str; 5] = ["data", "conf", "home", "config", "unique"];
 
 /// Returns the values for one service, run in one way.
-pub(super) fn of(
+pub(super) fn native_values(
     service: &Service,
     way: &Way,
     programs: &BTreeMap<String, PathBuf>,
     context: &RenderContext<'_>,
 ) -> Result<Values, serde_json::Error> {
-    let mut values = values::of(service, context.settings)?;
+    let mut values = values::common_values(service, context.settings)?;
     values.extend(location_values(service, way, context));
     for program in way.programs.keys() {
         let path = programs.get(program);

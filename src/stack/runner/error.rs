@@ -34,18 +34,18 @@ pub enum RunnerError {
         limit: Option<u64>,
         log: Vec<String>,
     },
-    #[error("{service} was not ready within {seconds} s: {answer}{}", lines(log))]
+    #[error("{service} was not ready within {seconds} s: {problem}{}", lines(log))]
     Timeout {
         service: String,
         seconds: u64,
-        answer: String,
+        problem: String,
         log: Vec<String>,
     },
-    #[error("{service}, an external service at {url}, is not ready: {answer}")]
+    #[error("{service}, an external service at {url}, is not ready: {problem}")]
     ExternalDown {
         service: String,
         url: SecretUrl,
-        answer: String,
+        problem: String,
     },
     #[error(transparent)]
     Prepare(#[from] PrepareError),

@@ -173,8 +173,8 @@ pub(super) async fn wait(
     let mut reported_at = Instant::now();
     let mut last_report = String::new();
     loop {
-        let answer = probe(&service.definition.ready, &service.endpoint).await;
-        let answer = match (answer, target.status().await) {
+        let result = probe(&service.definition.ready, &service.endpoint).await;
+        let problem = match (result, target.status().await) {
             (_, Status::Exited(how)) => return Err(target.exit_error(site, name, how).await),
             (_, Status::OutOfMemory(limit)) => {
                 return Err(target.out_of_memory_error(site, name, limit).await);
@@ -188,12 +188,12 @@ pub(super) async fn wait(
         };
         if started.elapsed() >= timeout {
             let log = target.last_log_lines(site, name).await;
-            return Err(timeout_error(service, timeout, answer, log));
+            return Err(timeout_error(service, timeout, problem, log));
         }
-        if reported_at.elapsed() >= REPORT_INTERVAL && last_report != answer {
+        if reported_at.elapsed() >= REPORT_INTERVAL && last_report != problem {
             reported_at = Instant::now();
-            last_report.clone_from(&answer);
-            let what = format!("waiting: {answer}");
+            last_report.clone_from(&problem);
+            let what = format!("waiting: {problem}");
             progress.report(Event::Doing {
                 task: name,
                 what: &what,
@@ -206,7 +206,7 @@ pub(super) async fn wait(
 fn timeout_error(
     service: &Service,
     timeout: Duration,
-    answer: String,
+    problem: String,
     log: Vec<String>,
 ) -> RunnerError {
     let name = service.definition.name.clone();
@@ -214,12 +214,12 @@ fn timeout_error(
         Runtime::External => RunnerError::ExternalDown {
             service: name,
             url: service.endpoint.clone(),
-            answer,
+            problem,
         },
         _ => RunnerError::Timeout {
             service: name,
             seconds: timeout.as_secs(),
-            answer,
+            problem,
             log,
         },
     }

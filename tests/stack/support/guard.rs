@@ -68,7 +68,7 @@ impl Guard {
 
     /// Registers a process to be killed if it outlives the tests.
     pub fn watch(&self, pid: u32) {
-        let Some(process) = Identity::of(pid.cast_signed()) else {
+        let Some(process) = Identity::read(pid.cast_signed()) else {
             return;
         };
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);

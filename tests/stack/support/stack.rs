@@ -112,7 +112,7 @@ impl Stack {
             .iter()
             .map(|service| service["name"].as_str().expect("a name"));
         let pids = names.map(|name| self.pid(name).as_raw());
-        pids.filter_map(Identity::of).collect()
+        pids.filter_map(Identity::read).collect()
     }
 
     /// Runs `up` to restore the stack and waits until it is healthy.
