@@ -103,7 +103,10 @@ fn missing_image(stack: &Stack) {
         .says("hint: set another in fanout.yaml");
     let mut never = up.to_vec();
     never.extend(["--pull", "never"]);
-    other.run(&never).ends_with(3).says("--pull never forbids pulling it");
+    other
+        .run(&never)
+        .ends_with(3)
+        .says("--pull never forbids pulling it");
     other.run(&["reset", "--yes"]).ends_with(0);
 }
 
