@@ -6,7 +6,7 @@ use crate::{
     load::Written,
     oracle::Comparisons,
     poison::Sent,
-    recovery::{AIMS, Recoveries, Summary},
+    recovery::{Recoveries, Summary, TARGETS},
 };
 
 /// The contents of the report.
@@ -44,7 +44,7 @@ impl Report<'_> {
             ""
         );
         let summary = self.recoveries.summary();
-        for (component, aim) in AIMS {
+        for (component, aim) in TARGETS {
             let Some((all, undisturbed)) = summary.get(component) else {
                 continue;
             };

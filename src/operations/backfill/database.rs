@@ -31,7 +31,7 @@ use crate::{
     progress::Progress,
     sink_kind::SinkKind,
     sinks::clickhouse::{Lives, Rebuild},
-    source::{Fingerprint, Severity, judge},
+    source::{Fingerprint, Severity, check},
 };
 
 /// How long it may take until a connector runs that just began.
@@ -226,7 +226,7 @@ impl FromDatabase<'_> {
     async fn source_is_sound(&self) -> Result<(), BackfillError> {
         let mut inspector = Inspector::new(self.connections)?;
         let catalogue = inspector.catalogue().await?;
-        let mut findings = judge(&catalogue, inspector.expected());
+        let mut findings = check(&catalogue, inspector.expected());
         findings.retain(|finding| finding.severity <= Severity::Incomplete);
         if findings.is_empty() {
             return Ok(());

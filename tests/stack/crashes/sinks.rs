@@ -85,7 +85,7 @@ fn wait_until_busy(worker: &Worker, (module, step): Point) {
     });
 }
 
-pub fn orderly_ends(stack: &Stack) {
+pub fn clean_shutdowns(stack: &Stack) {
     let load = Load::new(stack);
     stack.kill("pipeline");
     for victims in rounds(Trigger::End) {
