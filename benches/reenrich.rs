@@ -26,10 +26,10 @@ use std::{
 };
 
 use fanout::{
-    clients::{Connections, postgres::Client},
     config::Settings,
-    operations::fence,
+    connections::{Connections, postgres::Client},
     progress::Silent,
+    runtime::barrier,
     sink_kind::SinkKind,
 };
 use support::{Stack, is_selected};
@@ -139,7 +139,7 @@ async fn measure(stack: &Stack) {
 
 async fn wait_until_caught_up(settings: &Settings) {
     let connections = Connections::of(settings);
-    fence::wait(&connections, &[SinkKind::ClickHouse], TIMEOUT, &Silent)
+    barrier::wait(&connections, &[SinkKind::ClickHouse], TIMEOUT, &Silent)
         .await
         .expect("catch up");
 }

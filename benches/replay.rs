@@ -27,13 +27,16 @@ use std::{
 };
 
 use fanout::{
-    clients::Connections,
     config::Settings,
-    event::{FactDecoder, Record, SourceTable},
-    operations::{fence, objects},
-    pipeline::{Pipeline, Source, Start, source, topics},
+    connections::Connections,
+    debezium::{FactDecoder, Record, SourceTable},
+    pipeline::{Pipeline, Start},
     progress::Silent,
+    runtime::{barrier, source},
     sink_kind::SinkKind,
+    sinks::clickhouse::owned,
+    source::tables::Source,
+    source::topics,
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -111,10 +114,10 @@ async fn measure_all(stack: &Stack) {
     let events = std::env::var("BENCH_EVENTS").unwrap_or_else(|_| "300000".to_owned());
     stack.fanout(&["seed", "--content", "200", "--events", &events]);
     let connections = Connections::of(&settings);
-    let fence = fence::wait(&connections, &[], Duration::from_secs(600), &Silent)
+    let fence = barrier::wait(&connections, &[], Duration::from_secs(600), &Silent)
         .await
         .expect("read all records");
-    let topic = fence::events_topic(&settings);
+    let topic = fanout::source::tables::events_topic(&settings);
     let content = fence.content;
     let ends = fence.events;
 
@@ -137,7 +140,11 @@ async fn measure_all(stack: &Stack) {
     if is_enabled("poison") {
         let log = Log {
             events: collect(&settings, &topic, &ends),
-            content: collect(&settings, &fence::content_topic(&settings), &content),
+            content: collect(
+                &settings,
+                &fanout::source::tables::content_topic(&settings),
+                &content,
+            ),
         };
         // The board comes first, because it needs recent events.
         for sink in ["redis", "clickhouse", "http"] {
@@ -321,7 +328,7 @@ async fn sink(
         settings.board.key = format!("bench{run}");
         if sink == "clickhouse" {
             let connections = Connections::of(&settings);
-            objects::clickhouse(&connections).await.expect("tables");
+            owned::clickhouse(&connections).await.expect("tables");
         }
         // A new external system, because known keys are cheaper to handle.
         let external = if sink == "http" {
@@ -428,7 +435,7 @@ async fn poison(stack: &Stack, settings: &Settings, sink: &str, log: &Log) {
             settings.board.key.clone_from(&name);
             if sink == "clickhouse" {
                 let connections = Connections::of(&settings);
-                objects::clickhouse(&connections).await.expect("tables");
+                owned::clickhouse(&connections).await.expect("tables");
             }
             let external = External::start(stack, &name);
             settings.external.url = external.url.as_str().into();

@@ -5,16 +5,15 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, ValueEnum};
 use fanout::{
-    clock::now_us,
     config::Settings,
-    escape::{escape, escape_lines},
-    instant::TimeSpec,
     operations::{
         backfill::{self, Plan, Report, Request, Source, default_sinks},
         up::listing,
     },
     sink_kind::{SinkKind, joined},
     stack::reach::Need,
+    text::escape::{escape, escape_lines},
+    time::{clock::now_us, instant::TimeSpec},
 };
 use serde::Serialize;
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fanout::{
-    clients::Connections,
-    escape::escape,
-    operations::connector::{self, Applied, ConnectorError, ConnectorStatus, State},
-    source::RECONCILE,
+    connections::Connections,
+    source::{
+        checks::RECONCILE,
+        connector::{self, Applied, ConnectorError, ConnectorStatus, State},
+    },
     stack::reach::Need,
+    text::escape::escape,
 };
 use serde::Serialize;
 

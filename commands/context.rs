@@ -4,15 +4,15 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use fanout::{
-    clients::Connections,
-    config::{Config, Layers, load},
+    config::{Config, Layers, load, project::Project},
+    connections::Connections,
     failure::{Failure, Kind},
-    operations::{check::check, scratch::Scratch},
-    project::Project,
+    operations::check::check,
     secret::SecretUrl,
+    spill::scratch::Scratch,
     stack::{
         Home, HomeError, Site, State, StateError, cache_from_env,
-        docker::surroundings::Choice,
+        docker::discovery::Choice,
         reach::{self, AccessError, Need},
         recorded_settings,
         resolve::on_configured_ports,

@@ -8,13 +8,12 @@ use std::{
 
 use clap::{Args, Subcommand};
 use fanout::{
-    clients::Connections,
-    escape::{ellipsis, escape},
-    operations::dlq::{
-        self, DlqError, Filter, Letter, LetterId, Listing, Purged, Report, Selected,
-    },
+    connections::Connections,
+    operations::dlq::{self, DlqError, Filter, Listing, Purged, Report, Selected},
+    runtime::{Letter, LetterId},
     sink_kind::ConsumerGroup,
     stack::reach::Need,
+    text::escape::{ellipsis, escape},
 };
 use serde_json::{Value as Json, json};
 

@@ -10,9 +10,9 @@ use std::{
 
 use clap::Args;
 use fanout::{
-    escape::escape,
     failure::{Failure, Kind},
     operations::doctor::{self, ConfigProblem, Finding, Level},
+    text::escape::escape,
 };
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use fanout::{
-    escape::escape_lines,
     failure::{Failure, Kind, chain},
+    text::escape::escape_lines,
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, ValueEnum, parser::ValueSource};
-use fanout::{config::Runtime, project::Project};
+use fanout::config::{Runtime, project::Project};
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]

@@ -1,7 +1,7 @@
 //! Completes the commands in hints: adds the flags of this invocation and, if a
 //! hint repeats this command, its arguments.
 
-use fanout::escape::shell_word;
+use fanout::text::escape::shell_word;
 
 use crate::global::Global;
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use fanout::{
     config::Settings,
-    escape::{ellipsis, escape},
-    instant::Age,
     operations::leaderboard::{self, Explanation, Leaderboard, Watch},
     sink_kind::SinkKind,
     stack::reach::Need,
-    timestamp::Rfc3339,
+    text::escape::{ellipsis, escape},
+    time::{instant::Age, timestamp::Rfc3339},
 };
 use serde_json::json;
 use uuid::Uuid;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 use fanout::{
-    escape::escape,
     failure::{Failure, Kind},
-    instant::{Resolved, TimeSpec},
     operations::logs::{Line, Logs, Selection},
     stack::reach,
+    text::escape::escape,
+    time::instant::{Resolved, TimeSpec},
 };
 use serde::Serialize;
 

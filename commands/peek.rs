@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use fanout::{
-    escape::{ellipsis, escape},
     operations::peek::{Item, Peek, Place, equivalent},
     sink_kind::SinkKind,
     stack::reach::Need,
+    text::escape::{ellipsis, escape},
 };
 use serde_json::json;
 

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use fanout::{config::Settings, escape::escape_lines, progress::Progress};
+use fanout::{config::Settings, progress::Progress, text::escape::escape_lines};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tokio_util::sync::CancellationToken;

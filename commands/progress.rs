@@ -9,8 +9,8 @@ use std::{
 };
 
 use fanout::{
-    escape::escape_lines,
     progress::{Event, Progress, Unit},
+    text::escape::escape_lines,
 };
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 

@@ -10,11 +10,9 @@ use clap::Args;
 use fanout::{
     config::{Origin, Settings},
     operations::run::{Options, Report, Run, may_create_topics},
-    pipeline::{
-        Reporter,
-        status::{SinkState, SinkStatus},
-    },
     progress::{Event, Progress},
+    runtime::Reporter,
+    runtime::status::{SinkState, SinkStatus},
     sink_kind::SinkKind,
     stack::reach::Need,
 };
@@ -144,7 +142,7 @@ fn line(sink: &SinkStatus) -> String {
     );
     if let Some(detail) = &sink.detail {
         line.push_str(": ");
-        line.push_str(&fanout::escape::escape(detail));
+        line.push_str(&fanout::text::escape::escape(detail));
     }
     line
 }

@@ -4,10 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use fanout::{
-    escape::escape,
     failure::{Failure, Kind},
     operations::smoke::{self, Options, Outcome as HopOutcome, Report},
     stack::reach::Need,
+    text::escape::escape,
 };
 use serde_json::json;
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 use fanout::{
-    escape::escape,
-    instant::Age,
     operations::status::{DeadLetters, Report, ServiceStatus, status},
-    pipeline::status::{SinkState, SinkStatus},
-    source::{Severity, Standing},
+    runtime::status::{SinkState, SinkStatus},
+    source::checks::{Severity, Standing},
+    text::escape::escape,
+    time::instant::Age,
 };
 
 use crate::{

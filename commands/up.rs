@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use fanout::{
-    escape::{escape, escape_lines},
-    operations::{
-        source::Consent,
-        up::{self, Endpoint, Pull, Report, Request, Review, Up},
+    operations::up::{self, Endpoint, Pull, Report, Request, Review, Up},
+    source::Consent,
+    stack::{
+        PortMode,
+        blueprint::UpOptions,
+        plan::{Plan, Recreate, Step},
+        ports::ReassignedPort,
     },
-    plan::{Plan, Recreate, Step},
-    stack::{PortMode, blueprint::UpOptions, ports::ReassignedPort},
+    text::escape::{escape, escape_lines},
 };
 use serde::Serialize;
 

@@ -4,9 +4,9 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
 use fanout::{
-    escape::{ellipsis, escape},
     operations::verify::{self, Check, Difference, Findings, Kind, Report},
     stack::reach::Need,
+    text::escape::{ellipsis, escape},
 };
 use serde_json::json;
 

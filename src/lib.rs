@@ -12,34 +12,29 @@
 //! |---|---|
 //! | what an operator asks for | [`operations`] |
 //! | the streaming pipeline (`fanout run`) | [`pipeline`] |
-//! | where changes end, and the servers around them | [`sinks`], [`stack`] |
-//! | one module for each server's client crate; the time | [`clients`], [`clock`] |
+//! | where changes end, and the servers around them | [`runtime`], [`stack`] |
+//! | one module for each server's client crate; the time | [`connections`], [`crate::time::clock`] |
 //! | pure: no network, no clock, no runtime | the rest |
 
 pub mod assets;
-pub mod chunk;
-pub mod clients;
-pub mod clock;
+mod audit;
 pub mod config;
+pub mod connections;
 pub mod crash;
-pub mod enrichment;
-pub mod escape;
-pub mod event;
+pub mod debezium;
+pub mod engagement;
 pub mod failure;
-pub mod instant;
+pub mod kafka;
 pub mod operations;
 pub mod pipeline;
-pub mod plan;
 pub mod progress;
-pub mod project;
-pub mod retry;
+pub mod runtime;
 pub mod secret;
 pub mod sink_kind;
 pub mod sinks;
 pub mod source;
+pub mod spill;
 pub mod stack;
-pub mod suggest;
-pub mod template;
-pub mod timestamp;
-pub mod version;
+pub mod text;
+pub mod time;
 pub mod window;

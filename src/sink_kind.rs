@@ -9,7 +9,7 @@ use std::{cmp::Ordering, fmt, ops::Deref, str::FromStr};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::suggest::unknown;
+use crate::text::suggest::unknown;
 
 /// Where changes end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

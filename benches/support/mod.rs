@@ -4,8 +4,7 @@
 use std::{path::PathBuf, process::Command};
 
 use fanout::{
-    config::{Config, Layers, Settings, load},
-    project::Project,
+    config::{Config, Layers, Settings, load, project::Project},
     stack::{Home, recorded_settings},
 };
 

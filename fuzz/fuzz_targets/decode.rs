@@ -10,13 +10,14 @@
 use std::{fs, path::Path, sync::Arc};
 
 use fanout::{
-    chunk::Chunk,
     config::Score,
-    event::{
+    debezium::{
         Change, ContentDecoder, DimensionDecoder, Engagement, FactChange, FactDecoder, Record,
-        Reject, RejectCode, SourceTable, idempotency,
+        Reject, RejectCode, SourceTable,
     },
-    sinks::board::{BoardChange, BoardDecoder, Decoded},
+    engagement::idempotency,
+    kafka::chunk::Chunk,
+    sinks::redis::sink::{BoardChange, BoardDecoder, Decoded},
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value as Json, json};

@@ -9,11 +9,10 @@ use std::{
 
 use serde_json::{Map, Value as Json};
 
-use super::{Settings, error::ConfigError, rules::check};
+use super::{Settings, error::ConfigError, project::Project, rules::check};
 use crate::{
-    project::Project,
     secret::{SecretUrl, masked},
-    suggest::did_you_mean,
+    text::suggest::did_you_mean,
 };
 
 /// Prefix of the environment variables that set a value.

@@ -5,9 +5,11 @@
 //! always give the same settings. This module reads only the files that `FANOUT_…_FILE`
 //! variables name.
 
+pub(crate) mod connection;
 mod connector_secrets;
 mod error;
 mod layers;
+pub mod project;
 mod rules;
 mod settings;
 

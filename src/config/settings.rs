@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::project::Project;
 use crate::{
-    project::Project,
     secret::{Redactor, SecretUrl, Variables},
     sink_kind::Sinks,
 };

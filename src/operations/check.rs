@@ -3,8 +3,8 @@
 //! command would refuse it sooner or later; here it is told at once.
 
 use crate::{
-    clients::{clickhouse, postgres},
     config::Settings,
+    connections::{clickhouse, postgres},
     failure::{Failure, Kind},
     secret::SecretUrl,
     stack::{

@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    clients::docker::DockerError,
     failure::{Failure, Kind},
     progress::Progress,
     stack::{
@@ -15,7 +14,10 @@ use crate::{
         blueprint::BlueprintError,
         choice,
         definition::{Definition, StopSignal},
-        docker::{daemon::DaemonError, owner::ResourceLabels, sweep::ProjectResources},
+        docker::{
+            daemon::DaemonError, engine::DockerError, labels::ResourceLabels,
+            resources::ProjectResources,
+        },
         native::process::{self, LeftoverOutcome, ProcessError, StopOutcome},
         runner, selection,
     },

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, Settings, variable},
-    escape::shell_quoted,
     secret::SecretUrl,
     sink_kind::SinkKind,
     stack::{
@@ -13,6 +12,7 @@ use crate::{
         definition::{self, DefinitionError},
         reach::has_known_address,
     },
+    text::escape::shell_quoted,
 };
 
 /// One variable.

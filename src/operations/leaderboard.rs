@@ -1,32 +1,32 @@
 //! The board as it is published, with titles; and the events behind a score.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{
-    ahead::{self, AheadError},
-    eligible::{self, CountedEvent, Moment, Sum},
-    scratch::Scratch,
-    status,
-};
+use super::status;
 use crate::{
-    clients::{
+    config::{Score, project::Project},
+    connections::{
         Connections,
-        clickhouse::{Query, Title},
         postgres::PostgresError,
-        redis::{BoardKeys, BoardReader, Meta, RedisError, RedisProblem},
+        redis::{RedisError, RedisProblem},
     },
-    clock::now_us,
-    config::Score,
     failure::{Failure, Kind},
-    pipeline::status::{SinkState, SinkStatus},
-    project::Project,
+    runtime::status::{SinkState, SinkStatus},
     sink_kind::{ConsumerGroup, SinkKind},
+    sinks::{
+        clickhouse::{Query, Title},
+        redis::{
+            BoardKeys, BoardReader, Meta,
+            ahead::{self, AheadError},
+            eligible::{self, CountedEvent, Moment, Sum},
+        },
+    },
+    spill::scratch::Scratch,
+    time::clock::now_us,
 };
 
 /// Events listed behind a score.

@@ -9,17 +9,16 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    clients::docker::DockerError,
     config::Runtime,
     failure::{Failure, Kind},
     stack::{
         self, Site, State, StateError, choice,
         definition::{self, DefinitionError},
-        docker::{self, daemon::DaemonError, owner::ResourceLabels},
+        docker::{self, daemon::DaemonError, engine::DockerError, labels::ResourceLabels},
         logs::Reader,
     },
-    suggest::unknown,
-    timestamp::Rfc3339,
+    text::suggest::unknown,
+    time::timestamp::Rfc3339,
 };
 
 /// Which lines are wanted.

@@ -10,22 +10,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    connector::keeper,
-    fence::{self, Fence, FenceError},
-    source,
-};
 use crate::{
-    clients::Connections,
+    config::project::Project,
+    connections::Connections,
     failure::{Failure, Kind},
-    pipeline::{
-        Pipeline, PipelineError, Reporter, Start, server,
+    pipeline::{Pipeline, Start},
+    progress::Progress,
+    runtime::Reporter,
+    runtime::{
+        PipelineError,
+        barrier::{self, Fence, FenceError},
+        server,
         source::source as source_watch,
         status::{Halt, Status},
     },
-    progress::Progress,
-    project::Project,
     sink_kind::SinkKind,
+    source::connector::keeper,
     stack::{Site, State, StateError, endpoint},
 };
 
@@ -170,7 +170,11 @@ impl Run {
         let names = configured.map(|(host, _)| host).into_iter().collect();
         tokio::spawn(serve(listener, reporter.clone(), names, stop.clone()));
         tokio::spawn(keeper::keep(connections.clone(), stop.clone()));
-        tokio::spawn(source::watch(connections.clone(), writer, stop.clone()));
+        tokio::spawn(crate::runtime::watch(
+            connections.clone(),
+            writer,
+            stop.clone(),
+        ));
         Ok(Self {
             pipeline,
             reporter,
@@ -240,7 +244,7 @@ impl Run {
     async fn idle(&self, progress: &dyn Progress) -> Result<Fence, FenceError> {
         let sinks = &self.options.sinks;
         loop {
-            match fence::wait(&self.connections, sinks, IDLE_INTERVAL, progress).await {
+            match barrier::wait(&self.connections, sinks, IDLE_INTERVAL, progress).await {
                 Err(error) if error.kind() == Kind::NotReady => {}
                 ended => return ended,
             }

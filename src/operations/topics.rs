@@ -5,11 +5,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    clients::{
-        Connections,
-        kafka::{KafkaError, TopicConfig},
-    },
-    pipeline::topics::{Difference, differences, names},
+    connections::Connections,
+    kafka::{KafkaError, TopicConfig},
+    source::topics::{Difference, differences, names},
 };
 
 /// A topic and what differs.

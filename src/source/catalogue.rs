@@ -1,174 +1,149 @@
-//! The part of a database's catalogue that concerns the pipeline: plain data, read in one
-//! statement.
+//! Reads the catalogue of Postgres for the checks in [`super::checks`]. One statement reads
+//! everything as of one moment. It needs no privileges, because every role can read the
+//! catalogue.
 
-use serde::Deserialize;
+use serde_json::Value as Json;
 
-/// Catalogue of a database at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Catalogue {
-    /// `server_version_num`: 150004 is 15.4.
-    pub version: i32,
-    pub wal_level: String,
-    /// The role that fanout and the connector connect as.
-    pub role: String,
-    /// Existing relations with the names of the required tables.
-    pub relations: Vec<Relation>,
-    pub publication: Option<Publication>,
-    pub slot: Option<Slot>,
-    /// A domain over an enum, if there is one. Debezium's connector fails at its next start,
-    /// even if the domain is not in use.
-    pub domain_over_enum: Option<String>,
+use super::checks::{Catalogue, Expected, SCHEMA};
+use crate::connections::postgres::{Client, PostgresError, Statement, ToSql};
+
+/// The first version in which a publication can include whole schemas.
+const SCHEMAS_SINCE: i32 = 150_000;
+
+/// The publication's entry of a table's schema, if the version has such entries.
+const SCHEMA_MEMBER: &str = "
+    (SELECT s.oid::bigint FROM pg_publication_namespace s JOIN pg_publication p ON p.oid = s.pnpubid
+     WHERE p.pubname = $2 AND s.pnnspid = c.relnamespace)";
+
+/// Parameters: $1 tables, $2 publication, $3 slot, $4 schema. Columns that older versions lack
+/// are read from the row as a JSON document.
+const CATALOGUE: &str = "
+SELECT jsonb_build_object(
+    'version', current_setting('server_version_num')::int,
+    'wal_level', current_setting('wal_level'),
+    'role', current_user,
+    'domain_over_enum', (
+        SELECT min(d.oid::regtype::text) FROM pg_type d JOIN pg_type b ON b.oid = d.typbasetype
+        WHERE d.typtype = 'd' AND b.typtype = 'e'),
+    'slot', (
+        SELECT jsonb_build_object('active', active, 'wal_status', wal_status)
+        FROM pg_replication_slots WHERE slot_name = $3),
+    'publication', (
+        SELECT jsonb_build_object(
+            'oid', p.oid::bigint, 'xmin', p.xmin::text::bigint, 'all_tables', p.puballtables,
+            'insert', p.pubinsert, 'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate,
+            'others', (
+                SELECT coalesce(jsonb_agg(jsonb_build_object(
+                    'oid', o.oid::bigint, 'name', format('%I.%I', n.nspname, o.relname))), '[]')
+                FROM pg_publication_rel r JOIN pg_class o ON o.oid = r.prrelid
+                JOIN pg_namespace n ON n.oid = o.relnamespace
+                WHERE r.prpubid = p.oid
+                    AND NOT (o.relnamespace = to_regnamespace($4) AND o.relname = ANY ($1::text[]))))
+        FROM pg_publication p WHERE p.pubname = $2),
+    'relations', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'oid', c.oid::bigint, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
+            'identity', c.relreplident, 'file', c.relfilenode::bigint, 'is_partition', c.relispartition,
+            'identity_index', (
+                SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = c.oid AND indisreplident),
+            'parents', (
+                SELECT coalesce(jsonb_agg(inhparent::regclass::text), '[]') FROM pg_inherits WHERE inhrelid = c.oid),
+            'children', (
+                SELECT coalesce(jsonb_agg(inhrelid::regclass::text), '[]') FROM pg_inherits WHERE inhparent = c.oid),
+            'row_security', CASE WHEN c.relkind IN ('r', 'p') THEN row_security_active(c.oid) ELSE false END,
+            'columns', (
+                SELECT coalesce(jsonb_agg(jsonb_build_object(
+                    'name', a.attname, 'number', a.attnum, 'xmin', a.xmin::text::bigint,
+                    'shown', format_type(a.atttypid, a.atttypmod),
+                    'not_null', a.attnotnull, 'generated', a.attgenerated <> '',
+                    'base', (
+                        WITH RECURSIVE chain AS (
+                            SELECT t.* FROM pg_type t WHERE t.oid = a.atttypid
+                            UNION ALL
+                            SELECT t.* FROM pg_type t JOIN chain ON t.oid = chain.typbasetype
+                            WHERE chain.typtype = 'd')
+                        SELECT CASE typnamespace WHEN 'pg_catalog'::regnamespace THEN typname::text
+                            ELSE typnamespace::regnamespace || '.' || typname END
+                        FROM chain WHERE typtype <> 'd')) ORDER BY a.attnum), '[]')
+                FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+            'primary_key', (
+                SELECT jsonb_build_object(
+                    'oid', k.oid::bigint, 'name', k.conname, 'index', k.conindid::regclass::text,
+                    'deferrable', k.condeferrable,
+                    'columns', (
+                        SELECT jsonb_agg(a.attname ORDER BY part.place)
+                        FROM unnest(k.conkey) WITH ORDINALITY AS part (number, place)
+                        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = part.number))
+                FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p'),
+            'indexed', (
+                SELECT coalesce(jsonb_agg(DISTINCT a.attname), '[]')
+                FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+                WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL),
+            'published', EXISTS (
+                SELECT FROM pg_publication_tables t
+                WHERE t.pubname = $2 AND t.schemaname = $4 AND t.tablename = c.relname),
+            'member', (
+                SELECT jsonb_build_object(
+                    'oid', r.oid::bigint, 'filter', to_jsonb(r) ->> 'prqual' IS NOT NULL,
+                    'columns', (
+                        SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+                        WHERE a.attrelid = c.oid AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)))
+                FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                WHERE p.pubname = $2 AND r.prrelid = c.oid),
+            'schema_member', /* schema_member */)), '[]')
+        FROM pg_class c
+        WHERE c.relnamespace = to_regnamespace($4) AND c.relname = ANY ($1::text[])))";
+
+/// A connection that reads the catalogue repeatedly.
+#[derive(Debug)]
+pub struct Reader {
+    client: Client,
+    statement: Statement,
 }
 
-/// A table, or another relation with its name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Relation {
-    pub oid: u32,
-    pub name: String,
-    /// `pg_class.relkind`.
-    pub kind: String,
-    /// `pg_class.relpersistence`.
-    pub persistence: String,
-    /// `pg_class.relreplident`.
-    pub identity: String,
-    /// The index that serves as replica identity, if any.
-    pub identity_index: Option<String>,
-    /// `pg_class.relfilenode`, which changes with every rewrite.
-    pub file: u32,
-    /// Whether the table is a partition of another table.
-    pub is_partition: bool,
-    pub parents: Vec<String>,
-    pub children: Vec<String>,
-    /// Whether row-level security applies to the role.
-    pub row_security: bool,
-    pub columns: Vec<Column>,
-    pub primary_key: Option<PrimaryKey>,
-    /// Leading columns of the valid, complete indexes.
-    pub indexed: Vec<String>,
-    /// Whether the publication publishes the table, for any reason.
-    pub published: bool,
-    /// The table's own entry in the publication.
-    pub member: Option<Member>,
-    /// The entry of its schema in the publication, if any.
-    pub schema_member: Option<u32>,
-}
+impl Reader {
+    /// Prepares the statement on this connection.
+    ///
+    /// # Errors
+    /// If Postgres does not respond, or its version is too old for this statement.
+    pub async fn new(client: Client) -> Result<Self, PostgresError> {
+        let version = "SELECT current_setting('server_version_num')::int";
+        let version: i32 = client.query_one(version, &[]).await?.try_get(0)?;
+        let schema_member = if version < SCHEMAS_SINCE {
+            "NULL"
+        } else {
+            SCHEMA_MEMBER
+        };
+        let sql = CATALOGUE.replace("/* schema_member */", schema_member);
+        let statement = client.prepare(&sql).await?;
+        Ok(Self { client, statement })
+    }
 
-/// A column.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Column {
-    pub name: String,
-    pub number: i16,
-    /// Transaction that last altered it.
-    pub xmin: u32,
-    /// Name of the column's type. For a domain, the name of its innermost base type. Includes the
-    /// schema unless it is `pg_catalog`.
-    pub base: String,
-    /// The column's type for display.
-    pub shown: String,
-    pub not_null: bool,
-    pub generated: bool,
-}
+    /// Returns the current catalogue.
+    ///
+    /// # Errors
+    /// If Postgres does not respond, or its document is malformed.
+    pub async fn read(&self, expected: &Expected) -> Result<Catalogue, CatalogueError> {
+        let relations = expected.relations();
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&relations, &expected.publication, &expected.slot, &SCHEMA];
+        let row = self.client.query_one(&self.statement, &parameters).await?;
+        let document: Json = row.try_get(0)?;
+        Ok(serde_json::from_value(document)?)
+    }
 
-/// A primary key.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct PrimaryKey {
-    pub oid: u32,
-    pub name: String,
-    pub index: String,
-    pub columns: Vec<String>,
-    pub deferrable: bool,
-}
-
-/// A table's own entry in the publication.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Member {
-    /// Changes if the table was removed and added again, or if its filter changed.
-    pub oid: u32,
-    /// Whether only some of its rows are published.
-    pub filter: bool,
-    /// The published columns, if not all.
-    pub columns: Option<Vec<String>>,
-}
-
-/// A publication.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a column of pg_publication"
-)]
-pub struct Publication {
-    pub oid: u32,
-    /// Transaction that last altered it.
-    pub xmin: u32,
-    pub all_tables: bool,
-    pub insert: bool,
-    pub update: bool,
-    pub delete: bool,
-    pub truncate: bool,
-    /// Other tables that the publication names.
-    pub others: Vec<NamedMember>,
-}
-
-/// A table that the publication names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct NamedMember {
-    /// Oid of the table.
-    pub oid: u32,
-    /// Name of the table, quoted and qualified if necessary.
-    pub name: String,
-}
-
-/// A replication slot.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Slot {
-    /// Whether a process is reading from the slot.
-    pub active: bool,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
-}
-
-impl Catalogue {
-    /// Returns the relation with this name, if it exists.
+    /// Returns the connection, for the caller's own statements.
     #[must_use]
-    pub fn relation(&self, name: &str) -> Option<&Relation> {
-        self.relations.iter().find(|relation| relation.name == name)
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 }
 
-/// Returns true if the connector has started to read. From then on, changes that are not
-/// published are lost.
-#[must_use]
-pub fn has_begun(catalogue: &Catalogue) -> bool {
-    catalogue.slot.is_some()
-}
-
-impl Relation {
-    /// Returns the column with this name, if it exists.
-    #[must_use]
-    pub fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|column| column.name == name)
-    }
-
-    /// Returns true if the replica identity is an index other than the primary key's. The old
-    /// row of a delete then lacks the key.
-    #[must_use]
-    pub fn hides_its_key(&self) -> bool {
-        let key = self.primary_key.as_ref().map(|key| &key.index);
-        self.identity == "i" && self.identity_index.as_ref() != key
-    }
-}
-
-impl Publication {
-    /// Returns the names of the operations that the publication does not publish.
-    #[must_use]
-    pub fn missing_operations(&self) -> Vec<&'static str> {
-        let all = [
-            ("insert", self.insert),
-            ("update", self.update),
-            ("delete", self.delete),
-            ("truncate", self.truncate),
-        ];
-        let missing = all.into_iter().filter(|(_, published)| !published);
-        missing.map(|(name, _)| name).collect()
-    }
+/// Error while reading the catalogue.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    #[error("cannot read the catalogue from postgres")]
+    Postgres(#[from] PostgresError),
+    #[error("cannot parse the catalogue from postgres")]
+    Document(#[from] serde_json::Error),
 }

@@ -1,39 +1,67 @@
-//! The state that Postgres must be in for its changes to reach the sinks exactly, and the
-//! problems of a database that is in another state.
+//! The source database, looked at and brought to what the pipeline needs.
 //!
-//! [`Expected`] describes the required state and [`Catalogue`] the state of a database;
-//! [`check`] compares them and returns [`Finding`]s. A [`Fingerprint`] of the catalogue shows
-//! whether something was altered in the meantime, even if the alteration was reverted: changes
-//! made in between are missing from the log. [`statements`] returns the SQL that repairs or
-//! creates the rest.
-//!
-//! [`crate::clients::postgres`] reads the catalogue. The callers decide when to inspect the
-//! source, and how a finding affects a sink.
+//! What is expected, and what is wrong, [`checks`] says; here it is
+//! asked for, once for a command or again and again while the pipeline runs,
+//! repaired, and kept in the state topic.
 
-mod assess;
-mod catalogue;
-mod connector;
-mod expected;
-mod finding;
-mod fingerprint;
-mod judge;
-mod record;
-mod statement;
+pub mod catalogue;
+pub mod checks;
+pub mod connector;
+mod explain;
+pub(crate) mod inspector;
+pub(crate) mod placeholders;
+mod provision;
+pub(super) mod records;
+pub mod role;
+mod snapshots;
+pub mod tables;
+pub mod topics;
 
-pub use assess::{ConnectorState, History, assess, reasons_to_record};
-pub use catalogue::{
-    Catalogue, Column, Member, NamedMember, PrimaryKey, Publication, Relation, Slot, has_begun,
+pub use explain::explain;
+pub use inspector::{InspectError, Inspector, PATIENCE};
+pub use provision::{
+    Consent, Permit, ProvisionError, Refusal, drop_strays, needed, provision, stray_drops,
 };
-pub use connector::{Properties, drift, relevant};
-pub use expected::{Expected, ExpectedColumn, ExpectedTable, HELPERS, SCHEMA, Type};
-pub use finding::{Code, Finding, Severity, Standing};
-pub use fingerprint::{AlteredColumn, Difference, Fingerprint, altered_columns, differences};
-pub use judge::{check, strays};
-pub use record::{Baseline, Changed, Reason, RecordError};
-pub use statement::{Statement, drop_stray, quoted, statements};
+pub use records::{Records, RecordsError};
+pub use snapshots::Snapshots;
 
-/// The command that repairs every gap in history.
-pub const RECONCILE: &str = "fanout backfill --from earliest --source database --prune";
+use self::checks::{Catalogue, Standing, assess};
+use crate::{connections::Connections, failure::chain, time::clock::now_ms};
 
-#[cfg(test)]
-mod tests;
+/// What one look has seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    pub catalogue: Catalogue,
+    pub standing: Standing,
+}
+
+/// Looks once, for a command. Kafka and Connect are asked only where they are
+/// said to answer: who waits for them waits in vain.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn look(connections: &Connections, kafka_answers: bool) -> Result<Looked, InspectError> {
+    let mut inspector = Inspector::new(connections)?;
+    let catalogue = inspector.catalogue().await?;
+    let looked_at_ms = Some(now_ms());
+    let (mut history, mut surroundings, mut problem) = (None, <_>::default(), None);
+    if kafka_answers {
+        (surroundings, problem) = inspector.surroundings().await;
+        match inspector.history().await {
+            Ok(found) => history = found,
+            Err(error) => problem = Some(chain(&error)),
+        }
+    }
+    let expected = inspector.expected();
+    let findings = assess(&catalogue, expected, history.as_ref(), &surroundings);
+    let standing = Standing {
+        looked_at_ms,
+        problem,
+        findings,
+        altered: Vec::new(),
+    };
+    Ok(Looked {
+        catalogue,
+        standing,
+    })
+}

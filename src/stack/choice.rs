@@ -6,10 +6,11 @@ use super::{
     blueprint::error::BlueprintError,
     docker::{
         daemon::{self, DaemonError},
-        surroundings::EngineDiscovery,
+        discovery::EngineDiscovery,
+        engine::Engine,
     },
 };
-use crate::{clients::docker::Engine, config::Runtime};
+use crate::config::Runtime;
 
 /// Runtime of a project, and the reason for it.
 #[derive(Debug, Clone)]

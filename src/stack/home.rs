@@ -27,8 +27,8 @@ use nix::unistd::{User, geteuid};
 
 use super::files;
 use crate::{
+    config::project::Project,
     failure::{Failure, Kind},
-    project::Project,
 };
 
 /// Default home of root.

@@ -161,7 +161,7 @@ fn holder(file: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{project::Project, stack::Home};
+    use crate::{config::project::Project, stack::Home};
 
     #[test]
     fn a_second_lock_names_the_holder_and_dropping_the_first_releases_it() {

@@ -11,7 +11,7 @@ use std::{
 use jiff::{civil, tz::TimeZone};
 
 use super::log_file;
-use crate::timestamp;
+use crate::time::timestamp;
 
 /// Number of bytes read from a log in one call.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Site,
     blueprint::Blueprint,
-    docker::world::EngineState,
+    docker::engine_state::EngineState,
     native::{
         account::AccountError,
         install, prepare,

@@ -7,15 +7,16 @@ use tokio::net::TcpStream;
 
 use super::{definition::Ready, endpoint::host_and_port};
 use crate::{
-    clients::{
-        Connection, clickhouse, kafka,
+    connections::{
+        Connection, clickhouse,
         postgres::{self, Postgres},
         redis::Redis,
         web::{self, WebServer},
     },
-    escape::escape,
     failure::chain,
+    kafka,
     secret::SecretUrl,
+    text::escape::escape,
 };
 
 /// Timeout of one probe.

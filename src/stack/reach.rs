@@ -5,7 +5,11 @@
 use super::{
     Site, State, StateError, choice,
     definition::{self, Definition, DefinitionError, MAIN_PORT},
-    docker::{daemon::DaemonError, owner::ResourceLabels},
+    docker::{
+        daemon::DaemonError,
+        engine::{Container, DockerError, Engine},
+        labels::ResourceLabels,
+    },
     endpoint,
     native::process,
     ports::{self, Availability, Holder},
@@ -13,11 +17,9 @@ use super::{
     state::{ServiceState, holder, recorded_projects},
 };
 use crate::{
-    clients::docker::{Container, DockerError, Engine},
-    config::{Config, Runtime, variable},
+    config::{Config, Runtime, project::Project, variable},
     failure::{Failure, Kind},
-    project::Project,
-    suggest::nearest,
+    text::suggest::nearest,
 };
 
 /// How a command depends on a service.
@@ -325,7 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Layers, load},
-        stack::{Home, docker::surroundings::Choice},
+        stack::{Home, docker::discovery::Choice},
     };
 
     struct Fixture {

@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Origin, Runtime, Settings},
     failure::{Failure, Kind},
     secret::SecretUrl,
-    suggest::unknown,
+    text::suggest::unknown,
 };
 
 /// A service with its resolved runtime, ports and endpoint.

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    blueprint::{error::BlueprintError, wishes::UpOptions},
+    blueprint::{error::BlueprintError, options::UpOptions},
     definition::{self, Definition},
+    plan::{self, Desired},
 };
 use crate::{
     config::{Runtime, Settings},
-    plan::{self, Desired},
     sink_kind::{SinkKind, is_idle_store},
 };
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use super::{
     definition::Install,
-    docker::surroundings::Choice,
+    docker::discovery::Choice,
     home::{Home, ProjectDir},
 };
-use crate::project::Project;
+use crate::config::project::Project;
 
 /// Location of a project.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    docker::engine::Address,
     files::{self, write_atomically},
     home::{Home, ProjectDir},
     native::process,
@@ -18,10 +19,8 @@ use super::{
     proc,
 };
 use crate::{
-    clients::docker::Address,
-    config::Runtime,
+    config::{Runtime, project::Project},
     failure::{Failure, Kind},
-    project::Project,
     secret::SecretUrl,
 };
 

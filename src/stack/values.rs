@@ -13,7 +13,7 @@
 use serde_json::Value as Json;
 
 use super::{definition::MAIN_PORT, endpoint, resolve::Service};
-use crate::{config::Settings, template::Values};
+use crate::{config::Settings, text::template::Values};
 
 /// Returns the values of one service.
 pub(super) fn common_values(

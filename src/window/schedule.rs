@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::timestamp::MICROS_PER_SECOND;
+use crate::time::timestamp::MICROS_PER_SECOND;
 
 /// Ids by due time: grouped by second for future seconds, in exact order for the current
 /// second.

@@ -17,10 +17,7 @@ use crate::source::{Name, Role, Source, all};
 
 /// The allowed cycles: their files and the reason.
 const ALLOWED: [(&[&str], &str); 1] = [(
-    &[
-        "src/clients/kafka/member.rs",
-        "src/clients/kafka/partition.rs",
-    ],
+    &["src/kafka/member.rs", "src/kafka/partition.rs"],
     "the type of a consumer names its context, and librdkafka calls that context back with the \
      consumer: the context of a member splits partitions off it, and each holds the consumer",
 )];

@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, fs};
 
 use fanout::{
-    clients::{Connection, Connections, postgres::Postgres},
     config::Settings,
+    connections::{Connection, Connections, postgres::Postgres},
 };
 use serde_json::Value as Json;
 

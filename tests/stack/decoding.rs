@@ -1,7 +1,7 @@
 //! Decoding of records, as far as it needs a real connector and real servers:
 //! texts that look like a placeholder, and columns that no sink reads.
 
-use fanout::{clients::Connections, config::Settings, operations::objects};
+use fanout::{config::Settings, connections::Connections, sinks::clickhouse::owned};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -232,7 +232,7 @@ fn older_table(stack: &Stack) {
     let mut settings = Settings::for_project(&name);
     settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
     assert_eq!(bench.clickhouse(columns), "['slug','publish_ts']");
-    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("create the tables");
+    wait_for(owned::clickhouse(&Connections::of(&settings))).expect("create the tables");
     assert_eq!(bench.clickhouse(columns), "[]");
     bench.write_content(&case::content(
         bench.prefix(),

@@ -4,8 +4,9 @@
 use std::iter;
 
 use fanout::{
-    clients::{Connection, clickhouse::percent, postgres::Postgres},
-    enrichment::engagement_pct,
+    connections::{Connection, postgres::Postgres},
+    engagement::enrichment::engagement_pct,
+    sinks::clickhouse::percent,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;

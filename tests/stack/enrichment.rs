@@ -5,12 +5,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use fanout::{
-    clients::{
-        Connections,
-        clickhouse::{Enrichment, StaleRow, StaleRows, Store},
-    },
     config::Settings,
-    operations::objects,
+    connections::Connections,
+    sinks::clickhouse::{Enrichment, StaleRow, StaleRows, Store, owned},
 };
 use uuid::Uuid;
 
@@ -53,7 +50,7 @@ impl<'a> Scratch<'a> {
         settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
         database.clone_into(&mut settings.clickhouse.database);
         let scratch = Self { stack, settings };
-        wait_for(objects::clickhouse(&Connections::of(&scratch.settings)))
+        wait_for(owned::clickhouse(&Connections::of(&scratch.settings)))
             .expect("create the tables");
         scratch
     }

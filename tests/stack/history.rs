@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, process::Stdio};
 
-use fanout::{clients::Connections, config::Settings, operations::objects};
+use fanout::{config::Settings, connections::Connections, sinks::clickhouse::owned};
 use serde_json::Value as Json;
 
 use crate::{
@@ -450,7 +450,7 @@ fn wrong_table(stack: &Stack) {
     stack.stores.clickhouse(&format!("DROP TABLE {table}"));
     let mut settings = Settings::default();
     settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
-    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("create the tables");
+    wait_for(owned::clickhouse(&Connections::of(&settings))).expect("create the tables");
     wait_for_halt(stack, "clickhouse", "table_replaced");
     reconcile(stack);
     event.wait_for_column("device", &Json::from("ios"));

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanout::clients::clickhouse::Endpoint;
+use fanout::connections::clickhouse::Endpoint;
 use nix::unistd::Pid;
 use serde_json::Value as Json;
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fanout::{
-    clients::{Connection, clickhouse::Endpoint, postgres::Postgres},
+    connections::{Connection, clickhouse::Endpoint, postgres::Postgres},
     stack::native::account,
 };
 use reqwest::{Method, header};

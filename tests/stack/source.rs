@@ -2,7 +2,7 @@
 //! detected and reported, `up` reports its repairs, and the sinks stay degraded
 //! until the history is reconciled.
 
-use fanout::clients::{Connection, postgres::Postgres};
+use fanout::connections::{Connection, postgres::Postgres};
 use serde_json::Value as Json;
 
 use crate::{

@@ -1,9 +1,7 @@
 //! The settings of topics, no matter which component has created them.
 
 use fanout::{
-    clients::{Connections, kafka::TopicConfig},
-    config::Settings,
-    pipeline::topics::specs,
+    config::Settings, connections::Connections, kafka::TopicConfig, source::topics::specs,
 };
 use serde_json::Value as Json;
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use fanout::{clients::Connections, config::Settings, operations::objects};
+use fanout::{config::Settings, connections::Connections, sinks::clickhouse::owned};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -147,7 +147,7 @@ fn copy_tables(stack: &Stack) -> Fanout {
     "tampered".clone_into(&mut settings.clickhouse.database);
     settings.clickhouse.url = stack.stores.url("FANOUT_CLICKHOUSE_URL").into();
     stack.stores.clickhouse("DROP DATABASE IF EXISTS tampered");
-    wait_for(objects::clickhouse(&Connections::of(&settings))).expect("create the tables");
+    wait_for(owned::clickhouse(&Connections::of(&settings))).expect("create the tables");
     for table in ["engagement_enriched_storage", "content", "fanout_topics"] {
         let copy = format!("INSERT INTO tampered.{table} SELECT * FROM analytics.{table}");
         stack.stores.clickhouse(&copy);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fanout::clients::{
+use fanout::connections::{
     Connection,
     postgres::{Client, Postgres, PostgresError},
 };

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use fanout::clients::{
+use fanout::connections::{
     Connection,
     postgres::{Postgres, Row},
 };

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanout::clients::{Connection, postgres::Postgres};
+use fanout::connections::{Connection, postgres::Postgres};
 use tokio::time::timeout;
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanout::clients::clickhouse::Endpoint;
+use fanout::connections::clickhouse::Endpoint;
 use serde_json::Value as Json;
 use url::Url;
 

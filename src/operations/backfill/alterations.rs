@@ -10,18 +10,18 @@ use super::{
     store::{insist, rebuild},
 };
 use crate::{
-    clients::Connections,
-    operations::{
-        connector::{self, ConnectorError},
-        fence::reader_group,
-        objects,
-        up::Alteration,
-    },
-    pipeline::topics::specs,
+    connections::Connections,
+    operations::up::Alteration,
     progress::Progress,
     sink_kind::SinkKind,
+    sinks::clickhouse::owned,
+    source::{
+        connector::{self, ConnectorError},
+        tables::reader_group,
+        topics::specs,
+    },
     stack::{ProjectDir, State},
-    template::Values,
+    text::template::Values,
 };
 
 /// The services that a backfill may alter.
@@ -170,7 +170,7 @@ async fn tables(connections: &Connections) -> Result<Vec<String>, BackfillError>
         let from = format!("{database}.{table}");
         format!("RENAME TABLE {from} TO {from}_aside_<time>, and create it anew")
     });
-    let missing = objects::needed(connections).await?.into_iter();
+    let missing = owned::needed(connections).await?.into_iter();
     Ok(renamed
         .chain(missing.map(|(_, statement)| statement))
         .collect())

@@ -20,18 +20,17 @@ use super::{
     store::{insist, rebuild},
 };
 use crate::{
-    clients::{Connections, clickhouse::Store},
+    connections::Connections,
     crash,
-    operations::{
-        fence::{self, FenceError, events_topic, reader_group},
-        objects,
-        source::{Inspector, Refusal},
-        steps::Steps,
-    },
-    progress::Progress,
+    progress::{Progress, steps::Steps},
+    runtime::barrier::{self, FenceError},
     sink_kind::SinkKind,
-    sinks::clickhouse::{Lives, Rebuild},
-    source::{Fingerprint, Severity, check},
+    sinks::clickhouse::{Lives, Rebuild, Store, owned},
+    source::{
+        Inspector, Refusal,
+        checks::{Fingerprint, Severity, check},
+        tables::{events_topic, reader_group},
+    },
 };
 
 /// How long it may take until a connector runs that just began.
@@ -152,11 +151,11 @@ impl FromDatabase<'_> {
         self.consent.check_tables(self.connections).await?;
         // Whatever is not there yet; with a wrong table this may fail, and the
         // second time it counts.
-        let _ = objects::clickhouse(self.connections).await;
+        let _ = owned::clickhouse(self.connections).await;
         for aside in insist(self.patience, async || rebuild.move_aside().await).await? {
             steps.doing(&format!("moved a table that was not right to {aside}"));
         }
-        objects::clickhouse(self.connections).await?;
+        owned::clickhouse(self.connections).await?;
         steps.done("the tables are right");
         Ok(())
     }
@@ -238,7 +237,7 @@ impl FromDatabase<'_> {
     async fn until_it_streams(&self) -> Result<(), BackfillError> {
         let started = tokio::time::Instant::now();
         loop {
-            match fence::wait(self.connections, &[], self.patience, self.progress).await {
+            match barrier::wait(self.connections, &[], self.patience, self.progress).await {
                 Err(FenceError::NoSlot { .. } | FenceError::NoTopic { .. })
                     if started.elapsed() < self.patience.max(CONNECTOR_PATIENCE) =>
                 {
@@ -258,7 +257,7 @@ impl FromDatabase<'_> {
         let sinks = [SinkKind::ClickHouse];
         let (mut nearest, mut slot) = (i64::MIN, i64::MAX);
         loop {
-            match fence::wait(self.connections, &sinks, self.patience, self.progress).await {
+            match barrier::wait(self.connections, &sinks, self.patience, self.progress).await {
                 Err(FenceError::GroupBehind { partitions, .. })
                     if committed(&partitions) > nearest =>
                 {
@@ -324,7 +323,7 @@ pub(super) async fn reconciled(
 }
 
 /// How much of the log a group has done.
-fn committed(partitions: &[fence::Behind]) -> i64 {
+fn committed(partitions: &[barrier::Behind]) -> i64 {
     partitions
         .iter()
         .map(|behind| behind.committed.unwrap_or(0) - behind.end)

@@ -3,21 +3,16 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
-    clients::{
+    connections::{
         clickhouse::{ClickHouseError, InvalidUrl},
-        kafka::KafkaError,
         postgres::PostgresError,
     },
     failure::{Failure, Kind},
-    operations::{
-        board::BoardError,
-        connector::ConnectorError,
-        fence::FenceError,
-        objects::ObjectsError,
-        source::{InspectError, RecordsError, Refusal},
-    },
-    pipeline::replay::ReplayError,
+    kafka::KafkaError,
+    runtime::{barrier::FenceError, replay::ReplayError},
     sink_kind::{SinkKind, joined},
+    sinks::{clickhouse::owned::ObjectsError, redis::renew::BoardError},
+    source::{InspectError, RecordsError, Refusal, connector::ConnectorError},
     stack::StateError,
 };
 

@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::BackfillError;
 use crate::{
-    clients::clickhouse::Times,
-    pipeline::replay::Part,
+    runtime::replay::Part,
     sink_kind::SinkKind,
-    source::Fingerprint,
+    sinks::clickhouse::Times,
+    source::checks::Fingerprint,
     stack::{Lock, ProjectDir, files::write_atomically},
 };
 
@@ -195,7 +195,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{failure::Failure as _, project::Project, stack::Home};
+    use crate::{config::project::Project, failure::Failure as _, stack::Home};
 
     #[test]
     fn a_journal_is_read_as_it_was_written_and_another_format_is_refused() {

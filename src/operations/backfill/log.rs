@@ -12,22 +12,21 @@ use super::{
     store::insist,
 };
 use crate::{
-    clients::{
-        Connections,
-        kafka::{Bounds, KafkaError, Log, TopicIdentity},
-    },
+    connections::Connections,
     crash,
-    operations::{
-        dlq,
-        fence::{events_topic, reader_group},
+    kafka::{Bounds, KafkaError, Log, TopicIdentity},
+    operations::dlq,
+    progress::{Unit, steps::Steps},
+    runtime::{
+        GenerationLog,
+        replay::{Part, Tally, Watch},
+    },
+    sink_kind::SinkKind,
+    source::tables::{events_topic, reader_group},
+    spill::{
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
-        steps::Steps,
     },
-    pipeline::replay::{Part, Tally, Watch},
-    progress::Unit,
-    sink_kind::SinkKind,
-    sinks::GenerationLog,
 };
 
 /// How long the record of generations may take to be read.

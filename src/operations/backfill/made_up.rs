@@ -10,11 +10,11 @@ use super::{
     store::insist,
 };
 use crate::{
-    clients::Connections,
+    connections::Connections,
     crash,
-    operations::fence::{self, events_topic},
+    runtime::{MadeUp, Notes},
     sink_kind::{ConsumerGroup, SinkKind},
-    sinks::{MadeUp, Notes},
+    source::tables::{self, events_topic},
 };
 
 /// Up to where the external system has had every insert; none where this
@@ -43,7 +43,7 @@ pub(super) async fn note(
     consent: &Consented,
 ) -> Result<(), BackfillError> {
     let settings = connections.settings();
-    let group = fence::group(settings, group);
+    let group = tables::group(settings, group);
     let log = connections.kafka.log(&group)?;
     let topic = events_topic(settings);
     let Some(identity) = log.identity(&topic).await? else {
@@ -62,7 +62,7 @@ pub(super) async fn note(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::replay::Part;
+    use crate::runtime::replay::Part;
 
     fn journal(parts: Vec<Part>) -> Journal {
         let mut journal = Journal::new("x".to_owned(), "t/3".to_owned(), "now".to_owned());

@@ -36,13 +36,17 @@ use self::{
     log::{Keeper, Topic},
     plan::look,
 };
-use super::{board, scratch::Scratch, steps::Steps};
 use crate::{
-    clients::Connections,
+    connections::Connections,
     crash,
-    pipeline::replay::{self, Bounds, Tally, Through},
-    progress::Progress,
+    progress::{Progress, steps::Steps},
+    runtime::replay::{Bounds, Tally},
     sink_kind::{ConsumerGroup, SinkKind},
+    sinks::{
+        redis::renew,
+        replay::{self, Through},
+    },
+    spill::scratch::Scratch,
     stack::{Lock, Site},
 };
 
@@ -201,7 +205,7 @@ impl Backfill {
             .await?;
         }
         if wants_board {
-            board = Some(board::rebuild(&self.connections, patience, progress).await?);
+            board = Some(renew::rebuild(&self.connections, patience, progress).await?);
         }
         if rebuilds {
             let source = database.as_ref().and_then(|one| one.source.as_ref());

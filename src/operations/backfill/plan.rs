@@ -12,13 +12,12 @@ use super::{
     snapshot,
 };
 use crate::{
-    clients::Connections,
-    clock::now_us,
-    instant::Resolved,
-    operations::{fence::events_topic, up::Alteration},
-    pipeline::replay::Part,
+    connections::Connections,
+    operations::up::Alteration,
+    runtime::replay::Part,
     sink_kind::SinkKind,
-    timestamp::Rfc3339,
+    source::tables::events_topic,
+    time::{clock::now_us, instant::Resolved, timestamp::Rfc3339},
 };
 
 /// What it will do.

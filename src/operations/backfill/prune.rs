@@ -10,15 +10,14 @@ use uuid::Uuid;
 
 use super::error::BackfillError;
 use crate::{
-    clients::{
+    connections::{
         Connections,
-        clickhouse::{ContentPlace, ContentRow, FactRow, PlaceRow, Store, Times},
         postgres::{self, Client},
     },
-    clock::now_ms,
-    operations::steps::Steps,
-    progress::Unit,
-    version::Version,
+    engagement::version::Version,
+    progress::{Unit, steps::Steps},
+    sinks::clickhouse::{ContentPlace, ContentRow, FactRow, PlaceRow, Store, Times},
+    time::clock::now_ms,
 };
 
 /// Rows of one range.
@@ -155,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::version::Position;
+    use crate::engagement::version::Position;
 
     proptest! {
         #[test]

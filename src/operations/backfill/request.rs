@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::error::BackfillError;
 use crate::{
-    instant::TimeSpec,
     sink_kind::{SinkKind, Sinks, joined},
+    time::instant::TimeSpec,
 };
 
 /// What is asked for.

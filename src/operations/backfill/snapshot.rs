@@ -10,11 +10,13 @@ use uuid::Uuid;
 
 use super::{error::BackfillError, journal::Database};
 use crate::{
-    clients::{Connections, clickhouse::Times, kafka::Stretch, postgres::Client},
+    connections::{Connections, postgres::Client},
     crash,
-    operations::{fence::reader_group, steps::Steps},
-    progress::Unit,
-    timestamp::Rfc3339,
+    kafka::Stretch,
+    progress::{Unit, steps::Steps},
+    sinks::clickhouse::Times,
+    source::tables::reader_group,
+    time::timestamp::Rfc3339,
 };
 
 /// The table of the events as Debezium names it.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::error::BackfillError;
 use crate::{
-    clients::Connections,
-    operations::fence::{content_topic, events_topic, reader_group},
-    pipeline::replay::ReplayError,
-    sinks::{Fault, clickhouse::Rebuild},
+    connections::Connections,
+    runtime::{Fault, replay::ReplayError},
+    sinks::clickhouse::Rebuild,
+    source::tables::{content_topic, events_topic, reader_group},
 };
 
 /// Between two tries.

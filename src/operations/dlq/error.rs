@@ -2,12 +2,11 @@
 
 use std::io;
 
-use super::letter::LetterId;
 use crate::{
-    clients::kafka::KafkaError,
     failure::{Failure, Kind},
-    operations::board::BoardError,
-    pipeline::replay::ReplayError,
+    kafka::KafkaError,
+    runtime::{letter::LetterId, replay::ReplayError},
+    sinks::redis::renew::BoardError,
 };
 
 /// Why dead letters cannot be read.

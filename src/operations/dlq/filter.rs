@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    error::DlqError,
-    letter::{Letter, LetterId},
+use super::error::DlqError;
+use crate::{
+    debezium::RejectCode,
+    runtime::letter::{Letter, LetterId},
+    sink_kind::ConsumerGroup,
+    sinks::http,
+    text::suggest::unknown,
 };
-use crate::{event::RejectCode, sink_kind::ConsumerGroup, sinks::http, suggest::unknown};
 
 /// Which letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,24 +3,25 @@
 
 mod error;
 mod filter;
-mod letter;
 mod purge;
-mod reader;
 mod replay;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use super::fence::reader_group;
-use crate::clients::{Connections, kafka::Stretch};
+use crate::{
+    connections::Connections,
+    kafka::Stretch,
+    runtime::{Letter, LetterId, letter_reader},
+    source::tables::reader_group,
+};
 
+pub(super) use crate::runtime::letter::PURGED;
+pub use crate::runtime::letter_reader::Reader;
 pub use error::DlqError;
 pub use filter::Filter;
-pub(super) use letter::PURGED;
-pub use letter::{Letter, LetterId};
 pub use purge::{Purged, purge};
-pub use reader::Reader;
 pub use replay::{Replay, Report, Selected, select};
 
 /// Bytes of keys and values that a list holds. Beyond it, the older letters of
@@ -137,7 +138,10 @@ pub async fn find(connections: &Connections, id: LetterId) -> Result<Letter, Dlq
     let topic = settings.kafka.dead_letter_topic.clone();
     let reader = reader_group(settings, "dlq");
     let place = usize::try_from(id.partition).unwrap_or(usize::MAX);
-    let bounds = reader::bounds(connections).await?.get(place).copied();
+    let bounds = letter_reader::bounds(connections)
+        .await?
+        .get(place)
+        .copied();
     let there = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));
     if there {
         let stretch = Stretch {
@@ -155,8 +159,8 @@ pub async fn find(connections: &Connections, id: LetterId) -> Result<Letter, Dlq
 
 #[cfg(test)]
 mod tests {
-    use super::{letter::EXCERPT, *};
-    use crate::{clients::kafka::Seen, sink_kind::ConsumerGroup};
+    use super::*;
+    use crate::{kafka::Seen, runtime::letter::EXCERPT, sink_kind::ConsumerGroup};
 
     #[test]
     fn a_letter_without_headers_is_still_one() {

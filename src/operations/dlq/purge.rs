@@ -6,24 +6,21 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    error::DlqError,
-    letter::{Letter, PURGED},
-    reader::{self, Reader},
-};
+use super::error::DlqError;
 use crate::{
-    clients::{
-        Connections,
-        kafka::{Bounds, Letter as Outgoing, Producer},
-    },
+    connections::Connections,
     crash,
-    operations::{
-        fence::{content_topic, events_topic, reader_group},
+    kafka::{Bounds, Letter as Outgoing, Producer},
+    progress::{Progress, Unit, steps::Steps},
+    runtime::{
+        letter::{Letter, PURGED},
+        letter_reader::{self, Reader},
+    },
+    source::tables::{content_topic, events_topic, reader_group},
+    spill::{
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
-        steps::Steps,
     },
-    progress::{Progress, Unit},
 };
 
 /// Letters that are read before they are written again, in number and in bytes
@@ -59,7 +56,7 @@ pub async fn purge(
     progress: &dyn Progress,
 ) -> Result<Purged, DlqError> {
     // What comes after this is not purged.
-    let bounds = reader::bounds(connections).await?;
+    let bounds = letter_reader::bounds(connections).await?;
     if bounds.is_empty() {
         return Ok(Purged::default());
     }

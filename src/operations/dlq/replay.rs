@@ -9,27 +9,26 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    error::DlqError,
-    filter::Filter,
-    letter::{Letter, LetterId},
-    reader::{self, Reader},
-};
+use super::{error::DlqError, filter::Filter};
 use crate::{
-    clients::{
-        Connections,
-        kafka::{self, TopicIdentity},
+    connections::Connections,
+    kafka::{self, TopicIdentity},
+    progress::{Progress, Unit, steps::Steps},
+    runtime::{
+        letter::{Letter, LetterId},
+        letter_reader::{self, Reader},
+        replay::{Batches, Bounds, Kept, ReplayError, Tally},
     },
-    operations::{
-        board,
-        fence::{content_topic, events_topic, reader_group},
+    sink_kind::ConsumerGroup,
+    sinks::{
+        redis::renew,
+        replay::{self, Through},
+    },
+    source::tables::{content_topic, events_topic, reader_group},
+    spill::{
         scratch::Scratch,
         sorted::{Field as _, Sorted, Sorting, key},
-        steps::Steps,
     },
-    pipeline::replay::{self, Batches, Bounds, Kept, ReplayError, Tally, Through},
-    progress::{Progress, Unit},
-    sink_kind::ConsumerGroup,
 };
 
 /// The groups in the order in which their letters are replayed: content before
@@ -136,7 +135,7 @@ pub async fn select(
     let mut missing = filter.ids.clone();
     let mut selected = Selected {
         filter,
-        bounds: reader::bounds(connections).await?,
+        bounds: letter_reader::bounds(connections).await?,
         lives: lives(connections).await?,
         letters: Sorted::default(),
         counts: BTreeMap::new(),
@@ -245,7 +244,7 @@ impl Selected {
                 continue;
             };
             let Some(through) = through(group) else {
-                report.board = Some(board::rebuild(connections, how.patience, progress).await?);
+                report.board = Some(renew::rebuild(connections, how.patience, progress).await?);
                 continue;
             };
             let steps = Steps::new(progress, group.name());
@@ -348,7 +347,7 @@ fn kept(letter: Letter) -> Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::kafka::Seen;
+    use crate::kafka::Seen;
 
     fn letter(own: (i32, i64), offset: i64) -> Letter {
         let mut letter = Letter::from(Seen {

@@ -7,13 +7,12 @@ use serde_json::Value as Json;
 
 use super::{ConfigProblem, finding::Finding};
 use crate::{
-    clock::now_us,
     config::{Config, Runtime},
     failure::chain,
     operations::status,
     secret::Redactor,
-    stack::{Site, State, choice, docker::owner::ResourceLabels, logs, selection},
-    timestamp::Rfc3339,
+    stack::{Site, State, choice, docker::labels::ResourceLabels, logs, selection},
+    time::{clock::now_us, timestamp::Rfc3339},
 };
 
 /// Format of the document.

@@ -11,16 +11,16 @@ use super::finding::Finding;
 use crate::{
     config::{Config, Runtime},
     failure::{Failure as _, chain},
-    plan::Action,
     stack::{
         Service, Site,
         blueprint::{self, Blueprint, UpOptions},
         holder,
         native::{
             install, prepare, process,
+            process_spec::ProcessSpec,
             programs::{self, Missing},
-            recipe::ProcessSpec,
         },
+        plan::Action,
         ports,
     },
 };

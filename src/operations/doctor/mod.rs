@@ -10,14 +10,11 @@ mod topics;
 pub use bundle::bundle;
 pub use finding::{Finding, Level};
 
-use super::{
-    status::{self, ServiceState, ServiceStatus},
-    steps::Steps,
-};
+use super::status::{self, ServiceState, ServiceStatus};
 use crate::{
-    clients::Connections,
     config::{Config, Runtime},
-    progress::Progress,
+    connections::Connections,
+    progress::{Progress, steps::Steps},
     stack::Site,
 };
 

@@ -2,14 +2,15 @@
 
 use super::finding::Finding as Checked;
 use crate::{
-    clients::{Connections, postgres},
     config::{Config, Settings},
+    connections::{Connections, postgres},
     failure::chain,
-    operations::{
+    source::{
+        InspectError, Looked,
+        checks::{Code, Expected, ExpectedTable, Finding, Severity, has_begun},
         connector::SLOT_LOST_REMEDY,
-        source::{InspectError, Looked, look},
+        look,
     },
-    source::{Code, Expected, ExpectedTable, Finding, Severity, has_begun},
     stack::{
         Site,
         reach::{self, Need},

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::finding::Finding;
 use crate::{
-    clients::Connections,
+    connections::Connections,
     operations::topics::{self, Differing},
 };
 
@@ -58,7 +58,7 @@ fn differs((topic, differences): &Differing, is_ours: bool, brokers: &str) -> Fi
 #[cfg(test)]
 mod tests {
     use super::{super::finding::Level, *};
-    use crate::pipeline::topics::Difference;
+    use crate::source::topics::Difference;
 
     #[test]
     fn the_fix_is_up_for_our_broker_and_kafka_configs_for_another() {

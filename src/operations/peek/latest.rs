@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::clients::kafka::{Seen, Stretch};
+use crate::kafka::{Seen, Stretch};
 
 /// What is new at one look, in records and in bytes; more comes with the next.
 const MAX_NEW: usize = 1_000;

@@ -8,20 +8,24 @@ use std::{fmt, time::Duration};
 use serde_json::{Value as Json, json};
 
 use self::latest::Latest;
-use super::fence::{events_topic, reader_group};
 use crate::{
-    clients::{
+    config::Settings,
+    connections::{
         Connections,
-        clickhouse::{ClickHouseError, InvalidUrl, Query},
-        kafka::{Bounds, KafkaError, Log, Seen, Stretch},
-        redis::{BoardKeys, BoardReader, RedisError},
+        clickhouse::{ClickHouseError, InvalidUrl},
+        redis::RedisError,
         web::{Method, Web, WebError},
     },
-    config::Settings,
     failure::{Failure, Kind},
+    kafka::{Bounds, KafkaError, Log, Seen, Stretch},
     sink_kind::SinkKind,
-    suggest::unknown,
-    timestamp::{MICROS_PER_MILLI, Rfc3339},
+    sinks::{
+        clickhouse::Query,
+        redis::{BoardKeys, BoardReader},
+    },
+    source::tables::{events_topic, reader_group},
+    text::suggest::unknown,
+    time::timestamp::{MICROS_PER_MILLI, Rfc3339},
 };
 
 /// A transaction ends with a marker that is no record: to find so many records

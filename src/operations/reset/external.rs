@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
-    clients::{Connections, clickhouse, kafka, postgres, redis},
     config::Settings,
+    connections::{Connections, clickhouse, postgres, redis},
     crash,
     failure::{Failure, Kind},
-    operations::connector::{self, ConnectorError},
+    kafka,
     progress::{Event, Progress},
+    runtime::{lives_group, mended_group},
     sink_kind::ConsumerGroup,
-    sinks::{lives_group, mended_group},
+    source::connector::{self, ConnectorError},
     stack::Site,
 };
 
@@ -276,7 +277,7 @@ fn notes_of(prefix: &str, group: ConsumerGroup) -> Vec<String> {
 }
 
 async fn in_redis(connections: &Connections) -> Result<Vec<Owned>, ExternalError> {
-    let keys = redis::BoardKeys::new(&connections.settings().board.key);
+    let keys = crate::sinks::redis::BoardKeys::new(&connections.settings().board.key);
     let keys = [keys.board, keys.meta, keys.lease];
     let existing = connections.redis.existing(&keys).await?;
     let existing = existing.into_iter();
@@ -389,7 +390,7 @@ async fn drop_slot(client: &postgres::Client, name: &str) -> Result<(), External
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::{Home, docker::surroundings::Choice};
+    use crate::stack::{Home, docker::discovery::Choice};
 
     #[test]
     fn only_what_the_project_makes_is_its_own() {

@@ -65,7 +65,7 @@ pub(super) fn merge(found: Vec<Owned>, earlier: Vec<Owned>) -> Vec<Owned> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{project::Project, stack::Home};
+    use crate::{config::project::Project, stack::Home};
 
     fn owned(name: &str) -> Owned {
         Owned {

@@ -1,7 +1,7 @@
 //! `reset`: removes all that a project owns, after saying what that is. Killed
 //! at any step, it is run again and finishes what it had set out to remove.
 
-mod external;
+pub(crate) mod external;
 mod journal;
 
 use std::{fs, io, path::PathBuf, time::Duration};
@@ -14,14 +14,14 @@ pub use journal::is_unfinished;
 
 use super::down::{self, DownError};
 use crate::{
-    clients::Connections,
     config::{Config, Runtime},
+    connections::Connections,
     crash,
     failure::{Failure, Kind},
     progress::{Event, Progress},
     stack::{
         Lock, LockError, Site, State, StateError, blueprint::BlueprintError,
-        docker::sweep::ProjectResources, native::process, selection,
+        docker::resources::ProjectResources, native::process, selection,
     },
 };
 

@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
-use crate::timestamp::Rfc3339;
+use crate::time::timestamp::Rfc3339;
 
 /// Namespace of the made-up content's ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5eed_f00d_0c07_4e17_9d1c_fa70_0000_0001);

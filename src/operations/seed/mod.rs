@@ -13,17 +13,14 @@ use tokio_util::sync::CancellationToken;
 pub use made::{Made, Maker, Piece, piece};
 
 use crate::{
-    clients::{
+    connections::{
         Connections,
         postgres::{self, Client, PostgresError},
     },
-    clock::now_us,
     failure::{Failure, Kind},
-    operations::{
-        source::{Refusal, explain},
-        steps::Steps,
-    },
-    progress::{Progress, Unit},
+    progress::{Progress, Unit, steps::Steps},
+    source::{Refusal, explain},
+    time::clock::now_us,
 };
 
 /// Events in one transaction when there is no rate.

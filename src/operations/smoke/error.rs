@@ -1,15 +1,15 @@
 //! Why there is nothing to follow.
 
 use crate::{
-    clients::{
+    connections::{
         clickhouse::InvalidUrl,
-        kafka::KafkaError,
         postgres::{self, PostgresError},
         redis::RedisError,
         web::WebError,
     },
     failure::{Failure, Kind},
-    operations::source::Refusal,
+    kafka::KafkaError,
+    source::Refusal,
 };
 
 /// Why there is nothing to follow.

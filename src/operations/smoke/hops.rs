@@ -12,20 +12,17 @@ use super::{
     marked::Marked,
 };
 use crate::{
-    clients::{
-        Connections,
-        kafka::{Scan, Stretch},
-        redis::BoardKeys,
-        web::Method,
-    },
     config::Settings,
-    escape::excerpt,
+    connections::{Connections, web::Method},
     failure::chain,
-    operations::{
+    kafka::{Scan, Stretch},
+    operations::{status, stub},
+    sinks::redis::BoardKeys,
+    source::{
         connector,
-        fence::{content_topic, events_topic, reader_group},
-        status, stub,
+        tables::{content_topic, events_topic, reader_group},
     },
+    text::escape::excerpt,
 };
 
 /// Between two looks.
@@ -90,7 +87,7 @@ impl Follow<'_> {
                     return Ok(Some(seen));
                 }
             }
-            Ok::<_, crate::clients::kafka::KafkaError>(None)
+            Ok::<_, crate::kafka::KafkaError>(None)
         };
         match timeout_at(self.deadline, found).await {
             Ok(Ok(Some(seen))) => {

@@ -4,11 +4,10 @@
 use uuid::Uuid;
 
 use crate::{
-    clients::{
-        clickhouse::TextRow,
-        postgres::{Client, PostgresError},
-    },
-    event::{Engagement, idempotency},
+    connections::postgres::{Client, PostgresError},
+    debezium::Engagement,
+    engagement::idempotency,
+    sinks::clickhouse::TextRow,
 };
 
 /// What the derived fields come to.
@@ -145,7 +144,7 @@ async fn unread(client: &Client) -> Result<(String, String), PostgresError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enrichment::{engagement_pct, engagement_seconds};
+    use crate::engagement::enrichment::{engagement_pct, engagement_seconds};
 
     #[test]
     fn the_derived_fields_are_the_enrichments() {

@@ -17,8 +17,11 @@ pub use hop::{Hop, Outcome, Place};
 pub use junit::junit;
 
 use self::marked::Marked;
-use super::{source::explain, steps::Steps};
-use crate::{clients::Connections, progress::Progress};
+use crate::{
+    connections::Connections,
+    progress::{Progress, steps::Steps},
+    source::explain,
+};
 
 /// How long to wait, and how fast it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::worker::PATIENCE;
 use crate::{
-    clients::{
-        Connections,
-        kafka::{Bounds, KafkaError},
+    connections::Connections,
+    kafka::{Bounds, KafkaError},
+    runtime::{
+        status::{SinkStatus, Status},
+        worker_status::PATIENCE,
     },
-    operations::fence::{content_topic, events_topic, group},
-    pipeline::status::{SinkStatus, Status},
     sink_kind::ConsumerGroup,
+    source::tables::{content_topic, events_topic, group},
 };
 
 /// Sink → offsets between what is committed and the end of its log, for the

@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    clients::{
-        Connections,
-        kafka::{Bounds, KafkaError, Seen, Stretch},
-    },
+    connections::Connections,
     failure::chain,
-    operations::{dlq::PURGED, fence::reader_group},
+    kafka::{Bounds, KafkaError, Seen, Stretch},
+    operations::dlq::PURGED,
+    source::tables::reader_group,
     stack::{ProjectDir, files},
 };
 

@@ -8,29 +8,27 @@ mod report;
 mod services;
 mod slot;
 mod stuck;
-pub(super) mod worker;
 
 use std::collections::BTreeMap;
 
 use tokio::time::timeout;
 
+pub use crate::runtime::worker_status::{own_pipeline, pipeline};
 pub use letters::DeadLetters;
 pub use report::{Report, Stuck};
 pub use services::{ServiceState, ServiceStatus};
 pub use slot::SlotStatus;
-pub use worker::{own_pipeline, pipeline};
 
-use self::worker::PATIENCE;
-use super::{
-    connector::{self, ConnectorStatus},
-    source,
-};
 use crate::{
-    clients::Connections,
     config::Config,
+    connections::Connections,
     failure::chain,
-    pipeline::status::Status,
-    source::Standing,
+    runtime::{status::Status, worker_status::PATIENCE},
+    source::{
+        self,
+        checks::Standing,
+        connector::{self, ConnectorStatus},
+    },
     stack::{ProjectDir, Site, State, blueprint::BlueprintError},
 };
 

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use super::{letters::DeadLetters, services::ServiceStatus, slot::SlotStatus};
 use crate::{
-    config::Runtime, operations::connector::ConnectorStatus, pipeline::status::SinkStatus,
-    secret::SecretUrl, source::Standing,
+    config::Runtime,
+    runtime::status::SinkStatus,
+    secret::SecretUrl,
+    source::{checks::Standing, connector::ConnectorStatus},
 };
 
 /// Everything, at one moment.

@@ -5,7 +5,6 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    clients::docker::{Container, Engine, Health, RunState},
     config::{Config, Runtime},
     secret::SecretUrl,
     sink_kind::is_idle_store,
@@ -14,7 +13,10 @@ use crate::{
         blueprint::BlueprintError,
         choice,
         definition::Definition,
-        docker::owner::ResourceLabels,
+        docker::{
+            engine::{Container, Engine, Health, RunState},
+            labels::ResourceLabels,
+        },
         native::process,
         probe::{ProbeError, probe},
         reach::has_known_address,

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::worker::PATIENCE;
 use crate::{
-    clients::{Connections, postgres},
+    connections::{Connections, postgres},
     failure::chain,
-    operations::connector,
+    runtime::worker_status::PATIENCE,
+    source::connector,
 };
 
 /// A replication slot.

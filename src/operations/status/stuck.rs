@@ -7,10 +7,12 @@ use super::{
 };
 use crate::{
     config::{Runtime, variable},
-    operations::connector::{SLOT_LOST_REMEDY, State, remedy_of},
-    pipeline::status::{SinkState, SinkStatus},
+    runtime::status::{SinkState, SinkStatus},
     sink_kind::SinkKind,
-    source::{Finding, Standing},
+    source::{
+        checks::{Finding, Standing},
+        connector::{SLOT_LOST_REMEDY, State, remedy_of},
+    },
 };
 
 fn stuck(at: &str, why: impl Into<String>, remedy: impl Into<String>) -> Stuck {
@@ -204,8 +206,8 @@ mod tests {
     use super::{super::slot::SlotStatus, *};
     use crate::{
         config::Runtime,
-        operations::connector::{ConnectorStatus, TaskStatus},
-        pipeline::status::Halt,
+        runtime::status::Halt,
+        source::connector::{ConnectorStatus, TaskStatus},
     };
 
     fn service(name: &str, state: ServiceState) -> ServiceStatus {

@@ -19,14 +19,14 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::sinks::http::SYSTEM;
 pub use error::JournalError;
 pub use faults::Faults;
 pub use journal::Keep;
-pub use routes::SYSTEM;
 
 use self::{journal::Journal, routes::State};
 use crate::{
-    clients::browser,
+    connections::browser,
     failure::{Failure, Kind},
 };
 

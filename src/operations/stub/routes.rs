@@ -19,10 +19,7 @@ use super::{
     record::{MAX_KEY, Posted, Stored},
     segment::Piece,
 };
-use crate::clock::now_us;
-
-/// What `GET /events` calls itself: by this others know that they talk to it.
-pub const SYSTEM: &str = "fanout-stub";
+use crate::{sinks::http::SYSTEM, time::clock::now_us};
 
 /// What all requests share.
 #[derive(Debug)]

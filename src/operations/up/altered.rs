@@ -2,10 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{
-    operations::{connector::Applied, role},
-    source::Statement,
-};
+use crate::source::{checks::Statement, connector::Applied, role};
 
 /// Something that was made or repaired in a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -11,18 +11,18 @@ use futures_util::future::try_join_all;
 use super::{Pull, Report, Up, altered::Altered, error::UpError};
 use crate::{
     config::Runtime,
-    plan::{Action, Step},
     progress::{Event, NotesOnly, Progress},
-    source::RECONCILE,
+    source::checks::RECONCILE,
     stack::{
         Service,
         docker::{
-            owner::ResourceLabels,
+            discovery::EngineDiscovery,
+            labels::ResourceLabels,
             pull::{self, PullError},
             run,
-            surroundings::EngineDiscovery,
         },
         native::install::{self, InstallError},
+        plan::{Action, Step},
         runner,
     },
 };

@@ -1,15 +1,11 @@
 //! Why a stack is not up.
 
 use crate::{
-    clients::kafka::KafkaError,
     failure::{Failure, Kind},
-    operations::{
-        connector::ConnectorError,
-        objects::ObjectsError,
-        role::RoleError,
-        source::{ProvisionError, RecordsError},
-    },
-    pipeline::status::Halt,
+    kafka::KafkaError,
+    runtime::status::Halt,
+    sinks::clickhouse::owned::ObjectsError,
+    source::{ProvisionError, RecordsError, connector::ConnectorError, role::RoleError},
     stack::{
         LockError, StateError,
         blueprint::BlueprintError,

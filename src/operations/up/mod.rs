@@ -4,7 +4,7 @@
 mod altered;
 mod apply;
 mod error;
-mod furnish;
+mod provision;
 mod record;
 mod review;
 
@@ -17,17 +17,18 @@ pub use error::UpError;
 pub use review::{Alteration, Review, listing};
 
 use self::record::Record;
-use super::{reset, source::Consent};
+use super::reset;
 use crate::{
-    clients::Connections,
     config::{Config, Runtime},
-    plan::Plan,
+    connections::Connections,
     secret::SecretUrl,
+    source::Consent,
     stack::{
         Lock, Service, Site,
         blueprint::{self, Blueprint, UpOptions},
         holder,
         native::{prepare, process},
+        plan::Plan,
         ports::{self, Availability, ReassignedPort},
         preflight,
     },

@@ -10,19 +10,18 @@ use tokio::task::spawn_blocking;
 
 use super::{Up, error::UpError};
 use crate::{
-    clients::redis::BoardKeys,
     config::Runtime,
     failure::chain,
-    operations::{
-        connector::{self, Applied},
-        objects, reset,
-        source::{self, Consent, Permit, ProvisionError},
-    },
-    pipeline::topics::specs,
-    plan::Action,
+    operations::reset,
     progress::Progress,
-    source::{Code, Statement},
-    stack::{Service, runner},
+    sinks::{clickhouse::owned, redis::BoardKeys},
+    source::{
+        self, Consent, Permit, ProvisionError,
+        checks::{Code, Statement},
+        connector::{self, Applied},
+        topics::specs,
+    },
+    stack::{Service, plan::Action, runner},
 };
 
 /// Something that would be changed on a server.
@@ -177,7 +176,7 @@ impl Up {
         Ok(match name {
             "postgres" => return self.of_postgres(alteration, !external).await,
             "clickhouse" => {
-                let needed = objects::needed(&self.connections).await?.into_iter();
+                let needed = owned::needed(&self.connections).await?.into_iter();
                 needed.map(|(_, statement)| alteration(statement)).collect()
             }
             "kafka" if external && self.blueprint.service("connect").is_some() => {

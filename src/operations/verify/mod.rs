@@ -5,48 +5,38 @@
 //! Everything is judged behind a fence, so a difference is one of fanout's and
 //! not of a record still under way.
 
-mod apart;
-mod board;
-mod compare;
-mod context;
-mod dimension;
-mod error;
-mod external;
-mod findings;
-mod ledger;
-mod letters;
-mod log;
-mod rows;
-mod source;
-mod spill;
-
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub use error::VerifyError;
-pub use findings::{Check, Difference, Findings, Kind, MAX_SHOWN};
+pub use crate::audit::{
+    error::VerifyError,
+    findings::{Check, Difference, Findings, Kind, MAX_SHOWN},
+};
 
-use self::{
-    context::Context,
-    letters::Letters,
-    log::{Life, Walk},
-    source::Source,
-};
-use super::{
-    fence::{self, Fence, content_topic, events_topic, reader_group},
-    scratch::Scratch,
-    source::explain,
-    steps::Steps,
-};
 use crate::{
-    clients::Connections,
+    audit::{
+        context::Context,
+        letters::Letters,
+        log::{Life, Walk},
+    },
+    connections::Connections,
     failure::chain,
-    pipeline,
-    progress::Progress,
+    progress::{Progress, steps::Steps},
+    runtime::{
+        GenerationLog, KnownPlaceholders,
+        barrier::{self, Fence},
+    },
     sink_kind::SinkKind,
-    sinks::{GenerationLog, KnownPlaceholders},
+    sinks::{
+        clickhouse::{self, truth::Source},
+        http, redis,
+    },
+    source::explain,
+    source::tables,
+    source::tables::{content_topic, events_topic, reader_group},
+    spill::{bucket, scratch::Scratch},
 };
 
 /// What was verified, and up to where.
@@ -80,7 +70,7 @@ pub async fn verify(
 ) -> Result<Report, VerifyError> {
     let (settings, kafka) = (connections.settings(), &connections.kafka);
     let query = connections.clickhouse.query()?;
-    let tables = pipeline::Source::new(&settings.kafka.topic_prefix);
+    let tables = tables::Source::new(&settings.kafka.topic_prefix);
     let reader = reader_group(settings, "verify");
     let state = kafka.state(&reader, &settings.kafka.state_topic)?;
     let log = kafka.log(&reader)?;
@@ -100,21 +90,21 @@ pub async fn verify(
         return Err(VerifyError::Source(refusal));
     }
     let source = Source::snapshot(&connections.postgres).await?;
-    let fence = fence::wait(connections, context.sinks, timeout, progress).await?;
+    let fence = barrier::wait(connections, context.sinks, timeout, progress).await?;
     // Behind the fence: no record before it holds a placeholder of later.
     context.placeholders.load().await?;
     let letters = letters(connections, scratch).await?;
     let mut checks = Vec::new();
     if context.checks(Check::Rows) {
         context.steps.doing("comparing rows");
-        checks.push(rows::check(&context, &source, &letters).await?);
+        checks.push(clickhouse::audit::check(&context, &source, &letters).await?);
     } else {
         checks.push(Findings::not_driven(Check::Rows));
     }
     drop(source);
     let mut unjudged = None;
     if context.checks(Check::Board) {
-        match board::check(&context, &letters).await {
+        match redis::audit::check(&context, &letters).await {
             Ok(findings) => checks.push(findings),
             Err(error) => {
                 checks.push(Findings::skipped(Check::Board, chain(&error)));
@@ -125,9 +115,9 @@ pub async fn verify(
         checks.push(Findings::not_driven(Check::Board));
     }
     context.steps.doing("reading the log");
-    let heaps = spill::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
+    let heaps = bucket::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
     let journal = if context.checks(Check::External) {
-        external::journal(connections, scratch, heaps).await?
+        http::audit::journal(connections, scratch, heaps).await?
     } else {
         None
     };
@@ -135,7 +125,7 @@ pub async fn verify(
     let mut walk = Walk::new(&context, &fence, &letters, life, heaps);
     let told = walk.run(journal.is_some()).await?;
     checks.push(if context.checks(Check::External) {
-        external::check(&walk, journal, told).await?
+        http::audit::check(&walk, journal, told).await?
     } else {
         Findings::not_driven(Check::External)
     });

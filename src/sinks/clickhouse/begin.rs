@@ -9,8 +9,8 @@ use super::{
     generations::{Again, Life, Metadata},
 };
 use crate::{
-    clients::kafka::{Bounds, Log},
-    sinks::{Break, Committed, Fault, Halt, RECONCILE, Reading},
+    kafka::{Bounds, Log},
+    runtime::{Break, Committed, Fault, Halt, RECONCILE, Reading},
 };
 
 /// A partition as it is now.

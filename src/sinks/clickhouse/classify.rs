@@ -3,11 +3,9 @@
 use std::borrow::Borrow;
 
 use crate::{
-    clients::{
-        clickhouse::{ClickHouseError, exception_code},
-        kafka::KafkaError,
-    },
-    sinks::Fault,
+    connections::clickhouse::{ClickHouseError, exception_code},
+    kafka::KafkaError,
+    runtime::Fault,
 };
 
 /// Codes of ClickHouse's that no repetition mends: what is wrong is a table, a

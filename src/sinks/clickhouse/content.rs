@@ -7,20 +7,20 @@
 use std::sync::Arc;
 
 use super::{
-    Common,
+    CONTENT, Common, ContentRow,
     begin::{Begin, Rereading},
     classify::clickhouse,
     generations::{Generations, Metadata},
     takeover,
 };
 use crate::{
-    chunk::Chunk,
-    clients::clickhouse::{CONTENT, ContentRow, Insert},
-    clock::now_ms,
+    connections::clickhouse::Insert,
     crash,
-    event::{Change, Content, Record},
-    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Sink, Standing},
-    version::Position,
+    debezium::{Change, Content, Record},
+    engagement::version::Position,
+    kafka::chunk::Chunk,
+    runtime::{Committed, Delivery, Fault, Halt, PartitionSink, Sink, Standing},
+    time::clock::now_ms,
 };
 
 /// The sink of `content`.

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Common,
+    Common, FACTS, FactRow,
     begin::{Begin, Rereading},
     catalogue::{Known, Reached},
     classify::clickhouse,
@@ -19,14 +19,16 @@ use super::{
     takeover,
 };
 use crate::{
-    chunk::Chunk,
-    clients::clickhouse::{FACTS, FactRow, Insert},
-    clock::now_ms,
+    connections::clickhouse::Insert,
     crash,
-    enrichment::{engagement_pct, engagement_seconds},
-    event::{Change, Engagement, FactChange, Record},
-    sinks::{Committed, Delivery, Fault, Halt, PartitionSink, Settled, Sink, Standing},
-    version::{Position, Version},
+    debezium::{Change, Engagement, FactChange, Record},
+    engagement::{
+        enrichment::{engagement_pct, engagement_seconds},
+        version::{Position, Version},
+    },
+    kafka::chunk::Chunk,
+    runtime::{Committed, Delivery, Fault, Halt, PartitionSink, Settled, Sink, Standing},
+    time::clock::now_ms,
 };
 
 /// A settlement goes on to its next statement for so long.

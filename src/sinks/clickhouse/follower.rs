@@ -9,10 +9,9 @@ use tokio::task::JoinHandle;
 
 use super::catalogue::{Catalogue, CatalogueChange, ContentUpdate};
 use crate::{
-    chunk::Chunk,
-    clients::kafka::{Kafka, KafkaError, Limits, Partition, Reader, Taken},
-    event::{Change, DimensionDecoder},
-    sinks::KnownPlaceholders,
+    debezium::{Change, DimensionDecoder},
+    kafka::{Kafka, KafkaError, Limits, Partition, Reader, Taken, chunk::Chunk},
+    runtime::KnownPlaceholders,
 };
 
 /// Records taken at once.

@@ -9,17 +9,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     catalogue::Reached,
     classify::{clickhouse, kafka},
+    client::{FACTS, Store},
 };
 use crate::{
-    clients::{
-        clickhouse::{FACTS, Store},
-        kafka::{Kafka, Log, TopicIdentity},
-    },
-    sink_kind::SinkKind,
-    sinks::{
+    kafka::{Kafka, Log, TopicIdentity},
+    runtime::{
         Break, COMMIT_FORMAT as METADATA_FORMAT, Committed, Fault, Generation, GenerationLog, Halt,
         Incarnation, RECONCILE, Reading, Standing,
     },
+    sink_kind::SinkKind,
 };
 
 /// Partitions that the content topic may have: commits carry an offset of each,
@@ -391,7 +389,7 @@ fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::version::MAX_OFFSET;
+    use crate::engagement::version::MAX_OFFSET;
 
     #[test]
     fn the_metadata_of_a_commit_keeps_its_form() {

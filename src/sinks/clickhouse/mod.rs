@@ -6,19 +6,29 @@
 //! log, so that replays, repeated batches and other workers' late writes lose
 //! against what is newer.
 
+pub(crate) mod audit;
 mod begin;
 pub mod catalogue;
 mod classify;
+pub(crate) mod client;
+mod compare;
 mod content;
+mod dimension;
 mod facts;
 mod follower;
 mod generations;
+pub mod owned;
 mod pace;
 mod position;
+pub(crate) mod query;
 mod rebuild;
 mod reenrich;
 mod schema;
+pub(crate) mod setup;
+pub(crate) mod stale;
 mod takeover;
+pub(crate) mod topics;
+pub(crate) mod truth;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -27,9 +37,14 @@ use std::{
 
 use uuid::Uuid;
 
+pub use client::{CONTENT, ContentRow, FACTS, FactRow, Shape, Store, TOPICS, TopicRow};
 pub use content::ContentMirror;
 pub use facts::Facts;
+pub use query::{COLUMNS, DIGEST, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow, Title};
 pub use rebuild::{Lives, Rebuild};
+pub(crate) use setup::open;
+pub use stale::{Enrichment, StaleRow, StaleRows, percent};
+pub use topics::{ContentPlace, PlaceRow, Times};
 
 use self::{
     catalogue::Catalogue,
@@ -38,15 +53,12 @@ use self::{
     generations::{Generations, Life, Servers},
     reenrich::Turns,
 };
-use super::{Fault, GenerationLog, KnownPlaceholders, RECONCILE};
 use crate::{
-    clients::{
-        Connections,
-        clickhouse::{InvalidUrl, Store},
-        kafka::{Kafka, Log},
-    },
     config,
-    event::{ContentDecoder, DimensionDecoder, FactDecoder, SourceTable},
+    connections::{Connections, clickhouse::InvalidUrl},
+    debezium::{ContentDecoder, DimensionDecoder, FactDecoder, SourceTable},
+    kafka::{Kafka, Log},
+    runtime::{Fault, GenerationLog, KnownPlaceholders, RECONCILE},
     sink_kind::ConsumerGroup,
 };
 

@@ -1,6 +1,6 @@
 //! A record's place in the log, as rows have it.
 
-use crate::{sinks::Fault, version::Position};
+use crate::{engagement::version::Position, runtime::Fault};
 
 /// A place in the log; one beyond 2^48 has never been.
 pub(super) fn position(generation: u16, offset: i64) -> Result<Position, Fault> {

@@ -6,18 +6,16 @@
 //! are written again later hold rows from before it, which then is noticed.
 
 use super::{
+    Store,
     classify::{clickhouse, kafka},
     schema,
     takeover::{self, Earlier},
 };
 use crate::{
-    clients::{
-        clickhouse::Store,
-        kafka::{Kafka, Log, StateTopic},
-    },
-    clock::now_ms,
+    kafka::{Kafka, Log, StateTopic},
+    runtime::{Begun, Fault, GenerationLog, Incarnation, RECONCILE, generations::existing},
     sink_kind::ConsumerGroup,
-    sinks::{Begun, Fault, GenerationLog, Incarnation, RECONCILE, generations::existing},
+    time::clock::now_ms,
 };
 
 /// Begins generations, and settles them.

@@ -20,14 +20,12 @@ use uuid::Uuid;
 use super::{
     catalogue::{Catalogue, Reached},
     classify::{clickhouse, is_too_slow},
+    client::Store,
     pace::{Breadth, Pace, Window},
     position::position,
+    stale::{Enrichment, StaleRow, StaleRows},
 };
-use crate::{
-    clients::clickhouse::{ClickHouseError, Enrichment, StaleRow, StaleRows, Store},
-    crash,
-    sinks::Fault,
-};
+use crate::{connections::clickhouse::ClickHouseError, crash, runtime::Fault};
 
 /// Rows that are looked up before any is written, in statements' worth: what
 /// many contents changed at once is then written in the order of the table.

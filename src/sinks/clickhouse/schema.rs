@@ -2,11 +2,8 @@
 //! would keep what should be replaced, a wrong column would store what was not
 //! meant.
 
-use super::classify::clickhouse;
-use crate::{
-    clients::clickhouse::{CONTENT, FACTS, Shape, Store, TOPICS},
-    sinks::{Fault, RECONCILE},
-};
+use super::{CONTENT, FACTS, Shape, Store, TOPICS, classify::clickhouse};
+use crate::runtime::{Fault, RECONCILE};
 
 /// What a table has to be.
 struct Expected {

@@ -8,18 +8,16 @@
 //! between the two, the next start finds the generation and marks again.
 
 use super::{
+    FACTS, Store, TopicRow,
     classify::{clickhouse, kafka},
     generations::{Generations, Metadata, Servers, unknown},
     schema,
 };
 use crate::{
-    clients::{
-        clickhouse::{FACTS, Store, TopicRow},
-        kafka::{Kafka, TopicIdentity},
-    },
-    clock::now_ms,
+    kafka::{Kafka, TopicIdentity},
+    runtime::{Begun, Fault, Generation, GenerationLog, Incarnation},
     sink_kind::SinkKind,
-    sinks::{Begun, Fault, Generation, GenerationLog, Incarnation},
+    time::clock::now_ms,
 };
 
 /// Format of `fanout_topics` as earlier releases wrote it.

@@ -6,15 +6,13 @@
 use uuid::Uuid;
 
 use crate::{
-    clients::kafka::{Bounds, KafkaError, Log},
-    sinks::{Break, Committed, Fault, Halt, Notes, Reading, Standing, TopicLife},
+    kafka::{Bounds, KafkaError, Log},
+    runtime::{Break, Committed, Fault, Halt, Notes, Reading, Standing, TopicLife},
+    source::checks::RESEND,
 };
 
 /// Sends all inserts that the log has, under the keys they had.
 const FROM_LOG: &str = "fanout backfill --from earliest --sinks http";
-
-/// Sends all rows of the source: the log no longer has every insert.
-pub const FROM_SOURCE: &str = "fanout backfill --from earliest --source database --sinks http";
 
 /// The log and the notes, as far as this sink asks for them.
 #[derive(Debug)]
@@ -28,9 +26,9 @@ pub struct History {
 /// Where releases before the state topic kept their notes.
 #[derive(Debug)]
 pub struct EarlierNotes {
-    /// Asks for the commits of [`crate::sinks::mended_group`].
+    /// Asks for the commits of [`crate::runtime::mended_group`].
     pub mended: Log,
-    /// Asks for the note of [`crate::sinks::lives_group`].
+    /// Asks for the note of [`crate::runtime::lives_group`].
     pub lives: Log,
     /// The topic that note is at.
     pub dead_letters: String,
@@ -102,7 +100,7 @@ impl History {
                  sent",
                 self.topic
             ),
-            remedy: FROM_SOURCE.to_owned(),
+            remedy: RESEND.to_owned(),
         }
     }
 
@@ -208,7 +206,7 @@ fn halt(reading: Reading<'_>, broken: Break, bounds: &[Bounds]) -> Halt {
     let is_whole = bounds.iter().all(|bounds| bounds.start == 0);
     let remedy = match broken {
         Break::Moved { .. } | Break::Lost if is_whole => FROM_LOG,
-        _ => FROM_SOURCE,
+        _ => RESEND,
     };
     reading.halt(broken, effect, remedy)
 }
@@ -220,7 +218,7 @@ fn kafka(error: KafkaError) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::kafka::TopicIdentity;
+    use crate::kafka::TopicIdentity;
 
     fn life(topic: u128) -> TopicLife {
         TopicLife::from(TopicIdentity {
@@ -268,10 +266,10 @@ mod tests {
         for (broken, bounds, expected) in [
             (Break::Lost, &whole, FROM_LOG),
             (Break::Moved { offset: 9 }, &whole, FROM_LOG),
-            (Break::Lost, &cut, FROM_SOURCE),
-            (Break::Moved { offset: 9 }, &cut, FROM_SOURCE),
-            (Break::Gone { next: 1 }, &cut, FROM_SOURCE),
-            (Break::Short { next: 9 }, &whole, FROM_SOURCE),
+            (Break::Lost, &cut, RESEND),
+            (Break::Moved { offset: 9 }, &cut, RESEND),
+            (Break::Gone { next: 1 }, &cut, RESEND),
+            (Break::Short { next: 9 }, &whole, RESEND),
         ] {
             let halt = halt(reading(0, 9), broken, bounds);
             assert_eq!(halt.remedy, expected, "{halt:?}");

@@ -1,7 +1,9 @@
 //! The external system: one POST for each insert, under a key and with a body
 //! that stay the same however often it is sent.
 
+pub(crate) mod audit;
 mod history;
+pub(crate) mod setup;
 
 use std::{
     sync::{
@@ -16,15 +18,21 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-pub use history::{EarlierNotes, FROM_SOURCE, History};
+pub use audit::SYSTEM;
+pub use history::{EarlierNotes, History};
+pub(crate) use setup::{LIMITS, open};
 
-use super::{Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing, TopicLife};
 use crate::{
-    chunk::Chunk,
-    clients::web::{Poster, Reply, WebError, WebServer},
-    clock, config, crash,
-    event::{Change, FactDecoder, Origin, idempotency},
-    retry::retry_after,
+    config,
+    connections::web::{Poster, Reply, WebError, WebServer},
+    crash,
+    debezium::{Change, FactDecoder, Origin},
+    engagement::idempotency,
+    kafka::chunk::Chunk,
+    runtime::{
+        Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing, TopicLife,
+    },
+    time::{backoff::retry_after, clock},
 };
 
 /// What all partitions share.
@@ -414,12 +422,12 @@ mod tests {
     use super::*;
 
     fn common() -> Arc<Common> {
-        let facts = crate::event::SourceTable {
+        let facts = crate::debezium::SourceTable {
             prefix: "cdc".to_owned(),
             schema: "public".to_owned(),
             table: "engagement_events".to_owned(),
         };
-        let connections = crate::clients::Connections::default();
+        let connections = crate::connections::Connections::default();
         let (settings, external) = (connections.settings(), &connections.external);
         let common = Common::new(&settings.external, external, FactDecoder::new(facts));
         Arc::new(common.expect("the default url"))

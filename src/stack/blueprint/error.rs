@@ -3,15 +3,17 @@
 use crate::{
     config::Runtime,
     failure::{Failure, Kind},
-    plan::PlanError,
     stack::{
         StateError,
         definition::DefinitionError,
-        docker::{daemon::DaemonError, recipe as container, world::EngineStateError},
-        native::recipe::SpecError,
+        docker::{
+            container_spec as container, daemon::DaemonError, engine_state::EngineStateError,
+        },
+        native::process_spec::SpecError,
+        plan::PlanError,
         resolve::ResolveError,
     },
-    suggest::unknown,
+    text::suggest::unknown,
 };
 
 /// Errors while planning an `up`.

@@ -3,36 +3,35 @@
 //! the plan can be carried out.
 
 pub(super) mod error;
-pub(super) mod wishes;
+pub(super) mod options;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::BlueprintError;
-pub use wishes::UpOptions;
+pub use options::UpOptions;
 
 use super::{
     Site, State,
     choice::{self, RuntimeChoice},
     definition::{self, Definition, Install},
     docker::{
-        owner::{self, ResourceLabels},
-        recipe as container,
-        world::EngineState,
+        container_spec as container,
+        engine::Container,
+        engine_state::EngineState,
+        labels::{self, ResourceLabels},
     },
     native::{
-        install,
-        kitchen::RenderContext,
-        process,
-        recipe::{ProcessSpec, SpecError, process_spec},
+        install, process,
+        process_spec::{ProcessSpec, SpecError, process_spec},
+        render_context::RenderContext,
     },
+    plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
     resolve::{self, Inputs, Service},
     selection::{definitions, of_runtime, select},
     state::{ServiceState, ports_of_others},
 };
 use crate::{
-    clients::docker::Container,
     config::{Config, Runtime, Settings},
-    plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
     secret::SecretUrl,
 };
 
@@ -269,7 +268,7 @@ impl Blueprint {
     fn observed(&self, site: &Site, name: &str) -> Observed {
         if let (Some(spec), Some(engine_state)) = (self.containers.get(name), &self.engine_state) {
             let container = engine_state.containers.get(name);
-            let fingerprint = container.map(|found| owner::fingerprint(&found.labels));
+            let fingerprint = container.map(|found| labels::fingerprint(&found.labels));
             let is_running = container.is_some_and(Container::is_running);
             let (running, stopped) = if is_running {
                 (fingerprint, None)

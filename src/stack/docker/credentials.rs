@@ -7,7 +7,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::{clients::docker::Credentials, secret::Secret};
+use super::engine::Credentials;
+use crate::secret::Secret;
 
 /// Name of Docker Hub in the configuration.
 const HUB: &str = "https://index.docker.io/v1/";

@@ -2,11 +2,11 @@
 //! one, otherwise the first default socket that responds. An error lists all
 //! attempts.
 
-use super::surroundings::{Candidate, Choice, DiscoveryError, EngineDiscovery};
-use crate::{
-    clients::docker::{Address, DockerError, Engine},
-    failure::{Failure, Kind},
+use super::{
+    discovery::{Candidate, Choice, DiscoveryError, EngineDiscovery},
+    engine::{Address, DockerError, Engine},
 };
+use crate::failure::{Failure, Kind};
 
 /// Failed attempt to connect to an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]

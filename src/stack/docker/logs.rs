@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use tokio::{sync::mpsc, time::sleep};
 
-use crate::{
-    clients::docker::{DockerError, Engine, LogLine},
-    stack::logs::Line,
-};
+use super::engine::{DockerError, Engine, LogLine};
+use crate::stack::logs::Line;
 
 /// Delay before the log is requested again after it has ended.
 const RETRY_DELAY: Duration = Duration::from_millis(300);

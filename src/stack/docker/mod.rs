@@ -2,14 +2,15 @@
 //! labels that mark the project's resources, pulling images, and starting,
 //! following and removing containers.
 
+pub mod container_spec;
 pub mod credentials;
 pub mod daemon;
 mod digest;
+pub mod discovery;
+pub mod engine;
+pub mod engine_state;
+pub mod labels;
 pub mod logs;
-pub mod owner;
 pub mod pull;
-pub mod recipe;
+pub mod resources;
 pub mod run;
-pub mod surroundings;
-pub mod sweep;
-pub mod world;

@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, path::Path, pin::pin, time::Duration};
 use futures_util::StreamExt as _;
 use tokio::time::{sleep, timeout};
 
-use super::credentials;
+use super::{
+    credentials,
+    engine::{Credentials, DockerError, Engine, PullStep},
+};
 use crate::{
-    clients::docker::{Credentials, DockerError, Engine, PullStep},
     failure::{Failure, Kind},
     progress::{Event, Progress, Unit},
-    retry::Backoff,
+    time::backoff::Backoff,
 };
 
 /// Maximum number of attempts.

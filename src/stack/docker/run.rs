@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    owner::{self, Foreign, ResourceLabels},
-    recipe::ContainerSpec,
+    container_spec::ContainerSpec,
+    engine::{Container, DockerError, Engine, Resource},
+    labels::{self, Foreign, ResourceLabels},
 };
-use crate::{
-    clients::docker::{Container, DockerError, Engine, Resource},
-    failure::{Failure, Kind},
-};
+use crate::failure::{Failure, Kind};
 
 /// How long to wait for a replaced container to exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -129,7 +127,7 @@ pub async fn start(
         .map_err(inspecting())?;
     let image = image.unwrap_or_default();
     let matches_spec = |found: &Container| {
-        let same = owner::fingerprint(&found.labels) == spec.fingerprint;
+        let same = labels::fingerprint(&found.labels) == spec.fingerprint;
         same && found.image == image && !found.is_running()
     };
     if !found.as_ref().is_some_and(matches_spec) {

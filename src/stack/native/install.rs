@@ -29,13 +29,13 @@ use super::{
 };
 use crate::{
     failure::{Failure, Kind},
-    plan::Fingerprint,
     progress::{Event, Progress, Unit},
     stack::{
         Site,
         definition::{self, DefinitionError, Install, Program, Source},
         files,
         lock::Lock,
+        plan::Fingerprint,
     },
 };
 

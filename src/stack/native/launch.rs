@@ -33,9 +33,9 @@ use super::{
 };
 use crate::{
     failure::{Failure, Kind},
-    plan::Fingerprint,
     stack::{
         files::{self, write_atomically},
+        plan::Fingerprint,
         proc::Identity,
     },
 };

@@ -12,19 +12,19 @@ use nix::unistd::Gid;
 use super::{
     account::{self, Account, AccountError, Needed},
     process::{self, OnDrop},
-    recipe::ProcessSpec,
+    process_spec::ProcessSpec,
     task::{self, Launch},
 };
 use crate::{
     failure::{Failure, Kind},
-    plan::Fingerprint,
     stack::{
         Site,
         definition::{self, Prepare, User},
         files,
         home::ProjectDir,
+        plan::Fingerprint,
     },
-    template::TemplateError,
+    text::template::TemplateError,
 };
 
 /// Number of output lines shown for a failed command.

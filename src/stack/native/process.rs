@@ -25,7 +25,6 @@ use super::{
     task::{LAUNCH, Launch, Task},
 };
 use crate::{
-    escape::escape,
     failure::{Failure, Kind},
     stack::{
         definition::StopSignal,
@@ -33,6 +32,7 @@ use crate::{
         log_file::LogFile,
         proc::{self, Identity},
     },
+    text::escape::escape,
 };
 
 /// Interval between two checks while waiting for a process.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
-use crate::{plan::Fingerprint, stack::log_file::LogFile};
+use crate::stack::{log_file::LogFile, plan::Fingerprint};
 
 /// Argument that starts this program for a [`Task`].
 pub const LAUNCH: &str = "launch";

@@ -10,10 +10,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::kitchen::RenderContext;
+use super::render_context::RenderContext;
 use crate::{
     stack::{definition::Way, resolve::Service, values},
-    template::Values,
+    text::template::Values,
 };
 
 /// Values left out of the fingerprint, because they only say where the service

@@ -10,17 +10,16 @@ pub use error::RunnerError;
 use self::wait::{Target, wait};
 use super::{
     Site,
-    docker::{owner::ResourceLabels, recipe::ContainerSpec, run},
+    docker::{container_spec::ContainerSpec, engine::Engine, labels::ResourceLabels, run},
     native::{
         prepare::{self, PrepareError},
         process::{self, LeftoverOutcome, ProcessError, StopOutcome},
-        recipe::ProcessSpec,
+        process_spec::ProcessSpec,
         task::{self, Launch},
     },
     resolve::Service,
 };
 use crate::{
-    clients::docker::Engine,
     config::Runtime,
     progress::{Event, Progress},
 };

@@ -7,13 +7,15 @@ use tokio::time::sleep;
 
 use super::error::RunnerError;
 use crate::{
-    clients::docker::{self, Engine, ExitReason, Health},
     config::Runtime,
     progress::{Event, Progress},
     stack::{
         Site,
         definition::MAIN_PORT,
-        docker::run,
+        docker::{
+            engine::{self, Engine, ExitReason, Health},
+            run,
+        },
         logs::last_lines,
         native::{log_writer, process::StartedProcess},
         ports,
@@ -138,22 +140,22 @@ impl Target<'_> {
     }
 }
 
-fn container_status(found: docker::Container, has_health_checks: bool) -> Status {
+fn container_status(found: engine::Container, has_health_checks: bool) -> Status {
     match (found.run_state, found.health) {
-        (docker::RunState::Exited(ExitReason::OutOfMemory), _) => {
+        (engine::RunState::Exited(ExitReason::OutOfMemory), _) => {
             Status::OutOfMemory(found.memory_limit)
         }
-        (docker::RunState::Exited(how), _) => Status::Exited(how.to_string()),
-        (docker::RunState::Created, _) => Status::Exited("it was never started".to_owned()),
-        (docker::RunState::Running, Health::Healthy) => Status::Ready,
-        (docker::RunState::Running, _) if !has_health_checks => Status::Ready,
-        (docker::RunState::Running, Health::Starting) => {
+        (engine::RunState::Exited(how), _) => Status::Exited(how.to_string()),
+        (engine::RunState::Created, _) => Status::Exited("it was never started".to_owned()),
+        (engine::RunState::Running, Health::Healthy) => Status::Ready,
+        (engine::RunState::Running, _) if !has_health_checks => Status::Ready,
+        (engine::RunState::Running, Health::Starting) => {
             Status::NotReady("its health check has not passed yet".to_owned())
         }
-        (docker::RunState::Running, Health::Unhealthy(output)) if output.is_empty() => {
+        (engine::RunState::Running, Health::Unhealthy(output)) if output.is_empty() => {
             Status::NotReady("its health check fails".to_owned())
         }
-        (docker::RunState::Running, Health::Unhealthy(output)) => {
+        (engine::RunState::Running, Health::Unhealthy(output)) => {
             Status::NotReady(format!("its health check fails: {output}"))
         }
     }
@@ -229,8 +231,8 @@ fn timeout_error(
 mod tests {
     use super::*;
 
-    fn describe(run_state: docker::RunState, health: Health, checked: bool) -> String {
-        let found = docker::Container {
+    fn describe(run_state: engine::RunState, health: Health, checked: bool) -> String {
+        let found = engine::Container {
             id: String::new(),
             name: String::new(),
             labels: <_>::default(),
@@ -251,15 +253,15 @@ mod tests {
 
     #[test]
     fn waiting_ends_if_the_container_exited_and_continues_if_it_is_unhealthy() {
-        let exited = docker::RunState::Exited(ExitReason::Code(1));
+        let exited = engine::RunState::Exited(ExitReason::Code(1));
         assert_eq!(
             describe(exited, Health::Starting, true),
             "exited: exit code 1"
         );
-        let killed = docker::RunState::Exited(ExitReason::OutOfMemory);
+        let killed = engine::RunState::Exited(ExitReason::OutOfMemory);
         let status = describe(killed, Health::Starting, true);
         assert_eq!(status, "out of memory: Some(6291456)");
-        let running = || docker::RunState::Running;
+        let running = || engine::RunState::Running;
         assert_eq!(describe(running(), Health::Healthy, true), "ready");
         assert_eq!(
             describe(running(), Health::Starting, true),

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use fanout::{clients::Connections, config::Settings, operations::objects};
+use fanout::{config::Settings, connections::Connections, sinks::clickhouse::owned};
 use serde_json::Value as Json;
 
 use super::{
@@ -31,7 +31,7 @@ impl<'a> Bench<'a> {
         let name = project.parse().expect("a project name");
         let mut settings = Settings::for_project(&name);
         settings.clickhouse.url = clickhouse.into();
-        wait_for(objects::clickhouse(&Connections::of(&settings))).expect("create the tables");
+        wait_for(owned::clickhouse(&Connections::of(&settings))).expect("create the tables");
         let data = stack.fanout.home().join(format!("stub-of-{project}"));
         fs::create_dir(&data).expect("create a folder");
         let stub = Stub::start(stack, &data);

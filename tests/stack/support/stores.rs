@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fanout::clients::{
+use fanout::connections::{
     Connection,
     clickhouse::Endpoint,
     postgres::{Client, Postgres},

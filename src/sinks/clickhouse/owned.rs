@@ -1,0 +1,258 @@
+//! What has to be in ClickHouse before the pipeline runs: its tables and views.
+//! They are made where they are not there, and left alone where they are. What
+//! Postgres has to have is up to [`crate::source`].
+
+use std::time::Duration;
+
+use crate::{
+    assets::{self, Asset},
+    config::Settings,
+    connections::{Connections, clickhouse},
+    failure::{Failure, Kind},
+    text::template::{TemplateError, Values, render},
+};
+
+/// Why the objects are not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectsError {
+    #[error("{file} cannot be applied to clickhouse")]
+    ClickHouse {
+        file: &'static str,
+        #[source]
+        source: clickhouse::ClickHouseError,
+    },
+    #[error("{server} did not take its tables within {seconds} s")]
+    TooLong { server: &'static str, seconds: u64 },
+    #[error(transparent)]
+    Url(#[from] clickhouse::InvalidUrl),
+    #[error("{file} cannot be filled in")]
+    Template {
+        file: &'static str,
+        #[source]
+        source: TemplateError,
+    },
+}
+
+impl Failure for ObjectsError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Url(_) => Kind::Usage,
+            Self::TooLong { .. } => Kind::NotReady,
+            _ => Kind::Failed,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::ClickHouse { .. } => "clickhouse_objects",
+            Self::Url(_) => "clickhouse_url",
+            Self::Template { .. } => "sql_template",
+            Self::TooLong { .. } => "objects_not_ready",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::ClickHouse { .. } => "fanout logs clickhouse".to_owned(),
+            Self::TooLong { server, .. } => format!("fanout logs {server}, then fanout up"),
+            Self::Url(_) | Self::Template { .. } => "fanout config show".to_owned(),
+        })
+    }
+}
+
+/// What a statement makes.
+#[derive(Debug, PartialEq, Eq)]
+enum Makes<'s> {
+    Database,
+    Table(&'s str),
+    View {
+        name: &'s str,
+        select: &'s str,
+    },
+    Columns {
+        table: &'s str,
+        columns: Vec<&'s str>,
+    },
+    /// A table without these columns.
+    NoColumns {
+        table: &'s str,
+        columns: Vec<&'s str>,
+    },
+}
+
+/// The files of `sql/clickhouse/` with their statements, without comments.
+fn statements(settings: &Settings) -> Result<Vec<(&'static str, String)>, ObjectsError> {
+    let database = settings.clickhouse.database.clone();
+    let values = Values::from([("database".to_owned(), database)]);
+    let rendered = |asset: &'static Asset| {
+        let file = asset.path;
+        let rendered = render(asset.text, &values);
+        let text = rendered.map_err(|source| ObjectsError::Template { file, source })?;
+        let text = text.text;
+        let lines = text.lines().filter(|line| !line.starts_with("--"));
+        Ok((file, lines.collect::<Vec<_>>().join("\n")))
+    };
+    assets::under("sql/clickhouse/").map(rendered).collect()
+}
+
+/// What a statement makes; none where this program does not know.
+fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
+    let own = |text: &'s str| text.strip_prefix(database)?.strip_prefix('.');
+    let until_space = |text: &'s str| text.split_whitespace().next();
+    if statement.starts_with("CREATE DATABASE IF NOT EXISTS ") {
+        return Some(Makes::Database);
+    }
+    if let Some(rest) = statement.strip_prefix("CREATE TABLE IF NOT EXISTS ") {
+        return own(until_space(rest)?).map(Makes::Table);
+    }
+    if let Some(rest) = statement.strip_prefix("CREATE OR REPLACE VIEW ") {
+        let (name, select) = rest.split_once(" AS\n")?;
+        let name = own(name)?;
+        return Some(Makes::View { name, select });
+    }
+    let rest = statement.strip_prefix("ALTER TABLE ")?;
+    let table = own(until_space(rest)?)?;
+    let named = |clause: &str| -> Vec<&'s str> {
+        let named = rest.split(clause).skip(1).filter_map(until_space);
+        named.map(|name| name.trim_end_matches(',')).collect()
+    };
+    let columns = named("DROP COLUMN IF EXISTS ");
+    if !columns.is_empty() {
+        return Some(Makes::NoColumns { table, columns });
+    }
+    let columns = named("ADD COLUMN IF NOT EXISTS ");
+    Some(Makes::Columns { table, columns })
+}
+
+/// Those of the statements of `sql/clickhouse/` that would change something, by
+/// file.
+///
+/// # Errors
+/// When ClickHouse does not answer within its `request_timeout_ms`.
+pub async fn needed(
+    connections: &Connections,
+) -> Result<Vec<(&'static str, String)>, ObjectsError> {
+    let (settings, server) = (connections.settings(), connections.clickhouse.server()?);
+    let patience = patience(settings);
+    let database = settings.clickhouse.database.as_str();
+    let on = |source| ObjectsError::ClickHouse {
+        file: "sql/clickhouse",
+        source,
+    };
+    let has_database = server.has_database(database, patience);
+    let has_database = has_database.await.map_err(on)?;
+    let there = server.columns(database, patience);
+    let there = there.await.map_err(on)?;
+    let mut needed = Vec::new();
+    for (file, statement) in statements(settings)? {
+        let is_there = match makes(&statement, database) {
+            Some(Makes::Database) => has_database,
+            Some(Makes::Table(name)) => there.contains_key(name),
+            Some(Makes::View { name, select }) => {
+                let place = (database, name);
+                let selects = server.view_selects(place, select, patience);
+                there.contains_key(name) && selects.await.map_err(on)?
+            }
+            // A table that is yet to be made has them from the start.
+            Some(Makes::Columns { table, columns }) => there
+                .get(table)
+                .is_none_or(|found| columns.iter().all(|column| found.contains(*column))),
+            // Nor has it these.
+            Some(Makes::NoColumns { table, columns }) => there
+                .get(table)
+                .is_none_or(|found| !columns.iter().any(|column| found.contains(*column))),
+            None => false,
+        };
+        if !is_there {
+            needed.push((file, statement));
+        }
+    }
+    Ok(needed)
+}
+
+/// Executes statements that are [`needed`].
+///
+/// # Errors
+/// When ClickHouse does not take one, or not within its `request_timeout_ms`.
+pub async fn apply(
+    connections: &Connections,
+    needed: &[(&'static str, String)],
+) -> Result<(), ObjectsError> {
+    let (settings, server) = (connections.settings(), connections.clickhouse.server()?);
+    for (file, statement) in needed {
+        server
+            .execute(statement, patience(settings))
+            .await
+            .map_err(|source| ObjectsError::ClickHouse { file, source })?;
+    }
+    Ok(())
+}
+
+/// Makes whatever of `sql/clickhouse/` is not there.
+///
+/// # Errors
+/// As [`needed`] and [`apply`].
+pub async fn clickhouse(connections: &Connections) -> Result<(), ObjectsError> {
+    let needed = needed(connections).await?;
+    apply(connections, &needed).await
+}
+
+fn patience(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.clickhouse.request_timeout_ms)
+}
+
+/// Does `work` on a server within `timeout`: a statement waits for locks that
+/// others hold.
+///
+/// # Errors
+/// As `work`, or when the time is over.
+pub async fn in_time<T, E>(
+    server: &'static str,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E>
+where
+    E: From<ObjectsError>,
+{
+    let seconds = timeout.as_secs();
+    let done = tokio::time::timeout(timeout, work).await;
+    done.unwrap_or_else(|_| Err(ObjectsError::TooLong { server, seconds }.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_known_what_every_statement_makes() {
+        let settings = Settings::default();
+        let statements = statements(&settings).expect("filled in");
+        assert!(!statements.is_empty());
+        for (file, text) in statements {
+            assert!(!text.contains("{{"), "{file}: {text}");
+            match makes(&text, &settings.clickhouse.database) {
+                None => panic!("{file}: not known what this makes: {text}"),
+                Some(Makes::Columns { columns, .. }) => assert!(!columns.is_empty(), "{file}"),
+                Some(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_statement_says_what_it_makes() {
+        let view = "CREATE OR REPLACE VIEW db.v AS\nSELECT 1";
+        let (name, select) = ("v", "SELECT 1");
+        assert_eq!(makes(view, "db"), Some(Makes::View { name, select }));
+        let table = "CREATE TABLE IF NOT EXISTS db.t\n(\n    a Int64\n)";
+        assert_eq!(makes(table, "db"), Some(Makes::Table("t")));
+        assert_eq!(makes(table, "other"), None);
+        let alter = "ALTER TABLE db.t\n    ADD COLUMN IF NOT EXISTS a Array(Int64),\n    \
+                     ADD COLUMN IF NOT EXISTS b UUID";
+        let (table, columns) = ("t", vec!["a", "b"]);
+        assert_eq!(makes(alter, "db"), Some(Makes::Columns { table, columns }));
+        let drop = "ALTER TABLE db.t\n    DROP COLUMN IF EXISTS a,\n    DROP COLUMN IF EXISTS b";
+        let (table, columns) = ("t", vec!["a", "b"]);
+        assert_eq!(makes(drop, "db"), Some(Makes::NoColumns { table, columns }));
+        assert_eq!(makes("DROP TABLE db.t", "db"), None);
+    }
+}

@@ -1,0 +1,16 @@
+//! The board in Redis: a rolling window of scores, published by whoever holds the lease.
+
+pub(crate) mod ahead;
+mod apart;
+pub(crate) mod audit;
+pub(crate) mod client;
+pub mod eligible;
+pub(crate) mod publish;
+pub(crate) mod reader;
+pub mod renew;
+pub mod sink;
+pub(crate) mod worker;
+
+pub use client::{BoardReader, BoardView, Meta};
+
+pub use publish::{BoardKeys, Publication, Published, Publisher};
