@@ -107,4 +107,5 @@ else
         xargs -r docker rmi >/dev/null
     docker rmi fanout-test/base >/dev/null
 fi
-cargo test --locked --test docker -- --nocapture
+# With the feature of `make test`, so that both have one build.
+cargo test --locked --features crash-points --test docker -- --nocapture
