@@ -8,12 +8,15 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{CONTENT, FACTS};
-use crate::connections::clickhouse::{
-    ClickHouse, ClickHouseError, Endpoint, InvalidUrl, bounded, endpoint,
+use crate::{
+    connections::clickhouse::{
+        ClickHouse, ClickHouseError, Endpoint, InvalidUrl, bounded, endpoint,
+    },
+    sinks::inspect::Title,
 };
 
 /// The view.
-const VIEW: &str = "engagement_enriched";
+pub(super) const VIEW: &str = "engagement_enriched";
 
 /// Texts longer than this many bytes are compared by their MD5.
 pub const MAX_TEXT: usize = 1024;
@@ -92,13 +95,6 @@ struct TitleRow {
     id: String,
     title: String,
     content_type: Option<String>,
-}
-
-/// What a piece of content is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Title {
-    pub title: String,
-    pub content_type: Option<String>,
 }
 
 /// Reads fanout's database.
@@ -288,7 +284,7 @@ impl Query {
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
-    /// What these pieces of content are called.
+    /// Returns the titles of these pieces of content.
     ///
     /// # Errors
     /// When the server does not answer.

@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 mod history;
+pub(crate) mod inspect;
 pub(crate) mod setup;
 
 use std::{
@@ -244,8 +245,7 @@ impl HttpPartition {
         }
     }
 
-    /// Posts, many at once, and sorts the answers. After a halt nothing more is
-    /// begun.
+    /// Posts concurrently and sorts the replies. Starts no request after a halt.
     async fn post(&mut self, requests: Vec<Request>) -> Result<(), Fault> {
         let common = &self.common;
         let halted = AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! The published board, read in one step.
+//! A client that reads the published board, each time in one transaction.
 
 use std::time::Duration;
 
@@ -6,49 +6,13 @@ use redis::{InfoDict, aio::MultiplexedConnection};
 use uuid::Uuid;
 
 use super::BoardKeys;
-use crate::connections::redis::{Redis, RedisError, RedisProblem};
+use crate::{
+    connections::redis::{Redis, RedisError, RedisProblem},
+    sinks::inspect::{BoardView, Meta},
+};
 
-/// Formats of the meta hash that are understood.
+/// The supported format of the meta hash.
 const FORMAT: u16 = 1;
-
-/// What Redis holds of a board at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BoardView {
-    /// Highest score first.
-    pub members: Vec<(String, i64)>,
-    /// Members there are, also of those not asked for.
-    pub cardinality: u64,
-    /// None where no pipeline has ever published, or not for a window's time.
-    pub meta: Option<Meta>,
-    /// For how long the publishing worker's lease still holds.
-    pub lease: Option<Duration>,
-}
-
-/// What the publishing worker says of the board.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Meta {
-    /// The board is as of this moment, microseconds since the epoch.
-    pub as_of_us: i64,
-    pub seq: u64,
-    /// Whether it is known to hold every event of its window.
-    pub complete: bool,
-    /// How far the worker is behind the log.
-    pub behind_ms: i64,
-    pub window_seconds: u64,
-}
-
-/// A board may be ahead of the clock of whoever looks at it by this much: what
-/// clocks of different machines differ by.
-const CLOCK_TOLERANCE_US: i64 = 5_000_000;
-
-impl Meta {
-    /// Whether the board is of a moment that is yet to come, by more than clocks
-    /// usually differ.
-    #[must_use]
-    pub fn is_ahead_of(&self, now_us: i64) -> bool {
-        self.as_of_us.saturating_sub(now_us) > CLOCK_TOLERANCE_US
-    }
-}
 
 /// Reads one board.
 #[derive(Clone)]
@@ -67,11 +31,11 @@ impl std::fmt::Debug for BoardReader {
 }
 
 impl Redis {
-    /// Connects, to read a board.
+    /// Connects to read a board.
     ///
     /// # Errors
-    /// When the URL is none, nothing answers within `timeout`, or the credentials
-    /// are wrong.
+    /// If the URL is invalid, Redis does not respond within `timeout`, or the
+    /// credentials are wrong.
     pub async fn board(
         &self,
         keys: BoardKeys,
@@ -83,10 +47,10 @@ impl Redis {
 }
 
 impl BoardReader {
-    /// The first `limit` members, or all.
+    /// Returns the board with its first `limit` members, or with all of them.
     ///
     /// # Errors
-    /// When Redis does not answer or a key holds something else.
+    /// If Redis does not respond or a key has another type.
     pub async fn read(&mut self, limit: Option<usize>) -> Result<BoardView, RedisError> {
         let last = match limit {
             Some(0) => return self.read_meta().await,
@@ -121,19 +85,19 @@ impl BoardReader {
         Ok(view(Vec::new(), cardinality, &fields, lease))
     }
 
-    /// Why nobody can write to this Redis, as far as it says so itself.
+    /// Returns why no worker can write to this Redis, as far as Redis reports it.
     ///
     /// # Errors
-    /// When it does not answer, or the user may not ask.
+    /// If Redis does not respond, or the user may not run `INFO`.
     pub async fn write_problem(&mut self) -> Result<Option<RedisProblem>, RedisError> {
         let info: InfoDict = redis::cmd("INFO").query_async(&mut self.connection).await?;
         Ok(write_problem(|name| info.get(name)))
     }
 
-    /// The score of one member, where it is on the board.
+    /// Returns the score of one member, or `None` if it is not on the board.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// If Redis does not respond.
     pub async fn score(&mut self, member: Uuid) -> Result<Option<i64>, RedisError> {
         let score: Option<f64> = redis::cmd("ZSCORE")
             .arg(&self.keys.board)
@@ -144,7 +108,7 @@ impl BoardReader {
     }
 }
 
-/// Reads what `INFO` says.
+/// Evaluates the fields of `INFO`.
 fn write_problem(info: impl Fn(&str) -> Option<String>) -> Option<RedisProblem> {
     let is = |name: &str, wanted: &str| info(name).is_some_and(|value| value == wanted);
     let number = |name: &str| info(name).and_then(|value| value.parse::<u64>().ok());
@@ -173,7 +137,7 @@ fn view(members: Vec<(String, f64)>, cardinality: u64, fields: &Fields, lease: i
             .collect(),
         cardinality,
         meta: meta(fields),
-        // Redis answers -2 where there is none.
+        // Redis returns -2 if the key does not exist.
         lease: u64::try_from(lease).ok().map(Duration::from_millis),
     }
 }
@@ -186,7 +150,8 @@ fn whole(score: f64) -> i64 {
     score.round() as i64
 }
 
-/// Reads the hash; none where it is not there, not whole, or of another format.
+/// Parses the meta hash. Returns `None` if it is missing, incomplete, or in
+/// another format.
 fn meta(fields: &Fields) -> Option<Meta> {
     let number = |name: &str| fields.get(name)?.parse::<i64>().ok();
     if number("format")? != i64::from(FORMAT) {
