@@ -1,14 +1,17 @@
-//! The latest records of a topic, as many as may be in memory at once.
+//! The latest records among those read, within a limit on memory.
 
 use std::collections::BTreeMap;
 
 use crate::kafka::{Seen, Stretch};
 
-/// What is new at one look, in records and in bytes; more comes with the next.
+/// Maximum number of new records that one call returns. The next call returns
+/// the rest.
 const MAX_NEW: usize = 1_000;
+
+/// Maximum size of the new records that one call returns, in bytes.
 const MAX_NEW_BYTES: usize = 32 * 1024 * 1024;
 
-/// Records by their time; of one time, by partition and offset.
+/// Records ordered by timestamp, then by partition and offset.
 #[derive(Default)]
 pub(super) struct Latest {
     records: BTreeMap<(i64, i32, i64), Seen>,
@@ -16,7 +19,7 @@ pub(super) struct Latest {
 }
 
 impl Latest {
-    /// By time.
+    /// Returns the records, oldest first.
     pub(super) fn records(&self) -> impl Iterator<Item = &Seen> {
         self.records.values()
     }
@@ -27,7 +30,7 @@ impl Latest {
         self.records.insert(place, seen);
     }
 
-    /// Forgets all but the latest.
+    /// Removes all but the latest `count` records.
     pub(super) fn keep(&mut self, count: usize) {
         while self.records.len() > count
             && let Some((_, seen)) = self.records.pop_first()
@@ -36,11 +39,12 @@ impl Latest {
         }
     }
 
+    /// Returns true if the records reach one of the limits.
     pub(super) fn is_full(&self) -> bool {
         self.records.len() >= MAX_NEW || self.bytes >= MAX_NEW_BYTES
     }
 
-    /// Where the reading of these stretches goes on, by partition.
+    /// Returns the offset of each stretch at which the next call continues.
     pub(super) fn next_after(&self, stretches: &[Stretch]) -> Vec<i64> {
         let next = |stretch: &Stretch| {
             let of_partition = self
