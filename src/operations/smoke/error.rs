@@ -1,18 +1,13 @@
-//! Why there is nothing to follow.
+//! Errors of `fanout smoke`.
 
 use crate::{
-    connections::{
-        clickhouse::InvalidUrl,
-        postgres::{self, PostgresError},
-        redis::RedisError,
-        web::WebError,
-    },
+    connections::postgres::{self, PostgresError},
     failure::{Failure, Kind},
     kafka::KafkaError,
     source::Refusal,
 };
 
-/// Why there is nothing to follow.
+/// Error that leaves no event to follow.
 #[derive(Debug, thiserror::Error)]
 pub enum SmokeError {
     #[error("cannot write the marked event to postgres")]
@@ -21,12 +16,6 @@ pub enum SmokeError {
     Source(#[source] Refusal),
     #[error("kafka does not answer")]
     Kafka(#[from] KafkaError),
-    #[error("cannot read the board from redis")]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
-    #[error("the external system cannot be asked")]
-    Web(#[from] WebError),
 }
 
 impl Failure for SmokeError {
@@ -34,8 +23,7 @@ impl Failure for SmokeError {
         match self {
             Self::Postgres(error) if !postgres::is_unreachable(error) => Kind::Failed,
             Self::Source(refusal) => refusal.kind(),
-            Self::Url(_) => Kind::Usage,
-            _ => Kind::Environment,
+            Self::Postgres(_) | Self::Kafka(_) => Kind::Environment,
         }
     }
 
@@ -44,9 +32,6 @@ impl Failure for SmokeError {
             Self::Postgres(_) => "postgres",
             Self::Source(refusal) => refusal.code(),
             Self::Kafka(_) => "kafka",
-            Self::Redis(_) => "redis",
-            Self::Url(_) => "clickhouse_url",
-            Self::Web(_) => "external",
         }
     }
 
@@ -56,7 +41,7 @@ impl Failure for SmokeError {
             Self::Postgres(error) if !postgres::is_unreachable(error) => {
                 Some("fanout doctor --source".to_owned())
             }
-            _ => Some("fanout up".to_owned()),
+            Self::Postgres(_) | Self::Kafka(_) => Some("fanout up".to_owned()),
         }
     }
 }

@@ -1,42 +1,34 @@
-//! A hop of the event: where, and how it went.
+//! A hop of the event: the place and the outcome.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::sink_kind::SinkKind;
 
-/// A place the event comes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// A place on the event's path. Serialized as its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Kafka,
-    ClickHouse,
-    Redis,
-    Http,
+    Sink(SinkKind),
 }
 
 impl Place {
-    /// Where the event ends in a sink.
-    pub(super) fn of(sink: SinkKind) -> Self {
-        match sink {
-            SinkKind::Redis => Self::Redis,
-            SinkKind::ClickHouse => Self::ClickHouse,
-            SinkKind::Http => Self::Http,
-        }
-    }
-
-    /// Its name.
+    /// Returns the name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
-            Self::ClickHouse => "clickhouse",
-            Self::Redis => "redis",
-            Self::Http => "http",
+            Self::Sink(sink) => sink.name(),
         }
     }
 }
 
-/// How it went.
+impl Serialize for Place {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// The outcome of a hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -50,9 +42,10 @@ pub enum Outcome {
 pub struct Hop {
     pub place: Place,
     pub outcome: Outcome,
-    /// From the commit in Postgres until it was seen.
+    /// Time from the commit in Postgres until the event was found, in
+    /// milliseconds.
     pub millis: Option<f64>,
-    /// What was seen, or what was not and why.
+    /// What was found, or what is missing and why.
     pub evidence: String,
     pub hint: Option<String>,
 }

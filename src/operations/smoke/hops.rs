@@ -1,9 +1,8 @@
-//! The hops, each watched on its own, so that one's delay does not show as
-//! another's.
+//! The hops, followed concurrently, so that a delay of one hop does not add to
+//! the time of another.
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
@@ -13,11 +12,15 @@ use super::{
 };
 use crate::{
     config::Settings,
-    connections::{Connections, web::Method},
+    connections::Connections,
     failure::chain,
-    kafka::{Scan, Stretch},
-    operations::{status, stub},
-    sinks::redis::BoardKeys,
+    kafka::{KafkaError, Scan, Stretch},
+    operations::status,
+    sink_kind::SinkKind,
+    sinks::{
+        inspect::{Arrival, InspectError},
+        inspector::Inspector,
+    },
     source::{
         connector,
         tables::{content_topic, events_topic, reader_group},
@@ -25,10 +28,10 @@ use crate::{
     text::escape::excerpt,
 };
 
-/// Between two looks.
+/// Pause between two checks.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The events' topic, watched from its end on.
+/// The events topic, read from its end.
 #[derive(Debug)]
 pub struct Topic {
     scan: Scan,
@@ -36,7 +39,7 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Begins to watch.
+    /// Starts reading.
     pub async fn watch(connections: &Connections) -> Result<Self, SmokeError> {
         let (settings, kafka) = (connections.settings(), &connections.kafka);
         let name = events_topic(settings);
@@ -57,7 +60,7 @@ impl Topic {
     }
 }
 
-/// What to follow, and since when.
+/// The event to follow, and the time limits.
 pub struct Follow<'a> {
     pub connections: &'a Connections,
     pub settings: &'a Settings,
@@ -67,14 +70,8 @@ pub struct Follow<'a> {
     pub budget: Duration,
 }
 
-/// What a look has found.
-enum Look {
-    Yes(String),
-    /// And what there is instead.
-    NotYet(String),
-}
-
 impl Follow<'_> {
+    /// Follows the event into its topic.
     pub async fn kafka(&self, topic: Result<Topic, SmokeError>) -> Hop {
         let mut topic = match topic {
             Ok(topic) => topic,
@@ -87,7 +84,7 @@ impl Follow<'_> {
                     return Ok(Some(seen));
                 }
             }
-            Ok::<_, crate::kafka::KafkaError>(None)
+            Ok::<_, KafkaError>(None)
         };
         match timeout_at(self.deadline, found).await {
             Ok(Ok(Some(seen))) => {
@@ -103,7 +100,7 @@ impl Follow<'_> {
         }
     }
 
-    /// Nothing came: the connector knows why.
+    /// Asks the connector why no record has arrived.
     async fn silent_topic(&self) -> Hop {
         let status = match connector::status(self.connections).await {
             Ok(Some(status)) => status,
@@ -124,55 +121,40 @@ impl Follow<'_> {
         broken(Place::Kafka, evidence, Some("fanout connector status"))
     }
 
-    pub async fn clickhouse(&self) -> Hop {
-        if let Some(hop) = self.not_driven(Place::ClickHouse) {
-            return hop;
+    /// Follows the event into a sink, unless the configuration leaves it out.
+    pub async fn sink(&self, kind: SinkKind) -> Hop {
+        let place = Place::Sink(kind);
+        if !self.settings.pipeline.sinks.contains(&kind) {
+            return skipped(place, "not among the configured sinks");
         }
-        let query = match self.connections.clickhouse.query() {
-            Ok(query) => query,
+        let inspector = match Inspector::connect(kind, self.connections, None).await {
+            Ok(inspector) => inspector,
             Err(error) => {
-                return broken(Place::ClickHouse, chain(&error), Some("fanout config show"));
+                let hint = connect_hint(kind, &error);
+                return broken(place, chain(error.cause()), hint.as_deref());
             }
         };
-        let ids = [self.marked.event_id];
-        self.until(Place::ClickHouse, async || {
-            let rows = query.rows_of(&ids).await.map_err(|error| chain(&error))?;
-            let Some(row) = rows.first() else {
-                return Ok(Look::NotYet("no row".to_owned()));
-            };
-            let wrong = Marked::wrong(row);
-            Ok(if wrong.is_empty() {
-                Look::Yes("the row with its derived fields".to_owned())
-            } else {
-                Look::NotYet(wrong.join(", "))
-            })
-        })
-        .await
-    }
-
-    pub async fn redis(&self) -> Hop {
-        if let Some(hop) = self.not_driven(Place::Redis) {
-            return hop;
+        let event = self.marked.expected(self.settings.board.score);
+        if let Some(why) = inspector.why_unsearchable(&event).await {
+            return skipped(place, why);
         }
-        let keys = BoardKeys::new(&self.settings.board.key);
-        let patience = Duration::from_millis(self.settings.redis.request_timeout_ms);
-        let connected = self.connections.redis.board(keys, patience).await;
-        let reader = match connected {
-            Ok(reader) => reader,
-            Err(error) => return broken(Place::Redis, chain(&error), Some("fanout up redis")),
-        };
-        let expected = Marked::score(self.settings.board.score);
-        let mut hop = self
-            .until(Place::Redis, async || {
-                let mut reader = reader.clone();
-                let score = reader.score(self.marked.content_id).await;
-                Ok(match score.map_err(|error| chain(&error))? {
-                    Some(score) if score == expected => Look::Yes(format!("score {score}")),
-                    Some(score) => Look::NotYet(format!("score {score}, not {expected}")),
-                    None => Look::NotYet("not on the board".to_owned()),
-                })
+        let hop = self
+            .until(place, async || {
+                let found = inspector.find(&event).await;
+                found.map_err(|error| chain(error.cause()))
             })
             .await;
+        // The latency budget applies to the board.
+        if kind == SinkKind::Redis {
+            self.within_budget(hop)
+        } else {
+            hop
+        }
+    }
+
+    /// Returns the hop as broken if the event arrived later than the budget
+    /// allows.
+    fn within_budget(&self, mut hop: Hop) -> Hop {
         let budget = self.budget.as_secs_f64() * 1_000.0;
         if let Some(millis) = hop.millis
             && millis > budget
@@ -184,49 +166,13 @@ impl Follow<'_> {
         hop
     }
 
-    pub async fn http(&self) -> Hop {
-        if let Some(hop) = self.not_driven(Place::Http) {
-            return hop;
-        }
-        let web = match self.connections.external.client(Duration::from_secs(5)) {
-            Ok(web) => web,
-            Err(error) => return broken(Place::Http, chain(&error), None),
-        };
-        let key = self.marked.idempotency_key();
-        let query = format!("?key={key}");
-        let first = web.send(Method::GET, &query, None).await;
-        if let Ok(answer) = &first
-            && serde_json::from_str::<Calls>(&answer.body).is_err()
-        {
-            let why = "the external system is not fanout's stub and cannot be asked";
-            return skipped(Place::Http, why);
-        }
-        self.until(Place::Http, async || {
-            let answer = web.send(Method::GET, &query, None).await;
-            let answer = answer.map_err(|error| chain(&error))?;
-            let calls = serde_json::from_str::<Calls>(&answer.body);
-            Ok(match calls {
-                Ok(calls) if !calls.events.is_empty() => Look::Yes(format!("key {key}")),
-                _ => Look::NotYet(format!("no call under key {key}")),
-            })
-        })
-        .await
-    }
-
-    /// A sink that the configuration leaves out is not followed.
-    fn not_driven(&self, place: Place) -> Option<Hop> {
-        let sinks = &self.settings.pipeline.sinks;
-        let driven = sinks.iter().any(|sink| Place::of(*sink) == place);
-        (!driven).then(|| skipped(place, "not among the configured sinks"))
-    }
-
-    /// Looks again and again.
-    async fn until(&self, place: Place, look: impl AsyncFn() -> Result<Look, String>) -> Hop {
+    /// Checks repeatedly until the event has arrived or the deadline has passed.
+    async fn until(&self, place: Place, look: impl AsyncFn() -> Result<Arrival, String>) -> Hop {
         let mut last = String::new();
         loop {
             match timeout_at(self.deadline, look()).await {
-                Ok(Ok(Look::Yes(evidence))) => return self.ok(place, evidence),
-                Ok(Ok(Look::NotYet(instead))) => last = instead,
+                Ok(Ok(Arrival::Arrived(evidence))) => return self.ok(place, evidence),
+                Ok(Ok(Arrival::NotYet(instead))) => last = instead,
                 Ok(Err(reason)) => last = excerpt(&reason),
                 Err(_) => {}
             }
@@ -237,7 +183,8 @@ impl Follow<'_> {
         }
     }
 
-    /// It did not come: the sink may know why.
+    /// Returns the hop of an event that did not arrive, with the reason that the
+    /// pipeline reports for the sink.
     async fn missed(&self, place: Place, last: &str) -> Hop {
         let waited = self.committed.elapsed().as_secs();
         let mut evidence = format!("{last} after {waited} s");
@@ -279,27 +226,14 @@ impl Follow<'_> {
     }
 }
 
-/// The stub's list, as far as it matters here.
-#[derive(Debug)]
-struct Calls {
-    events: Vec<serde_json::Value>,
-}
-
-impl<'de> Deserialize<'de> for Calls {
-    /// Only the list of fanout's own stub.
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct List {
-            system: String,
-            events: Vec<serde_json::Value>,
+/// Returns what to run if the connection to a sink cannot be made.
+fn connect_hint(kind: SinkKind, error: &InspectError) -> Option<String> {
+    match error {
+        InspectError::Url(_) => Some("fanout config show".to_owned()),
+        InspectError::ClickHouse(_) | InspectError::Redis(_) => {
+            Some(format!("fanout up {}", kind.service()))
         }
-        let list = List::deserialize(deserializer)?;
-        if list.system != stub::SYSTEM {
-            return Err(serde::de::Error::custom("another system"));
-        }
-        Ok(Self {
-            events: list.events,
-        })
+        InspectError::Web(_) | InspectError::NoList { .. } => None,
     }
 }
 
@@ -323,7 +257,7 @@ fn skipped(place: Place, why: &str) -> Hop {
     }
 }
 
-/// What the hint for a silent topic is about.
+/// Names both topics, for the evidence of a topic without records.
 fn topics(settings: &Settings) -> String {
     format!("{} and {}", events_topic(settings), content_topic(settings))
 }

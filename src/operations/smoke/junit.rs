@@ -1,4 +1,4 @@
-//! The report for a CI job's test page.
+//! The report in the format that CI systems display as test results.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::{
     hop::{Hop, Outcome},
 };
 
-/// The report as a JUnit document: one test a hop.
+/// Returns the report as a JUnit document with one test per hop.
 #[must_use]
 pub fn junit(report: &Report) -> String {
     let mut suite = TestSuite::new("fanout smoke");
     suite.add_test_cases(report.hops.iter().map(case));
     let mut document = Junit::new("fanout");
     document.add_test_suite(suite);
-    // Only a writer can fail, and a string does not.
+    // Writing to a string does not fail.
     document.to_string().unwrap_or_default()
 }
 
@@ -48,6 +48,7 @@ fn case(hop: &Hop) -> TestCase {
 #[cfg(test)]
 mod tests {
     use super::{super::hop::Place, *};
+    use crate::sink_kind::SinkKind;
 
     #[test]
     fn a_broken_hop_is_a_failure_with_its_evidence() {
@@ -64,8 +65,12 @@ mod tests {
             latency_budget_ms: 5_000,
             hops: vec![
                 hop(Place::Kafka, Outcome::Ok, "seen"),
-                hop(Place::Redis, Outcome::Broken, "score 2 < \"3\""),
-                hop(Place::Http, Outcome::Skipped, "not a stub"),
+                hop(
+                    Place::Sink(SinkKind::Redis),
+                    Outcome::Broken,
+                    "score 2 < \"3\"",
+                ),
+                hop(Place::Sink(SinkKind::Http), Outcome::Skipped, "not a stub"),
             ],
         });
         assert!(text.contains(r#"tests="3""#), "{text}");

@@ -1,40 +1,44 @@
-//! The marked rows: a content of their own and one event of it, so that every
-//! derived field and the score are known beforehand.
+//! The marked rows: one piece of content and its only event, so that every
+//! derived column and the score are known in advance.
 
 use uuid::Uuid;
 
 use crate::{
+    config::Score,
     connections::postgres::{Client, PostgresError},
     debezium::Engagement,
     engagement::idempotency,
-    sinks::clickhouse::TextRow,
+    sinks::inspect::MarkedEvent,
 };
 
-/// What the derived fields come to.
 const DURATION_MS: i32 = 12_345;
 const LENGTH_SECONDS: i32 = 90;
+const LENGTH: &str = "90";
+
+/// The derived columns.
 const SECONDS: &str = "12.345";
 const PCT: &str = "0.14";
+
 const CONTENT_TYPE: &str = "video";
 const DEVICE: &str = "fanout-smoke";
 
-/// One event and its content.
+/// The inserted event and its content.
 #[derive(Debug, Clone)]
 pub struct Marked {
     pub event_id: i64,
     pub content_id: Uuid,
     user_id: Uuid,
-    /// Microseconds since the epoch, as Postgres has it.
+    /// As stored by Postgres, in microseconds since the epoch.
     event_ts: i64,
     raw_payload: String,
 }
 
 impl Marked {
-    /// Writes both in one transaction.
+    /// Inserts both in one transaction.
     pub async fn insert(client: &Client) -> Result<Self, PostgresError> {
         let (content_id, user_id) = (Uuid::new_v4(), Uuid::new_v4());
         let slug = format!("fanout-smoke-{content_id}");
-        let (names, values) = unread(client).await?;
+        let (names, values) = unread_columns(client).await?;
         let insert = format!(
             "WITH content AS (
                 INSERT INTO public.content (id, title, content_type, length_seconds{names})
@@ -68,7 +72,7 @@ impl Marked {
         })
     }
 
-    /// Removes both.
+    /// Deletes both.
     pub async fn delete(&self, client: &Client) -> Result<(), PostgresError> {
         let event = "DELETE FROM public.engagement_events WHERE id = $1";
         client.execute(event, &[&self.event_id]).await?;
@@ -77,8 +81,25 @@ impl Marked {
         Ok(())
     }
 
-    /// The key that the external system must have been told it under.
-    pub fn idempotency_key(&self) -> Uuid {
+    /// Returns what each sink must hold of the event.
+    pub fn expected(&self, score: Score) -> MarkedEvent {
+        MarkedEvent {
+            event_id: self.event_id,
+            content_id: self.content_id,
+            idempotency_key: self.idempotency_key(),
+            score: match score {
+                Score::Events => 1,
+                Score::Seconds => i64::from(DURATION_MS) / 1_000,
+            },
+            engagement_seconds: SECONDS,
+            engagement_pct: PCT,
+            content_type: CONTENT_TYPE,
+            length_seconds: LENGTH,
+            device: DEVICE,
+        }
+    }
+
+    fn idempotency_key(&self) -> Uuid {
         let body = idempotency::body(&Engagement {
             id: self.event_id,
             content_id: Some(self.content_id),
@@ -91,39 +112,11 @@ impl Marked {
         });
         idempotency::idempotency_key("public.engagement_events", &body)
     }
-
-    /// What of the row in the view is not as it has to be.
-    pub fn wrong(row: &TextRow) -> Vec<String> {
-        let fields = [
-            ("engagement_seconds", &row.engagement_seconds, SECONDS),
-            ("engagement_pct", &row.engagement_pct, PCT),
-            ("content_type", &row.content_type, CONTENT_TYPE),
-            ("length_seconds", &row.length_seconds, "90"),
-            ("device", &row.device, DEVICE),
-        ];
-        let wrong = fields
-            .iter()
-            .filter(|(_, found, expected)| found.as_deref() != Some(*expected));
-        wrong
-            .map(|(name, found, expected)| {
-                let found = found.as_deref().unwrap_or("null");
-                format!("{name} is {found} and should be {expected}")
-            })
-            .collect()
-    }
-
-    /// The score of the content: it has this one event.
-    pub fn score(by: crate::config::Score) -> i64 {
-        match by {
-            crate::config::Score::Events => 1,
-            crate::config::Score::Seconds => i64::from(DURATION_MS) / 1_000,
-        }
-    }
 }
 
-/// The columns of content that nobody reads, and what to insert into them: they
-/// are never null, and need not be there.
-async fn unread(client: &Client) -> Result<(String, String), PostgresError> {
+/// Returns the names and values of columns that fanout does not read but that
+/// may exist and then must not be null.
+async fn unread_columns(client: &Client) -> Result<(String, String), PostgresError> {
     let sql = "SELECT attname::text FROM pg_attribute
                WHERE attrelid = 'public.content'::regclass AND NOT attisdropped";
     let columns = client.query(sql, &[]).await?;
@@ -147,7 +140,7 @@ mod tests {
     use crate::engagement::enrichment::{engagement_pct, engagement_seconds};
 
     #[test]
-    fn the_derived_fields_are_the_enrichments() {
+    fn the_expected_columns_are_those_of_the_enrichment() {
         let seconds = engagement_seconds(Some(DURATION_MS)).expect("a duration");
         assert_eq!(
             format!("{}.{:03}", seconds / 1_000, seconds % 1_000),
@@ -155,30 +148,6 @@ mod tests {
         );
         let pct = engagement_pct(Some(DURATION_MS), Some(LENGTH_SECONDS)).expect("a length");
         assert_eq!(format!("{}.{:02}", pct / 100, pct % 100), PCT);
-    }
-
-    #[test]
-    fn a_wrong_field_is_named_with_both_sides() {
-        let row = TextRow {
-            event_id: 1,
-            content_id: None,
-            user_id: None,
-            event_type: None,
-            event_ts: None,
-            duration_ms: None,
-            engagement_seconds: Some(SECONDS.to_owned()),
-            engagement_pct: Some("0.13".to_owned()),
-            device: Some(DEVICE.to_owned()),
-            raw_payload: None,
-            content_type: None,
-            length_seconds: Some("90".to_owned()),
-        };
-        assert_eq!(
-            Marked::wrong(&row),
-            [
-                "engagement_pct is 0.13 and should be 0.14",
-                "content_type is null and should be video"
-            ]
-        );
+        assert_eq!(LENGTH_SECONDS.to_string(), LENGTH);
     }
 }

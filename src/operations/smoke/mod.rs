@@ -1,5 +1,5 @@
-//! One marked event, followed by its id through every hop: topic, ClickHouse,
-//! board, external call. Measured from its commit in Postgres.
+//! Inserts a marked event and follows it by its id through every hop: the topic,
+//! then each sink. Times are measured from its commit in Postgres.
 
 mod error;
 mod hop;
@@ -7,8 +7,9 @@ mod hops;
 mod junit;
 mod marked;
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -20,29 +21,35 @@ use self::marked::Marked;
 use crate::{
     connections::Connections,
     progress::{Progress, steps::Steps},
+    sink_kind::SinkKind,
     source::explain,
 };
 
-/// How long to wait, and how fast it has to be.
+/// The sinks in the order of the report.
+const SINKS: [SinkKind; SinkKind::ALL.len()] =
+    [SinkKind::ClickHouse, SinkKind::Redis, SinkKind::Http];
+
+/// Time limits of the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// For all hops together.
+    /// Maximum time to wait for all hops.
     pub timeout: Duration,
-    /// From the commit in Postgres to the board.
+    /// Maximum time from the commit in Postgres to the board.
     pub latency_budget: Duration,
 }
 
-/// The way of the event.
+/// The path of the event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub event_id: i64,
     pub content_id: uuid::Uuid,
     pub latency_budget_ms: u64,
+    /// The topic, then the sinks.
     pub hops: Vec<Hop>,
 }
 
 impl Report {
-    /// The first hop that is broken, in the order of the way.
+    /// Returns the first broken hop.
     #[must_use]
     pub fn broken(&self) -> Option<&Hop> {
         let mut hops = self.hops.iter();
@@ -50,12 +57,12 @@ impl Report {
     }
 }
 
-/// Follows one event. The rows are deleted again at the end; the deletes go
-/// the same way.
+/// Inserts one event and follows it. Deletes the inserted rows at the end; the
+/// deletes take the same path.
 ///
 /// # Errors
-/// When Postgres does not take the event: then there is nothing to follow. A
-/// hop that fails is no error.
+/// If Postgres does not accept the event, because there is nothing to follow
+/// then. A broken hop is not an error.
 pub async fn smoke(
     connections: &Connections,
     options: Options,
@@ -63,7 +70,7 @@ pub async fn smoke(
 ) -> Result<Report, SmokeError> {
     let steps = Steps::new(progress, "smoke");
     let client = connections.postgres.connect().await?;
-    // Before the event, so that it cannot slip by.
+    // Before the insert, so that the event cannot be missed.
     let topic = hops::Topic::watch(connections).await;
     let marked = match Marked::insert(&client).await {
         Ok(marked) => marked,
@@ -82,19 +89,15 @@ pub async fn smoke(
         budget: options.latency_budget,
     };
     steps.doing(&format!("following event {}", marked.event_id));
-    let (kafka, clickhouse, redis, http) = tokio::join!(
-        follow.kafka(topic),
-        follow.clickhouse(),
-        follow.redis(),
-        follow.http()
-    );
+    let sinks = join_all(SINKS.map(|kind| follow.sink(kind)));
+    let (kafka, sinks) = tokio::join!(follow.kafka(topic), sinks);
     let report = Report {
         event_id: marked.event_id,
         content_id: marked.content_id,
         latency_budget_ms: u64::try_from(options.latency_budget.as_millis()).unwrap_or(u64::MAX),
-        hops: vec![kafka, clickhouse, redis, http],
+        hops: iter::once(kafka).chain(sinks).collect(),
     };
-    // What was followed is of no more use; if this fails, it only stays.
+    // The rows are not needed any more, but do no harm either.
     if let Err(error) = marked.delete(&client).await {
         tracing::debug!(%error, "the marked rows stay");
     }
