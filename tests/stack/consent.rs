@@ -339,7 +339,7 @@ const SCHEMAS: [(&str, &str); 15] = [
     ),
     (
         "ALTER TABLE {events} ALTER COLUMN event_ts TYPE timestamp",
-        "column event_ts of public.engagement_events is of type timestamp without time zone",
+        "column event_ts of public.engagement_events has type timestamp without time zone",
     ),
     (
         "CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN moody AS mood",
