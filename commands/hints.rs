@@ -1,7 +1,10 @@
 //! Completes the commands in hints: adds the flags of this invocation and, if a
 //! hint repeats this command, its arguments.
 
-use fanout::text::escape::shell_word;
+use fanout::{
+    failure::{Command, Flag, Hint, Part, Word},
+    text::escape::shell_word,
+};
 
 use crate::global::Global;
 
@@ -38,11 +41,51 @@ impl Hints {
         }
     }
 
+    /// Returns the text of a hint. Its commands get the flags of this invocation
+    /// and, if they repeat this command, its arguments.
+    pub fn complete(&self, hint: &Hint) -> String {
+        let parts = hint.parts().iter().map(|part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Command(command) => self.complete_command(command),
+        });
+        parts.collect()
+    }
+
+    fn complete_command(&self, command: &Command) -> String {
+        let words = match command.flags_to_repeat(&self.command_path) {
+            Some(flags) => self.repeat_invocation(flags),
+            None => command.words(),
+        };
+        let mut line = PROGRAM.to_owned();
+        for (flag, value) in &self.flags {
+            if !words.iter().any(|word| is_flag(word.as_str(), flag)) {
+                line.push_str(&format!("{flag} {} ", shell_word(value)));
+            }
+        }
+        let words: Vec<String> = words.iter().map(Word::to_string).collect();
+        line + &words.join(" ")
+    }
+
+    fn repeat_invocation(&self, flags: &[Flag]) -> Vec<Word> {
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|flag| (flag.name, flag.value.as_ref().map(Word::as_str)))
+            .collect();
+        let words = self.arguments_with(&flags);
+        words.into_iter().map(Word::from).collect()
+    }
+
+    /// Completes a textual hint: the same as [`Hints::complete`], but the commands
+    /// have to be found in the text.
+    pub fn complete_text(&self, hint: &str) -> String {
+        self.add_flags(&self.repeat_arguments(hint))
+    }
+
     /// Completes a hint that repeats this command: keeps the original arguments
     /// and applies the hint's flags to them. A hint with `--from` is a complete
     /// command and stays unchanged: the original arguments would change its
     /// meaning.
-    pub fn repeat_arguments(&self, hint: &str) -> String {
+    fn repeat_arguments(&self, hint: &str) -> String {
         let command = format!("{PROGRAM}{}", self.command_path);
         let Some((before, after)) = hint.split_once(&command) else {
             return hint.to_owned();
@@ -57,6 +100,13 @@ impl Hints {
 
     /// Returns the original command line with these flags replaced.
     fn with_flags(&self, flags: &[(&str, Option<&str>)]) -> String {
+        let arguments = self.arguments_with(flags);
+        let words: Vec<_> = arguments.iter().map(|word| shell_word(word)).collect();
+        format!("{PROGRAM}{}", words.join(" "))
+    }
+
+    /// Returns the original arguments with these flags replaced.
+    fn arguments_with(&self, flags: &[(&str, Option<&str>)]) -> Vec<String> {
         let mut arguments = self.arguments.clone();
         for (flag, value) in flags {
             remove_flag(&mut arguments, flag, value.is_some());
@@ -66,8 +116,7 @@ impl Hints {
             let words = [Some(*flag), *value].into_iter().flatten();
             arguments.splice(end..end, words.map(str::to_owned));
         }
-        let words: Vec<_> = arguments.iter().map(|word| shell_word(word)).collect();
-        format!("{PROGRAM}{}", words.join(" "))
+        arguments
     }
 
     /// Adds the flags to each `fanout COMMAND` in a hint, except flags that the
@@ -277,6 +326,51 @@ mod tests {
             blue.add_flags(&blue.repeat_arguments(reconcile)),
             "fanout --project blue backfill --from earliest --source database --prune"
         );
+    }
+
+    #[test]
+    fn a_structured_hint_is_completed_like_its_text() {
+        let up = || Command::new("up");
+        let pull = Hint::from("docker pull redis, then: ").command(up().flag("--pull", "missing"));
+        for hint in [
+            Hint::from(up()),
+            Hint::from(up()).text(", which resumes the pull"),
+            up().flag("--ports", "auto").into(),
+            up().argument("postgres").into(),
+            up().global_flag("--project", "green").into(),
+            up().global_flag("--runtime", "native").into(),
+            Command::new("config show").into(),
+            Hint::from("docker info"),
+            pull,
+        ] {
+            for (path, arguments) in [
+                ("up", &["up", "redis", "--ports", "fixed"][..]),
+                ("", &[]),
+                (
+                    "up",
+                    &["--project=blue", "up", "--pull=never", "--", "redis"],
+                ),
+                ("reset", &["reset", "--yes"]),
+            ] {
+                let mut hints = invocation(path, arguments);
+                let text = hint.to_string();
+                assert_eq!(hints.complete(&hint), hints.complete_text(&text));
+                hints.flags = vec![
+                    ("--project", "blue".to_owned()),
+                    ("--config", "a b.yaml".to_owned()),
+                ];
+                assert_eq!(hints.complete(&hint), hints.complete_text(&text));
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_is_kept_as_written() {
+        let hints = invocation("stub", &["stub", "--data", "events"]);
+        let folder = Word::Placeholder("<another folder>");
+        let command = Command::new("stub").flag("--data", folder).as_written();
+        let completed = hints.complete(&command.into());
+        assert_eq!(completed, "fanout stub --data <another folder>");
     }
 
     #[test]

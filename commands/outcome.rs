@@ -3,6 +3,8 @@
 use fanout::failure::{Failure, Kind, chain};
 use serde_json::{Value as Json, json};
 
+use crate::hints::Hints;
+
 /// Result of a command.
 pub type Outcome = Result<Verdict, CommandError>;
 
@@ -31,9 +33,12 @@ impl CommandError {
         chain(&*self.0)
     }
 
-    /// Returns the remedy, if the error has one.
-    pub fn hint(&self) -> Option<String> {
-        self.0.hint()
+    /// Returns the remedy, if the error has one, completed for this invocation.
+    pub fn hint(&self, hints: &Hints) -> Option<String> {
+        match self.0.structured_hint() {
+            Some(hint) => Some(hints.complete(hint)),
+            None => self.0.hint().map(|hint| hints.complete_text(&hint)),
+        }
     }
 
     /// Returns the kind of failure, which determines the exit code.

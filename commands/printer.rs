@@ -263,7 +263,7 @@ impl Printer {
         let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
     }
 
-    /// Prints an error and its remedy.
+    /// Prints an error and its completed remedy.
     pub fn error(&self, message: &str, hint: Option<&str>) {
         let (red, cyan, reset) = if self.stderr_colors {
             ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m")
@@ -272,7 +272,7 @@ impl Printer {
         };
         self.say(&format!("{red}error:{reset} {}", escape_lines(message)));
         if let Some(hint) = hint {
-            let hint = escape_lines(&self.hint(hint));
+            let hint = escape_lines(hint);
             self.say(&format!("\n{cyan}hint:{reset} {hint}"));
         }
     }
