@@ -6,14 +6,14 @@ use std::{collections::BTreeMap, path::PathBuf};
 use fanout::{
     config::{Config, Layers, load, project::Project},
     connections::Connections,
-    failure::{Failure, Kind},
+    failure::{Error, Failure, Hint, Kind},
     operations::check::check,
     secret::SecretUrl,
     spill::scratch::Scratch,
     stack::{
-        Home, HomeError, Site, State, StateError, cache_from_env,
+        Home, Site, State, StateError, cache_from_env,
         docker::discovery::Choice,
-        reach::{self, AccessError, Need},
+        reach::{self, Need},
         recorded_settings,
         resolve::on_configured_ports,
     },
@@ -49,7 +49,7 @@ pub enum ContextError {
     #[error("cannot start the asynchronous runtime")]
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
-    Home(#[from] HomeError),
+    Home(#[from] Error),
     #[error("interrupted by {}", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
     Interrupted(i32),
 }
@@ -84,6 +84,13 @@ impl Failure for ContextError {
             Self::Program(_) | Self::Runtime(_) => Some("fanout doctor".to_owned()),
             Self::Home(error) => error.hint(),
             Self::Interrupted(_) => None,
+        }
+    }
+
+    fn structured_hint(&self) -> Option<&Hint> {
+        match self {
+            Self::Home(error) => error.structured_hint(),
+            _ => None,
         }
     }
 }
@@ -143,12 +150,12 @@ impl Context {
         clippy::unused_self,
         reason = "callers get it from the context, like the rest"
     )]
-    pub fn home(&self) -> Result<Home, HomeError> {
+    pub fn home(&self) -> Result<Home, Error> {
         Home::from_env()
     }
 
     /// Returns the directory for data that does not fit into memory.
-    pub fn scratch(&self) -> Result<Scratch, HomeError> {
+    pub fn scratch(&self) -> Result<Scratch, Error> {
         Ok(Scratch::of(self.home()?.project(self.project())))
     }
 
@@ -229,15 +236,12 @@ impl Context {
     /// Returns the state that `up` recorded. Returns `None` if the project was
     /// never up and the configuration names all of its servers.
     pub async fn recorded_state(&self, config: &Config) -> Result<Option<State>, CommandError> {
-        match reach::load_recorded_state(&self.site()?) {
-            Ok(state) => Ok(Some(state)),
-            Err(AccessError::NeverUp { .. }) => {
-                let servers = pipeline_servers(&config.settings, Need::Located);
-                self.check_servers(config, &servers).await?;
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
+        let state = State::load(&self.site()?.dir())?;
+        if state.is_none() {
+            let servers = pipeline_servers(&config.settings, Need::Located);
+            self.check_servers(config, &servers).await?;
         }
+        Ok(state)
     }
 
     /// Refuses servers that neither belong to the project nor are named in the

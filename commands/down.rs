@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use fanout::{
     operations::down::{self, Report},
-    stack::reach::{self, AccessError},
+    stack::{State, reach},
 };
 
 use crate::{
@@ -38,10 +38,8 @@ impl Arguments {
         } else {
             down::down(&site, &self.services, self.timeout, &*printer.progress()).await?
         };
-        if report.stopped.is_empty()
-            && let Err(error @ AccessError::NeverUp { .. }) = reach::load_recorded_state(&site)
-        {
-            return Err(error.into());
+        if report.stopped.is_empty() && matches!(State::load(&site.dir()), Ok(None)) {
+            return Err(reach::never_up(&site).into());
         }
         if !report.dependents.is_empty() {
             printer.note(&running_dependents(&report));

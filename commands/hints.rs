@@ -47,6 +47,7 @@ impl Hints {
         let parts = hint.parts().iter().map(|part| match part {
             Part::Text(text) => text.clone(),
             Part::Command(command) => self.complete_command(command),
+            Part::Unparsed(text) => self.complete_text(text),
         });
         parts.collect()
     }
@@ -342,6 +343,7 @@ mod tests {
             Command::new("config show").into(),
             Hint::from("docker info"),
             pull,
+            Hint::unparsed("make room, then: fanout up --ports auto, or wait"),
         ] {
             for (path, arguments) in [
                 ("up", &["up", "redis", "--ports", "fixed"][..]),

@@ -9,8 +9,9 @@ use std::{
 
 use serde_json::{Map, Value as Json};
 
-use super::{Settings, error::ConfigError, project::Project, rules::check};
+use super::{Settings, error::refused, project::Project, rules::check};
 use crate::{
+    failure::Error,
     secret::{SecretUrl, masked},
     text::suggest::did_you_mean,
 };
@@ -140,9 +141,10 @@ type FlatValues = BTreeMap<String, (Json, Origin)>;
 /// # Errors
 /// If the file is not valid YAML or has an unknown key (reported with line and column), if a
 /// variable matches no setting, or if a value has the wrong type or is out of range.
-pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
+pub fn load(layers: &Layers) -> Result<Config, Error> {
     let mut flat = FlatValues::new();
-    let defaults = serde_json::to_value(Settings::for_project(&layers.project))?;
+    let defaults = serde_json::to_value(Settings::for_project(&layers.project));
+    let defaults = defaults.map_err(inconsistent)?;
     for_each_value(defaults, |key, value| {
         flat.insert(key, (value, Origin::Default));
     });
@@ -161,13 +163,18 @@ pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
     assemble(flat)
 }
 
+fn inconsistent(error: serde_json::Error) -> Error {
+    let message = format!("the configuration is inconsistent: {error}");
+    refused("config_value", message).caused_by(error)
+}
+
 /// Converts the flat values back to typed settings and checks them.
-fn assemble(flat: FlatValues) -> Result<Config, ConfigError> {
+fn assemble(flat: FlatValues) -> Result<Config, Error> {
     let mut tree = Map::new();
     for (key, (value, _)) in &flat {
         insert_value(&mut tree, key, value.clone());
     }
-    let settings: Settings = serde_json::from_value(Json::Object(tree))?;
+    let settings: Settings = serde_json::from_value(Json::Object(tree)).map_err(inconsistent)?;
     check(&settings)?;
     let values = flat
         .into_iter()
@@ -182,11 +189,15 @@ fn assemble(flat: FlatValues) -> Result<Config, ConfigError> {
 
 /// Applies the keys of the file. The whole document is first parsed as settings, so that a
 /// wrong key or type is reported with its line and column.
-fn apply_file(flat: &mut FlatValues, path: &Path, text: &str) -> Result<(), ConfigError> {
+fn apply_file(flat: &mut FlatValues, path: &Path, text: &str) -> Result<(), Error> {
     // Omits the lines around the mistake, because they may contain a password.
-    let refuse = |error: serde_saphyr::Error| ConfigError::File {
-        path: path.to_owned(),
-        reason: with_suggestion(error.without_snippet().to_string()),
+    let refuse = |error: serde_saphyr::Error| {
+        let reason = with_suggestion(error.without_snippet().to_string());
+        let path = path.display();
+        refused(
+            "config_file",
+            format!("invalid configuration {path}: {reason}"),
+        )
     };
     serde_saphyr::from_str::<Option<Settings>>(text).map_err(refuse)?;
     let document: Json = serde_saphyr::from_str(text).map_err(refuse)?;
@@ -214,7 +225,7 @@ fn with_suggestion(mut reason: String) -> String {
     reason
 }
 
-fn apply_variable(flat: &mut FlatValues, name: &str, text: &str) -> Result<(), ConfigError> {
+fn apply_variable(flat: &mut FlatValues, name: &str, text: &str) -> Result<(), Error> {
     let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
         return Ok(());
     };
@@ -229,16 +240,16 @@ fn apply_variable(flat: &mut FlatValues, name: &str, text: &str) -> Result<(), C
         .and_then(|rest| key_of_variable(flat, rest));
     let Some(key) = file_key else {
         let variables: Vec<String> = flat.keys().map(|key| variable(key)).collect();
-        return Err(ConfigError::UnknownVariable {
-            name: name.to_owned(),
-            suggestion: did_you_mean(name, variables.iter().map(String::as_str)),
-        });
+        let suggestion = did_you_mean(name, variables.iter().map(String::as_str));
+        return Err(refused(
+            "config_unknown_variable",
+            format!("environment variable {name} matches no setting{suggestion}"),
+        ));
     };
     let path = PathBuf::from(text);
-    let content = std::fs::read_to_string(&path).map_err(|source| ConfigError::SecretFile {
-        name: name.to_owned(),
-        path,
-        source,
+    let content = std::fs::read_to_string(&path).map_err(|source| {
+        let message = format!("cannot read file {}, set by {name}", path.display());
+        refused("config_secret_file", message).caused_by(source)
     })?;
     set_text(
         flat,
@@ -262,16 +273,13 @@ pub fn variable(key: &str) -> String {
 }
 
 /// Sets a key from text, parsing it as the type of the key.
-fn set_text(
-    flat: &mut FlatValues,
-    key: &str,
-    text: &str,
-    origin: &Origin,
-) -> Result<(), ConfigError> {
-    let bad = |expected| ConfigError::BadValue {
-        origin: origin.to_string(),
-        key: key.to_owned(),
-        expected,
+fn set_text(flat: &mut FlatValues, key: &str, text: &str, origin: &Origin) -> Result<(), Error> {
+    // Omits the value, because it may come from a file with secrets.
+    let bad = |expected: &str| {
+        refused(
+            "config_value",
+            format!("{key}, set by {origin}, is not {expected}"),
+        )
     };
     let value = match flat.get(key).map(|(value, _)| value) {
         Some(Json::Number(_)) => Json::from(

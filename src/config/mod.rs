@@ -13,7 +13,6 @@ pub mod project;
 mod rules;
 mod settings;
 
-pub use error::ConfigError;
 pub use layers::{Config, Layers, Origin, Value, load, variable};
 pub use settings::{
     Board, ClickHouse, Compression, Connect, Connector, Console, External, Http, Kafka, Limits,

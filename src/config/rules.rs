@@ -1,19 +1,16 @@
 //! Rules for configurations that the types cannot express: known names, and numbers that must
 //! not be 0.
 
-use super::{Settings, error::ConfigError};
+use super::{Settings, error::refused};
+use crate::failure::Error;
 
 /// Checks the rules.
 ///
 /// # Errors
 /// The first rule that is violated.
-pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
-    let rule = |key: &str, problem: String| {
-        Err(ConfigError::Rule {
-            key: key.to_owned(),
-            problem,
-        })
-    };
+pub(super) fn check(settings: &Settings) -> Result<(), Error> {
+    let rule =
+        |key: &str, problem: String| Err(refused("config_value", format!("{key}: {problem}")));
     if let Some(unknown) = settings.pipeline.sinks.unknown() {
         return rule("pipeline.sinks", unknown.to_string());
     }

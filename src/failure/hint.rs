@@ -17,6 +17,8 @@ pub enum Part {
     Text(String),
     /// A command of this program.
     Command(Command),
+    /// Text in which the binary has to find the commands of this program.
+    Unparsed(String),
 }
 
 /// A command of this program, with its arguments and flags.
@@ -58,6 +60,12 @@ impl Hint {
     pub fn command(mut self, command: Command) -> Self {
         self.0.push(Part::Command(command));
         self
+    }
+
+    /// Returns a hint that is known only as text, for example the remedy in a recorded status.
+    #[must_use]
+    pub fn unparsed(text: impl Into<String>) -> Self {
+        Self(vec![Part::Unparsed(text.into())])
     }
 
     /// Returns the parts in order of display.
@@ -159,7 +167,7 @@ impl Word {
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
-            Part::Text(text) => f.write_str(text),
+            Part::Text(text) | Part::Unparsed(text) => f.write_str(text),
             Part::Command(command) => write!(f, "{command}"),
         })
     }

@@ -5,69 +5,26 @@
 use crate::{
     config::Settings,
     connections::{clickhouse, postgres},
-    failure::{Failure, Kind},
+    failure::{Command, Error, Kind},
     secret::SecretUrl,
-    stack::{
-        definition::{self, DefinitionError},
-        endpoint::host_and_port,
-        resolve::{self, ResolveError},
-    },
+    stack::{definition, endpoint::host_and_port, resolve},
 };
 
-/// What is wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    #[error("postgres.url cannot be read")]
-    Postgres(#[source] postgres::InvalidUrl),
-    #[error("clickhouse.url cannot be read")]
-    ClickHouse(#[source] clickhouse::InvalidUrl),
-    #[error("{key} is no {expected}")]
-    Address {
-        key: &'static str,
-        expected: &'static str,
-    },
-}
-
-impl Failure for CheckError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Definition(error) => error.kind(),
-            Self::Resolve(error) => error.kind(),
-            Self::Postgres(_) | Self::ClickHouse(_) | Self::Address { .. } => Kind::Usage,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Definition(error) => error.code(),
-            Self::Resolve(error) => error.code(),
-            Self::Postgres(_) => "postgres_url",
-            Self::ClickHouse(_) => "clickhouse_url",
-            Self::Address { .. } => "endpoint",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Definition(error) => error.hint(),
-            Self::Resolve(error) => error.hint(),
-            _ => Some("fanout config show".to_owned()),
-        }
-    }
+fn refused(code: &'static str, message: impl Into<String>) -> Error {
+    Error::new(Kind::Usage, code, message).with_hint(Command::new("config show"))
 }
 
 /// Checks the names of services and ports, and every address.
 ///
 /// # Errors
 /// Names the first that is wrong.
-pub fn check(settings: &Settings) -> Result<(), CheckError> {
+pub fn check(settings: &Settings) -> Result<(), Error> {
     resolve::check_names(&definition::services()?, settings)?;
-    postgres::address(&settings.postgres.url).map_err(CheckError::Postgres)?;
-    clickhouse::Endpoint::at(&settings.clickhouse.url).map_err(CheckError::ClickHouse)?;
+    postgres::address(&settings.postgres.url)
+        .map_err(|error| refused("postgres_url", "postgres.url cannot be read").caused_by(error))?;
+    clickhouse::Endpoint::at(&settings.clickhouse.url).map_err(|error| {
+        refused("clickhouse_url", "clickhouse.url cannot be read").caused_by(error)
+    })?;
     let http = "URL such as http://127.0.0.1:8083";
     for (key, url) in [
         ("connect.url", &settings.connect.url),
@@ -87,16 +44,17 @@ fn is_url(url: &SecretUrl, schemes: &[&str]) -> bool {
     url::Url::parse(url.reveal()).is_ok_and(|url| url.has_host() && schemes.contains(&url.scheme()))
 }
 
-fn address(key: &'static str, expected: &'static str, readable: bool) -> Result<(), CheckError> {
+fn address(key: &str, expected: &str, readable: bool) -> Result<(), Error> {
     if readable {
         return Ok(());
     }
-    Err(CheckError::Address { key, expected })
+    Err(refused("endpoint", format!("{key} is no {expected}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure as _;
 
     #[test]
     fn the_defaults_are_right_and_each_mistake_is_named() {

@@ -7,18 +7,13 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    failure::{Failure, Kind},
+    failure::Error,
     progress::Progress,
     stack::{
-        Lock, LockError, Site, State, StateError,
-        blueprint::BlueprintError,
-        choice,
+        Lock, Site, State, StateError, choice,
         definition::{Definition, StopSignal},
-        docker::{
-            daemon::DaemonError, engine::DockerError, labels::ResourceLabels,
-            resources::ProjectResources,
-        },
-        native::process::{self, LeftoverOutcome, ProcessError, StopOutcome},
+        docker::{engine::DockerError, labels::ResourceLabels, resources::ProjectResources},
+        native::process::{self, LeftoverOutcome, StopOutcome},
         runner, selection,
     },
 };
@@ -40,51 +35,9 @@ pub struct Report {
     pub volumes: Vec<String>,
 }
 
-/// Why something still runs.
-#[derive(Debug, thiserror::Error)]
-pub enum DownError {
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    #[error(transparent)]
-    Blueprint(#[from] BlueprintError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    #[error("the container engine does not do it")]
-    Docker(#[from] DockerError),
-}
-
-impl DownError {
-    fn inner(&self) -> Option<&dyn Failure> {
-        Some(match self {
-            Self::Lock(error) => error,
-            Self::Blueprint(error) => error,
-            Self::Process(error) => error,
-            Self::State(error) => error,
-            Self::Daemon(error) => error,
-            Self::Docker(_) => return None,
-        })
-    }
-}
-
-impl Failure for DownError {
-    fn kind(&self) -> Kind {
-        self.inner().map_or(Kind::Environment, Failure::kind)
-    }
-
-    fn code(&self) -> &'static str {
-        self.inner().map_or("docker_failed", Failure::code)
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self.inner() {
-            Some(error) => error.hint(),
-            None => Some("docker info".to_owned()),
-        }
-    }
+/// Returns the error for a request that the container engine did not fulfil.
+pub(super) fn refused(error: DockerError) -> Error {
+    error.during("the container engine does not do it")
 }
 
 impl Report {
@@ -107,7 +60,7 @@ impl Report {
 /// # Errors
 /// When there is no service of one of the names, the definitions do not hold
 /// together, or the engine does not answer.
-pub async fn dry_run(site: &Site, services: &[String]) -> Result<Report, DownError> {
+pub async fn dry_run(site: &Site, services: &[String]) -> Result<Report, Error> {
     let all = selection::definitions()?;
     let named = selection::named(&all, services)?;
     let sweep = sweep(site).await?;
@@ -145,7 +98,7 @@ fn dependents(
 ///
 /// # Errors
 /// When the engine does not answer.
-pub async fn sweep(site: &Site) -> Result<Option<ProjectResources>, DownError> {
+pub async fn sweep(site: &Site) -> Result<Option<ProjectResources>, Error> {
     let recorded = match State::load(&site.dir()) {
         // A state that nobody can read says nothing of containers.
         Err(StateError::Malformed { .. }) => None,
@@ -160,9 +113,8 @@ pub async fn sweep(site: &Site) -> Result<Option<ProjectResources>, DownError> {
             Err(_) => return Ok(None),
         },
     };
-    Ok(Some(
-        ProjectResources::find(engine, &ResourceLabels::new(site)).await?,
-    ))
+    let found = ProjectResources::find(engine, &ResourceLabels::new(site)).await;
+    found.map(Some).map_err(refused)
 }
 
 /// Stops these services of the project, or all of them where none is named,
@@ -176,7 +128,7 @@ pub async fn down(
     services: &[String],
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<Report, DownError> {
+) -> Result<Report, Error> {
     let mut report = Report::new(site);
     let all = selection::definitions()?;
     let named = selection::named(&all, services)?;
@@ -205,11 +157,11 @@ pub async fn stop_all(
     timeout: Duration,
     report: &mut Report,
     progress: &dyn Progress,
-) -> Result<(), DownError> {
+) -> Result<(), Error> {
     let all = selection::definitions()?;
     stop_some(site, sweep, all, timeout, report, progress).await?;
     if let Some(sweep) = sweep {
-        sweep.finish().await?;
+        sweep.finish().await.map_err(refused)?;
     }
     Ok(())
 }
@@ -221,7 +173,7 @@ async fn stop_some(
     timeout: Duration,
     report: &mut Report,
     progress: &dyn Progress,
-) -> Result<(), DownError> {
+) -> Result<(), Error> {
     while !left.is_empty() {
         // What nobody that is left needs can go.
         let needed = |one: &Definition| left.iter().any(|other| other.needs.contains(&one.name));
@@ -252,12 +204,13 @@ async fn stop(
     one: &Definition,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<StopOutcome, DownError> {
+) -> Result<StopOutcome, Error> {
     let ended = runner::stop(site, &one.name, stop_signal(one), timeout, progress).await?;
     match sweep {
-        Some(sweep) if ended == StopOutcome::NotRunning => {
-            Ok(sweep.stop(&one.name, timeout, progress).await?)
-        }
+        Some(sweep) if ended == StopOutcome::NotRunning => sweep
+            .stop(&one.name, timeout, progress)
+            .await
+            .map_err(refused),
         _ => Ok(ended),
     }
 }

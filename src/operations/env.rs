@@ -5,13 +5,10 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, Settings, variable},
+    failure::Error,
     secret::SecretUrl,
     sink_kind::SinkKind,
-    stack::{
-        State,
-        definition::{self, DefinitionError},
-        reach::has_known_address,
-    },
+    stack::{State, definition, reach::has_known_address},
     text::escape::shell_quoted,
 };
 
@@ -80,7 +77,7 @@ pub fn variables(
     config: &Config,
     state: Option<&State>,
     show_secrets: bool,
-) -> Result<Vec<Variable>, DefinitionError> {
+) -> Result<Vec<Variable>, Error> {
     let shown = |value: Value| match value {
         Value::Url(url) if show_secrets => url.reveal().to_owned(),
         Value::Url(url) => url.to_string(),

@@ -10,14 +10,13 @@ use serde::Serialize;
 
 use crate::{
     config::Runtime,
-    failure::{Failure, Kind},
+    failure::{Command, Error, Kind},
     stack::{
-        self, Site, State, StateError, choice,
-        definition::{self, DefinitionError},
-        docker::{self, daemon::DaemonError, engine::DockerError, labels::ResourceLabels},
+        self, Site, State, choice, definition,
+        docker::{self, engine::DockerError, labels::ResourceLabels},
         logs::Reader,
     },
-    text::suggest::unknown,
+    text::suggest::unknown as unknown_name,
     time::timestamp::Rfc3339,
 };
 
@@ -43,63 +42,6 @@ pub struct Line {
     time_us: Option<i64>,
 }
 
-/// Why there are no lines.
-#[derive(Debug, thiserror::Error)]
-pub enum LogsError {
-    #[error("{}", unknown("service", name, known))]
-    UnknownService { name: String, known: Vec<String> },
-    #[error("the log of {service} cannot be read")]
-    Read {
-        service: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    #[error("the container engine does not give the log of {service}")]
-    Docker {
-        service: String,
-        #[source]
-        source: DockerError,
-    },
-}
-
-impl Failure for LogsError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::UnknownService { .. } => Kind::Usage,
-            Self::Read { .. } | Self::Docker { .. } => Kind::Environment,
-            Self::Definition(error) => error.kind(),
-            Self::State(error) => error.kind(),
-            Self::Daemon(error) => error.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownService { .. } => "unknown_service",
-            Self::Read { .. } | Self::Docker { .. } => "log_unreadable",
-            Self::Definition(error) => error.code(),
-            Self::State(error) => error.code(),
-            Self::Daemon(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::UnknownService { .. } => Some("fanout status".to_owned()),
-            Self::Read { .. } | Self::Docker { .. } => Some("fanout doctor".to_owned()),
-            Self::Definition(error) => error.hint(),
-            Self::State(error) => error.hint(),
-            Self::Daemon(error) => error.hint(),
-        }
-    }
-}
-
 /// The logs of some services, read together.
 #[derive(Debug)]
 pub struct Logs {
@@ -119,17 +61,16 @@ impl Logs {
     /// # Errors
     /// When one of them is no service, or the project's container engine does
     /// not answer.
-    pub async fn open(site: &Site, selection: &Selection) -> Result<Self, LogsError> {
+    pub async fn open(site: &Site, selection: &Selection) -> Result<Self, Error> {
         let known: Vec<String> = definition::services()?
             .into_iter()
             .map(|one| one.name)
             .collect();
         let unknown = selection.services.iter().find(|name| !known.contains(name));
         if let Some(name) = unknown {
-            return Err(LogsError::UnknownService {
-                name: name.clone(),
-                known,
-            });
+            let message = unknown_name("service", name, &known);
+            return Err(Error::new(Kind::Usage, "unknown_service", message)
+                .with_hint(Command::new("status")));
         }
         let state = State::load(&site.dir())?;
         let engine = choice::engine_of(site, state.as_ref()).await?;
@@ -157,7 +98,7 @@ impl Logs {
     ///
     /// # Errors
     /// When a log is there and cannot be read.
-    pub async fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, LogsError> {
+    pub async fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, Error> {
         let mut all = Vec::new();
         for (service, source) in &mut self.readers {
             let mut wanted = Wanted::new(selection);
@@ -186,7 +127,7 @@ impl Logs {
     ///
     /// # Errors
     /// As [`Self::so_far`].
-    pub fn more(&mut self) -> Result<Vec<Line>, LogsError> {
+    pub fn more(&mut self) -> Result<Vec<Line>, Error> {
         let mut all = Vec::new();
         for (service, source) in &mut self.readers {
             let lines = match source {
@@ -269,12 +210,18 @@ impl<'a> Wanted<'a> {
     }
 }
 
-fn unsaid(service: &str) -> impl FnOnce(DockerError) -> LogsError {
-    let service = service.to_owned();
-    |source| LogsError::Docker { service, source }
+fn log_error(message: String, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(Kind::Environment, "log_unreadable", message)
+        .with_hint(Command::new("doctor"))
+        .caused_by(source)
 }
 
-fn unreadable(service: &str) -> impl FnOnce(io::Error) -> LogsError {
-    let service = service.to_owned();
-    |source| LogsError::Read { service, source }
+fn unsaid(service: &str) -> impl FnOnce(DockerError) -> Error {
+    let message = format!("the container engine does not give the log of {service}");
+    |source| log_error(message, source)
+}
+
+fn unreadable(service: &str) -> impl FnOnce(io::Error) -> Error {
+    let message = format!("the log of {service} cannot be read");
+    |source| log_error(message, source)
 }

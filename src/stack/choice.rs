@@ -3,14 +3,16 @@
 
 use super::{
     Site, State,
-    blueprint::error::BlueprintError,
     docker::{
         daemon::{self, DaemonError},
         discovery::EngineDiscovery,
         engine::Engine,
     },
 };
-use crate::config::Runtime;
+use crate::{
+    config::Runtime,
+    failure::{Command, Error, Kind},
+};
 
 /// Runtime of a project, and the reason for it.
 #[derive(Debug, Clone)]
@@ -31,7 +33,7 @@ pub async fn choose(
     site: &Site,
     recorded: Option<&State>,
     requested: Option<Runtime>,
-) -> Result<RuntimeChoice, BlueprintError> {
+) -> Result<RuntimeChoice, Error> {
     let known = |runtime| RuntimeChoice {
         runtime,
         engine: None,
@@ -39,10 +41,13 @@ pub async fn choose(
     };
     match (recorded.map(|state| state.runtime), requested) {
         (Some(recorded), Some(requested)) if recorded != requested => {
-            Err(BlueprintError::OtherRuntime {
-                project: site.project.to_string(),
-                recorded,
-            })
+            let message = format!(
+                "project {} was created with the {} runtime, which cannot be changed",
+                site.project,
+                recorded.name()
+            );
+            let reset = Command::new("reset").global_flag("--project", site.project.as_str());
+            Err(Error::new(Kind::Refused, "other_runtime", message).with_hint(reset))
         }
         (Some(runtime), _) | (None, Some(runtime)) => Ok(known(runtime)),
         (None, None) => match engine(site, None).await {

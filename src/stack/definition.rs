@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     assets,
     config::Runtime,
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
 };
 
 /// Name of the port in a service's endpoint.
@@ -255,31 +255,21 @@ pub enum Source {
     Python { requirements: String },
 }
 
-/// Error in the definitions. They are part of the binary, so this is a bug in
-/// fanout.
-#[derive(Debug, thiserror::Error)]
-pub enum DefinitionError {
-    #[error("{path} is not a valid definition: {reason}")]
-    Invalid { path: String, reason: String },
-    #[error("{path} is not part of this program")]
-    Missing { path: String },
+/// Returns the error for a definition that cannot be used. Definitions are part
+/// of the binary, so this is a bug in fanout.
+pub(super) fn unusable(message: impl Into<String>) -> Error {
+    Error::new(Kind::Failed, "stack_definition", message)
 }
 
-impl Failure for DefinitionError {
-    fn kind(&self) -> Kind {
-        Kind::Failed
-    }
-
-    fn code(&self) -> &'static str {
-        "stack_definition"
-    }
+fn missing(path: &str) -> Error {
+    unusable(format!("{path} is not part of this program"))
 }
 
 /// Returns all services, ordered by name.
 ///
 /// # Errors
 /// If a definition is malformed.
-pub fn services() -> Result<Vec<Definition>, DefinitionError> {
+pub fn services() -> Result<Vec<Definition>, Error> {
     assets::under("stack/")
         .filter(|asset| {
             let name = asset.path.strip_prefix("stack/");
@@ -294,7 +284,7 @@ pub fn services() -> Result<Vec<Definition>, DefinitionError> {
 ///
 /// # Errors
 /// If `installs.yaml` is malformed.
-pub fn installs() -> Result<BTreeMap<String, Install>, DefinitionError> {
+pub fn installs() -> Result<BTreeMap<String, Install>, Error> {
     read("stack/native/installs.yaml")
 }
 
@@ -302,19 +292,15 @@ pub fn installs() -> Result<BTreeMap<String, Install>, DefinitionError> {
 ///
 /// # Errors
 /// If the asset does not exist.
-pub fn asset(name: &str) -> Result<&'static str, DefinitionError> {
+pub fn asset(name: &str) -> Result<&'static str, Error> {
     let path = format!("stack/{name}");
-    assets::text(&path).ok_or(DefinitionError::Missing { path })
+    assets::text(&path).ok_or_else(|| missing(&path))
 }
 
-fn read<T: DeserializeOwned>(path: &str) -> Result<T, DefinitionError> {
-    let text = assets::text(path).ok_or_else(|| DefinitionError::Missing {
-        path: path.to_owned(),
-    })?;
-    serde_saphyr::from_str(text).map_err(|error| DefinitionError::Invalid {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+fn read<T: DeserializeOwned>(path: &str) -> Result<T, Error> {
+    let text = assets::text(path).ok_or_else(|| missing(path))?;
+    serde_saphyr::from_str(text)
+        .map_err(|error| unusable(format!("{path} is not a valid definition: {error}")))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use nix::unistd::{User, geteuid};
 use super::files;
 use crate::{
     config::project::Project,
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
 };
 
 /// Default home of root.
@@ -36,6 +36,9 @@ pub(super) const ROOT_HOME: &str = "/var/lib/fanout";
 
 /// Default cache of root.
 pub(super) const ROOT_CACHE: &str = "/var/cache/fanout";
+
+/// Hint for a home that cannot be used.
+pub(super) const OTHER_HOME: &str = "use a folder of your own: FANOUT_HOME=<folder> fanout …";
 
 /// Folder of all projects of this user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,32 +48,15 @@ pub struct Home(PathBuf);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectDir(PathBuf);
 
-/// Error while locating or checking a folder.
-#[derive(Debug, thiserror::Error)]
-#[error("{} cannot be used", path.display())]
-pub struct HomeError {
-    path: PathBuf,
-    /// Environment variable that selects another folder.
-    variable: &'static str,
-    #[source]
-    source: io::Error,
-}
-
-impl Failure for HomeError {
-    fn kind(&self) -> Kind {
-        Kind::Environment
-    }
-
-    fn code(&self) -> &'static str {
-        "folder_untrusted"
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(format!(
-            "use a folder of your own: {}=<folder> fanout …",
-            self.variable
+/// Returns the error for a folder that cannot be used. `variable` selects
+/// another one.
+fn unusable(path: &Path, variable: &str, source: io::Error) -> Error {
+    let message = format!("{} cannot be used", path.display());
+    Error::new(Kind::Environment, "folder_untrusted", message)
+        .with_hint(format!(
+            "use a folder of your own: {variable}=<folder> fanout …"
         ))
-    }
+        .caused_by(source)
 }
 
 impl Home {
@@ -80,7 +66,7 @@ impl Home {
     ///
     /// # Errors
     /// If the folder belongs to another user, or others may write to it.
-    pub fn from_env() -> Result<Self, HomeError> {
+    pub fn from_env() -> Result<Self, Error> {
         const VARIABLE: &str = "FANOUT_HOME";
         let path = match folder(VARIABLE) {
             Some(path) => path,
@@ -131,7 +117,7 @@ impl Home {
 ///
 /// # Errors
 /// If the folder belongs to another user, or others may write to it.
-pub fn cache_from_env() -> Result<PathBuf, HomeError> {
+pub fn cache_from_env() -> Result<PathBuf, Error> {
     const VARIABLE: &str = "FANOUT_CACHE";
     let path = match folder(VARIABLE) {
         Some(path) => path,
@@ -144,14 +130,10 @@ pub fn cache_from_env() -> Result<PathBuf, HomeError> {
     check_trusted(absolute(&path), VARIABLE)
 }
 
-fn check_trusted(path: PathBuf, variable: &'static str) -> Result<PathBuf, HomeError> {
+fn check_trusted(path: PathBuf, variable: &str) -> Result<PathBuf, Error> {
     match files::check_folder(&path) {
         Ok(()) => Ok(path),
-        Err(source) => Err(HomeError {
-            path,
-            variable,
-            source,
-        }),
+        Err(source) => Err(unusable(&path, variable, source)),
     }
 }
 
@@ -166,7 +148,7 @@ fn folder(variable: &str) -> Option<PathBuf> {
 /// Returns the user's home folder, from `HOME` or the user database. A user
 /// without one gets a folder among the temporary files. Anybody can create a
 /// folder of that name there, so it must belong to this user.
-fn user_home(variable: &'static str) -> Result<PathBuf, HomeError> {
+fn user_home(variable: &str) -> Result<PathBuf, Error> {
     let listed = || Some(User::from_uid(geteuid()).ok()??.dir);
     let homes = [env::home_dir(), listed()];
     let mut homes = homes.into_iter().flatten();
@@ -176,11 +158,7 @@ fn user_home(variable: &'static str) -> Result<PathBuf, HomeError> {
     let path = env::temp_dir().join(format!("fanout-{}", geteuid()));
     match files::own_folder(&path, 0o700) {
         Ok(()) => Ok(path),
-        Err(source) => Err(HomeError {
-            path,
-            variable,
-            source,
-        }),
+        Err(source) => Err(unusable(&path, variable, source)),
     }
 }
 

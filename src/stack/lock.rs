@@ -4,15 +4,15 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use super::{
     files,
-    home::{Home, ProjectDir},
+    home::{Home, OTHER_HOME, ProjectDir},
 };
-use crate::failure::{Failure, Kind};
+use crate::failure::{Error, Kind};
 
 /// How long to wait for another `up` that is choosing ports.
 const HOME_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,47 +23,18 @@ pub struct Lock {
     _file: File,
 }
 
-/// Error while taking a lock.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    #[error("project {project} is being changed by {holder}")]
-    Held { project: String, holder: String },
-    #[error("{} is locked by {holder}, which is choosing its ports", path.display())]
-    HomeHeld { path: PathBuf, holder: String },
-    #[error("cannot lock {}", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+/// Returns the error for a lock that another process holds.
+fn held(code: &'static str, message: String) -> Error {
+    Error::new(Kind::Refused, code, message)
+        .with_hint("wait until it finishes, then run the command again")
 }
 
-impl Failure for LockError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Held { .. } | Self::HomeHeld { .. } => Kind::Refused,
-            Self::File { .. } => Kind::Environment,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Held { .. } => "project_locked",
-            Self::HomeHeld { .. } => "home_locked",
-            Self::File { .. } => "lock_unreachable",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Held { .. } | Self::HomeHeld { .. } => {
-                "wait until it finishes, then run the command again".to_owned()
-            }
-            Self::File { .. } => {
-                "use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
-            }
-        })
-    }
+/// Returns the error for a lock file that cannot be used.
+fn unreachable(path: &Path, source: io::Error) -> Error {
+    let message = format!("cannot lock {}", path.display());
+    Error::new(Kind::Environment, "lock_unreachable", message)
+        .with_hint(OTHER_HOME)
+        .caused_by(source)
 }
 
 impl Lock {
@@ -72,20 +43,19 @@ impl Lock {
     /// # Errors
     /// If another process is changing the project (the error names it), or the
     /// folder cannot be created.
-    pub fn project(dir: &ProjectDir) -> Result<Self, LockError> {
+    pub fn project(dir: &ProjectDir) -> Result<Self, Error> {
         let path = dir.lock();
         match dir.create().and_then(|()| Self::try_at(&path)) {
             Ok(Ok(lock)) => Ok(lock),
-            Ok(Err(holder)) => Err(LockError::Held {
-                project: dir
-                    .path()
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
-                holder,
-            }),
-            Err(source) => Err(LockError::File { path, source }),
+            Ok(Err(holder)) => {
+                let project = dir.path().file_name().unwrap_or_default();
+                let project = project.to_string_lossy();
+                Err(held(
+                    "project_locked",
+                    format!("project {project} is being changed by {holder}"),
+                ))
+            }
+            Err(source) => Err(unreachable(&path, source)),
         }
     }
 
@@ -95,7 +65,7 @@ impl Lock {
     /// # Errors
     /// If the current holder takes too long (the error names it), or the file
     /// cannot be created.
-    pub async fn home(home: &Home) -> Result<Self, LockError> {
+    pub async fn home(home: &Home) -> Result<Self, Error> {
         // A project name cannot start with a dot.
         let path = home.path().join(".ports.lock");
         let started = Instant::now();
@@ -105,8 +75,14 @@ impl Lock {
                 Ok(Err(_)) if started.elapsed() < HOME_TIMEOUT => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                Ok(Err(holder)) => return Err(LockError::HomeHeld { path, holder }),
-                Err(source) => return Err(LockError::File { path, source }),
+                Ok(Err(holder)) => {
+                    let path = path.display();
+                    return Err(held(
+                        "home_locked",
+                        format!("{path} is locked by {holder}, which is choosing its ports"),
+                    ));
+                }
+                Err(source) => return Err(unreachable(&path, source)),
             }
         }
     }
@@ -161,7 +137,7 @@ fn holder(file: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::project::Project, stack::Home};
+    use crate::{config::project::Project, failure::Failure as _, stack::Home};
 
     #[test]
     fn a_second_lock_names_the_holder_and_dropping_the_first_releases_it() {

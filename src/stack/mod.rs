@@ -27,8 +27,8 @@ mod site;
 mod state;
 mod values;
 
-pub use home::{Home, HomeError, ProjectDir, cache_from_env};
-pub use lock::{Lock, LockError};
+pub use home::{Home, ProjectDir, cache_from_env};
+pub use lock::Lock;
 pub use resolve::{PortMode, Service};
 pub use site::Site;
 pub use state::{ServiceState, State, StateError, holder, recorded_settings};

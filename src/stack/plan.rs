@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{
     config::Runtime,
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
 };
 
 /// Inputs of a service by name (`env.TZ`, `ports.main`), with a digest of each
@@ -111,28 +111,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
-/// Error in the services' dependencies.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum PlanError {
-    #[error("{service} needs {needs}, which is not a service")]
-    UnknownNeed { service: String, needs: String },
-    #[error("the services need each other in a cycle: {}", .0.join(" needs "))]
-    Cycle(Vec<String>),
-}
-
-impl Failure for PlanError {
-    fn kind(&self) -> Kind {
-        Kind::Usage
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownNeed { .. } => "unknown_need",
-            Self::Cycle(_) => "cyclic_needs",
-        }
-    }
-}
-
 impl Plan {
     /// Returns whether every service stays unchanged.
     #[must_use]
@@ -149,7 +127,7 @@ pub fn plan(
     desired: &[Desired],
     observed: &BTreeMap<String, Observed>,
     recreate: Recreate,
-) -> Result<Plan, PlanError> {
+) -> Result<Plan, Error> {
     let steps = order(desired)?
         .into_iter()
         .map(|service| Step {
@@ -219,7 +197,7 @@ fn differences(running: &Fingerprint, desired: &Fingerprint) -> Vec<String> {
 ///
 /// # Errors
 /// Same as [`plan`].
-pub fn order(desired: &[Desired]) -> Result<Vec<&Desired>, PlanError> {
+pub fn order(desired: &[Desired]) -> Result<Vec<&Desired>, Error> {
     let by_name: BTreeMap<&str, &Desired> = desired
         .iter()
         .map(|service| (service.name.as_str(), service))
@@ -230,10 +208,8 @@ pub fn order(desired: &[Desired]) -> Result<Vec<&Desired>, PlanError> {
             .iter()
             .find(|need| !by_name.contains_key(need.as_str()))
         {
-            return Err(PlanError::UnknownNeed {
-                service: service.name.clone(),
-                needs: needs.clone(),
-            });
+            let message = format!("{} needs {needs}, which is not a service", service.name);
+            return Err(Error::new(Kind::Usage, "unknown_need", message));
         }
     }
     let mut ordered_names = BTreeSet::new();
@@ -247,7 +223,9 @@ pub fn order(desired: &[Desired]) -> Result<Vec<&Desired>, PlanError> {
             ready && !ordered_names.contains(service.name.as_str())
         });
         let Some(next) = next else {
-            return Err(PlanError::Cycle(cycle(desired, &ordered_names, &by_name)));
+            let cycle = cycle(desired, &ordered_names, &by_name).join(" needs ");
+            let message = format!("the services need each other in a cycle: {cycle}");
+            return Err(Error::new(Kind::Usage, "cyclic_needs", message));
         };
         ordered_names.insert(next.name.as_str());
         ordered.push(next);

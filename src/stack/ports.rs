@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 
 use super::proc;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Command, Error, Hint, Kind};
 
 /// Range used by `--ports auto`: above the ports of common servers and below
 /// the ephemeral range.
@@ -100,53 +100,17 @@ fn describe_holder(holder: Option<&Holder>) -> String {
     }
 }
 
-/// Error while assigning ports.
-#[derive(Debug, thiserror::Error)]
-pub enum PortsError {
-    #[error("{}", join_ports(.0))]
-    Unavailable(Vec<UnavailablePort>),
-    #[error("port {port} is assigned to both {first} and {second}")]
-    Duplicate {
-        port: u16,
-        first: String,
-        second: String,
-    },
-    #[error("no port between {FIRST_AUTO} and {} is free", FIRST_AUTO + AUTO_PORTS - 1)]
-    NoneFree,
-}
-
-fn join_ports(ports: &[UnavailablePort]) -> String {
+/// Returns the error for required ports that are unavailable.
+#[must_use]
+pub fn unavailable_error(ports: &[UnavailablePort]) -> Error {
     let lines: Vec<String> = ports.iter().map(UnavailablePort::to_string).collect();
-    lines.join("; ")
-}
-
-impl Failure for PortsError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Unavailable(_) | Self::NoneFree => Kind::Environment,
-            Self::Duplicate { .. } => Kind::Usage,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Unavailable(_) => "port_taken",
-            Self::Duplicate { .. } => "port_given_twice",
-            Self::NoneFree => "no_free_port",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unavailable(ports) if ports.iter().any(|port| port.forbidden) => Some(
-                "use ports above 1023, or run as a user who may bind these: fanout config show"
-                    .to_owned(),
-            ),
-            Self::Unavailable(_) => Some("fanout up --ports auto".to_owned()),
-            Self::Duplicate { .. } => Some("fanout config show".to_owned()),
-            Self::NoneFree => None,
-        }
-    }
+    let hint = if ports.iter().any(|port| port.forbidden) {
+        Hint::from("use ports above 1023, or run as a user who may bind these: ")
+            .command(Command::new("config show"))
+    } else {
+        Command::new("up").flag("--ports", "auto").into()
+    };
+    Error::new(Kind::Environment, "port_taken", lines.join("; ")).with_hint(hint)
 }
 
 /// Availability of a port.
@@ -271,14 +235,18 @@ fn address(text: &str) -> Option<IpAddr> {
 ///
 /// # Errors
 /// If no port in the range is free.
-pub fn choose(preferred: u16, reserved: &BTreeSet<u16>, seed: &str) -> Result<u16, PortsError> {
+pub fn choose(preferred: u16, reserved: &BTreeSet<u16>, seed: &str) -> Result<u16, Error> {
     let mut hasher = DefaultHasher::new();
     (seed, preferred).hash(&mut hasher);
     let start = u16::try_from(hasher.finish() % u64::from(AUTO_PORTS)).unwrap_or_default();
     std::iter::once(preferred)
         .chain((0..AUTO_PORTS).map(|step| FIRST_AUTO + (start + step) % AUTO_PORTS))
         .find(|port| !reserved.contains(port) && is_free(*port))
-        .ok_or(PortsError::NoneFree)
+        .ok_or_else(|| {
+            let last = FIRST_AUTO + AUTO_PORTS - 1;
+            let message = format!("no port between {FIRST_AUTO} and {last} is free");
+            Error::new(Kind::Environment, "no_free_port", message)
+        })
 }
 
 #[cfg(test)]
@@ -316,7 +284,7 @@ mod tests {
             holder: None,
         };
         assert_eq!(
-            PortsError::Unavailable(vec![in_use, forbidden]).to_string(),
+            unavailable_error(&[in_use, forbidden]).to_string(),
             format!(
                 "port {port}, needed by clickhouse, is in use by pid 4806 (sshd); \
                  port 80, needed by stub, cannot be bound by this user"

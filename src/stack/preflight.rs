@@ -7,60 +7,24 @@ use super::{
     blueprint::Blueprint,
     docker::engine_state::EngineState,
     native::{
-        account::AccountError,
         install, prepare,
-        programs::{self, Missing, ProgramsError},
+        programs::{self, Missing},
     },
-    ports::{self, Availability, PortsError, UnavailablePort},
+    ports::{self, Availability, UnavailablePort},
     proc,
     state::holder,
 };
-use crate::failure::{Failure, Kind};
-
-/// Error of a check.
-#[derive(Debug, thiserror::Error)]
-pub enum PreflightError {
-    #[error(transparent)]
-    Programs(#[from] ProgramsError),
-    #[error(transparent)]
-    Ports(#[from] PortsError),
-    #[error(transparent)]
-    Account(#[from] AccountError),
-}
-
-impl PreflightError {
-    fn inner(&self) -> &dyn Failure {
-        match self {
-            Self::Programs(error) => error,
-            Self::Ports(error) => error,
-            Self::Account(error) => error,
-        }
-    }
-}
-
-impl Failure for PreflightError {
-    fn kind(&self) -> Kind {
-        self.inner().kind()
-    }
-
-    fn code(&self) -> &'static str {
-        self.inner().code()
-    }
-
-    fn hint(&self) -> Option<String> {
-        self.inner().hint()
-    }
-}
+use crate::failure::Error;
 
 /// Checks that the machine has everything that the services to be started need.
 ///
 /// # Errors
 /// Returns all missing programs together, otherwise all unavailable ports
 /// together.
-pub async fn check(site: &Site, blueprint: &Blueprint) -> Result<(), PreflightError> {
+pub async fn check(site: &Site, blueprint: &Blueprint) -> Result<(), Error> {
     let missing = missing_programs(site, blueprint);
     if !missing.is_empty() {
-        return Err(ProgramsError(missing).into());
+        return Err(programs::missing_error(&missing));
     }
     let dir = site.dir();
     for (service, spec) in blueprint.to_start() {
@@ -68,7 +32,7 @@ pub async fn check(site: &Site, blueprint: &Blueprint) -> Result<(), PreflightEr
     }
     let unavailable = unavailable_ports(site, blueprint).await;
     if !unavailable.is_empty() {
-        return Err(PortsError::Unavailable(unavailable).into());
+        return Err(ports::unavailable_error(&unavailable));
     }
     Ok(())
 }

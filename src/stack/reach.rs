@@ -3,10 +3,9 @@
 //! but not to a server that merely listens on a default port.
 
 use super::{
-    Site, State, StateError, choice,
-    definition::{self, Definition, DefinitionError, MAIN_PORT},
+    Site, State, choice,
+    definition::{self, Definition, MAIN_PORT},
     docker::{
-        daemon::DaemonError,
         engine::{Container, DockerError, Engine},
         labels::ResourceLabels,
     },
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{Config, Runtime, project::Project, variable},
-    failure::{Failure, Kind},
+    failure::{Command, Error, Hint, Kind},
     text::suggest::nearest,
 };
 
@@ -34,36 +33,6 @@ pub enum Need {
     Located,
 }
 
-/// Error for a server that a command must not use.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessError {
-    #[error("project {project} has never been started{}", did_you_mean(similar.as_ref()))]
-    NeverUp {
-        project: String,
-        /// A project with a similar name that has been started.
-        similar: Option<String>,
-    },
-    #[error("project {project} has no address for {}", describe_missing(missing))]
-    NotConfigured {
-        project: String,
-        /// Service and the setting with its address.
-        missing: Vec<(String, String)>,
-    },
-    #[error("{}", stopped(project, services))]
-    NotRunning {
-        project: String,
-        services: Vec<Stopped>,
-    },
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    #[error("cannot query the container engine")]
-    Docker(#[from] DockerError),
-}
-
 /// A project service that is not running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
@@ -73,11 +42,6 @@ pub struct Stopped {
     pub is_in_use: bool,
     /// The process that uses the port; `None` if it cannot be identified.
     pub holder: Option<Holder>,
-}
-
-fn did_you_mean(similar: Option<&String>) -> String {
-    let question = |name: &String| format!(" (did you mean \"{name}\"?)");
-    similar.map(question).unwrap_or_default()
 }
 
 fn describe_missing(missing: &[(String, String)]) -> String {
@@ -116,45 +80,9 @@ fn stopped(project: &str, services: &[Stopped]) -> String {
     text
 }
 
-impl Failure for AccessError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::NeverUp { .. } | Self::NotConfigured { .. } | Self::NotRunning { .. } => {
-                Kind::Refused
-            }
-            Self::State(error) => error.kind(),
-            Self::Definition(error) => error.kind(),
-            Self::Daemon(error) => error.kind(),
-            Self::Docker(_) => Kind::Environment,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NeverUp { .. } => "never_up",
-            Self::NotConfigured { .. } => "not_configured",
-            Self::NotRunning { .. } => "not_running",
-            Self::State(error) => error.code(),
-            Self::Definition(error) => error.code(),
-            Self::Daemon(error) => error.code(),
-            Self::Docker(_) => "docker_failed",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NeverUp { .. } | Self::NotRunning { .. } => Some("fanout up".to_owned()),
-            Self::NotConfigured { missing, .. } => {
-                let variables = missing.iter().map(|(_, key)| variable(key));
-                let variables: Vec<String> = variables.collect();
-                Some(format!("fanout up, or set {}", variables.join(" and ")))
-            }
-            Self::State(error) => error.hint(),
-            Self::Definition(error) => error.hint(),
-            Self::Daemon(error) => error.hint(),
-            Self::Docker(_) => Some("docker info".to_owned()),
-        }
-    }
+/// Returns the error for a server that a command must not use.
+fn refused(code: &'static str, message: String, hint: impl Into<Hint>) -> Error {
+    Error::new(Kind::Refused, code, message).with_hint(hint)
 }
 
 /// Returns the project's recorded state, for commands that read local files and
@@ -162,11 +90,8 @@ impl Failure for AccessError {
 ///
 /// # Errors
 /// If the project has never been started.
-pub fn load_recorded_state(site: &Site) -> Result<State, AccessError> {
-    match State::load(&site.dir())? {
-        Some(state) => Ok(state),
-        None => Err(never_up(site)),
-    }
+pub fn load_recorded_state(site: &Site) -> Result<State, Error> {
+    State::load(&site.dir())?.ok_or_else(|| never_up(site))
 }
 
 /// Checks that the command may connect to each of these services.
@@ -174,7 +99,7 @@ pub fn load_recorded_state(site: &Site) -> Result<State, AccessError> {
 /// # Errors
 /// If a service is neither started by the project nor configured, or another
 /// process may use its port.
-pub async fn check(site: &Site, config: &Config, uses: &[(&str, Need)]) -> Result<(), AccessError> {
+pub async fn check(site: &Site, config: &Config, uses: &[(&str, Need)]) -> Result<(), Error> {
     let state = State::load(&site.dir())?;
     let definitions = definition::services()?;
     let mut missing = Vec::new();
@@ -202,15 +127,23 @@ pub async fn check(site: &Site, config: &Config, uses: &[(&str, Need)]) -> Resul
     }
     let project = site.project.to_string();
     if !missing.is_empty() {
-        return Err(AccessError::NotConfigured { project, missing });
+        let variables: Vec<String> = missing.iter().map(|(_, key)| variable(key)).collect();
+        let hint = format!(", or set {}", variables.join(" and "));
+        let missing = describe_missing(&missing);
+        return Err(refused(
+            "not_configured",
+            format!("project {project} has no address for {missing}"),
+            Hint::from(Command::new("up")).text(hint),
+        ));
     }
     let mut services = stopped_services(site, state.as_ref(), &started).await?;
     services.retain(|(service, need)| *need == Need::Running || service.is_in_use);
     if services.is_empty() {
         return Ok(());
     }
-    let services = services.into_iter().map(|(service, _)| service).collect();
-    Err(AccessError::NotRunning { project, services })
+    let services: Vec<Stopped> = services.into_iter().map(|(service, _)| service).collect();
+    let message = stopped(&project, &services);
+    Err(refused("not_running", message, Command::new("up")))
 }
 
 /// Returns whether a service's address is known, from the project's state or
@@ -221,14 +154,18 @@ pub fn has_known_address(definition: &Definition, config: &Config, state: Option
     server_origin(definition, config, known) != ServerOrigin::Default
 }
 
-fn never_up(site: &Site) -> AccessError {
-    let project = site.project.to_string();
+/// Returns the error for a project that has never been started.
+#[must_use]
+pub fn never_up(site: &Site) -> Error {
+    let project = site.project.as_str();
     let others = recorded_projects(&site.home);
-    let similar = nearest(&project, others.iter().map(Project::as_str));
-    AccessError::NeverUp {
-        similar: similar.map(str::to_owned),
-        project,
-    }
+    let similar = nearest(project, others.iter().map(Project::as_str));
+    let question = similar.map(|name| format!(" (did you mean \"{name}\"?)"));
+    let message = format!(
+        "project {project} has never been started{}",
+        question.unwrap_or_default()
+    );
+    refused("never_up", message, Command::new("up"))
 }
 
 /// Origin of the server that a setting points to.
@@ -277,7 +214,7 @@ async fn stopped_services(
     site: &Site,
     state: Option<&State>,
     started: &[(&str, &ServiceState, Need)],
-) -> Result<Vec<(Stopped, Need)>, AccessError> {
+) -> Result<Vec<(Stopped, Need)>, Error> {
     let in_container = |known: &ServiceState| known.runtime == Runtime::Docker;
     let engine = if started.iter().any(|(_, known, _)| in_container(known)) {
         choice::engine_of(site, state).await?
@@ -287,7 +224,9 @@ async fn stopped_services(
     let mut stopped = Vec::new();
     for (service, known, need) in started {
         let runs = match &engine {
-            Some(engine) if in_container(known) => has_container(site, engine, service).await?,
+            Some(engine) if in_container(known) => has_container(site, engine, service)
+                .await
+                .map_err(DockerError::on_query)?,
             _ => process::running(&site.dir(), service).is_some(),
         };
         if !runs {
@@ -327,6 +266,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Layers, load},
+        failure::Failure as _,
         stack::{Home, docker::discovery::Choice},
     };
 

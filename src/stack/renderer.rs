@@ -3,19 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    definition::{self, DefinitionError},
-    files,
-    plan::Fingerprint,
-    values::unwritable,
-};
+use super::{definition, files, plan::Fingerprint, values::unwritable};
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Command, Error, Hint, Kind},
     text::template::{TemplateError, Values, render},
 };
 
@@ -23,89 +18,51 @@ use crate::{
 /// at the next start.
 pub(super) const LOG_LIMITS: [&str; 2] = ["limits.log_file_mib", "limits.log_files"];
 
-/// Error while rendering a definition.
-#[derive(Debug, thiserror::Error)]
-pub enum RenderError {
-    #[error("cannot render the definition of {service}")]
-    Template {
-        service: String,
-        #[source]
-        source: TemplateError,
-    },
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error(
-        "{credential}, set in {setting}, {reason}, which its configuration file does not allow"
-    )]
-    Credential {
-        setting: String,
-        credential: String,
-        reason: String,
-    },
-    #[error(
-        "{} contains `{letter}`, which the configuration files of servers do not allow",
-        path.display()
-    )]
-    FolderName { path: PathBuf, letter: char },
-    #[error("cannot read the settings")]
-    Settings(#[from] serde_json::Error),
+/// Returns the error for a template with an unknown placeholder.
+pub(super) fn template_error(service: &str, source: TemplateError) -> Error {
+    definition::unusable(format!("cannot render the definition of {service}")).caused_by(source)
 }
 
-impl Failure for RenderError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Credential { .. } => Kind::Usage,
-            Self::FolderName { .. } => Kind::Environment,
-            _ => Kind::Failed,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Credential { .. } => "credential",
-            Self::FolderName { .. } => "folder_name",
-            _ => "stack_definition",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Credential { .. } => Some("fanout config show".to_owned()),
-            Self::FolderName { .. } => Some(
-                "use folders without it: FANOUT_HOME=<folder> FANOUT_CACHE=<folder> fanout up"
-                    .to_owned(),
-            ),
-            _ => None,
-        }
-    }
+/// Returns the error for settings that cannot be converted to values.
+pub(super) fn settings_error(source: serde_json::Error) -> Error {
+    definition::unusable("cannot read the settings").caused_by(source)
 }
 
 /// Returns the texts of these assets.
 pub(super) fn assets<'a>(
     names: impl Iterator<Item = &'a String>,
-) -> Result<Vec<&'static str>, RenderError> {
-    names.map(|name| Ok(definition::asset(name)?)).collect()
+) -> Result<Vec<&'static str>, Error> {
+    names.map(|name| definition::asset(name)).collect()
 }
 
 /// Rejects a credential that would break one of the texts that contain it.
-pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), RenderError> {
+pub(super) fn check_credentials(texts: &[&str], values: &Values) -> Result<(), Error> {
     match unwritable(texts, values) {
-        Some((setting, credential, reason)) => Err(RenderError::Credential {
-            setting,
-            credential,
-            reason,
-        }),
+        Some((setting, credential, reason)) => {
+            let message = format!(
+                "{credential}, set in {setting}, {reason}, which its configuration file does not \
+                 allow"
+            );
+            let error = Error::new(Kind::Usage, "credential", message);
+            Err(error.with_hint(Command::new("config show")))
+        }
         None => Ok(()),
     }
 }
 
 /// Rejects a folder whose name would break the texts that contain it.
-pub(super) fn check_folder_name(path: &Path) -> Result<(), RenderError> {
+pub(super) fn check_folder_name(path: &Path) -> Result<(), Error> {
     match files::unwritable(path) {
-        Some(letter) => Err(RenderError::FolderName {
-            path: path.to_owned(),
-            letter,
-        }),
+        Some(letter) => {
+            let message = format!(
+                "{} contains `{letter}`, which the configuration files of servers do not allow",
+                path.display()
+            );
+            let folders = "FANOUT_HOME=<folder> FANOUT_CACHE=<folder>";
+            let hint = Hint::from(format!("use folders without it: {folders} "));
+            Err(Error::new(Kind::Environment, "folder_name", message)
+                .with_hint(hint.command(Command::new("up"))))
+        }
         None => Ok(()),
     }
 }
@@ -136,11 +93,9 @@ impl<'a> TemplateRenderer<'a> {
         }
     }
 
-    pub(super) fn render(&mut self, template: &str) -> Result<String, RenderError> {
-        let rendered = render(template, self.values).map_err(|source| RenderError::Template {
-            service: self.service.to_owned(),
-            source,
-        })?;
+    pub(super) fn render(&mut self, template: &str) -> Result<String, Error> {
+        let rendered =
+            render(template, self.values).map_err(|source| template_error(self.service, source))?;
         self.used.extend(rendered.used);
         Ok(rendered.text)
     }

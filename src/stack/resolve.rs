@@ -10,14 +10,13 @@ use std::{
 use serde_json::Value as Json;
 
 use super::{
-    definition::{self, ContainerWay, Definition, DefinitionError, MAIN_PORT},
-    endpoint,
-    ports::{self, PortsError},
+    definition::{self, ContainerWay, Definition, MAIN_PORT},
+    endpoint, ports,
     state::State,
 };
 use crate::{
     config::{Config, Origin, Runtime, Settings},
-    failure::{Failure, Kind},
+    failure::{Command, Error, Kind},
     secret::SecretUrl,
     text::suggest::unknown,
 };
@@ -70,75 +69,14 @@ pub struct Inputs<'a> {
     pub seed: &'a str,
 }
 
-/// Error in the configuration of services.
-#[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
-    #[error("services.{name}: {}", unknown("service", name, known))]
-    UnknownService { name: String, known: Vec<String> },
-    #[error("services.{service}.ports.{name}: {}", unknown("port", name, known))]
-    UnknownPort {
-        service: String,
-        name: String,
-        known: Vec<String>,
-    },
-    #[error("services.{service}.ports.{name} is 0, which is not a valid port")]
-    InvalidPort { service: String, name: String },
-    #[error("{key} is `{value}`, which has no host and port")]
-    Endpoint { key: String, value: SecretUrl },
-    #[error("{key} is on {host}, but {service} runs on this machine")]
-    RemoteHost {
-        key: String,
-        host: String,
-        service: String,
-    },
-    #[error("services.{service}.ports.main is {configured}, but {key} has port {endpoint_port}")]
-    PortConflict {
-        service: String,
-        configured: u16,
-        key: String,
-        endpoint_port: u16,
-    },
-    #[error(transparent)]
-    Ports(#[from] PortsError),
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error("cannot put the endpoints into the settings")]
-    Settings(#[from] serde_json::Error),
+/// Returns the error for a configuration that contradicts itself or the
+/// definitions.
+fn refused(code: &'static str, message: impl Into<String>) -> Error {
+    Error::new(Kind::Usage, code, message).with_hint(Command::new("config show"))
 }
 
-impl Failure for ResolveError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Ports(error) => error.kind(),
-            Self::Definition(error) => error.kind(),
-            _ => Kind::Usage,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownService { .. } => "unknown_service",
-            Self::UnknownPort { .. } => "unknown_port",
-            Self::InvalidPort { .. } => "config_value",
-            Self::Endpoint { .. } | Self::RemoteHost { .. } | Self::PortConflict { .. } => {
-                "endpoint"
-            }
-            Self::Ports(error) => error.code(),
-            Self::Definition(error) => error.code(),
-            Self::Settings(_) => "config_value",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::RemoteHost { service, .. } => {
-                format!("in fanout.yaml: services: {{{service}: {{runtime: external}}}}")
-            }
-            Self::Ports(error) => return error.hint(),
-            Self::Definition(error) => return error.hint(),
-            _ => "fanout config show".to_owned(),
-        })
-    }
+fn unreadable_settings(error: serde_json::Error) -> Error {
+    refused("config_value", "cannot put the endpoints into the settings").caused_by(error)
 }
 
 /// Returns whether the operator set this value, rather than fanout.
@@ -155,7 +93,7 @@ pub(super) fn is_explicit(origin: &Origin) -> bool {
 ///
 /// # Errors
 /// If the definitions are invalid.
-pub fn on_configured_ports(mut config: Config) -> Result<Config, ResolveError> {
+pub fn on_configured_ports(mut config: Config) -> Result<Config, Error> {
     let mut moved = BTreeMap::new();
     for definition in definition::services()? {
         let overrides = config.settings.services.get(&definition.name);
@@ -198,10 +136,7 @@ fn config_file(config: &Config, service: &str) -> Option<PathBuf> {
 /// # Errors
 /// If the configuration contradicts itself or the definitions, or no port is
 /// free under [`PortMode::Auto`].
-pub fn resolve(
-    definitions: &[Definition],
-    inputs: &Inputs<'_>,
-) -> Result<Vec<Service>, ResolveError> {
+pub fn resolve(definitions: &[Definition], inputs: &Inputs<'_>) -> Result<Vec<Service>, Error> {
     let mut assigned: BTreeMap<u16, String> = BTreeMap::new();
     let mut services = Vec::with_capacity(definitions.len());
     for definition in definitions {
@@ -214,33 +149,34 @@ pub fn resolve(
 ///
 /// # Errors
 /// Returns the first unknown name or invalid port.
-pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<(), ResolveError> {
+pub fn check_names(definitions: &[Definition], settings: &Settings) -> Result<(), Error> {
     for (name, overrides) in &settings.services {
         let Some(definition) = definitions
             .iter()
             .find(|definition| definition.name == *name)
         else {
-            return Err(ResolveError::UnknownService {
-                name: name.clone(),
-                known: definitions
-                    .iter()
-                    .map(|definition| definition.name.clone())
-                    .collect(),
-            });
+            let known = definitions.iter();
+            let known: Vec<String> = known.map(|definition| definition.name.clone()).collect();
+            let problem = unknown("service", name, &known);
+            return Err(refused(
+                "unknown_service",
+                format!("services.{name}: {problem}"),
+            ));
         };
         let mut ports = overrides.ports.keys();
         if let Some(port) = ports.find(|port| !definition.ports.contains_key(*port)) {
-            return Err(ResolveError::UnknownPort {
-                service: name.clone(),
-                name: port.clone(),
-                known: definition.ports.keys().cloned().collect(),
-            });
+            let known: Vec<String> = definition.ports.keys().cloned().collect();
+            let problem = unknown("port", port, &known);
+            return Err(refused(
+                "unknown_port",
+                format!("services.{name}.ports.{port}: {problem}"),
+            ));
         }
         if let Some((port, _)) = overrides.ports.iter().find(|(_, port)| **port == 0) {
-            return Err(ResolveError::InvalidPort {
-                service: name.clone(),
-                name: port.clone(),
-            });
+            return Err(refused(
+                "config_value",
+                format!("services.{name}.ports.{port} is 0, which is not a valid port"),
+            ));
         }
     }
     Ok(())
@@ -250,7 +186,7 @@ fn service(
     definition: &Definition,
     inputs: &Inputs<'_>,
     assigned: &mut BTreeMap<u16, String>,
-) -> Result<Service, ResolveError> {
+) -> Result<Service, Error> {
     let name = &definition.name;
     let overrides = inputs.config.settings.services.get(name);
     let configured_runtime = overrides.and_then(|service| service.runtime);
@@ -283,15 +219,14 @@ fn service(
 
 /// Returns the port of a configured address of a server that runs on this
 /// machine.
-fn local_port(definition: &Definition, (host, port): (String, u16)) -> Result<u16, ResolveError> {
+fn local_port(definition: &Definition, (host, port): (String, u16)) -> Result<u16, Error> {
     if endpoint::is_loopback(&host) {
         return Ok(port);
     }
-    Err(ResolveError::RemoteHost {
-        key: definition.endpoint.clone(),
-        host,
-        service: definition.name.clone(),
-    })
+    let (key, service) = (&definition.endpoint, &definition.name);
+    let message = format!("{key} is on {host}, but {service} runs on this machine");
+    let hint = format!("in fanout.yaml: services: {{{service}: {{runtime: external}}}}");
+    Err(Error::new(Kind::Usage, "endpoint", message).with_hint(hint))
 }
 
 /// Assigns every port of a service that runs on this machine. `endpoint_port`
@@ -302,7 +237,7 @@ fn assign_ports(
     endpoint_port: Option<u16>,
     inputs: &Inputs<'_>,
     assigned: &mut BTreeMap<u16, String>,
-) -> Result<BTreeMap<String, u16>, ResolveError> {
+) -> Result<BTreeMap<String, u16>, Error> {
     let name = &definition.name;
     let overrides = inputs.config.settings.services.get(name);
     let mut ports = BTreeMap::new();
@@ -327,15 +262,19 @@ fn assign_ports(
 fn configured_address(
     definition: &Definition,
     config: &Config,
-) -> Result<(String, Option<(String, u16)>), ResolveError> {
+) -> Result<(String, Option<(String, u16)>), Error> {
     let key = &definition.endpoint;
     let found = config.values.iter().find(|value| value.key == *key);
     let value = found
         .and_then(|value| value.reveal().as_str())
         .unwrap_or_default();
-    let address = endpoint::host_and_port(value).ok_or_else(|| ResolveError::Endpoint {
-        key: key.clone(),
-        value: value.into(),
+    let address = endpoint::host_and_port(value).ok_or_else(|| {
+        // The displayed URL has no password.
+        let url = SecretUrl::from(value);
+        refused(
+            "endpoint",
+            format!("{key} is `{url}`, which has no host and port"),
+        )
     })?;
     let explicit = found.is_some_and(|value| is_explicit(&value.origin));
     Ok((value.to_owned(), explicit.then_some(address)))
@@ -345,14 +284,18 @@ fn check_same(
     definition: &Definition,
     configured: Option<u16>,
     endpoint_port: u16,
-) -> Result<u16, ResolveError> {
+) -> Result<u16, Error> {
     match configured {
-        Some(configured) if configured != endpoint_port => Err(ResolveError::PortConflict {
-            service: definition.name.clone(),
-            configured,
-            key: definition.endpoint.clone(),
-            endpoint_port,
-        }),
+        Some(configured) if configured != endpoint_port => {
+            let (key, service) = (&definition.endpoint, &definition.name);
+            Err(refused(
+                "endpoint",
+                format!(
+                    "services.{service}.ports.main is {configured}, but {key} has port \
+                     {endpoint_port}"
+                ),
+            ))
+        }
         _ => Ok(endpoint_port),
     }
 }
@@ -364,7 +307,7 @@ fn choose_port(
     default: u16,
     inputs: &Inputs<'_>,
     assigned: &BTreeMap<u16, String>,
-) -> Result<u16, PortsError> {
+) -> Result<u16, Error> {
     let recorded = inputs
         .state
         .and_then(|state| state.services.get(service)?.ports.get(name).copied());
@@ -386,17 +329,12 @@ fn choose_port(
     }
 }
 
-fn reserve(
-    assigned: &mut BTreeMap<u16, String>,
-    port: u16,
-    service: &str,
-) -> Result<(), PortsError> {
+fn reserve(assigned: &mut BTreeMap<u16, String>, port: u16, service: &str) -> Result<(), Error> {
     match assigned.insert(port, service.to_owned()) {
-        Some(first) => Err(PortsError::Duplicate {
-            port,
-            first,
-            second: service.to_owned(),
-        }),
+        Some(first) => Err(refused(
+            "port_given_twice",
+            format!("port {port} is assigned to both {first} and {service}"),
+        )),
         None => Ok(()),
     }
 }
@@ -408,13 +346,13 @@ fn reserve(
 pub fn settings_with(
     settings: &Settings,
     endpoints: &BTreeMap<String, SecretUrl>,
-) -> Result<Settings, ResolveError> {
-    let mut tree = serde_json::to_value(settings)?;
+) -> Result<Settings, Error> {
+    let mut tree = serde_json::to_value(settings).map_err(unreadable_settings)?;
     for (key, value) in endpoints {
         let pointer = format!("/{}", key.replace('.', "/"));
         if let Some(setting) = tree.pointer_mut(&pointer) {
             *setting = Json::from(value.reveal());
         }
     }
-    Ok(serde_json::from_value(tree)?)
+    serde_json::from_value(tree).map_err(unreadable_settings)
 }

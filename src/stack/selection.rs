@@ -3,20 +3,22 @@
 use std::collections::BTreeSet;
 
 use super::{
-    blueprint::{error::BlueprintError, options::UpOptions},
+    blueprint::options::UpOptions,
     definition::{self, Definition},
     plan::{self, Desired},
 };
 use crate::{
     config::{Runtime, Settings},
+    failure::{Command, Error, Kind},
     sink_kind::{SinkKind, is_idle_store},
+    text::suggest,
 };
 
 /// Returns the definitions of all services, ordered by their dependencies.
 ///
 /// # Errors
 /// If the definitions are invalid.
-pub fn definitions() -> Result<Vec<Definition>, BlueprintError> {
+pub fn definitions() -> Result<Vec<Definition>, Error> {
     let all = definition::services()?;
     let requested: Vec<Desired> = all
         .iter()
@@ -63,7 +65,7 @@ pub fn of_runtime(
 ///
 /// # Errors
 /// Returns the first unknown name.
-pub fn named(all: &[Definition], names: &[String]) -> Result<Vec<Definition>, BlueprintError> {
+pub fn named(all: &[Definition], names: &[String]) -> Result<Vec<Definition>, Error> {
     let unknown_name = names
         .iter()
         .find(|name| all.iter().all(|service| service.name != **name));
@@ -74,11 +76,10 @@ pub fn named(all: &[Definition], names: &[String]) -> Result<Vec<Definition>, Bl
     Ok(all.iter().filter(requested).cloned().collect())
 }
 
-fn unknown(all: &[Definition], name: &str) -> BlueprintError {
-    BlueprintError::UnknownService {
-        name: name.to_owned(),
-        known: all.iter().map(|service| service.name.clone()).collect(),
-    }
+fn unknown(all: &[Definition], name: &str) -> Error {
+    let known: Vec<String> = all.iter().map(|service| service.name.clone()).collect();
+    let message = suggest::unknown("service", name, &known);
+    Error::new(Kind::Usage, "unknown_service", message).with_hint(Command::new("config show"))
 }
 
 /// Returns the requested services and their dependencies. A store that none of
@@ -87,7 +88,7 @@ pub(super) fn select(
     all: &[Definition],
     sinks: &[SinkKind],
     options: &UpOptions,
-) -> Result<Vec<Definition>, BlueprintError> {
+) -> Result<Vec<Definition>, Error> {
     let is_excluded = |name: &str| {
         let is_named = options.services.iter().any(|service| service == name);
         options.excluded.iter().any(|excluded| excluded == name)

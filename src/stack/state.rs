@@ -4,8 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::PathBuf,
+    fmt, fs, io,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{
     docker::engine::Address,
     files::{self, write_atomically},
-    home::{Home, ProjectDir},
+    home::{Home, OTHER_HOME, ProjectDir},
     native::process,
     ports::{self, Holder},
     proc,
 };
 use crate::{
     config::{Runtime, project::Project},
-    failure::{Failure, Kind},
+    failure::{Command, Error, Failure, Hint, Kind},
     secret::SecretUrl,
 };
 
@@ -71,47 +71,68 @@ fn serialize_revealed<S: Serializer>(
 /// Error while reading or writing the state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("{} cannot be read", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{} cannot be written", path.display())]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{} is not a valid project state: {reason}", path.display())]
-    Malformed { path: PathBuf, reason: String },
-    #[error("{} has format {found}, but this program supports format {FORMAT}", path.display())]
-    Format { path: PathBuf, found: u32 },
+    /// The file is damaged.
+    #[error(transparent)]
+    Malformed(Error),
+    #[error(transparent)]
+    Other(Error),
+}
+
+impl StateError {
+    fn inner(&self) -> &Error {
+        match self {
+            Self::Malformed(error) | Self::Other(error) => error,
+        }
+    }
+
+    fn malformed(path: &Path, reason: impl fmt::Display) -> Self {
+        let path = path.display();
+        let message = format!("{path} is not a valid project state: {reason}");
+        let error = Error::new(Kind::Environment, "state_malformed", message);
+        Self::Malformed(error.with_hint(Command::new("reset")))
+    }
+
+    fn unreachable(message: String, source: io::Error) -> Self {
+        let error = Error::new(Kind::Environment, "state_unreachable", message);
+        Self::Other(error.with_hint(OTHER_HOME).caused_by(source))
+    }
+
+    fn unreadable(path: &Path, source: io::Error) -> Self {
+        Self::unreachable(format!("{} cannot be read", path.display()), source)
+    }
+
+    fn format(path: &Path, found: u32) -> Self {
+        let path = path.display();
+        let message =
+            format!("{path} has format {found}, but this program supports format {FORMAT}");
+        let error = Error::new(Kind::Environment, "state_format", message);
+        Self::Other(error.with_hint("use the version of fanout that started the project"))
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Malformed(error) | StateError::Other(error) => error,
+        }
+    }
 }
 
 impl Failure for StateError {
     fn kind(&self) -> Kind {
-        Kind::Environment
+        self.inner().kind()
     }
 
     fn code(&self) -> &'static str {
-        match self {
-            Self::Read { .. } | Self::Write { .. } => "state_unreachable",
-            Self::Malformed { .. } => "state_malformed",
-            Self::Format { .. } => "state_format",
-        }
+        self.inner().code()
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            Self::Read { .. } | Self::Write { .. } => {
-                Some("use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
-            }
-            Self::Malformed { .. } => Some("fanout reset".to_owned()),
-            Self::Format { .. } => {
-                Some("use the version of fanout that started the project".to_owned())
-            }
-        }
+        self.inner().hint()
+    }
+
+    fn structured_hint(&self) -> Option<&Hint> {
+        self.inner().structured_hint()
     }
 }
 
@@ -189,27 +210,22 @@ impl State {
     pub fn load(dir: &ProjectDir) -> Result<Option<Self>, StateError> {
         // Another user who can write the file could point fanout to other
         // servers.
-        files::check_own_folder(dir.path()).map_err(|source| StateError::Read {
-            path: dir.path().to_owned(),
-            source,
-        })?;
+        files::check_own_folder(dir.path())
+            .map_err(|source| StateError::unreadable(dir.path(), source))?;
         let path = dir.state();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StateError::Read { path, source }),
+            Err(source) => return Err(StateError::unreadable(&path, source)),
         };
         // The invalid value is left out, because it may contain a password.
-        let malformed = |error: serde_json::Error| StateError::Malformed {
-            path: path.clone(),
-            reason: format!("line {}, column {}", error.line(), error.column()),
+        let malformed = |error: serde_json::Error| {
+            let position = format!("line {}, column {}", error.line(), error.column());
+            StateError::malformed(&path, position)
         };
         let version: FormatVersion = serde_json::from_str(&text).map_err(malformed)?;
         if version.format != FORMAT {
-            return Err(StateError::Format {
-                path,
-                found: version.format,
-            });
+            return Err(StateError::format(&path, version.format));
         }
         serde_json::from_str(&text).map(Some).map_err(malformed)
     }
@@ -221,12 +237,11 @@ impl State {
     /// If the file cannot be written.
     pub fn save(&self, dir: &ProjectDir) -> Result<(), StateError> {
         let path = dir.state();
-        let text = serde_json::to_string_pretty(self).map_err(|error| StateError::Malformed {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-        write_atomically(&path, text.as_bytes())
-            .map_err(|source| StateError::Write { path, source })
+        let text = serde_json::to_string_pretty(self);
+        let text = text.map_err(|error| StateError::malformed(&path, error))?;
+        write_atomically(&path, text.as_bytes()).map_err(|source| {
+            StateError::unreachable(format!("{} cannot be written", path.display()), source)
+        })
     }
 }
 

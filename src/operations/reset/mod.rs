@@ -12,16 +12,16 @@ pub use external::{ExternalError, Owned};
 pub(super) use external::{topics_of, topics_of_connect};
 pub use journal::is_unfinished;
 
-use super::down::{self, DownError};
+use super::down;
 use crate::{
     config::{Config, Runtime},
     connections::Connections,
     crash,
-    failure::{Failure, Kind},
+    failure::{Error, Failure, Kind},
     progress::{Event, Progress},
     stack::{
-        Lock, LockError, Site, State, StateError, blueprint::BlueprintError,
-        docker::resources::ProjectResources, native::process, selection,
+        Lock, Site, State, StateError, docker::resources::ProjectResources, native::process,
+        selection,
     },
 };
 
@@ -47,13 +47,9 @@ pub struct Inventory {
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Stack(#[from] Error),
     #[error(transparent)]
     State(#[from] StateError),
-    #[error(transparent)]
-    Blueprint(#[from] BlueprintError),
-    #[error(transparent)]
-    Down(#[from] DownError),
     #[error(transparent)]
     External(#[from] ExternalError),
     #[error("what is to be removed cannot be kept in {}", path.display())]
@@ -74,10 +70,8 @@ impl ResetError {
     fn inner(&self) -> Option<&dyn Failure> {
         Some(match self {
             Self::Remove { .. } | Self::Journal { .. } => return None,
-            Self::Lock(error) => error,
+            Self::Stack(error) => error,
             Self::State(error) => error,
-            Self::Blueprint(error) => error,
-            Self::Down(error) => error,
             Self::External(error) => error,
         })
     }
@@ -269,7 +263,7 @@ impl Reset {
                 task: TASK,
                 what: "removing volumes",
             });
-            sweep.remove().await.map_err(DownError::Docker)?;
+            sweep.remove().await.map_err(down::refused)?;
         }
         progress.report(Event::Doing {
             task: TASK,

@@ -22,14 +22,14 @@ pub use slot::SlotStatus;
 use crate::{
     config::Config,
     connections::Connections,
-    failure::chain,
+    failure::{Error, chain},
     runtime::{status::Status, worker_status::PATIENCE},
     source::{
         self,
         checks::Standing,
         connector::{self, ConnectorStatus},
     },
-    stack::{ProjectDir, Site, State, blueprint::BlueprintError},
+    stack::{ProjectDir, Site, State},
 };
 
 /// Looks at everything once.
@@ -37,7 +37,7 @@ use crate::{
 /// # Errors
 /// When the project's state or the definitions cannot be read; a server that
 /// is down is no error.
-pub async fn status(site: &Site, config: &Config) -> Result<Report, BlueprintError> {
+pub async fn status(site: &Site, config: &Config) -> Result<Report, Error> {
     let connections = Connections::of(&config.settings);
     let settings = connections.settings();
     let state = State::load(&site.dir())?;

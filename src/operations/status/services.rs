@@ -6,12 +6,11 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, Runtime},
+    failure::Error,
     secret::SecretUrl,
     sink_kind::is_idle_store,
     stack::{
-        Site, State,
-        blueprint::BlueprintError,
-        choice,
+        Site, State, choice,
         definition::Definition,
         docker::{
             engine::{Container, Engine, Health, RunState},
@@ -89,7 +88,7 @@ pub(super) async fn all(
     site: &Site,
     config: &Config,
     state: Option<&State>,
-) -> Result<Vec<ServiceStatus>, BlueprintError> {
+) -> Result<Vec<ServiceStatus>, Error> {
     let engine = choice::engine_of(site, state).await;
     let place = Place {
         site,

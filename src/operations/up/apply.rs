@@ -15,13 +15,8 @@ use crate::{
     source::checks::RECONCILE,
     stack::{
         Service,
-        docker::{
-            discovery::EngineDiscovery,
-            labels::ResourceLabels,
-            pull::{self, PullError},
-            run,
-        },
-        native::install::{self, InstallError},
+        docker::{discovery::EngineDiscovery, labels::ResourceLabels, pull, run},
+        native::install,
         plan::{Action, Step},
         runner,
     },
@@ -59,7 +54,7 @@ impl Up {
     async fn install(&self, progress: &dyn Progress) -> Result<(), UpError> {
         for (name, described) in self.blueprint.missing_installs(&self.site) {
             if self.request.pull == Pull::Never {
-                return Err(InstallError::Forbidden { name: name.clone() }.into());
+                return Err(install::forbidden(name).into());
             }
             let anew = self.request.pull == Pull::Always;
             install::ensure(&self.site, name, described, anew, progress).await?;
@@ -80,8 +75,7 @@ impl Up {
         if self.request.pull == Pull::Never
             && let Some(image) = images.first()
         {
-            let image = (*image).to_owned();
-            return Err(PullError::Forbidden { image }.into());
+            return Err(pull::forbidden(image).into());
         }
         let config = EngineDiscovery::from_env().config;
         let pulls = images

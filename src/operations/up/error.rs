@@ -1,42 +1,21 @@
 //! Why a stack is not up.
 
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Error, Failure, Kind},
     kafka::KafkaError,
     runtime::status::Halt,
     sinks::clickhouse::owned::ObjectsError,
     source::{ProvisionError, RecordsError, connector::ConnectorError, role::RoleError},
-    stack::{
-        LockError, StateError,
-        blueprint::BlueprintError,
-        docker::{pull::PullError, run::ContainerError},
-        native::{install::InstallError, prepare::PrepareError},
-        preflight::PreflightError,
-        runner::RunnerError,
-    },
+    stack::StateError,
 };
 
 /// Why the stack is not up.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
     #[error(transparent)]
-    Lock(#[from] LockError),
-    #[error(transparent)]
-    Blueprint(#[from] BlueprintError),
-    #[error(transparent)]
-    Preflight(#[from] PreflightError),
+    Stack(#[from] Error),
     #[error(transparent)]
     State(#[from] StateError),
-    #[error(transparent)]
-    Prepare(#[from] PrepareError),
-    #[error(transparent)]
-    Install(#[from] InstallError),
-    #[error(transparent)]
-    Pull(#[from] PullError),
-    #[error(transparent)]
-    Container(#[from] ContainerError),
-    #[error(transparent)]
-    Runner(#[from] RunnerError),
     #[error(transparent)]
     Objects(#[from] ObjectsError),
     #[error(transparent)]
@@ -80,15 +59,8 @@ impl UpError {
             | Self::ResetUnfinished { .. }
             | Self::NotConfirmed { .. }
             | Self::Task(_) => return None,
-            Self::Lock(error) => error,
-            Self::Blueprint(error) => error,
-            Self::Preflight(error) => error,
+            Self::Stack(error) => error,
             Self::State(error) => error,
-            Self::Prepare(error) => error,
-            Self::Install(error) => error,
-            Self::Pull(error) => error,
-            Self::Container(error) => error,
-            Self::Runner(error) => error,
             Self::Objects(error) => error,
             Self::Role(error) => error,
             Self::Connector(error) => error,

@@ -2,12 +2,10 @@
 //! services, how each is run, and the plan. [`super::preflight`] checks whether
 //! the plan can be carried out.
 
-pub(super) mod error;
 pub(super) mod options;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use error::BlueprintError;
 pub use options::UpOptions;
 
 use super::{
@@ -22,16 +20,17 @@ use super::{
     },
     native::{
         install, process,
-        process_spec::{ProcessSpec, SpecError, process_spec},
+        process_spec::{ProcessSpec, process_spec},
         render_context::RenderContext,
     },
-    plan::{self, Action, Desired, Observed, Plan, PlanError, Recreate},
+    plan::{self, Action, Desired, Observed, Plan, Recreate},
     resolve::{self, Inputs, Service},
     selection::{definitions, of_runtime, select},
     state::{ServiceState, ports_of_others},
 };
 use crate::{
     config::{Config, Runtime, Settings},
+    failure::Error,
     secret::SecretUrl,
 };
 
@@ -71,7 +70,7 @@ pub async fn plan_up(
     site: &Site,
     config: &Config,
     options: &UpOptions,
-) -> Result<Blueprint, BlueprintError> {
+) -> Result<Blueprint, Error> {
     let dir = site.dir();
     let recorded = State::load(&dir)?;
     let chosen = choice::choose(site, recorded.as_ref(), options.runtime).await?;
@@ -133,7 +132,7 @@ async fn inspect_engine(
     selected: &[Definition],
     chosen: &RuntimeChoice,
     recorded: Option<&State>,
-) -> Result<Option<EngineState>, BlueprintError> {
+) -> Result<Option<EngineState>, Error> {
     let is_container = |service: &&Definition| {
         let overrides = config.settings.services.get(&service.name);
         let configured = overrides.and_then(|service| service.runtime);
@@ -204,7 +203,7 @@ fn processes(
     services: &[Service],
     state: &State,
     context: &RenderContext<'_>,
-) -> Result<BTreeMap<String, ProcessSpec>, SpecError> {
+) -> Result<BTreeMap<String, ProcessSpec>, Error> {
     let mut processes = BTreeMap::new();
     for service in services
         .iter()
@@ -224,7 +223,7 @@ fn containers(
     site: &Site,
     settings: &Settings,
     services: &[Service],
-) -> Result<BTreeMap<String, container::ContainerSpec>, container::SpecError> {
+) -> Result<BTreeMap<String, container::ContainerSpec>, Error> {
     let context = container::RenderContext {
         site,
         settings,
@@ -241,7 +240,7 @@ fn containers(
         .collect()
 }
 
-fn make_plan(site: &Site, blueprint: &Blueprint, recreate: Recreate) -> Result<Plan, PlanError> {
+fn make_plan(site: &Site, blueprint: &Blueprint, recreate: Recreate) -> Result<Plan, Error> {
     let mut desired = Vec::with_capacity(blueprint.services.len());
     let mut observed = BTreeMap::new();
     for service in &blueprint.services {

@@ -9,13 +9,13 @@ use super::{
 };
 use crate::{
     config::{Runtime, Settings},
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
     stack::{
         Site,
         definition::{self, ContainerWay},
         endpoint,
         plan::Fingerprint,
-        renderer::{self, RenderError, TemplateRenderer},
+        renderer::{self, TemplateRenderer, settings_error},
         resolve::Service,
         values,
     },
@@ -32,50 +32,6 @@ pub struct ContainerSpec {
     /// Volumes: full name → name without the project.
     pub volumes: BTreeMap<String, String>,
     pub fingerprint: Fingerprint,
-}
-
-/// Error while building a container spec.
-#[derive(Debug, thiserror::Error)]
-pub enum SpecError {
-    #[error("{service} cannot run in a container")]
-    NoContainer { service: String },
-    #[error("{service} runs in a container and cannot reach {needs}, which it needs, at {address}")]
-    OutOfReach {
-        service: String,
-        needs: String,
-        address: String,
-    },
-    #[error(transparent)]
-    Fill(#[from] RenderError),
-}
-
-impl Failure for SpecError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::NoContainer { .. } | Self::OutOfReach { .. } => Kind::Usage,
-            Self::Fill(error) => error.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NoContainer { .. } => "no_container",
-            Self::OutOfReach { .. } => "out_of_reach",
-            Self::Fill(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoContainer { service } => Some(format!(
-                "in fanout.yaml: services: {{{service}: {{runtime: native}}}}"
-            )),
-            Self::OutOfReach { service, needs, .. } => Some(format!(
-                "run both in one way, in fanout.yaml: services: {{{service}: {{runtime: …}}, {needs}: {{runtime: …}}}}"
-            )),
-            Self::Fill(error) => error.hint(),
-        }
-    }
 }
 
 /// Inputs of all container specs.
@@ -122,10 +78,12 @@ impl RenderContext<'_> {
 pub fn container_spec(
     service: &Service,
     context: &RenderContext<'_>,
-) -> Result<ContainerSpec, SpecError> {
+) -> Result<ContainerSpec, Error> {
     let name = &service.definition.name;
-    let no_way = || SpecError::NoContainer {
-        service: name.clone(),
+    let no_way = || {
+        let hint = format!("in fanout.yaml: services: {{{name}: {{runtime: native}}}}");
+        let message = format!("{name} cannot run in a container");
+        Error::new(Kind::Usage, "no_container", message).with_hint(hint)
     };
     let way = service.container_way(context.settings).ok_or_else(no_way)?;
     let overrides = context.settings.services.get(name);
@@ -164,7 +122,7 @@ pub fn container_spec(
     }
     let mut files = BTreeMap::new();
     for (path, asset) in &way.files {
-        let text = definition::asset(asset).map_err(RenderError::from)?;
+        let text = definition::asset(asset)?;
         files.insert(path.clone(), renderer.render(text)?);
         renderer.input(&format!("files.{path}"), text);
     }
@@ -207,7 +165,7 @@ pub fn container_spec(
 /// Rejects credentials that would break the files that contain them.
 /// ClickHouse's image writes such a file itself, with the user's name as a
 /// section name.
-fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), RenderError> {
+fn check_credentials(way: &ContainerWay, values: &Values) -> Result<(), Error> {
     const IN_A_FILE: &str = "{{clickhouse.user}}";
     let variables = way.env.values().map(String::as_str);
     let written = variables.filter(|text| text.contains(IN_A_FILE));
@@ -220,8 +178,8 @@ fn placeholder_values(
     service: &Service,
     image: &str,
     context: &RenderContext<'_>,
-) -> Result<Values, SpecError> {
-    let mut values = values::common_values(service, context.settings).map_err(RenderError::from)?;
+) -> Result<Values, Error> {
+    let mut values = values::common_values(service, context.settings).map_err(settings_error)?;
     values.insert("project".to_owned(), context.site.project.to_string());
     values.insert("image.major".to_owned(), major_version(image).to_owned());
     for need in &service.definition.needs {
@@ -231,15 +189,22 @@ fn placeholder_values(
             }
             Ok(None) => {}
             Err(address) => {
-                return Err(SpecError::OutOfReach {
-                    service: service.definition.name.clone(),
-                    needs: need.clone(),
-                    address,
-                });
+                return Err(out_of_reach(&service.definition.name, need, &address));
             }
         }
     }
     Ok(values)
+}
+
+fn out_of_reach(service: &str, needs: &str, address: &str) -> Error {
+    let message = format!(
+        "{service} runs in a container and cannot reach {needs}, which it needs, at {address}"
+    );
+    let hint = format!(
+        "run both in one way, in fanout.yaml: services: {{{service}: {{runtime: …}}, {needs}: \
+         {{runtime: …}}}}"
+    );
+    Error::new(Kind::Usage, "out_of_reach", message).with_hint(hint)
 }
 
 /// Returns the image with a tag. Without one, an engine would pull all tags.
@@ -269,7 +234,10 @@ fn major_version(image: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::{Home, docker::discovery::Choice};
+    use crate::{
+        failure::Failure as _,
+        stack::{Home, docker::discovery::Choice},
+    };
 
     fn site() -> Site {
         Site {
@@ -303,7 +271,7 @@ mod tests {
         ]
     }
 
-    fn connect_spec(services: &[Service]) -> Result<ContainerSpec, SpecError> {
+    fn connect_spec(services: &[Service]) -> Result<ContainerSpec, Error> {
         let (site, settings) = (site(), Settings::default());
         let context = RenderContext {
             site: &site,

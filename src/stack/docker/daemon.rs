@@ -3,10 +3,10 @@
 //! attempts.
 
 use super::{
-    discovery::{Candidate, Choice, DiscoveryError, EngineDiscovery},
+    discovery::{Candidate, Choice, EngineDiscovery},
     engine::{Address, DockerError, Engine},
 };
-use crate::failure::{Failure, Kind};
+use crate::failure::{Command, Error, Hint, Kind};
 
 /// Failed attempt to connect to an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,44 +64,43 @@ impl Remedy {
 /// Error while finding an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    #[error("no container engine found: {}", listing(.0))]
-    NotThere(Vec<FailedAttempt>),
-    #[error("no container engine responds: {}", listing(.0))]
-    Refused(Vec<FailedAttempt>),
+    /// Nothing is configured, and no default socket exists.
     #[error(transparent)]
-    Discovery(#[from] DiscoveryError),
+    NotThere(Error),
+    #[error(transparent)]
+    Other(#[from] Error),
 }
 
-impl Failure for DaemonError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::NotThere(_) | Self::Refused(_) => Kind::Environment,
-            Self::Discovery(error) => error.kind(),
-        }
+impl DaemonError {
+    fn not_there(attempts: &[FailedAttempt]) -> Self {
+        let message = format!("no container engine found: {}", listing(attempts));
+        let error = Error::new(Kind::Environment, "docker_not_there", message);
+        Self::NotThere(error.with_hint(remedy(attempts)))
     }
 
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NotThere(_) => "docker_not_there",
-            Self::Refused(_) => "docker_refused",
-            Self::Discovery(error) => error.code(),
+    fn refused(attempts: &[FailedAttempt]) -> Self {
+        let message = format!("no container engine responds: {}", listing(attempts));
+        let error = Error::new(Kind::Environment, "docker_refused", message);
+        Self::Other(error.with_hint(remedy(attempts)))
+    }
+}
+
+impl From<DaemonError> for Error {
+    fn from(error: DaemonError) -> Self {
+        match error {
+            DaemonError::NotThere(error) | DaemonError::Other(error) => error,
         }
     }
+}
 
-    fn hint(&self) -> Option<String> {
-        let all = match self {
-            Self::NotThere(all) | Self::Refused(all) => all,
-            Self::Discovery(error) => return error.hint(),
-        };
-        // A remedy other than starting the engine comes first.
-        let mut remedies = all.iter().map(|attempt| attempt.remedy);
-        let remedy = remedies.find(|remedy| *remedy != Remedy::Start);
-        Some(format!(
-            "{}use another (--docker-host unix:///…), \
-             or run a new project without: fanout --runtime native up",
-            remedy.unwrap_or(Remedy::Start).hint()
-        ))
-    }
+fn remedy(attempts: &[FailedAttempt]) -> Hint {
+    // A remedy other than starting the engine comes first.
+    let mut remedies = attempts.iter().map(|attempt| attempt.remedy);
+    let remedy = remedies.find(|remedy| *remedy != Remedy::Start);
+    let remedy = remedy.unwrap_or(Remedy::Start).hint();
+    Hint::from(remedy)
+        .text("use another (--docker-host unix:///…), or run a new project without: ")
+        .command(Command::new("up").global_flag("--runtime", "native"))
 }
 
 fn listing(attempts: &[FailedAttempt]) -> String {
@@ -114,8 +113,8 @@ fn listing(attempts: &[FailedAttempt]) -> String {
 /// that responds.
 ///
 /// # Errors
-/// [`DaemonError::NotThere`] if nothing is configured and no socket exists;
-/// [`DaemonError::Refused`] if an engine does not respond.
+/// [`DaemonError::NotThere`] if nothing is configured and no socket exists, and
+/// [`DaemonError::Other`] if an engine does not respond.
 pub async fn find(
     discovery: &EngineDiscovery,
     choice: &Choice,
@@ -124,7 +123,7 @@ pub async fn find(
     if let Some(candidate) = discovery.configured(choice, recorded)? {
         return match Engine::connect(&candidate.address).await {
             Ok(engine) => Ok(engine),
-            Err(error) => Err(DaemonError::Refused(vec![attempt(candidate, &error)])),
+            Err(error) => Err(DaemonError::refused(&[attempt(candidate, &error)])),
         };
     }
     let (mut missing, mut refused) = (Vec::new(), Vec::new());
@@ -150,9 +149,9 @@ pub async fn find(
         }
     }
     Err(if refused.is_empty() {
-        DaemonError::NotThere(missing)
+        DaemonError::not_there(&missing)
     } else {
-        DaemonError::Refused(refused)
+        DaemonError::refused(&refused)
     })
 }
 
@@ -174,6 +173,7 @@ fn attempt(candidate: Candidate, error: &DockerError) -> FailedAttempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure as _;
 
     #[tokio::test]
     async fn the_hint_names_the_remedy_for_the_error() {
@@ -183,6 +183,7 @@ mod tests {
         };
         let error = find(&EngineDiscovery::default(), &choice, None)
             .await
+            .map_err(Error::from)
             .expect_err("no such way");
         assert_eq!(
             error.to_string(),
@@ -224,6 +225,7 @@ mod tests {
         };
         let error = find(&discovery, &Choice::default(), None)
             .await
+            .map_err(Error::from)
             .expect_err("no engine");
         assert_eq!(error.code(), "docker_not_there");
         assert!(
@@ -236,6 +238,7 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&socket).expect("bind the socket"));
         let error = find(&discovery, &Choice::default(), None)
             .await
+            .map_err(Error::from)
             .expect_err("an engine that refuses");
         assert_eq!(error.code(), "docker_refused");
         let hint = error.hint().expect("a hint");

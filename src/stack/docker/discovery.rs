@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{digest::sha256, engine::Address};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Error, Kind};
 
 /// Name of the context that means the default sockets.
 const DEFAULT_CONTEXT: &str = "default";
@@ -46,49 +46,6 @@ pub struct EngineDiscovery {
 pub struct Candidate {
     pub address: Address,
     pub origin: String,
-}
-
-/// Error in the docker configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum DiscoveryError {
-    #[error("docker context {name} cannot be read from {}: {reason}", path.display())]
-    Context {
-        name: String,
-        path: PathBuf,
-        reason: String,
-    },
-    #[error(
-        "docker context {name} disables verification of the engine's certificate, \
-         which fanout requires"
-    )]
-    Unverified { name: String },
-    #[error("{} is not a valid docker configuration: {reason}", path.display())]
-    Config { path: PathBuf, reason: String },
-}
-
-impl Failure for DiscoveryError {
-    fn kind(&self) -> Kind {
-        Kind::Environment
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Context { .. } | Self::Unverified { .. } => "docker_context",
-            Self::Config { .. } => "docker_config",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Context { .. } => "docker context ls".to_owned(),
-            Self::Unverified { name } => {
-                format!("docker context update {name} --docker host=…,ca=<ca.pem>")
-            }
-            Self::Config { .. } => {
-                "fix the file, or use another: DOCKER_CONFIG=<folder>".to_owned()
-            }
-        })
-    }
 }
 
 impl fmt::Display for Candidate {
@@ -162,7 +119,7 @@ impl EngineDiscovery {
         &self,
         choice: &Choice,
         recorded: Option<Address>,
-    ) -> Result<Option<Candidate>, DiscoveryError> {
+    ) -> Result<Option<Candidate>, Error> {
         let with_certificates = |host: &String| Address {
             host: host.clone(),
             certificates: self.certificates.clone(),
@@ -194,25 +151,22 @@ impl EngineDiscovery {
         }
     }
 
-    fn current_context(&self) -> Result<Option<String>, DiscoveryError> {
+    fn current_context(&self) -> Result<Option<String>, Error> {
         let path = self.config.join("config.json");
         let Ok(text) = fs::read_to_string(&path) else {
             return Ok(None);
         };
-        let file: ConfigFile =
-            serde_json::from_str(&text).map_err(|error| DiscoveryError::Config {
-                path,
-                reason: error.to_string(),
-            })?;
+        let file: ConfigFile = serde_json::from_str(&text).map_err(|error| {
+            let path = path.display();
+            let message = format!("{path} is not a valid docker configuration: {error}");
+            Error::new(Kind::Environment, "docker_config", message)
+                .with_hint("fix the file, or use another: DOCKER_CONFIG=<folder>")
+        })?;
         Ok(file.current_context.filter(|name| !name.is_empty()))
     }
 
     /// Returns the address in a context; `None` for the default context.
-    fn context_address(
-        &self,
-        name: &str,
-        origin: &str,
-    ) -> Result<Option<Candidate>, DiscoveryError> {
+    fn context_address(&self, name: &str, origin: &str) -> Result<Option<Candidate>, Error> {
         if name == DEFAULT_CONTEXT {
             return Ok(None);
         }
@@ -226,13 +180,19 @@ impl EngineDiscovery {
         let endpoint = match read(&path) {
             Ok(meta) => meta.endpoints.docker,
             Err(reason) => {
-                let name = name.to_owned();
-                return Err(DiscoveryError::Context { name, path, reason });
+                let path = path.display();
+                let message = format!("docker context {name} cannot be read from {path}: {reason}");
+                return Err(Error::new(Kind::Environment, "docker_context", message)
+                    .with_hint("docker context ls"));
             }
         };
         if endpoint.skip_tls_verify {
-            let name = name.to_owned();
-            return Err(DiscoveryError::Unverified { name });
+            let message = format!(
+                "docker context {name} disables verification of the engine's certificate, which \
+                 fanout requires"
+            );
+            let hint = format!("docker context update {name} --docker host=…,ca=<ca.pem>");
+            return Err(Error::new(Kind::Environment, "docker_context", message).with_hint(hint));
         }
         let certificates = contexts.join("tls").join(&id).join("docker");
         Ok(Some(Candidate {

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     container_spec::ContainerSpec,
     engine::{Container, DockerError, Engine},
-    labels::{Foreign, ResourceLabels},
+    labels::ResourceLabels,
 };
-use crate::failure::{Failure, Kind};
+use crate::failure::Error;
 
 /// State of the engine with respect to one project.
 #[derive(Debug, Clone)]
@@ -22,38 +22,6 @@ pub struct EngineState {
     pub missing_images: BTreeSet<String>,
 }
 
-/// Error while inspecting the engine.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineStateError {
-    #[error(transparent)]
-    Foreign(#[from] Foreign),
-    #[error("cannot query the container engine")]
-    Docker(#[from] DockerError),
-}
-
-impl Failure for EngineStateError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Foreign(error) => error.kind(),
-            Self::Docker(_) => Kind::Environment,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Foreign(error) => error.code(),
-            Self::Docker(_) => "docker_failed",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Foreign(error) => error.hint(),
-            Self::Docker(_) => Some("docker info".to_owned()),
-        }
-    }
-}
-
 impl EngineState {
     /// Inspects the containers of these services.
     ///
@@ -64,10 +32,11 @@ impl EngineState {
         engine: Engine,
         owner: &ResourceLabels,
         services: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, EngineStateError> {
+    ) -> Result<Self, Error> {
         let mut containers = BTreeMap::new();
         for service in services {
-            if let Some(found) = engine.container(&owner.container(service)).await? {
+            let found = engine.container(&owner.container(service)).await;
+            if let Some(found) = found.map_err(DockerError::on_query)? {
                 owner.check("container", &found.name, &found.labels)?;
                 containers.insert(service.to_owned(), found);
             }
@@ -88,20 +57,23 @@ impl EngineState {
         &mut self,
         owner: &ResourceLabels,
         specs: impl IntoIterator<Item = &'a ContainerSpec>,
-    ) -> Result<(), EngineStateError> {
+    ) -> Result<(), Error> {
         let network = owner.network();
-        if let Some(found) = self.engine.network(&network).await? {
+        let found = self.engine.network(&network).await;
+        if let Some(found) = found.map_err(DockerError::on_query)? {
             owner.check("network", &network, &found.labels)?;
         }
         for spec in specs {
             for name in spec.volumes.keys() {
-                if let Some(found) = self.engine.volume(name).await? {
+                let found = self.engine.volume(name).await;
+                if let Some(found) = found.map_err(DockerError::on_query)? {
                     owner.check("volume", name, &found.labels)?;
                     self.volumes.insert(name.clone());
                 }
             }
             let image = &spec.container.image;
-            if self.engine.image(image).await?.is_none() {
+            let found = self.engine.image(image).await;
+            if found.map_err(DockerError::on_query)?.is_none() {
                 self.missing_images.insert(image.clone());
             }
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::digest::sha256;
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Command, Error, Hint, Kind, Word},
     stack::{Site, plan::Fingerprint},
 };
 
@@ -25,42 +25,21 @@ const COMPOSE_VERSION: &str = "2.29.0";
 
 type Labels = BTreeMap<String, String>;
 
-/// A container, network or volume with this name exists and belongs to
-/// something else.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{kind} {name} exists and was not created by this project{}",
-    describe_creator(creator.as_ref())
-)]
-pub struct Foreign {
-    /// `container`, `network` or `volume`.
-    pub kind: &'static str,
-    pub name: String,
-    /// Folder of the fanout project that created it, if any.
-    pub creator: Option<String>,
-}
-
 fn describe_creator(folder: Option<&String>) -> String {
     folder.map_or_else(String::new, |folder| {
         format!(", but by the one in {folder}")
     })
 }
 
-impl Failure for Foreign {
-    fn kind(&self) -> Kind {
-        Kind::Refused
-    }
-
-    fn code(&self) -> &'static str {
-        "not_ours"
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(format!(
-            "remove it (docker {} rm {}), or use another name: fanout --project <name> up",
-            self.kind, self.name
-        ))
-    }
+/// Returns the error for a container, network or volume whose name is used by
+/// something else. `creator` is the folder of the fanout project that created
+/// it, if any.
+fn foreign(kind: &str, name: &str, creator: Option<&String>) -> Error {
+    let creator = describe_creator(creator);
+    let message = format!("{kind} {name} exists and was not created by this project{creator}");
+    let remove = format!("remove it (docker {kind} rm {name}), or use another name: ");
+    let up = Command::new("up").global_flag("--project", Word::Placeholder("<name>"));
+    Error::new(Kind::Refused, "not_ours", message).with_hint(Hint::from(remove).command(up))
 }
 
 /// Names and labels of one project.
@@ -109,16 +88,12 @@ impl ResourceLabels {
     ///
     /// # Errors
     /// If the labels are not those of the project.
-    pub fn check(&self, kind: &'static str, name: &str, labels: &Labels) -> Result<(), Foreign> {
+    pub fn check(&self, kind: &str, name: &str, labels: &Labels) -> Result<(), Error> {
         let has = |label: &str, value: &String| labels.get(label) == Some(value);
         if has(PROJECT, &self.project) && has(FOLDER, &self.folder) {
             return Ok(());
         }
-        Err(Foreign {
-            kind,
-            name: name.to_owned(),
-            creator: labels.get(FOLDER).cloned(),
-        })
+        Err(foreign(kind, name, labels.get(FOLDER)))
     }
 
     fn labels(&self, extra: impl IntoIterator<Item = (&'static str, String)>) -> Labels {
@@ -203,6 +178,7 @@ pub fn service(labels: &Labels) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure as _;
 
     fn owner(folder: &str) -> ResourceLabels {
         ResourceLabels {
@@ -233,7 +209,8 @@ mod tests {
     #[test]
     fn resources_of_another_project_or_none_are_foreign() {
         let labels = owner("/a").volume_labels("x");
-        assert_eq!(owner("/a").check("volume", "fanout_x", &labels), Ok(()));
+        let own = owner("/a").check("volume", "fanout_x", &labels);
+        own.expect("a volume of the project");
         let error = owner("/b")
             .check("volume", "fanout_x", &labels)
             .expect_err("another project");

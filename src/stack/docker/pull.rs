@@ -7,10 +7,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     credentials,
-    engine::{Credentials, DockerError, Engine, PullStep},
+    engine::{Credentials, Engine, PullStep},
 };
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Command, Error, Hint, Kind},
     progress::{Event, Progress, Unit},
     time::backoff::Backoff,
 };
@@ -27,79 +27,27 @@ const BACKOFF: Backoff = Backoff {
 /// A pull without progress for this long is aborted and retried.
 const STALL: Duration = Duration::from_secs(120);
 
-/// Error while pulling an image.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    #[error("image {image} is missing, and --pull never forbids pulling it")]
-    Forbidden { image: String },
-    #[error(
-        "the credentials for {image} contain a character that fanout cannot send to the engine"
-    )]
-    Credentials { image: String },
-    #[error("the registry limits pulls of {image}: {message}")]
-    RateLimited { image: String, message: String },
-    #[error("image {image} is not available for this machine's architecture: {message}")]
-    Architecture { image: String, message: String },
-    #[error("image {image} does not exist: {message}")]
-    NoSuchImage { image: String, message: String },
-    #[error("the registry denies access to {image}: {message}")]
-    Denied { image: String, message: String },
-    #[error("image {image} does not fit on the engine's disk: {message}")]
-    Disk { image: String, message: String },
-    #[error("image {image} could not be pulled in {attempts} attempts: {message}")]
-    Transient {
-        image: String,
-        attempts: u32,
-        message: String,
-    },
-    #[error("image {image} cannot be pulled: {message}")]
-    Other { image: String, message: String },
-    #[error(transparent)]
-    Docker(#[from] DockerError),
+/// Returns the error for a missing image that must not be pulled.
+#[must_use]
+pub fn forbidden(image: &str) -> Error {
+    let message = format!("image {image} is missing, and --pull never forbids pulling it");
+    Error::new(Kind::Environment, "image_forbidden", message)
+        .with_hint(Command::new("up").flag("--pull", "missing"))
 }
 
-impl Failure for PullError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Transient { .. } | Self::RateLimited { .. } => Kind::NotReady,
-            _ => Kind::Environment,
-        }
-    }
+fn unsendable_credentials(image: &str) -> Error {
+    let message = format!(
+        "the credentials for {image} contain a character that fanout cannot send to the engine"
+    );
+    Error::new(Kind::Environment, "image_credentials", message)
+        .with_hint(Hint::from(format!("docker pull {image}, then: ")).command(Command::new("up")))
+}
 
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Forbidden { .. } => "image_forbidden",
-            Self::Credentials { .. } => "image_credentials",
-            Self::RateLimited { .. } => "image_rate_limited",
-            Self::Architecture { .. } => "image_architecture",
-            Self::NoSuchImage { .. } => "image_missing",
-            Self::Denied { .. } => "image_denied",
-            Self::Disk { .. } => "image_disk",
-            Self::Transient { .. } => "image_not_pulled",
-            Self::Other { .. } | Self::Docker(_) => "image_failed",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let login = |image: &str| match credentials::registry(image) {
-            hub if hub.starts_with("https://") => "docker login".to_owned(),
-            registry => format!("docker login {registry}"),
-        };
-        Some(match self {
-            Self::Forbidden { .. } => "fanout up --pull missing".to_owned(),
-            Self::Credentials { image } => format!("docker pull {image}, then: fanout up"),
-            Self::RateLimited { image, .. } => format!(
-                "{}, which raises the limit, or wait; then: fanout up",
-                login(image)
-            ),
-            Self::Denied { image, .. } => format!("{}, then: fanout up", login(image)),
-            Self::Architecture { .. } | Self::NoSuchImage { .. } => {
-                "set another in fanout.yaml: services: {<service>: {image: …}}".to_owned()
-            }
-            Self::Disk { .. } => "docker system df".to_owned(),
-            Self::Transient { .. } => "fanout up, which resumes the pull".to_owned(),
-            Self::Other { .. } | Self::Docker(_) => return None,
-        })
+/// Returns the command that logs in to the registry of an image.
+fn login(image: &str) -> String {
+    match credentials::registry(image) {
+        hub if hub.starts_with("https://") => "docker login".to_owned(),
+        registry => format!("docker login {registry}"),
     }
 }
 
@@ -113,14 +61,13 @@ pub async fn pull(
     image: &str,
     config: &Path,
     progress: &dyn Progress,
-) -> Result<(), PullError> {
+) -> Result<(), Error> {
     let credentials = credentials::find(config, image).await;
     if credentials
         .as_ref()
         .is_some_and(|credentials| !credentials.can_be_sent())
     {
-        let image = image.to_owned();
-        return Err(PullError::Credentials { image });
+        return Err(unsendable_credentials(image));
     }
     let report = |what: &str| progress.report(Event::Doing { task: image, what });
     let mut attempts = 0;
@@ -155,7 +102,7 @@ pub async fn pull(
                     task: image,
                     what: "pull failed",
                 });
-                return Err(class.error(image.to_owned(), attempts, message));
+                return Err(class.error(image, attempts, &message));
             }
         }
     }
@@ -301,26 +248,57 @@ fn classify(message: &str) -> ErrorClass {
 }
 
 impl ErrorClass {
-    fn error(self, image: String, attempts: u32, message: String) -> PullError {
-        match self {
-            Self::RateLimited => PullError::RateLimited { image, message },
-            Self::Architecture => PullError::Architecture { image, message },
-            Self::NoSuchImage => PullError::NoSuchImage { image, message },
-            Self::Denied => PullError::Denied { image, message },
-            Self::Disk => PullError::Disk { image, message },
-            Self::Transient => PullError::Transient {
-                image,
-                attempts,
-                message,
-            },
-            Self::Other => PullError::Other { image, message },
+    fn error(self, image: &str, attempts: u32, message: &str) -> Error {
+        let (kind, code) = match self {
+            Self::RateLimited => (Kind::NotReady, "image_rate_limited"),
+            Self::Architecture => (Kind::Environment, "image_architecture"),
+            Self::NoSuchImage => (Kind::Environment, "image_missing"),
+            Self::Denied => (Kind::Environment, "image_denied"),
+            Self::Disk => (Kind::Environment, "image_disk"),
+            Self::Transient => (Kind::NotReady, "image_not_pulled"),
+            Self::Other => (Kind::Environment, "image_failed"),
+        };
+        let problem = match self {
+            Self::RateLimited => format!("the registry limits pulls of {image}"),
+            Self::Architecture => {
+                format!("image {image} is not available for this machine's architecture")
+            }
+            Self::NoSuchImage => format!("image {image} does not exist"),
+            Self::Denied => format!("the registry denies access to {image}"),
+            Self::Disk => format!("image {image} does not fit on the engine's disk"),
+            Self::Transient => format!("image {image} could not be pulled in {attempts} attempts"),
+            Self::Other => format!("image {image} cannot be pulled"),
+        };
+        let error = Error::new(kind, code, format!("{problem}: {message}"));
+        match self.hint(image) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
         }
+    }
+
+    fn hint(self, image: &str) -> Option<Hint> {
+        let up = Command::new("up");
+        Some(match self {
+            Self::RateLimited => {
+                let login = login(image);
+                let hint = format!("{login}, which raises the limit, or wait; then: ");
+                Hint::from(hint).command(up)
+            }
+            Self::Denied => Hint::from(format!("{}, then: ", login(image))).command(up),
+            Self::Architecture | Self::NoSuchImage => {
+                "set another in fanout.yaml: services: {<service>: {image: …}}".into()
+            }
+            Self::Disk => "docker system df".into(),
+            Self::Transient => Hint::from(up).text(", which resumes the pull"),
+            Self::Other => return None,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure as _;
 
     #[test]
     fn engine_errors_are_classified() {
@@ -381,12 +359,12 @@ mod tests {
 
     #[test]
     fn the_hint_names_the_registry_to_log_in_to() {
-        let error = ErrorClass::Denied.error("quay.io/x/y:1".to_owned(), 1, "denied".to_owned());
+        let error = ErrorClass::Denied.error("quay.io/x/y:1", 1, "denied");
         assert_eq!(
             error.hint().expect("a hint"),
             "docker login quay.io, then: fanout up"
         );
-        let error = ErrorClass::RateLimited.error("postgres:17".to_owned(), 1, String::new());
+        let error = ErrorClass::RateLimited.error("postgres:17", 1, "");
         assert!(
             error
                 .hint()

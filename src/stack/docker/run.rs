@@ -5,85 +5,23 @@ use std::time::Duration;
 use super::{
     container_spec::ContainerSpec,
     engine::{Container, DockerError, Engine, Resource},
-    labels::{self, Foreign, ResourceLabels},
+    labels::{self, ResourceLabels},
 };
-use crate::failure::{Failure, Kind};
+use crate::failure::{Command, Error, Kind};
 
 /// How long to wait for a replaced container to exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Error while creating or starting a container.
-#[derive(Debug, thiserror::Error)]
-pub enum ContainerError {
-    #[error(transparent)]
-    Foreign(#[from] Foreign),
-    #[error("a port of {service} is in use: {message}")]
-    Port { service: String, message: String },
-    #[error(
-        "image {image} of {service} is for {}, but the engine's machine is {}",
-        made_for.as_deref().unwrap_or("another architecture"),
-        engine
-    )]
-    Architecture {
-        service: String,
-        image: String,
-        /// Architecture in the image; `None` if it is missing or equal to the
-        /// engine's.
-        made_for: Option<String>,
-        engine: String,
-    },
-    #[error("{action} failed")]
-    Docker {
-        action: String,
-        #[source]
-        source: DockerError,
-    },
-}
-
-impl Failure for ContainerError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Foreign(error) => error.kind(),
-            Self::Port { .. } | Self::Architecture { .. } | Self::Docker { .. } => {
-                Kind::Environment
-            }
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Foreign(error) => error.code(),
-            Self::Port { .. } => "port_taken",
-            Self::Architecture { .. } => "image_architecture",
-            Self::Docker { .. } => "docker_failed",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Foreign(error) => error.hint(),
-            Self::Port { .. } => Some("fanout up --ports auto".to_owned()),
-            Self::Architecture { service, .. } => Some(format!(
-                "set another in fanout.yaml: services: {{{service}: {{image: …}}}}"
-            )),
-            Self::Docker { .. } => Some("docker info".to_owned()),
-        }
-    }
-}
-
-fn docker(action: impl Into<String>) -> impl FnOnce(DockerError) -> ContainerError {
+fn docker(action: impl Into<String>) -> impl FnOnce(DockerError) -> Error {
     let action = action.into();
-    |source| ContainerError::Docker { action, source }
+    move |error| error.during(format!("{action} failed"))
 }
 
 /// Creates the project's network if it is missing.
 ///
 /// # Errors
 /// If its name is used by something else, or the engine refuses.
-pub async fn create_network(
-    engine: &Engine,
-    labels: &ResourceLabels,
-) -> Result<(), ContainerError> {
+pub async fn create_network(engine: &Engine, labels: &ResourceLabels) -> Result<(), Error> {
     let network = Resource {
         name: labels.network(),
         labels: labels.network_labels(),
@@ -94,7 +32,7 @@ pub async fn create_network(
         .await
         .map_err(docker(&action))?
     {
-        Some(found) => Ok(labels.check("network", &network.name, &found.labels)?),
+        Some(found) => labels.check("network", &network.name, &found.labels),
         None => engine
             .create_network(&network)
             .await
@@ -114,7 +52,7 @@ pub async fn start(
     service: &str,
     spec: &ContainerSpec,
     report: impl Fn(&str),
-) -> Result<(), ContainerError> {
+) -> Result<(), Error> {
     let name = &spec.container.name;
     let inspecting = || docker(format!("inspecting container {name}"));
     let found = engine.container(name).await.map_err(inspecting())?;
@@ -143,10 +81,9 @@ pub async fn start(
     report("starting");
     match engine.start(name).await {
         Err(DockerError::Answer { message, .. }) if is_port_error(&message) => {
-            Err(ContainerError::Port {
-                service: service.to_owned(),
-                message,
-            })
+            let message = format!("a port of {service} is in use: {message}");
+            Err(Error::new(Kind::Environment, "port_taken", message)
+                .with_hint(Command::new("up").flag("--ports", "auto")))
         }
         Err(DockerError::Answer { message, .. }) if is_architecture_error(&message) => {
             Err(architecture_error(engine, service, &spec.container.image).await)
@@ -169,21 +106,24 @@ pub fn is_architecture_error(message: &str) -> bool {
 /// Builds the error for an image whose program the engine's machine cannot run.
 /// It is built only after a failed start, because an image for another
 /// architecture may run in an emulator.
-pub async fn architecture_error(engine: &Engine, service: &str, image: &str) -> ContainerError {
+pub async fn architecture_error(engine: &Engine, service: &str, image: &str) -> Error {
     let architecture = engine.image_architecture(image).await.ok().flatten();
-    ContainerError::Architecture {
-        service: service.to_owned(),
-        image: image.to_owned(),
-        made_for: architecture.filter(|name| *name != engine.architecture),
-        engine: engine.architecture.clone(),
-    }
+    // The image may name the engine's architecture and be for another.
+    let architecture = architecture.filter(|name| *name != engine.architecture);
+    let message = format!(
+        "image {image} of {service} is for {}, but the engine's machine is {}",
+        architecture.as_deref().unwrap_or("another architecture"),
+        engine.architecture
+    );
+    let hint = format!("set another in fanout.yaml: services: {{{service}: {{image: …}}}}");
+    Error::new(Kind::Environment, "image_architecture", message).with_hint(hint)
 }
 
 async fn remove_container(
     engine: &Engine,
     found: &Container,
     report: &impl Fn(&str),
-) -> Result<(), ContainerError> {
+) -> Result<(), Error> {
     let name = &found.name;
     if found.is_running() {
         report("stopping");
@@ -200,7 +140,7 @@ async fn create_volumes(
     engine: &Engine,
     labels: &ResourceLabels,
     spec: &ContainerSpec,
-) -> Result<(), ContainerError> {
+) -> Result<(), Error> {
     for (name, short) in &spec.volumes {
         let creating = || docker(format!("creating volume {name}"));
         if let Some(found) = engine.volume(name).await.map_err(creating())? {
@@ -220,7 +160,7 @@ async fn create(
     engine: &Engine,
     labels: &ResourceLabels,
     spec: &ContainerSpec,
-) -> Result<(), ContainerError> {
+) -> Result<(), Error> {
     let name = &spec.container.name;
     let creating = docker(format!("creating container {name}"));
     match engine.create(&spec.container).await {

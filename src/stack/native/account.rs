@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Command, Error, Hint, Kind},
     stack::{
         files,
         home::{ROOT_CACHE, ROOT_HOME},
@@ -29,33 +29,6 @@ pub struct Account {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
-}
-
-/// Error while running a server as another user.
-#[derive(Debug, thiserror::Error)]
-pub enum AccountError {
-    #[error(
-        "{service} must not run as root, and this machine has no user {}",
-        CANDIDATES.join(" or ")
-    )]
-    NoUser { service: String },
-    #[error(
-        "{service} runs as user {user}, which cannot reach its {needed}: {} is not accessible",
-        closed_folder.display()
-    )]
-    Closed {
-        service: String,
-        user: String,
-        needed: Needed,
-        closed_folder: PathBuf,
-    },
-    #[error("cannot change the owner of {} to {user}", path.display())]
-    Chown {
-        path: PathBuf,
-        user: String,
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Files that a server must be able to reach.
@@ -79,44 +52,38 @@ impl std::fmt::Display for Needed {
     }
 }
 
-impl Failure for AccountError {
-    fn kind(&self) -> Kind {
-        Kind::Environment
-    }
+fn closed_error(service: &str, user: &str, needed: Needed, closed_folder: &Path) -> Error {
+    let message = format!(
+        "{service} runs as user {user}, which cannot reach its {needed}: {} is not accessible",
+        closed_folder.display()
+    );
+    Error::new(Kind::Environment, "folder_closed", message).with_hint(fix(needed, closed_folder))
+}
 
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NoUser { .. } => "no_unprivileged_user",
-            Self::Closed { .. } => "folder_closed",
-            Self::Chown { .. } => "chown",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoUser { .. } => Some("useradd --system postgres".to_owned()),
-            Self::Closed { needed, closed_folder, .. } => Some(fix_command(*needed, closed_folder)),
-            Self::Chown { .. } => Some(
-                "use a folder on a disk that supports owners: FANOUT_HOME=/var/lib/fanout fanout up"
-                    .to_owned(),
-            ),
-        }
-    }
+fn chown_error(path: &Path, user: &str, source: io::Error) -> Error {
+    let message = format!("cannot change the owner of {} to {user}", path.display());
+    let home = format!("FANOUT_HOME={ROOT_HOME}");
+    let hint = Hint::from(format!(
+        "use a folder on a disk that supports owners: {home} "
+    ));
+    Error::new(Kind::Environment, "chown", message)
+        .with_hint(hint.command(Command::new("up")))
+        .caused_by(source)
 }
 
 /// Returns the command that fixes it: opening the folder if it is in root's
 /// default folder, otherwise using that folder.
-fn fix_command(needed: Needed, closed_folder: &Path) -> String {
-    let (default_folder, alternative) = match needed {
-        Needed::Data => (ROOT_HOME, format!("FANOUT_HOME={ROOT_HOME} fanout up")),
-        Needed::Install => (ROOT_CACHE, format!("FANOUT_CACHE={ROOT_CACHE} fanout up")),
-        Needed::Program => ("/usr/bin", "PATH=/usr/bin:$PATH fanout up".to_owned()),
+fn fix(needed: Needed, closed_folder: &Path) -> Hint {
+    let (default_folder, assignment) = match needed {
+        Needed::Data => (ROOT_HOME, format!("FANOUT_HOME={ROOT_HOME}")),
+        Needed::Install => (ROOT_CACHE, format!("FANOUT_CACHE={ROOT_CACHE}")),
+        Needed::Program => ("/usr/bin", "PATH=/usr/bin:$PATH".to_owned()),
     };
     let default_folder = Path::new(default_folder);
     if closed_folder.starts_with(default_folder) || default_folder.starts_with(closed_folder) {
-        format!("chmod 755 {}", closed_folder.display())
+        format!("chmod 755 {}", closed_folder.display()).into()
     } else {
-        alternative
+        Hint::from(assignment + " ").command(Command::new("up"))
     }
 }
 
@@ -125,7 +92,7 @@ fn fix_command(needed: Needed, closed_folder: &Path) -> String {
 ///
 /// # Errors
 /// If fanout is root and none of the users exists.
-pub fn unprivileged(service: &str) -> Result<Option<Account>, AccountError> {
+pub fn unprivileged(service: &str) -> Result<Option<Account>, Error> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
@@ -139,8 +106,13 @@ pub fn unprivileged(service: &str) -> Result<Option<Account>, AccountError> {
                 gid: user.gid.as_raw(),
             })
         })
-        .ok_or_else(|| AccountError::NoUser {
-            service: service.to_owned(),
+        .ok_or_else(|| {
+            let message = format!(
+                "{service} must not run as root, and this machine has no user {}",
+                CANDIDATES.join(" or ")
+            );
+            Error::new(Kind::Environment, "no_unprivileged_user", message)
+                .with_hint("useradd --system postgres")
         })
 }
 
@@ -150,19 +122,9 @@ impl Account {
     ///
     /// # Errors
     /// Returns the outermost folder that is closed to the user.
-    pub fn check_reach(
-        &self,
-        service: &str,
-        needed: Needed,
-        path: &Path,
-    ) -> Result<(), AccountError> {
+    pub fn check_reach(&self, service: &str, needed: Needed, path: &Path) -> Result<(), Error> {
         match self.closed_folder(path) {
-            Some(closed_folder) => Err(AccountError::Closed {
-                service: service.to_owned(),
-                user: self.name.clone(),
-                needed,
-                closed_folder,
-            }),
+            Some(folder) => Err(closed_error(service, &self.name, needed, &folder)),
             None => Ok(()),
         }
     }
@@ -204,7 +166,7 @@ impl Account {
     ///
     /// # Errors
     /// If the owner cannot be changed.
-    pub fn change_owner_of_data(&self, folder: &Path) -> Result<(), AccountError> {
+    pub fn change_owner_of_data(&self, folder: &Path) -> Result<(), Error> {
         if !self.is_owned_by_another(folder) {
             return Ok(());
         }
@@ -212,11 +174,7 @@ impl Account {
         // link.
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         self.change_owner(&folder)
-            .map_err(|source| AccountError::Chown {
-                path: folder,
-                user: self.name.clone(),
-                source,
-            })
+            .map_err(|source| chown_error(&folder, &self.name, source))
     }
 
     /// Changes the owner recursively, following no links below `folder`.
@@ -242,12 +200,9 @@ impl Account {
     ///
     /// # Errors
     /// If the path exists already, or the owner cannot be changed.
-    pub fn create_folder(&self, path: &Path) -> Result<(), AccountError> {
-        files::given_folder(path, self.uid, self.gid).map_err(|source| AccountError::Chown {
-            path: path.to_owned(),
-            user: self.name.clone(),
-            source,
-        })
+    pub fn create_folder(&self, path: &Path) -> Result<(), Error> {
+        files::given_folder(path, self.uid, self.gid)
+            .map_err(|source| chown_error(path, &self.name, source))
     }
 }
 
@@ -256,6 +211,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
+    use crate::failure::Failure as _;
 
     #[test]
     fn the_closed_folder_is_named() {

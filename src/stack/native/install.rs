@@ -19,20 +19,18 @@ use tokio::{
 };
 
 use super::{
-    account,
-    checksums::{self, ChecksumError},
-    environment,
-    process::{self, OnDrop, ProcessError},
+    account, checksums, environment,
+    process::{self, OnDrop},
     programs::{self, Missing},
     python,
     task::{self, Launch},
 };
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Command, Error, Hint, Kind},
     progress::{Event, Progress, Unit},
     stack::{
         Site,
-        definition::{self, DefinitionError, Install, Program, Source},
+        definition::{self, Install, Program, Source},
         files,
         lock::Lock,
         plan::Fingerprint,
@@ -48,88 +46,31 @@ const TICK: Duration = Duration::from_millis(500);
 /// Number of output lines shown for a failed install.
 const SHOWN_LINES: usize = 15;
 
-/// Error while installing.
-#[derive(Debug, thiserror::Error)]
-pub enum InstallError {
-    #[error("{name} is not installed, and --pull never forbids installing it")]
-    Forbidden { name: String },
-    #[error(
-        "{name} could not be installed: {command} ended with {status}{}",
-        super::process::lines(output)
-    )]
-    Failed {
-        name: String,
-        command: String,
-        status: String,
-        output: Vec<String>,
-    },
-    #[error("{name} could not be installed: {command} did nothing for {} s{}", STALL.as_secs(), super::process::lines(output))]
-    Stalled {
-        name: String,
-        command: String,
-        output: Vec<String>,
-    },
-    #[error("{name} was downloaded but failed verification")]
-    Checksum {
-        name: String,
-        #[source]
-        source: ChecksumError,
-    },
-    #[error("{} cannot be used", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
+/// Returns the error for a missing install that must not be installed.
+#[must_use]
+pub fn forbidden(name: &str) -> Error {
+    let message = format!("{name} is not installed, and --pull never forbids installing it");
+    Error::new(Kind::Environment, "install_forbidden", message)
+        .with_hint(Command::new("up").flag("--pull", "missing"))
 }
 
-impl Failure for InstallError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Stalled { .. } => Kind::NotReady,
-            Self::Forbidden { .. }
-            | Self::Failed { .. }
-            | Self::Checksum { .. }
-            | Self::File { .. } => Kind::Environment,
-            Self::Definition(error) => error.kind(),
-            Self::Process(error) => error.kind(),
-        }
-    }
+/// Returns the error for an install whose command did not succeed.
+fn not_installed(kind: Kind, code: &'static str, name: &str, problem: &str) -> Error {
+    let hint = "check that the package registry (or its mirror) is reachable, then: ";
+    Error::new(
+        kind,
+        code,
+        format!("{name} could not be installed: {problem}"),
+    )
+    .with_hint(Hint::from(hint).command(Command::new("up")))
+}
 
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Forbidden { .. } => "install_forbidden",
-            Self::Failed { .. } => "install_failed",
-            Self::Stalled { .. } => "install_stalled",
-            Self::Checksum { .. } => "install_checksum",
-            Self::File { .. } => "cache_unreachable",
-            Self::Definition(error) => error.code(),
-            Self::Process(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Forbidden { .. } => Some("fanout up --pull missing".to_owned()),
-            Self::Failed { .. } | Self::Stalled { .. } => Some(
-                "check that the package registry (or its mirror) is reachable, then: fanout up"
-                    .to_owned(),
-            ),
-            Self::Checksum { .. } => Some(
-                "find out who changed the file; if Maven's copy (~/.m2/repository) is \
-                 damaged, remove it there, then: fanout up"
-                    .to_owned(),
-            ),
-            Self::File { .. } => {
-                Some("use a folder of your own: FANOUT_CACHE=<folder> fanout up".to_owned())
-            }
-            Self::Definition(_) | Self::Process(_) => None,
-        }
-    }
+fn file_error(path: &Path, source: io::Error) -> Error {
+    let message = format!("{} cannot be used", path.display());
+    let hint = Hint::from("use a folder of your own: FANOUT_CACHE=<folder> ");
+    Error::new(Kind::Environment, "cache_unreachable", message)
+        .with_hint(hint.command(Command::new("up")))
+        .caused_by(source)
 }
 
 /// Returns whether `install` exists, is complete and works.
@@ -182,24 +123,18 @@ pub async fn ensure(
     install: &Install,
     reinstall: bool,
     progress: &dyn Progress,
-) -> Result<(), InstallError> {
+) -> Result<(), Error> {
     let target = site.install_folder(install);
     let lock_path = target.with_file_name(format!("{}.lock", install.folder));
     if let Some(folder) = target.parent() {
-        files::shared_folder(folder).map_err(|source| InstallError::File {
-            path: folder.to_owned(),
-            source,
-        })?;
+        files::shared_folder(folder).map_err(|source| file_error(folder, source))?;
     }
     let _lock = wait_for_lock(&lock_path, name, progress).await?;
     if !reinstall && is_installed(site, install) {
         return Ok(());
     }
     let partial = target.with_file_name(format!("{}.partial", install.folder));
-    let on_partial = |source| InstallError::File {
-        path: partial.clone(),
-        source,
-    };
+    let on_partial = |source| file_error(&partial, source);
     process::end_holders(&partial.with_extension("tether"), name).await?;
     remove(&partial).map_err(on_partial)?;
     files::own_folder(&partial, 0o755).map_err(on_partial)?;
@@ -215,16 +150,17 @@ pub async fn ensure(
     } = &install.from
     {
         let list = definition::asset(checksums)?;
-        checksums::check(&partial.join(into), list).map_err(|source| InstallError::Checksum {
-            name: name.to_owned(),
-            source,
+        checksums::check(&partial.join(into), list).map_err(|source| {
+            let message = format!("{name} was downloaded but failed verification");
+            let hint = "find out who changed the file; if Maven's copy (~/.m2/repository) is \
+                        damaged, remove it there, then: ";
+            Error::new(Kind::Environment, "install_checksum", message)
+                .with_hint(Hint::from(hint).command(Command::new("up")))
+                .caused_by(source)
         })?;
     }
     make_readable(&partial).map_err(on_partial)?;
-    move_into_place(&partial, &target).map_err(|source| InstallError::File {
-        path: target,
-        source,
-    })?;
+    move_into_place(&partial, &target).map_err(|source| file_error(&target, source))?;
     progress.report(Event::Done {
         task: name,
         what: "installed",
@@ -272,17 +208,10 @@ fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-async fn wait_for_lock(
-    path: &Path,
-    name: &str,
-    progress: &dyn Progress,
-) -> Result<Lock, InstallError> {
+async fn wait_for_lock(path: &Path, name: &str, progress: &dyn Progress) -> Result<Lock, Error> {
     let mut is_reported = false;
     loop {
-        let tried = Lock::try_at(path).map_err(|source| InstallError::File {
-            path: path.to_owned(),
-            source,
-        })?;
+        let tried = Lock::try_at(path).map_err(|source| file_error(path, source))?;
         let holder = match tried {
             Ok(lock) => return Ok(lock),
             Err(holder) => holder,
@@ -300,11 +229,7 @@ async fn wait_for_lock(
 }
 
 /// Returns the commands that install into `partial`.
-fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, InstallError> {
-    let on_file = |path: &Path| {
-        let path = path.to_owned();
-        |source| InstallError::File { path, source }
-    };
+fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Error> {
     let folder = partial.display();
     let to_strings =
         |line: &[&str]| -> Vec<String> { line.iter().map(ToString::to_string).collect() };
@@ -312,7 +237,8 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
         Source::Maven { pom, into, .. } => {
             let file = partial.join("pom.xml");
             let text = definition::asset(pom)?;
-            files::write_atomically(&file, text.as_bytes()).map_err(on_file(&file))?;
+            files::write_atomically(&file, text.as_bytes())
+                .map_err(|source| file_error(&file, source))?;
             let (file, output) = (file.display().to_string(), partial.join(into));
             let output = format!("-DoutputDirectory={}", output.display());
             let goal = "dependency:copy-dependencies";
@@ -328,7 +254,8 @@ fn commands(install: &Install, partial: &Path) -> Result<Vec<Vec<String>>, Insta
             let found = found.unwrap_or_else(|_| PathBuf::from("python3"));
             let file = partial.join("requirements.txt");
             let text = definition::asset(requirements)?;
-            files::write_atomically(&file, text.as_bytes()).map_err(on_file(&file))?;
+            files::write_atomically(&file, text.as_bytes())
+                .map_err(|source| file_error(&file, source))?;
             let python = format!("{folder}/bin/python3");
             let mut pip = to_strings(&[&python, "-m", "pip", "install", "--no-deps", "--no-input"]);
             // Building a package would fetch more packages than listed.
@@ -359,13 +286,12 @@ async fn run_command(
     command: Vec<String>,
     partial: &Path,
     progress: &dyn Progress,
-) -> Result<(), InstallError> {
+) -> Result<(), Error> {
     let program = command.first().cloned().unwrap_or_default();
-    let failed = |status: String, output: Vec<String>| InstallError::Failed {
-        name: name.to_owned(),
-        command: program.clone(),
-        status,
-        output,
+    let failed = |status: String, output: &[String]| {
+        let output = process::lines(output);
+        let problem = format!("{program} ended with {status}{output}");
+        not_installed(Kind::Environment, "install_failed", name, &problem)
     };
     let launch = Launch {
         record: None,
@@ -381,7 +307,7 @@ async fn run_command(
     let outputs = (Stdio::piped(), Stdio::piped());
     let mut child = process::spawn(&site.fanout, &launch, outputs, OnDrop::Kill)
         .await
-        .map_err(|error| failed(error.to_string(), Vec::new()))?;
+        .map_err(|error| failed(error.to_string(), &[]))?;
     let output = RecentOutput::default();
     output.follow(child.stdout.take());
     output.follow(child.stderr.take());
@@ -390,13 +316,18 @@ async fn run_command(
         Some(status) => {
             // The last lines may not have been read yet.
             sleep(TICK).await;
-            Err(failed(status.to_string(), output.last_lines()))
+            Err(failed(status.to_string(), &output.last_lines()))
         }
-        None => Err(InstallError::Stalled {
-            name: name.to_owned(),
-            command: program,
-            output: output.last_lines(),
-        }),
+        None => {
+            let (stall, output) = (STALL.as_secs(), process::lines(&output.last_lines()));
+            let problem = format!("{program} did nothing for {stall} s{output}");
+            Err(not_installed(
+                Kind::NotReady,
+                "install_stalled",
+                name,
+                &problem,
+            ))
+        }
     }
 }
 

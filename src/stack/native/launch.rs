@@ -16,7 +16,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -32,7 +32,7 @@ use super::{
     task::{LAUNCH, Launch, Task},
 };
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
     stack::{
         files::{self, write_atomically},
         plan::Fingerprint,
@@ -58,46 +58,21 @@ pub struct Record {
     pub fingerprint: Fingerprint,
 }
 
-/// Error before the process became the server.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    #[error("stdin contains no valid task")]
-    Malformed(#[from] serde_json::Error),
-    #[error("{} is held by another process of the service", path.display())]
-    Tethered { path: PathBuf },
-    #[error("the launch has no command")]
-    NoCommand,
-    #[error("{action} failed")]
-    System {
-        action: String,
-        #[source]
-        source: io::Error,
-    },
+fn malformed(error: serde_json::Error) -> Error {
+    Error::new(
+        Kind::Usage,
+        "launch_malformed",
+        "stdin contains no valid task",
+    )
+    .caused_by(error)
 }
 
-impl Failure for LaunchError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Malformed(_) | Self::NoCommand => Kind::Usage,
-            Self::Tethered { .. } => Kind::Refused,
-            Self::System { .. } => Kind::Environment,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed(_) | Self::NoCommand => "launch_malformed",
-            Self::Tethered { .. } => "launch_tethered",
-            Self::System { .. } => "launch_failed",
-        }
-    }
-}
-
-fn system<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> LaunchError {
+fn system<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Error {
     let action = action.into();
-    |error| LaunchError::System {
-        action,
-        source: error.into(),
+    move |error| {
+        let source: io::Error = error.into();
+        let message = format!("{action} failed");
+        Error::new(Kind::Environment, "launch_failed", message).caused_by(source)
     }
 }
 
@@ -114,13 +89,13 @@ pub fn is_asked_for(arguments: impl IntoIterator<Item = OsString>) -> bool {
 ///
 /// # Errors
 /// If the task fails.
-pub fn launch() -> Result<(), LaunchError> {
+pub fn launch() -> Result<(), Error> {
     close_inherited();
     let mut input = BufReader::new(io::stdin().lock());
     let mut line = String::new();
     let read = input.read_line(&mut line);
     read.map_err(system("reading stdin"))?;
-    match serde_json::from_str(&line)? {
+    match serde_json::from_str(&line).map_err(malformed)? {
         Task::Serve(launch) => match serve(&launch)? {},
         Task::WriteLog(log) => {
             let path = log.path.display().to_string();
@@ -129,8 +104,11 @@ pub fn launch() -> Result<(), LaunchError> {
     }
 }
 
-fn serve(launch: &Launch) -> Result<std::convert::Infallible, LaunchError> {
-    let (program, arguments) = launch.command.split_first().ok_or(LaunchError::NoCommand)?;
+fn serve(launch: &Launch) -> Result<std::convert::Infallible, Error> {
+    let (program, arguments) = launch
+        .command
+        .split_first()
+        .ok_or_else(|| Error::new(Kind::Usage, "launch_malformed", "the launch has no command"))?;
     // Fails only if the process already leads a session.
     let _ = nix::unistd::setsid();
     umask(Mode::from_bits_truncate(launch.umask));
@@ -193,7 +171,7 @@ fn replace_stdin(input: &str) -> io::Result<()> {
 }
 
 /// Locks the tether, so that a service never runs twice.
-fn lock_tether(path: &Path) -> Result<File, LaunchError> {
+fn lock_tether(path: &Path) -> Result<File, Error> {
     let mut options = File::options();
     options.write(true).create(true).truncate(false);
     let file =
@@ -206,9 +184,9 @@ fn lock_tether(path: &Path) -> Result<File, LaunchError> {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(LaunchError::Tethered {
-                    path: path.to_owned(),
-                });
+                let path = path.display();
+                let message = format!("{path} is held by another process of the service");
+                return Err(Error::new(Kind::Refused, "launch_tethered", message));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(system(format!("locking {}", path.display()))(error));
@@ -217,7 +195,7 @@ fn lock_tether(path: &Path) -> Result<File, LaunchError> {
     }
 }
 
-fn write_record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchError> {
+fn write_record(path: &Path, fingerprint: &Fingerprint) -> Result<(), Error> {
     let process = Identity::read(std::process::id().cast_signed())
         .ok_or_else(|| system("reading /proc")(io::Error::from(io::ErrorKind::NotFound)))?;
     let record = Record {
@@ -226,7 +204,7 @@ fn write_record(path: &Path, fingerprint: &Fingerprint) -> Result<(), LaunchErro
         started_ms: jiff::Timestamp::now().as_millisecond(),
         fingerprint: fingerprint.clone(),
     };
-    let text = serde_json::to_vec(&record)?;
+    let text = serde_json::to_vec(&record).map_err(malformed)?;
     write_atomically(path, &text).map_err(system(format!("writing {}", path.display())))
 }
 

@@ -1,104 +1,44 @@
 //! Prepares a service on disk before its process starts: its files and its
 //! data. The data is created in a temporary folder and renamed when complete.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{fs, io, path::Path, process::Stdio, time::Duration};
 
 use nix::unistd::Gid;
 
 use super::{
-    account::{self, Account, AccountError, Needed},
+    account::{self, Account, Needed},
     process::{self, OnDrop},
     process_spec::ProcessSpec,
     task::{self, Launch},
 };
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Command, Error, Kind},
     stack::{
         Site,
         definition::{self, Prepare, User},
         files,
-        home::ProjectDir,
+        home::{OTHER_HOME, ProjectDir},
         plan::Fingerprint,
+        renderer,
     },
-    text::template::TemplateError,
 };
 
 /// Number of output lines shown for a failed command.
 const SHOWN_LINES: usize = 12;
 
-/// Error while preparing a service.
-#[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
-    #[error("cannot create {}", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error(
-        "the data of {service} could not be created: {command} ended with {status}{}",
-        super::process::lines(output)
-    )]
-    Command {
-        service: String,
-        command: String,
-        status: String,
-        output: Vec<String>,
-    },
-    #[error("the data of {service} was not created within {seconds} s")]
-    Timeout { service: String, seconds: u64 },
-    #[error("cannot render the definition of {service}")]
-    Template {
-        service: String,
-        #[source]
-        source: TemplateError,
-    },
-    #[error(transparent)]
-    Account(#[from] AccountError),
-}
-
-impl Failure for PrepareError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::File { .. } => Kind::Environment,
-            Self::Command { .. } | Self::Template { .. } => Kind::Failed,
-            Self::Timeout { .. } => Kind::NotReady,
-            Self::Account(error) => error.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::File { .. } => "home_unreachable",
-            Self::Command { .. } => "prepare_failed",
-            Self::Template { .. } => "stack_definition",
-            Self::Timeout { .. } => "prepare_not_ready",
-            Self::Account(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::File { .. } => {
-                Some("use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
-            }
-            Self::Account(error) => error.hint(),
-            Self::Command { .. } => Some("fanout doctor".to_owned()),
-            Self::Timeout { .. } => Some("fanout up --timeout 10m".to_owned()),
-            Self::Template { .. } => None,
-        }
-    }
+/// Returns the error for data that was not created in time.
+pub(in crate::stack) fn timeout_error(service: &str, timeout: Duration) -> Error {
+    let seconds = timeout.as_secs();
+    let message = format!("the data of {service} was not created within {seconds} s");
+    Error::new(Kind::NotReady, "prepare_not_ready", message)
+        .with_hint(Command::new("up").flag("--timeout", "10m"))
 }
 
 /// Creates the folders that all services share.
 ///
 /// # Errors
 /// If a folder cannot be created.
-pub fn project_folders(dir: &ProjectDir) -> Result<(), PrepareError> {
+pub fn project_folders(dir: &ProjectDir) -> Result<(), Error> {
     for (folder, mode) in [
         ("data", files::passable()),
         ("conf", files::passable()),
@@ -120,7 +60,7 @@ pub fn account(
     dir: &ProjectDir,
     service: &str,
     spec: &ProcessSpec,
-) -> Result<Option<Account>, AccountError> {
+) -> Result<Option<Account>, Error> {
     let account = match spec.way.user {
         User::Own => None,
         User::Unprivileged => account::unprivileged(service)?,
@@ -147,7 +87,7 @@ pub async fn prepare(
     service: &str,
     spec: &ProcessSpec,
     account: Option<&Account>,
-) -> Result<(), PrepareError> {
+) -> Result<(), Error> {
     let conf = site.dir().conf(service);
     if spec.data.exists() {
         // No process of the service is left at this point.
@@ -166,10 +106,7 @@ pub async fn prepare(
         Some(account) => account.create_folder(&new)?,
         None => files::own_folder(&new, 0o700).map_err(file_error(&new))?,
     }
-    let template = |source| PrepareError::Template {
-        service: service.to_owned(),
-        source,
-    };
+    let template = |source| renderer::template_error(service, source);
     let data = new.display().to_string();
     let mut files = spec.files.clone();
     for (name, asset) in &spec.way.files {
@@ -199,13 +136,14 @@ async fn run(
     spec: &ProcessSpec,
     step: Prepare,
     (data, account): (&Path, Option<&Account>),
-) -> Result<(), PrepareError> {
+) -> Result<(), Error> {
     let command = step.run.first().cloned().unwrap_or_default();
-    let failed = |status: String, output: Vec<String>| PrepareError::Command {
-        service: service.to_owned(),
-        command,
-        status,
-        output,
+    let failed = |status: String, output: &[String]| {
+        let output = process::lines(output);
+        let message = format!(
+            "the data of {service} could not be created: {command} ended with {status}{output}"
+        );
+        Error::new(Kind::Failed, "prepare_failed", message).with_hint(Command::new("doctor"))
     };
     let launch = Launch {
         record: None,
@@ -226,12 +164,12 @@ async fn run(
     let output = match output.await {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => output,
-        Err(error) => return Err(failed(error.to_string(), Vec::new())),
+        Err(error) => return Err(failed(error.to_string(), &[])),
     };
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let last_lines = lines[lines.len().saturating_sub(SHOWN_LINES)..].to_vec();
+    let last_lines = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
     Err(failed(output.status.to_string(), last_lines))
 }
 
@@ -242,7 +180,7 @@ fn write_files(
     conf: &Path,
     texts: &std::collections::BTreeMap<String, String>,
     account: Option<&Account>,
-) -> Result<(), PrepareError> {
+) -> Result<(), Error> {
     let reader = account.map(|account| Gid::from_raw(account.gid));
     files::readable_folder(conf, reader).map_err(file_error(conf))?;
     for (name, text) in texts {
@@ -256,7 +194,7 @@ fn write_files(
 ///
 /// # Errors
 /// If something in the folder cannot be removed.
-pub fn remove(path: &Path) -> Result<(), PrepareError> {
+pub fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(path)(error)),
         _ => Ok(()),
@@ -271,7 +209,11 @@ fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
-    let path = path.to_owned();
-    |source| PrepareError::File { path, source }
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let message = format!("cannot create {}", path.display());
+    |source| {
+        Error::new(Kind::Environment, "home_unreachable", message)
+            .with_hint(OTHER_HOME)
+            .caused_by(source)
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -25,10 +25,10 @@ use super::{
     task::{LAUNCH, Launch, Task},
 };
 use crate::{
-    failure::{Failure, Kind},
+    failure::{self, Error, Kind},
     stack::{
         definition::StopSignal,
-        home::ProjectDir,
+        home::{OTHER_HOME, ProjectDir},
         log_file::LogFile,
         proc::{self, Identity},
     },
@@ -48,24 +48,22 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a started process may take to write its record.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Error while starting or stopping a process.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    #[error("{service} did not start{}", lines(log))]
-    NotStarted {
-        service: String,
-        log: Vec<String>,
-        #[source]
-        source: Option<io::Error>,
-    },
-    #[error("{service} (pid {pid}) did not exit even after being killed")]
-    NotStopped { service: String, pid: i32 },
-    #[error("{} cannot be used", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+fn not_started(service: &str, log: &[String]) -> Error {
+    let message = format!("{service} did not start{}", lines(log));
+    Error::new(Kind::Failed, "service_not_started", message)
+        .with_hint(failure::Command::new("logs").argument(service))
+}
+
+fn not_stopped(service: &str, pid: i32) -> Error {
+    let message = format!("{service} (pid {pid}) did not exit even after being killed");
+    Error::new(Kind::Failed, "service_not_stopped", message)
+}
+
+fn file_error(path: &Path, source: io::Error) -> Error {
+    let message = format!("{} cannot be used", path.display());
+    Error::new(Kind::Environment, "home_unreachable", message)
+        .with_hint(OTHER_HOME)
+        .caused_by(source)
 }
 
 /// Formats log lines for the end of a message, escaped for the terminal.
@@ -77,33 +75,6 @@ pub fn lines(log: &[String]) -> String {
     let harmless = |line: &String| format!("\n  {}", escape(&line.replace('\t', "    ")));
     let indented: Vec<String> = log.iter().map(harmless).collect();
     format!("; last log lines:{}", indented.concat())
-}
-
-impl Failure for ProcessError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::NotStarted { .. } | Self::NotStopped { .. } => Kind::Failed,
-            Self::File { .. } => Kind::Environment,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NotStarted { .. } => "service_not_started",
-            Self::NotStopped { .. } => "service_not_stopped",
-            Self::File { .. } => "home_unreachable",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NotStarted { service, .. } => Some(format!("fanout logs {service}")),
-            Self::NotStopped { .. } => None,
-            Self::File { .. } => {
-                Some("use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned())
-            }
-        }
-    }
 }
 
 /// How a service was stopped.
@@ -203,15 +174,11 @@ pub async fn start(
     fanout: &Path,
     launch: &Launch,
     log: LogFile,
-) -> Result<StartedProcess, ProcessError> {
-    let failed = |source: io::Error| ProcessError::NotStarted {
-        service: service.to_owned(),
-        log: Vec::new(),
-        source: Some(source),
-    };
+) -> Result<StartedProcess, Error> {
+    let failed = |source: io::Error| not_started(service, &[]).caused_by(source);
     let path = log.path.clone();
     let outputs = log_writer::start(dir, service, fanout, log).await;
-    let outputs = outputs.map_err(|source| ProcessError::File { path, source })?;
+    let outputs = outputs.map_err(|source| file_error(&path, source))?;
     let mut child = spawn(fanout, launch, outputs, OnDrop::Keep)
         .await
         .map_err(failed)?;
@@ -230,11 +197,8 @@ pub async fn start(
         }
     }
     log_writer::wait_until_written(dir, service).await;
-    Err(ProcessError::NotStarted {
-        service: service.to_owned(),
-        log: crate::stack::logs::last_lines(&dir.log(service), 10),
-        source: None,
-    })
+    let log = crate::stack::logs::last_lines(&dir.log(service), 10);
+    Err(not_started(service, &log))
 }
 
 /// Stops a service: sends the signal, kills the process after `timeout`, then
@@ -248,7 +212,7 @@ pub async fn stop(
     service: &str,
     signal: StopSignal,
     timeout: Duration,
-) -> Result<StopOutcome, ProcessError> {
+) -> Result<StopOutcome, Error> {
     let mut outcome = StopOutcome::NotRunning;
     if let Some(Record { process, .. }) = running(dir, service) {
         let pid = Pid::from_raw(process.pid);
@@ -259,10 +223,7 @@ pub async fn stop(
             outcome = StopOutcome::Killed;
             let _ = killpg(pid, Signal::SIGKILL);
             if !wait_until(KILL_TIMEOUT, || !process.is_alive()).await {
-                return Err(ProcessError::NotStopped {
-                    service: service.to_owned(),
-                    pid: process.pid,
-                });
+                return Err(not_stopped(service, process.pid));
             }
         }
     }
@@ -273,10 +234,7 @@ pub async fn stop(
     }
     let record = dir.record(service);
     match fs::remove_file(&record) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ProcessError::File {
-            path: record,
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file_error(&record, source)),
         _ => Ok(outcome),
     }
 }
@@ -287,10 +245,7 @@ pub async fn stop(
 ///
 /// # Errors
 /// If a process survives being killed.
-pub async fn end_holders(
-    tether: &Path,
-    service: &str,
-) -> Result<Option<LeftoverOutcome>, ProcessError> {
+pub async fn end_holders(tether: &Path, service: &str) -> Result<Option<LeftoverOutcome>, Error> {
     let holders = || proc::holders_of(tether);
     let signal = |signal| {
         for pid in holders() {
@@ -311,10 +266,8 @@ pub async fn end_holders(
     if wait_until(KILL_TIMEOUT, || holders().is_empty()).await {
         return Ok(Some(LeftoverOutcome::Killed));
     }
-    Err(ProcessError::NotStopped {
-        service: service.to_owned(),
-        pid: holders().first().copied().unwrap_or_default(),
-    })
+    let pid = holders().first().copied().unwrap_or_default();
+    Err(not_stopped(service, pid))
 }
 
 /// Polls until `condition` holds or `timeout` has passed. Returns whether it

@@ -14,12 +14,12 @@ use super::{
     values,
 };
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
     stack::{
         definition::{self, User, Way},
         log_file::LogFile,
         plan::Fingerprint,
-        renderer::{self, RenderError, TemplateRenderer},
+        renderer::{self, TemplateRenderer, settings_error},
         resolve::Service,
         values::flatten_settings,
     },
@@ -48,38 +48,6 @@ pub struct ProcessSpec {
     values: Values,
 }
 
-/// Error while building a process spec.
-#[derive(Debug, thiserror::Error)]
-pub enum SpecError {
-    #[error("{service} cannot run as a process on this machine")]
-    NoWay { service: String },
-    #[error(transparent)]
-    Fill(#[from] RenderError),
-}
-
-impl Failure for SpecError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::NoWay { .. } => Kind::Environment,
-            Self::Fill(error) => error.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NoWay { .. } => "no_native_way",
-            Self::Fill(error) => error.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoWay { .. } => None,
-            Self::Fill(error) => error.hint(),
-        }
-    }
-}
-
 /// Builds the process spec of `service`: for the `recorded` variant if its data
 /// exists, otherwise for the first variant whose programs are all installed and
 /// new enough.
@@ -90,12 +58,12 @@ pub fn process_spec(
     service: &Service,
     recorded: Option<&str>,
     context: &RenderContext<'_>,
-) -> Result<ProcessSpec, SpecError> {
+) -> Result<ProcessSpec, Error> {
     let name = &service.definition.name;
     let (way, found) = choose_way(service, recorded, context)?;
     let data = context.site.dir().data(name, &way.variant);
-    let values =
-        values::native_values(service, &way, &found.paths, context).map_err(RenderError::from)?;
+    let values = values::native_values(service, &way, &found.paths, context);
+    let values = values.map_err(settings_error)?;
     check_credentials(&way, &values)?;
     check_folder_names(&way, context)?;
     let installs = way
@@ -127,7 +95,7 @@ pub fn process_spec(
 
 /// Rejects credentials that would break the files and commands that contain
 /// them.
-fn check_credentials(way: &Way, values: &Values) -> Result<(), RenderError> {
+fn check_credentials(way: &Way, values: &Values) -> Result<(), Error> {
     let inputs = way.prepare.iter().map(|step| step.input.as_str());
     let files = renderer::assets(way.files.values())?;
     let texts: Vec<&str> = files.into_iter().chain(inputs).collect();
@@ -135,7 +103,7 @@ fn check_credentials(way: &Way, values: &Values) -> Result<(), RenderError> {
 }
 
 /// Rejects folder names that would break the service's files.
-fn check_folder_names(way: &Way, context: &RenderContext<'_>) -> Result<(), RenderError> {
+fn check_folder_names(way: &Way, context: &RenderContext<'_>) -> Result<(), Error> {
     if way.files.is_empty() {
         return Ok(());
     }
@@ -150,7 +118,7 @@ fn choose_way(
     service: &Service,
     recorded: Option<&str>,
     context: &RenderContext<'_>,
-) -> Result<(Way, programs::SearchResult), SpecError> {
+) -> Result<(Way, programs::SearchResult), Error> {
     let name = &service.definition.name;
     let ways = &service.definition.native;
     let dir = context.site.dir();
@@ -172,18 +140,15 @@ fn choose_way(
         }
         incomplete = Some(((*way).clone(), found));
     }
-    incomplete.ok_or_else(|| SpecError::NoWay {
-        service: name.clone(),
+    incomplete.ok_or_else(|| {
+        let message = format!("{name} cannot run as a process on this machine");
+        Error::new(Kind::Environment, "no_native_way", message)
     })
 }
 
 impl ProcessSpec {
     /// Renders command, environment and files, and computes the fingerprint.
-    fn render(
-        &mut self,
-        service: &Service,
-        context: &RenderContext<'_>,
-    ) -> Result<(), RenderError> {
+    fn render(&mut self, service: &Service, context: &RenderContext<'_>) -> Result<(), Error> {
         let mut renderer = TemplateRenderer::new(
             &service.definition.name,
             &self.values,
@@ -229,9 +194,8 @@ impl ProcessSpec {
             .used
             .extend(renderer::LOG_LIMITS.map(str::to_owned));
         if self.way.settings {
-            renderer
-                .used
-                .extend(flatten_settings(context.settings)?.into_keys());
+            let settings = flatten_settings(context.settings).map_err(settings_error)?;
+            renderer.used.extend(settings.into_keys());
         }
         if renderer.used.contains("fanout") {
             renderer.input("fanout.build", &build_id(&context.site.fanout));

@@ -13,7 +13,7 @@ use std::{
 
 use super::environment;
 use crate::{
-    failure::{Failure, Kind},
+    failure::{Error, Kind},
     stack::{definition::Program, files},
 };
 
@@ -28,10 +28,18 @@ pub struct Missing {
     pub debian: String,
 }
 
-/// Error with all missing programs.
-#[derive(Debug, thiserror::Error)]
-#[error("this machine lacks required programs: {}", listing(.0))]
-pub struct ProgramsError(pub Vec<Missing>);
+/// Returns the error for all missing programs.
+#[must_use]
+pub fn missing_error(missing: &[Missing]) -> Error {
+    let programs = missing.iter();
+    let packages: BTreeSet<&str> = programs
+        .flat_map(|program| program.debian.split(' '))
+        .collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
+    let message = format!("this machine lacks required programs: {}", listing(missing));
+    Error::new(Kind::Environment, "programs_missing", message)
+        .with_hint(format!("on Debian: apt-get install {}", packages.join(" ")))
+}
 
 /// Formats the list: `java is missing (for kafka, connect); …`
 fn listing(missing: &[Missing]) -> String {
@@ -51,26 +59,6 @@ fn listing(missing: &[Missing]) -> String {
         })
         .collect();
     lines.join("; ")
-}
-
-impl Failure for ProgramsError {
-    fn kind(&self) -> Kind {
-        Kind::Environment
-    }
-
-    fn code(&self) -> &'static str {
-        "programs_missing"
-    }
-
-    fn hint(&self) -> Option<String> {
-        let packages: BTreeSet<&str> = self
-            .0
-            .iter()
-            .flat_map(|program| program.debian.split(' '))
-            .collect();
-        let packages: Vec<&str> = packages.into_iter().collect();
-        Some(format!("on Debian: apt-get install {}", packages.join(" ")))
-    }
 }
 
 /// Paths of the programs found, and the missing ones.
@@ -249,6 +237,7 @@ fn first_number(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure as _;
 
     fn program(also_in: &[String], beside: Option<&str>) -> Program {
         Program {
@@ -345,7 +334,7 @@ mod tests {
             wanted_by: wanted_by.to_owned(),
             debian: debian.to_owned(),
         };
-        let error = ProgramsError(vec![
+        let error = missing_error(&[
             missing("java", "kafka", "openjdk-17-jre-headless"),
             missing("java", "connect", "openjdk-17-jre-headless"),
             missing("redis-server", "redis", "redis-server"),

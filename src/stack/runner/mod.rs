@@ -5,15 +5,13 @@ mod wait;
 
 use std::time::Duration;
 
-pub use error::RunnerError;
-
 use self::wait::{Target, wait};
 use super::{
     Site,
     docker::{container_spec::ContainerSpec, engine::Engine, labels::ResourceLabels, run},
     native::{
-        prepare::{self, PrepareError},
-        process::{self, LeftoverOutcome, ProcessError, StopOutcome},
+        prepare,
+        process::{self, LeftoverOutcome, StopOutcome},
         process_spec::ProcessSpec,
         task::{self, Launch},
     },
@@ -21,6 +19,7 @@ use super::{
 };
 use crate::{
     config::Runtime,
+    failure::Error,
     progress::{Event, Progress},
 };
 
@@ -42,7 +41,7 @@ pub async fn start(
     spec: &ProcessSpec,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<(), RunnerError> {
+) -> Result<(), Error> {
     let name = &service.definition.name;
     let dir = site.dir();
     let report = |what: &str| progress.report(Event::Doing { task: name, what });
@@ -65,12 +64,7 @@ pub async fn start(
     let preparation = prepare::prepare(site, name, spec, account.as_ref());
     match tokio::time::timeout(timeout, preparation).await {
         Ok(preparation) => preparation?,
-        Err(_) => {
-            return Err(RunnerError::Prepare(PrepareError::Timeout {
-                service: name.clone(),
-                seconds: timeout.as_secs(),
-            }));
-        }
+        Err(_) => return Err(prepare::timeout_error(name, timeout)),
     }
     let launch = Launch {
         record: Some(dir.record(name)),
@@ -105,7 +99,7 @@ pub async fn start_container(
     spec: &ContainerSpec,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<(), RunnerError> {
+) -> Result<(), Error> {
     let name = &service.definition.name;
     let report = |what: &str| progress.report(Event::Doing { task: name, what });
     run::start(engine, &ResourceLabels::new(site), name, spec, report).await?;
@@ -123,7 +117,7 @@ pub async fn confirm_container(
     spec: &ContainerSpec,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<(), RunnerError> {
+) -> Result<(), Error> {
     let mut target = Target::Container {
         engine,
         name: spec.container.name.clone(),
@@ -141,7 +135,7 @@ pub async fn confirm(
     service: &Service,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<(), RunnerError> {
+) -> Result<(), Error> {
     let process = process::running(&site.dir(), &service.definition.name);
     let mut target = Target::Process {
         process: process.map(|record| record.process),
@@ -164,7 +158,7 @@ pub async fn stop(
     signal: super::definition::StopSignal,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<StopOutcome, ProcessError> {
+) -> Result<StopOutcome, Error> {
     let dir = site.dir();
     if process::running(&dir, service).is_some() {
         progress.report(Event::Doing {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::error::RunnerError;
+use super::error;
 use crate::{
     config::Runtime,
+    failure::Error,
     progress::{Event, Progress},
     stack::{
         Site,
@@ -93,7 +94,7 @@ impl Target<'_> {
     }
 
     /// Builds the error of a service that exited before it was ready.
-    async fn exit_error(&self, site: &Site, service: &str, how: String) -> RunnerError {
+    async fn exit_error(&self, site: &Site, service: &str, how: String) -> Error {
         if let Self::Process { .. } = self {
             log_writer::wait_until_written(&site.dir(), service).await;
         }
@@ -101,30 +102,18 @@ impl Target<'_> {
         if let Self::Container { engine, image, .. } = self
             && log.iter().any(|line| run::is_architecture_error(line))
         {
-            return run::architecture_error(engine, service, image).await.into();
+            return run::architecture_error(engine, service, image).await;
         }
-        RunnerError::Died {
-            service: service.to_owned(),
-            how,
-            log,
-        }
+        error::died(service, &how, &log)
     }
 
-    async fn out_of_memory_error(
-        &self,
-        site: &Site,
-        service: &str,
-        limit: Option<u64>,
-    ) -> RunnerError {
-        RunnerError::OutOfMemory {
-            service: service.to_owned(),
-            container: match self {
-                Self::Process { .. } => String::new(),
-                Self::Container { name, .. } => name.clone(),
-            },
-            limit,
-            log: self.last_log_lines(site, service).await,
-        }
+    async fn out_of_memory_error(&self, site: &Site, service: &str, limit: Option<u64>) -> Error {
+        let container = match self {
+            Self::Process { .. } => "",
+            Self::Container { name, .. } => name.as_str(),
+        };
+        let log = self.last_log_lines(site, service).await;
+        error::out_of_memory(service, container, limit, &log)
     }
 
     /// Returns the last log lines.
@@ -169,7 +158,7 @@ pub(super) async fn wait(
     target: &mut Target<'_>,
     timeout: Duration,
     progress: &dyn Progress,
-) -> Result<(), RunnerError> {
+) -> Result<(), Error> {
     let name = &service.definition.name;
     let started = Instant::now();
     let mut reported_at = Instant::now();
@@ -190,7 +179,7 @@ pub(super) async fn wait(
         };
         if started.elapsed() >= timeout {
             let log = target.last_log_lines(site, name).await;
-            return Err(timeout_error(service, timeout, problem, log));
+            return Err(timeout_error(service, timeout, &problem, &log));
         }
         if reported_at.elapsed() >= REPORT_INTERVAL && last_report != problem {
             reported_at = Instant::now();
@@ -205,25 +194,11 @@ pub(super) async fn wait(
     }
 }
 
-fn timeout_error(
-    service: &Service,
-    timeout: Duration,
-    problem: String,
-    log: Vec<String>,
-) -> RunnerError {
-    let name = service.definition.name.clone();
+fn timeout_error(service: &Service, timeout: Duration, problem: &str, log: &[String]) -> Error {
+    let name = &service.definition.name;
     match service.runtime {
-        Runtime::External => RunnerError::ExternalDown {
-            service: name,
-            url: service.endpoint.clone(),
-            problem,
-        },
-        _ => RunnerError::Timeout {
-            service: name,
-            seconds: timeout.as_secs(),
-            problem,
-            log,
-        },
+        Runtime::External => error::external_down(name, &service.endpoint, problem),
+        _ => error::timeout(name, timeout, problem, log),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use bollard::errors::Error;
 
-use crate::failure::chain;
+use crate::failure::{self, Kind, chain};
 
 /// Error of a request to the engine.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,20 @@ pub enum DockerError {
 }
 
 impl DockerError {
+    /// Returns the error for the user, with this message about what failed.
+    #[must_use]
+    pub fn during(self, message: impl Into<String>) -> failure::Error {
+        failure::Error::new(Kind::Environment, "docker_failed", message)
+            .with_hint("docker info")
+            .caused_by(self)
+    }
+
+    /// Returns the error for the user, if the engine could not be inspected.
+    #[must_use]
+    pub fn on_query(self) -> failure::Error {
+        self.during("cannot query the container engine")
+    }
+
     /// Returns the HTTP status of an error response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
