@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::project::Project,
     connections::Connections,
-    failure::{Failure, Kind},
+    failure::{Command, Error, Failure, Hint, Kind},
     pipeline::{Pipeline, Start},
     progress::Progress,
     runtime::Reporter,
@@ -22,7 +22,7 @@ use crate::{
         barrier::{self, Fence, FenceError},
         server,
         source::source as source_watch,
-        status::{Halt, Status},
+        status::Status,
     },
     sink_kind::SinkKind,
     source::connector::keeper,
@@ -75,50 +75,45 @@ pub struct Report {
 pub enum RunError {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    #[error("address {address} cannot be listened on")]
-    Listen {
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
     #[error(transparent)]
     Fence(#[from] FenceError),
-    #[error("sink {sink} halted: {}", halt.reason)]
-    Halted { sink: String, halt: Halt },
-    #[error("it was not idle within {seconds} s")]
-    NotIdle { seconds: u64 },
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+impl RunError {
+    fn inner(&self) -> &dyn Failure {
+        match self {
+            Self::Pipeline(error) => error,
+            Self::Fence(error) => error,
+            Self::Other(error) => error,
+        }
+    }
 }
 
 impl Failure for RunError {
     fn kind(&self) -> Kind {
-        match self {
-            Self::Pipeline(error) => error.kind(),
-            Self::Listen { .. } => Kind::Environment,
-            Self::Fence(error) => error.kind(),
-            Self::Halted { .. } => Kind::Failed,
-            Self::NotIdle { .. } => Kind::NotReady,
-        }
+        self.inner().kind()
     }
 
     fn code(&self) -> &'static str {
-        match self {
-            Self::Pipeline(error) => error.code(),
-            Self::Listen { .. } => "port_taken",
-            Self::Fence(error) => error.code(),
-            Self::Halted { .. } => "sink_halted",
-            Self::NotIdle { .. } => "not_idle",
-        }
+        self.inner().code()
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            Self::Pipeline(error) => error.hint(),
-            Self::Listen { .. } => Some("fanout run --http-addr 127.0.0.1:0".to_owned()),
-            Self::Fence(error) => error.hint(),
-            Self::Halted { halt, .. } => Some(halt.remedy.clone()),
-            Self::NotIdle { .. } => Some("fanout status".to_owned()),
-        }
+        self.inner().hint()
     }
+
+    fn structured_hint(&self) -> Option<&Hint> {
+        self.inner().structured_hint()
+    }
+}
+
+fn cannot_listen(address: SocketAddr, source: io::Error) -> Error {
+    let message = format!("address {address} cannot be listened on");
+    Error::new(Kind::Environment, "port_taken", message)
+        .with_hint(Command::new("run").flag("--http-addr", "127.0.0.1:0"))
+        .caused_by(source)
 }
 
 /// Whether the pipeline may make topics that are not there: Kafka is fanout's
@@ -152,10 +147,8 @@ impl Run {
         stop: CancellationToken,
     ) -> Result<Self, RunError> {
         let listener = listen(&options).await?;
-        let address = listener.local_addr().map_err(|source| RunError::Listen {
-            address: options.listen,
-            source,
-        })?;
+        let address = listener.local_addr();
+        let address = address.map_err(|source| cannot_listen(options.listen, source))?;
         let (writer, watch) = source_watch();
         let start = Start {
             project: project.as_str(),
@@ -203,8 +196,8 @@ impl Run {
         if self.options.until_idle {
             tokio::select! {
                 idle = self.idle(progress) => fence = Some(idle.map_err(RunError::from)),
-                halted = self.halted() => fence = Some(Err(halted)),
-                late = late(self.options.timeout) => fence = Some(Err(late)),
+                halted = self.halted() => fence = Some(Err(halted.into())),
+                late = late(self.options.timeout) => fence = Some(Err(late.into())),
                 () = self.stop.cancelled() => {}
             }
             self.stop.cancel();
@@ -219,7 +212,7 @@ impl Run {
     }
 
     /// Waits until a sink is halted and stays so.
-    async fn halted(&self) -> RunError {
+    async fn halted(&self) -> Error {
         let mut since: Option<(Instant, String)> = None;
         loop {
             let sinks = self.reporter.status().sinks.into_iter();
@@ -229,7 +222,9 @@ impl Run {
                 (Some((sink, halt)), Some((at, known)))
                     if sink == known && at.elapsed() >= HALT_PATIENCE =>
                 {
-                    return RunError::Halted { sink, halt };
+                    let message = format!("sink {sink} halted: {}", halt.reason);
+                    return Error::new(Kind::Failed, "sink_halted", message)
+                        .with_hint(Hint::unparsed(halt.remedy));
                 }
                 (Some((sink, _)), Some((at, known))) if sink == known => Some((at, known)),
                 (Some((sink, _)), _) => Some((Instant::now(), sink)),
@@ -253,21 +248,17 @@ impl Run {
 }
 
 /// Ends when the time is over, where it is bounded.
-async fn late(timeout: Option<Duration>) -> RunError {
+async fn late(timeout: Option<Duration>) -> Error {
     let Some(timeout) = timeout else {
         return std::future::pending().await;
     };
     sleep(timeout).await;
-    RunError::NotIdle {
-        seconds: timeout.as_secs(),
-    }
+    let message = format!("it was not idle within {} s", timeout.as_secs());
+    Error::new(Kind::NotReady, "not_idle", message).with_hint(Command::new("status"))
 }
 
-async fn listen(options: &Options) -> Result<TcpListener, RunError> {
-    let refuse = |source| RunError::Listen {
-        address: options.listen,
-        source,
-    };
+async fn listen(options: &Options) -> Result<TcpListener, Error> {
+    let refuse = |source| cannot_listen(options.listen, source);
     match TcpListener::bind(options.listen).await {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && options.any_port => {
             let any = SocketAddr::new(options.listen.ip(), 0);

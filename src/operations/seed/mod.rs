@@ -17,9 +17,9 @@ use crate::{
         Connections,
         postgres::{self, Client, PostgresError},
     },
-    failure::{Failure, Kind},
+    failure::{Command, Error, Failure as _, Hint, Kind},
     progress::{Progress, Unit, steps::Steps},
-    source::{Refusal, explain},
+    source::explain,
     time::clock::now_us,
 };
 
@@ -59,42 +59,6 @@ pub struct Seeded {
     pub last_id: Option<i64>,
     pub seconds: f64,
     pub rng_seed: u64,
-}
-
-/// Why it was not written.
-#[derive(Debug, thiserror::Error)]
-pub enum SeedError {
-    #[error("cannot write to postgres")]
-    Postgres(#[from] PostgresError),
-    #[error("cannot write to postgres")]
-    Source(#[source] Refusal),
-}
-
-impl Failure for SeedError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Postgres(error) if postgres::is_unreachable(error) => Kind::Environment,
-            Self::Postgres(_) => Kind::Failed,
-            Self::Source(refusal) => refusal.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Postgres(_) => "postgres",
-            Self::Source(refusal) => refusal.code(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Postgres(error) if postgres::is_unreachable(error) => {
-                Some("fanout up postgres".to_owned())
-            }
-            Self::Postgres(_) => Some("fanout doctor --source".to_owned()),
-            Self::Source(refusal) => refusal.hint(),
-        }
-    }
 }
 
 impl Options {
@@ -143,14 +107,33 @@ pub async fn seed(
     options: &Options,
     stop: &CancellationToken,
     progress: &dyn Progress,
-) -> Result<Seeded, SeedError> {
+) -> Result<Seeded, Error> {
     match write(connections, options, stop, progress).await {
-        Err(SeedError::Postgres(error)) if !postgres::is_unreachable(&error) => {
-            let refusal = explain(connections).await;
-            Err(refusal.map_or(SeedError::Postgres(error), SeedError::Source))
-        }
-        written => written,
+        Ok(seeded) => Ok(seeded),
+        Err(error) => Err(write_error(connections, error).await),
     }
+}
+
+/// Returns the error for a failed write. If the source database is unsuitable,
+/// the error says why.
+async fn write_error(connections: &Connections, error: PostgresError) -> Error {
+    let failed = |kind, code| Error::new(kind, code, "cannot write to postgres");
+    if postgres::is_unreachable(&error) {
+        return failed(Kind::Environment, "postgres")
+            .with_hint(Command::new("up").argument("postgres"))
+            .caused_by(error);
+    }
+    let Some(refusal) = explain(connections).await else {
+        return failed(Kind::Failed, "postgres")
+            .with_hint(Command::new("doctor").switch("--source"))
+            .caused_by(error);
+    };
+    let failed = failed(refusal.kind(), refusal.code());
+    let failed = match refusal.hint() {
+        Some(hint) => failed.with_hint(Hint::unparsed(hint)),
+        None => failed,
+    };
+    failed.caused_by(refusal)
 }
 
 async fn write(
@@ -158,7 +141,7 @@ async fn write(
     options: &Options,
     stop: &CancellationToken,
     progress: &dyn Progress,
-) -> Result<Seeded, SeedError> {
+) -> Result<Seeded, PostgresError> {
     let steps = Steps::new(progress, "seed");
     let client = connections.postgres.connect().await?;
     let mut seeded = Seeded {

@@ -19,11 +19,11 @@ use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    error::JournalError,
+    error,
     record::{Fingerprint, MAGIC, Posted, fingerprint},
     segment::{Piece, Segment},
 };
-use crate::stack::files;
+use crate::{failure::Error, stack::files};
 
 /// The name of the file that is appended to, without its ending; it carries the
 /// format.
@@ -68,10 +68,10 @@ impl Journal {
     /// # Errors
     /// When a file cannot be read or written, another stub has it, or it is
     /// damaged anywhere but at its end.
-    pub fn open(folder: &Path, keep: Keep) -> Result<(Self, u64), JournalError> {
+    pub fn open(folder: &Path, keep: Keep) -> Result<(Self, u64), Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
-            |source| JournalError::Io { path, source }
+            move |source| error::unusable(&path, source)
         };
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
@@ -255,6 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::failure::Failure as _;
 
     const KEEP: Keep = Keep {
         events: 1_000,
@@ -342,7 +343,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let _first = fill(folder.path(), &[]);
         let error = Journal::open(folder.path(), KEEP).expect_err("refused");
-        assert!(matches!(error, JournalError::Locked { .. }), "{error}");
+        assert_eq!(error.code(), "stub_locked");
     }
 
     fn post(journal: &mut Journal, number: u64) -> Accepted {

@@ -20,14 +20,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::sinks::http::SYSTEM;
-pub use error::JournalError;
 pub use faults::Faults;
 pub use journal::Keep;
 
 use self::{journal::Journal, routes::State};
 use crate::{
     connections::browser,
-    failure::{Failure, Kind},
+    failure::{Command, Error, Kind},
 };
 
 /// How long requests under way are waited for at the end.
@@ -45,53 +44,6 @@ pub struct Options {
     pub faults: Faults,
 }
 
-/// Why the stub does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum StubError {
-    #[error("{listen} cannot be listened on")]
-    Listen {
-        listen: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error("the stub stopped serving")]
-    Serve(#[source] std::io::Error),
-}
-
-impl Failure for StubError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Listen { .. } | Self::Journal(JournalError::Io { .. }) => Kind::Environment,
-            Self::Journal(JournalError::Locked { .. }) => Kind::Refused,
-            Self::Journal(JournalError::Damaged { .. }) | Self::Serve(_) => Kind::Failed,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Listen { .. } => "stub_listen",
-            Self::Journal(JournalError::Io { .. }) => "stub_data",
-            Self::Journal(JournalError::Locked { .. }) => "stub_locked",
-            Self::Journal(JournalError::Damaged { .. }) => "stub_damaged",
-            Self::Serve(_) => "stub_serve",
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Listen { .. } => "fanout stub --listen 127.0.0.1:0",
-            Self::Journal(JournalError::Damaged { .. }) => {
-                "move the folder away: fanout stub begins a new one"
-            }
-            Self::Journal(_) => "fanout stub --data <another folder>",
-            Self::Serve(_) => return None,
-        };
-        Some(hint.to_owned())
-    }
-}
-
 /// A stub that listens and does not serve yet.
 #[derive(Debug)]
 pub struct Stub {
@@ -107,9 +59,14 @@ impl Stub {
     ///
     /// # Errors
     /// When the port is taken, or the file is, or cannot be read.
-    pub async fn bind(options: Options) -> Result<Self, StubError> {
+    pub async fn bind(options: Options) -> Result<Self, Error> {
         let listen = options.listen;
-        let taken = |source| StubError::Listen { listen, source };
+        let taken = |source: std::io::Error| {
+            let message = format!("{listen} cannot be listened on");
+            Error::new(Kind::Environment, "stub_listen", message)
+                .with_hint(Command::new("stub").flag("--listen", "127.0.0.1:0"))
+                .caused_by(source)
+        };
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let (journal, torn) = Journal::open(&options.data, options.keep)?;
@@ -147,7 +104,7 @@ impl Stub {
     ///
     /// # Errors
     /// When the listener fails for good.
-    pub async fn serve(self, stop: CancellationToken) -> Result<(), StubError> {
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
         let listener = self.listener.tap_io(|stream| {
             // Small answers must not wait for more to send with them.
             let _ = stream.set_nodelay(true);
@@ -161,7 +118,10 @@ impl Stub {
             tokio::time::sleep(SHUTDOWN).await;
         };
         tokio::select! {
-            ended = server.into_future() => ended.map_err(StubError::Serve),
+            ended = server.into_future() => ended.map_err(|source| {
+                Error::new(Kind::Failed, "stub_serve", "the stub stopped serving")
+                    .caused_by(source)
+            }),
             () = late => Ok(()),
         }
     }

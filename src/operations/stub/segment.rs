@@ -11,10 +11,10 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    error::JournalError,
+    error,
     record::{Fingerprint, MAGIC, Posted, Reading, Record, Stored},
 };
-use crate::stack::files;
+use crate::{failure::Error, stack::files};
 
 /// A file that is appended to, or was.
 #[derive(Debug)]
@@ -52,19 +52,13 @@ impl Segment {
         path: &Path,
         first: u64,
         mut index: impl FnMut(u64, Fingerprint, Fingerprint),
-    ) -> Result<Self, JournalError> {
-        let failed = |source| JournalError::Io {
-            path: path.to_owned(),
-            source,
-        };
+    ) -> Result<Self, Error> {
+        let failed = |source| error::unusable(path, source);
         let mut options = File::options();
         options.read(true).append(true).create(true);
         let file = files::open(path, &mut options).map_err(failed)?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            JournalError::Locked {
-                path: path.to_owned(),
-            }
-        })?;
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let file = file.map_err(|_| error::locked(path))?;
         let mut segment = Self {
             path: path.to_owned(),
             file: Arc::new(file),
@@ -140,18 +134,14 @@ impl Segment {
     fn recover(
         &mut self,
         index: &mut impl FnMut(u64, Fingerprint, Fingerprint),
-    ) -> Result<bool, JournalError> {
+    ) -> Result<bool, Error> {
         let file = Arc::clone(&self.file);
         let mut reader = BufReader::with_capacity(1 << 20, &**file);
         let mut magic = Vec::new();
-        let failed = |path: &Path, source| JournalError::Io {
-            path: path.to_owned(),
-            source,
-        };
         (&mut reader)
             .take(MAGIC.len() as u64)
             .read_to_end(&mut magic)
-            .map_err(|error| failed(&self.path, error))?;
+            .map_err(|source| error::unusable(&self.path, source))?;
         if magic != MAGIC {
             return if MAGIC.starts_with(&magic) {
                 Ok(false)
@@ -163,7 +153,7 @@ impl Segment {
         let mut record = Record::default();
         loop {
             let read = record.read(&mut reader);
-            match read.map_err(|error| failed(&self.path, error))? {
+            match read.map_err(|source| error::unusable(&self.path, source))? {
                 Reading::Whole => {
                     let (key, body) = record.fingerprints();
                     index(self.end(), key, body);
@@ -176,12 +166,8 @@ impl Segment {
     }
 
     /// The error of a file that is not as it was written.
-    pub fn damaged(&self, reason: &'static str) -> JournalError {
-        JournalError::Damaged {
-            path: self.path.clone(),
-            at: self.length,
-            reason,
-        }
+    pub fn damaged(&self, reason: &str) -> Error {
+        error::damaged(&self.path, self.length, reason)
     }
 }
 
