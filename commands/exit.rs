@@ -48,7 +48,7 @@ fn report(printer: &Printer, command: &str, outcome: Outcome) -> ExitCode {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::CheckFalse) => ExitCode::from(code(Kind::CheckFalse)),
         Err(error) => {
-            let hint = error.hint(printer.hints());
+            let hint = error.completed_hint(printer.hints());
             if !printer.failure(command, &error.to_json(hint.as_deref())) {
                 printer.error(&error.message(), hint.as_deref());
             }

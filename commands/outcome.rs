@@ -33,8 +33,13 @@ impl CommandError {
         chain(&*self.0)
     }
 
-    /// Returns the remedy, if the error has one, completed for this invocation.
-    pub fn hint(&self, hints: &Hints) -> Option<String> {
+    /// Returns the remedy, if the error has one.
+    pub fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    /// Returns the remedy, completed for this invocation.
+    pub fn completed_hint(&self, hints: &Hints) -> Option<String> {
         match self.0.structured_hint() {
             Some(hint) => Some(hints.complete(hint)),
             None => self.0.hint().map(|hint| hints.complete_text(&hint)),
