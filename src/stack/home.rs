@@ -273,6 +273,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::failure::Failure as _;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path)

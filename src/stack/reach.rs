@@ -35,13 +35,13 @@ pub enum Need {
 
 /// A project service that is not running.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stopped {
-    pub service: String,
-    pub port: u16,
+struct Stopped {
+    service: String,
+    port: u16,
     /// Whether another process uses its port.
-    pub is_in_use: bool,
+    is_in_use: bool,
     /// The process that uses the port; `None` if it cannot be identified.
-    pub holder: Option<Holder>,
+    holder: Option<Holder>,
 }
 
 fn describe_missing(missing: &[(String, String)]) -> String {

@@ -10,15 +10,15 @@ use crate::failure::{Command, Error, Hint, Kind};
 
 /// Failed attempt to connect to an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailedAttempt {
-    pub candidate: Candidate,
-    pub reason: String,
-    pub remedy: Remedy,
+struct FailedAttempt {
+    candidate: Candidate,
+    reason: String,
+    remedy: Remedy,
 }
 
 /// What the operator can do about a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
+enum Remedy {
     Start,
     Update,
     JoinGroup,
