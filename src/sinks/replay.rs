@@ -1,5 +1,5 @@
-//! Records through one sink once more: stretches of the log, or records that
-//! were kept elsewhere.
+//! Writes records to one sink again: offset ranges of the log, or records that were
+//! stored elsewhere.
 
 use super::{
     clickhouse::{self, ContentMirror, Facts},
@@ -16,24 +16,24 @@ use crate::{
     sink_kind::ConsumerGroup,
 };
 
-/// Through what the records go.
+/// The sink that the records are written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Through {
-    /// The enriched rows.
+    /// The enriched table.
     ClickHouse,
-    /// The copy of the catalogue.
+    /// The content table.
     Content,
     Http {
-        /// Also tell of rows that only a snapshot has shown.
+        /// Also send rows that only a snapshot has read.
         include_snapshots: bool,
     },
 }
 
-/// Replays the parts that are not done, one after the other.
+/// Replays the unfinished parts one after the other.
 ///
 /// # Errors
-/// When the sink halts or refuses for too long, or the log cannot be read.
-/// What was stored by then has been told to `watch`.
+/// If the sink halts or fails for too long, or the log cannot be read. The progress
+/// made so far has been reported to `watch`.
 pub async fn replay(
     connections: &Connections,
     through: Through,
@@ -44,10 +44,10 @@ pub async fn replay(
     run(connections, through, Parts(parts, watch), bounds).await
 }
 
-/// Applies records at the places they had. Returns what became of them.
+/// Applies records at their original offsets. Returns the counts of the outcomes.
 ///
 /// # Errors
-/// When the sink halts or refuses for too long, or the records cannot be read.
+/// If the sink halts or fails for too long, or the records cannot be read.
 pub async fn apply(
     connections: &Connections,
     through: Through,
@@ -63,7 +63,7 @@ async fn run(
     work: impl Work,
     bounds: &Bounds,
 ) -> Result<Tally, ReplayError> {
-    // A replay is bounded: nobody watches the source for it.
+    // A replay is bounded, so the source is not watched for it.
     let (_, watch) = source::source();
     let settings = connections.settings();
     let shared = shared(connections, watch, bounds.stop.clone())?;

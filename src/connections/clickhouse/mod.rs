@@ -1,4 +1,4 @@
-//! ClickHouse over HTTP, by the clickhouse crate.
+//! Client for ClickHouse over HTTP, based on the clickhouse crate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,11 @@ use percent_encoding::percent_decode_str;
 use super::{Auth, Connection, Tls};
 use crate::secret::{Secret, SecretUrl};
 
-/// Where a ClickHouse is and how to log in: from `http://user:password@host:port`.
+/// Address and credentials of a ClickHouse server, parsed from
+/// `http://user:password@host:port`.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Without credentials.
+    /// The URL without credentials.
     pub url: String,
     pub user: String,
     pub password: Secret,
@@ -22,7 +23,7 @@ pub struct Endpoint {
 
 /// Why a ClickHouse URL cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("`{url}` is no ClickHouse URL: {reason}")]
+#[error("`{url}` is not a ClickHouse URL: {reason}")]
 pub struct InvalidUrl {
     url: SecretUrl,
     reason: String,
@@ -32,11 +33,11 @@ pub struct InvalidUrl {
 pub use clickhouse::error::Error as ClickHouseError;
 
 impl Endpoint {
-    /// Reads a URL. Only its credentials count besides its place: the client
-    /// sends a query of its own.
+    /// Parses a URL. Ignores its query and fragment, because the client sends its own
+    /// query.
     ///
     /// # Errors
-    /// When it is no URL, or not one of HTTP.
+    /// If the URL is invalid, or its scheme is not HTTP or HTTPS.
     pub fn at(url: &SecretUrl) -> Result<Self, InvalidUrl> {
         let invalid = |reason: String| InvalidUrl {
             url: url.clone(),
@@ -45,15 +46,16 @@ impl Endpoint {
         let mut parsed =
             url::Url::parse(url.reveal()).map_err(|error| invalid(error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(invalid("its scheme has to be http or https".to_owned()));
+            return Err(invalid("its scheme must be http or https".to_owned()));
         }
-        // In a URL `!` may be `%21`, and `@` has to be `%40`.
+        // In the credentials of a URL, `!` may be written as `%21`, and `@` must be
+        // written as `%40`.
         let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let user = decoded(parsed.username());
         let password = Secret::new(decoded(parsed.password().unwrap_or_default()));
-        let cannot = |()| invalid("it has no host".to_owned());
-        parsed.set_username("").map_err(cannot)?;
-        parsed.set_password(None).map_err(cannot)?;
+        let no_host = |()| invalid("it has no host".to_owned());
+        parsed.set_username("").map_err(no_host)?;
+        parsed.set_password(None).map_err(no_host)?;
         parsed.set_query(None);
         parsed.set_fragment(None);
         Ok(Self {
@@ -63,7 +65,7 @@ impl Endpoint {
         })
     }
 
-    /// A client without a database of its own.
+    /// Returns a client without a default database.
     pub(crate) fn client(&self) -> clickhouse::Client {
         let client = clickhouse::Client::default()
             .with_url(&self.url)
@@ -77,8 +79,8 @@ impl Endpoint {
     }
 }
 
-/// A ClickHouse, and fanout's database in it. Its URL is read when a client is
-/// made, and nothing is sent before that client is asked something.
+/// A ClickHouse server and fanout's database on it. The URL is parsed when a client is
+/// created. Nothing is sent before the client is used.
 #[derive(Debug, Clone)]
 pub struct ClickHouse {
     pub(crate) connection: Connection,
@@ -86,7 +88,7 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// The database of this name on the server of this connection.
+    /// Returns the database of this name on the server of this connection.
     #[must_use]
     pub fn new(connection: Connection, database: &str) -> Self {
         Self {
@@ -95,10 +97,10 @@ impl ClickHouse {
         }
     }
 
-    /// The server, for statements that say their database themselves.
+    /// Returns the server, for statements that name their database.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// If the URL is invalid.
     pub fn server(&self) -> Result<Server, InvalidUrl> {
         Server::new(&self.connection)
     }
@@ -113,21 +115,20 @@ pub(crate) fn endpoint(connection: &Connection) -> Result<Endpoint, InvalidUrl> 
     Endpoint::at(url)
 }
 
-/// The code of the exception that an error tells of: the crate hands on the
-/// server's answer, which begins with `Code: 60. DB::Exception: …`.
+/// Returns the code of the server's exception. The crate passes on the server's
+/// response, which starts with `Code: 60. DB::Exception: …`.
 #[must_use]
 pub fn exception_code(error: &ClickHouseError) -> Option<u32> {
-    let ClickHouseError::BadResponse(answer) = error else {
+    let ClickHouseError::BadResponse(response) = error else {
         return None;
     };
-    let after = answer.split("Code: ").nth(1)?;
-    let digits = after
-        .split(|letter: char| !letter.is_ascii_digit())
-        .next()?;
+    let code = response.split("Code: ").nth(1)?;
+    let digits = code.split(|letter: char| !letter.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
 
-/// Whether the server refuses the user, the password, or what the user may do.
+/// Returns true if the server refuses the user or the password, or if the user lacks a
+/// permission.
 #[must_use]
 pub fn is_denied(error: &ClickHouseError) -> bool {
     matches!(
@@ -136,66 +137,63 @@ pub fn is_denied(error: &ClickHouseError) -> bool {
     )
 }
 
-/// Codes of ClickHouse's.
+/// Exception codes of ClickHouse.
 const UNKNOWN_USER: u32 = 192;
 const ACCESS_DENIED: u32 = 497;
 const AUTHENTICATION_FAILED: u32 = 516;
-/// How long a ping may take.
+/// Timeout of a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server as such, whatever its databases.
+/// A ClickHouse server, independent of a database.
 #[derive(Debug, Clone)]
 pub struct Server(Endpoint);
 
 impl Server {
-    /// The server of this connection.
+    /// Returns the server of this connection.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// If the URL is invalid.
     pub fn new(connection: &Connection) -> Result<Self, InvalidUrl> {
         endpoint(connection).map(Self)
     }
 
-    /// A real query: proves the engine and the credentials.
+    /// Runs a trivial query, which checks that the server works and the credentials
+    /// are valid.
     ///
     /// # Errors
-    /// When nothing listens, the credentials are wrong, the query fails, or no
-    /// answer comes within 10 s.
+    /// If the server is unreachable, the credentials are wrong, the query fails, or no
+    /// response arrives within 10 s.
     pub async fn ping(&self) -> Result<(), ClickHouseError> {
         bounded(PING_TIMEOUT, self.0.client().query("SELECT 1").execute()).await
     }
 
-    /// Executes one statement as it stands.
+    /// Executes one statement unchanged.
     ///
     /// # Errors
-    /// When the server does not take it, or does not answer within `patience`.
-    pub async fn execute(
-        &self,
-        statement: &str,
-        patience: Duration,
-    ) -> Result<(), ClickHouseError> {
-        // The crate takes `?` for a place to bind a value.
+    /// If the server refuses the statement, or does not respond within `timeout`.
+    pub async fn execute(&self, statement: &str, timeout: Duration) -> Result<(), ClickHouseError> {
+        // The crate treats `?` as a placeholder for a value.
         let statement = statement.replace('?', "??");
-        // What is given up here is given up there too.
-        let seconds = patience.as_secs().max(1).to_string();
+        // After the timeout, the server aborts the statement, too.
+        let seconds = timeout.as_secs().max(1).to_string();
         let query = self.0.client().query(&statement);
         let query = query.with_setting("max_execution_time", seconds);
-        bounded(patience, query.execute()).await
+        bounded(timeout, query.execute()).await
     }
 
-    /// Tables and views of a database with the names of their columns, none where
-    /// there is no such database.
+    /// Returns the tables and views of a database with the names of their columns.
+    /// Returns an empty map if the database does not exist.
     ///
     /// # Errors
-    /// As [`Self::ping`], and when no answer comes within `patience`.
+    /// As [`Self::ping`], or if no response arrives within `timeout`.
     pub async fn columns(
         &self,
         database: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<BTreeMap<String, BTreeSet<String>>, ClickHouseError> {
         let query = "SELECT table, name FROM system.columns WHERE database = ?";
         let query = self.0.client().query(query).bind(database);
-        let rows = bounded(patience, query.fetch_all::<(String, String)>()).await?;
+        let rows = bounded(timeout, query.fetch_all::<(String, String)>()).await?;
         let mut tables: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (table, column) in rows {
             tables.entry(table).or_default().insert(column);
@@ -203,23 +201,23 @@ impl Server {
         Ok(tables)
     }
 
-    /// Whether there is a database of this name.
+    /// Returns true if a database of this name exists.
     ///
     /// # Errors
     /// As [`Self::columns`].
     pub async fn has_database(
         &self,
         database: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<bool, ClickHouseError> {
         let query = "SELECT count() FROM system.databases WHERE name = ?";
         let query = self.0.client().query(query).bind(database);
-        let count: u64 = bounded(patience, query.fetch_one()).await?;
+        let count: u64 = bounded(timeout, query.fetch_one()).await?;
         Ok(count > 0)
     }
 
-    /// Whether a view is there and selects this. Both are compared in the server's
-    /// own form.
+    /// Returns true if a view exists with this `SELECT` query. The server formats both
+    /// queries before they are compared.
     ///
     /// # Errors
     /// As [`Self::columns`].
@@ -227,24 +225,24 @@ impl Server {
         &self,
         (database, view): (&str, &str),
         select: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<bool, ClickHouseError> {
         let query = "SELECT count() FROM system.tables WHERE database = ? AND name = ?
             AND formatQuerySingleLine(as_select) = formatQuerySingleLine(?)";
         let query = self.0.client().query(query);
         let query = query.bind(database).bind(view).bind(select);
-        let count: u64 = bounded(patience, query.fetch_one()).await?;
+        let count: u64 = bounded(timeout, query.fetch_one()).await?;
         Ok(count > 0)
     }
 }
 
-/// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must not
-/// hang its callers.
+/// Awaits a response. Returns [`ClickHouseError::TimedOut`] after the timeout, so that a
+/// hanging server does not block the caller.
 pub(crate) async fn bounded<T>(
-    patience: Duration,
-    answer: impl Future<Output = Result<T, ClickHouseError>>,
+    timeout: Duration,
+    response: impl Future<Output = Result<T, ClickHouseError>>,
 ) -> Result<T, ClickHouseError> {
-    tokio::time::timeout(patience, answer)
+    tokio::time::timeout(timeout, response)
         .await
         .unwrap_or(Err(ClickHouseError::TimedOut))
 }
@@ -254,9 +252,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_and_password_are_what_the_url_says_decoded() {
+    fn user_and_password_are_decoded_from_the_url() {
         let url = SecretUrl::from("http://an%40op:p%21w%3A@127.0.0.1:8123/");
-        let endpoint = Endpoint::at(&url).expect("a url");
+        let endpoint = Endpoint::at(&url).expect("a valid URL");
         assert_eq!(endpoint.user, "an@op");
         assert_eq!(endpoint.password.reveal(), "p!w:");
         assert_eq!(endpoint.url, "http://127.0.0.1:8123");

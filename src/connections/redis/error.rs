@@ -1,29 +1,28 @@
-//! What an error of Redis's means. It is told by the crate's kinds and by the
-//! code that every error of the server's begins with; the rest of its text is
-//! for people.
+//! Classifies the errors of Redis, by the kinds of the crate and by the code at the
+//! start of every error of the server. The rest of an error's text is not evaluated.
 
 use redis::{ErrorKind, ServerErrorKind};
 
-/// What a failed command says of the server.
+/// Cause of a failed command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisProblem {
-    /// It refuses the user, the password, or what the user may do.
+    /// The server refuses the user or the password, or the user lacks a permission.
     Denied,
-    /// It is a replica, which takes no writes.
+    /// The server is a replica and refuses writes.
     ReadOnly,
-    /// It holds as much as it may.
+    /// The server has reached its memory limit.
     OutOfMemory,
-    /// It cannot save what it holds, and takes no writes until it can.
+    /// The server cannot save its data, and refuses writes until it can.
     NotSaving,
-    /// It reads its data from disk.
+    /// The server is loading its data from disk.
     Loading,
-    /// It is a replica that has lost its primary.
+    /// The server is a replica that has lost its primary.
     NoPrimary,
-    /// Anything else: not there, gone away, a mistake of ours.
+    /// Any other cause, such as an unreachable server or an invalid command.
     Other,
 }
 
-/// An error of Redis's, in words.
+/// An error of a Redis command, with its cause.
 #[derive(Debug)]
 pub struct RedisError {
     problem: RedisProblem,
@@ -31,13 +30,13 @@ pub struct RedisError {
 }
 
 impl RedisError {
-    /// What it says of the server.
+    /// Returns the cause.
     #[must_use]
     pub fn problem(&self) -> RedisProblem {
         self.problem
     }
 
-    /// Whether the credentials have to be changed.
+    /// Returns true if the credentials or permissions are wrong.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         self.problem == RedisProblem::Denied
@@ -48,11 +47,12 @@ impl From<redis::RedisError> for RedisError {
     fn from(error: redis::RedisError) -> Self {
         let kind = match error.kind() {
             ErrorKind::AuthenticationFailed => Some(RedisProblem::Denied),
-            ErrorKind::Server(kind) => of_kind(kind),
+            ErrorKind::Server(kind) => problem_by_kind(kind),
             _ => None,
         };
-        let of_code = || error.code().and_then(of_code);
-        let problem = kind.or_else(of_code).or_else(|| of_script(&error));
+        let problem = kind
+            .or_else(|| error.code().and_then(problem_by_code))
+            .or_else(|| problem_in_script(&error));
         Self {
             problem: problem.unwrap_or(RedisProblem::Other),
             error,
@@ -60,7 +60,7 @@ impl From<redis::RedisError> for RedisError {
     }
 }
 
-fn of_kind(kind: ServerErrorKind) -> Option<RedisProblem> {
+fn problem_by_kind(kind: ServerErrorKind) -> Option<RedisProblem> {
     match kind {
         ServerErrorKind::NoPerm => Some(RedisProblem::Denied),
         ServerErrorKind::ReadOnly => Some(RedisProblem::ReadOnly),
@@ -70,7 +70,7 @@ fn of_kind(kind: ServerErrorKind) -> Option<RedisProblem> {
     }
 }
 
-fn of_code(code: &str) -> Option<RedisProblem> {
+fn problem_by_code(code: &str) -> Option<RedisProblem> {
     match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(RedisProblem::Denied),
         "READONLY" => Some(RedisProblem::ReadOnly),
@@ -82,16 +82,15 @@ fn of_code(code: &str) -> Option<RedisProblem> {
     }
 }
 
-/// Before version 7 Redis puts the error of a command within a script behind
-/// one of its own: `ERR Error running script (call to f_…): @user_script:1:
-/// -READONLY …`.
-fn of_script(error: &redis::RedisError) -> Option<RedisProblem> {
+/// Returns the problem of a command within a script. Before version 7, Redis wraps such
+/// an error: `ERR Error running script (call to f_…): @user_script:1: -READONLY …`.
+fn problem_in_script(error: &redis::RedisError) -> Option<RedisProblem> {
     let detail = error.detail()?;
     let (_, inner) = detail
         .strip_prefix("Error running script")?
         .split_once("@user_script:")?;
     let mut words = inner.split_ascii_whitespace();
-    words.find_map(|word| of_code(word.trim_start_matches('-')))
+    words.find_map(|word| problem_by_code(word.trim_start_matches('-')))
 }
 
 impl std::fmt::Display for RedisError {
@@ -113,7 +112,8 @@ impl std::fmt::Display for RedisError {
 }
 
 impl std::error::Error for RedisError {
-    /// Only where the words do not say it all.
+    /// Returns a source only if the displayed text does not describe the error
+    /// completely.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self.problem {
             RedisProblem::Other => self.error.source(),
@@ -126,16 +126,16 @@ impl std::error::Error for RedisError {
 mod tests {
     use super::*;
 
-    /// An error as the server's answer makes it.
-    fn answered(line: &str) -> RedisError {
-        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
-        let value = answer.expect("an answer");
-        let error = value.extract_error().expect_err("an error");
+    /// Returns the error for this response of the server.
+    fn error(line: &str) -> RedisError {
+        let response = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+        let value = response.expect("a valid response");
+        let error = value.extract_error().expect_err("an error response");
         error.into()
     }
 
     #[test]
-    fn each_answer_is_known_by_its_code() {
+    fn each_response_is_classified_by_its_code() {
         for (line, problem) in [
             ("NOAUTH Authentication required.", RedisProblem::Denied),
             (
@@ -171,16 +171,16 @@ mod tests {
             ("ERR no such key: OOM", RedisProblem::Other),
             ("ERR unknown command", RedisProblem::Other),
         ] {
-            assert_eq!(answered(line).problem(), problem, "{line}");
+            assert_eq!(error(line).problem(), problem, "{line}");
         }
     }
 
     #[test]
-    fn the_words_are_for_people_and_name_the_code() {
+    fn the_message_describes_the_problem_and_includes_the_code() {
         assert_eq!(
-            answered("OOM command not allowed").to_string(),
+            error("OOM command not allowed").to_string(),
             "it has reached its maxmemory and refuses writes (OOM)"
         );
-        assert!(answered("WRONGPASS x").is_denied());
+        assert!(error("WRONGPASS x").is_denied());
     }
 }

@@ -1,4 +1,4 @@
-//! Redis, by the redis crate.
+//! Client for Redis, based on the redis crate.
 
 mod error;
 
@@ -10,58 +10,59 @@ pub use error::{RedisError, RedisProblem};
 
 use super::{Auth, Connection, Tls};
 
-/// How long a server may take to answer where nobody says.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Default timeout for a response.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A Redis. Nothing is sent before it is asked something.
+/// A Redis server. Each call opens its own connection.
 #[derive(Debug, Clone)]
 pub struct Redis(pub(crate) Connection);
 
 impl Redis {
-    /// The server of this connection.
+    /// Returns a client. Does not connect yet.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
         Self(connection)
     }
 
-    /// `PING`; a server still loading its data set answers with an error.
+    /// Sends `PING`. A server that is still loading its data responds with an error.
     ///
     /// # Errors
-    /// When nothing listens or answers in time, the credentials are wrong, or it
-    /// is not ready.
-    pub async fn ping(&self, patience: Duration) -> Result<(), RedisError> {
-        let mut connection = self.connect(patience).await?;
+    /// If the server is unreachable, does not respond in time, or is not ready, or if
+    /// the credentials are wrong.
+    pub async fn ping(&self, timeout: Duration) -> Result<(), RedisError> {
+        let mut connection = self.connect(timeout).await?;
         redis::cmd("PING")
             .query_async::<String>(&mut connection)
             .await?;
         Ok(())
     }
 
-    /// Those of `keys` that are there.
+    /// Returns those of `keys` that exist.
     ///
     /// # Errors
     /// As [`Self::ping`].
     pub async fn existing(&self, keys: &[String]) -> Result<Vec<String>, RedisError> {
-        let mut connection = self.connect(PATIENCE).await?;
+        let mut connection = self.connect(TIMEOUT).await?;
         let mut existing = Vec::new();
         for key in keys {
-            let there: bool = redis::cmd("EXISTS")
+            let exists: bool = redis::cmd("EXISTS")
                 .arg(key)
                 .query_async(&mut connection)
                 .await?;
-            if there {
+            if exists {
                 existing.push(key.clone());
             }
         }
         Ok(existing)
     }
 
-    /// Gives a key a value for a time, whatever it held.
+    /// Sets a key to a value that expires after `time`, and overwrites the previous
+    /// value.
     ///
     /// # Errors
     /// As [`Self::ping`].
     pub async fn hold(&self, key: &str, value: &str, time: Duration) -> Result<(), RedisError> {
-        let mut connection = self.connect(PATIENCE).await?;
+        let mut connection = self.connect(TIMEOUT).await?;
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         redis::cmd("SET")
             .arg(key)
@@ -73,13 +74,14 @@ impl Redis {
         Ok(())
     }
 
-    /// Deletes keys; says how many there were.
+    /// Deletes keys. Returns the number of deleted keys.
     ///
     /// # Errors
-    /// When nothing listens, the credentials are wrong, or it refuses.
+    /// If the server is unreachable or refuses the command, or if the credentials are
+    /// wrong.
     pub async fn delete(&self, keys: &[String]) -> Result<u64, RedisError> {
-        let mut connection = self.connect(PATIENCE).await?;
-        // One at a time: in a cluster keys live apart.
+        let mut connection = self.connect(TIMEOUT).await?;
+        // One key per command, because the nodes of a cluster have different keys.
         let mut deleted = 0;
         for key in keys {
             deleted += redis::cmd("DEL")
@@ -90,17 +92,17 @@ impl Redis {
         Ok(deleted)
     }
 
-    /// A connection on which every answer comes in time.
+    /// Opens a connection on which every command has this timeout.
     pub(crate) async fn connect(
         &self,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
-            .set_response_timeout(Some(patience));
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout));
         let client = self.client()?;
-        let connected = client.get_multiplexed_async_connection_with_config(&config);
-        Ok(connected.await?)
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        Ok(connection.await?)
     }
 
     pub(crate) fn client(&self) -> Result<redis::Client, RedisError> {

@@ -1,14 +1,14 @@
--- Publishes a board, whole or as a delta, in one step that nobody can see half
--- done, and only while this worker holds the lease.
+-- Publishes a full board or a delta atomically, and only while this worker holds the
+-- lease.
 --
 -- KEYS  1 board (sorted set)  2 meta (hash)  3 lease (string)
 -- ARGV  1 lease holder  2 lease ms  3 'delta' or 'replace'
 --       4 expected seq  5 expected members  6 time to live ms
---       7 number of meta fields and values  8… these
---       then: number of removed members, these,
+--       7 number of meta fields and values  8… the fields and values
+--       then: number of removed members, the members,
 --       then: score, member, score, member …
--- Gives 'ok', 'lost' (the lease is not ours), 'stale' (the board is not the one
--- the delta was made for) or 'wrongtype' (the key is somebody else's).
+-- Returns 'ok', 'lost' (this worker does not hold the lease), 'stale' (the board is not
+-- the one that the delta was computed from) or 'wrongtype' (a key is not a board).
 
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then
   return 'lost'
@@ -30,7 +30,7 @@ if ARGV[3] == 'delta' then
     return 'stale'
   end
 else
-  -- The hash too: all its fields are of the same publication.
+  -- Also delete the hash, so that all its fields come from the same publication.
   redis.call('DEL', KEYS[1], KEYS[2])
 end
 
@@ -39,7 +39,7 @@ local fields = tonumber(ARGV[7])
 redis.call('HSET', KEYS[2], unpack(ARGV, at, at + fields - 1))
 at = at + fields
 
--- unpack is bounded by Lua's stack.
+-- The stack of Lua limits the arguments of unpack.
 local function in_slices(command, from, to)
   while from <= to do
     local last = math.min(from + 3999, to)

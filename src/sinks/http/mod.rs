@@ -1,5 +1,5 @@
-//! The external system: one POST for each insert, under a key and with a body
-//! that stay the same however often it is sent.
+//! The external system: sends one POST request per insert. Its idempotency key and
+//! body stay the same if the insert is sent again.
 
 pub(crate) mod audit;
 mod history;
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use audit::SYSTEM;
-pub use history::{EarlierNotes, History};
+pub use history::{History, LegacyState};
 pub(crate) use setup::{LIMITS, open};
 
 use crate::{
@@ -36,20 +36,20 @@ use crate::{
     time::{backoff::retry_after, clock},
 };
 
-/// What all partitions share.
+/// State shared by all partitions.
 #[derive(Debug)]
 struct Common {
     poster: Poster,
     decoder: FactDecoder,
     table: String,
     settings: config::External,
-    /// Requests in flight, over all partitions.
+    /// Limits the requests in flight of all partitions.
     permits: Semaphore,
-    /// Rejections since the last success.
-    rejects_in_a_row: AtomicU32,
+    /// Number of rejections since the last success.
+    consecutive_rejects: AtomicU32,
 }
 
-/// The sink.
+/// The HTTP sink.
 #[derive(Debug)]
 pub struct Http {
     common: Arc<Common>,
@@ -58,7 +58,7 @@ pub struct Http {
 
 impl Http {
     /// # Errors
-    /// When the URL or the client's settings cannot be used.
+    /// If the URL or the settings of the client are invalid.
     pub fn new(
         settings: &config::External,
         external: &WebServer,
@@ -85,7 +85,7 @@ impl Common {
             decoder,
             settings: settings.clone(),
             permits: Semaphore::new(settings.max_in_flight),
-            rejects_in_a_row: AtomicU32::new(0),
+            consecutive_rejects: AtomicU32::new(0),
         })
     }
 }
@@ -98,7 +98,7 @@ impl Sink for Http {
     }
 
     async fn check(&self) -> Result<Standing, Fault> {
-        self.history.standing().await
+        self.history.check_topic().await
     }
 
     async fn claim(
@@ -106,10 +106,10 @@ impl Sink for Http {
         partition: i32,
         committed: Committed<'_>,
     ) -> Result<HttpPartition, Fault> {
-        let (begin, life) = self.history.begin(partition, committed).await?;
+        let (start_offset, incarnation) = self.history.start(partition, committed).await?;
         Ok(HttpPartition {
-            begin: Some(begin),
-            life: Some(life),
+            start_offset: Some(start_offset),
+            incarnation: Some(incarnation),
             ..self.replay(partition, None).await?
         })
     }
@@ -126,38 +126,38 @@ impl Sink for Http {
             pending: Vec::new(),
             delivery: Delivery::default(),
             halted: false,
-            begin: None,
-            life: None,
+            start_offset: None,
+            incarnation: None,
         })
     }
 }
 
-/// One request that is not yet answered for good.
+/// A request without a final outcome yet.
 #[derive(Debug)]
 struct Request {
-    /// Its record's place in the batch.
+    /// Index of the record in the batch.
     index: usize,
     key: Uuid,
     body: Bytes,
-    /// Times that 409 or 425 was answered.
+    /// Number of 409 and 425 responses.
     conflicts: u32,
 }
 
-/// One partition of it.
+/// One partition of the HTTP sink.
 #[derive(Debug)]
 pub struct HttpPartition {
     common: Arc<Common>,
     history: Arc<History>,
     partition: i32,
-    /// Of the batch in hand: what has still to be accepted.
+    /// Requests of the current batch without a final outcome.
     pending: Vec<Request>,
-    /// Of the batch in hand: what has been decided.
+    /// Outcome of the other records of the current batch.
     delivery: Delivery,
-    /// The last look found that an operator has to mend something.
+    /// Whether a response halted the sink.
     halted: bool,
-    begin: Option<i64>,
-    /// What every commit names; none in a replay, which commits nothing.
-    life: Option<TopicLife>,
+    start_offset: Option<i64>,
+    /// Incarnation of the topic in the commits. `None` in a replay, which commits nothing.
+    incarnation: Option<TopicLife>,
 }
 
 impl PartitionSink for HttpPartition {
@@ -167,10 +167,10 @@ impl PartitionSink for HttpPartition {
             crash::point("http", "decoded");
         }
         if self.halted {
-            // One tells whether it has been mended.
+            // A single request shows whether the problem is solved.
             let last = self.pending.len().saturating_sub(1);
-            let one = self.pending.split_off(last);
-            self.post(one).await?;
+            let probe = self.pending.split_off(last);
+            self.post(probe).await?;
             self.halted = false;
         }
         let requests = std::mem::take(&mut self.pending);
@@ -183,12 +183,12 @@ impl PartitionSink for HttpPartition {
     }
 
     fn begin(&self) -> Option<i64> {
-        self.begin
+        self.start_offset
     }
 
     fn metadata(&self, next: i64) -> String {
-        let life = self.life.map(|life| life.text(next, None));
-        life.unwrap_or_default()
+        let metadata = self.incarnation.map(|topic| topic.text(next, None));
+        metadata.unwrap_or_default()
     }
 }
 
@@ -217,20 +217,20 @@ impl HttpPartition {
             else {
                 self.delivery.ignore(match change {
                     Change::Delete { .. } => "delete",
-                    Change::Ignored(why) => why.code(),
+                    Change::Ignored(reason) => reason.code(),
                     _ => "truncate",
                 });
                 continue;
             };
             self.delivery.understand(index);
-            let wanted = match origin {
+            let is_sent = match origin {
                 Origin::Insert => true,
                 Origin::Snapshot | Origin::IncrementalSnapshot => {
                     self.common.settings.include_snapshots
                 }
                 Origin::Update => false,
             };
-            if !wanted {
+            if !is_sent {
                 self.delivery.ignore(origin.code());
                 continue;
             }
@@ -250,7 +250,7 @@ impl HttpPartition {
         let common = &self.common;
         let halted = AtomicBool::new(false);
         let halted = &halted;
-        let answered: Vec<(Request, Option<Verdict>)> = stream::iter(requests)
+        let outcomes: Vec<(Request, Option<Verdict>)> = stream::iter(requests)
             .map(|request| async move {
                 if halted.load(Ordering::Relaxed) {
                     return (request, None);
@@ -265,20 +265,20 @@ impl HttpPartition {
             .collect()
             .await;
         self.halted |= halted.load(Ordering::Relaxed);
-        let mut decided = Vec::with_capacity(answered.len());
-        for (request, verdict) in answered {
+        let mut sent = Vec::with_capacity(outcomes.len());
+        for (request, verdict) in outcomes {
             match verdict {
-                Some(verdict) => decided.push((request, verdict)),
+                Some(verdict) => sent.push((request, verdict)),
                 None => self.pending.push(request),
             }
         }
-        self.decide(decided)
+        self.apply_verdicts(sent)
     }
 
-    /// Sorts the answers; what has to be sent again stays pending.
-    fn decide(&mut self, answered: Vec<(Request, Verdict)>) -> Result<(), Fault> {
+    /// Applies the verdicts to the delivery. Requests to be sent again stay pending.
+    fn apply_verdicts(&mut self, sent: Vec<(Request, Verdict)>) -> Result<(), Fault> {
         let mut fault: Option<Fault> = None;
-        for (mut request, verdict) in answered {
+        for (mut request, verdict) in sent {
             match verdict {
                 Verdict::Accepted => self.delivery.applied += 1,
                 Verdict::Rejected(code, detail) => {
@@ -292,20 +292,20 @@ impl HttpPartition {
                         self.delivery.rejected.push(rejected);
                     } else {
                         self.pending.push(request);
-                        let again = Fault::Retry {
+                        let retry = Fault::Retry {
                             reason: detail,
                             after,
                         };
-                        fault = Some(worse(fault, again));
+                        fault = Some(worse(fault, retry));
                     }
                 }
-                Verdict::Fault(found) => {
+                Verdict::Fault(next) => {
                     self.pending.push(request);
-                    fault = Some(worse(fault, found));
+                    fault = Some(worse(fault, next));
                 }
             }
         }
-        // Dead letters keep the log's order.
+        // Dead letters keep the order of the log.
         self.delivery
             .rejected
             .sort_by_key(|rejected| rejected.index);
@@ -313,36 +313,33 @@ impl HttpPartition {
     }
 }
 
-/// The fault that decides: a halt before a retry, a longer wait before a
+/// Returns the worse fault: a halt is worse than a retry, a longer wait worse than a
 /// shorter one.
-fn worse(one: Option<Fault>, other: Fault) -> Fault {
-    match (one, other) {
+fn worse(first: Option<Fault>, second: Fault) -> Fault {
+    match (first, second) {
         (Some(Fault::Halt(halt)), _) | (_, Fault::Halt(halt)) => Fault::Halt(halt),
-        (Some(Fault::Retry { reason, after: one }), Fault::Retry { after: other, .. }) => {
-            Fault::Retry {
-                reason,
-                after: one.max(other),
-            }
-        }
-        (None, other) => other,
+        (Some(Fault::Retry { reason, after }), Fault::Retry { after: next, .. }) => Fault::Retry {
+            reason,
+            after: after.max(next),
+        },
+        (None, second) => second,
     }
 }
 
-/// Codes of the dead letters that are the external system's decision. As any
-/// other code, they outlive a run.
+/// Codes of dead letters that the external system rejected. They are stored: keep them.
 pub const REJECT_CODES: [&str; 2] = [REJECTED, CONFLICT];
 const REJECTED: &str = "http_rejected";
 const CONFLICT: &str = "http_conflict";
 
-/// What an answer means for its request.
+/// The consequence of a response for its request.
 #[derive(Debug)]
 enum Verdict {
     Accepted,
-    /// This record, never: code and detail.
+    /// The record is dead-lettered, with this code and detail.
     Rejected(&'static str, String),
-    /// 409 or 425: again, a bounded number of times, after so long.
+    /// 409 or 425: retried a limited number of times. Detail and requested wait.
     Conflict(String, Option<Duration>),
-    /// Not this record's fault.
+    /// A fault that is not caused by this record.
     Fault(Fault),
 }
 
@@ -352,9 +349,9 @@ impl Common {
         let _permit = self.permits.acquire().await;
         let key = request.key.to_string();
         let verdict = match self.poster.post(&key, request.body.clone()).await {
-            Ok(answer) => {
+            Ok(response) => {
                 crash::point("http", "sent");
-                self.classify(&answer)
+                self.classify(&response)
             }
             Err(error) => Verdict::Fault(Fault::retry(format!(
                 "external: {}",
@@ -362,11 +359,11 @@ impl Common {
             ))),
         };
         match verdict {
-            Verdict::Accepted => self.rejects_in_a_row.store(0, Ordering::Relaxed),
+            Verdict::Accepted => self.consecutive_rejects.store(0, Ordering::Relaxed),
             Verdict::Rejected(..) => {
-                let row = self.rejects_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-                if row >= self.settings.max_rejects_in_a_row {
-                    return Verdict::Fault(self.too_many_rejects(row, &verdict));
+                let count = self.consecutive_rejects.fetch_add(1, Ordering::Relaxed) + 1;
+                if count >= self.settings.max_rejects_in_a_row {
+                    return Verdict::Fault(self.too_many_rejects(count, &verdict));
                 }
             }
             Verdict::Conflict(..) | Verdict::Fault(_) => {}
@@ -374,14 +371,15 @@ impl Common {
         verdict
     }
 
-    fn classify(&self, answer: &Reply) -> Verdict {
-        let detail = format!("external answered {}: {}", answer.status, answer.excerpt());
+    fn classify(&self, response: &Reply) -> Verdict {
+        let (status, excerpt) = (response.status, response.excerpt());
+        let detail = format!("external responded with {status}: {excerpt}");
         let cap = Duration::from_secs(self.settings.max_retry_after_seconds);
-        let after = answer
+        let after = response
             .retry_after
             .as_deref()
             .and_then(|header| retry_after(header, clock::now(), cap));
-        match answer.status {
+        match status {
             200..=299 => Verdict::Accepted,
             409 | 425 => Verdict::Conflict(detail, after),
             300..=399 | 401 | 403 | 404 | 405 | 501 => Verdict::Fault(Fault::halt(
@@ -400,17 +398,18 @@ impl Common {
         }
     }
 
-    /// So many in a row are the system's fault, or the URL's, not the records'.
-    fn too_many_rejects(&self, row: u32, verdict: &Verdict) -> Fault {
+    /// Returns the halt after too many consecutive rejections. They are caused by the
+    /// external system or a wrong URL rather than by the records.
+    fn too_many_rejects(&self, count: u32, verdict: &Verdict) -> Fault {
         let last = match verdict {
             Verdict::Rejected(_, detail) => detail.as_str(),
             _ => "",
         };
         Fault::Halt(Halt {
             code: "http_rejects_in_a_row".to_owned(),
-            reason: format!("{row} consecutive requests were rejected; the last: {last}"),
+            reason: format!("{count} consecutive requests were rejected; the last: {last}"),
             remedy: format!(
-                "check what answers at {}; where it is right, raise external.max_rejects_in_a_row",
+                "check which server responds at {}, or raise external.max_rejects_in_a_row",
                 self.poster.url()
             ),
         })
@@ -430,7 +429,7 @@ mod tests {
         let connections = crate::connections::Connections::default();
         let (settings, external) = (connections.settings(), &connections.external);
         let common = Common::new(&settings.external, external, FactDecoder::new(facts));
-        Arc::new(common.expect("the default url"))
+        Arc::new(common.expect("the default URL is valid"))
     }
 
     fn classify(common: &Common, status: u16, retry_after: Option<&str>) -> Verdict {
@@ -442,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_means_one_thing() {
+    fn each_status_has_one_verdict() {
         let common = common();
         for status in 200..600 {
             let verdict = classify(&common, status, None);
@@ -466,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_wait_is_obeyed_up_to_the_cap() {
+    fn retry_after_is_honoured_up_to_the_cap() {
         let common = common();
         let cap = Duration::from_secs(common.settings.max_retry_after_seconds);
         for (header, expected) in [
@@ -484,16 +483,16 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_goes_before_a_retry_and_a_longer_wait_before_a_shorter() {
+    fn a_halt_is_worse_than_a_retry_and_a_longer_wait_worse_than_a_shorter_one() {
         let wait = |seconds| Fault::Retry {
             reason: "busy".to_owned(),
             after: Some(Duration::from_secs(seconds)),
         };
-        let halt = || Fault::halt("http_refused", "no", "mend it");
+        let halt = || Fault::halt("http_refused", "no", "fix it");
         assert!(matches!(worse(Some(wait(9)), halt()), Fault::Halt(_)));
         assert!(matches!(worse(Some(halt()), wait(9)), Fault::Halt(_)));
         let Fault::Retry { after, .. } = worse(Some(wait(9)), wait(2)) else {
-            panic!("no halt");
+            panic!("expected a retry");
         };
         assert_eq!(after, Some(Duration::from_secs(9)));
     }

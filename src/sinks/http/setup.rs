@@ -1,6 +1,6 @@
-//! The sink as a worker and a replay open it.
+//! Opens the HTTP sink for a worker or a replay.
 
-use super::{EarlierNotes, History, Http};
+use super::{History, Http, LegacyState};
 use crate::{
     config,
     connections::Connections,
@@ -14,14 +14,14 @@ use crate::{
     sink_kind::{ConsumerGroup, SinkKind},
 };
 
-/// What a batch for the external system holds at most: what a crash may send
+/// Limits of a batch for the external system. After a crash, up to one batch is sent
 /// again.
 pub(crate) const LIMITS: Limits = Limits {
     records: 512,
     bytes: 64 * 1024 * 1024,
 };
 
-/// The sink into the external system.
+/// Opens the sink to the external system.
 pub(crate) fn open(
     shared: &Shared,
     connections: &Connections,
@@ -29,15 +29,15 @@ pub(crate) fn open(
 ) -> Result<Http, PipelineError> {
     let group = ConsumerGroup::Http;
     let log = shared_log(shared, group)?;
-    let mended = mended_group(&shared.group_prefix, group);
-    let lives = lives_group(&shared.group_prefix, group);
-    let earlier = EarlierNotes {
-        mended: log_of(shared, &mended)?,
-        lives: log_of(shared, &lives)?,
-        dead_letters: connections.settings().kafka.dead_letter_topic.clone(),
+    let backfill_group = mended_group(&shared.group_prefix, group);
+    let incarnation_group = lives_group(&shared.group_prefix, group);
+    let legacy = LegacyState {
+        backfills: log_of(shared, &backfill_group)?,
+        incarnations: log_of(shared, &incarnation_group)?,
+        dead_letter_topic: connections.settings().kafka.dead_letter_topic.clone(),
     };
     let (topic, notes) = (shared.source.facts.topic(), shared.notes(group));
-    let history = History::new(topic, log, notes, earlier);
+    let history = History::new(topic, log, notes, legacy);
     let decoder =
         FactDecoder::with_placeholders(shared.source.facts.clone(), shared.placeholders.facts());
     let sink = Http::new(settings, &connections.external, decoder, history);

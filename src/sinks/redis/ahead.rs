@@ -1,8 +1,8 @@
-//! Which events of a window lie too far ahead of their record to be on the
-//! board. ClickHouse keeps the records' times. Where it is no sink, the log is
-//! read for them.
+//! Finds the events of a window that are too far ahead of their record to be on the
+//! board. ClickHouse stores the times of the records. If it is not a sink, they are
+//! read from the log.
 //!
-//! What the log says is sorted on disk, so memory does not grow with it.
+//! The changes of the log are sorted on disk, so memory does not grow with the log.
 
 use std::io;
 
@@ -30,20 +30,22 @@ use crate::{
     time::timestamp::{MICROS_PER_MILLI, MICROS_PER_SECOND},
 };
 
-/// Event, offset in descending order, and what the change made of the event.
-const CHANGE: usize = 17;
+/// Length of a change in bytes: event, offset in descending order, and the state of
+/// the event after the change.
+const CHANGE_LENGTH: usize = 17;
 
-/// The events of a window that the board does not count because of the time of
-/// their record.
+/// The events of a window that the board does not count because of the time of their
+/// record.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ahead {
-    /// They lie too far ahead of it.
+    /// Events that are too far ahead of their record.
     pub ids: Vec<i64>,
-    /// The log no longer has a record of them, so they do as well, or were lost.
+    /// Events without a record in the log. They are too far ahead of a record that
+    /// the log no longer has, or their record was lost.
     pub unknown: Vec<i64>,
 }
 
-/// Why it cannot be said.
+/// Error while finding events that are ahead of their record.
 #[derive(Debug, thiserror::Error)]
 pub enum AheadError {
     #[error("cannot read the events from postgres")]
@@ -88,19 +90,19 @@ impl Failure for AheadError {
     }
 }
 
-/// What the latest change of an event made of it.
+/// State of an event after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Made {
+enum EventState {
     Deleted,
     InTime,
     Ahead,
 }
 
-/// Finds them among the events that `client` sees. Where `content` is named, it
-/// may leave out those of others.
+/// Finds the events that are ahead of their record among the events that `client`
+/// sees. If `content` is given, events of other contents may be omitted.
 ///
 /// # Errors
-/// When a server does not answer, or the disk does not take what is sorted.
+/// If a server does not respond, or the disk is full.
 pub async fn ahead(
     connections: &Connections,
     scratch: &Scratch,
@@ -117,14 +119,14 @@ pub async fn ahead(
             unknown: Vec::new(),
         });
     }
-    let changes = Changes::new(connections, scratch, moment)?;
-    let found = changes.find(client, content);
-    // Many questions, one after the other: on the heap.
-    Box::pin(found).await
+    let finder = AheadFinder::new(connections, scratch, moment)?;
+    let ahead = finder.find(client, content);
+    // The future is large because it awaits many queries: keep it on the heap.
+    Box::pin(ahead).await
 }
 
-/// Reads the changes of the events.
-struct Changes<'a> {
+/// Finds the events that are ahead of their record in the log.
+struct AheadFinder<'a> {
     connections: &'a Connections,
     scratch: &'a Scratch,
     moment: Moment,
@@ -135,7 +137,7 @@ struct Changes<'a> {
     decoder: BoardDecoder,
 }
 
-impl<'a> Changes<'a> {
+impl<'a> AheadFinder<'a> {
     fn new(
         connections: &'a Connections,
         scratch: &'a Scratch,
@@ -158,109 +160,114 @@ impl<'a> Changes<'a> {
     }
 
     async fn find(&self, client: &Client, content: Option<Uuid>) -> Result<Ahead, AheadError> {
-        let mut found = Ahead::default();
+        let mut ahead = Ahead::default();
         let bounds = self.log.bounds(&self.topic).await?;
         let starts: Vec<i64> = bounds.iter().map(|bounds| bounds.start).collect();
         let ends: Vec<i64> = bounds.iter().map(|bounds| bounds.end).collect();
-        let recent = self.recent(&bounds).await?;
-        let latest = self.read(&stretches(&recent, &ends), None).await?;
-        let missing = self.sort_out(client, content, &latest, &mut found).await?;
-        if missing.len() == 0 {
-            return Ok(found);
+        let recent_starts = self.recent_starts(&bounds).await?;
+        let recent_range = offset_ranges(&recent_starts, &ends);
+        let recent_changes = self.read(&recent_range, None).await?;
+        let without_recent_change = self
+            .check_recent(client, content, &recent_changes, &mut ahead)
+            .await?;
+        if without_recent_change.len() == 0 {
+            return Ok(ahead);
         }
-        let earlier = stretches(&starts, &recent);
-        let latest = self.read(&earlier, Some(&missing)).await?;
-        // A log from which nothing was deleted has a record of every event. One that
-        // it has none of was lost, or is still under way.
-        let is_whole = starts.iter().all(|start| *start == 0);
-        found.add_missing(&missing, &latest, is_whole)?;
-        Ok(found)
+        let earlier_range = offset_ranges(&starts, &recent_starts);
+        let earlier_changes = self.read(&earlier_range, Some(&without_recent_change));
+        let earlier_changes = earlier_changes.await?;
+        // If no record was deleted, the log has a record of every event. If one is
+        // missing, it was lost or has not arrived yet.
+        let is_complete = starts.iter().all(|start| *start == 0);
+        ahead.add_without_recent_change(&without_recent_change, &earlier_changes, is_complete)?;
+        Ok(ahead)
     }
 
-    /// Adds the events that are ahead by their latest recent change. Returns those
-    /// that have none.
-    async fn sort_out(
+    /// Adds the events whose latest recent change is ahead. Returns the events without
+    /// a recent change.
+    async fn check_recent(
         &self,
         client: &Client,
         content: Option<Uuid>,
-        latest: &Latest,
-        found: &mut Ahead,
+        recent_changes: &LatestChanges,
+        ahead: &mut Ahead,
     ) -> Result<Sorted<8>, AheadError> {
-        let mut missing = Sorting::new(self.scratch);
+        let mut without_recent_change = Sorting::new(self.scratch);
         let mut from = Some(i64::MIN);
         while let Some(first) = from {
             let ids = eligible::ids(client, self.moment, content, first).await?;
             from = ids.last().and_then(|last| last.checked_add(1));
             for id in ids {
-                match latest.of(id)? {
-                    Some(Made::Ahead) => found.ids.push(id),
-                    Some(Made::InTime | Made::Deleted) => {}
-                    None => missing.add(id.field())?,
+                match recent_changes.state(id)? {
+                    Some(EventState::Ahead) => ahead.ids.push(id),
+                    Some(EventState::InTime | EventState::Deleted) => {}
+                    None => without_recent_change.add(id.field())?,
                 }
             }
         }
-        Ok(missing.finish()?)
+        Ok(without_recent_change.finish()?)
     }
 
-    /// By partition, from where on a record may be late enough for the window.
-    async fn recent(&self, bounds: &[Bounds]) -> Result<Vec<i64>, KafkaError> {
+    /// Returns, for each partition, the offset of the first record that is late enough
+    /// for the window.
+    async fn recent_starts(&self, bounds: &[Bounds]) -> Result<Vec<i64>, KafkaError> {
         let since_us = self.moment.after_us().saturating_sub(self.skew_us);
         let since_ms = since_us.div_euclid(MICROS_PER_MILLI).max(0);
-        let found = self.log.offsets_at(&self.topic, since_ms).await?;
-        let within = |(place, bounds): (usize, &Bounds)| {
-            let found = found.get(place).copied().unwrap_or(bounds.start);
-            found.clamp(bounds.start, bounds.end.max(bounds.start))
+        let offsets = self.log.offsets_at(&self.topic, since_ms).await?;
+        let clamp_offset = |(index, bounds): (usize, &Bounds)| {
+            let offset = offsets.get(index).copied().unwrap_or(bounds.start);
+            offset.clamp(bounds.start, bounds.end.max(bounds.start))
         };
-        Ok(bounds.iter().enumerate().map(within).collect())
+        Ok(bounds.iter().enumerate().map(clamp_offset).collect())
     }
 
-    /// The latest change of each event in these stretches; of the `wanted` ones,
-    /// where they are given.
+    /// Reads the latest change of each event in these offset ranges. If `events` is
+    /// given, reads only their changes.
     async fn read(
         &self,
-        stretches: &[Stretch],
-        wanted: Option<&Sorted<8>>,
-    ) -> Result<Latest, AheadError> {
+        offset_ranges: &[Stretch],
+        events: Option<&Sorted<8>>,
+    ) -> Result<LatestChanges, AheadError> {
         let kafka = &self.connections.kafka;
-        let mut scan = kafka.scan(&self.reader, &self.topic, stretches)?;
+        let mut scan = kafka.scan(&self.reader, &self.topic, offset_ranges)?;
         let mut changes = Sorting::new(self.scratch);
-        while let Some(seen) = scan.next().await? {
-            let decoded = self.decoder.decode_one(0, &seen.record(&self.topic));
-            let Some((id, made)) = made(&decoded, self.skew_us) else {
+        while let Some(record) = scan.next().await? {
+            let decoded = self.decoder.decode_one(0, &record.record(&self.topic));
+            let Some((id, state)) = event_state(&decoded, self.skew_us) else {
                 continue;
             };
-            let is_wanted = match wanted {
-                Some(wanted) => wanted.contains(&id.field())?,
+            let is_requested = match events {
+                Some(events) => events.contains(&id.field())?,
                 None => true,
             };
-            if is_wanted {
-                changes.add(change(id, decoded.offset, made))?;
+            if is_requested {
+                changes.add(change(id, decoded.offset, state))?;
             }
         }
-        Ok(Latest(changes.finish()?))
+        Ok(LatestChanges(changes.finish()?))
     }
 }
 
 impl Ahead {
-    /// Adds events without a recent change. An earlier record is too old for an
-    /// event of the window.
-    fn add_missing(
+    /// Adds events without a recent change. Any event of the window is ahead of an
+    /// earlier record.
+    fn add_without_recent_change(
         &mut self,
-        missing: &Sorted<8>,
-        earlier: &Latest,
-        is_whole: bool,
+        without_recent_change: &Sorted<8>,
+        earlier_changes: &LatestChanges,
+        is_complete: bool,
     ) -> io::Result<()> {
-        let mut from = missing.at_or_after(&i64::MIN.field())?;
+        let mut from = without_recent_change.at_or_after(&i64::MIN.field())?;
         while let Some(field) = from {
             let id = number(field);
-            match earlier.of(id)? {
-                Some(Made::Ahead) => self.ids.push(id),
-                None if !is_whole => self.unknown.push(id),
-                // Postgres has another change of it than the log.
-                Some(Made::InTime | Made::Deleted) | None => {}
+            match earlier_changes.state(id)? {
+                Some(EventState::Ahead) => self.ids.push(id),
+                None if !is_complete => self.unknown.push(id),
+                // Postgres has another change of the event than the log.
+                Some(EventState::InTime | EventState::Deleted) | None => {}
             }
             from = match id.checked_add(1) {
-                Some(next) => missing.at_or_after(&next.field())?,
+                Some(next) => without_recent_change.at_or_after(&next.field())?,
                 None => None,
             };
         }
@@ -268,8 +275,8 @@ impl Ahead {
     }
 }
 
-/// By partition, from these offsets up to those.
-fn stretches(from: &[i64], until: &[i64]) -> Vec<Stretch> {
+/// Returns the offset ranges between `from` and `until`, both indexed by partition.
+fn offset_ranges(from: &[i64], until: &[i64]) -> Vec<Stretch> {
     (0..)
         .zip(from.iter().zip(until))
         .map(|(partition, (from, until))| Stretch {
@@ -280,42 +287,44 @@ fn stretches(from: &[i64], until: &[i64]) -> Vec<Stretch> {
         .collect()
 }
 
-/// Which event a record is of, and what it makes of it; none where it is of none.
-fn made(decoded: &Decoded, skew_us: i64) -> Option<(i64, Made)> {
+/// Returns the event of a record, and its state after the change. Returns `None` if the
+/// record is not a change of an event.
+fn event_state(decoded: &Decoded, skew_us: i64) -> Option<(i64, EventState)> {
     let BoardChange::Event { id, event } = &decoded.change else {
         return None;
     };
     let latest_us = decoded.record_time_us.saturating_add(skew_us);
-    let made = match event {
-        None => Made::Deleted,
-        Some(event) if event.event_ts > latest_us => Made::Ahead,
-        Some(_) => Made::InTime,
+    let state = match event {
+        None => EventState::Deleted,
+        Some(event) if event.event_ts > latest_us => EventState::Ahead,
+        Some(_) => EventState::InTime,
     };
-    Some((*id, made))
+    Some((*id, state))
 }
 
-fn change(id: i64, offset: i64, made: Made) -> [u8; CHANGE] {
-    let made = match made {
-        Made::Deleted => 0,
-        Made::InTime => 1,
-        Made::Ahead => 2,
+fn change(id: i64, offset: i64, state: EventState) -> [u8; CHANGE_LENGTH] {
+    let state = match state {
+        EventState::Deleted => 0,
+        EventState::InTime => 1,
+        EventState::Ahead => 2,
     };
-    // The latest of an event comes first.
-    key(&[&id.field(), &(!offset).field(), &[made]])
+    // The latest change of an event sorts first.
+    key(&[&id.field(), &(!offset).field(), &[state]])
 }
 
-/// Changes by event, the latest first.
-struct Latest(Sorted<CHANGE>);
+/// Changes sorted by event, the latest first.
+struct LatestChanges(Sorted<CHANGE_LENGTH>);
 
-impl Latest {
-    /// What the latest change of an event made of it; none where there is none.
-    fn of(&self, id: i64) -> io::Result<Option<Made>> {
+impl LatestChanges {
+    /// Returns the state of an event after its latest change, or `None` if it has no
+    /// change.
+    fn state(&self, id: i64) -> io::Result<Option<EventState>> {
         let event = id.field();
-        let found = self.0.first_with(&event, &key(&[&event]))?;
-        Ok(found.map(|found| match found[CHANGE - 1] {
-            0 => Made::Deleted,
-            1 => Made::InTime,
-            _ => Made::Ahead,
+        let change = self.0.first_with(&event, &key(&[&event]))?;
+        Ok(change.map(|change| match change[CHANGE_LENGTH - 1] {
+            0 => EventState::Deleted,
+            1 => EventState::InTime,
+            _ => EventState::Ahead,
         }))
     }
 }
@@ -357,62 +366,68 @@ mod tests {
     #[test]
     fn an_event_is_ahead_of_its_record_by_more_than_the_skew() {
         for (event_ts, record_time_us, expected) in [
-            (Some(SKEW_US), 0, Made::InTime),
-            (Some(SKEW_US + 1), 0, Made::Ahead),
-            (Some(0), i64::MAX, Made::InTime),
-            (None, 0, Made::Deleted),
+            (Some(SKEW_US), 0, EventState::InTime),
+            (Some(SKEW_US + 1), 0, EventState::Ahead),
+            (Some(0), i64::MAX, EventState::InTime),
+            (None, 0, EventState::Deleted),
         ] {
-            let found = made(&decoded(event_ts, record_time_us), SKEW_US);
-            assert_eq!(found, Some((-7, expected)), "{event_ts:?}");
+            let state = event_state(&decoded(event_ts, record_time_us), SKEW_US);
+            assert_eq!(state, Some((-7, expected)), "{event_ts:?}");
         }
         let truncate = Decoded {
             change: BoardChange::Truncate,
             ..decoded(None, 0)
         };
-        assert_eq!(made(&truncate, SKEW_US), None);
+        assert_eq!(event_state(&truncate, SKEW_US), None);
     }
 
     #[test]
-    fn the_change_of_the_highest_offset_holds() {
+    fn the_change_with_the_highest_offset_decides() {
         let home = tempfile::tempdir().expect("a folder");
         let scratch = Scratch::of(Home::at(home.path()).project(&Project::default()));
         let mut changes = Sorting::new(&scratch);
-        for (id, offset, made) in [
-            (7, 9, Made::InTime),
-            (7, 12, Made::Ahead),
-            (7, 3, Made::Deleted),
-            (-7, 5, Made::Deleted),
-            (8, 0, Made::InTime),
+        for (id, offset, state) in [
+            (7, 9, EventState::InTime),
+            (7, 12, EventState::Ahead),
+            (7, 3, EventState::Deleted),
+            (-7, 5, EventState::Deleted),
+            (8, 0, EventState::InTime),
         ] {
-            changes.add(change(id, offset, made)).expect("space");
+            let added = changes.add(change(id, offset, state));
+            added.expect("sort the change");
         }
-        let latest = Latest(changes.finish().expect("space"));
-        let of = |id| latest.of(id).expect("readable");
-        assert_eq!(of(7), Some(Made::Ahead));
-        assert_eq!(of(-7), Some(Made::Deleted));
-        assert_eq!(of(8), Some(Made::InTime));
-        assert_eq!(of(9), None);
+        let latest = LatestChanges(changes.finish().expect("sort the changes"));
+        let state = |id| latest.state(id).expect("read the changes");
+        assert_eq!(state(7), Some(EventState::Ahead));
+        assert_eq!(state(-7), Some(EventState::Deleted));
+        assert_eq!(state(8), Some(EventState::InTime));
+        assert_eq!(state(9), None);
     }
 
     #[test]
-    fn what_no_record_is_of_is_known_only_while_the_log_is_whole() {
+    fn events_without_a_record_are_unknown_unless_the_log_is_complete() {
         let home = tempfile::tempdir().expect("a folder");
         let scratch = Scratch::of(Home::at(home.path()).project(&Project::default()));
-        let mut missing = Sorting::new(&scratch);
+        let mut events = Sorting::new(&scratch);
         for id in [i64::MIN, 3, 4, 5, i64::MAX] {
-            missing.add(id.field()).expect("space");
+            events.add(id.field()).expect("sort the event");
         }
-        let missing = missing.finish().expect("space");
+        let events = events.finish().expect("sort the events");
         let mut changes = Sorting::new(&scratch);
-        for (id, made) in [(3, Made::Ahead), (4, Made::InTime), (5, Made::Deleted)] {
-            changes.add(change(id, 0, made)).expect("space");
+        for (id, state) in [
+            (3, EventState::Ahead),
+            (4, EventState::InTime),
+            (5, EventState::Deleted),
+        ] {
+            let added = changes.add(change(id, 0, state));
+            added.expect("sort the change");
         }
-        let earlier = Latest(changes.finish().expect("space"));
-        for (is_whole, unknown) in [(true, vec![]), (false, vec![i64::MIN, i64::MAX])] {
-            let mut found = Ahead::default();
-            let added = found.add_missing(&missing, &earlier, is_whole);
-            added.expect("readable");
-            assert_eq!((found.ids, found.unknown), (vec![3], unknown));
+        let earlier_changes = LatestChanges(changes.finish().expect("sort the changes"));
+        for (is_complete, unknown) in [(true, vec![]), (false, vec![i64::MIN, i64::MAX])] {
+            let mut ahead = Ahead::default();
+            let added = ahead.add_without_recent_change(&events, &earlier_changes, is_complete);
+            added.expect("read the changes");
+            assert_eq!((ahead.ids, ahead.unknown), (vec![3], unknown));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Events that dead letters set apart: which of their changes the board took,
-//! only the log tells. Postgres has their latest, whether it was understood or
-//! not, and ClickHouse rejects changes that the board takes. There may be many
-//! of them, so their changes are sorted into heaps.
+//! Events with dead letters, which the audit checks separately. Only the log shows
+//! which of their changes the board applied: Postgres has the latest change even if
+//! it was rejected, and ClickHouse rejects changes that the board applies. There may
+//! be many such events, so their changes are sorted into buckets on disk.
 
 use std::{collections::HashMap, io};
 
@@ -33,73 +33,73 @@ use crate::{
     window::BoardEvent,
 };
 
-/// The sinks whose dead letters set an event apart.
+/// Returns the sinks whose dead letters have an event checked separately.
 pub(super) fn sinks() -> Vec<SinkKind> {
-    let sets_apart = |sink: &SinkKind| match sink {
+    let is_relevant = |sink: &SinkKind| match sink {
         SinkKind::Redis => true,
-        // Of the events that it rejected it does not know whether they are ahead.
+        // ClickHouse does not have the record times of the events that it rejected.
         SinkKind::ClickHouse => true,
         SinkKind::Http => false,
     };
-    SinkKind::ALL.into_iter().filter(sets_apart).collect()
+    SinkKind::ALL.into_iter().filter(is_relevant).collect()
 }
 
-/// The record of an event that may count is at most this much older than the
-/// event, besides the skew: the clocks of broker and source.
+/// Maximum time by which the record of an event that may count is older than the
+/// event, in addition to the skew. Allows for the clocks of broker and source.
 const SLACK_US: i64 = 60 * MICROS_PER_SECOND;
 
-/// A change that the board understands, of an event that is set apart.
+/// A change that the board can decode, of an event that is checked separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Change {
     id: i64,
-    /// None where the event is deleted.
+    /// `None` if the event was deleted.
     event: Option<BoardEvent>,
     record_time_us: i64,
     lsn: Option<i64>,
-    before_fence: bool,
+    before_barrier: bool,
 }
 
-/// The changes as they are read.
+/// Collects the changes and truncates of the log.
 #[derive(Debug)]
-struct Reading {
+struct ChangeCollector {
     changes: Spill<Change>,
     truncated: Truncated,
 }
 
-/// The latest truncate, by its place in Postgres' log.
+/// LSN of the latest truncate.
 #[derive(Debug, Clone, Copy, Default)]
 struct Truncated {
-    at_fence: Option<i64>,
+    at_barrier: Option<i64>,
     at_end: Option<i64>,
 }
 
-impl Reading {
-    fn new(scratch: &Scratch, heaps: usize) -> io::Result<Self> {
+impl ChangeCollector {
+    fn new(scratch: &Scratch, buckets: usize) -> io::Result<Self> {
         Ok(Self {
-            changes: Spill::new(scratch, heaps)?,
+            changes: Spill::new(scratch, buckets)?,
             truncated: Truncated::default(),
         })
     }
 
-    fn take(
+    fn add(
         &mut self,
         decoded: &Decoded,
-        before_fence: bool,
-        is_apart: impl Fn(i64) -> io::Result<bool>,
+        before_barrier: bool,
+        is_separate: impl Fn(i64) -> io::Result<bool>,
     ) -> io::Result<()> {
         match decoded.change {
-            BoardChange::Event { id, event } if is_apart(id)? => self.changes.push(&Change {
+            BoardChange::Event { id, event } if is_separate(id)? => self.changes.push(&Change {
                 id,
                 event,
                 record_time_us: decoded.record_time_us,
                 lsn: decoded.lsn,
-                before_fence,
+                before_barrier,
             }),
             BoardChange::Truncate => {
                 let truncated = &mut self.truncated;
                 truncated.at_end = truncated.at_end.max(decoded.lsn);
-                if before_fence {
-                    truncated.at_fence = truncated.at_fence.max(decoded.lsn);
+                if before_barrier {
+                    truncated.at_barrier = truncated.at_barrier.max(decoded.lsn);
                 }
                 Ok(())
             }
@@ -109,38 +109,38 @@ impl Reading {
         }
     }
 
-    /// What those that belong on the board come to at the fence, and at the end
-    /// of the log.
+    /// Returns the sums of the events that belong on the board: at the barrier, and
+    /// at the end of the log.
     fn sums(self, moment: Moment, skew_us: i64) -> io::Result<(Sums, Sums)> {
-        let (mut at_fence, mut at_end) = (Sums::default(), Sums::default());
-        for heap in self.changes.heaps()? {
-            let (mut fence, mut end) = (HashMap::new(), HashMap::new());
-            for change in heap {
+        let (mut sums_at_barrier, mut sums_at_end) = (Sums::default(), Sums::default());
+        for bucket in self.changes.heaps()? {
+            let (mut at_barrier, mut at_end) = (HashMap::new(), HashMap::new());
+            for change in bucket {
                 let change = change?;
-                // In the log's order: the last one stays.
-                if change.before_fence {
-                    fence.insert(change.id, change);
+                // Changes are in the order of the log, so the latest one remains.
+                if change.before_barrier {
+                    at_barrier.insert(change.id, change);
                 }
-                end.insert(change.id, change);
+                at_end.insert(change.id, change);
             }
             for (latest, truncated, sums) in [
-                (fence, self.truncated.at_fence, &mut at_fence),
-                (end, self.truncated.at_end, &mut at_end),
+                (at_barrier, self.truncated.at_barrier, &mut sums_at_barrier),
+                (at_end, self.truncated.at_end, &mut sums_at_end),
             ] {
                 for change in latest.values() {
                     change.count(truncated, moment, skew_us, sums);
                 }
             }
         }
-        Ok((at_fence, at_end))
+        Ok((sums_at_barrier, sums_at_end))
     }
 }
 
 impl Change {
-    /// Adds the event to the sums where it belongs on the board.
+    /// Adds the event to the sums if it belongs on the board.
     fn count(&self, truncated: Option<i64>, moment: Moment, skew_us: i64, sums: &mut Sums) {
-        let gone = self.lsn.is_some_and(|lsn| Some(lsn) < truncated);
-        let Some(event) = self.event.filter(|_| !gone) else {
+        let was_truncated = self.lsn.is_some_and(|lsn| Some(lsn) < truncated);
+        let Some(event) = self.event.filter(|_| !was_truncated) else {
             return;
         };
         let in_window = event.event_ts > moment.after_us()
@@ -177,7 +177,7 @@ impl Entry for Change {
                 u8::from(self.event.is_some()),
                 u8::from(duration.is_some()),
                 u8::from(content.is_some()),
-                u8::from(self.before_fence),
+                u8::from(self.before_barrier),
             ],
         ])
     }
@@ -185,9 +185,14 @@ impl Entry for Change {
     fn read(from: &mut Source) -> io::Result<Option<Self>> {
         let bytes: Option<[u8; 57]> = from.next()?;
         Ok(bytes.map(|bytes| {
-            let number = |at| i64::from_le_bytes(field(&bytes, at));
-            let [has_lsn, has_event, has_duration, has_content, before_fence] =
-                field(&bytes, 52).map(|flag: u8| flag != 0);
+            let number = |position| i64::from_le_bytes(field(&bytes, position));
+            let [
+                has_lsn,
+                has_event,
+                has_duration,
+                has_content,
+                before_barrier,
+            ] = field(&bytes, 52).map(|flag: u8| flag != 0);
             let event = BoardEvent {
                 content_id: has_content.then(|| Uuid::from_bytes(field(&bytes, 36))),
                 event_ts: number(24),
@@ -198,22 +203,22 @@ impl Entry for Change {
                 event: has_event.then_some(event),
                 record_time_us: number(8),
                 lsn: has_lsn.then(|| number(16)),
-                before_fence,
+                before_barrier,
             }
         }))
     }
 }
 
-/// What the events that dead letters set apart come to by the log up to the
-/// fence, and up to its end.
+/// Returns the sums of the events with dead letters, according to the log: up to the
+/// catch-up barrier, and up to the end.
 pub(super) async fn sums(
     context: &Context<'_>,
-    letters: &Letters,
+    dead_letters: &Letters,
     moment: Moment,
-    fence: &Fence,
+    barrier: &Fence,
 ) -> Result<(Sums, Sums), VerifyError> {
     let sinks = sinks();
-    if letters.events(&sinks, i64::MIN, 1)?.is_empty() {
+    if dead_letters.events(&sinks, i64::MIN, 1)?.is_empty() {
         return Ok((Sums::default(), Sums::default()));
     }
     let (settings, kafka) = (context.settings, &context.connections.kafka);
@@ -225,30 +230,31 @@ pub(super) async fn sums(
     let log = kafka.log(&reader)?;
     let starts = log.offsets_at(&topic, since_us / MICROS_PER_MILLI).await?;
     let ends = log.ends(&topic).await?;
-    let offsets = starts.iter().zip(&ends);
-    let offsets: u64 = offsets
+    let bounds = starts.iter().zip(&ends);
+    let offset_count: u64 = bounds
         .map(|(from, until)| u64::try_from(until - from).unwrap_or(0))
         .sum();
-    let stretch = |(partition, (from, until)): (i32, (i64, i64))| Stretch {
+    let offset_range = |(partition, (from, until)): (i32, (i64, i64))| Stretch {
         partition,
         from,
         until: Some(until),
     };
-    let stretches: Vec<Stretch> = (0..)
+    let offset_ranges: Vec<Stretch> = (0..)
         .zip(starts.into_iter().zip(ends))
-        .map(stretch)
+        .map(offset_range)
         .collect();
-    let mut scan = kafka.scan(&reader, &topic, &stretches)?;
+    let mut scan = kafka.scan(&reader, &topic, &offset_ranges)?;
     let decoder = BoardDecoder::new(context.tables.facts.clone(), settings.board.score);
-    let mut reading = Reading::new(context.scratch, heaps_for(offsets))?;
-    while let Some(seen) = scan.next().await? {
-        let decoded = decoder.decode_one(0, &seen.record(&topic));
-        let place = usize::try_from(seen.partition).unwrap_or(usize::MAX);
-        let end = fence.events.get(place);
-        let before_fence = end.is_some_and(|end| seen.offset < *end);
-        reading.take(&decoded, before_fence, |id| letters.has_event(&sinks, id))?;
+    let mut collector = ChangeCollector::new(context.scratch, heaps_for(offset_count))?;
+    while let Some(record) = scan.next().await? {
+        let decoded = decoder.decode_one(0, &record.record(&topic));
+        let index = usize::try_from(record.partition).unwrap_or(usize::MAX);
+        let barrier_offset = barrier.events.get(index);
+        let before_barrier = barrier_offset.is_some_and(|offset| record.offset < *offset);
+        let is_separate = |id| dead_letters.has_event(&sinks, id);
+        collector.add(&decoded, before_barrier, is_separate)?;
     }
-    Ok(reading.sums(moment, skew_us)?)
+    Ok(collector.sums(moment, skew_us)?)
 }
 
 #[cfg(test)]
@@ -263,7 +269,7 @@ mod tests {
     };
     const SKEW_US: i64 = 300_000_000;
 
-    fn at(event_ts: i64, record_time_us: i64) -> Decoded {
+    fn change(event_ts: i64, record_time_us: i64) -> Decoded {
         let event = BoardEvent {
             content_id: Some(CONTENT),
             event_ts,
@@ -281,74 +287,76 @@ mod tests {
         }
     }
 
-    /// The events at the fence, and at the end; the first so many changes lie
-    /// before the fence.
-    fn events_around(changes: &[Decoded], before_fence: usize) -> (i64, i64) {
+    /// Returns the number of events at the barrier and at the end. The first
+    /// `before_barrier` changes lie before the barrier.
+    fn events_around(changes: &[Decoded], before_barrier: usize) -> (i64, i64) {
         let (_home, scratch) = scratch();
-        let mut reading = Reading::new(&scratch, 2).expect("space");
+        let mut collector = ChangeCollector::new(&scratch, 2).expect("create the buckets");
         for (number, change) in changes.iter().enumerate() {
-            let taken = reading.take(change, number < before_fence, |id| Ok(id == 7));
-            taken.expect("space");
+            let added = collector.add(change, number < before_barrier, |id| Ok(id == 7));
+            added.expect("write the change");
         }
-        let (at_fence, at_end) = reading.sums(MOMENT, SKEW_US).expect("read");
+        let sums = collector.sums(MOMENT, SKEW_US);
+        let (at_barrier, at_end) = sums.expect("read the buckets");
         let events = |sums: Sums| sums.0.get(&CONTENT).map_or(0, |sum| sum.events);
-        (events(at_fence), events(at_end))
+        (events(at_barrier), events(at_end))
     }
 
     fn events(changes: &[Decoded]) -> i64 {
-        let (at_fence, at_end) = events_around(changes, changes.len());
-        assert_eq!(at_fence, at_end);
+        let (at_barrier, at_end) = events_around(changes, changes.len());
+        assert_eq!(at_barrier, at_end);
         at_end
     }
 
     #[test]
-    fn the_latest_change_that_is_understood_counts_in_its_window() {
+    fn the_latest_decodable_change_counts_if_it_is_in_the_window() {
         let now = MOMENT.as_of_us;
-        assert_eq!(events(&[at(now, now)]), 1);
-        assert_eq!(events(&[at(now, now), at(now + 1, now)]), 0);
-        assert_eq!(events(&[at(MOMENT.after_us(), now)]), 0);
-        assert_eq!(events(&[at(now, now - SKEW_US)]), 1);
-        assert_eq!(events(&[at(now, now - SKEW_US - 1)]), 0, "too far ahead");
+        assert_eq!(events(&[change(now, now)]), 1);
+        assert_eq!(events(&[change(now, now), change(now + 1, now)]), 0);
+        assert_eq!(events(&[change(MOMENT.after_us(), now)]), 0);
+        assert_eq!(events(&[change(now, now - SKEW_US)]), 1);
+        let too_far_ahead = change(now, now - SKEW_US - 1);
+        assert_eq!(events(&[too_far_ahead]), 0);
         let deleted = Decoded {
             change: BoardChange::Event { id: 7, event: None },
-            ..at(now, now)
+            ..change(now, now)
         };
-        assert_eq!(events(&[at(now, now), deleted]), 0);
+        assert_eq!(events(&[change(now, now), deleted]), 0);
     }
 
     #[test]
-    fn what_a_truncate_has_removed_does_not_count() {
+    fn events_removed_by_a_truncate_do_not_count() {
         let now = MOMENT.as_of_us;
         let truncate = |lsn| Decoded {
             lsn: Some(lsn),
             change: BoardChange::Truncate,
-            ..at(now, now)
+            ..change(now, now)
         };
-        assert_eq!(events(&[at(now, now), truncate(now + 1)]), 0);
-        assert_eq!(events(&[truncate(now - 1), at(now, now)]), 1);
+        assert_eq!(events(&[change(now, now), truncate(now + 1)]), 0);
+        assert_eq!(events(&[truncate(now - 1), change(now, now)]), 1);
     }
 
     #[test]
-    fn what_comes_behind_the_fence_counts_at_the_end_only() {
+    fn changes_after_the_barrier_count_only_at_the_end() {
         let now = MOMENT.as_of_us;
         let deleted = Decoded {
             change: BoardChange::Event { id: 7, event: None },
-            ..at(now, now)
+            ..change(now, now)
         };
-        assert_eq!(events_around(&[at(now, now), deleted], 1), (1, 0));
+        assert_eq!(events_around(&[change(now, now), deleted], 1), (1, 0));
         let truncate = Decoded {
             lsn: Some(now + 1),
             change: BoardChange::Truncate,
-            ..at(now, now)
+            ..change(now, now)
         };
-        assert_eq!(events_around(&[at(now, now), truncate], 1), (1, 0));
-        assert_eq!(events_around(&[at(now, now)], 0), (0, 1));
+        assert_eq!(events_around(&[change(now, now), truncate], 1), (1, 0));
+        assert_eq!(events_around(&[change(now, now)], 0), (0, 1));
     }
 
     #[test]
-    fn a_change_is_read_as_it_was_put_away() {
+    fn a_change_is_read_back_unchanged() {
         let (_home, scratch) = scratch();
-        let whole = Change {
+        let complete = Change {
             id: -7,
             event: Some(BoardEvent {
                 content_id: Some(CONTENT),
@@ -357,45 +365,45 @@ mod tests {
             }),
             record_time_us: 5,
             lsn: Some(9),
-            before_fence: true,
+            before_barrier: true,
         };
-        let bare = BoardEvent {
+        let minimal_event = BoardEvent {
             content_id: None,
             event_ts: 4,
             duration_ms: None,
         };
         let changes = [
-            whole,
+            complete,
             Change {
-                event: Some(bare),
+                event: Some(minimal_event),
                 lsn: None,
-                before_fence: false,
-                ..whole
+                before_barrier: false,
+                ..complete
             },
             Change {
                 event: None,
-                ..whole
+                ..complete
             },
         ];
-        let mut spill = Spill::new(&scratch, 1).expect("space");
+        let mut spill = Spill::new(&scratch, 1).expect("create the bucket");
         for change in &changes {
-            spill.push(change).expect("space");
+            spill.push(change).expect("write the change");
         }
-        let heaps = spill.heaps().expect("space");
-        let read: io::Result<Vec<Change>> = heaps.into_iter().flatten().collect();
-        assert_eq!(read.expect("read"), changes);
+        let buckets = spill.heaps().expect("open the bucket");
+        let read: io::Result<Vec<Change>> = buckets.into_iter().flatten().collect();
+        assert_eq!(read.expect("read the changes"), changes);
     }
 
     #[test]
-    fn the_external_system_sets_no_event_apart() {
+    fn dead_letters_of_the_http_sink_do_not_matter_to_the_board() {
         assert_eq!(sinks(), [SinkKind::Redis, SinkKind::ClickHouse]);
     }
 
     #[test]
-    fn other_events_are_left_to_sql() {
+    fn events_without_dead_letters_are_not_summed() {
         let other = Decoded {
             change: BoardChange::Event { id: 8, event: None },
-            ..at(MOMENT.as_of_us, MOMENT.as_of_us)
+            ..change(MOMENT.as_of_us, MOMENT.as_of_us)
         };
         assert_eq!(events(&[other]), 0);
     }

@@ -104,27 +104,27 @@ impl BoardReader {
             .arg(member.to_string())
             .query_async(&mut self.connection)
             .await?;
-        Ok(score.map(whole))
+        Ok(score.map(to_integer))
     }
 }
 
 /// Evaluates the fields of `INFO`.
 fn write_problem(info: impl Fn(&str) -> Option<String>) -> Option<RedisProblem> {
-    let is = |name: &str, wanted: &str| info(name).is_some_and(|value| value == wanted);
+    let has_value = |name: &str, expected: &str| info(name).is_some_and(|value| value == expected);
     let number = |name: &str| info(name).and_then(|value| value.parse::<u64>().ok());
-    if is("role", "slave") && !is("slave_read_only", "0") {
+    if has_value("role", "slave") && !has_value("slave_read_only", "0") {
         return Some(RedisProblem::ReadOnly);
     }
     let used = number("used_memory").unwrap_or(0);
     let uncounted = number("mem_not_counted_for_evict").unwrap_or(0);
-    let most = number("maxmemory").unwrap_or(0);
-    let is_full = most > 0 && used.saturating_sub(uncounted) >= most;
-    if is_full && is("maxmemory_policy", "noeviction") {
+    let limit = number("maxmemory").unwrap_or(0);
+    let is_full = limit > 0 && used.saturating_sub(uncounted) >= limit;
+    if is_full && has_value("maxmemory_policy", "noeviction") {
         return Some(RedisProblem::OutOfMemory);
     }
-    let fails = ["rdb_last_bgsave_status", "aof_last_write_status"];
-    let fails = fails.iter().any(|name| is(name, "err"));
-    fails.then_some(RedisProblem::NotSaving)
+    let statuses = ["rdb_last_bgsave_status", "aof_last_write_status"];
+    let has_failed = statuses.iter().any(|name| has_value(name, "err"));
+    has_failed.then_some(RedisProblem::NotSaving)
 }
 
 type Fields = std::collections::HashMap<String, String>;
@@ -133,7 +133,7 @@ fn view(members: Vec<(String, f64)>, cardinality: u64, fields: &Fields, lease: i
     BoardView {
         members: members
             .into_iter()
-            .map(|(member, score)| (member, whole(score)))
+            .map(|(member, score)| (member, to_integer(score)))
             .collect(),
         cardinality,
         meta: meta(fields),
@@ -146,7 +146,7 @@ fn view(members: Vec<(String, f64)>, cardinality: u64, fields: &Fields, lease: i
     clippy::cast_possible_truncation,
     reason = "the pipeline publishes whole scores far below 2^53"
 )]
-fn whole(score: f64) -> i64 {
+fn to_integer(score: f64) -> i64 {
     score.round() as i64
 }
 
@@ -178,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn info_says_why_nobody_can_write() {
-        let of = |pairs: &[(&str, &str)]| {
+    fn info_shows_why_redis_accepts_no_writes() {
+        let problem = |pairs: &[(&str, &str)]| {
             let info = fields(pairs);
             write_problem(|name| info.get(name).cloned())
         };
         let full = |policy| {
-            of(&[
+            problem(&[
                 ("role", "master"),
                 ("used_memory", "900"),
                 ("mem_not_counted_for_evict", "100"),
@@ -192,19 +192,20 @@ mod tests {
                 ("maxmemory_policy", policy),
             ])
         };
-        assert_eq!(of(&[("role", "master"), ("maxmemory", "0")]), None);
-        let replica = of(&[("role", "slave"), ("slave_read_only", "1")]);
+        assert_eq!(problem(&[("role", "master"), ("maxmemory", "0")]), None);
+        let replica = problem(&[("role", "slave"), ("slave_read_only", "1")]);
         assert_eq!(replica, Some(RedisProblem::ReadOnly));
-        assert_eq!(of(&[("role", "slave"), ("slave_read_only", "0")]), None);
+        let writable_replica = problem(&[("role", "slave"), ("slave_read_only", "0")]);
+        assert_eq!(writable_replica, None);
         assert_eq!(full("noeviction"), Some(RedisProblem::OutOfMemory));
         assert_eq!(full("allkeys-lru"), None);
-        let failing = of(&[("rdb_last_bgsave_status", "err")]);
+        let failing = problem(&[("rdb_last_bgsave_status", "err")]);
         assert_eq!(failing, Some(RedisProblem::NotSaving));
     }
 
     #[test]
-    fn half_a_meta_or_one_of_another_format_is_none() {
-        let whole = [
+    fn incomplete_metadata_and_another_format_are_rejected() {
+        let complete = [
             ("format", "1"),
             ("as_of", "1700000000000000"),
             ("seq", "7"),
@@ -212,11 +213,11 @@ mod tests {
             ("behind_ms", "12"),
             ("window_seconds", "600"),
         ];
-        let read = meta(&fields(&whole)).expect("a meta");
+        let read = meta(&fields(&complete)).expect("complete metadata");
         assert_eq!((read.seq, read.complete, read.behind_ms), (7, true, 12));
-        assert_eq!(meta(&fields(&whole[..5])), None);
+        assert_eq!(meta(&fields(&complete[..5])), None);
         assert_eq!(
-            meta(&fields(&[&[("format", "2")], &whole[1..]].concat())),
+            meta(&fields(&[&[("format", "2")], &complete[1..]].concat())),
             None
         );
         assert_eq!(meta(&fields(&[])), None);

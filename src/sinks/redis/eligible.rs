@@ -1,5 +1,5 @@
-//! The events that belong on the board at a moment, as Postgres has them: what
-//! the board's scores are explained by and checked against.
+//! Queries of the events that belong on the board at a moment, according to Postgres.
+//! They explain the scores of the board and are compared with it.
 
 use std::collections::HashMap;
 
@@ -15,29 +15,29 @@ use crate::{
     time::timestamp::{MICROS_PER_SECOND, Rfc3339},
 };
 
-/// Ids in one question to Postgres.
-const QUESTION: usize = 10_000;
+/// Maximum number of ids in the parameters of one query.
+const IDS_PER_QUERY: usize = 10_000;
 
-/// Ids in one answer of Postgres.
-const ANSWER: i64 = 50_000;
+/// Maximum number of ids in the result of one query.
+const IDS_PER_RESULT: i64 = 50_000;
 
 /// A window and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// Microseconds since the epoch; belongs to the window.
+    /// End of the window (inclusive), in microseconds since the epoch.
     pub as_of_us: i64,
     pub window_seconds: u64,
 }
 
-/// What the events of one content come to.
+/// Number and total duration of one content item's events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum {
     pub events: i64,
-    /// Sum of the durations that are not negative.
+    /// Sum of the durations. A negative duration counts as 0.
     pub duration_ms: i64,
 }
 
-/// One event of a content.
+/// One event of a content item.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct CountedEvent {
     pub id: i64,
@@ -46,12 +46,12 @@ pub struct CountedEvent {
     pub event_ts: String,
     pub duration_ms: Option<i32>,
     pub device: Option<String>,
-    /// Too far ahead of its record to be on the board.
+    /// Whether the event is too far ahead of its record to be on the board.
     pub ahead: bool,
 }
 
 impl Moment {
-    /// The last microsecond before the window.
+    /// Returns the last microsecond before the window.
     #[must_use]
     pub fn after_us(&self) -> i64 {
         let window = i64::try_from(self.window_seconds).unwrap_or(i64::MAX);
@@ -61,13 +61,13 @@ impl Moment {
 }
 
 impl Sum {
-    /// Both together.
+    /// Adds another sum.
     pub fn add(&mut self, other: Self) {
         self.events += other.events;
         self.duration_ms += other.duration_ms;
     }
 
-    /// The score under this way of counting.
+    /// Returns the score of this kind.
     #[must_use]
     pub fn score(&self, by: Score) -> i64 {
         match by {
@@ -77,10 +77,11 @@ impl Sum {
     }
 }
 
-/// Events of the window that lie too far ahead of their record.
+/// Returns the events of the window that are too far ahead of their record, according to
+/// the record times in ClickHouse.
 ///
 /// # Errors
-/// When ClickHouse, which knows the records' times, does not answer.
+/// If ClickHouse does not respond.
 pub async fn ahead(
     query: &Query,
     board: &Board,
@@ -93,52 +94,54 @@ pub async fn ahead(
         .await
 }
 
-/// What events of a window come to, by content.
+/// Sums of a window's events, by content id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sums(pub HashMap<Uuid, Sum>);
 
 impl Sums {
-    /// Adds these to them.
+    /// Adds other sums.
     pub fn add(&mut self, others: &Self) {
         for (content, sum) in &others.0 {
             self.0.entry(*content).or_default().add(*sum);
         }
     }
 
-    /// Takes these out of them. A content of no events is not on the board.
+    /// Subtracts other sums. Removes content items without events, because they are not
+    /// on the board.
     pub fn subtract(&mut self, others: &Self) {
         for (content, sum) in &others.0 {
-            let left = self.0.entry(*content).or_default();
-            left.events -= sum.events;
-            left.duration_ms -= sum.duration_ms;
-            if left.events <= 0 {
+            let remaining = self.0.entry(*content).or_default();
+            remaining.events -= sum.events;
+            remaining.duration_ms -= sum.duration_ms;
+            if remaining.events <= 0 {
                 self.0.remove(content);
             }
         }
     }
 }
 
-/// What each content's events of the window come to.
+/// Returns the sums of all events of the window.
 ///
 /// # Errors
-/// When Postgres does not answer.
+/// If Postgres does not respond.
 pub async fn sums(client: &Client, moment: Moment) -> Result<Sums, PostgresError> {
     sums_where(client, moment, "true", &[]).await
 }
 
-/// The same of these events alone, of which there may be any number.
+/// Returns the sums of these events, as far as they are in the window. There may be any
+/// number of them.
 ///
 /// # Errors
-/// When Postgres does not answer.
+/// If Postgres does not respond.
 pub async fn sums_of(
     client: &Client,
     moment: Moment,
     events: &[i64],
 ) -> Result<Sums, PostgresError> {
     let mut sums = Sums::default();
-    for some in events.chunks(QUESTION) {
+    for ids in events.chunks(IDS_PER_QUERY) {
         let condition = "id = ANY ($3)";
-        sums.add(&sums_where(client, moment, condition, &[&some]).await?);
+        sums.add(&sums_where(client, moment, condition, &[&ids]).await?);
     }
     Ok(sums)
 }
@@ -173,11 +176,11 @@ async fn sums_where(
     Ok(Sums(sums.collect::<Result<_, PostgresError>>()?))
 }
 
-/// The ids of the events of a window that have a content, or have this one, from
-/// an id on and in order: as many as fit into one answer.
+/// Returns the ids of the window's events with any content id, or with this one. The ids
+/// are sorted and start at `first`; their number is limited to one result.
 ///
 /// # Errors
-/// When Postgres does not answer.
+/// If Postgres does not respond.
 pub async fn ids(
     client: &Client,
     moment: Moment,
@@ -192,15 +195,15 @@ pub async fn ids(
     let after = Rfc3339(moment.after_us()).to_string();
     let until = Rfc3339(moment.as_of_us).to_string();
     let rows = client
-        .query(sql, &[&first, &after, &until, &content, &ANSWER])
+        .query(sql, &[&first, &after, &until, &content, &IDS_PER_RESULT])
         .await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// The latest events of one content, at most `limit`, latest first.
+/// Returns the latest events of one content item, at most `limit`, latest first.
 ///
 /// # Errors
-/// When Postgres does not answer.
+/// If Postgres does not respond.
 pub async fn events_of(
     client: &Client,
     moment: Moment,
@@ -247,16 +250,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_of_a_sum_leaves_no_content_of_no_events() {
-        let sums = |of: &[(u128, i64)]| {
-            let one = |(content, events): &(u128, i64)| {
+    fn subtracting_all_events_removes_the_content_item() {
+        let sums = |counts: &[(u128, i64)]| {
+            let entry = |(content, events): &(u128, i64)| {
                 let sum = Sum {
                     events: *events,
                     duration_ms: events * 1_500,
                 };
                 (Uuid::from_u128(*content), sum)
             };
-            Sums(of.iter().map(one).collect())
+            Sums(counts.iter().map(entry).collect())
         };
         let mut all = sums(&[(1, 3), (2, 2)]);
         all.subtract(&sums(&[(1, 1)]));
@@ -267,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_whole_ones() {
+    fn seconds_are_rounded_down() {
         let sum = Sum {
             events: 3,
             duration_ms: 2_999,

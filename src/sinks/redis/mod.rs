@@ -1,4 +1,5 @@
-//! The board in Redis: a rolling window of scores, published by whoever holds the lease.
+//! The board in Redis: a rolling window of scores, published by the worker that holds
+//! the lease.
 
 pub(crate) mod ahead;
 mod apart;

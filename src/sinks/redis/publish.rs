@@ -15,15 +15,16 @@ use crate::connections::redis::{Redis, RedisError};
 pub struct BoardKeys {
     /// Sorted set: content id → score.
     pub board: String,
-    /// Hash: `as_of, seq, complete, behind_ms, window_seconds, score, format`,
-    /// and `positions`: of each partition the offset before which all is in.
+    /// Hash: `as_of, seq, complete, behind_ms, window_seconds, score, format`, and
+    /// `positions`: the next offset of each partition; all earlier records are
+    /// included.
     pub meta: String,
-    /// String: who publishes.
+    /// String: id of the publishing worker.
     pub lease: String,
 }
 
 impl BoardKeys {
-    /// The keys of the board under this name.
+    /// Returns the keys of the board under this name.
     pub fn new(board: &str) -> Self {
         Self {
             board: board.to_owned(),
@@ -33,27 +34,27 @@ impl BoardKeys {
     }
 }
 
-/// What is to be published.
+/// A delta of a board, or a full board.
 #[derive(Debug)]
 pub struct Publication<'a> {
-    /// A delta to the board with this sequence number and this many members;
-    /// none replaces the board whole.
-    pub onto: Option<(u64, usize)>,
+    /// Sequence number and member count of the board that the delta applies to.
+    /// `None` replaces the full board.
+    pub base: Option<(u64, usize)>,
     pub meta: &'a [(&'a str, String)],
     pub removed: &'a [Uuid],
     pub scores: &'a [(Uuid, i64)],
     pub time_to_live: Duration,
 }
 
-/// What Redis says to it.
+/// Outcome of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     Done,
-    /// Another worker holds the lease, or nobody does.
+    /// Another worker holds the lease, or no worker does.
     LeaseLost,
-    /// The board there is not the one that the delta was made for.
+    /// The board in Redis is not the one that the delta was computed from.
     Stale,
-    /// One of the keys holds something that is no board.
+    /// One of the keys is not a board.
     WrongType,
 }
 
@@ -79,10 +80,10 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Redis {
-    /// Publishes a board. Nothing is sent before the first call.
+    /// Returns a publisher of a board. Connects at the first use.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// If the URL is invalid.
     pub fn publisher(
         &self,
         keys: BoardKeys,
@@ -106,12 +107,13 @@ impl Publisher {
         }
     }
 
-    /// The keys it publishes.
+    /// Returns the keys of the published board.
     pub fn keys(&self) -> &BoardKeys {
         &self.keys
     }
 
-    /// The connection, made at the first need and mended by itself after.
+    /// Returns the connection, which is opened at the first use and reconnects
+    /// automatically.
     async fn connection(&mut self) -> Result<ConnectionManager, RedisError> {
         if let Some(connection) = &self.connection {
             return Ok(connection.clone());
@@ -128,44 +130,44 @@ impl Publisher {
         Ok(connection)
     }
 
-    /// Takes the lease where nobody has it, and keeps it where it is ours.
-    /// Returns whether it is ours now.
+    /// Acquires the lease if it is free, or renews it if this worker holds it.
+    /// Returns true if this worker holds it now.
     ///
-    /// Redis expires keys by its wall clock. A lease that has longer to live
-    /// than any holder asks for was set before that clock was set back; whoever
-    /// had it may be gone, so it is cut to the usual time.
-    pub async fn take_lease(&mut self) -> Result<bool, RedisError> {
-        const TAKE: &str = "local holder = redis.call('GET', KEYS[1]) \
-                            if not holder then \
-                              redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end \
-                            local left = redis.call('PTTL', KEYS[1]) \
-                            if holder == ARGV[1] or left < 0 or left > tonumber(ARGV[2]) then \
-                              redis.call('PEXPIRE', KEYS[1], ARGV[2]) end \
-                            return holder == ARGV[1] and 1 or 0";
-        self.on_lease(TAKE).await
+    /// Redis expires keys by its wall clock. If a lease lives longer than any holder
+    /// requests, it was set before that clock was set back. Its holder may no longer
+    /// run, so the lease is shortened to the usual time.
+    pub async fn acquire_lease(&mut self) -> Result<bool, RedisError> {
+        const ACQUIRE: &str = "local holder = redis.call('GET', KEYS[1]) \
+                               if not holder then \
+                                 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1 end \
+                               local left = redis.call('PTTL', KEYS[1]) \
+                               if holder == ARGV[1] or left < 0 or left > tonumber(ARGV[2]) then \
+                                 redis.call('PEXPIRE', KEYS[1], ARGV[2]) end \
+                               return holder == ARGV[1] and 1 or 0";
+        self.run_lease_script(ACQUIRE).await
     }
 
-    /// Renews the lease; returns whether it is still ours.
+    /// Renews the lease. Returns true if this worker still holds it.
     pub async fn renew_lease(&mut self) -> Result<bool, RedisError> {
         const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
                              return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
-        self.on_lease(RENEW).await
+        self.run_lease_script(RENEW).await
     }
 
-    /// Runs a script with the lease's key, its holder and its time in
-    /// milliseconds.
-    async fn on_lease(&mut self, script: &str) -> Result<bool, RedisError> {
+    /// Runs a script with the key of the lease, this worker's id and the duration of
+    /// the lease in milliseconds.
+    async fn run_lease_script(&mut self, script: &str) -> Result<bool, RedisError> {
         let mut connection = self.connection().await?;
-        let is_ours = Script::new(script)
+        let is_held = Script::new(script)
             .key(&self.keys.lease)
             .arg(&self.holder)
             .arg(millis(self.lease))
             .invoke_async(&mut connection)
             .await?;
-        Ok(is_ours)
+        Ok(is_held)
     }
 
-    /// Gives the lease back, so that a standby need not wait for its end.
+    /// Releases the lease, so that a standby worker need not wait until it expires.
     pub async fn release_lease(&mut self) -> Result<(), RedisError> {
         const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
                                return redis.call('DEL', KEYS[1]) end return 0";
@@ -178,13 +180,13 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes, in one step.
+    /// Publishes a board atomically.
     pub async fn publish(
         &mut self,
         publication: &Publication<'_>,
     ) -> Result<Published, RedisError> {
         let mut connection = self.connection().await?;
-        let (mode, seq, members) = match publication.onto {
+        let (mode, seq, members) = match publication.base {
             Some((seq, members)) => ("delta", seq, members),
             None => ("replace", 0, 0),
         };

@@ -1,5 +1,5 @@
-//! What runs beside the board while a term lasts: a reader for each partition,
-//! the commits, and the looks at the log.
+//! Background tasks of one lease session: a reader per partition, the offset
+//! committer, and the log poller.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,49 +22,49 @@ use crate::{
     },
 };
 
-/// Records decoded at once.
+/// Limits of one decoded chunk.
 const LIMITS: Limits = Limits {
     records: 2048,
     bytes: 4 * 1024 * 1024,
 };
 
-/// Offsets are committed at most this often.
+/// Minimum interval between two commits.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// And at least this often: an earlier holder's commit that comes late takes
-/// them back, and nothing fences it.
-const COMMIT_AGAIN: Duration = Duration::from_secs(10);
+/// Unchanged offsets are committed again at this interval. A late commit of an
+/// earlier lease holder can overwrite them, and Kafka does not fence it.
+const RECOMMIT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The log's ends are read this often.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between two polls of the end offsets.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Whether it still is the same topic is asked at each so many looks.
+/// The identity of the topic is checked on every nth poll.
 const IDENTIFY_EVERY: u32 = 12;
 
-/// What a partition's task sends to the board.
-pub(super) struct Fed {
+/// A decoded chunk, sent by a partition reader to the board.
+pub(super) struct DecodedChunk {
     pub topic: Arc<str>,
     pub partition: i32,
     pub decoded: Vec<Decoded>,
-    /// The records as they were; only where one of them is rejected.
+    /// The raw records. `Some` only if at least one of them is rejected.
     pub chunk: Option<Chunk>,
-    /// Everything before this has been sent.
+    /// Next offset: all earlier records have been sent.
     pub next: Option<i64>,
 }
 
-/// Reads and decodes one partition, until the board's end is closed.
+/// Reads and decodes one partition until the receiver is closed.
 pub(super) async fn read(
     mut partition: Partition,
     decoder: BoardDecoder,
-    feed: mpsc::Sender<Result<Fed, KafkaError>>,
+    sender: mpsc::Sender<Result<DecodedChunk, KafkaError>>,
 ) {
     let mut chunk = Chunk::new(Arc::clone(partition.topic()), partition.number());
     loop {
         let taken = match partition.take(&mut chunk, LIMITS) {
             Ok(taken) => taken,
             Err(error) => {
-                // The receiver may be gone already.
-                let _ = feed.send(Err(error)).await;
+                // The receiver may already be closed.
+                let _ = sender.send(Err(error)).await;
                 return;
             }
         };
@@ -73,91 +73,94 @@ pub(super) async fn read(
             crash::point("redis", "polled");
             let decoded = decoder.decode(&chunk);
             crash::point("redis", "decoded");
-            let rejects = |decoded: &Decoded| matches!(decoded.change, BoardChange::Rejected(_));
+            let is_rejected =
+                |decoded: &Decoded| matches!(decoded.change, BoardChange::Rejected(_));
             let position = at_end
                 .then(|| partition.position().ok().flatten())
                 .flatten();
-            let fed = Fed {
+            let decoded_chunk = DecodedChunk {
                 topic: Arc::clone(partition.topic()),
                 partition: partition.number(),
                 next: position.max(chunk.next_offset()),
-                chunk: decoded.iter().any(rejects).then(|| chunk.clone()),
+                chunk: decoded.iter().any(is_rejected).then(|| chunk.clone()),
                 decoded,
             };
             chunk.clear();
-            if feed.send(Ok(fed)).await.is_err() {
+            if sender.send(Ok(decoded_chunk)).await.is_err() {
                 return;
             }
         }
         if taken != Taken::Full {
             tokio::select! {
                 () = partition.arrived() => {}
-                () = feed.closed() => return,
+                () = sender.closed() => return,
             }
         }
     }
 }
 
-/// How far the board is.
+/// Read progress of the board.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
-    /// By partition, what may be committed.
-    pub done: Vec<Reached>,
-    /// Until when the lease is held for certain. A worker that was stopped for
-    /// longer must not take back what its successor has committed, and these
-    /// commits are fenced by nothing else: the group has no members.
-    pub until: Instant,
+    /// Positions that are safe to commit, indexed by partition.
+    pub positions: Vec<CommitPosition>,
+    /// The lease is certain to be held until this instant. A worker that was
+    /// paused for longer must not overwrite the commits of its successor: the
+    /// group has no members, so Kafka does not fence them.
+    pub lease_until: Instant,
 }
 
-/// How far one partition is.
+/// Position of one partition that is safe to commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reached {
-    /// Everything before this is done.
+pub(super) struct CommitPosition {
+    /// Next offset: all earlier records have been processed.
     pub next: i64,
-    /// When the latest of it was appended, in milliseconds since the epoch.
+    /// Append time of the latest processed record, in milliseconds since the
+    /// epoch.
     pub appended_ms: Option<i64>,
 }
 
-/// Commits for the board's group, which has no members.
-pub(super) struct Commits {
+/// Commits the offsets of the board's group, which has no members.
+pub(super) struct OffsetCommitter {
     pub kafka: Kafka,
     pub group: String,
     pub topic: String,
-    /// What every commit says.
-    pub life: TopicLife,
+    /// Incarnation of the topic, stored in the metadata of every commit.
+    pub incarnation: TopicLife,
     pub stats: Arc<SinkStats>,
     pub notes: Notes,
 }
 
-/// A partition's last commit.
-type Last = Option<(i64, Instant)>;
+/// Offset and time of a partition's last commit.
+type LastCommit = Option<(i64, Instant)>;
 
-impl Commits {
-    /// Commits what is done, now and then, and once more at the end, as long as
-    /// the lease is held.
-    pub(super) async fn run(self, mut progress: watch::Receiver<Progress>) {
-        let mut last: Vec<Last> = Vec::new();
+impl OffsetCommitter {
+    /// Commits the progress periodically and once more on shutdown, while the
+    /// lease is held.
+    pub(super) async fn run(self, mut progress_updates: watch::Receiver<Progress>) {
+        let mut last_commits: Vec<LastCommit> = Vec::new();
         let mut log = None;
-        let mut checked = Instant::now();
+        let mut last_check = Instant::now();
         loop {
-            let goes_on = progress.changed().await.is_ok();
-            let now = progress.borrow_and_update().clone();
-            last.resize(now.done.len(), None);
-            if let Err(error) = self.commit(&now, &mut last, &mut log).await {
-                tracing::warn!(sink = "redis", %error, "not committed");
+            let is_open = progress_updates.changed().await.is_ok();
+            let progress = progress_updates.borrow_and_update().clone();
+            last_commits.resize(progress.positions.len(), None);
+            if let Err(error) = self.commit(&progress, &mut last_commits, &mut log).await {
+                tracing::warn!(sink = "redis", %error, "cannot commit offsets");
                 if is_unanswered(&error) {
-                    // Librdkafka may have lost it, with all that would follow.
+                    // librdkafka may have dropped this request, and would drop
+                    // later ones on the same handle: connect again.
                     log = None;
                 }
-            } else if goes_on && checked.elapsed() >= COMMIT_AGAIN {
-                checked = Instant::now();
+            } else if is_open && last_check.elapsed() >= RECOMMIT_INTERVAL {
+                last_check = Instant::now();
                 if let Some(log) = &log {
-                    self.check(&mut last, log).await;
+                    self.check(&mut last_commits, log).await;
                 }
             }
-            if !goes_on {
-                if Instant::now() < now.until {
-                    self.note_end(&last).await;
+            if !is_open {
+                if Instant::now() < progress.lease_until {
+                    self.record_end(&last_commits).await;
                 }
                 return;
             }
@@ -168,75 +171,91 @@ impl Commits {
     async fn commit(
         &self,
         progress: &Progress,
-        last: &mut [Last],
+        last_commits: &mut [LastCommit],
         log: &mut Option<Log>,
     ) -> Result<(), KafkaError> {
         let log = match log {
             Some(log) => log,
             None => log.insert(self.connect().await?),
         };
-        for ((partition, done), last) in (0..).zip(&progress.done).zip(last) {
-            let next = done.next;
-            let stands =
-                last.is_some_and(|(at, since)| at == next && since.elapsed() < COMMIT_AGAIN);
-            if stands || Instant::now() >= progress.until {
+        for ((partition, position), last_commit) in (0..).zip(&progress.positions).zip(last_commits)
+        {
+            let next = position.next;
+            let is_current = last_commit
+                .is_some_and(|(offset, time)| offset == next && time.elapsed() < RECOMMIT_INTERVAL);
+            if is_current || Instant::now() >= progress.lease_until {
                 continue;
             }
             crash::point("redis", "committing");
-            let metadata = self.life.text(next, done.appended_ms);
+            let metadata = self.incarnation.text(next, position.appended_ms);
             log.commit(&self.topic, partition, next, &metadata).await?;
             crash::point("redis", "committed");
-            if last.is_none() {
-                self.note(partition, Noted::Begun).await;
+            if last_commit.is_none() {
+                self.record(partition, Noted::Begun).await;
             }
-            *last = Some((next, Instant::now()));
+            *last_commit = Some((next, Instant::now()));
             self.stats.committed(partition, next);
         }
         Ok(())
     }
 
-    async fn note_end(&self, last: &[Last]) {
-        for (partition, last) in (0..).zip(last) {
-            if let Some((next, _)) = last {
-                self.note(partition, Noted::EndedAt(*next)).await;
+    async fn record_end(&self, last_commits: &[LastCommit]) {
+        for (partition, last_commit) in (0..).zip(last_commits) {
+            if let Some((next, _)) = last_commit {
+                self.record(partition, Noted::EndedAt(*next)).await;
             }
         }
     }
 
-    /// A commit that is missing later is known to be lost.
-    async fn note(&self, partition: i32, noted: Noted) {
-        let topic = self.life.topic();
-        let noted = self.notes.note_committed(partition, topic, noted);
-        if let Err(fault) = noted.await {
-            tracing::debug!(sink = "redis", partition, ?fault, "not noted");
+    /// Records the commit in the state topic, so that an offset that is missing
+    /// later is recognised as lost.
+    async fn record(&self, partition: i32, noted: Noted) {
+        let topic = self.incarnation.topic();
+        let recorded = self.notes.note_committed(partition, topic, noted);
+        if let Err(fault) = recorded.await {
+            tracing::debug!(
+                sink = "redis",
+                partition,
+                ?fault,
+                "cannot record the commit in the state topic"
+            );
         }
     }
 
-    /// Anybody can commit for a group without members. What is not ours any more
-    /// is reported, and committed again.
-    async fn check(&self, last: &mut [Last], log: &Log) {
-        let Ok(commits) = log.commits(&self.topic, last.len()).await else {
+    /// Reports offsets that another client has changed, and has them committed
+    /// again. Any client can commit for a group without members.
+    async fn check(&self, last_commits: &mut [LastCommit], log: &Log) {
+        let Ok(commits) = log.commits(&self.topic, last_commits.len()).await else {
             return;
         };
-        let mut caution = None;
-        for ((partition, commit), last) in (0..).zip(&commits).zip(last) {
-            let commit = commit.as_ref().map(|(at, said)| (*at, said.as_str()));
-            let noted = last.map(|(next, _)| Noted::EndedAt(next));
-            let Some(broken) = Committed::of(commit, noted).trouble() else {
+        let mut degraded = None;
+        for ((partition, commit), last_commit) in (0..).zip(&commits).zip(last_commits) {
+            let commit = commit
+                .as_ref()
+                .map(|(offset, metadata)| (*offset, metadata.as_str()));
+            let noted = last_commit.map(|(next, _)| Noted::EndedAt(next));
+            let Some(problem) = Committed::of(commit, noted).trouble() else {
                 continue;
             };
-            *last = None;
-            caution.get_or_insert_with(|| taken_back(&self.group, &self.topic, partition, broken));
+            *last_commit = None;
+            degraded.get_or_insert_with(|| {
+                offset_changed(&self.group, &self.topic, partition, problem)
+            });
         }
-        if let Some(caution) = &caution {
-            let (code, reason) = (&caution.code, &caution.reason);
-            tracing::warn!(sink = "redis", code, reason, "committing again");
+        if let Some(degraded) = &degraded {
+            let (code, reason) = (&degraded.code, &degraded.reason);
+            tracing::warn!(
+                sink = "redis",
+                code,
+                reason,
+                "offsets were changed by another client, committing them again"
+            );
         }
-        self.stats.set_caution(POSITIONS, caution);
+        self.stats.set_caution(POSITIONS, degraded);
     }
 
-    /// A connection to a broker that answers: a commit to one that does not
-    /// would be waited for.
+    /// Connects and verifies that the broker responds. Otherwise the first commit
+    /// would block until its timeout.
     async fn connect(&self) -> Result<Log, KafkaError> {
         let log = self.kafka.log(&self.group)?;
         log.identity(&self.topic).await?;
@@ -244,73 +263,78 @@ impl Commits {
     }
 }
 
-/// What an operator is told of a position that was moved or lost while the board
-/// was followed.
-fn taken_back(group: &str, topic: &str, partition: i32, broken: Break) -> Halt {
+/// Returns the degraded state to report if an offset was moved or lost while the
+/// board was running.
+fn offset_changed(group: &str, topic: &str, partition: i32, problem: Break) -> Halt {
     let reading = Reading {
         group,
         topic,
         partition,
         bounds: Bounds { start: 0, end: 0 },
     };
-    reading.halt(broken, "it is committed again", "fanout status --watch")
+    reading.halt(
+        problem,
+        "fanout commits its own offset again",
+        "fanout status --watch",
+    )
 }
 
-/// What was seen of the log.
+/// Result of one poll of the log.
 #[derive(Debug)]
-pub(super) enum Look {
-    /// Where each partition ends, by number: of that moment, or later.
+pub(super) enum LogPoll {
+    /// End offset of each partition, indexed by partition, read at or after the
+    /// instant.
     Ends(Instant, Vec<i64>),
-    /// What is being read is another topic, has other partitions, or has been
-    /// made up for from the source.
-    Other,
+    /// The topic was recreated, its partition count changed, or it was backfilled
+    /// from the source.
+    Changed,
 }
 
-/// Looks at the log, for the lag and for how old what has been read is.
-pub(super) struct Looks {
+/// Polls the end offsets to compute the lag and the staleness of the board.
+pub(super) struct LogPoller {
     pub log: Log,
     pub topic: String,
     pub identity: TopicIdentity,
     pub stats: Arc<SinkStats>,
     pub notes: Notes,
-    /// What was made up for when the term began.
-    pub made_up: Option<MadeUp>,
-    pub seen: mpsc::Sender<Look>,
+    /// The backfill recorded when the session started.
+    pub backfill: Option<MadeUp>,
+    pub polls: mpsc::Sender<LogPoll>,
 }
 
-impl Looks {
-    /// Runs until dropped or until the log reads otherwise.
+impl LogPoller {
+    /// Runs until dropped or until the topic has changed.
     pub(super) async fn run(self) {
-        let mut ticks = ticks(LOOK_INTERVAL);
+        let mut ticks = ticks(POLL_INTERVAL);
         for number in 0_u32.. {
             ticks.tick().await;
-            let at = Instant::now();
-            let look = match self.log.ends(&self.topic).await {
+            let start = Instant::now();
+            let poll = match self.log.ends(&self.topic).await {
                 Ok(ends) => {
                     self.stats.set_ends(&ends);
-                    Look::Ends(at, ends)
+                    LogPoll::Ends(start, ends)
                 }
                 Err(error) => {
                     self.stats.lost_sight(&format!("kafka: {error}"));
                     continue;
                 }
             };
-            let is_other = number % IDENTIFY_EVERY == 0 && self.is_other().await;
-            let look = if is_other { Look::Other } else { look };
-            if self.seen.send(look).await.is_err() || is_other {
+            let has_changed = number % IDENTIFY_EVERY == 0 && self.has_changed().await;
+            let poll = if has_changed { LogPoll::Changed } else { poll };
+            if self.polls.send(poll).await.is_err() || has_changed {
                 return;
             }
         }
     }
 
-    /// Whether the log has to be read again. Where that cannot be asked, it is
-    /// asked again later.
-    async fn is_other(&self) -> bool {
+    /// Returns true if the board must be rebuilt from the log. Returns false if
+    /// Kafka does not respond; a later poll checks again.
+    async fn has_changed(&self) -> bool {
         let identity = self.log.identity(&self.topic).await;
         if identity.is_ok_and(|identity| identity != Some(self.identity)) {
             return true;
         }
-        let made_up = self.notes.made_up(self.identity.id).await;
-        made_up.is_ok_and(|made_up| made_up != self.made_up)
+        let backfill = self.notes.made_up(self.identity.id).await;
+        backfill.is_ok_and(|backfill| backfill != self.backfill)
     }
 }

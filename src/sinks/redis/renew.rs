@@ -1,5 +1,5 @@
-//! The board, made anew: whoever publishes it loses the lease, and whoever
-//! takes it next reads the window from the log again.
+//! Rebuilds the board: takes the lease away from its holder. The next holder then
+//! reads the window from the log again.
 
 use std::time::Duration;
 
@@ -14,13 +14,14 @@ use crate::{
     progress::{Progress, steps::Steps},
 };
 
-/// For how long nobody may publish: longer than between two publications.
-const HELD: Duration = Duration::from_millis(2500);
+/// How long the lease is taken from the workers. Longer than the interval between two
+/// publications.
+const LEASE_DURATION: Duration = Duration::from_millis(2500);
 
-/// Between two looks at the board.
-const POLL: Duration = Duration::from_millis(100);
+/// Interval between two reads of the board.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why the board was not made anew.
+/// Why the board was not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
     #[error("cannot rebuild the board in redis")]
@@ -47,57 +48,57 @@ impl Failure for BoardError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Redis(_) => "fanout status",
-            Self::NoBoard { .. } => "fanout status: is `fanout run` up?",
+            Self::NoBoard { .. } => "fanout status: check that `fanout run` is running",
         };
         Some(hint.to_owned())
     }
 }
 
-/// Has the board made anew; returns its members.
+/// Rebuilds the board. Returns its number of members.
 ///
 /// # Errors
-/// When nobody publishes it within `timeout`, or Redis does not answer.
+/// If no worker publishes the board within `timeout`, or Redis does not respond.
 pub async fn rebuild(
     connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<u64, BoardError> {
     let steps = Steps::new(progress, "redis");
-    let members = published_anew(connections, timeout, &steps).await?;
+    let members = wait_for_rebuild(connections, timeout, &steps).await?;
     steps.done("rebuilt");
     Ok(members)
 }
 
-/// Takes the lease away and waits until a complete board is published under the
-/// next one. Returns how many members it has.
-async fn published_anew(
+/// Takes the lease away and waits until a complete board is published under the next
+/// lease. Returns its number of members.
+async fn wait_for_rebuild(
     connections: &Connections,
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<u64, BoardError> {
     let (settings, redis) = (connections.settings(), &connections.redis);
     let keys = BoardKeys::new(&settings.board.key);
-    let patience = Duration::from_millis(settings.redis.request_timeout_ms);
-    // Held rather than deleted: a lease that nobody has is taken back by who
-    // had it, without reading the log again.
+    let request_timeout = Duration::from_millis(settings.redis.request_timeout_ms);
+    // If the lease were deleted, its former holder would acquire it again without
+    // reading the log.
     let holder = format!("rebuild-{}", Uuid::new_v4());
-    redis.hold(&keys.lease, &holder, HELD).await?;
+    redis.hold(&keys.lease, &holder, LEASE_DURATION).await?;
     crash::point("backfill", "lease_taken_away");
     let started = Instant::now();
-    let mut reader = redis.board(keys, patience).await?;
-    // The last publication under the old lease: nobody can publish meanwhile.
-    // Whatever differs comes later. Clocks, which may differ, have no say.
+    let mut reader = redis.board(keys, request_timeout).await?;
+    // The last publication under the old lease, because no worker can publish now. Any
+    // other publication is later. Times are not compared, since clocks may differ.
     let last = reader.read(Some(0)).await?.meta;
     steps.doing("rebuilding the board");
     loop {
         let view = reader.read(Some(0)).await?;
-        let anew = |meta: &Meta| meta.complete && Some(*meta) != last;
-        if view.lease.is_some() && view.meta.as_ref().is_some_and(anew) {
+        let is_rebuilt = |meta: &Meta| meta.complete && Some(*meta) != last;
+        if view.lease.is_some() && view.meta.as_ref().is_some_and(is_rebuilt) {
             return Ok(view.cardinality);
         }
         if started.elapsed() >= timeout {
             return Err(BoardError::NoBoard { waited: timeout });
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

@@ -1,8 +1,8 @@
-//! The board in Redis: the rolling window's state, and when to publish what of
-//! it. Who feeds it, and under which lease, is the pipeline's `board` worker.
+//! The board in Redis: keeps the rolling window and decides what to publish. The
+//! board's [`worker`](super::worker) supplies the events and holds the lease.
 //!
-//! Published are absolute scores. A delta goes onto the very board it was made
-//! for; whatever else Redis holds is replaced whole.
+//! Scores are published as absolute values. A delta applies only to the board that
+//! it was computed from. Anything else in Redis is replaced by a full publication.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::{
     window::{Applied, BoardEvent, Score, Window, WindowSettings},
 };
 
-/// Format of the board's meta.
+/// Format version of the board's metadata.
 const FORMAT: u16 = 1;
 
 /// Microseconds in a second.
 const SECOND_US: i64 = 1_000_000;
 
-/// One record, as far as the board is concerned.
+/// A record, reduced to what the board needs.
 #[derive(Debug, Clone)]
 pub enum BoardChange {
-    /// What an event is now; none where it was deleted.
+    /// The event's current state. `None` if it was deleted.
     Event {
         id: i64,
         event: Option<BoardEvent>,
@@ -37,18 +37,18 @@ pub enum BoardChange {
     Rejected(Rejected),
 }
 
-/// A decoded record with its place and time.
+/// A decoded record with its offset and time.
 #[derive(Debug, Clone)]
 pub struct Decoded {
     pub offset: i64,
     pub record_time_us: i64,
-    /// Where the change is in Postgres' log, where that is known.
+    /// LSN of the change in Postgres, if known.
     pub lsn: Option<i64>,
     pub extra_fields: bool,
     pub change: BoardChange,
 }
 
-/// Decodes events for a board, as it scores them.
+/// Event decoder for the board's kind of score.
 #[derive(Debug, Clone)]
 pub enum BoardDecoder {
     Events(Decoder<CountedTable<false>>),
@@ -58,8 +58,8 @@ pub enum BoardDecoder {
 impl BoardDecoder {
     #[must_use]
     pub fn new(source: SourceTable, score: config::Score) -> Self {
-        // None of the columns is of variable length: nothing to recognise a
-        // placeholder in.
+        // These columns have fixed lengths, so Debezium never writes a placeholder
+        // in place of their values.
         match score {
             config::Score::Events => Self::Events(Decoder::new(source)),
             config::Score::Seconds => Self::Seconds(Decoder::new(source)),
@@ -75,7 +75,7 @@ impl BoardDecoder {
             .collect()
     }
 
-    /// Decodes a record at this place of its batch.
+    /// Decodes the record at position `index` of its batch.
     #[must_use]
     pub fn decode_one(&self, index: usize, record: &Record<'_>) -> Decoded {
         match self {
@@ -89,8 +89,8 @@ fn decode<T>(decoder: &Decoder<T>, index: usize, record: &Record<'_>) -> Decoded
 where
     T: for<'a> Table<Row<'a> = Counted, Id = i64>,
 {
-    let mut extra = false;
-    let mut at = None;
+    let mut has_extra_fields = false;
+    let mut change_lsn = None;
     let change = match decoder.decode(record) {
         Ok(Change::Upsert {
             row,
@@ -98,8 +98,8 @@ where
             lsn,
             ..
         }) => {
-            extra = extra_fields;
-            at = lsn;
+            has_extra_fields = extra_fields;
+            change_lsn = lsn;
             BoardChange::Event {
                 id: row.id,
                 event: Some(BoardEvent {
@@ -111,50 +111,51 @@ where
         }
         Ok(Change::Delete { id }) => BoardChange::Event { id, event: None },
         Ok(Change::Truncate { lsn }) => {
-            at = lsn;
+            change_lsn = lsn;
             BoardChange::Truncate
         }
-        Ok(Change::Ignored(why)) => BoardChange::Ignored(why),
+        Ok(Change::Ignored(reason)) => BoardChange::Ignored(reason),
         Err(reject) => BoardChange::Rejected(Rejected::undecoded(index, reject, None)),
     };
     Decoded {
         offset: record.offset,
         record_time_us: record.timestamp_ms * 1000,
-        lsn: at,
-        extra_fields: extra,
+        lsn: change_lsn,
+        extra_fields: has_extra_fields,
         change,
     }
 }
 
-/// What is published besides the scores.
+/// Metadata published with the scores.
 #[derive(Debug, Clone)]
-pub struct Moment {
+pub struct BoardMeta {
     /// Microseconds since the epoch.
     pub as_of_us: i64,
-    /// Of each partition, everything before this offset is in. With `as_of`
-    /// this is all that a board depends on.
+    /// Next offset of each partition: all earlier records are included. Together
+    /// with `as_of_us` it determines the board.
     pub positions: Vec<i64>,
-    /// Every record of the log is in, as of this long ago.
-    pub behind: Duration,
+    /// The board includes every record that the log held this long ago.
+    pub staleness: Duration,
+    /// Whether the board includes every event of its window.
     pub complete: bool,
 }
 
-/// The board and what Redis is known to hold of it.
+/// The board and the state last published to Redis.
 #[derive(Debug)]
 pub struct Board {
     window: Window,
     publisher: Publisher,
     settings: config::Board,
-    /// Sequence number and members of what was last published; none where
-    /// Redis may hold anything.
+    /// Sequence number and member count of the last publication. `None` if the
+    /// content of Redis is unknown.
     published: Option<(u64, usize)>,
     seq: u64,
     truncated: Option<Truncated>,
 }
 
-/// The latest truncate: rows from before it are gone. A truncate is a record
-/// of one partition and concerns all; what tells before from after is the
-/// place in Postgres' log, and for rows that have none the time of the record.
+/// The latest truncate, which removed all earlier rows. It is a record of one
+/// partition and applies to all partitions. Rows are compared with it by LSN, or by
+/// record time if they have no LSN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Truncated {
     lsn: i64,
@@ -163,7 +164,7 @@ struct Truncated {
 
 impl Board {
     /// # Errors
-    /// When the Redis URL is none.
+    /// If the Redis URL is invalid.
     pub fn new(
         settings: &config::Board,
         redis: &Redis,
@@ -183,26 +184,27 @@ impl Board {
         })
     }
 
-    /// Forgets all events, to be fed from the log again.
+    /// Removes all events, so that the board can be rebuilt from the log.
     pub fn restart(&mut self, now_us: i64) {
         self.window = window(&self.settings, now_us);
         self.published = None;
     }
 
-    /// Whether the clock was set back, so that the board has to be fed again.
-    pub fn has_outrun(&self, now_us: i64) -> bool {
+    /// Returns true if the clock was set back to `now_us`. The board must then be
+    /// rebuilt from the log.
+    pub fn is_ahead_of(&self, now_us: i64) -> bool {
         self.window.is_clock_set_back(now_us)
     }
 
-    /// The lease, or a fault.
-    pub async fn take_lease(&mut self) -> Result<bool, Fault> {
+    /// Tries to acquire the lease. Returns true if it is held.
+    pub async fn acquire_lease(&mut self) -> Result<bool, Fault> {
         self.publisher
-            .take_lease()
+            .acquire_lease()
             .await
             .map_err(|error| classify(&error))
     }
 
-    /// Whether the lease is still held.
+    /// Renews the lease. Returns false if it was lost.
     pub async fn renew_lease(&mut self) -> Result<bool, Fault> {
         self.publisher
             .renew_lease()
@@ -210,33 +212,33 @@ impl Board {
             .map_err(|error| classify(&error))
     }
 
-    /// Gives the lease back; where Redis is away it runs out by itself.
+    /// Releases the lease. If Redis is unreachable, the lease expires later.
     pub async fn release_lease(&mut self) {
         if let Err(error) = self.publisher.release_lease().await {
-            tracing::debug!(%error, "the lease runs out by itself");
+            tracing::debug!(%error, "cannot release the lease, it will expire");
         }
     }
 
-    /// Takes what an event is now.
+    /// Applies the current state of an event. `None` deletes it.
     pub fn apply(&mut self, id: i64, event: Option<BoardEvent>, record_time_us: i64) -> Applied {
         self.window.apply(id, event, record_time_us)
     }
 
-    /// Takes note of a truncate. Returns whether it is news: then what has been
-    /// applied may be from before it, and the board has to be fed again.
+    /// Records a truncate. Returns true if it is later than the last known one. The
+    /// board must then be rebuilt, because it may include removed rows.
     pub fn truncate(&mut self, record: &Decoded) -> bool {
         let truncated = Truncated {
             lsn: record.lsn.unwrap_or(i64::MIN),
             record_time_us: record.record_time_us,
         };
-        let news = self.truncated.is_none_or(|known| known < truncated);
-        if news {
+        let is_later = self.truncated.is_none_or(|known| known < truncated);
+        if is_later {
             self.truncated = Some(truncated);
         }
-        news
+        is_later
     }
 
-    /// Whether a truncate has removed the row that this record is about.
+    /// Returns true if a truncate has removed this record's row.
     pub fn is_truncated(&self, record: &Decoded) -> bool {
         self.truncated.is_some_and(|truncated| match record.lsn {
             Some(lsn) => lsn < truncated.lsn,
@@ -244,44 +246,46 @@ impl Board {
         })
     }
 
-    /// Whether the next publication replaces the board whole.
-    pub fn replaces(&self) -> bool {
+    /// Returns true if the next publication is a full one.
+    pub fn needs_full_publish(&self) -> bool {
         self.published.is_none()
     }
 
-    /// The next publication replaces the board whole.
-    pub fn distrust(&mut self) {
+    /// Makes the next publication a full one.
+    pub fn force_full_publish(&mut self) {
         self.published = None;
     }
 
-    /// Publishes the board as of this moment. Returns whether the lease is
+    /// Publishes the board as of `meta.as_of_us`. Returns true if the lease is
     /// still held.
-    pub async fn publish(&mut self, moment: Moment) -> Result<bool, Fault> {
-        self.window.advance(moment.as_of_us);
+    pub async fn publish(&mut self, meta: BoardMeta) -> Result<bool, Fault> {
+        self.window.advance(meta.as_of_us);
         let changed = self.window.changed();
         let outcome = match self.published {
-            Some(onto) => self.send(Some(onto), &changed, &moment).await,
-            None => self.send(None, &[], &moment).await,
+            Some(base) => self.send(Some(base), &changed, &meta).await,
+            None => self.send(None, &[], &meta).await,
         };
         match outcome {
             Ok(Published::Done) => Ok(true),
             Ok(Published::LeaseLost) => Ok(false),
-            Ok(Published::Stale) => self.replace(&moment).await,
+            Ok(Published::Stale) => self.replace(&meta).await,
             Ok(Published::WrongType) => Err(self.wrong_type()),
             Err(error) => {
-                // It may or may not have arrived.
+                // Redis may or may not have applied the publication.
                 self.published = None;
                 Err(classify(&error))
             }
         }
     }
 
-    async fn replace(&mut self, moment: &Moment) -> Result<bool, Fault> {
+    async fn replace(&mut self, meta: &BoardMeta) -> Result<bool, Fault> {
         self.published = None;
-        match self.send(None, &[], moment).await {
+        match self.send(None, &[], meta).await {
             Ok(Published::Done) => Ok(true),
             Ok(Published::LeaseLost) => Ok(false),
-            Ok(Published::Stale) => Err(Fault::retry("redis: a whole board was called stale")),
+            Ok(Published::Stale) => Err(Fault::retry(
+                "redis: a full publication was rejected as stale",
+            )),
             Ok(Published::WrongType) => Err(self.wrong_type()),
             Err(error) => Err(classify(&error)),
         }
@@ -289,11 +293,11 @@ impl Board {
 
     async fn send(
         &mut self,
-        onto: Option<(u64, usize)>,
+        base: Option<(u64, usize)>,
         changed: &[(Uuid, Option<i64>)],
-        moment: &Moment,
+        meta: &BoardMeta,
     ) -> Result<Published, RedisError> {
-        let (removed, scores): (Vec<Uuid>, Vec<(Uuid, i64)>) = if onto.is_some() {
+        let (removed, scores): (Vec<Uuid>, Vec<(Uuid, i64)>) = if base.is_some() {
             let removed = changed.iter().filter(|(_, score)| score.is_none());
             let scores = changed
                 .iter()
@@ -303,12 +307,12 @@ impl Board {
             (Vec::new(), self.window.scores().collect())
         };
         self.seq += 1;
-        let meta = self.meta(moment);
+        let meta_fields = self.meta_fields(meta);
         let published = self
             .publisher
             .publish(&Publication {
-                onto,
-                meta: &meta,
+                base,
+                meta: &meta_fields,
                 removed: &removed,
                 scores: &scores,
                 time_to_live: Duration::from_secs(self.settings.window_seconds),
@@ -319,8 +323,8 @@ impl Board {
         Ok(published)
     }
 
-    fn meta(&self, moment: &Moment) -> [(&'static str, String); 8] {
-        let positions: Vec<String> = moment.positions.iter().map(i64::to_string).collect();
+    fn meta_fields(&self, meta: &BoardMeta) -> [(&'static str, String); 8] {
+        let positions: Vec<String> = meta.positions.iter().map(i64::to_string).collect();
         let score = match self.settings.score {
             config::Score::Events => "events",
             config::Score::Seconds => "seconds",
@@ -329,8 +333,8 @@ impl Board {
             ("format", FORMAT.to_string()),
             ("as_of", self.window.as_of_us().to_string()),
             ("seq", self.seq.to_string()),
-            ("complete", u8::from(moment.complete).to_string()),
-            ("behind_ms", moment.behind.as_millis().to_string()),
+            ("complete", u8::from(meta.complete).to_string()),
+            ("behind_ms", meta.staleness.as_millis().to_string()),
             ("window_seconds", self.settings.window_seconds.to_string()),
             ("score", score.to_owned()),
             ("positions", positions.join(",")),
@@ -341,7 +345,7 @@ impl Board {
         let keys = self.publisher.keys();
         Fault::halt(
             "wrong_type",
-            format!("redis keys {} or {} hold no board", keys.board, keys.meta),
+            format!("redis key {} or {} is not a board", keys.board, keys.meta),
             format!(
                 "redis-cli rename {} {}.old, or set board.key",
                 keys.board, keys.board
@@ -369,7 +373,7 @@ fn window(settings: &config::Board, now_us: i64) -> Window {
     )
 }
 
-/// Credentials halt; the rest passes.
+/// Classifies an error: wrong credentials halt the sink, others are retried.
 fn classify(error: &RedisError) -> Fault {
     let reason = format!("redis: {error}");
     if error.is_denied() {

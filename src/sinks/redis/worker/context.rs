@@ -1,4 +1,4 @@
-//! What a term reads and tells with, and how it ends.
+//! The context of a lease session, and the ways it ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,69 +14,72 @@ use crate::{
     sinks::redis::sink::BoardDecoder,
 };
 
-/// How often a worker looks whether the source still lets it go on.
-pub(super) const HOLD_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which a worker checks whether the source halts the sink.
+pub(super) const SOURCE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a term reads, and tells, with.
+/// The clients, settings and state that a lease session uses.
 pub(super) struct Context {
     pub(super) shared: Shared,
     pub(super) settings: config::Board,
     pub(super) log: Log,
     pub(super) notes: Notes,
-    /// What was noted of it by releases before the state topic.
-    pub(super) mended: Log,
+    /// The log through which releases without a state topic recorded backfills,
+    /// as commits.
+    pub(super) legacy_backfills: Log,
     pub(super) stats: Arc<SinkStats>,
     pub(super) guard: ShapeGuard,
     pub(super) decoder: BoardDecoder,
 }
 
-/// Why a term as the board's holder ended.
-pub(super) enum TermEnd {
+/// Why a lease session ended.
+pub(super) enum SessionEnd {
     Stopped,
     LeaseLost,
-    /// The log has to be read again: a truncate was met, in the light of which
-    /// it reads otherwise; the topic is another; or the clock was set back.
-    ReadAgain,
-    /// The source has a shape that cannot be followed.
-    Held,
-    Trouble(Fault),
+    /// The board must be rebuilt from the log: a truncate removed rows that may
+    /// have been applied, the topic has changed, or the clock was set back.
+    RebuildRequired,
+    /// The source halts the sink: its schema is unsupported.
+    SourceHalted,
+    Fault(Fault),
 }
 
-/// A term that has ended.
-pub(super) struct Ended {
-    pub(super) how: TermEnd,
-    /// It had come so far that it published.
+/// A lease session that has ended.
+pub(super) struct EndedSession {
+    pub(super) end: SessionEnd,
+    /// Whether the session finished the rebuild and published.
     pub(super) was_warm: bool,
 }
 
-impl From<TermEnd> for Ended {
-    /// Before it had begun.
-    fn from(how: TermEnd) -> Self {
+impl From<SessionEnd> for EndedSession {
+    /// Returns a session that ended before the rebuild was finished.
+    fn from(end: SessionEnd) -> Self {
         Self {
-            how,
+            end,
             was_warm: false,
         }
     }
 }
 
 impl Context {
-    pub(super) fn endure(&self, fault: Fault, attempt: u32) -> Duration {
-        let patience = self.shared.patience;
-        patience.endure(&self.stats, WHOLE_SINK, fault, attempt)
+    /// Reports a fault of the sink. Returns the time to wait before the next try.
+    pub(super) fn report_fault(&self, fault: Fault, attempt: u32) -> Duration {
+        let retry_policy = self.shared.patience;
+        retry_policy.endure(&self.stats, WHOLE_SINK, fault, attempt)
     }
 
-    /// How often the lease is renewed where no publication does it.
-    pub(super) fn renewal(&self) -> Duration {
+    /// Returns the interval at which the lease is renewed while nothing is
+    /// published. A publication also renews the lease.
+    pub(super) fn renewal_interval(&self) -> Duration {
         Duration::from_millis(self.settings.lease_ms) / 3
     }
 }
 
-/// The lease is held, or the term ends.
-pub(super) fn held(outcome: Result<bool, Fault>) -> Result<(), TermEnd> {
-    match outcome {
+/// Returns an error if the lease is not held, or if Redis cannot be asked.
+pub(super) fn require_lease(is_held: Result<bool, Fault>) -> Result<(), SessionEnd> {
+    match is_held {
         Ok(true) => Ok(()),
-        Ok(false) => Err(TermEnd::LeaseLost),
-        Err(fault) => Err(TermEnd::Trouble(fault)),
+        Ok(false) => Err(SessionEnd::LeaseLost),
+        Err(fault) => Err(SessionEnd::Fault(fault)),
     }
 }
 

@@ -1,7 +1,8 @@
-//! The board's worker: holds the lease, rebuilds the window from the log, then
-//! follows it and publishes. Others that run it at the same time stand by.
+//! The board's worker: acquires the lease, rebuilds the window from the log, then
+//! follows the log and publishes. Workers without the lease stand by.
 //!
-//! A [`session`] is one rebuild and the following after it.
+//! A lease [`session`] is one rebuild and the publishing after it, under one
+//! lease.
 
 mod context;
 mod progress;
@@ -13,8 +14,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use self::{
-    context::{Context, Ended, HOLD_INTERVAL, TermEnd, held},
-    session::Term,
+    context::{Context, EndedSession, SOURCE_CHECK_INTERVAL, SessionEnd, require_lease},
+    session::LeaseSession,
 };
 use super::sink::{Board, BoardDecoder};
 use crate::{
@@ -31,10 +32,10 @@ use crate::{
     time::clock::now_us,
 };
 
-/// A worker that stands by looks again this often.
+/// Interval at which a standby worker tries to acquire the lease.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(1000);
 
-/// The worker.
+/// The board's worker.
 pub(crate) struct BoardWorker {
     context: Context,
     board: Board,
@@ -45,7 +46,7 @@ impl BoardWorker {
         shared: Shared,
         connections: &Connections,
         log: Log,
-        mended: Log,
+        legacy_backfills: Log,
         stats: Arc<SinkStats>,
     ) -> Result<Self, String> {
         let settings = connections.settings();
@@ -60,40 +61,40 @@ impl BoardWorker {
                 notes: shared.notes(ConsumerGroup::Board),
                 shared,
                 log,
-                mended,
+                legacy_backfills,
                 stats,
             },
         })
     }
 
-    /// Runs until told to stop.
+    /// Runs until shutdown.
     pub(crate) async fn run(mut self) {
         let stop = self.context.shared.stop.clone();
         let mut attempt = 0;
         while !stop.is_cancelled() {
             if self.context.stats.is_held_by_source() {
                 tokio::select! {
-                    () = sleep(HOLD_INTERVAL) => continue,
+                    () = sleep(SOURCE_CHECK_INTERVAL) => continue,
                     () = stop.cancelled() => break,
                 }
             }
-            let wait = match self.board.take_lease().await {
+            let wait = match self.board.acquire_lease().await {
                 Ok(true) => {
                     crash::point("redis", "leased");
-                    let ended = self.term().await;
-                    if ended.was_warm {
+                    let session = self.run_session().await;
+                    if session.was_warm {
                         attempt = 0;
                     }
-                    match ended.how {
-                        TermEnd::Stopped => break,
-                        TermEnd::LeaseLost | TermEnd::ReadAgain => Duration::ZERO,
-                        TermEnd::Held => {
+                    match session.end {
+                        SessionEnd::Stopped => break,
+                        SessionEnd::LeaseLost | SessionEnd::RebuildRequired => Duration::ZERO,
+                        SessionEnd::SourceHalted => {
                             self.board.release_lease().await;
                             Duration::ZERO
                         }
-                        TermEnd::Trouble(fault) => {
+                        SessionEnd::Fault(fault) => {
                             self.board.release_lease().await;
-                            self.context.endure(fault, attempt)
+                            self.context.report_fault(fault, attempt)
                         }
                     }
                 }
@@ -103,7 +104,7 @@ impl BoardWorker {
                     attempt = 0;
                     STANDBY_INTERVAL
                 }
-                Err(fault) => self.context.endure(fault, attempt),
+                Err(fault) => self.context.report_fault(fault, attempt),
             };
             attempt += 1;
             tokio::select! {
@@ -114,31 +115,33 @@ impl BoardWorker {
         self.board.release_lease().await;
     }
 
-    /// One term as the board's holder. The lease is kept while the log is
-    /// asked where to begin.
-    async fn term(&mut self) -> Ended {
+    /// Runs one lease session. Renews the lease while the start of the session is
+    /// searched in the log.
+    async fn run_session(&mut self) -> EndedSession {
         let Self { context, board } = self;
         context.stats.set_phase(Phase::Starting(
             "rebuilding the board from the log".to_owned(),
         ));
         board.restart(now_us());
-        let begun = {
-            let begin = Term::begin(context);
-            tokio::pin!(begin);
-            let mut renew = ticks(context.renewal());
+        let session = {
+            let start = LeaseSession::start(context);
+            tokio::pin!(start);
+            let mut renew = ticks(context.renewal_interval());
             loop {
                 tokio::select! {
-                    begun = &mut begin => break begun,
-                    _ = renew.tick() => if let Err(end) = held(board.renew_lease().await) {
-                        return end.into();
-                    },
-                    () = context.shared.stop.cancelled() => return TermEnd::Stopped.into(),
+                    session = &mut start => break session,
+                    _ = renew.tick() => {
+                        if let Err(end) = require_lease(board.renew_lease().await) {
+                            return end.into();
+                        }
+                    }
+                    () = context.shared.stop.cancelled() => return SessionEnd::Stopped.into(),
                 }
             }
         };
-        match begun {
-            Ok(term) => term.run(context, board).await,
-            Err(fault) => TermEnd::Trouble(fault).into(),
+        match session {
+            Ok(session) => session.run(context, board).await,
+            Err(fault) => SessionEnd::Fault(fault).into(),
         }
     }
 }

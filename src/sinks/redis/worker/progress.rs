@@ -1,80 +1,83 @@
-//! How far one partition of the board's log is, and as of when that is all
-//! there was.
+//! Read progress of one partition of the board's log, and its staleness.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::sinks::redis::reader::Reached;
+use crate::sinks::redis::reader::CommitPosition;
 
-/// Looks at the log's end that are kept until they are reached. A board that
-/// is further behind has no use for more.
-const MAX_AHEAD: usize = 64;
+/// Maximum number of polled end offsets that are kept until they are reached. A
+/// board that is further behind does not need more.
+const MAX_PENDING_ENDS: usize = 64;
 
-/// One partition.
+/// Progress of one partition.
 #[derive(Debug)]
-pub(super) struct Track {
-    /// Before this, records were counted by an earlier term.
+pub(super) struct PartitionProgress {
+    /// Earlier sessions have counted all records before this offset.
     pub counted_to: i64,
-    /// The end when the lease was taken.
+    /// End offset when the lease was acquired.
     pub goal: i64,
     pub next: i64,
-    /// When the latest record that was read, or counted by an earlier term, was
-    /// appended, in milliseconds since the epoch; none where that is not known.
+    /// Append time of the latest record that was read, or was counted by an
+    /// earlier session, in milliseconds since the epoch. `None` if unknown.
     pub appended_ms: Option<i64>,
-    /// Ends not reached yet, and when they were the end; oldest first.
-    ahead: VecDeque<(Instant, i64)>,
-    /// All that was in the log then is in.
+    /// Polled end offsets that are not reached yet, with the time of the poll;
+    /// oldest first.
+    pending_ends: VecDeque<(Instant, i64)>,
+    /// The board includes every record that the log held at this instant.
     current_as_of: Option<Instant>,
 }
 
-impl Track {
-    /// A partition read from `next`, with this end at this moment.
-    pub fn new(counted_to: i64, next: i64, (at, end): (Instant, i64)) -> Self {
-        let mut track = Self {
+impl PartitionProgress {
+    /// Returns the progress of a partition that is read from `next` on and that
+    /// had the end offset `end` at or after `time`.
+    pub fn new(counted_to: i64, next: i64, (time, end): (Instant, i64)) -> Self {
+        let mut progress = Self {
             counted_to,
             goal: end,
             next,
             appended_ms: None,
-            ahead: VecDeque::new(),
+            pending_ends: VecDeque::new(),
             current_as_of: None,
         };
-        track.looked(at, end);
-        track
+        progress.set_end(time, end);
+        progress
     }
 
-    /// The end was this, at this moment or later.
-    pub fn looked(&mut self, at: Instant, end: i64) {
-        if self.ahead.len() < MAX_AHEAD {
-            self.ahead.push_back((at, end));
+    /// Records the end offset of the partition at or after `time`.
+    pub fn set_end(&mut self, time: Instant, end: i64) {
+        if self.pending_ends.len() < MAX_PENDING_ENDS {
+            self.pending_ends.push_back((time, end));
         }
-        self.reach();
+        self.update_current_as_of();
     }
 
-    /// Everything before `next` is in.
-    pub fn advanced(&mut self, next: i64) {
+    /// Records that all records before `next` have been applied.
+    pub fn advance(&mut self, next: i64) {
         self.next = self.next.max(next);
-        self.reach();
+        self.update_current_as_of();
     }
 
-    fn reach(&mut self) {
-        while let Some((at, end)) = self.ahead.front()
+    fn update_current_as_of(&mut self) {
+        while let Some((time, end)) = self.pending_ends.front()
             && *end <= self.next
         {
-            self.current_as_of = Some(*at);
-            self.ahead.pop_front();
+            self.current_as_of = Some(*time);
+            self.pending_ends.pop_front();
         }
     }
 
-    /// How long ago everything in the partition was known to be in.
-    pub fn behind(&self) -> Duration {
+    /// Returns the staleness: the board includes every record that the partition
+    /// held this long ago.
+    pub fn staleness(&self) -> Duration {
         self.current_as_of
             .map_or(Duration::MAX, |instant| instant.elapsed())
     }
 
-    /// What may be committed: never behind what an earlier term has counted.
-    pub fn done(&self) -> Reached {
-        Reached {
+    /// Returns the position that is safe to commit. It is never before the
+    /// records that earlier sessions have counted.
+    pub fn commit_position(&self) -> CommitPosition {
+        CommitPosition {
             next: self.next.max(self.counted_to),
             appended_ms: self.appended_ms,
         }
@@ -85,48 +88,48 @@ impl Track {
 mod tests {
     use super::*;
 
-    /// A moment so many seconds ago.
+    /// Returns the instant this many seconds ago.
     fn ago(seconds: u64) -> Instant {
         Instant::now()
             .checked_sub(Duration::from_secs(seconds))
-            .expect("the machine runs longer")
+            .expect("the machine has been up for longer")
     }
 
-    fn seconds(track: &Track) -> u64 {
-        track.behind().as_secs()
+    fn seconds(progress: &PartitionProgress) -> u64 {
+        progress.staleness().as_secs()
     }
 
     #[test]
     fn a_partition_is_current_as_of_the_latest_end_it_has_reached() {
-        let mut track = Track::new(0, 0, (ago(50), 5));
-        assert_eq!(track.behind(), Duration::MAX);
-        track.looked(ago(40), 10);
-        track.looked(ago(30), 20);
-        track.advanced(4);
-        assert_eq!(track.behind(), Duration::MAX);
-        track.advanced(5);
-        assert_eq!(seconds(&track), 50);
-        track.advanced(19);
-        assert_eq!(seconds(&track), 40);
-        track.advanced(25);
-        assert_eq!(seconds(&track), 30);
-        track.looked(ago(20), 25);
-        assert_eq!(seconds(&track), 20);
+        let mut progress = PartitionProgress::new(0, 0, (ago(50), 5));
+        assert_eq!(progress.staleness(), Duration::MAX);
+        progress.set_end(ago(40), 10);
+        progress.set_end(ago(30), 20);
+        progress.advance(4);
+        assert_eq!(progress.staleness(), Duration::MAX);
+        progress.advance(5);
+        assert_eq!(seconds(&progress), 50);
+        progress.advance(19);
+        assert_eq!(seconds(&progress), 40);
+        progress.advance(25);
+        assert_eq!(seconds(&progress), 30);
+        progress.set_end(ago(20), 25);
+        assert_eq!(seconds(&progress), 20);
     }
 
     #[test]
-    fn without_a_look_it_grows_old_though_nothing_arrives() {
-        let track = Track::new(0, 7, (ago(9), 7));
-        assert_eq!(seconds(&track), 9);
+    fn a_partition_grows_stale_without_polls_even_if_no_record_arrives() {
+        let progress = PartitionProgress::new(0, 7, (ago(9), 7));
+        assert_eq!(seconds(&progress), 9);
     }
 
     #[test]
-    fn what_was_counted_before_is_not_uncommitted() {
-        let mut track = Track::new(100, 40, (ago(1), 200));
-        assert_eq!(track.done().next, 100);
-        track.advanced(90);
-        assert_eq!(track.done().next, 100);
-        track.advanced(150);
-        assert_eq!(track.done().next, 150);
+    fn the_commit_position_never_falls_behind_the_counted_records() {
+        let mut progress = PartitionProgress::new(100, 40, (ago(1), 200));
+        assert_eq!(progress.commit_position().next, 100);
+        progress.advance(90);
+        assert_eq!(progress.commit_position().next, 100);
+        progress.advance(150);
+        assert_eq!(progress.commit_position().next, 150);
     }
 }

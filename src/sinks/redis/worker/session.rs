@@ -1,9 +1,9 @@
-//! One term of the board's holder: the log read from where the window begins,
-//! then followed, and what changed published.
+//! One lease session: reads the log from the start of the window, then follows
+//! it and publishes the changes.
 //!
-//! Redis may come and go meanwhile: what is known of the log stays right, so
-//! the term goes on and publishes the whole board when Redis is back, unless
-//! another worker has the lease by then.
+//! If Redis becomes unreachable, the state read from the log stays valid. The
+//! session continues and publishes the full board once Redis is back, unless
+//! another worker has acquired the lease by then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    context::{Context, Ended, HOLD_INTERVAL, TermEnd, held, kafka},
-    progress::Track,
-    start::{Gap, Start, recovery},
+    context::{Context, EndedSession, SOURCE_CHECK_INTERVAL, SessionEnd, kafka, require_lease},
+    progress::PartitionProgress,
+    start::{Gap, Start, recovery_command},
 };
 use crate::{
     crash,
@@ -31,113 +31,120 @@ use crate::{
     },
     sink_kind::ConsumerGroup,
     sinks::redis::{
-        reader::{Commits, Fed, Look, Looks, Progress, read},
-        sink::{Board, BoardChange, Decoded, Moment},
+        reader::{DecodedChunk, LogPoll, LogPoller, OffsetCommitter, Progress, read},
+        sink::{Board, BoardChange, BoardMeta, Decoded},
     },
     time::clock::now_us,
     window::Applied,
 };
 
-/// Decoded chunks waiting for the board.
-const QUEUE: usize = 4;
+/// Maximum number of decoded chunks waiting for the board.
+const CHUNK_QUEUE: usize = 4;
 
-/// Looks at the log waiting for the board.
-const LOOKS: usize = 4;
+/// Maximum number of log polls waiting for the board.
+const POLL_QUEUE: usize = 4;
 
-/// The board is published this often though nothing changed.
+/// Interval at which an unchanged board is published.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A board is complete that held all of the log so long ago: a few looks.
+/// The board counts as complete if it reached the end of the log this recently.
+/// Several polls fit into this time.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The longest wait until a Redis that was away is tried again: the board has
-/// to be fresh soon after.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Maximum wait before a failed publication is retried. The board must be fresh
+/// soon after Redis is reachable again.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// The state of one term.
-pub(super) struct Term {
+/// The state of one lease session.
+pub(super) struct LeaseSession {
     _reader: Reader,
-    /// Reading and committing: they end when the term does.
+    /// The partition readers and the offset committer. They end with the session.
     tasks: JoinSet<()>,
-    /// Looks at the log, until dropped.
-    _looking: AbortOnDropHandle<()>,
-    looks: mpsc::Receiver<Look>,
-    feed: mpsc::Receiver<Result<Fed, KafkaError>>,
-    /// How far each partition is done, for the committing task.
+    /// Polls the log until dropped.
+    _poller: AbortOnDropHandle<()>,
+    polls: mpsc::Receiver<LogPoll>,
+    chunks: mpsc::Receiver<Result<DecodedChunk, KafkaError>>,
+    /// Progress of all partitions, for the offset committer.
     progress: watch::Sender<Progress>,
-    tracks: Vec<Track>,
+    partitions: Vec<PartitionProgress>,
     gap: Option<Gap>,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     identity: TopicIdentity,
+    /// Whether records were applied since the last publication.
     dirty: bool,
     last_publication: Instant,
-    /// Publications that failed in a row, and when the next may be tried.
+    /// Number of consecutive failed publications.
     failures: u32,
+    /// Time of the next allowed publication.
     not_before: Instant,
 }
 
-impl Term {
-    /// Reads the log from where the window begins.
-    pub(super) async fn begin(context: &Context) -> Result<Self, Fault> {
+impl LeaseSession {
+    /// Starts to read the log from the start of the window.
+    pub(super) async fn start(context: &Context) -> Result<Self, Fault> {
         let topic = context.shared.source.facts.topic();
         let identity = context.log.identity(&topic).await.map_err(kafka)?;
         let identity =
             identity.ok_or_else(|| Fault::retry(format!("waiting for topic {topic}")))?;
         let start = Start::find(context, identity).await?;
-        for (partition, track) in (0..).zip(&start.tracks) {
-            let next = track.done().next;
+        for (partition, progress) in (0..).zip(&start.partitions) {
+            let next = progress.commit_position().next;
             context.guard.goes_on(partition, next).await;
             context.guard.take_over(partition, identity, next).await;
         }
-        let starts: Vec<_> = start.tracks.iter().map(|track| Some(track.next)).collect();
+        let offsets = start.partitions.iter().map(|progress| Some(progress.next));
+        let offsets: Vec<_> = offsets.collect();
         let group = context.shared.group(ConsumerGroup::Board);
-        let reading = context.shared.kafka.reader(&group, &topic, &starts);
-        let (reader, partitions) = reading.map_err(kafka)?;
-        let (sender, feed) = mpsc::channel(QUEUE);
+        let reader = context.shared.kafka.reader(&group, &topic, &offsets);
+        let (reader, kafka_partitions) = reader.map_err(kafka)?;
+        let (chunk_sender, chunks) = mpsc::channel(CHUNK_QUEUE);
         let now = Instant::now();
-        let (progress, to_commit) = watch::channel(Progress {
-            done: start.tracks.iter().map(Track::done).collect(),
-            until: now,
+        let positions = start.partitions.iter();
+        let positions = positions.map(PartitionProgress::commit_position);
+        let (progress, progress_updates) = watch::channel(Progress {
+            positions: positions.collect(),
+            lease_until: now,
         });
-        let commits = Commits {
+        let committer = OffsetCommitter {
             kafka: context.shared.kafka.clone(),
             group,
             topic: topic.clone(),
-            life: TopicLife::from(identity),
+            incarnation: TopicLife::from(identity),
             stats: Arc::clone(&context.stats),
             notes: context.notes.clone(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(commits.run(to_commit));
-        for (partition, committed) in partitions.into_iter().zip(start.committed) {
+        tasks.spawn(committer.run(progress_updates));
+        for (partition, committed) in kafka_partitions.into_iter().zip(start.committed) {
             context.stats.claimed(partition.number(), committed);
-            tasks.spawn(read(partition, context.decoder.clone(), sender.clone()));
+            let decoder = context.decoder.clone();
+            tasks.spawn(read(partition, decoder, chunk_sender.clone()));
         }
-        let gap = start.gap.as_ref().map(|gap| gap.caution.clone());
-        caution(context, WINDOW, gap);
-        caution(context, POSITIONS, start.distrust);
+        let gap = start.gap.as_ref().map(|gap| gap.degraded.clone());
+        report_degraded(context, WINDOW, gap);
+        report_degraded(context, POSITIONS, start.untrusted_offsets);
         let producer = context.shared.producer.clone();
-        let letters = DeadLetters::new(producer, ConsumerGroup::Board, identity);
-        let (seen, looks) = mpsc::channel(LOOKS);
-        let looking = Looks {
+        let dead_letters = DeadLetters::new(producer, ConsumerGroup::Board, identity);
+        let (poll_sender, polls) = mpsc::channel(POLL_QUEUE);
+        let poller = LogPoller {
             log: context.log.clone(),
             topic,
             identity,
             stats: Arc::clone(&context.stats),
             notes: context.notes.clone(),
-            made_up: start.made_up,
-            seen,
+            backfill: start.backfill,
+            polls: poll_sender,
         };
         Ok(Self {
             _reader: reader,
             tasks,
-            _looking: AbortOnDropHandle::new(tokio::spawn(looking.run())),
-            looks,
-            feed,
+            _poller: AbortOnDropHandle::new(tokio::spawn(poller.run())),
+            polls,
+            chunks,
             progress,
-            tracks: start.tracks,
+            partitions: start.partitions,
             gap: start.gap,
-            letters,
+            dead_letters,
             identity,
             dirty: true,
             last_publication: now,
@@ -146,112 +153,117 @@ impl Term {
         })
     }
 
-    /// Follows the log until told to stop, or until the lease is lost.
-    pub(super) async fn run(mut self, context: &Context, board: &mut Board) -> Ended {
+    /// Follows the log until shutdown or until the session has to end.
+    pub(super) async fn run(mut self, context: &Context, board: &mut Board) -> EndedSession {
         let settings = &context.settings;
         let mut publish = ticks(Duration::from_millis(settings.publish_interval_ms));
-        let mut renew = ticks(context.renewal());
+        let mut renew = ticks(context.renewal_interval());
         let mut replace = ticks(Duration::from_secs(settings.replace_interval_seconds));
         replace.reset();
-        let mut hold = ticks(HOLD_INTERVAL);
-        let mut warm = false;
-        let how = loop {
+        let mut source_check = ticks(SOURCE_CHECK_INTERVAL);
+        let mut is_warm = false;
+        let end = loop {
             let step = tokio::select! {
                 biased;
-                () = context.shared.stop.cancelled() => break TermEnd::Stopped,
-                _ = publish.tick(), if warm => self.publish(context, board).await,
-                _ = renew.tick(), if !warm => self.renew(context, board).await,
+                () = context.shared.stop.cancelled() => break SessionEnd::Stopped,
+                _ = publish.tick(), if is_warm => self.publish(context, board).await,
+                _ = renew.tick(), if !is_warm => self.renew(context, board).await,
                 _ = replace.tick() => {
-                    board.distrust();
+                    board.force_full_publish();
                     Ok(())
                 }
-                _ = hold.tick() => if context.stats.is_held_by_source() {
-                    Err(TermEnd::Held)
+                _ = source_check.tick() => if context.stats.is_held_by_source() {
+                    Err(SessionEnd::SourceHalted)
                 } else {
                     Ok(())
                 },
-                Some(look) = self.looks.recv() => self.looked(look),
-                fed = self.feed.recv() => self.take(fed, context, board).await,
+                Some(poll) = self.polls.recv() => self.apply_poll(poll),
+                chunk = self.chunks.recv() => self.apply_chunk(chunk, context, board).await,
             };
             if let Err(end) = step {
                 break end;
             }
-            if !warm && self.has_all_of_then() {
+            if !is_warm && self.is_rebuilt() {
                 crash::point("redis", "rebuilt");
-                warm = true;
+                is_warm = true;
                 context.stats.set_phase(Phase::Running);
             }
         };
-        if warm && matches!(how, TermEnd::Stopped) {
-            // The last word; without it the board is a moment older.
+        if is_warm && matches!(end, SessionEnd::Stopped) {
+            // A last publication keeps the board as fresh as possible.
             let asked = Instant::now();
-            if let Ok(true) = board.publish(self.moment()).await {
-                self.held_since(context, asked);
+            if let Ok(true) = board.publish(self.meta()).await {
+                self.extend_lease(context, asked);
             }
             crash::point("redis", "leaving");
         }
-        self.end(context).await;
-        Ended {
-            how,
-            was_warm: warm,
+        self.shut_down(context).await;
+        EndedSession {
+            end,
+            was_warm: is_warm,
         }
     }
 
-    /// Ends the term's tasks, the committing one after a last commit.
-    async fn end(mut self, context: &Context) {
-        const LAST_COMMIT: Duration = Duration::from_secs(3);
+    /// Ends the session's tasks. The offset committer first commits once more.
+    async fn shut_down(mut self, context: &Context) {
+        const TIMEOUT: Duration = Duration::from_secs(3);
         drop(self.progress);
-        self.feed.close();
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
-        // What does not end by itself is ended by dropping the set.
-        let _ = tokio::time::timeout(LAST_COMMIT, ended).await;
-        for partition in (0..).take(self.tracks.len()) {
+        self.chunks.close();
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        // Dropping the set aborts the tasks that have not ended by then.
+        let _ = tokio::time::timeout(TIMEOUT, all_ended).await;
+        for partition in (0..).take(self.partitions.len()) {
             context.stats.released(partition);
         }
-        for about in [WINDOW, POSITIONS] {
-            context.stats.set_caution(about, None);
+        for subject in [WINDOW, POSITIONS] {
+            context.stats.set_caution(subject, None);
         }
     }
 
-    /// Keeps the lease until the first publication.
-    async fn renew(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+    /// Renews the lease before the first publication.
+    async fn renew(&mut self, context: &Context, board: &mut Board) -> Result<(), SessionEnd> {
         let asked = Instant::now();
-        match held(board.renew_lease().await) {
-            Err(TermEnd::Trouble(fault)) => self.trouble(context, fault),
-            Err(TermEnd::LeaseLost) => self.take_back(context, board).await,
+        match require_lease(board.renew_lease().await) {
+            Err(SessionEnd::Fault(fault)) => self.handle_fault(context, fault),
+            Err(SessionEnd::LeaseLost) => self.reacquire_lease(context, board).await,
             outcome => {
-                self.held_since(context, asked);
+                self.extend_lease(context, asked);
                 outcome
             }
         }
     }
 
-    /// Whether everything is in that was in the log when the term began.
-    fn has_all_of_then(&self) -> bool {
-        self.tracks.iter().all(|track| track.next >= track.goal)
+    /// Returns true once all records that were in the log at the start of the
+    /// session are applied.
+    fn is_rebuilt(&self) -> bool {
+        let mut partitions = self.partitions.iter();
+        partitions.all(|progress| progress.next >= progress.goal)
     }
 
-    /// The lease was given, or renewed, at this moment or later.
-    fn held_since(&self, context: &Context, asked: Instant) {
+    /// Records that the lease was acquired or renewed at or after `asked`.
+    fn extend_lease(&self, context: &Context, asked: Instant) {
         let until = asked + Duration::from_millis(context.settings.lease_ms);
-        self.progress.send_modify(|progress| progress.until = until);
+        self.progress
+            .send_modify(|progress| progress.lease_until = until);
     }
 
-    fn moment(&self) -> Moment {
-        let behind = self.tracks.iter().map(Track::behind).max();
-        let behind = behind.unwrap_or_default();
-        Moment {
+    fn meta(&self) -> BoardMeta {
+        let partitions = self.partitions.iter();
+        let staleness = partitions.map(PartitionProgress::staleness).max();
+        let staleness = staleness.unwrap_or_default();
+        let partitions = self.partitions.iter();
+        BoardMeta {
             as_of_us: now_us(),
-            positions: self.tracks.iter().map(|track| track.next).collect(),
-            behind,
-            complete: behind <= COMPLETE_WITHIN && self.gap.is_none(),
+            positions: partitions.map(|progress| progress.next).collect(),
+            staleness,
+            complete: staleness <= COMPLETE_WITHIN && self.gap.is_none(),
         }
     }
 
-    /// Publishes where something changed, and now and then where nothing did.
-    async fn publish(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
-        if board.has_outrun(now_us()) {
-            return self.set_back(board).await;
+    /// Publishes a changed board, and periodically an unchanged one.
+    async fn publish(&mut self, context: &Context, board: &mut Board) -> Result<(), SessionEnd> {
+        if board.is_ahead_of(now_us()) {
+            return self.end_after_clock_change(board).await;
         }
         let is_due = self.dirty || self.last_publication.elapsed() >= HEARTBEAT;
         if !is_due || Instant::now() < self.not_before {
@@ -266,10 +278,10 @@ impl Term {
         }
         crash::point("redis", "publishing");
         let asked = Instant::now();
-        match board.publish(self.moment()).await {
+        match board.publish(self.meta()).await {
             Ok(true) => {
                 crash::point("redis", "published");
-                self.held_since(context, asked);
+                self.extend_lease(context, asked);
                 self.dirty = false;
                 self.failures = 0;
                 self.last_publication = Instant::now();
@@ -277,153 +289,160 @@ impl Term {
                 context.stats.wrote(WHOLE_SINK);
                 Ok(())
             }
-            Ok(false) => self.take_back(context, board).await,
-            Err(fault) => self.trouble(context, fault),
+            Ok(false) => self.reacquire_lease(context, board).await,
+            Err(fault) => self.handle_fault(context, fault),
         }
     }
 
-    /// The clock was set back. What is published is of a moment that is yet to
-    /// come, and says so until the board is built again from the log.
-    async fn set_back(&mut self, board: &mut Board) -> Result<(), TermEnd> {
+    /// Ends the session because the clock was set back. The published board is
+    /// dated in the future, so it is marked incomplete until it is rebuilt from
+    /// the log.
+    async fn end_after_clock_change(&mut self, board: &mut Board) -> Result<(), SessionEnd> {
         tracing::warn!(
             sink = "redis",
             "the clock was set back: the board is rebuilt"
         );
-        let incomplete = Moment {
+        let incomplete = BoardMeta {
             complete: false,
-            ..self.moment()
+            ..self.meta()
         };
         if let Err(fault) = board.publish(incomplete).await {
-            tracing::debug!(?fault, "the board stays as it is until it is rebuilt");
+            tracing::debug!(?fault, "cannot mark the board as incomplete");
         }
-        Err(TermEnd::ReadAgain)
+        Err(SessionEnd::RebuildRequired)
     }
 
-    /// The lease has run out, or Redis has lost it. Where nobody else has it,
-    /// what is known of the log is as right as before.
-    async fn take_back(&mut self, context: &Context, board: &mut Board) -> Result<(), TermEnd> {
+    /// Acquires the lease again after it expired or Redis lost it. If no other
+    /// worker has it, the state read from the log is still valid.
+    async fn reacquire_lease(
+        &mut self,
+        context: &Context,
+        board: &mut Board,
+    ) -> Result<(), SessionEnd> {
         let asked = Instant::now();
-        match board.take_lease().await {
+        match board.acquire_lease().await {
             Ok(true) => {
-                self.held_since(context, asked);
-                board.distrust();
+                self.extend_lease(context, asked);
+                board.force_full_publish();
                 self.dirty = true;
                 Ok(())
             }
             Ok(false) => {
-                self.progress.send_modify(|progress| progress.until = asked);
-                Err(TermEnd::LeaseLost)
+                self.progress
+                    .send_modify(|progress| progress.lease_until = asked);
+                Err(SessionEnd::LeaseLost)
             }
-            Err(fault) => self.trouble(context, fault),
+            Err(fault) => self.handle_fault(context, fault),
         }
     }
 
-    /// Redis is away for a while, or for good.
-    fn trouble(&mut self, context: &Context, fault: Fault) -> Result<(), TermEnd> {
+    /// Ends the session on a halt. Otherwise reports the fault and delays the next
+    /// publication.
+    fn handle_fault(&mut self, context: &Context, fault: Fault) -> Result<(), SessionEnd> {
         if matches!(fault, Fault::Halt(_)) {
-            return Err(TermEnd::Trouble(fault));
+            return Err(SessionEnd::Fault(fault));
         }
-        let wait = context.endure(fault, self.failures).min(LONGEST_WAIT);
+        let wait = context.report_fault(fault, self.failures).min(MAX_WAIT);
         self.failures += 1;
         self.not_before = Instant::now() + wait;
         self.dirty = true;
         Ok(())
     }
 
-    /// Takes what was seen of the log.
-    fn looked(&mut self, look: Look) -> Result<(), TermEnd> {
-        match look {
-            Look::Ends(at, ends) if ends.len() == self.tracks.len() => {
-                for (track, end) in self.tracks.iter_mut().zip(ends) {
-                    track.looked(at, end);
+    /// Applies the result of a log poll.
+    fn apply_poll(&mut self, poll: LogPoll) -> Result<(), SessionEnd> {
+        match poll {
+            LogPoll::Ends(time, ends) if ends.len() == self.partitions.len() => {
+                for (progress, end) in self.partitions.iter_mut().zip(ends) {
+                    progress.set_end(time, end);
                 }
                 Ok(())
             }
-            Look::Ends(..) | Look::Other => {
+            LogPoll::Ends(..) | LogPoll::Changed => {
                 tracing::warn!(
                     sink = "redis",
-                    "the log reads otherwise: the board is rebuilt"
+                    "the topic or its history has changed: the board is rebuilt"
                 );
-                Err(TermEnd::ReadAgain)
+                Err(SessionEnd::RebuildRequired)
             }
         }
     }
 
-    /// Takes what a partition's task has read.
-    async fn take(
+    /// Applies a chunk of a partition reader to the board.
+    async fn apply_chunk(
         &mut self,
-        fed: Option<Result<Fed, KafkaError>>,
+        chunk: Option<Result<DecodedChunk, KafkaError>>,
         context: &Context,
         board: &mut Board,
-    ) -> Result<(), TermEnd> {
-        let fed = match fed {
-            Some(Ok(fed)) => fed,
-            Some(Err(error)) => return Err(TermEnd::Trouble(kafka(error))),
-            None => return Err(TermEnd::Trouble(Fault::retry("kafka: reading ended"))),
+    ) -> Result<(), SessionEnd> {
+        let chunk = match chunk {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => return Err(SessionEnd::Fault(kafka(error))),
+            None => return Err(SessionEnd::Fault(Fault::retry("kafka: all readers ended"))),
         };
-        let index = usize::try_from(fed.partition).unwrap_or(usize::MAX);
-        let Some(track) = self.tracks.get_mut(index) else {
+        let index = usize::try_from(chunk.partition).unwrap_or(usize::MAX);
+        let Some(progress) = self.partitions.get_mut(index) else {
             return Ok(());
         };
-        if track.next < track.goal {
+        if progress.next < progress.goal {
             crash::point("redis", "rebuilding");
         }
-        let cut = judge(&context.guard, &fed.decoded, track.counted_to).await;
-        let taken = cut.as_ref().map_or(fed.decoded.len(), |cut| cut.index);
+        let cut = check_shapes(&context.guard, &chunk.decoded, progress.counted_to).await;
+        let applied = cut.as_ref().map_or(chunk.decoded.len(), |cut| cut.index);
         let mut done = Done::default();
         let mut rejected = Vec::new();
-        for record in fed.decoded.iter().take(taken) {
-            let counts = record.offset >= track.counted_to;
-            let found = apply(board, record, counts.then_some(&mut done))?;
-            rejected.extend(found.filter(|_| counts).cloned());
+        for record in chunk.decoded.iter().take(applied) {
+            let counts = record.offset >= progress.counted_to;
+            let rejection = apply(board, record, counts.then_some(&mut done))?;
+            rejected.extend(rejection.filter(|_| counts).cloned());
         }
         crash::point("redis", "applied");
-        if let Some(chunk) = &fed.chunk {
-            let sent = self.letters.send_all(chunk, &mut rejected).await;
-            sent.map_err(TermEnd::Trouble)?;
+        if let Some(records) = &chunk.chunk {
+            let sent = self.dead_letters.send_all(records, &mut rejected).await;
+            sent.map_err(SessionEnd::Fault)?;
             crash::point("redis", "letters_sent");
         }
-        self.dirty |= !fed.decoded.is_empty();
+        self.dirty |= !chunk.decoded.is_empty();
         context.stats.add(&done);
-        let times = fed.decoded[..taken]
+        let times = chunk.decoded[..applied]
             .iter()
             .map(|record| record.record_time_us / 1000);
-        track.appended_ms = track.appended_ms.max(times.max());
-        let before = track.next;
-        let first_left = fed.decoded.get(taken).map(|record| record.offset);
-        track.advanced(first_left.or(fed.next).unwrap_or(before));
-        context.stats.passed(taken, track.next - before);
-        let now = track.done();
+        progress.appended_ms = progress.appended_ms.max(times.max());
+        let previous = progress.next;
+        let halt_offset = chunk.decoded.get(applied).map(|record| record.offset);
+        progress.advance(halt_offset.or(chunk.next).unwrap_or(previous));
+        context.stats.passed(applied, progress.next - previous);
+        let position = progress.commit_position();
         self.progress.send_modify(|progress| {
-            if let Some(at) = progress.done.get_mut(index) {
-                *at = now;
+            if let Some(current) = progress.positions.get_mut(index) {
+                *current = position;
             }
         });
-        if let (Some(cut), Some(offset)) = (cut, first_left) {
-            let partition = fed.partition;
+        if let (Some(cut), Some(offset)) = (cut, halt_offset) {
+            let partition = chunk.partition;
             context.guard.hold(partition, self.identity, offset).await;
-            let place = format!("{}/{}@{offset}", fed.topic, fed.partition);
-            let halt = cut.halt(&place, &recovery(&context.settings));
-            return Err(TermEnd::Trouble(Fault::Halt(halt)));
+            let place = format!("{}/{partition}@{offset}", chunk.topic);
+            let halt = cut.halt(&place, &recovery_command(&context.settings));
+            return Err(SessionEnd::Fault(Fault::Halt(halt)));
         }
-        context.guard.goes_on(fed.partition, now.next).await;
+        context.guard.goes_on(chunk.partition, position.next).await;
         Ok(())
     }
 }
 
-/// Where the sink has to halt because of records that are not of the expected
-/// shape; those before `counted_to` an earlier term has judged.
-async fn judge(guard: &ShapeGuard, decoded: &[Decoded], counted_to: i64) -> Option<Cut> {
+/// Returns where the sink has to halt because of records with an unexpected shape.
+/// Records before `counted_to` were checked by an earlier session.
+async fn check_shapes(guard: &ShapeGuard, decoded: &[Decoded], counted_to: i64) -> Option<Cut> {
     let mut understood = None;
     let mut rejected = Vec::new();
     for (index, record) in decoded.iter().enumerate() {
         match &record.change {
             _ if record.offset < counted_to => {}
             BoardChange::Event { event: Some(_), .. } => understood = Some(index),
-            BoardChange::Rejected(one) if one.shape.is_some() => rejected.push(Rejected {
+            BoardChange::Rejected(reject) if reject.shape.is_some() => rejected.push(Rejected {
                 index,
                 after: understood,
-                ..one.clone()
+                ..reject.clone()
             }),
             _ => {}
         }
@@ -435,22 +454,22 @@ async fn judge(guard: &ShapeGuard, decoded: &[Decoded], counted_to: i64) -> Opti
     guard.judge(batch).await
 }
 
-/// Reports what the board is not to be relied on for.
-fn caution(context: &Context, about: i32, caution: Option<Halt>) {
-    if let Some(caution) = &caution {
-        let (code, reason) = (&caution.code, &caution.reason);
-        tracing::warn!(sink = "redis", code, reason, "history is broken");
+/// Reports why the board is degraded, or that it is not.
+fn report_degraded(context: &Context, subject: i32, degraded: Option<Halt>) {
+    if let Some(degraded) = &degraded {
+        let (code, reason) = (&degraded.code, &degraded.reason);
+        tracing::warn!(sink = "redis", code, reason, "the board is degraded");
     }
-    context.stats.set_caution(about, caution);
+    context.stats.set_caution(subject, degraded);
 }
 
-/// Applies a record, counting it where it has not been counted before. Returns
-/// what has to be dead-lettered.
+/// Applies a record and counts it in `done`, which is `None` if an earlier session
+/// has counted it. Returns the record if it must be dead-lettered.
 fn apply<'r>(
     board: &mut Board,
     record: &'r Decoded,
     done: Option<&mut Done<'r>>,
-) -> Result<Option<&'r Rejected>, TermEnd> {
+) -> Result<Option<&'r Rejected>, SessionEnd> {
     let mut uncounted = Done::default();
     let done = done.unwrap_or(&mut uncounted);
     let mut ignore = |reason| *done.ignored.entry(reason).or_default() += 1;
@@ -459,17 +478,17 @@ fn apply<'r>(
         BoardChange::Event { id, event } => {
             match board.apply(*id, *event, record.record_time_us) {
                 Applied::Counted | Applied::Waiting | Applied::Deleted => done.applied += 1,
-                other => ignore(other.code()),
+                outcome => ignore(outcome.code()),
             }
             done.extra_fields += u64::from(record.extra_fields);
         }
         BoardChange::Truncate => {
             if board.truncate(record) {
-                return Err(TermEnd::ReadAgain);
+                return Err(SessionEnd::RebuildRequired);
             }
             done.applied += 1;
         }
-        BoardChange::Ignored(why) => ignore(why.code()),
+        BoardChange::Ignored(reason) => ignore(reason.code()),
         BoardChange::Rejected(rejected) => {
             done.dead_letters.push(rejected.code);
             return Ok(Some(rejected));

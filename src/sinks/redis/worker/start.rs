@@ -1,5 +1,6 @@
-//! Where a term begins: from where each partition is read, what earlier terms
-//! have counted, and whether the log still has all that the window needs.
+//! Finds the start of a lease session: the offset from which each partition is
+//! read, the offset up to which earlier sessions counted, and whether the log
+//! still holds every record that the window needs.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     context::{Context, kafka},
-    progress::Track,
+    progress::PartitionProgress,
 };
 use crate::{
     config,
@@ -16,99 +17,102 @@ use crate::{
     time::clock::{now_ms, now_us},
 };
 
-/// Added to window and skew when looking for where to begin, for the clocks of
-/// broker and worker.
+/// Allowance for the clocks of the broker and the worker, added to window and
+/// skew when the start of the window is searched.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
-/// What a term begins with.
+/// The start of a lease session.
 pub(super) struct Start {
-    pub tracks: Vec<Track>,
-    /// What the group had committed, by partition.
+    pub partitions: Vec<PartitionProgress>,
+    /// Trusted committed offsets of the group, indexed by partition.
     pub committed: Vec<Option<i64>>,
     pub gap: Option<Gap>,
-    /// Why the group's positions are not used; none where they are.
-    pub distrust: Option<Halt>,
-    /// What was made up for when the term began.
-    pub made_up: Option<MadeUp>,
+    /// Why the group's offsets are not used. `None` if they are.
+    pub untrusted_offsets: Option<Halt>,
+    /// The backfill recorded when the session started.
+    pub backfill: Option<MadeUp>,
 }
 
-/// Records of the window may have been deleted before this term could read
+/// Records of the window may have been deleted before this session could read
 /// them.
 #[derive(Debug)]
 pub(super) struct Gap {
-    /// Whatever counts after this was appended since the term began.
+    /// From this instant on, every record that counts was appended after the
+    /// session started.
     pub until: Instant,
-    pub caution: Halt,
+    pub degraded: Halt,
 }
 
-/// What was known of one partition when a term began.
+/// State of one partition when a session starts.
 #[derive(Debug, Clone, Copy)]
-struct Front {
+struct PartitionState {
     bounds: Bounds,
-    /// The first offset whose record the window may need, by its time.
-    found: i64,
-    /// Before this, everything was made up for.
-    made_up: Option<i64>,
-    /// What earlier terms have counted to, where that can be trusted.
+    /// The first offset whose record is late enough for the window.
+    window_start: i64,
+    /// The offset up to which the partition was backfilled from the source.
+    backfilled: Option<i64>,
+    /// The offset up to which earlier sessions have counted, if it can be
+    /// trusted.
     counted: Option<i64>,
-    /// When the latest record before that was appended, in milliseconds since
+    /// Append time of the latest record before `counted`, in milliseconds since
     /// the epoch.
     appended_ms: Option<i64>,
 }
 
-impl Front {
-    /// Where reading begins.
-    fn start(self) -> i64 {
-        let start = self.found.max(self.made_up.unwrap_or(0));
+impl PartitionState {
+    /// Returns the offset from which the partition is read.
+    fn start_offset(self) -> i64 {
+        let start = self.window_start.max(self.backfilled.unwrap_or(0));
         start.clamp(self.bounds.start, self.bounds.end.max(self.bounds.start))
     }
 
-    /// Whether records as late as `since_ms` may have been deleted from the
-    /// front. Records stand in the order of their times: where an older one is
-    /// still there, those before it are older, too.
-    fn lacks(self, since_ms: i64) -> bool {
+    /// Returns true if records as late as `since_ms` may have been deleted from
+    /// the start of the partition. Records are in the order of their times: if an
+    /// older record is still in the log, all deleted records were older, too.
+    fn may_lack_records(self, since_ms: i64) -> bool {
         let start = self.bounds.start;
-        let older_is_there = self.found > start;
-        let is_made_up = self.made_up.is_some_and(|made_up| made_up >= start);
+        let has_older_record = self.window_start > start;
+        let is_backfilled = self.backfilled.is_some_and(|offset| offset >= start);
         let was_old = self.counted.is_some_and(|counted| counted >= start)
-            && self.appended_ms.is_some_and(|at| at < since_ms);
-        start > 0 && !older_is_there && !is_made_up && !was_old
+            && self.appended_ms.is_some_and(|time| time < since_ms);
+        start > 0 && !has_older_record && !is_backfilled && !was_old
     }
 }
 
 impl Start {
-    /// Asks the log, the group and the notes.
+    /// Finds the start from the log, the group's commits and its recorded state.
     pub(super) async fn find(context: &Context, identity: TopicIdentity) -> Result<Self, Fault> {
         let topic = context.shared.source.facts.topic();
-        let life = TopicLife::from(identity);
-        let reach = reach(&context.settings);
-        let reach_ms = i64::try_from(reach.as_millis()).unwrap_or(i64::MAX);
-        let since_ms = now_ms().saturating_sub(reach_ms);
+        let incarnation = TopicLife::from(identity);
+        let lookback = lookback(&context.settings);
+        let lookback_ms = i64::try_from(lookback.as_millis()).unwrap_or(i64::MAX);
+        let since_ms = now_ms().saturating_sub(lookback_ms);
         let now = Instant::now();
-        let made_up = context.notes.made_up(life.topic()).await?;
-        let fronts = fronts(context, &topic, life, since_ms, made_up.as_ref()).await?;
+        let backfill = context.notes.made_up(incarnation.topic()).await?;
+        let states =
+            partition_states(context, &topic, incarnation, since_ms, backfill.as_ref()).await?;
         let mut start = Self {
-            tracks: Vec::with_capacity(fronts.len()),
-            committed: Vec::with_capacity(fronts.len()),
+            partitions: Vec::with_capacity(states.len()),
+            committed: Vec::with_capacity(states.len()),
             gap: None,
-            distrust: None,
-            made_up,
+            untrusted_offsets: None,
+            backfill,
         };
         let mut ignored = Tally::new();
-        for (partition, (front, broken)) in (0..).zip(fronts) {
-            let reading = reading(context, &topic, partition, front.bounds);
-            if let Some(broken) = broken {
+        for (partition, (state, problem)) in (0..).zip(states) {
+            let reading = reading(context, &topic, partition, state.bounds);
+            if let Some(problem) = problem {
                 start
-                    .distrust
-                    .get_or_insert_with(|| distrust(reading, broken));
+                    .untrusted_offsets
+                    .get_or_insert_with(|| untrusted_offset(reading, problem));
             }
-            if front.lacks(since_ms) {
+            if state.may_lack_records(since_ms) {
                 start.gap.get_or_insert_with(|| Gap {
-                    until: now + reach,
-                    caution: gap(reading, &context.settings, reach),
+                    until: now + lookback,
+                    degraded: retention_gap(reading, &context.settings, lookback),
                 });
             }
-            start.take(front, now, &mut ignored);
+            start.add_partition(state, now, &mut ignored);
         }
         if !ignored.is_empty() {
             context.stats.add(&Done {
@@ -119,26 +123,26 @@ impl Start {
         Ok(start)
     }
 
-    fn take(&mut self, front: Front, now: Instant, ignored: &mut Tally) {
-        let begin = front.start();
-        let counted_to = front.counted.unwrap_or(front.bounds.start);
-        // Not read, without effect: older than the window reaches, or gone.
-        let gone = front.bounds.start.saturating_sub(counted_to).max(0);
-        let older = begin.saturating_sub(counted_to).max(0) - gone;
-        for (reason, records) in [("deleted", gone), ("before_window", older)] {
+    fn add_partition(&mut self, state: PartitionState, now: Instant, ignored: &mut Tally) {
+        let start = state.start_offset();
+        let counted_to = state.counted.unwrap_or(state.bounds.start);
+        // Records that are not read: deleted, or older than the window needs.
+        let deleted = state.bounds.start.saturating_sub(counted_to).max(0);
+        let older = start.saturating_sub(counted_to).max(0) - deleted;
+        for (reason, records) in [("deleted", deleted), ("before_window", older)] {
             if let Ok(records @ 1..) = u64::try_from(records) {
                 *ignored.entry(reason).or_default() += records;
             }
         }
-        let mut track = Track::new(counted_to, begin, (now, front.bounds.end));
-        track.appended_ms = front.appended_ms;
-        self.tracks.push(track);
-        self.committed.push(front.counted);
+        let mut progress = PartitionProgress::new(counted_to, start, (now, state.bounds.end));
+        progress.appended_ms = state.appended_ms;
+        self.partitions.push(progress);
+        self.committed.push(state.counted);
     }
 }
 
-/// How far back a record may be that the window needs.
-fn reach(settings: &config::Board) -> Duration {
+/// Returns the maximum age of a record that the window needs.
+fn lookback(settings: &config::Board) -> Duration {
     Duration::from_secs(settings.window_seconds + settings.skew_seconds) + CLOCK_SLACK
 }
 
@@ -156,88 +160,99 @@ fn reading<'a>(
     }
 }
 
-/// What is known of each partition, and why the group's position in it is not
-/// used.
-async fn fronts(
+/// Returns the state of each partition, and the problem with the group's offset
+/// if it is not used.
+async fn partition_states(
     context: &Context,
     topic: &str,
-    life: TopicLife,
+    incarnation: TopicLife,
     since_ms: i64,
-    noted: Option<&MadeUp>,
-) -> Result<Vec<(Front, Option<Break>)>, Fault> {
+    backfill: Option<&MadeUp>,
+) -> Result<Vec<(PartitionState, Option<Break>)>, Fault> {
     let log = &context.log;
     let bounds = log.bounds(topic).await.map_err(kafka)?;
-    let found = log.offsets_at(topic, since_ms).await.map_err(kafka)?;
+    let window_starts = log.offsets_at(topic, since_ms).await.map_err(kafka)?;
     let commits = log.commits(topic, bounds.len()).await.map_err(kafka)?;
-    let made_up = made_up(context, topic, bounds.len(), life, noted).await?;
-    let mut fronts = Vec::with_capacity(bounds.len());
-    let places = bounds.iter().zip(found).zip(made_up).zip(&commits);
-    for (partition, (((bounds, found), made_up), commit)) in (0..).zip(places) {
-        let commit = commit.as_ref().map(|(at, said)| (*at, said.as_str()));
+    let backfilled = backfilled_offsets(context, topic, bounds.len(), incarnation, backfill);
+    let backfilled = backfilled.await?;
+    let mut states = Vec::with_capacity(bounds.len());
+    let partitions = bounds
+        .iter()
+        .zip(window_starts)
+        .zip(backfilled)
+        .zip(&commits);
+    for (partition, (((bounds, window_start), backfilled), commit)) in (0..).zip(partitions) {
+        let commit = commit
+            .as_ref()
+            .map(|(offset, metadata)| (*offset, metadata.as_str()));
         let reading = reading(context, topic, partition, *bounds);
-        let (counted, broken) = counted(context, life, reading, commit).await?;
-        let said = commit.filter(|_| counted.is_some());
-        let front = Front {
+        let (counted, problem) = counted_offset(context, incarnation, reading, commit).await?;
+        let trusted = commit.filter(|_| counted.is_some());
+        let state = PartitionState {
             bounds: *bounds,
-            found,
-            made_up,
+            window_start,
+            backfilled,
             counted,
-            appended_ms: said.and_then(|(_, said)| TopicLife::appended_ms(said)),
+            appended_ms: trusted.and_then(|(_, metadata)| TopicLife::appended_ms(metadata)),
         };
-        fronts.push((front, broken));
+        states.push((state, problem));
     }
-    Ok(fronts)
+    Ok(states)
 }
 
-/// What earlier terms have counted of a partition, and why that is not known.
-async fn counted(
+/// Returns the offset up to which earlier sessions have counted a partition, or
+/// the problem if it is unknown.
+async fn counted_offset(
     context: &Context,
-    life: TopicLife,
+    incarnation: TopicLife,
     reading: Reading<'_>,
     commit: Option<(i64, &str)>,
 ) -> Result<(Option<i64>, Option<Break>), Fault> {
-    let noted = context.notes.committed(reading.partition, life.topic());
+    let noted = context
+        .notes
+        .committed(reading.partition, incarnation.topic());
     let committed = Committed::of(commit, noted.await?);
     let offset = match committed {
-        Committed::Ours { offset, metadata } if life.is_of(metadata) => offset,
+        Committed::Ours { offset, metadata } if incarnation.is_of(metadata) => offset,
         Committed::Same { offset } => offset,
         _ => return Ok((None, committed.trouble())),
     };
     Ok(match reading.check(offset) {
-        Err(broken @ Break::Short { .. }) => (None, Some(broken)),
-        // What was deleted since is counted as that.
+        Err(problem @ Break::Short { .. }) => (None, Some(problem)),
+        // Records deleted since then are counted as ignored, with that reason.
         _ => (Some(offset), None),
     })
 }
 
-/// From where on each partition, of so many, counts: what a rebuild from the
-/// source has not read again is gone.
-async fn made_up(
+/// Returns the offset up to which each of `partitions` partitions was backfilled
+/// from the source. The session reads no earlier records: an event that the
+/// backfill did not read again is missing in the source.
+async fn backfilled_offsets(
     context: &Context,
     topic: &str,
     partitions: usize,
-    life: TopicLife,
-    noted: Option<&MadeUp>,
+    incarnation: TopicLife,
+    backfill: Option<&MadeUp>,
 ) -> Result<Vec<Option<i64>>, Fault> {
-    let Some(noted) = noted else {
-        // As releases before the state topic noted it.
-        let commits = context.mended.commits(topic, partitions).await;
-        return Ok(life.offsets(&commits.map_err(kafka)?));
+    let Some(backfill) = backfill else {
+        // Releases without a state topic recorded it in commits.
+        let commits = context.legacy_backfills.commits(topic, partitions).await;
+        return Ok(incarnation.offsets(&commits.map_err(kafka)?));
     };
     let window = Duration::from_secs(context.settings.window_seconds);
     let window_us = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
     let edge_us = now_us().saturating_sub(window_us);
-    let covers = noted.since_us.is_none_or(|since| since <= edge_us);
-    let at = |partition| noted.at(partition).filter(|_| covers);
-    Ok((0..).take(partitions).map(at).collect())
+    let covers_window = backfill.since_us.is_none_or(|since| since <= edge_us);
+    let offset = |partition| backfill.at(partition).filter(|_| covers_window);
+    Ok((0..).take(partitions).map(offset).collect())
 }
 
-fn distrust(reading: Reading<'_>, broken: Break) -> Halt {
+fn untrusted_offset(reading: Reading<'_>, problem: Break) -> Halt {
     let effect = "its records are counted again, and dead letters among them may be written again";
-    reading.halt(broken, effect, "fanout status --watch")
+    reading.halt(problem, effect, "fanout status --watch")
 }
 
-fn gap(reading: Reading<'_>, settings: &config::Board, reach: Duration) -> Halt {
+fn retention_gap(reading: Reading<'_>, settings: &config::Board, lookback: Duration) -> Halt {
     let window = settings.window_seconds;
     Halt {
         code: "retention_passed".to_owned(),
@@ -247,15 +262,15 @@ fn gap(reading: Reading<'_>, settings: &config::Board, reach: Duration) -> Halt 
             reading.partition,
             reading.topic,
             reading.bounds.start,
-            reach.as_secs()
+            lookback.as_secs()
         ),
         remedy: recovery(settings),
     }
 }
 
-/// The command that has the window read from the source and the board built
-/// from there: what the log has before is then not read.
-pub(super) fn recovery(settings: &config::Board) -> String {
+/// Returns the command that backfills the window from the source and rebuilds the
+/// board. The board then ignores all earlier records of the log.
+pub(super) fn recovery_command(settings: &config::Board) -> String {
     let window = settings.window_seconds;
     format!("fanout backfill --from {window}s --source database --sinks redis")
 }
@@ -266,23 +281,35 @@ mod tests {
 
     const SINCE: i64 = 1_000;
 
-    fn front(start: i64, end: i64, found: i64) -> Front {
-        Front {
+    fn state(start: i64, end: i64, window_start: i64) -> PartitionState {
+        PartitionState {
             bounds: Bounds { start, end },
-            found,
-            made_up: None,
+            window_start,
+            backfilled: None,
             counted: None,
             appended_ms: None,
         }
     }
 
     #[test]
-    fn a_log_that_may_have_lost_records_of_the_window_lacks_them() {
-        assert!(!front(0, 9, 0).lacks(SINCE), "nothing was deleted");
-        assert!(!front(4, 9, 5).lacks(SINCE), "an older record is there");
-        assert!(!front(4, 9, 9).lacks(SINCE), "only older records are there");
-        assert!(front(4, 9, 4).lacks(SINCE));
-        assert!(front(4, 4, 4).lacks(SINCE), "all was deleted");
+    fn records_may_be_lacking_if_no_older_record_is_in_the_log() {
+        assert!(
+            !state(0, 9, 0).may_lack_records(SINCE),
+            "no record was deleted"
+        );
+        assert!(
+            !state(4, 9, 5).may_lack_records(SINCE),
+            "the log has an older record"
+        );
+        assert!(
+            !state(4, 9, 9).may_lack_records(SINCE),
+            "the log has only older records"
+        );
+        assert!(state(4, 9, 4).may_lack_records(SINCE));
+        assert!(
+            state(4, 4, 4).may_lack_records(SINCE),
+            "every record was deleted"
+        );
     }
 
     #[test]
@@ -292,36 +319,39 @@ mod tests {
             ..config::Board::default()
         };
         assert_eq!(
-            recovery(&settings),
+            recovery_command(&settings),
             "fanout backfill --from 90s --source database --sinks redis"
         );
     }
 
     #[test]
-    fn what_was_made_up_for_is_not_lacking() {
-        let made_up = |made_up| Front {
-            made_up: Some(made_up),
-            ..front(4, 9, 4)
+    fn backfilled_records_are_not_lacking() {
+        let state = |offset| PartitionState {
+            backfilled: Some(offset),
+            ..state(4, 9, 4)
         };
-        assert!(made_up(3).lacks(SINCE));
-        assert!(!made_up(4).lacks(SINCE) && !made_up(7).lacks(SINCE));
-        assert_eq!((made_up(3).start(), made_up(7).start()), (4, 7));
-        assert_eq!(made_up(20).start(), 9, "not past the end");
+        assert!(state(3).may_lack_records(SINCE));
+        assert!(!state(4).may_lack_records(SINCE) && !state(7).may_lack_records(SINCE));
+        assert_eq!((state(3).start_offset(), state(7).start_offset()), (4, 7));
+        assert_eq!(state(20).start_offset(), 9, "not past the end");
     }
 
     #[test]
-    fn an_emptied_partition_lacks_nothing_that_was_old_when_it_was_counted() {
-        let counted = |counted, appended_ms| Front {
+    fn an_emptied_partition_lacks_no_record_if_all_counted_records_were_old() {
+        let state = |counted, appended_ms| PartitionState {
             counted: Some(counted),
             appended_ms,
-            ..front(4, 4, 4)
+            ..state(4, 4, 4)
         };
-        assert!(!counted(4, Some(SINCE - 1)).lacks(SINCE));
-        assert!(counted(4, Some(SINCE)).lacks(SINCE));
-        assert!(counted(4, None).lacks(SINCE), "it does not say");
+        assert!(!state(4, Some(SINCE - 1)).may_lack_records(SINCE));
+        assert!(state(4, Some(SINCE)).may_lack_records(SINCE));
         assert!(
-            counted(3, Some(SINCE - 1)).lacks(SINCE),
-            "not all was counted"
+            state(4, None).may_lack_records(SINCE),
+            "the append time is unknown"
+        );
+        assert!(
+            state(3, Some(SINCE - 1)).may_lack_records(SINCE),
+            "one deleted record was not counted"
         );
     }
 }
