@@ -1,9 +1,9 @@
-//! The closed set of sinks, and of the consumer groups that feed them. Whatever
-//! depends on which one it is matches on it without a wildcard, so the compiler
-//! names every place that has to decide something about a new one.
+//! The closed sets of sinks and of their consumer groups. Code that depends on the
+//! sink matches on it without a wildcard, so that the compiler finds every place that
+//! has to handle a new one.
 //!
-//! Names are for the edges: arguments, documents, headers, log fields and the ids
-//! of groups.
+//! The names are only used at the edges: in arguments, documents, headers, log fields
+//! and group ids.
 
 use std::{cmp::Ordering, fmt, ops::Deref, str::FromStr};
 
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::text::suggest::unknown;
 
-/// Where changes end.
+/// A sink: a store, or the external system, that receives changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkKind {
-    /// The board.
+    /// The leaderboard.
     Redis,
-    /// The enriched events and the mirror of the content.
+    /// The enriched events and the content mirror.
     ClickHouse,
     /// The external system.
     Http,
 }
 
-/// A consumer group of the pipeline: one worker with its own commits, lag, halts
-/// and dead letters.
+/// A consumer group of the pipeline: one worker with separate commits, lag, halts and
+/// dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ConsumerGroup {
     /// Counts the events of the window.
@@ -33,7 +33,7 @@ pub enum ConsumerGroup {
     /// Enriches the events.
     #[serde(rename = "clickhouse")]
     Facts,
-    /// Tells the external system of the events.
+    /// Delivers the events to the external system.
     #[serde(rename = "http")]
     Http,
     /// Mirrors the content in ClickHouse.
@@ -41,14 +41,15 @@ pub enum ConsumerGroup {
     Content,
 }
 
-/// What both sets have, from one list: it does not compile without every variant.
+/// Implements the names of both sets from one list. It does not compile if a variant is
+/// missing.
 macro_rules! named {
     ($set:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $set {
-            /// All of them, in the order in which they are listed.
+            /// All variants, in display order.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// As it is written.
+            /// Returns the name.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
@@ -63,7 +64,7 @@ macro_rules! named {
             }
         }
 
-        /// By name: documents that are keyed by it have their keys in that order.
+        /// Orders by name, which is the order of the keys in documents.
         impl Ord for $set {
             fn cmp(&self, other: &Self) -> Ordering {
                 self.name().cmp(other.name())
@@ -80,8 +81,8 @@ macro_rules! named {
             type Err = UnknownSink;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let found = Self::ALL.into_iter().find(|one| one.name() == text);
-                found.ok_or_else(|| UnknownSink::new(text, &Self::ALL.map(Self::name)))
+                let variant = Self::ALL.into_iter().find(|variant| variant.name() == text);
+                variant.ok_or_else(|| UnknownSink::new(text, &Self::ALL.map(Self::name)))
             }
         }
     };
@@ -101,7 +102,7 @@ named!(ConsumerGroup {
 });
 
 impl SinkKind {
-    /// The service of the stack that it writes to.
+    /// Returns the service of the stack that the sink writes to.
     #[must_use]
     pub fn service(self) -> &'static str {
         match self {
@@ -111,7 +112,7 @@ impl SinkKind {
         }
     }
 
-    /// The group that reads the events for it.
+    /// Returns the consumer group that reads the events for the sink.
     #[must_use]
     pub fn events_group(self) -> ConsumerGroup {
         match self {
@@ -123,7 +124,7 @@ impl SinkKind {
 }
 
 impl ConsumerGroup {
-    /// The sink that it feeds.
+    /// Returns the sink of the group.
     #[must_use]
     pub fn sink(self) -> SinkKind {
         match self {
@@ -133,14 +134,14 @@ impl ConsumerGroup {
         }
     }
 
-    /// Its id under a prefix: `fanout-clickhouse`.
+    /// Returns the group id with a prefix, such as `fanout-clickhouse`.
     #[must_use]
     pub fn id(self, prefix: &str) -> String {
         format!("{prefix}-{self}")
     }
 }
 
-/// A name that no sink has, with those there are.
+/// Error for an unknown sink name, with the known names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", unknown("sink", name, known))]
 pub struct UnknownSink {
@@ -157,9 +158,9 @@ impl UnknownSink {
     }
 }
 
-/// Sinks as an operator names them, in that order. An unknown name is kept and
-/// refused later: a higher layer of the configuration may overrule it, and other
-/// mistakes are reported before it.
+/// Sinks named by an operator, in that order. An unknown name is stored and refused
+/// later, because a higher configuration layer may override it, and other mistakes are
+/// reported first.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "Vec<String>")]
 pub struct Sinks {
@@ -168,7 +169,7 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// All there are.
+    /// Returns all sinks.
     #[must_use]
     pub fn all() -> Self {
         Self {
@@ -177,7 +178,7 @@ impl Sinks {
         }
     }
 
-    /// The first unknown name. Whoever reads the names has to refuse it.
+    /// Returns the first unknown name. The caller must refuse it.
     #[must_use]
     pub fn unknown(&self) -> Option<&UnknownSink> {
         self.unknown.as_ref()
@@ -216,14 +217,14 @@ impl Serialize for Sinks {
     }
 }
 
-/// Whether a service is a store that none of these sinks writes to.
+/// Returns true if a service is a store that none of these sinks writes to.
 #[must_use]
 pub fn is_idle_store(service: &str, sinks: &[SinkKind]) -> bool {
-    let is_store_of = |sink: &SinkKind| sink.service() == service;
-    SinkKind::ALL.iter().any(is_store_of) && !sinks.iter().any(is_store_of)
+    let writes_to = |sink: &SinkKind| sink.service() == service;
+    SinkKind::ALL.iter().any(writes_to) && !sinks.iter().any(writes_to)
 }
 
-/// Their names: `redis,http` where the separator is a comma.
+/// Returns the names with a separator, such as `redis,http`.
 #[must_use]
 pub fn joined(sinks: &[SinkKind], separator: &str) -> String {
     let names: Vec<&str> = sinks.iter().map(|sink| sink.name()).collect();
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_and_their_order_are_what_they_always_were() {
+    fn the_names_and_their_order_are_stable() {
         let sinks = SinkKind::ALL.map(SinkKind::name);
         assert_eq!(sinks, ["redis", "clickhouse", "http"]);
         let groups = ConsumerGroup::ALL.map(ConsumerGroup::name);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_read_as_it_is_written() {
+    fn a_displayed_name_can_be_parsed() {
         for sink in SinkKind::ALL {
             assert_eq!(sink.to_string().parse(), Ok(sink));
             let document = serde_json::to_value(sink).expect("a name");
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_sink_has_is_told_with_those_there_are() {
+    fn an_unknown_name_is_reported_with_the_known_ones() {
         let error = "htp".parse::<SinkKind>().expect_err("no sink");
         assert_eq!(
             error.to_string(),
@@ -282,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn a_document_by_sink_has_its_keys_in_the_order_of_the_names() {
+    fn the_keys_of_a_document_are_ordered_by_name() {
         let by_sink: BTreeMap<SinkKind, u8> = SinkKind::ALL.into_iter().zip(1..).collect();
         let text = serde_json::to_string(&by_sink).expect("a document");
         assert_eq!(text, r#"{"clickhouse":2,"http":3,"redis":1}"#);
-        let read: BTreeMap<SinkKind, u8> = serde_json::from_str(&text).expect("its own form");
+        let read: BTreeMap<SinkKind, u8> = serde_json::from_str(&text).expect("a valid document");
         assert_eq!(read, by_sink);
         let by_group: BTreeMap<ConsumerGroup, u8> =
             ConsumerGroup::ALL.into_iter().zip(1..).collect();
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sink_has_a_group_of_its_own_for_the_events() {
+    fn each_sink_has_a_separate_group_for_the_events() {
         for sink in SinkKind::ALL {
             let group = sink.events_group();
             assert_eq!((group.sink(), group.name()), (sink, sink.name()));
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_idle_where_no_sink_writes_to_it() {
+    fn a_store_without_a_sink_is_idle() {
         let sinks = [SinkKind::Redis, SinkKind::Http];
         let idle = |service: &&str| is_idle_store(service, &sinks);
         let services = ["postgres", "kafka", "redis", "clickhouse", "stub"];
@@ -314,19 +315,19 @@ mod tests {
     }
 
     #[test]
-    fn sinks_keep_the_order_they_are_named_in_and_the_first_unknown_name() {
-        let named = |names: &[&str]| {
+    fn sinks_keep_their_order_and_the_first_unknown_name() {
+        let parse = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             Sinks::from(names)
         };
-        let sinks = named(&["http", "redis", "http"]);
+        let sinks = parse(&["http", "redis", "http"]);
         assert_eq!(joined(&sinks, ","), "http,redis,http");
         assert_eq!(sinks.unknown(), None);
         let text = serde_json::to_string(&sinks).expect("names");
         assert_eq!(text, r#"["http","redis","http"]"#);
         assert_eq!(serde_json::from_str::<Sinks>(&text).ok(), Some(sinks));
-        let sinks = named(&["s3", "http", "kafka"]);
-        let unknown = sinks.unknown().expect("a name that no sink has");
+        let sinks = parse(&["s3", "http", "kafka"]);
+        let unknown = sinks.unknown().expect("an unknown name");
         assert!(unknown.to_string().starts_with("unknown sink \"s3\""));
         assert_eq!(joined(&sinks, ","), "http");
     }

@@ -1,11 +1,10 @@
-//! Progress of one task without repetition: a loop that looks again and again
-//! tells only what is new.
+//! Progress of one task without repetition: a polling loop only reports changes.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::progress::{Event, Progress, Unit};
 
-/// One named task's progress.
+/// Reports the progress of one named task.
 pub struct Steps<'a> {
     progress: &'a dyn Progress,
     task: &'a str,
@@ -13,7 +12,7 @@ pub struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// Nothing said yet.
+    /// Creates a reporter for the task.
     pub fn new(progress: &'a dyn Progress, task: &'a str) -> Self {
         Self {
             progress,
@@ -22,7 +21,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Tells what the task is doing, unless that was the last thing told.
+    /// Reports the current activity of the task, unless it was the last one reported.
     pub fn doing(&self, what: &str) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == what {
@@ -35,7 +34,7 @@ impl<'a> Steps<'a> {
         });
     }
 
-    /// Tells how far it is.
+    /// Reports the amount of work done.
     pub fn advanced(&self, done: u64, total: Option<u64>, unit: Unit) {
         self.progress.report(Event::Advanced {
             task: self.task,
@@ -45,7 +44,7 @@ impl<'a> Steps<'a> {
         });
     }
 
-    /// Tells that it ended well.
+    /// Reports that the task succeeded.
     pub fn done(&self, what: &str) {
         self.progress.report(Event::Done {
             task: self.task,

@@ -1,4 +1,5 @@
-//! Sorted sets and temporary files on disk, for what need not fit into memory.
+//! Sorted sets, buckets and temporary files on disk, for data that may not fit into
+//! memory.
 
 pub(crate) mod bucket;
 pub mod scratch;

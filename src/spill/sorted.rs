@@ -1,9 +1,9 @@
-//! A sorted set of keys that need not fit into memory, made once and then only
-//! read. A key is an array of bytes in the order of its bytes; [`Field`] turns
-//! numbers into such bytes.
+//! A sorted set of keys that need not fit into memory. It is built once and then only
+//! read. A key is a byte array, ordered lexicographically; [`Field`] converts numbers
+//! into bytes with the same order.
 //!
-//! A small set stays in memory. A larger one is written in sorted runs, which
-//! are merged into one file; in memory remains one key for each block of it.
+//! A small set stays in memory. A larger one is written in sorted runs, which are
+//! merged into one file. Only one key per block of the file stays in memory.
 
 use std::{
     cmp::Reverse,
@@ -15,17 +15,18 @@ use std::{
 
 use super::scratch::Scratch;
 
-/// Keys that are sorted in memory: of a larger set, a run.
-const RUN: usize = 64 * 1024;
+/// Number of keys sorted in memory, which is the length of a run.
+const RUN_LEN: usize = 64 * 1024;
 
-/// Runs that are open at once; so many are merged into one.
+/// Maximum number of open runs. When it is reached, the runs are merged into one.
 const MAX_RUNS: usize = 64;
 
-/// Keys that are read at once.
-const BLOCK: usize = 128;
+/// Number of keys per block, the unit of reading.
+const BLOCK_LEN: usize = 128;
 
-/// A number as bytes in the order of the numbers.
+/// A number that can be converted into bytes with the same order.
 pub trait Field<const N: usize> {
+    /// Returns the bytes.
     fn field(self) -> [u8; N];
 }
 
@@ -41,43 +42,43 @@ impl Field<8> for i64 {
     }
 }
 
-/// The number whose [`Field`] this is.
+/// Returns the number of a [`Field`].
 #[must_use]
 pub fn number(field: [u8; 8]) -> i64 {
     (u64::from_be_bytes(field) ^ (1 << 63)).cast_signed()
 }
 
-/// The fields, one after the other, as one key.
+/// Concatenates fields to a key.
 #[must_use]
 pub fn key<const N: usize>(fields: &[&[u8]]) -> [u8; N] {
     let mut key = [0; N];
-    for (to, from) in key.iter_mut().zip(fields.iter().copied().flatten()) {
-        *to = *from;
+    for (target, byte) in key.iter_mut().zip(fields.iter().copied().flatten()) {
+        *target = *byte;
     }
     key
 }
 
-/// Part of a key.
+/// Returns the part of a key that starts at `at`.
 #[must_use]
 pub fn part<const N: usize, const M: usize>(key: &[u8; N], at: usize) -> [u8; M] {
     let mut part = [0; M];
-    if let Some(found) = key.get(at..at + M) {
-        part.copy_from_slice(found);
+    if let Some(bytes) = key.get(at..at + M) {
+        part.copy_from_slice(bytes);
     }
     part
 }
 
-/// A set that is being made.
+/// Builder of a sorted set.
 #[derive(Debug)]
 pub struct Sorting<const N: usize> {
     scratch: Scratch,
-    /// Not written yet, in any order.
+    /// Keys that are not written yet, in any order.
     keys: Vec<[u8; N]>,
     runs: Vec<File>,
 }
 
 impl<const N: usize> Sorting<N> {
-    /// An empty set. Nothing is written before it has grown.
+    /// Creates an empty set. Nothing is written while the set is small.
     #[must_use]
     pub fn new(scratch: &Scratch) -> Self {
         Self {
@@ -87,17 +88,17 @@ impl<const N: usize> Sorting<N> {
         }
     }
 
-    /// Adds a key, in any order and any number of times.
+    /// Adds a key. Keys can be added in any order and any number of times.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// If the keys cannot be written to disk.
     pub fn add(&mut self, key: [u8; N]) -> io::Result<()> {
         self.keys.push(key);
-        if self.keys.len() < RUN {
+        if self.keys.len() < RUN_LEN {
             return Ok(());
         }
         self.sort();
-        if self.keys.len() < RUN / 2 {
+        if self.keys.len() < RUN_LEN / 2 {
             return Ok(());
         }
         let mut run = BufWriter::new(self.scratch.file()?);
@@ -125,15 +126,16 @@ impl<const N: usize> Sorting<N> {
         Ok(())
     }
 
+    /// Sorts the keys in memory and removes duplicates.
     fn sort(&mut self) {
         self.keys.sort_unstable();
         self.keys.dedup();
     }
 
-    /// The whole set.
+    /// Returns the sorted set.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// If the set cannot be written to disk.
     pub fn finish(mut self) -> io::Result<Sorted<N>> {
         self.sort();
         if self.runs.is_empty() {
@@ -143,7 +145,7 @@ impl<const N: usize> Sorting<N> {
         let mut file = BufWriter::new(self.scratch.file()?);
         let (mut firsts, mut count) = (Vec::new(), 0);
         while let Some(key) = merge.next()? {
-            if count % BLOCK == 0 {
+            if count % BLOCK_LEN == 0 {
                 firsts.push(key);
             }
             file.write_all(&key)?;
@@ -158,7 +160,7 @@ impl<const N: usize> Sorting<N> {
     }
 }
 
-/// The runs, and what is still in memory, side by side.
+/// Merges the runs with the keys that are still in memory.
 struct Merge<'a, const N: usize> {
     runs: Vec<Run<'a, N>>,
     /// The next key of each run.
@@ -166,26 +168,27 @@ struct Merge<'a, const N: usize> {
     last: Option<[u8; N]>,
 }
 
-/// A sorted run that is read a block at a time.
+/// A sorted run that is read block by block.
 struct Run<'a, const N: usize> {
     file: Option<&'a File>,
-    at: u64,
+    /// Number of keys already read from the file.
+    position: u64,
     block: Vec<[u8; N]>,
     next: usize,
 }
 
 impl<'a, const N: usize> Merge<'a, N> {
     fn new(files: &'a [File], rest: &[[u8; N]]) -> io::Result<Self> {
-        let of_file = |file| Run {
+        let file_run = |file| Run {
             file: Some(file),
-            at: 0,
+            position: 0,
             block: Vec::new(),
             next: 0,
         };
-        let mut runs: Vec<Run<'a, N>> = files.iter().map(of_file).collect();
+        let mut runs: Vec<Run<'a, N>> = files.iter().map(file_run).collect();
         runs.push(Run {
             file: None,
-            at: 0,
+            position: 0,
             block: rest.to_vec(),
             next: 0,
         });
@@ -200,7 +203,7 @@ impl<'a, const N: usize> Merge<'a, N> {
         })
     }
 
-    /// The next key, each once.
+    /// Returns the next key, without duplicates.
     fn next(&mut self) -> io::Result<Option<[u8; N]>> {
         while let Some(Reverse((key, number))) = self.heads.pop() {
             if let Some(run) = self.runs.get_mut(number) {
@@ -222,8 +225,8 @@ impl<const N: usize> Run<'_, N> {
         if self.next == self.block.len()
             && let Some(file) = self.file
         {
-            self.block = block(file, self.at)?;
-            self.at += self.block.len() as u64;
+            self.block = read_block(file, self.position)?;
+            self.position += self.block.len() as u64;
             self.next = 0;
         }
         let key = self.block.get(self.next).copied();
@@ -232,9 +235,9 @@ impl<const N: usize> Run<'_, N> {
     }
 }
 
-/// The keys from the one of this number on, a block of them at most.
-fn block<const N: usize>(file: &File, from: u64) -> io::Result<Vec<[u8; N]>> {
-    let mut bytes = vec![0; BLOCK * N];
+/// Reads at most one block of keys, starting at key number `from`.
+fn read_block<const N: usize>(file: &File, from: u64) -> io::Result<Vec<[u8; N]>> {
+    let mut bytes = vec![0; BLOCK_LEN * N];
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], from * N as u64 + filled as u64)? {
@@ -246,7 +249,7 @@ fn block<const N: usize>(file: &File, from: u64) -> io::Result<Vec<[u8; N]>> {
     Ok(keys.to_vec())
 }
 
-/// A set of keys, in their order.
+/// A sorted set of keys.
 #[derive(Debug)]
 pub enum Sorted<const N: usize> {
     Memory(Vec<[u8; N]>),
@@ -259,14 +262,14 @@ pub enum Sorted<const N: usize> {
 }
 
 impl<const N: usize> Default for Sorted<N> {
-    /// The empty set.
+    /// Returns the empty set.
     fn default() -> Self {
         Self::Memory(Vec::new())
     }
 }
 
 impl<const N: usize> Sorted<N> {
-    /// How many keys there are.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -275,43 +278,44 @@ impl<const N: usize> Sorted<N> {
         }
     }
 
-    /// The first key that is not below this one.
+    /// Returns the first key that is equal to `key` or after it.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// If the disk cannot be read.
     pub fn at_or_after(&self, key: &[u8; N]) -> io::Result<Option<[u8; N]>> {
-        let first_of = |keys: &[[u8; N]]| {
-            let place = keys.partition_point(|found| found < key);
-            keys.get(place).copied()
+        let find = |keys: &[[u8; N]]| {
+            let index = keys.partition_point(|other| other < key);
+            keys.get(index).copied()
         };
         match self {
-            Self::Memory(keys) => Ok(first_of(keys)),
+            Self::Memory(keys) => Ok(find(keys)),
             Self::Disk { file, firsts, .. } => {
                 let next = firsts.partition_point(|first| first <= key);
                 let Some(number) = next.checked_sub(1) else {
                     return Ok(firsts.first().copied());
                 };
-                let keys = block(file, (number * BLOCK) as u64)?;
-                Ok(first_of(&keys).or_else(|| firsts.get(next).copied()))
+                let keys = read_block(file, (number * BLOCK_LEN) as u64)?;
+                Ok(find(&keys).or_else(|| firsts.get(next).copied()))
             }
         }
     }
 
-    /// Whether this key is in it.
+    /// Returns true if the set contains the key.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// If the disk cannot be read.
     pub fn contains(&self, key: &[u8; N]) -> io::Result<bool> {
         Ok(self.at_or_after(key)?.as_ref() == Some(key))
     }
 
-    /// The first key that begins with these bytes and is not below `key`.
+    /// Returns the first key that is equal to `key` or after it, if it starts with
+    /// `prefix`.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// If the disk cannot be read.
     pub fn first_with(&self, prefix: &[u8], key: &[u8; N]) -> io::Result<Option<[u8; N]>> {
-        let found = self.at_or_after(key)?;
-        Ok(found.filter(|found| found.starts_with(prefix)))
+        let first = self.at_or_after(key)?;
+        Ok(first.filter(|first| first.starts_with(prefix)))
     }
 }
 
@@ -333,37 +337,37 @@ mod tests {
     fn sorted(scratch: &Scratch, numbers: impl Iterator<Item = i64>) -> Sorted<8> {
         let mut sorting = Sorting::new(scratch);
         for number in numbers {
-            sorting.add(number.field()).expect("space");
-            assert!(sorting.keys.len() <= RUN);
+            sorting.add(number.field()).expect("add a key");
+            assert!(sorting.keys.len() <= RUN_LEN);
         }
-        sorting.finish().expect("space")
+        sorting.finish().expect("finish the set")
     }
 
-    /// `from` and the keys that follow it, at most `limit`.
+    /// Returns at most `limit` keys, starting at `from`.
     fn walk(set: &Sorted<8>, from: i64, limit: usize) -> Vec<i64> {
         let mut found = Vec::new();
         let mut next = Some(from);
         while let Some(from) = next.filter(|_| found.len() < limit) {
             let key = set.at_or_after(&from.field()).expect("readable");
-            let at = key.map(number);
-            found.extend(at);
-            next = at.and_then(|at| at.checked_add(1));
+            let value = key.map(number);
+            found.extend(value);
+            next = value.and_then(|value| value.checked_add(1));
         }
         found
     }
 
     #[test]
-    fn a_set_larger_than_memory_allows_is_on_disk_whole_and_in_order() {
+    fn a_large_set_is_complete_and_sorted_on_disk() {
         let (home, scratch) = scratch();
-        let keys = 3 * RUN + 77;
-        let count = i64::try_from(keys).expect("a few");
-        // Each number twice, in an order that no run is in.
+        let keys = 3 * RUN_LEN + 77;
+        let count = i64::try_from(keys).expect("a small number");
+        // Each number twice, in an order that differs from that of every run.
         let numbers = (0..count).map(|number| number * 7_919 % count);
         let set = sorted(&scratch, numbers.clone().chain(numbers).map(|n| n * 2));
         let Sorted::Disk { firsts, .. } = &set else {
-            panic!("it stayed in memory");
+            panic!("the set stayed in memory");
         };
-        assert_eq!(firsts.len(), keys.div_ceil(BLOCK));
+        assert_eq!(firsts.len(), keys.div_ceil(BLOCK_LEN));
         assert_eq!(set.len(), keys);
         assert_eq!(walk(&set, i64::MIN, 3), [0, 2, 4]);
         assert_eq!(walk(&set, 2 * count - 3, 9), [2 * count - 2]);
@@ -373,21 +377,21 @@ mod tests {
         }
         assert!(walk(&set, 2 * count, 1).is_empty());
         drop(set);
-        let left = walkdir(home.path());
-        assert!(left.is_empty(), "{left:?}");
+        let files = list_files(home.path());
+        assert!(files.is_empty(), "{files:?}");
     }
 
-    /// Every file below a folder.
-    fn walkdir(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    /// Returns every file below a folder.
+    fn list_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
         let entries = std::fs::read_dir(folder).expect("a folder").flatten();
-        let below = |path: std::path::PathBuf| {
+        let files = |path: std::path::PathBuf| {
             if path.is_dir() {
-                walkdir(&path)
+                list_files(&path)
             } else {
                 vec![path]
             }
         };
-        entries.flat_map(|entry| below(entry.path())).collect()
+        entries.flat_map(|entry| files(entry.path())).collect()
     }
 
     #[test]
@@ -399,9 +403,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_again_and_again_takes_no_disk() {
+    fn duplicates_take_no_disk_space() {
         let (home, scratch) = scratch();
-        let many = (0..100).cycle().take(10 * RUN);
+        let many = (0..100).cycle().take(10 * RUN_LEN);
         assert_eq!(sorted(&scratch, many).len(), 100);
         assert_eq!(std::fs::read_dir(home.path()).expect("home").count(), 0);
     }
@@ -412,23 +416,23 @@ mod tests {
         let mut sorting = Sorting::<8>::new(&scratch);
         for number in 1_i64..64 {
             let mut file = scratch.file().expect("a file");
-            file.write_all(&(-number).field()).expect("space");
+            file.write_all(&(-number).field()).expect("write a key");
             sorting.runs.push(file);
         }
-        let count = i64::try_from(RUN).expect("a few");
+        let count = i64::try_from(RUN_LEN).expect("a small number");
         for number in 0..count {
-            sorting.add(number.field()).expect("space");
+            sorting.add(number.field()).expect("add a key");
         }
         assert_eq!(sorting.runs.len(), 1);
-        let set = sorting.finish().expect("space");
-        assert_eq!(set.len(), RUN + 63);
+        let set = sorting.finish().expect("finish the set");
+        assert_eq!(set.len(), RUN_LEN + 63);
         assert_eq!(walk(&set, i64::MIN, 2), [-63, -62]);
         assert_eq!(walk(&set, count - 1, 2), [count - 1]);
     }
 
     proptest! {
         #[test]
-        fn fields_are_in_the_order_of_their_numbers(one: i64, other: i64, a: i32, b: i32) {
+        fn fields_have_the_order_of_their_numbers(one: i64, other: i64, a: i32, b: i32) {
             prop_assert_eq!(one.cmp(&other), one.field().cmp(&other.field()));
             prop_assert_eq!(a.cmp(&b), a.field().cmp(&b.field()));
             prop_assert_eq!(number(one.field()), one);
@@ -446,15 +450,15 @@ mod tests {
             for run in &runs {
                 let mut file = scratch.file().expect("a file");
                 for number in run {
-                    file.write_all(&number.field()).expect("space");
+                    file.write_all(&number.field()).expect("write a key");
                 }
                 sorting.runs.push(file);
             }
             if merged {
-                sorting.merge().expect("space");
+                sorting.merge().expect("merge the runs");
             }
             sorting.keys = rest.iter().map(|number| number.field()).collect();
-            let set = sorting.finish().expect("space");
+            let set = sorting.finish().expect("finish the set");
             let all: BTreeSet<i64> = runs.iter().flatten().chain(&rest).copied().collect();
             prop_assert_eq!(walk(&set, i64::MIN, 1_000), all.iter().copied().collect::<Vec<_>>());
             for number in -51..52 {
