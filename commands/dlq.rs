@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use fanout::{
     connections::Connections,
     operations::dlq::{self, DlqError, Filter, Listing, Purged, Report, Selected},
-    runtime::{Letter, LetterId},
+    runtime::{DeadLetter, DeadLetterId},
     sink_kind::ConsumerGroup,
     stack::reach::Need,
     text::escape::{ellipsis, escape},
@@ -37,7 +37,7 @@ pub enum Command {
     /// Show one dead letter with its original bytes
     Show {
         /// ID as listed: partition:offset
-        id: LetterId,
+        id: DeadLetterId,
     },
     /// Apply dead letters through their sinks again, each at the position of
     /// its record
@@ -63,7 +63,7 @@ pub struct List {
 pub struct Replay {
     /// Replay only these, IDs as listed: partition:offset
     #[arg(value_name = "ID")]
-    ids: Vec<LetterId>,
+    ids: Vec<DeadLetterId>,
     /// Replay only dead letters of this sink
     #[arg(long)]
     sink: Option<String>,
@@ -247,7 +247,7 @@ fn replayed(report: &Report) -> String {
 
 /// Returns a dead letter as JSON. Bytes that are not UTF-8 appear as lossily
 /// decoded text and, in full, in hexadecimal.
-fn document(letter: &Letter) -> Json {
+fn document(letter: &DeadLetter) -> Json {
     let text = |bytes: &Option<Vec<u8>>| {
         let text = bytes.as_deref().map(String::from_utf8_lossy);
         text.map(std::borrow::Cow::into_owned)
@@ -320,11 +320,11 @@ fn tally(listing: &Listing) -> String {
     format!("{}{purged}", render(&counts))
 }
 
-fn position(letter: &Letter) -> String {
+fn position(letter: &DeadLetter) -> String {
     format!("{}/{}@{}", letter.topic, letter.partition, letter.offset)
 }
 
-fn show(letter: &Letter) -> String {
+fn show(letter: &DeadLetter) -> String {
     let bytes = |bytes: &Option<Vec<u8>>| match bytes {
         Some(bytes) => escape(&String::from_utf8_lossy(bytes)).into_owned(),
         None => "null".to_owned(),

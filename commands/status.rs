@@ -255,7 +255,7 @@ fn remark(sink: &SinkStatus, printer: &Printer) -> Option<String> {
         let (reason, remedy) = (escape(&halt.reason), printer.hint(&halt.remedy));
         return Some(format!("{name} halted: {reason}; {}", escape(&remedy)));
     }
-    if let Some(degradation) = &sink.caution {
+    if let Some(degradation) = &sink.degradation {
         let reason = escape(&degradation.reason);
         let remedy = printer.hint(&degradation.remedy);
         return Some(format!("{name} is degraded: {reason}; {}", escape(&remedy)));

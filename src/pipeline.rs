@@ -1,12 +1,12 @@
-//! The streaming pipeline behind `fanout run`: one worker for each sink, with
-//! its own consumer group, its own lag and its own troubles. The log between
-//! them is the buffer, so no sink can hold another back.
+//! The streaming pipeline behind `fanout run`. Each sink has a worker with a separate
+//! consumer group, lag and error handling. The log is the buffer between them, so no
+//! sink can delay another.
 //!
 //! ```text
 //! Partition (records) → PartitionSink (decode, write) → dead letters → commit
 //! ```
 //!
-//! What flows back is one number for each partition: how far it is done.
+//! The only feedback is the committed offset of each partition.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,25 +47,25 @@ pub struct Pipeline {
     source: SourceWatch,
 }
 
-/// What a pipeline is started with, besides its clients and their settings.
+/// Options of a pipeline, besides its clients and their settings.
 #[derive(Debug)]
 pub struct Start<'a> {
     pub project: &'a str,
     pub sinks: &'a [SinkKind],
-    /// Those of the project, of which other processes may drive some.
+    /// All sinks of the project. Other processes may run some of them.
     pub project_sinks: &'a [SinkKind],
-    /// What is known of the source.
+    /// Latest known state of the source.
     pub source: SourceWatch,
-    /// Topics that are not there are made; otherwise they are waited for.
+    /// Whether to create missing topics. Otherwise the pipeline waits for them.
     pub creates_topics: bool,
 }
 
 impl Pipeline {
-    /// Starts the workers of the sinks. They wait for servers that are not there
+    /// Starts the workers of the sinks. They wait for servers that are not reachable
     /// yet.
     ///
     /// # Errors
-    /// When a setting can never work, whatever the servers do.
+    /// If a setting is invalid, whatever the state of the servers.
     pub fn start(
         start: Start<'_>,
         connections: &Connections,
@@ -84,11 +84,14 @@ impl Pipeline {
             source: start.source.clone(),
         };
         if start.creates_topics {
-            let creating = create_topics(shared.clone(), topics::specs(settings));
-            pipeline.workers.spawn(creating);
+            let task = create_topics(shared.clone(), topics::specs(settings));
+            pipeline.workers.spawn(task);
         } else {
-            let reason = "kafka is not fanout's own, and `fanout up` was not allowed to alter it";
-            tracing::warn!(reason, "missing topics are waited for, not made");
+            let reason = "kafka is external, and `fanout up` was not allowed to change it";
+            tracing::warn!(
+                reason,
+                "waiting for missing topics instead of creating them"
+            );
         }
         if !start.project_sinks.contains(&SinkKind::ClickHouse) {
             let log = log_of(&shared, &format!("{}-state", shared.group_prefix))?;
@@ -107,8 +110,8 @@ impl Pipeline {
         let tables = (shared.source.clone(), shared.score);
         let project_sinks = start.project_sinks.to_vec();
         let stop = shared.stop.clone();
-        let following = source::follow(start.source, tables, project_sinks, sinks, stop);
-        pipeline.workers.spawn(following);
+        let task = source::follow(start.source, tables, project_sinks, sinks, stop);
+        pipeline.workers.spawn(task);
         Ok(pipeline)
     }
 
@@ -157,8 +160,8 @@ impl Pipeline {
         let stats = Arc::new(SinkStats::new(group, shared.source.facts.topic()));
         self.stats.push(Arc::clone(&stats));
         let log = shared_log(shared, group)?;
-        let mended = log_of(shared, &runtime::mended_group(&shared.group_prefix, group))?;
-        let worker = worker::BoardWorker::new(shared.clone(), connections, log, mended, stats)
+        let mended_log = log_of(shared, &runtime::mended_group(&shared.group_prefix, group))?;
+        let worker = worker::BoardWorker::new(shared.clone(), connections, log, mended_log, stats)
             .map_err(|reason| PipelineError::Sink {
                 sink: SinkKind::Redis,
                 reason,
@@ -191,7 +194,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// What it says of itself, for others to read while it runs.
+    /// Returns a reporter of the status of this pipeline.
     pub fn reporter(&self) -> Reporter {
         Reporter {
             redactor: self.redactor.clone(),
@@ -202,61 +205,65 @@ impl Pipeline {
         }
     }
 
-    /// Waits until the token given to [`Self::start`] is cancelled and every
-    /// worker has finished what it had in hand, or the shutdown's time is over.
-    /// Returns whether all had finished.
+    /// Waits until the token given to [`Self::start`] is cancelled, and then until
+    /// every worker has drained or the shutdown times out. Returns true if all workers
+    /// have drained.
     pub async fn finish(mut self) -> bool {
         self.stop.cancelled().await;
         let drained = async { while self.workers.join_next().await.is_some() {} };
-        let in_time = tokio::time::timeout(self.shutdown_timeout, drained)
+        let is_drained = tokio::time::timeout(self.shutdown_timeout, drained)
             .await
             .is_ok();
         for stats in &self.stats {
             stats.set_phase(Phase::Stopped);
         }
-        in_time
+        is_drained
     }
 }
 
-/// Creates what is missing, as often as it takes.
+/// Creates missing topics, retrying until it succeeds.
 async fn create_topics(shared: Shared, topics: Vec<TopicSpec>) {
     let mut attempt = 0;
     while let Err(error) = shared.kafka.ensure_topics(&topics).await {
         tracing::warn!(%error, "topics cannot be created yet");
         tokio::select! {
-            () = tokio::time::sleep(shared.patience.delay(attempt)) => {}
+            () = tokio::time::sleep(shared.retry_policy.delay(attempt)) => {}
             () = shared.stop.cancelled() => return,
         }
         attempt += 1;
     }
 }
 
-/// Records the first generation of a project none of whose sinks does, as often as
-/// it takes: a sink that is added later must not take another incarnation of a
-/// topic for the first.
+/// Records the first generation of a project without ClickHouse, retrying until it
+/// succeeds. Otherwise a sink that is added later could mistake another incarnation of
+/// a topic for the first one.
 async fn record_generation(shared: Shared, log: Log) {
-    let record = GenerationLog::new(shared.state.clone());
+    let generations = GenerationLog::new(shared.state.clone());
     let mut attempt = 0;
     loop {
-        let recorded = tokio::select! {
-            recorded = record_first(&shared, &record, &log) => recorded,
+        let result = tokio::select! {
+            result = record_first(&shared, &generations, &log) => result,
             () = shared.stop.cancelled() => return,
         };
-        let Err(fault) = recorded else { return };
-        tracing::debug!(?fault, "the first generation is not recorded yet");
+        let Err(fault) = result else { return };
+        tracing::debug!(?fault, "cannot record the first generation yet");
         tokio::select! {
-            () = tokio::time::sleep(shared.patience.delay(attempt)) => {}
+            () = tokio::time::sleep(shared.retry_policy.delay(attempt)) => {}
             () = shared.stop.cancelled() => return,
         }
         attempt += 1;
     }
 }
 
-async fn record_first(shared: &Shared, record: &GenerationLog, log: &Log) -> Result<(), Fault> {
-    if record.latest().await?.is_some() {
+async fn record_first(
+    shared: &Shared,
+    generations: &GenerationLog,
+    log: &Log,
+) -> Result<(), Fault> {
+    if generations.latest().await?.is_some() {
         return Ok(());
     }
     let (facts, content) = (shared.source.facts.topic(), shared.source.content.topic());
-    record.begin_first(log, &facts, &content, 1).await?;
+    generations.begin_first(log, &facts, &content, 1).await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     connections::Connections,
-    runtime::Letter,
+    runtime::DeadLetter,
     runtime::letter_reader,
     sink_kind::SinkKind,
     spill::{
@@ -59,7 +59,7 @@ impl Letters {
         lives: &[(String, Option<String>)],
     ) -> Result<Self, VerifyError> {
         let mut reading = Reading::new(scratch);
-        let mut letters = letter_reader::Reader::start(connections).await?;
+        let mut letters = letter_reader::DeadLetterReader::start(connections).await?;
         while let Some(letter) = letters.next().await? {
             let of = |(topic, generation): &(String, Option<String>)| {
                 let alive = generation
@@ -178,7 +178,7 @@ impl Reading {
         }
     }
 
-    fn add(&mut self, letter: &Letter) -> io::Result<()> {
+    fn add(&mut self, letter: &DeadLetter) -> io::Result<()> {
         let Ok(sink) = letter.sink.parse::<SinkKind>() else {
             return Ok(());
         };
@@ -193,7 +193,7 @@ impl Reading {
         }
     }
 
-    fn add_content(&mut self, letter: &Letter) -> io::Result<()> {
+    fn add_content(&mut self, letter: &DeadLetter) -> io::Result<()> {
         let (partition, offset) = (letter.partition.field(), letter.offset.field());
         match letter.key.as_deref().and_then(content_id) {
             Some(id) => self
@@ -234,11 +234,11 @@ fn content_id(key: &[u8]) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{runtime::LetterId, spill::bucket::scratch};
+    use crate::{runtime::DeadLetterId, spill::bucket::scratch};
 
-    fn letter(sink: &str, offset: i64, key: &str) -> Letter {
-        Letter {
-            id: LetterId {
+    fn letter(sink: &str, offset: i64, key: &str) -> DeadLetter {
+        DeadLetter {
+            id: DeadLetterId {
                 partition: 0,
                 offset: 0,
             },
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    fn letters(all: &[Letter]) -> Letters {
+    fn letters(all: &[DeadLetter]) -> Letters {
         let (_home, scratch) = scratch();
         let mut reading = Reading::new(&scratch);
         for letter in all {
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn only_a_later_letter_of_the_same_sink_explains() {
-        let elsewhere = Letter {
+        let elsewhere = DeadLetter {
             partition: 2,
             ..letter("clickhouse", 90, r#"{"id":7}"#)
         };
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn the_events_of_some_sinks_come_in_pieces_and_each_once() {
-        let all: Vec<Letter> = [-3, 9, 7, 7, i64::MAX]
+        let all: Vec<DeadLetter> = [-3, 9, 7, 7, i64::MAX]
             .iter()
             .enumerate()
             .map(|(offset, id)| {

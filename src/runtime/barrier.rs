@@ -1,6 +1,7 @@
-//! Caught up, as a fence and not as lag 0: a mark is written into the source's
-//! log, and everything before it has to have come through: past the slot, into
-//! the topics, and through each group.
+//! The catch-up barrier, called fence in the code. A marker is written to the log of
+//! Postgres. The sinks have caught up once everything before the marker has passed the
+//! replication slot, the topics and each consumer group. Lag 0 alone is not enough,
+//! because Debezium may be behind Postgres.
 
 use std::time::Duration;
 
@@ -17,53 +18,52 @@ use crate::{
     source::tables::{content_topic, events_topic, group, reader_group},
 };
 
-/// The prefix of fanout's logical messages; the connector lets only these in.
+/// Prefix of fanout's logical messages. The connector ignores all others.
 const PREFIX: &str = "fanout";
 
-/// The connector confirms a transaction when the one after it comes; at rest
-/// that would be its next heartbeat, seconds later. So there is another mark
-/// behind the fence, and again, after twice the time.
+/// The connector confirms a transaction only when the next one arrives. On an idle
+/// source that is the next heartbeat, seconds later. Further markers are therefore
+/// written after the first one, at intervals that double up to `LAST_NUDGE`.
 const FIRST_NUDGE: Duration = Duration::from_millis(50);
 const LAST_NUDGE: Duration = Duration::from_secs(2);
 
-/// Between two looks at the slot or at the commits.
+/// Interval at which the slot and the commits are polled.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Where the log stood when everything before the fence was in it.
+/// Ends of the topics at the time when they contained everything before the marker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fence {
-    /// Position of the mark in Postgres' log.
+    /// Position of the marker in the log of Postgres.
     pub lsn: String,
-    /// Per partition of the events' topic, one past its last record.
+    /// End offset of each partition of the events topic.
     pub events: Vec<i64>,
-    /// The same of the content topic.
+    /// End offset of each partition of the content topic.
     pub content: Vec<i64>,
 }
 
-/// How far a group is on one partition.
+/// Progress of a group that is behind on one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Behind {
     pub partition: usize,
     pub committed: Option<i64>,
     pub end: i64,
-    /// The offset was committed by something else than fanout, so it proves
-    /// nothing.
+    /// Whether another tool committed the offset, so that it proves nothing.
     pub foreign: bool,
 }
 
-/// Why it is not caught up.
+/// Error while waiting for the sinks to catch up.
 #[derive(Debug, thiserror::Error)]
 pub enum FenceError {
-    #[error("cannot write the fence to postgres")]
+    #[error("cannot write the barrier to postgres")]
     Postgres(#[from] PostgresError),
-    #[error("kafka does not tell how far the log is")]
+    #[error("cannot read the offsets from kafka")]
     Kafka(#[from] KafkaError),
     #[error("topic {topic} does not exist")]
     NoTopic { topic: String },
     #[error("replication slot {slot} does not exist")]
     NoSlot { slot: String },
     #[error("replication slot {slot} is {bytes} bytes behind after {}s{}", waited.as_secs(),
-        if *.active { "" } else { ", and nobody reads it" })]
+        if *.active { "" } else { ", and inactive" })]
     SlotBehind {
         slot: String,
         bytes: i64,
@@ -81,7 +81,7 @@ pub enum FenceError {
 }
 
 fn list(partitions: &[Behind]) -> String {
-    let one = |behind: &Behind| {
+    let describe = |behind: &Behind| {
         let committed = match behind.committed {
             Some(offset) if behind.foreign => {
                 return format!(
@@ -103,7 +103,7 @@ fn list(partitions: &[Behind]) -> String {
             behind.partition, behind.end
         )
     };
-    let texts: Vec<String> = partitions.iter().map(one).collect();
+    let texts: Vec<String> = partitions.iter().map(describe).collect();
     texts.join(", ")
 }
 
@@ -135,7 +135,7 @@ impl Failure for FenceError {
                 Self::NoTopic { .. } | Self::NoSlot { .. } => "fanout connector apply",
                 Self::SlotBehind { .. } => "fanout connector status",
                 Self::GroupBehind { .. } => {
-                    "fanout status: is `fanout run` up, and no sink halted?"
+                    "fanout status; check that `fanout run` is running and no sink is halted"
                 }
                 Self::Halted { halt, .. } => halt.remedy.as_str(),
             }
@@ -144,12 +144,12 @@ impl Failure for FenceError {
     }
 }
 
-/// Waits until all that Postgres had committed before this call is in the
+/// Waits until every change that was committed in Postgres before this call is in the
 /// topics and committed by the groups of `sinks`.
 ///
 /// # Errors
-/// When a server does not answer, or `timeout` passes first: then the error
-/// names what is behind, and by how much.
+/// If a server does not respond, or `timeout` expires first. The error then contains
+/// the part that is behind, and by how much.
 pub async fn wait(
     connections: &Connections,
     sinks: &[SinkKind],
@@ -158,7 +158,7 @@ pub async fn wait(
 ) -> Result<Fence, FenceError> {
     let steps = Steps::new(progress, "fence");
     let deadline = Instant::now() + timeout;
-    let fence = into_log(connections, timeout, &steps).await?;
+    let fence = wait_for_topics(connections, timeout, &steps).await?;
     let settings = connections.settings();
     let topic = events_topic(settings);
     for sink in sinks {
@@ -166,8 +166,8 @@ pub async fn wait(
         let log = connections.kafka.log(&group)?;
         loop {
             let commits = log.commits(&topic, fence.events.len()).await?;
-            let life = log.identity(&topic).await?.map(TopicLife::from);
-            let partitions = behind(&fence, life, &commits);
+            let incarnation = log.identity(&topic).await?.map(TopicLife::from);
+            let partitions = behind(&fence, incarnation, &commits);
             if partitions.is_empty() {
                 break;
             }
@@ -178,7 +178,7 @@ pub async fn wait(
                     partitions,
                     waited: timeout,
                 };
-                let halted = halted(connections, sink.events_group()).await;
+                let halted = halted_error(connections, sink.events_group()).await;
                 return Err(halted.unwrap_or(behind));
             }
             sleep(POLL).await;
@@ -188,9 +188,9 @@ pub async fn wait(
     Ok(fence)
 }
 
-/// Why the sink of a group does not go on, where a pipeline of this machine says
-/// that it is halted.
-async fn halted(connections: &Connections, group: ConsumerGroup) -> Option<FenceError> {
+/// Returns an error if the pipeline on this machine reports that the group's sink is
+/// halted.
+async fn halted_error(connections: &Connections, group: ConsumerGroup) -> Option<FenceError> {
     let status = worker_status::pipeline(&connections.pipeline).await.ok()?;
     let mut sinks = status.sinks.into_iter();
     let sink = sinks.find(|sink| sink.name == group.name())?;
@@ -198,14 +198,14 @@ async fn halted(connections: &Connections, group: ConsumerGroup) -> Option<Fence
     Some(FenceError::Halted { sink, halt })
 }
 
-/// The first half: waits until all that Postgres had committed is in the
-/// topics, and tells their ends.
-async fn into_log(
+/// Waits until every change that was committed in Postgres is in the topics. Returns
+/// the ends of the topics.
+async fn wait_for_topics(
     connections: &Connections,
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<Fence, FenceError> {
-    let lsn = past_slot(connections, timeout, steps).await?;
+    let lsn = wait_for_slot(connections, timeout, steps).await?;
     let settings = connections.settings();
     let log = connections.kafka.log(&reader_group(settings, "fence"))?;
     let events = ends(&log, events_topic(settings)).await?;
@@ -224,29 +224,29 @@ async fn ends(log: &Log, topic: String) -> Result<Vec<i64>, FenceError> {
     }
 }
 
-/// Writes the mark and waits until the connector has confirmed it: it confirms
-/// what Kafka has committed.
-async fn past_slot(
+/// Writes the marker and waits until the connector has confirmed it. The connector
+/// only confirms changes that Kafka has acknowledged.
+async fn wait_for_slot(
     connections: &Connections,
     timeout: Duration,
     steps: &Steps<'_>,
 ) -> Result<String, FenceError> {
     let slot = &connections.settings().connector.slot;
     let client = connections.postgres.connect().await?;
-    let mark = "SELECT pg_logical_emit_message(true, $1, $2)::text";
-    let mark = client.prepare(mark).await?;
-    let row = client.query_one(&mark, &[&PREFIX, &"fence"]).await?;
+    let emit = "SELECT pg_logical_emit_message(true, $1, $2)::text";
+    let emit = client.prepare(emit).await?;
+    let row = client.query_one(&emit, &[&PREFIX, &"fence"]).await?;
     let lsn: String = row.try_get(0)?;
     let started = Instant::now();
-    let (mut nudge, mut nudged) = (FIRST_NUDGE, started);
-    let look = "SELECT pg_wal_lsn_diff($2::text::pg_lsn, confirmed_flush_lsn)::bigint, active
-                FROM pg_replication_slots WHERE slot_name = $1";
-    let statement = client.prepare(look).await?;
+    let (mut nudge_interval, mut last_nudge) = (FIRST_NUDGE, started);
+    let query = "SELECT pg_wal_lsn_diff($2::text::pg_lsn, confirmed_flush_lsn)::bigint, active
+                 FROM pg_replication_slots WHERE slot_name = $1";
+    let statement = client.prepare(query).await?;
     loop {
         let Some(row) = client.query_opt(&statement, &[slot, &lsn]).await? else {
             return Err(FenceError::NoSlot { slot: slot.clone() });
         };
-        // Null until the connector has confirmed anything at all.
+        // Null until the first confirmation of the connector.
         let bytes: i64 = row.try_get::<_, Option<i64>>(0)?.unwrap_or(i64::MAX);
         if bytes <= 0 {
             return Ok(lsn);
@@ -261,26 +261,26 @@ async fn past_slot(
             });
         }
         sleep(POLL).await;
-        if nudged.elapsed() >= nudge {
-            client.query_one(&mark, &[&PREFIX, &"nudge"]).await?;
-            nudged = Instant::now();
-            nudge = (nudge * 2).min(LAST_NUDGE);
+        if last_nudge.elapsed() >= nudge_interval {
+            client.query_one(&emit, &[&PREFIX, &"nudge"]).await?;
+            last_nudge = Instant::now();
+            nudge_interval = (nudge_interval * 2).min(LAST_NUDGE);
         }
     }
 }
 
-/// The partitions whose commit is short of their end, or is not fanout's. A
-/// partition that never had a record needs no commit.
+/// Returns the partitions whose committed offset is before their end or was not
+/// committed by fanout. A partition that never had a record needs no commit.
 fn behind(
     fence: &Fence,
-    life: Option<TopicLife>,
+    incarnation: Option<TopicLife>,
     commits: &[Option<(i64, String)>],
 ) -> Vec<Behind> {
     let is_foreign = |offset: i64, metadata: &str| {
-        let named = TopicLife::read(metadata);
-        !is_ours(offset, metadata) || named.is_some_and(|named| Some(named) != life)
+        let committed_in = TopicLife::read(metadata);
+        !is_ours(offset, metadata) || committed_in.is_some_and(|other| Some(other) != incarnation)
     };
-    let short = |(partition, end): (usize, &i64)| {
+    let behind = |(partition, end): (usize, &i64)| {
         let commit = commits.get(partition).and_then(Option::as_ref);
         let committed = commit.map(|(offset, _)| *offset);
         let enriched = commit.is_none_or(|(_, metadata)| is_enriched(metadata, &fence.content));
@@ -292,11 +292,12 @@ fn behind(
             foreign,
         })
     };
-    fence.events.iter().enumerate().filter_map(short).collect()
+    fence.events.iter().enumerate().filter_map(behind).collect()
 }
 
-/// Commits of the ClickHouse sink also say how far the content is that all
-/// rows of the partition are enriched with; those of other sinks say nothing.
+/// Enrichment progress in the commit metadata of the ClickHouse sink: the content
+/// position with which all rows of the partition are enriched. Commits of other sinks
+/// do not have it.
 #[derive(Debug, Deserialize)]
 struct Enriched {
     /// Next offset of each content partition.
@@ -327,15 +328,15 @@ mod tests {
         }
     }
 
-    /// A commit of the ClickHouse sink, enriched up to this content.
+    /// Returns a commit of the ClickHouse sink, enriched up to the given content.
     fn commit(offset: i64, content: &str) -> (i64, String) {
         let metadata = format!(r#"{{"f":2,"g":1,"o":{offset},"c":[{content}]}}"#);
         (offset, metadata)
     }
 
     fn partitions(commits: &[Option<(i64, String)>]) -> Vec<usize> {
-        let short = behind(&fence(), None, commits);
-        short.iter().map(|behind| behind.partition).collect()
+        let behind = behind(&fence(), None, commits);
+        behind.iter().map(|behind| behind.partition).collect()
     }
 
     #[test]
@@ -362,16 +363,17 @@ mod tests {
             id: Uuid::from_u128(7),
             partitions: 4,
         });
-        let of_other = Some((9, other.text(9, None)));
-        let commits = [None, Some((5, String::new())), moved, of_other];
+        let other_commit = Some((9, other.text(9, None)));
+        let commits = [None, Some((5, String::new())), moved, other_commit];
         assert_eq!(partitions(&commits), [1, 2, 3]);
-        let of_this = behind(&fence(), Some(other), &commits);
-        assert_eq!(of_this.len(), 2, "{of_this:?}");
+        let behind = behind(&fence(), Some(other), &commits);
+        assert_eq!(behind.len(), 2, "{behind:?}");
     }
 
     #[test]
-    fn rows_that_are_still_to_be_re_enriched_are_named() {
-        let commits = [("2", 5), ("3", 7), ("3", 9)].map(|(content, at)| Some(commit(at, content)));
+    fn pending_re_enrichment_is_reported() {
+        let commits =
+            [("2", 5), ("3", 7), ("3", 9)].map(|(content, offset)| Some(commit(offset, content)));
         let commits = [&[None], &commits[..]].concat();
         assert_eq!(
             list(&behind(&fence(), None, &commits)),
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_says_who_is_behind_and_where() {
+    fn the_error_has_the_group_and_its_partitions() {
         let commits = [None, Some((5, String::new())), Some(commit(6, "3")), None];
         let error = FenceError::GroupBehind {
             group: "fanout-redis".to_owned(),

@@ -1,10 +1,10 @@
-//! What a commit says besides its offset, as JSON in its metadata: that fanout
-//! made it, which offset it is for, and of which incarnation of the topic.
+//! The metadata of a commit: JSON that identifies fanout, the offset, and the
+//! incarnation of the topic.
 //!
-//! Other tools can move a group's offsets. They write no metadata, or leave the
-//! metadata of another offset where it was; so an offset that its metadata does
-//! not name was not committed by fanout. Format 1 did not name the offset and is
-//! accepted as it is: a group is moved to format 2 by its first new commit.
+//! Other tools can change a group's offsets. They write no metadata, or keep the
+//! metadata of another offset. An offset that differs from the one in its metadata
+//! was therefore not committed by fanout. Format 1 had no offset and is accepted for
+//! any offset; the first new commit of a group has format 2.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,34 +15,34 @@ use crate::kafka::{Bounds, TopicIdentity};
 /// Format of the metadata.
 pub const FORMAT: u16 = 2;
 
-/// What a group has committed of a partition.
+/// Commit of a group for a partition, compared with the recorded state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed<'a> {
-    /// Nothing yet.
+    /// The group has never committed.
     Never,
-    /// Nothing any more: it had committed, and the broker no longer knows.
+    /// The group had committed, but the broker no longer has the offset.
     Lost,
-    /// An offset that fanout did not commit.
+    /// An offset that was not committed by fanout.
     Foreign { offset: i64 },
-    /// The same, at the very offset that fanout committed last: a tool that sets
-    /// a group to where it is does no harm.
+    /// An offset that was not committed by fanout but equals fanout's last commit. A
+    /// tool that sets a group to its current offset does no harm.
     Same { offset: i64 },
-    /// What fanout committed last.
+    /// An offset that was committed by fanout.
     Ours { offset: i64, metadata: &'a str },
 }
 
-/// What is noted of a group's commits, apart from them.
+/// Recorded state of a group's commits, stored separately from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noted {
-    /// It has committed; how far, only its commits tell.
+    /// The group has committed. Only the commit itself has the offset.
     Begun,
-    /// Its reader ended in good order, and this was its last commit.
+    /// The reader shut down cleanly after committing this offset.
     EndedAt(i64),
 }
 
 impl<'a> Committed<'a> {
-    /// Judges a commit as the broker returns it, by what is noted of the group
-    /// in this incarnation of the topic.
+    /// Classifies a commit as returned by the broker. `noted` is the recorded state of
+    /// the group in the current incarnation of the topic.
     #[must_use]
     pub fn of(commit: Option<(i64, &'a str)>, noted: Option<Noted>) -> Self {
         match commit {
@@ -56,7 +56,7 @@ impl<'a> Committed<'a> {
         }
     }
 
-    /// Why the position cannot be trusted; none where it can, or there is none.
+    /// Returns why the offset cannot be trusted. `None` if it can, or if there is none.
     #[must_use]
     pub fn trouble(self) -> Option<Break> {
         match self {
@@ -67,16 +67,16 @@ impl<'a> Committed<'a> {
     }
 }
 
-/// What every format has.
+/// The fields that are common to all formats.
 #[derive(Deserialize)]
 struct Stamp {
     /// Format.
     f: u16,
-    /// The offset that it is for; since format 2.
+    /// The committed offset, since format 2.
     o: Option<i64>,
 }
 
-/// Whether fanout committed this offset.
+/// Returns true if fanout committed this offset.
 #[must_use]
 pub fn is_ours(offset: i64, metadata: &str) -> bool {
     match serde_json::from_str(metadata) {
@@ -86,20 +86,20 @@ pub fn is_ours(offset: i64, metadata: &str) -> bool {
     }
 }
 
-/// Why reading cannot simply go on where a group is.
+/// Reason why reading cannot simply resume at the offset of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Break {
-    /// Something else than fanout committed this offset.
+    /// Another tool committed this offset.
     Moved { offset: i64 },
     /// The group's offset expired or was deleted.
     Lost,
-    /// The log begins after the offset that is next.
+    /// The log starts after the next offset.
     Gone { next: i64 },
-    /// The log ends before the offset that is next: its end was lost.
+    /// The log ends before the next offset: its end was lost.
     Short { next: i64 },
 }
 
-/// A partition as it is now, and the group that reads it.
+/// A partition with its current bounds, and the group that reads it.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
     pub group: &'a str,
@@ -109,7 +109,7 @@ pub struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Whether reading can go on at `next`.
+    /// Checks that reading can resume at `next`.
     pub fn check(&self, next: i64) -> Result<i64, Break> {
         if next < self.bounds.start {
             return Err(Break::Gone { next });
@@ -120,7 +120,8 @@ impl Reading<'_> {
         Ok(next)
     }
 
-    /// The break as an operator is told of it. `effect` completes "so …".
+    /// Returns the halt for an offset problem. `effect` completes the sentence
+    /// "…, so …".
     #[must_use]
     pub fn halt(&self, broken: Break, effect: &str, remedy: &str) -> Halt {
         let Self {
@@ -129,29 +130,29 @@ impl Reading<'_> {
             partition,
             bounds: Bounds { start, end },
         } = self;
-        let place = format!("partition {partition} of {topic}");
+        let subject = format!("partition {partition} of {topic}");
         let (code, reason) = match broken {
             Break::Moved { offset } => (
                 "offsets_moved",
                 format!(
-                    "{place}: group {group} is at offset {offset}, which fanout did not commit"
+                    "{subject}: group {group} is at offset {offset}, which fanout did not commit"
                 ),
             ),
             Break::Lost => (
                 "offsets_lost",
-                format!("{place}: the offset of group {group} has expired or was deleted"),
+                format!("{subject}: the offset of group {group} has expired or was deleted"),
             ),
             Break::Gone { next } => (
                 "retention_passed",
                 format!(
-                    "{place} begins at offset {start} and group {group} continues at {next}: the \
+                    "{subject} starts at offset {start} and group {group} continues at {next}: the \
                      records between were deleted before they were read"
                 ),
             ),
             Break::Short { next } => (
                 "log_shortened",
                 format!(
-                    "{place} ends at offset {end} and group {group} continues at {next}: the log \
+                    "{subject} ends at offset {end} and group {group} continues at {next}: the log \
                      has lost its end"
                 ),
             ),
@@ -164,83 +165,85 @@ impl Reading<'_> {
     }
 }
 
-/// Of which incarnation of a topic a commit is. Offsets begin at 0 again in a
-/// recreated topic; a commit that was made, or arrives, while it is recreated
-/// may be of the one before.
+/// The incarnation of a topic that a commit belongs to. Offsets restart at 0 in a
+/// recreated topic. A commit that is made or arrives while the topic is being
+/// recreated may belong to the previous incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicLife {
     topic: Uuid,
 }
 
-/// The metadata of the board's and the HTTP sink's commits.
+/// Metadata of a commit of the board or of the HTTP sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Text {
+struct Metadata {
     /// Format.
     f: u16,
     /// The topic's id.
     t: Uuid,
-    /// The offset that it is for.
+    /// The committed offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     o: Option<i64>,
-    /// When the latest record before it was appended, in milliseconds since the
-    /// epoch, as far as that is known and matters.
+    /// Append time of the latest record before the offset, in milliseconds since the
+    /// epoch, if known and relevant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     a: Option<i64>,
 }
 
 impl TopicLife {
-    /// The topic's id.
+    /// Returns the topic's id.
     #[must_use]
     pub fn topic(self) -> Uuid {
         self.topic
     }
 
-    /// The incarnation that metadata names.
+    /// Returns the incarnation in the metadata of a commit.
     #[must_use]
     pub fn read(metadata: &str) -> Option<Self> {
-        let text: Text = serde_json::from_str(metadata).ok()?;
-        Some(Self { topic: text.t })
+        let metadata: Metadata = serde_json::from_str(metadata).ok()?;
+        Some(Self { topic: metadata.t })
     }
 
-    /// Whether metadata names this incarnation, whatever offset it is for.
+    /// Returns true if the metadata belongs to this incarnation, whatever its offset.
     #[must_use]
     pub fn is_of(self, metadata: &str) -> bool {
         Self::read(metadata) == Some(self)
     }
 
-    /// When the latest record before a commit was appended, where it says.
+    /// Returns the append time of the latest record before a commit, if the metadata
+    /// has it.
     #[must_use]
     pub fn appended_ms(metadata: &str) -> Option<i64> {
-        serde_json::from_str::<Text>(metadata).ok()?.a
+        serde_json::from_str::<Metadata>(metadata).ok()?.a
     }
 
-    /// Whether fanout committed this offset, in this incarnation.
+    /// Returns true if fanout committed this offset in this incarnation.
     #[must_use]
     pub fn committed(self, offset: i64, metadata: &str) -> bool {
         is_ours(offset, metadata) && self.is_of(metadata)
     }
 
-    /// The offsets that fanout committed in this incarnation, by partition.
+    /// Returns the offsets that fanout committed in this incarnation, indexed by
+    /// partition.
     #[must_use]
     pub fn offsets(self, commits: &[Option<(i64, String)>]) -> Vec<Option<i64>> {
-        let own = |commit: &Option<(i64, String)>| {
+        let own_offset = |commit: &Option<(i64, String)>| {
             let (offset, metadata) = commit.as_ref()?;
             self.committed(*offset, metadata).then_some(*offset)
         };
-        commits.iter().map(own).collect()
+        commits.iter().map(own_offset).collect()
     }
 
-    /// The metadata of a commit of `next`.
+    /// Returns the metadata for a commit of `next`.
     #[must_use]
     pub fn text(self, next: i64, appended_ms: Option<i64>) -> String {
-        let text = Text {
+        let metadata = Metadata {
             f: FORMAT,
             t: self.topic,
             o: Some(next),
             a: appended_ms,
         };
         // Numbers and a UUID always serialise.
-        serde_json::to_string(&text).unwrap_or_default()
+        serde_json::to_string(&metadata).unwrap_or_default()
     }
 }
 
@@ -258,43 +261,43 @@ mod tests {
 
     const ID: &str = "00000000-0000-0000-0000-000000000007";
 
-    fn life(topic: u128) -> TopicLife {
+    fn incarnation(topic: u128) -> TopicLife {
         TopicLife {
             topic: Uuid::from_u128(topic),
         }
     }
 
     #[test]
-    fn the_metadata_of_a_commit_keeps_its_form() {
+    fn the_format_of_the_metadata_is_stable() {
         let text = format!(r#"{{"f":2,"t":"{ID}","o":5}}"#);
-        assert_eq!(life(7).text(5, None), text);
+        assert_eq!(incarnation(7).text(5, None), text);
         let timed = format!(r#"{{"f":2,"t":"{ID}","o":5,"a":1700}}"#);
-        assert_eq!(life(7).text(5, Some(1700)), timed);
+        assert_eq!(incarnation(7).text(5, Some(1700)), timed);
         assert_eq!(TopicLife::appended_ms(&timed), Some(1700));
-        assert!(life(7).committed(5, &text) && life(7).committed(5, &timed));
+        assert!(incarnation(7).committed(5, &text) && incarnation(7).committed(5, &timed));
     }
 
     #[test]
-    fn what_the_first_format_says_is_still_fanouts() {
+    fn metadata_of_the_first_format_is_still_accepted() {
         let http = format!(r#"{{"f":1,"t":"{ID}"}}"#);
-        assert!(life(7).committed(5, &http) && life(7).committed(6, &http));
-        assert!(!life(8).committed(5, &http));
+        assert!(incarnation(7).committed(5, &http) && incarnation(7).committed(6, &http));
+        assert!(!incarnation(8).committed(5, &http));
         assert!(is_ours(5, r#"{"f":1,"g":2,"c":[7,9]}"#));
     }
 
     #[test]
-    fn a_commit_of_another_incarnation_of_the_topic_does_not_count() {
-        let other = life(8).text(5, None);
-        assert!(is_ours(5, &other) && !life(7).committed(5, &other));
+    fn a_commit_of_another_incarnation_is_ignored() {
+        let other = incarnation(8).text(5, None);
+        assert!(is_ours(5, &other) && !incarnation(7).committed(5, &other));
     }
 
     #[test]
-    fn what_other_tools_commit_is_foreign() {
-        let kept = life(7).text(5, None);
+    fn commits_of_other_tools_are_foreign() {
+        let stale = incarnation(7).text(5, None);
         for (offset, metadata) in [
             (5, ""),
             (0, ""),
-            (6, kept.as_str()),
+            (6, stale.as_str()),
             (5, "{}"),
             (5, r#"{"f":3,"o":5}"#),
             (5, "committed by hand"),
@@ -314,32 +317,32 @@ mod tests {
     }
 
     #[test]
-    fn a_break_names_the_group_the_place_and_the_effect() {
+    fn the_halt_has_the_group_the_partition_and_the_effect() {
         let reading = Reading {
             group: "fanout-http",
             topic: "t",
             partition: 1,
             bounds: Bounds { start: 4, end: 9 },
         };
-        let halt = reading.halt(Break::Moved { offset: 9 }, "it waits", "mend it");
+        let halt = reading.halt(Break::Moved { offset: 9 }, "the sink waits", "fix it");
         assert_eq!(halt.code, "offsets_moved");
         assert_eq!(
             halt.reason,
             "partition 1 of t: group fanout-http is at offset 9, which fanout did not commit, so \
-             it waits"
+             the sink waits"
         );
     }
 
     proptest! {
         #[test]
-        fn only_the_offset_that_is_named_is_ours(next in 0..i64::MAX, other in 0..i64::MAX) {
-            let text = life(7).text(next, None);
+        fn metadata_is_only_valid_for_its_own_offset(next in 0..i64::MAX, other in 0..i64::MAX) {
+            let text = incarnation(7).text(next, None);
             prop_assert!(is_ours(next, &text));
             prop_assert_eq!(is_ours(other, &text), other == next);
         }
 
         #[test]
-        fn reading_goes_on_only_within_the_log(
+        fn reading_resumes_only_within_the_log(
             start in 0..50_i64, length in 0..50_i64, next in 0..120_i64,
         ) {
             let bounds = Bounds { start, end: start + length };

@@ -1,5 +1,6 @@
-//! Dead letters: the original bytes, and in headers what, where and why. The
-//! headers outlive a run and are final; `fanout-format` is 1.
+//! Sends dead letters. A dead letter has the original key and value; its headers
+//! have the sink, the reason and the position of the record. The headers are a
+//! stable format, numbered 1 in `fanout-format`.
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
@@ -11,7 +12,7 @@ use crate::{
     time::{clock::now_us, timestamp::Rfc3339},
 };
 
-/// Letters on their way at once.
+/// Maximum number of dead letters in flight.
 const IN_FLIGHT: usize = 256;
 
 /// Sends one sink's dead letters.
@@ -19,7 +20,7 @@ const IN_FLIGHT: usize = 256;
 pub struct DeadLetters {
     producer: Producer,
     group: ConsumerGroup,
-    /// Which life of the source topic the records are from.
+    /// Incarnation of the source topic.
     generation: TopicIdentity,
 }
 
@@ -32,29 +33,30 @@ impl DeadLetters {
         }
     }
 
-    /// Sends the letters of a batch in the log's order, many at once. Those that
-    /// are not acknowledged stay in `rejected`.
+    /// Sends the dead letters of a batch concurrently, in the order of the log. The
+    /// unacknowledged ones stay in `rejected`.
     ///
     /// # Errors
-    /// When any is not; of several reasons, one that no repetition mends.
+    /// If a dead letter is not acknowledged. A permanent error has priority over a
+    /// transient one.
     pub async fn send_all(&self, chunk: &Chunk, rejected: &mut Vec<Rejected>) -> Result<(), Fault> {
-        let letters: Vec<_> = rejected
+        let sends: Vec<_> = rejected
             .iter()
-            .map(|rejected| self.letter(chunk, rejected).boxed())
+            .map(|rejected| self.send_rejected(chunk, rejected).boxed())
             .collect();
         let outcomes: Vec<Result<(), KafkaError>> =
-            stream::iter(letters).buffered(IN_FLIGHT).collect().await;
+            stream::iter(sends).buffered(IN_FLIGHT).collect().await;
         let mut outcome = outcomes.iter();
         rejected.retain(|_| outcome.next().is_some_and(Result::is_err));
         let errors = || outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-        let lasting = errors().find(|error| !is_transient(error));
-        match lasting.or(errors().next()) {
+        let permanent = errors().find(|error| !is_transient(error));
+        match permanent.or(errors().next()) {
             None => Ok(()),
             Some(error) => Err(self.fault(error)),
         }
     }
 
-    async fn letter(&self, chunk: &Chunk, rejected: &Rejected) -> Result<(), KafkaError> {
+    async fn send_rejected(&self, chunk: &Chunk, rejected: &Rejected) -> Result<(), KafkaError> {
         match chunk.get(rejected.index) {
             Some(record) => self.send(&record, rejected).await,
             None => Ok(()),
@@ -62,18 +64,18 @@ impl DeadLetters {
     }
 
     fn fault(&self, error: &KafkaError) -> Fault {
-        let reason = format!("dead letters are not acknowledged: {error}");
+        let reason = format!("cannot write dead letters: {error}");
         if is_transient(error) {
             return Fault::retry(reason);
         }
         let remedy = format!(
-            "let topic {} take them: its max.message.bytes, and the right to write",
+            "check max.message.bytes of topic {} and the permission to write to it",
             self.producer.topic()
         );
         Fault::halt("dead_letter_refused", reason, remedy)
     }
 
-    /// Returns when all replicas have the letter.
+    /// Sends one dead letter and waits until all replicas have it.
     async fn send(&self, record: &Record<'_>, rejected: &Rejected) -> Result<(), KafkaError> {
         tracing::warn!(
             sink = self.group.name(),

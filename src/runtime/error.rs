@@ -1,4 +1,4 @@
-//! Why the pipeline does not start.
+//! Errors on starting the pipeline.
 
 use crate::{
     failure::{Failure, Kind},
@@ -6,17 +6,16 @@ use crate::{
     sink_kind::SinkKind,
 };
 
-/// Why the pipeline does not start. Problems after the start are reported in
-/// its status.
+/// Error on starting the pipeline. Later problems are reported in its status.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
-    #[error("a kafka client cannot be made for {brokers}")]
+    #[error("cannot create a kafka client for {brokers}")]
     Kafka {
         brokers: String,
         #[source]
         source: KafkaError,
     },
-    #[error("the {sink} sink cannot be set up: {reason}")]
+    #[error("cannot set up the {sink} sink: {reason}")]
     Sink { sink: SinkKind, reason: String },
 }
 

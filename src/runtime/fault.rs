@@ -1,4 +1,4 @@
-//! Why a batch was not acknowledged, and why a sink has stopped.
+//! Faults of a sink: transient ones, and halts that need an operator.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use crate::{
     source::placeholders::PlaceholderError,
 };
 
-/// Why a sink has stopped, and what mends it.
+/// A reason why a sink is halted or degraded, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
     /// Stable `snake_case` name of the cause.
     pub code: String,
     pub reason: String,
-    /// The next command to type, or what to change.
+    /// The next command to run, or the thing to change.
     pub remedy: String,
 }
 
-/// Why a batch was not acknowledged.
+/// A reason why a batch was not acknowledged.
 #[derive(Debug)]
 pub enum Fault {
-    /// Transient: the same batch, again, later.
+    /// A transient fault: the same batch is retried later.
     Retry {
         reason: String,
-        /// What the store asked for, if it did.
+        /// Delay requested by the store, if any.
         after: Option<Duration>,
     },
-    /// No use in trying: an operator has to mend something.
+    /// A permanent fault: an operator has to fix something.
     Halt(Halt),
 }
 
 impl Fault {
-    /// A transient fault without a wish of its own.
+    /// Creates a transient fault without a requested delay.
     pub fn retry(reason: impl ToString) -> Self {
         Self::Retry {
             reason: reason.to_string(),
@@ -41,7 +41,7 @@ impl Fault {
         }
     }
 
-    /// A halt with its remedy.
+    /// Creates a halt.
     pub fn halt(code: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Halt(Halt {
             code: code.to_owned(),

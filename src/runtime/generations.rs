@@ -1,18 +1,20 @@
-//! The generations of the source's topics, in the state topic, where any set of
-//! sinks finds them. Offsets begin again with a recreated topic, keys move when
-//! partitions are added, and a rebuild from the source makes what came before it
-//! meaningless: versions of different generations are ordered by these first.
+//! The generations of the source topics, recorded in the state topic, where every
+//! set of sinks can read them. Offsets restart in a recreated topic, keys move to
+//! other partitions when partitions are added, and a rebuild from the source makes
+//! all earlier records meaningless. Versions are therefore ordered by generation
+//! first.
 //!
-//! A generation is one incarnation of the events' topic and one of the content
-//! topic. They begin together, by one record. It has the number of the events'
-//! incarnation, and the highest number is in force. What is added to a generation
-//! has a key of its own, so nobody who is late can undo what others wrote.
+//! A generation combines one incarnation of the events topic with one of the content
+//! topic. One record starts both. The number of a generation is that of the events
+//! incarnation, and the highest number is current. Each later addition to a
+//! generation has its own key, so a delayed writer cannot overwrite the additions of
+//! others.
 //!
 //! ```text
 //! generation/<n>               {"format":1,"facts":{…},"content":{…},"rebuilds":…}
 //! generation/<n>/settled       {"format":1}               its rebuild is done
 //! generation/<n>/truncated     {"format":1,"at":"0@17"}   the source was truncated there
-//! generation/<n>/table/<sink>  {"format":1,"id":…}        the table that it is written into
+//! generation/<n>/table/<sink>  {"format":1,"id":…}        the table that a sink writes it to
 //! ```
 
 use std::collections::BTreeMap;
@@ -29,7 +31,7 @@ use crate::{
     sink_kind::SinkKind,
 };
 
-/// What the keys begin with.
+/// Prefix of all keys.
 const PREFIX: &str = "generation/";
 
 /// One incarnation of a topic.
@@ -38,35 +40,36 @@ pub struct Incarnation {
     /// The topic's id.
     pub topic: Uuid,
     pub partitions: i32,
-    /// Its number, from 1: the upper part of a version.
+    /// Number of the incarnation, from 1. It is the upper part of a version.
     pub generation: u16,
-    /// By partition, the offset that it begins at; empty is the start of the log.
+    /// Start offset of each partition. Empty means the start of the log.
     pub starts: Vec<i64>,
 }
 
-/// A generation as it began.
+/// The initial record of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
     format: u16,
     pub facts: Incarnation,
     pub content: Incarnation,
-    /// A rebuild from the source began it, and has to be brought to its end.
+    /// Whether the generation was started by a rebuild from the source, which must be
+    /// completed.
     rebuilds: bool,
 }
 
-/// A generation as it is now.
+/// The current state of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     pub begun: Begun,
-    /// No rebuild of it is unfinished.
+    /// Whether the rebuild, if any, is complete.
     pub settled: bool,
-    /// Where the source was truncated in it, `partition@offset`.
+    /// Position at which the source was truncated, as `partition@offset`.
     pub truncated: Option<String>,
-    /// By sink, the table that it is written into.
+    /// Id of the table that each sink writes to.
     tables: BTreeMap<String, Uuid>,
 }
 
-/// The record of all generations.
+/// Reads and writes the recorded generations.
 #[derive(Debug, Clone)]
 pub struct GenerationLog {
     state: StateTopic,
@@ -90,7 +93,7 @@ struct Table {
 }
 
 impl Incarnation {
-    /// A topic as it was found, under a number.
+    /// Creates an incarnation of the given topic.
     #[must_use]
     pub fn new(identity: TopicIdentity, generation: u16, starts: Vec<i64>) -> Self {
         Self {
@@ -101,7 +104,7 @@ impl Incarnation {
         }
     }
 
-    /// Which topic it is of.
+    /// Returns the identity of the topic.
     #[must_use]
     pub fn identity(&self) -> TopicIdentity {
         TopicIdentity {
@@ -122,7 +125,7 @@ impl Begun {
         }
     }
 
-    /// What it is found by.
+    /// Returns the number of the generation.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.facts.generation
@@ -130,20 +133,20 @@ impl Begun {
 }
 
 impl Generation {
-    /// What it is found by.
+    /// Returns the number of the generation.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.begun.number()
     }
 
-    /// The table that a sink writes it into, nil where the store gives tables no
-    /// ids; none where the sink has not written it into any.
+    /// Returns the id of the table that a sink writes to. It is nil if the store has no
+    /// table ids. `None` if the sink has not recorded a table.
     #[must_use]
     pub fn table(&self, sink: SinkKind) -> Option<Uuid> {
         self.tables.get(sink.name()).copied()
     }
 
-    /// Whether history began anew with it or before.
+    /// Returns true if this or an earlier generation was rebuilt from the source.
     #[must_use]
     pub fn is_rebuilt(&self) -> bool {
         self.begun.rebuilds || self.number() > 1
@@ -156,41 +159,41 @@ impl GenerationLog {
         Self { state }
     }
 
-    /// The generation in force; none where none has ever begun.
+    /// Returns the current generation, or `None` if there has never been one.
     ///
     /// # Errors
-    /// When the state topic does not exist or cannot be read, or its format is
-    /// unknown.
+    /// If the state topic does not exist or cannot be read, or its format is unknown.
     pub async fn latest(&self) -> Result<Option<Generation>, Fault> {
         let values = self.state.values_with_prefix(PREFIX).await.map_err(kafka)?;
         let missing = || Fault::retry(format!("topic {} does not exist", self.state.name()));
         latest(&values.ok_or_else(missing)?)
     }
 
-    /// Begins a generation: from then on it is in force, unless a higher one is.
+    /// Starts a generation. It is then current, unless there is a higher one.
     ///
     /// # Errors
-    /// When the broker does not take it in time: it may or may not be in force.
-    /// When another of this number has begun at the same time.
+    /// If the broker does not acknowledge the record in time; the generation may or may
+    /// not have started. If another generation with this number was started at the same
+    /// time.
     pub async fn begin(&self, begun: &Begun) -> Result<(), Fault> {
         let key = key(begun.number());
-        let value = text(begun);
+        let value = json_bytes(begun);
         self.state.set(&key, &value).await.map_err(kafka)?;
-        let found = self.state.get(&key).await.map_err(kafka)?;
-        if found.as_deref() == Some(value.as_slice()) {
+        let stored = self.state.get(&key).await.map_err(kafka)?;
+        if stored.as_deref() == Some(value.as_slice()) {
             return Ok(());
         }
         let number = begun.number();
         Err(Fault::retry(format!(
-            "another generation {number} has begun at the same time"
+            "another generation {number} was started at the same time"
         )))
     }
 
-    /// Records the first generation of a project, both topics from the start of
-    /// their logs. Topics that do not exist yet are waited for.
+    /// Records the first generation of a project, with both topics from the start of
+    /// their logs.
     ///
     /// # Errors
-    /// As [`Self::begin`].
+    /// As [`Self::begin`], and with a retryable fault if a topic does not exist yet.
     pub async fn begin_first(
         &self,
         log: &Log,
@@ -209,53 +212,57 @@ impl GenerationLog {
         Ok(begun)
     }
 
-    /// The rebuild of this generation is done.
+    /// Records that the rebuild of the generation is complete.
     ///
     /// # Errors
-    /// When the broker does not take it in time.
+    /// If the broker does not acknowledge the record in time.
     pub async fn settle(&self, number: u16) -> Result<(), Fault> {
-        let note = Settled { format: FORMAT };
-        self.add(number, "settled", &note).await
+        let record = Settled { format: FORMAT };
+        self.add(number, "settled", &record).await
     }
 
-    /// The source was truncated in this generation.
+    /// Records that the source was truncated in this generation, unless that is already
+    /// recorded.
     ///
     /// # Errors
-    /// When the broker does not take it in time.
+    /// If the broker does not acknowledge the record in time.
     pub async fn note_truncate(&self, number: u16, at: &str) -> Result<(), Fault> {
         let key = format!("{}/truncated", key(number));
         if self.state.get(&key).await.map_err(kafka)?.is_some() {
             return Ok(());
         }
-        let note = Truncated {
+        let record = Truncated {
             format: FORMAT,
             at: at.to_owned(),
         };
-        self.add(number, "truncated", &note).await
+        self.add(number, "truncated", &record).await
     }
 
-    /// A sink writes this generation into this table.
+    /// Records the table that a sink writes this generation to.
     ///
     /// # Errors
-    /// When the broker does not take it in time.
+    /// If the broker does not acknowledge the record in time.
     pub async fn note_table(&self, number: u16, sink: SinkKind, table: Uuid) -> Result<(), Fault> {
-        let note = Table {
+        let record = Table {
             format: FORMAT,
             id: table,
         };
-        self.add(number, &format!("table/{sink}"), &note).await
+        self.add(number, &format!("table/{sink}"), &record).await
     }
 
-    async fn add<T: Serialize>(&self, number: u16, name: &str, note: &T) -> Result<(), Fault> {
+    async fn add<T: Serialize>(&self, number: u16, name: &str, record: &T) -> Result<(), Fault> {
         let key = format!("{}/{name}", key(number));
-        self.state.set(&key, &text(note)).await.map_err(kafka)
+        self.state
+            .set(&key, &json_bytes(record))
+            .await
+            .map_err(kafka)
     }
 }
 
-/// A topic as it is now.
+/// Returns the identity of a topic.
 ///
 /// # Errors
-/// When the broker does not answer, or there is no such topic yet.
+/// If the broker does not respond, or the topic does not exist yet.
 pub(crate) async fn existing(log: &Log, topic: &str) -> Result<TopicIdentity, Fault> {
     let identity = log.identity(topic).await.map_err(kafka)?;
     identity.ok_or_else(|| Fault::retry(format!("topic {topic} does not exist")))
@@ -265,43 +272,44 @@ fn key(number: u16) -> String {
     format!("{PREFIX}{number}")
 }
 
-fn text<T: Serialize>(note: &T) -> Vec<u8> {
-    // Numbers, UUIDs, texts and lists always serialise.
-    serde_json::to_vec(note).unwrap_or_default()
+fn json_bytes<T: Serialize>(record: &T) -> Vec<u8> {
+    // Numbers, UUIDs, strings and lists always serialise.
+    serde_json::to_vec(record).unwrap_or_default()
 }
 
-/// The highest of the generations, with what was added to it.
+/// Returns the highest generation, with its additions.
 fn latest(values: &BTreeMap<String, Vec<u8>>) -> Result<Option<Generation>, Fault> {
     let mut highest: Option<Begun> = None;
     for (name, value) in values {
-        let is_added = |name: &str| name.contains('/');
-        if name.strip_prefix(PREFIX).is_some_and(is_added) {
+        let is_addition = |name: &str| name.contains('/');
+        if name.strip_prefix(PREFIX).is_some_and(is_addition) {
             continue;
         }
         let begun: Begun = parse(name, value)?;
         if *name != key(begun.number()) {
-            let reason = format!("the state topic's {name} is of another generation");
+            let reason =
+                format!("the value of {name} in the state topic belongs to another generation");
             return Err(Fault::halt(
                 "unknown_format",
                 reason,
-                "use the fanout that wrote it",
+                "use the fanout version that wrote it",
             ));
         }
-        let is_higher = |known: &Begun| known.number() < begun.number();
-        if highest.as_ref().is_none_or(is_higher) {
+        let is_lower = |known: &Begun| known.number() < begun.number();
+        if highest.as_ref().is_none_or(is_lower) {
             highest = Some(begun);
         }
     }
     let Some(begun) = highest else {
         return Ok(None);
     };
-    let own = key(begun.number());
-    let truncated: Option<Truncated> = read(values, &format!("{own}/truncated"))?;
-    let settled: Option<Settled> = read(values, &format!("{own}/settled"))?;
+    let key = key(begun.number());
+    let truncated: Option<Truncated> = read(values, &format!("{key}/truncated"))?;
+    let settled: Option<Settled> = read(values, &format!("{key}/settled"))?;
     let mut tables = BTreeMap::new();
-    let of_tables = format!("{own}/table/");
+    let table_prefix = format!("{key}/table/");
     for (name, value) in values {
-        if let Some(sink) = name.strip_prefix(&of_tables) {
+        if let Some(sink) = name.strip_prefix(&table_prefix) {
             let table: Table = parse(name, value)?;
             tables.insert(sink.to_owned(), table.id);
         }
@@ -340,34 +348,34 @@ mod tests {
         )
     }
 
-    fn values(of: &[(&str, String)]) -> BTreeMap<String, Vec<u8>> {
+    fn values(entries: &[(&str, String)]) -> BTreeMap<String, Vec<u8>> {
         let value = |(name, text): &(&str, String)| {
             let name = format!("{PREFIX}{name}");
             (name, text.clone().into_bytes())
         };
-        of.iter().map(value).collect()
+        entries.iter().map(value).collect()
     }
 
-    fn json<T: Serialize>(note: &T) -> String {
-        String::from_utf8(text(note)).expect("text")
+    fn json<T: Serialize>(record: &T) -> String {
+        String::from_utf8(json_bytes(record)).expect("JSON is UTF-8")
     }
 
     #[test]
-    fn a_generation_keeps_its_form() {
+    fn the_format_of_a_generation_is_stable() {
         let facts = format!(r#"{{"topic":"{ID}","partitions":1,"generation":2,"starts":[3]}}"#);
         let content = format!(r#"{{"topic":"{ID}","partitions":1,"generation":3,"starts":[]}}"#);
         let expected =
             format!(r#"{{"format":1,"facts":{facts},"content":{content},"rebuilds":true}}"#);
         assert_eq!(json(&begun(2, true)), expected);
-        let found = latest(&values(&[("2", expected)])).expect("its own form");
-        let found = found.expect("one");
+        let found = latest(&values(&[("2", expected)])).expect("a valid record");
+        let found = found.expect("a generation");
         assert_eq!((&found.begun, found.number()), (&begun(2, true), 2));
         assert!(!found.settled && found.is_rebuilt());
     }
 
     #[test]
-    fn the_highest_is_in_force_and_has_only_what_was_added_to_it() {
-        assert_eq!(latest(&BTreeMap::new()).expect("readable"), None);
+    fn the_highest_generation_is_current_and_has_only_its_own_additions() {
+        assert_eq!(latest(&BTreeMap::new()).expect("valid records"), None);
         let flag = |text: &str| text.to_owned();
         let table = |id: u128| {
             let id = Uuid::from_u128(id);
@@ -378,17 +386,21 @@ mod tests {
             ("9/truncated", flag(r#"{"format":1,"at":"0@17"}"#)),
             ("9/table/clickhouse", table(9)),
             ("10", json(&begun(10, true))),
-            // Noted before it began.
+            // Recorded before the generation started.
             ("11/table/clickhouse", table(11)),
         ];
-        let found = latest(&values(&all)).expect("readable").expect("one");
+        let found = latest(&values(&all))
+            .expect("valid records")
+            .expect("a generation");
         assert_eq!((found.number(), found.settled), (10, false));
         assert_eq!(found.truncated, None);
         assert_eq!(found.table(SinkKind::ClickHouse), None);
         all.push(("10/settled", flag(r#"{"format":1}"#)));
         all.push(("10/table/clickhouse", table(10)));
         all.push(("10/truncated", flag(r#"{"format":1,"at":"2@5"}"#)));
-        let found = latest(&values(&all)).expect("readable").expect("one");
+        let found = latest(&values(&all))
+            .expect("valid records")
+            .expect("a generation");
         assert!(found.settled);
         assert_eq!(found.truncated.as_deref(), Some("2@5"));
         let id = Some(Uuid::from_u128(10));
@@ -397,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_halts() {
+    fn an_unknown_format_halts() {
         let other = json(&begun(1, false)).replace(r#""format":1"#, r#""format":2"#);
         for (name, text) in [
             ("1", other),
@@ -406,19 +418,19 @@ mod tests {
             ("1", String::new()),
         ] {
             let Err(Fault::Halt(halt)) = latest(&values(&[(name, text)])) else {
-                panic!("{name} is read");
+                panic!("{name} is accepted");
             };
             assert_eq!(halt.code, "unknown_format");
         }
     }
 
     #[test]
-    fn only_the_first_was_never_rebuilt() {
+    fn only_a_first_generation_without_a_rebuild_is_not_rebuilt() {
         for (number, rebuilds, expected) in [(1, false, false), (1, true, true), (2, false, true)] {
             let text = json(&begun(number, rebuilds));
             let name = number.to_string();
-            let found = latest(&values(&[(name.as_str(), text)])).expect("readable");
-            assert_eq!(found.expect("one").is_rebuilt(), expected);
+            let found = latest(&values(&[(name.as_str(), text)])).expect("valid records");
+            assert_eq!(found.expect("a generation").is_rebuilt(), expected);
         }
     }
 }

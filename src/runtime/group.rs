@@ -1,6 +1,5 @@
-//! The worker of one sink whose partitions a consumer group spreads: opens the
-//! sink, joins the group, and runs one loop for each partition that it is
-//! given, until told to stop.
+//! Runs one sink that consumes through a consumer group: opens the sink, joins the
+//! group, and runs one task per assigned partition until shutdown.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,8 +10,8 @@ use super::{
     Committed, Fault, KnownPlaceholders, Notes, PartitionSink as _, Sink,
     dead_letter::DeadLetters,
     is_ours,
-    partition::{Batching, Loop},
-    retry::{Ending, Patience},
+    partition::{Batching, PartitionLoop},
+    retry::{RetryPolicy, Shutdown},
     shape::ShapeGuard,
     shared::Shared,
     stats::{Phase, SinkStats, WHOLE_SINK},
@@ -25,10 +24,10 @@ use crate::{
     sink_kind::ConsumerGroup,
 };
 
-/// A commit that is overdue is looked for this often.
-const STUCK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which the worker checks for an overdue commit.
+const STUCK_COMMIT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One sink's worker.
+/// Worker of one sink.
 pub(crate) struct GroupWorker<S> {
     pub(crate) group: ConsumerGroup,
     pub(crate) topic: String,
@@ -40,18 +39,18 @@ pub(crate) struct GroupWorker<S> {
     pub(crate) batching: Batching,
 }
 
-/// A partition's loop and how to end it.
-struct Running {
+/// A running partition loop and its handles.
+struct PartitionTask {
     number: i32,
-    ending: Ending,
-    /// Cancelled when there is no use in draining any more.
-    fence: CancellationToken,
-    task: JoinHandle<()>,
+    shutdown: Shutdown,
+    /// Cancelled when the partition is lost; draining is then pointless.
+    lost: CancellationToken,
+    handle: JoinHandle<()>,
 }
 
 impl<S: Sink> GroupWorker<S> {
-    /// Runs until told to stop. A sink that cannot go on where it stands leaves
-    /// the group, and joins it again once it could be opened anew.
+    /// Runs until shutdown. If the sink cannot continue, the worker leaves the group,
+    /// reopens the sink and rejoins.
     pub(crate) async fn run(self) {
         let mut attempt = 0;
         while !self.shared.stop.is_cancelled() {
@@ -61,27 +60,28 @@ impl<S: Sink> GroupWorker<S> {
             if !self.open().await {
                 return;
             }
-            let letters = DeadLetters::new(self.shared.producer.clone(), self.group, identity);
+            let dead_letters = DeadLetters::new(self.shared.producer.clone(), self.group, identity);
             let group = self.shared.group(self.group);
             let joined = self.shared.kafka.join(&group, &self.topic);
-            let left = match joined {
+            let result = match joined {
                 Ok((membership, events)) => {
-                    self.serve(membership, events, identity, &letters).await
+                    self.serve(membership, events, identity, &dead_letters)
+                        .await
                 }
                 Err(error) => Err(error),
             };
-            match left {
+            match result {
                 Ok(()) => attempt = 0,
                 Err(error) => {
                     self.stats.failed(WHOLE_SINK, &format!("kafka: {error}"));
-                    self.pause(self.shared.patience.delay(attempt)).await;
+                    self.pause(self.shared.retry_policy.delay(attempt)).await;
                     attempt += 1;
                 }
             }
         }
     }
 
-    /// Waits until the topic exists; none when told to stop before.
+    /// Waits until the topic exists. Returns `None` if shut down first.
     async fn wait_for_topic(&self) -> Option<TopicIdentity> {
         let mut attempt = 0;
         loop {
@@ -89,20 +89,20 @@ impl<S: Sink> GroupWorker<S> {
                 identity = self.log.identity(&self.topic) => identity,
                 () = self.shared.stop.cancelled() => return None,
             };
-            let what = match identity {
+            let reason = match identity {
                 Ok(Some(identity)) => return Some(identity),
                 Ok(None) => format!("waiting for topic {}", self.topic),
                 Err(error) => format!("waiting for kafka: {error}"),
             };
-            self.stats.set_phase(Phase::Starting(what));
-            if !self.pause(self.shared.patience.delay(attempt)).await {
+            self.stats.set_phase(Phase::Starting(reason));
+            if !self.pause(self.shared.retry_policy.delay(attempt)).await {
                 return None;
             }
             attempt += 1;
         }
     }
 
-    /// Opens the sink, as often as it takes; false when told to stop before.
+    /// Opens the sink, retrying until it succeeds. Returns false if shut down first.
     async fn open(&self) -> bool {
         self.stats
             .set_phase(Phase::Starting("opening the store".to_owned()));
@@ -112,20 +112,21 @@ impl<S: Sink> GroupWorker<S> {
                 self.shared.placeholders.load().await?;
                 self.sink.open().await
             };
-            let opened = tokio::select! {
-                opened = open => opened,
+            let result = tokio::select! {
+                result = open => result,
                 () = self.shared.stop.cancelled() => return false,
             };
-            let wait = match opened {
+            let wait = match result {
                 Ok(()) => {
                     self.stats.unhalt(WHOLE_SINK);
                     self.stats.recovered(WHOLE_SINK);
                     return true;
                 }
-                Err(fault) => self
-                    .shared
-                    .patience
-                    .endure(&self.stats, WHOLE_SINK, fault, attempt),
+                Err(fault) => {
+                    self.shared
+                        .retry_policy
+                        .report_fault(&self.stats, WHOLE_SINK, fault, attempt)
+                }
             };
             if !self.pause(wait).await {
                 return false;
@@ -134,7 +135,7 @@ impl<S: Sink> GroupWorker<S> {
         }
     }
 
-    /// Waits; false when told to stop meanwhile.
+    /// Sleeps for `wait`. Returns false if shut down in the meantime.
     async fn pause(&self, wait: Duration) -> bool {
         tokio::select! {
             () = sleep(wait) => true,
@@ -142,26 +143,27 @@ impl<S: Sink> GroupWorker<S> {
         }
     }
 
-    /// Answers the group until told to stop or to begin again, then drains and
-    /// leaves it.
+    /// Handles rebalances until shutdown or a restart request, then drains the
+    /// partitions and leaves the group.
     ///
     /// # Errors
-    /// When it is left because an assignment could not be taken up.
+    /// If an assigned partition could not be started.
     async fn serve(
         &self,
         membership: Membership,
         mut events: mpsc::Receiver<Rebalance>,
         identity: TopicIdentity,
-        letters: &DeadLetters,
+        dead_letters: &DeadLetters,
     ) -> Result<(), KafkaError> {
-        let mut running: HashMap<i32, Running> = HashMap::new();
-        let again = self.shared.stop.child_token();
-        let gone = CancellationToken::new();
+        let mut tasks: HashMap<i32, PartitionTask> = HashMap::new();
+        let restart = self.shared.stop.child_token();
+        let topic_gone = CancellationToken::new();
         self.stats.set_phase(Phase::Starting(format!(
             "joining {}",
             self.shared.group(self.group)
         )));
-        // Apart, so that a slow broker holds up neither a rebalance nor the end.
+        // A separate task, so that a slow broker delays neither a rebalance nor the
+        // shutdown.
         let watch = Watch {
             log: self.log.clone(),
             topic: self.topic.clone(),
@@ -169,143 +171,144 @@ impl<S: Sink> GroupWorker<S> {
             sink: Arc::clone(&self.sink),
             stats: Arc::clone(&self.stats),
             notes: self.shared.notes(self.group),
-            noted: <_>::default(),
-            again: again.clone(),
-            gone: gone.clone(),
+            recorded: <_>::default(),
+            restart: restart.clone(),
+            topic_gone: topic_gone.clone(),
         };
         let _watch = AbortOnDropHandle::new(tokio::spawn(watch.run()));
-        let mut failed = Ok(());
-        let mut ticks = ticks(STUCK_INTERVAL);
+        let mut result = Ok(());
+        let mut ticks = ticks(STUCK_COMMIT_CHECK_INTERVAL);
         loop {
             tokio::select! {
-                // Made by a loop that was ended before it was overdue: the others
-                // notice theirs themselves.
+                // Detects an overdue commit whose task has already ended. Running
+                // tasks detect their own overdue commits.
                 _ = ticks.tick() => if membership.is_stuck() {
-                    let reason = "kafka: a commit has had no answer";
-                    tracing::warn!(sink = self.group.name(), reason, "joining again");
+                    let reason = "kafka: commit timed out";
+                    tracing::warn!(sink = self.group.name(), reason, "rejoining the group");
                     self.stats.failed(WHOLE_SINK, reason);
                     break;
                 },
                 event = events.recv() => match event {
                     Some(Rebalance::Failed(error)) => {
-                        failed = Err(error);
+                        result = Err(error);
                         break;
                     }
                     Some(event) => {
-                        self.rebalance(event, &mut running, identity, letters, &again).await;
+                        self.rebalance(event, &mut tasks, identity, dead_letters, &restart).await;
                     }
                     None => break,
                 },
-                () = again.cancelled() => break,
-                () = gone.cancelled() => break,
+                () = restart.cancelled() => break,
+                () = topic_gone.cancelled() => break,
             }
         }
         crash::point(self.group.name(), "leaving");
-        if gone.is_cancelled() {
-            // What was done there is nobody's any more.
-            for one in running.values() {
-                one.fence.cancel();
+        if topic_gone.is_cancelled() {
+            // The topic was recreated: abort the tasks instead of draining them.
+            for task in tasks.values() {
+                task.lost.cancel();
             }
         }
-        self.end(running.into_values().collect()).await;
-        // The revocation that leaving causes has nobody left to wait for.
+        self.stop_tasks(tasks.into_values().collect()).await;
+        // Leaving triggers a revocation, but no task is left to drain.
         drop(events);
-        let left = tokio::task::spawn_blocking(|| membership.leave()).await;
-        if let Err(error) = left {
-            tracing::debug!(%error, "the group was not left orderly");
+        let leave = tokio::task::spawn_blocking(|| membership.leave()).await;
+        if let Err(error) = leave {
+            tracing::debug!(%error, "cannot leave the group cleanly");
         }
-        failed
+        result
     }
 
     async fn rebalance(
         &self,
         event: Rebalance,
-        running: &mut HashMap<i32, Running>,
+        tasks: &mut HashMap<i32, PartitionTask>,
         identity: TopicIdentity,
-        letters: &DeadLetters,
-        again: &CancellationToken,
+        dead_letters: &DeadLetters,
+        restart: &CancellationToken,
     ) {
         match event {
-            Rebalance::Assigned(claims) => {
+            Rebalance::Assigned(assignments) => {
                 self.stats.set_phase(Phase::Running);
                 self.stats.recovered(WHOLE_SINK);
-                for claim in claims {
-                    let number = claim.partition.number();
-                    let started = self.start(claim, identity, letters.clone(), again.clone());
-                    running.insert(number, started);
+                for assignment in assignments {
+                    let number = assignment.partition.number();
+                    let dead_letters = dead_letters.clone();
+                    let task = self.start(assignment, identity, dead_letters, restart.clone());
+                    tasks.insert(number, task);
                 }
             }
             Rebalance::Revoked { partitions, done } => {
                 tracing::info!(sink = self.group.name(), ?partitions, "partitions revoked");
                 crash::point(self.group.name(), "revoked");
-                let ended = partitions
+                let revoked = partitions
                     .iter()
-                    .filter_map(|number| running.remove(number))
+                    .filter_map(|number| tasks.remove(number))
                     .collect();
-                self.end(ended).await;
+                self.stop_tasks(revoked).await;
                 crash::point(self.group.name(), "drained");
                 drop(done);
             }
             Rebalance::Fault(error) | Rebalance::Failed(error) => {
-                tracing::debug!(sink = self.group.name(), %error, "kafka");
+                tracing::debug!(sink = self.group.name(), %error, "consumer group error");
             }
         }
     }
 
-    /// Starts a partition's loop.
+    /// Starts the task of an assigned partition.
     fn start(
         &self,
-        claim: Assignment,
+        assignment: Assignment,
         identity: TopicIdentity,
-        letters: DeadLetters,
-        again: CancellationToken,
-    ) -> Running {
-        let ending = Ending {
+        dead_letters: DeadLetters,
+        restart: CancellationToken,
+    ) -> PartitionTask {
+        let shutdown = Shutdown {
             stop: self.shared.stop.child_token(),
-            again,
+            restart,
         };
-        let hold = Hold {
+        let context = PartitionContext {
             sink: Arc::clone(&self.sink),
             notes: self.shared.notes(self.group),
             identity,
             stats: Arc::clone(&self.stats),
-            patience: self.shared.patience,
+            retry_policy: self.shared.retry_policy,
             batching: self.batching,
-            letters,
+            dead_letters,
             placeholders: self.shared.placeholders.clone(),
             guard: Arc::clone(&self.guard),
-            ending: ending.clone(),
+            shutdown: shutdown.clone(),
         };
-        Running {
-            number: claim.partition.number(),
-            ending,
-            fence: claim.partition.fence().clone(),
-            task: tokio::spawn(hold.run(claim)),
+        PartitionTask {
+            number: assignment.partition.number(),
+            shutdown,
+            lost: assignment.partition.fence().clone(),
+            handle: tokio::spawn(context.run(assignment)),
         }
     }
 
-    /// Ends loops and waits until they have drained, or until their partitions
-    /// are somebody else's: then what they have in hand is, too.
-    async fn end(&self, running: Vec<Running>) {
-        for one in &running {
-            one.ending.stop.cancel();
+    /// Stops tasks and waits until they have drained. A task that has lost its
+    /// partition is aborted: the new owner processes its records again.
+    async fn stop_tasks(&self, tasks: Vec<PartitionTask>) {
+        for task in &tasks {
+            task.shutdown.stop.cancel();
         }
-        for mut one in running {
-            let ended = tokio::select! {
-                ended = &mut one.task => ended,
-                () = one.fence.cancelled() => {
-                    one.task.abort();
-                    let ended = one.task.await;
-                    self.guard.release(one.number);
-                    self.stats.released(one.number);
+        for mut task in tasks {
+            let result = tokio::select! {
+                result = &mut task.handle => result,
+                () = task.lost.cancelled() => {
+                    task.handle.abort();
+                    let result = task.handle.await;
+                    self.guard.release(task.number);
+                    self.stats.released(task.number);
                     let sink = self.group.name();
-                    tracing::info!(sink, partition = one.number, "partition lost");
-                    ended
+                    tracing::info!(sink, partition = task.number, "partition lost");
+                    result
                 }
             };
-            match ended {
+            match result {
                 Err(error) if !error.is_cancelled() => {
-                    tracing::error!(%error, "a partition's loop failed");
+                    tracing::error!(%error, "partition task panicked");
                 }
                 _ => {}
             }
@@ -313,105 +316,109 @@ impl<S: Sink> GroupWorker<S> {
     }
 }
 
-/// What it takes to hold a partition.
-struct Hold<S> {
+/// Everything that a partition task needs.
+struct PartitionContext<S> {
     sink: Arc<S>,
     notes: Notes,
-    /// The topic as it was when the group was joined.
+    /// Identity of the topic when the group was joined.
     identity: TopicIdentity,
     stats: Arc<SinkStats>,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     batching: Batching,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     placeholders: KnownPlaceholders,
     guard: Arc<ShapeGuard>,
-    ending: Ending,
+    shutdown: Shutdown,
 }
 
-impl<S: Sink> Hold<S> {
-    /// Has the sink take the partition over, then runs its loop.
-    async fn run(self, mut claim: Assignment) {
-        let number = claim.partition.number();
-        // Where another tool has moved the group to says nothing of the lag.
-        let found = claim.committed.as_ref();
-        let found = found.filter(|(offset, metadata)| is_ours(*offset, metadata));
-        let found = found.map(|(offset, _)| *offset);
-        self.stats.claimed(number, found);
-        let Some(sink) = self.claim(&claim).await else {
+impl<S: Sink> PartitionContext<S> {
+    /// Claims the partition in the sink, then runs the partition loop.
+    async fn run(self, mut assignment: Assignment) {
+        let number = assignment.partition.number();
+        // Ignore an offset that another tool committed: it says nothing about the lag.
+        let commit = assignment.committed.as_ref();
+        let commit = commit.filter(|(offset, metadata)| is_ours(*offset, metadata));
+        let committed = commit.map(|(offset, _)| *offset);
+        self.stats.claimed(number, committed);
+        let Some(sink) = self.claim(&assignment).await else {
             self.stats.released(number);
             return;
         };
-        let begin = sink.begin().unwrap_or(claim.start);
-        if begin != claim.start
-            && let Err(error) = claim.partition.seek(begin).await
+        let start = sink.begin().unwrap_or(assignment.start);
+        if start != assignment.start
+            && let Err(error) = assignment.partition.seek(start).await
         {
-            let reason = format!("kafka: partition {number} cannot be read from {begin}: {error}");
-            tracing::warn!(sink = self.stats.name(), reason, "joining again");
+            let reason =
+                format!("kafka: cannot seek partition {number} to offset {start}: {error}");
+            tracing::warn!(sink = self.stats.name(), reason, "rejoining the group");
             self.stats.released(number);
-            self.ending.again.cancel();
+            self.shutdown.restart.cancel();
             return;
         }
         tracing::info!(
             sink = self.stats.name(),
             partition = number,
-            found,
-            begin,
+            committed,
+            start,
             "partition assigned"
         );
-        self.guard.take_over(number, self.identity, begin).await;
+        self.guard.take_over(number, self.identity, start).await;
         crash::point(self.stats.name(), "claimed");
-        Loop {
-            committer: claim.partition.committer(),
-            partition: claim.partition,
+        PartitionLoop {
+            committer: assignment.partition.committer(),
+            partition: assignment.partition,
             sink,
             batching: self.batching,
             stats: self.stats,
-            letters: self.letters,
+            dead_letters: self.dead_letters,
             notes: self.notes,
             placeholders: self.placeholders,
             guard: self.guard,
             topic: self.identity,
-            patience: self.patience,
-            ending: self.ending,
-            found: claim.committed,
-            committed: begin,
-            done: 0,
-            halted: None,
-            rest: None,
-            unsettled: None,
+            retry_policy: self.retry_policy,
+            shutdown: self.shutdown,
+            group_commit: assignment.committed,
+            committed: start,
+            processed: 0,
+            halt: None,
+            split_off: None,
+            flush_retry: None,
         }
         .run()
         .await;
     }
 
-    async fn claim_once(&self, claim: &Assignment) -> Result<S::Partition, Fault> {
-        let number = claim.partition.number();
-        let found = claim.committed.as_ref();
-        let found = found.map(|(offset, metadata)| (*offset, metadata.as_str()));
+    async fn claim_once(&self, assignment: &Assignment) -> Result<S::Partition, Fault> {
+        let number = assignment.partition.number();
+        let commit = assignment.committed.as_ref();
+        let commit = commit.map(|(offset, metadata)| (*offset, metadata.as_str()));
         let noted = self.notes.committed(number, self.identity.id).await?;
-        self.sink.claim(number, Committed::of(found, noted)).await
+        self.sink.claim(number, Committed::of(commit, noted)).await
     }
 
-    /// As often as it takes; none when told to stop before.
-    async fn claim(&self, claim: &Assignment) -> Option<S::Partition> {
-        let number = claim.partition.number();
+    /// Claims the partition, retrying until it succeeds. Returns `None` if shut down
+    /// first.
+    async fn claim(&self, assignment: &Assignment) -> Option<S::Partition> {
+        let number = assignment.partition.number();
         let mut attempt = 0;
         loop {
-            let claimed = tokio::select! {
-                claimed = self.claim_once(claim) => claimed,
-                () = self.ending.stop.cancelled() => return None,
+            let result = tokio::select! {
+                result = self.claim_once(assignment) => result,
+                () = self.shutdown.stop.cancelled() => return None,
             };
-            let wait = match claimed {
+            let wait = match result {
                 Ok(sink) => {
                     self.stats.unhalt(number);
                     self.stats.recovered(number);
                     return Some(sink);
                 }
-                Err(fault) => self.patience.endure(&self.stats, number, fault, attempt),
+                Err(fault) => self
+                    .retry_policy
+                    .report_fault(&self.stats, number, fault, attempt),
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.ending.stop.cancelled() => return None,
+                () = self.shutdown.stop.cancelled() => return None,
             }
             attempt += 1;
         }

@@ -1,6 +1,6 @@
-//! Where a sink is halted by the shape of a record, kept in the state topic: a
-//! worker that is started again, or takes the partition over, must not take the
-//! records there for single bad ones.
+//! Stores the offsets at which a schema mismatch halts a sink in the state topic.
+//! A restarted worker, or the next owner of the partition, must not dead-letter
+//! the records there as single bad records.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -10,30 +10,30 @@ use crate::kafka::{KafkaError, StateTopic};
 /// Format of the document.
 const FORMAT: u16 = 1;
 
-/// What is kept of one partition of one sink.
+/// Stored halt of one partition of one sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Document {
     format: u16,
-    /// A topic that was recreated has other records.
+    /// Id of the topic. A recreated topic has other records.
     topic_id: Uuid,
-    /// The sink halts before this; none where it goes on.
+    /// Offset of the record that halts the sink. `None` if it is not halted.
     offset: Option<i64>,
 }
 
-/// The documents of one sink.
+/// Stored halts of one sink.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HaltStore {
     state: StateTopic,
     group: String,
 }
 
-impl Held {
+impl HaltStore {
     /// `group` is the sink's consumer group.
     pub(super) fn new(state: StateTopic, group: String) -> Self {
         Self { state, group }
     }
 
-    /// The offset that this partition halts before, if it does.
+    /// Returns the offset at which the partition is halted, if it is.
     pub(super) async fn load(
         &self,
         partition: i32,
@@ -43,8 +43,9 @@ impl Held {
         Ok(bytes.and_then(|bytes| read(&bytes, topic_id)))
     }
 
-    /// Keeps the offset that this partition halts before, or that it goes on.
-    pub(super) async fn keep(&self, partition: i32, topic_id: Uuid, offset: Option<i64>) {
+    /// Stores the offset at which the partition is halted, or `None` if it is no
+    /// longer halted.
+    pub(super) async fn store(&self, partition: i32, topic_id: Uuid, offset: Option<i64>) {
         let document = Document {
             format: FORMAT,
             topic_id,
@@ -54,7 +55,7 @@ impl Held {
         let bytes = serde_json::to_vec(&document).unwrap_or_default();
         if let Err(error) = self.state.set(&self.key(partition), &bytes).await {
             let group = &self.group;
-            tracing::warn!(group, partition, %error, "where the sink halts is not kept");
+            tracing::warn!(group, partition, %error, "cannot store the halt");
         }
     }
 
@@ -63,12 +64,12 @@ impl Held {
     }
 }
 
-/// What a document says of this topic. One of another format says nothing: its
-/// records are judged anew.
+/// Returns the halt offset in a document. `None` if the document belongs to
+/// another topic or has another format; the records are then checked again.
 fn read(bytes: &[u8], topic_id: Uuid) -> Option<i64> {
     let document: Document = serde_json::from_slice(bytes).ok()?;
-    let is_ours = document.format == FORMAT && document.topic_id == topic_id;
-    document.offset.filter(|_| is_ours)
+    let is_current = document.format == FORMAT && document.topic_id == topic_id;
+    document.offset.filter(|_| is_current)
 }
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_keeps_its_form() {
+    fn the_format_of_the_document_is_stable() {
         let id = Uuid::from_u128(7);
         let text = r#"{"format":1,"topic_id":"00000000-0000-0000-0000-000000000007","offset":5}"#;
         let document = Document {

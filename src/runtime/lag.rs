@@ -1,8 +1,10 @@
-//! How many records a sink is behind. The log only tells offsets, and not every
-//! offset is a record: each transaction ends with a marker, and compaction leaves
-//! gaps. What share of them are records is learned from those that were read.
+//! Estimates the lag of a sink in records. Kafka only reports offsets, and not
+//! every offset is a record: each transaction ends with a marker, and compaction
+//! leaves gaps. The share of offsets that are records is measured on the offsets
+//! that were already read.
 
-/// Offsets that the share is learned from: older ones count ever less.
+/// Number of recent offsets that determine the share. Older offsets count less
+/// and less.
 const MEMORY: u64 = 1 << 16;
 
 /// The share of a log's offsets that are records.
@@ -12,18 +14,19 @@ pub(super) struct Density {
     offsets: u64,
 }
 
-/// How far behind a sink is.
+/// Lag of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lag {
     pub records: u64,
-    /// Whether it is computed from offsets, of which some are no records.
+    /// Whether `records` is an estimate, because some offsets are not records.
     pub is_estimate: bool,
 }
 
 impl Density {
-    /// So many records were among so many offsets.
+    /// Records that `offsets` offsets contained `records` records.
     pub fn passed(&mut self, records: u64, offsets: u64) {
-        // A record has an offset, whatever was counted when.
+        // There are never more records than offsets, even if the two numbers were
+        // counted at different times.
         self.records += records.min(offsets);
         self.offsets += offsets;
         if self.offsets > MEMORY {
@@ -32,8 +35,8 @@ impl Density {
         }
     }
 
-    /// The records among offsets that were not read yet: none only where there
-    /// are no offsets left.
+    /// Returns the number of records among `offsets` unread offsets. It is 0 only
+    /// if `offsets` is 0.
     pub fn lag(self, offsets: u64) -> Lag {
         let is_estimate = offsets > 0 && self.records < self.offsets;
         let records = if is_estimate {
@@ -66,7 +69,7 @@ mod tests {
     fn markers_are_not_counted() {
         let mut density = Density::default();
         assert_eq!(density.lag(10), lag(10, false));
-        // One record a transaction, each with its marker.
+        // Each transaction has one record and one marker.
         density.passed(50, 100);
         assert_eq!(density.lag(2_000), lag(1_000, true));
         assert_eq!(density.lag(1), lag(1, true));
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_lately_counts_more() {
+    fn recent_offsets_count_more() {
         let mut density = Density::default();
         density.passed(MEMORY, MEMORY);
         for _ in 0..40 {
@@ -93,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_called_caught_up_that_is_not(
+        fn the_lag_is_zero_only_if_no_offset_is_left(
             passed in prop::collection::vec((0..1_000_000_u64, 0..1_000_000_u64), 0..20),
             offsets in 0..1_000_000_u64,
         ) {

@@ -1,78 +1,78 @@
-//! A dead letter, as its headers tell of it.
+//! A dead letter, read from its headers.
 
 use std::{fmt, str::FromStr};
 
 use crate::kafka::Seen;
 
-/// Header of a letter of which only the place is kept: it was purged.
+/// Header of a purged dead letter, which has no payload.
 pub const PURGED: &str = "fanout-purged";
 
-/// Of each key and value whose beginning is kept, so many bytes.
+/// Number of bytes kept of a truncated key or value.
 pub(crate) const EXCERPT: usize = 256;
 
-/// Where a letter is in the topic of dead letters: `partition:offset`.
+/// Position of a dead letter in the dead-letter topic: `partition:offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LetterId {
+pub struct DeadLetterId {
     pub partition: i32,
     pub offset: i64,
 }
 
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    pub id: LetterId,
+pub struct DeadLetter {
+    pub id: DeadLetterId,
     pub sink: String,
-    /// Stable name of the reason.
+    /// Stable name of the reason for the rejection.
     pub code: String,
     pub error: String,
-    /// The record's own position.
+    /// Topic of the rejected record. `partition` and `offset` are its position there.
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    /// Life of the topic that the position is of.
+    /// Incarnation of the topic that the position belongs to.
     pub generation: String,
-    /// RFC 3339.
+    /// Time of the rejection, in RFC 3339.
     pub time: String,
-    /// When the broker appended the record, in milliseconds since the epoch.
+    /// Append time of the record, in milliseconds since the epoch.
     pub timestamp_ms: i64,
-    /// Its bytes are gone, on purpose; that it was one is kept, because it
-    /// accounts for the record.
+    /// Whether the payload was purged. The rest of the dead letter is kept, because
+    /// it accounts for the record.
     pub purged: bool,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    /// Bytes of the whole value, of which a list has the beginning only.
+    /// Length of the complete value in bytes, even if `value` is truncated.
     pub value_bytes: Option<usize>,
-    /// Of key or value, only the beginning is here.
+    /// Whether `key` or `value` is truncated.
     pub truncated: bool,
 }
 
-impl fmt::Display for LetterId {
+impl fmt::Display for DeadLetterId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}:{}", self.partition, self.offset)
     }
 }
 
-impl FromStr for LetterId {
+impl FromStr for DeadLetterId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split_once(':');
-        let read = parts.and_then(|(partition, offset)| {
+        let id = parts.and_then(|(partition, offset)| {
             Some(Self {
                 partition: partition.parse().ok()?,
                 offset: offset.parse().ok()?,
             })
         });
-        read.ok_or_else(|| "expected partition:offset, such as 0:17".to_owned())
+        id.ok_or_else(|| "expected partition:offset, such as 0:17".to_owned())
     }
 }
 
-impl From<Seen> for Letter {
-    /// A header that is missing is empty, or -1: the letter is shown anyway.
+impl From<Seen> for DeadLetter {
+    /// A missing header becomes empty or -1, so that the dead letter is shown anyway.
     fn from(seen: Seen) -> Self {
         let text = |name: &str| seen.header(name).unwrap_or_default();
         Self {
-            id: LetterId {
+            id: DeadLetterId {
                 partition: seen.partition,
                 offset: seen.offset,
             },
@@ -94,23 +94,24 @@ impl From<Seen> for Letter {
     }
 }
 
-/// The record's own time; of letters that do not have it, when they were
-/// written, which is soon after.
+/// Returns the append time of the record. A dead letter without that header has its
+/// own append time, which is only slightly later.
 fn timestamp_ms(seen: &Seen) -> i64 {
     let header = seen.header("fanout-timestamp");
-    let own = header.and_then(|text| text.parse().ok());
-    own.unwrap_or(seen.timestamp_ms)
+    let timestamp_ms = header.and_then(|text| text.parse().ok());
+    timestamp_ms.unwrap_or(seen.timestamp_ms)
 }
 
-impl Letter {
-    /// Bytes of key and value.
+impl DeadLetter {
+    /// Returns the size of key and value in bytes.
     pub(crate) fn size(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         length(&self.key) + length(&self.value)
     }
 
-    /// Keeps the beginning of the bytes; of a text, whole characters.
-    pub(crate) fn cut(&mut self) {
+    /// Truncates key and value to [`EXCERPT`] bytes, between two characters if they
+    /// are text.
+    pub(crate) fn truncate(&mut self) {
         for bytes in [&mut self.key, &mut self.value].into_iter().flatten() {
             let text = std::str::from_utf8(bytes);
             let end = text.map_or(EXCERPT, |text| text.floor_char_boundary(EXCERPT));
@@ -126,14 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_read_as_it_is_shown() {
-        let id = LetterId {
+    fn a_displayed_id_can_be_parsed() {
+        let id = DeadLetterId {
             partition: 2,
             offset: 17,
         };
         assert_eq!(id.to_string().parse(), Ok(id));
         for text in ["", "2", "2:", ":7", "a:b"] {
-            assert!(text.parse::<LetterId>().is_err(), "{text}");
+            assert!(text.parse::<DeadLetterId>().is_err(), "{text}");
         }
     }
 }

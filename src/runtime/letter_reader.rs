@@ -1,43 +1,45 @@
-//! The topic of dead letters, read one letter at a time: there may be more of
-//! them than fit into memory.
+//! Reads the dead-letter topic one dead letter at a time, because they may not fit
+//! into memory.
 
-use super::letter::Letter;
+use super::letter::DeadLetter;
 use crate::{
     connections::Connections,
     kafka::{Bounds, KafkaError, Scan, Stretch},
     source::tables::reader_group,
 };
 
-/// A reading of the letters, oldest first within a partition.
+/// Reads dead letters, oldest first within a partition.
 #[derive(Debug)]
-pub struct Reader {
-    /// None where there is no topic.
+pub struct DeadLetterReader {
+    /// `None` if the topic does not exist.
     scan: Option<Scan>,
 }
 
-impl Reader {
-    /// Begins to read all letters that there are now. No topic: no letters.
+impl DeadLetterReader {
+    /// Starts to read all current dead letters. There are none if the topic does not
+    /// exist.
     ///
     /// # Errors
-    /// When the broker does not answer.
+    /// If the broker does not respond.
     pub async fn start(connections: &Connections) -> Result<Self, KafkaError> {
         Self::within(connections, &bounds(connections).await?)
     }
 
-    /// Begins to read those within these bounds, by partition.
+    /// Starts to read the dead letters within `bounds`, which are indexed by
+    /// partition.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// If the client cannot be created.
     pub fn within(connections: &Connections, bounds: &[Bounds]) -> Result<Self, KafkaError> {
         if bounds.is_empty() {
             return Ok(Self { scan: None });
         }
-        let whole = |(partition, bounds): (i32, &Bounds)| Stretch {
+        let stretch = |(partition, bounds): (i32, &Bounds)| Stretch {
             partition,
             from: bounds.start,
             until: Some(bounds.end),
         };
-        let stretches: Vec<Stretch> = (0..).zip(bounds).map(whole).collect();
+        let stretches: Vec<Stretch> = (0..).zip(bounds).map(stretch).collect();
         let settings = connections.settings();
         let topic = &settings.kafka.dead_letter_topic;
         let reader = reader_group(settings, "dlq");
@@ -45,23 +47,23 @@ impl Reader {
         Ok(Self { scan: Some(scan) })
     }
 
-    /// The next letter; none at the end.
+    /// Returns the next dead letter, or `None` at the end.
     ///
     /// # Errors
-    /// When the broker goes away for good.
-    pub async fn next(&mut self) -> Result<Option<Letter>, KafkaError> {
+    /// If the broker fails permanently.
+    pub async fn next(&mut self) -> Result<Option<DeadLetter>, KafkaError> {
         match &mut self.scan {
-            Some(scan) => Ok(scan.next().await?.map(Letter::from)),
+            Some(scan) => Ok(scan.next().await?.map(DeadLetter::from)),
             None => Ok(None),
         }
     }
 }
 
-/// Where each partition of the topic begins and ends; none where there is no
-/// topic.
+/// Returns the start and end offset of each partition of the dead-letter topic.
+/// Empty if the topic does not exist.
 ///
 /// # Errors
-/// When the broker does not answer.
+/// If the broker does not respond.
 pub async fn bounds(connections: &Connections) -> Result<Vec<Bounds>, KafkaError> {
     let settings = connections.settings();
     let topic = &settings.kafka.dead_letter_topic;

@@ -1,5 +1,5 @@
-//! `/metrics`: the status of each sink in Prometheus' text form, made at each
-//! scrape from the same numbers.
+//! `/metrics`: the status of each sink in the text format of Prometheus, created
+//! from the same numbers as `/status` at each scrape.
 
 use prometheus_client::{
     collector::Collector,
@@ -23,28 +23,29 @@ pub(super) fn render(reporter: &Reporter) -> Result<String, std::fmt::Error> {
 #[derive(Debug)]
 struct Sinks(Vec<SinkStatus>);
 
-/// One number of each sink.
-type Number = fn(&SinkStatus) -> Option<f64>;
+/// Reads one metric of a sink.
+type Metric = fn(&SinkStatus) -> Option<f64>;
 
 impl Collector for Sinks {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.counts(&mut encoder)?;
-        let gauges: [(&str, &str, Option<Unit>, Number); 6] = [
+        let gauges: [(&str, &str, Option<Unit>, Metric); 6] = [
             (
                 "sink_lag_records",
-                "Records between the commit and the end of the log, 0 exactly where it is caught up; estimated where not every offset is a record",
+                "Records between the committed offset and the end of the log; 0 if and only if \
+                 caught up; estimated if not every offset is a record",
                 None,
                 |sink| sink.lag.map(as_f64),
             ),
             (
                 "sink_rate_records",
-                "Records done in a second, over the last five",
+                "Records processed per second, over the last five seconds",
                 None,
                 |sink| Some(sink.rate_per_second),
             ),
             (
                 "sink_last_write_timestamp",
-                "When the store last acknowledged a write",
+                "Time of the last acknowledged write",
                 Some(Unit::Seconds),
                 |sink| {
                     sink.last_write_ms
@@ -59,13 +60,13 @@ impl Collector for Sinks {
             ),
             (
                 "sink_degraded",
-                "1 while what the sink holds is not to be relied on",
+                "1 while the stored data is unreliable",
                 None,
-                |sink| Some(f64::from(u8::from(sink.caution.is_some()))),
+                |sink| Some(f64::from(u8::from(sink.degradation.is_some()))),
             ),
             (
                 "sink_retrying",
-                "1 while the store does not take writes",
+                "1 while writes to the store fail",
                 None,
                 |sink| Some(f64::from(u8::from(sink.state == SinkState::Retrying))),
             ),
@@ -93,7 +94,7 @@ impl Sinks {
         let counter = prometheus_client::metrics::MetricType::Counter;
         let mut family = encoder.encode_descriptor(
             "sink_records",
-            "Records done, by what became of them",
+            "Processed records, by outcome",
             None,
             counter,
         )?;
@@ -102,11 +103,11 @@ impl Sinks {
             let ignored = sink
                 .ignored
                 .iter()
-                .map(|(r, n)| ("ignored", r.as_str(), *n));
+                .map(|(reason, count)| ("ignored", reason.as_str(), *count));
             let dead = sink
                 .dead_letters
                 .iter()
-                .map(|(r, n)| ("dead_letter", r.as_str(), *n));
+                .map(|(code, count)| ("dead_letter", code.as_str(), *count));
             for (outcome, reason, count) in std::iter::once(applied).chain(ignored).chain(dead) {
                 let labels = [
                     ("sink", sink.name.as_str()),
@@ -117,7 +118,7 @@ impl Sinks {
             }
         }
         let mut family =
-            encoder.encode_descriptor("sink_retries", "Failed tries", None, counter)?;
+            encoder.encode_descriptor("sink_retries", "Failed attempts", None, counter)?;
         for sink in &self.0 {
             let labels = [("sink", sink.name.as_str())];
             ConstCounter::new(sink.retries).encode(family.encode_family(&labels)?)?;
@@ -126,7 +127,10 @@ impl Sinks {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "numbers of Prometheus are floats"
+)]
 fn as_f64(number: u64) -> f64 {
     number as f64
 }

@@ -1,10 +1,10 @@
-//! What all sinks share: the worker of a consumer group, the loop of a partition,
-//! retries, dead letters, commits, generations, statistics, `/status` and
+//! The runtime shared by all sinks: the worker of a consumer group, the partition
+//! loop, retries, dead letters, commits, generations, statistics, `/status` and
 //! `/metrics`.
 //!
-//! A sink turns records into writes of its own kind and reports what became of
-//! each record. When to retry, what to dead-letter and what to commit is decided
-//! here, once.
+//! A sink turns records into writes to its store and reports the outcome of each
+//! record. The runtime decides for all sinks when to retry, which records to
+//! dead-letter and which offsets to commit.
 
 pub mod barrier;
 mod commit;
@@ -42,7 +42,7 @@ use std::{
 pub use commit::{Break, Committed, FORMAT as COMMIT_FORMAT, Noted, Reading, TopicLife, is_ours};
 pub use fault::{Fault, Halt};
 pub use generations::{Begun, Generation, GenerationLog, Incarnation};
-pub use notes::{MadeUp, Notes};
+pub use notes::{Backfilled, Notes};
 pub use reporter::Reporter;
 
 pub use crate::source::{
@@ -50,7 +50,7 @@ pub use crate::source::{
     placeholders::{KnownPlaceholders, PlaceholderError},
 };
 pub use error::PipelineError;
-pub use letter::{Letter, LetterId};
+pub use letter::{DeadLetter, DeadLetterId};
 pub use watcher::watch;
 
 use crate::{
@@ -59,28 +59,28 @@ use crate::{
     sink_kind::ConsumerGroup,
 };
 
-/// Counts by reason. The reasons are few and fixed.
+/// Counts by reason. The set of reasons is small and fixed.
 pub type Tally = BTreeMap<&'static str, u64>;
 
-/// A record this sink cannot take.
+/// A record that the sink rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its place in the batch.
+    /// Index of the record in the batch.
     pub index: usize,
     /// Stable `snake_case` name of the reason.
     pub code: &'static str,
-    /// One line for people.
+    /// One line for the operator.
     pub detail: String,
-    /// What is not of the expected shape, where that says something of the table
-    /// or of the connector.
+    /// The mismatched part of the record, if the mismatch may concern the table or
+    /// the connector as a whole.
     pub shape: Option<Shape>,
-    /// The record before it whose columns were last read well.
+    /// Index of the last record before this one whose columns were decoded.
     pub after: Option<usize>,
 }
 
 impl Rejected {
-    /// A record that was not understood. `after` is the record before it whose
-    /// columns were last read well.
+    /// Creates a rejection of a record that cannot be decoded. `after` is the index of
+    /// the last record before it whose columns were decoded.
     #[must_use]
     pub fn undecoded(index: usize, reject: Reject, after: Option<usize>) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Rejected {
         }
     }
 
-    /// A record that was understood, and that the store does not take.
+    /// Creates a rejection of a decoded record that the store refuses.
     #[must_use]
     pub fn refused(index: usize, code: &'static str, detail: String) -> Self {
         Self {
@@ -105,156 +105,159 @@ impl Rejected {
     }
 }
 
-/// What became of a batch that was acknowledged.
+/// Outcome of an acknowledged batch.
 #[derive(Debug, Default)]
 pub struct Delivery {
-    /// So many records from the front are done; the rest waits behind `halt`.
+    /// Number of processed records at the front of the batch. The others wait for
+    /// `halt` to be resolved.
     pub taken: usize,
     pub applied: u64,
     pub ignored: Tally,
     pub rejected: Vec<Rejected>,
-    /// Applied records that had columns the program does not know.
+    /// Number of applied records with unknown columns.
     pub extra_fields: u64,
-    /// The last record whose columns were read well.
+    /// Index of the last record whose columns were decoded.
     pub understood: Option<usize>,
-    /// The record after those taken stops the sink.
+    /// The halt caused by the first record that was not processed.
     pub halt: Option<Halt>,
 }
 
 impl Delivery {
-    /// Takes note of a record whose columns were read well.
+    /// Records that the columns of the record at `index` were decoded.
     pub fn understand(&mut self, index: usize) {
         self.understood = Some(index);
     }
 
-    /// Takes note of a record that was not understood.
+    /// Rejects a record that cannot be decoded.
     pub fn reject(&mut self, index: usize, reject: Reject) {
         let rejected = Rejected::undecoded(index, reject, self.understood);
         self.rejected.push(rejected);
     }
 
-    /// Counts a record without effect.
+    /// Counts an ignored record.
     pub fn ignore(&mut self, reason: &'static str) {
         *self.ignored.entry(reason).or_default() += 1;
     }
 }
 
-/// The group, without members, whose commits said up to where history was made
-/// up for from the source. Earlier releases wrote it; [`Notes`] took its place.
+/// Returns the group whose commits had the offsets up to which a sink was backfilled
+/// from the source. It has no members. Earlier releases used it; [`Notes`] replaced
+/// it.
 #[must_use]
 pub fn mended_group(group_prefix: &str, group: ConsumerGroup) -> String {
     format!("{}-mended", group.id(group_prefix))
 }
 
-/// The group, without members, whose one commit named the topic that a sink was
-/// fed from last. Earlier releases wrote it; [`Notes`] took its place.
+/// Returns the group whose only commit named the topic that a sink last consumed. It
+/// has no members. Earlier releases used it; [`Notes`] replaced it.
 #[must_use]
 pub fn lives_group(group_prefix: &str, group: ConsumerGroup) -> String {
     format!("{}-lives", group.id(group_prefix))
 }
 
-/// Where a sink stands that was opened before.
+/// Health of an open sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// History goes on where it was opened; else it has to be opened again.
-    pub same: bool,
-    /// It works, and what it holds is not to be relied on before an operator
-    /// has done this.
-    pub caution: Option<Halt>,
+pub struct Health {
+    /// Whether the generation that the sink was opened for is still current. If not,
+    /// the sink has to be reopened.
+    pub is_current: bool,
+    /// The reason why the stored data is unreliable, with the remedy.
+    pub degradation: Option<Halt>,
 }
 
-impl Standing {
-    /// Nothing has changed.
-    pub const SAME: Self = Self {
-        same: true,
-        caution: None,
+impl Health {
+    /// The health of a sink without any change.
+    pub const UNCHANGED: Self = Self {
+        is_current: true,
+        degradation: None,
     };
 }
 
-/// The outcome of [`PartitionSink::settle`].
+/// The outcome of [`PartitionSink::flush`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
+pub enum FlushOutcome {
     /// Nothing is pending.
     Done,
-    /// There is more to do; the text tells an operator what is left.
+    /// There is more to do. The text describes the remaining work to an operator.
     More(String),
 }
 
-/// A sink whose partitions are spread over workers by a consumer group.
+/// A sink whose partitions are assigned to workers by a consumer group.
 pub trait Sink: Send + Sync + 'static {
-    /// What holds one partition.
+    /// One claimed partition.
     type Partition: PartitionSink;
 
-    /// Checks the store and loads what is needed before the first record.
+    /// Checks the store and loads everything that is needed before the first record.
     fn open(&self) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Takes a partition over, where the group is or where it has to begin
-    /// again. A position that cannot be trusted halts, or the sink makes up for
-    /// it by itself and says so ([`PartitionSink::caution`]).
+    /// Claims an assigned partition at the committed offset, or at an earlier one that
+    /// has to be reread. If the offset cannot be trusted, the sink halts, or recovers
+    /// automatically and reports a degradation ([`PartitionSink::degradation`]).
     fn claim(
         &self,
         partition: i32,
         committed: Committed<'_>,
     ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
 
-    /// Takes a partition for a bounded replay, beside whoever owns it.
-    /// `metadata` is what [`PartitionSink::metadata`] said when the replay
-    /// began, where it goes on with one; settled to the end after its last record.
+    /// Opens a partition for a bounded replay, independent of its owner. `metadata` is
+    /// the value of [`PartitionSink::metadata`] at the start of the replay, if the
+    /// replay is resumed. The replay flushes all pending work after its last record.
     fn replay(
         &self,
         partition: i32,
         metadata: Option<&str>,
     ) -> impl Future<Output = Result<Self::Partition, Fault>> + Send;
 
-    /// Whether history is still the one that was opened. Asked now and then.
-    fn check(&self) -> impl Future<Output = Result<Standing, Fault>> + Send;
+    /// Checks whether the opened generation is still current. Called periodically.
+    fn check(&self) -> impl Future<Output = Result<Health, Fault>> + Send;
 }
 
-/// One partition of a [`Sink`]. Its batches come one after the other.
+/// One partition of a [`Sink`]. Its batches are delivered sequentially.
 pub trait PartitionSink: Send + Sync + 'static {
-    /// Writes a batch and returns when the store has acknowledged it. After a
-    /// fault the same batch comes again, with `attempt` one higher.
+    /// Writes a batch and returns once the store has acknowledged it. After a fault
+    /// the same batch is delivered again, with `attempt` increased by one.
     fn deliver(
         &mut self,
         batch: &Chunk,
         attempt: u32,
     ) -> impl Future<Output = Result<Delivery, Fault>> + Send;
 
-    /// Does a bounded part of the work that is pending besides the batch; most
-    /// sinks have none. A commit need not wait for the rest, because
-    /// [`Self::metadata`] says what is still pending. Cancel-safe: the next call
-    /// resumes.
-    fn settle(&mut self) -> impl Future<Output = Result<Settled, Fault>> + Send {
-        future::ready(Ok(Settled::Done))
+    /// Does a bounded part of the pending work besides the batch; most sinks have
+    /// none. A commit need not wait for the rest, because [`Self::metadata`] contains
+    /// what is still pending. Cancel-safe: the next call resumes.
+    fn flush(&mut self) -> impl Future<Output = Result<FlushOutcome, Fault>> + Send {
+        future::ready(Ok(FlushOutcome::Done))
     }
 
-    /// Resolves when [`Self::settle`] has something to do although no record
-    /// arrived; immediately if it has more to do.
-    fn owed(&mut self) -> impl Future<Output = ()> + Send {
+    /// Waits until [`Self::flush`] has something to do although no record arrived.
+    /// Resolves immediately if it has more to do.
+    fn pending(&mut self) -> impl Future<Output = ()> + Send {
         future::pending()
     }
 
-    /// Up to which offset the source has made up for what this sink could not
-    /// read in the log.
+    /// Returns the offset up to which unreadable records were reconciled from the
+    /// source.
     fn reconciled(&self) -> impl Future<Output = Result<i64, Fault>> + Send {
         future::ready(Ok(0))
     }
 
-    /// Where to begin reading; none for a replay, which is told where.
+    /// Returns the offset at which to start reading. `None` for a replay, which has
+    /// its own start offset.
     fn begin(&self) -> Option<i64> {
         None
     }
 
-    /// The metadata of a commit of `next`.
+    /// Returns the metadata for a commit of `next`.
     fn metadata(&self, next: i64) -> String;
 
-    /// Everything before `next` is committed.
+    /// Called after `next` was committed.
     fn committed(&mut self, next: i64) {
         let _ = next;
     }
 
-    /// Why what the store holds of this partition is not to be relied on yet.
-    fn caution(&self) -> Option<Halt> {
+    /// Returns the reason why the stored data of this partition is unreliable, if it
+    /// is.
+    fn degradation(&self) -> Option<Halt> {
         None
     }
 }

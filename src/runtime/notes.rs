@@ -1,13 +1,13 @@
-//! What has to be known of a group's past and may not live in its offsets alone:
-//! Kafka forgets those together with the topic, when nobody has committed for as
-//! long as they are retained, and when somebody deletes them. It is kept in the
-//! state topic, one key each, in JSON with a format number.
+//! The recorded state of a consumer group, which must not be stored in its committed
+//! offsets alone. Kafka deletes those together with the topic, after the retention
+//! time without a commit, and on request. The state is stored in the state topic as
+//! JSON with a format number, one key per item.
 //!
 //! ```text
-//! <group>/committed/<partition>   {"format":1,"topic":…,"ended_at":…}  it has committed
-//! <group>/topic                   {"format":1,"topic":…}  the topic it was fed from last
+//! <group>/committed/<partition>   {"format":1,"topic":…,"ended_at":…}  the group has committed
+//! <group>/topic                   {"format":1,"topic":…}  the last consumed topic
 //! <group>/made-up                 {"format":1,"topic":…,"next":[…],"whole":…,"since_us":…}
-//! <group>/reconciled              {"format":1,"topic":…,"next":[…]}  the source made up for it
+//! <group>/reconciled              {"format":1,"topic":…,"next":[…]}  offsets reconciled from the source
 //! ```
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -19,30 +19,30 @@ use crate::kafka::{KafkaError, StateTopic};
 /// Format of the values.
 pub(super) const FORMAT: u16 = 1;
 
-/// The notes of one group.
+/// Recorded state of one group.
 #[derive(Debug, Clone)]
 pub struct Notes {
     state: StateTopic,
     group: String,
 }
 
-/// History that a sink did not read in the log and has had otherwise: reading
-/// may go on here.
+/// The part of the log that was backfilled from the source instead of being read.
+/// Reading can resume after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MadeUp {
+pub struct Backfilled {
     format: u16,
     /// The topic's id.
     pub topic: Uuid,
-    /// By partition, the offset before which nothing is missing.
+    /// Offset of each partition before which no record is missing.
     pub next: Vec<i64>,
-    /// All of the source was read, not only what the log still had.
+    /// Whether the whole source was read, not only the part that was still in the log.
     pub whole: bool,
-    /// Only events from this time on, in microseconds since the epoch, were
-    /// read.
+    /// Time from which events were read, in microseconds since the epoch. `None` means
+    /// all events.
     pub since_us: Option<i64>,
 }
 
-impl MadeUp {
+impl Backfilled {
     #[must_use]
     pub fn new(topic: Uuid, next: Vec<i64>, whole: bool, since_us: Option<i64>) -> Self {
         Self {
@@ -54,21 +54,21 @@ impl MadeUp {
         }
     }
 
-    /// Where reading of a partition may go on.
+    /// Returns the offset at which reading of a partition can resume.
     #[must_use]
     pub fn at(&self, partition: i32) -> Option<i64> {
-        let place = usize::try_from(partition).ok()?;
-        self.next.get(place).copied()
+        let index = usize::try_from(partition).ok()?;
+        self.next.get(index).copied()
     }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct OfTopic {
+struct ConsumedTopic {
     format: u16,
     topic: Uuid,
 }
 
-/// Before which offsets the source has made up for what the log cannot give.
+/// Offsets before which unreadable records were reconciled from the source.
 #[derive(Debug, Serialize, Deserialize)]
 struct Reconciled {
     format: u16,
@@ -76,16 +76,16 @@ struct Reconciled {
     next: Vec<i64>,
 }
 
-/// That a group has committed of a partition.
+/// Record of the fact that a group has committed an offset of a partition.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct HasCommitted {
     format: u16,
     topic: Uuid,
-    /// The last commit, where the reader ended in good order after it.
+    /// The last committed offset, if the reader shut down cleanly after committing it.
     ended_at: Option<i64>,
 }
 
-/// Only the number, to tell another format before the rest is read.
+/// Only the format number, to detect another format before the rest is parsed.
 #[derive(Deserialize)]
 struct Formatted {
     format: u16,
@@ -100,21 +100,21 @@ impl Notes {
         }
     }
 
-    /// The group.
+    /// Returns the id of the group.
     #[must_use]
     pub fn group(&self) -> &str {
         &self.group
     }
 
-    /// Whether the group has committed of this partition of the topic; none
-    /// where it is not known to have.
+    /// Returns the recorded commit of the group for a partition of the topic. `None` if
+    /// no commit is recorded.
     pub async fn committed(&self, partition: i32, topic: Uuid) -> Result<Option<Noted>, Fault> {
         let note: Option<HasCommitted> = self.read(&committed(partition)).await?;
         let note = note.filter(|note| note.topic == topic);
         Ok(note.map(|note| note.ended_at.map_or(Noted::Begun, Noted::EndedAt)))
     }
 
-    /// Notes that it has.
+    /// Records that the group has committed an offset of a partition.
     pub async fn note_committed(
         &self,
         partition: i32,
@@ -136,54 +136,56 @@ impl Notes {
         self.write(&key, &note).await
     }
 
-    /// The topic that the sink was fed from last.
+    /// Returns the id of the topic that the sink last consumed.
     pub async fn topic(&self) -> Result<Option<Uuid>, Fault> {
-        let note: Option<OfTopic> = self.read("topic").await?;
+        let note: Option<ConsumedTopic> = self.read("topic").await?;
         Ok(note.map(|note| note.topic))
     }
 
-    /// Notes it.
+    /// Records the id of the topic that the sink consumes.
     pub async fn note_topic(&self, topic: Uuid) -> Result<(), Fault> {
-        let note = OfTopic {
+        let note = ConsumedTopic {
             format: FORMAT,
             topic,
         };
         self.write("topic", &note).await
     }
 
-    /// What was made up for in this incarnation of the topic.
-    pub async fn made_up(&self, topic: Uuid) -> Result<Option<MadeUp>, Fault> {
-        let note: Option<MadeUp> = self.read("made-up").await?;
+    /// Returns the backfilled part of this incarnation of the topic.
+    pub async fn backfilled(&self, topic: Uuid) -> Result<Option<Backfilled>, Fault> {
+        let note: Option<Backfilled> = self.read("made-up").await?;
         Ok(note.filter(|note| note.topic == topic))
     }
 
-    /// Notes it.
+    /// Records a backfilled part of the topic.
     ///
     /// # Errors
-    /// When the broker does not take it in time.
-    pub async fn note_made_up(&self, made_up: &MadeUp) -> Result<(), Fault> {
-        if made_up.whole {
+    /// If the broker does not acknowledge the record in time.
+    pub async fn note_backfilled(&self, backfilled: &Backfilled) -> Result<(), Fault> {
+        if backfilled.whole {
             let note = Reconciled {
                 format: FORMAT,
-                topic: made_up.topic,
-                next: made_up.next.clone(),
+                topic: backfilled.topic,
+                next: backfilled.next.clone(),
             };
             self.write("reconciled", &note).await?;
         }
-        self.write("made-up", made_up).await
+        self.write("made-up", backfilled).await
     }
 
-    /// By partition, before which offset the source has made up for what the log
-    /// cannot give; empty where it never did. Unlike [`Self::made_up`] it stays
-    /// true, and allows no sink to go on.
+    /// Returns the offset of each partition before which unreadable records were
+    /// reconciled from the source. Empty if there was no reconcile. Unlike
+    /// [`Self::backfilled`], these offsets are never deleted, and they do not allow a
+    /// sink to resume.
     pub async fn reconciled(&self, topic: Uuid) -> Result<Vec<i64>, Fault> {
         let note: Option<Reconciled> = self.read("reconciled").await?;
         let note = note.filter(|note| note.topic == topic);
         Ok(note.map_or_else(Vec::new, |note| note.next))
     }
 
-    /// Forgets it: the group's own commits are past it.
-    pub async fn forget_made_up(&self) -> Result<(), Fault> {
+    /// Deletes the record of the backfilled part, once the group's own commits are past
+    /// it.
+    pub async fn forget_backfilled(&self) -> Result<(), Fault> {
         self.state.remove(&self.key("made-up")).await.map_err(kafka)
     }
 
@@ -211,18 +213,22 @@ fn committed(partition: i32) -> String {
     format!("committed/{partition}")
 }
 
-/// Reads a value. One that cannot be read is not skipped: it may say that
-/// history is broken.
+/// Parses a value. An invalid value is an error rather than skipped, because it may
+/// record a problem.
 pub(super) fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Fault> {
-    let unreadable = |why: String| {
-        let reason = format!("the state topic's {key} cannot be read: {why}");
-        Fault::halt("unknown_format", reason, "use the fanout that wrote it")
+    let unreadable = |cause: String| {
+        let reason = format!("cannot read {key} in the state topic: {cause}");
+        Fault::halt(
+            "unknown_format",
+            reason,
+            "use the fanout version that wrote it",
+        )
     };
     let formatted: Formatted =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
     if formatted.format != FORMAT {
-        let found = formatted.format;
-        return Err(unreadable(format!("it has format {found}, not {FORMAT}")));
+        let format = formatted.format;
+        return Err(unreadable(format!("format {format} instead of {FORMAT}")));
     }
     serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))
 }
@@ -236,23 +242,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_up_for_keeps_its_form() {
-        let made_up = MadeUp::new(Uuid::from_u128(7), vec![3, 0], true, None);
-        let text = serde_json::to_string(&made_up).expect("plain data");
+    fn the_format_of_a_backfilled_part_is_stable() {
+        let backfilled = Backfilled::new(Uuid::from_u128(7), vec![3, 0], true, None);
+        let text = serde_json::to_string(&backfilled).expect("plain data");
         assert_eq!(
             text,
             r#"{"format":1,"topic":"00000000-0000-0000-0000-000000000007","next":[3,0],"whole":true,"since_us":null}"#
         );
-        let read: MadeUp = parse("key", text.as_bytes()).expect("its own form");
+        let read: Backfilled = parse("key", text.as_bytes()).expect("a valid value");
         assert_eq!((read.at(0), read.at(2), read.at(-1)), (Some(3), None, None));
-        assert_eq!(read, made_up);
+        assert_eq!(read, backfilled);
     }
 
     #[test]
-    fn a_note_of_another_format_halts() {
+    fn an_unknown_format_halts() {
         for value in [r#"{"format":2,"topic":"x"}"#, "", "[]"] {
-            let Err(Fault::Halt(halt)) = parse::<MadeUp>("key", value.as_bytes()) else {
-                panic!("{value} is read");
+            let Err(Fault::Halt(halt)) = parse::<Backfilled>("key", value.as_bytes()) else {
+                panic!("{value} is accepted");
             };
             assert_eq!(halt.code, "unknown_format");
         }

@@ -1,6 +1,5 @@
-//! One partition of one sink, in one sequential loop: gather, deliver,
-//! dead-letter, settle, commit. Because each step waits for the one before, a
-//! crash between any two repeats work and loses none.
+//! Processes one partition of one sink sequentially: gather, deliver, dead-letter, flush, commit.
+//! Each step waits for the previous one, so a crash between steps repeats work but never loses it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     Delivery, Fault, Halt, KnownPlaceholders, Noted, Notes, PartitionSink,
     dead_letter::DeadLetters,
-    retry::{Ending, Patience},
+    retry::{RetryPolicy, Shutdown},
     shape::{self, Cut, ShapeGuard},
     stats::{Done, SinkStats},
 };
@@ -21,60 +20,60 @@ use crate::{
     },
 };
 
-/// When a batch is full.
+/// Limits at which a batch is delivered.
 #[derive(Debug, Clone, Copy)]
 pub struct Batching {
     pub limits: Limits,
-    /// How long the first record may wait for others.
+    /// Maximum time the first record waits for more records.
     pub linger: Duration,
 }
 
-/// What the loop needs.
-pub struct Loop<S> {
+/// State of the loop that processes one partition.
+pub struct PartitionLoop<S> {
     pub partition: Partition,
     pub committer: Committer,
     pub sink: S,
     pub batching: Batching,
     pub stats: Arc<SinkStats>,
-    pub letters: DeadLetters,
+    pub dead_letters: DeadLetters,
     pub notes: Notes,
     pub placeholders: KnownPlaceholders,
-    pub patience: Patience,
-    pub ending: Ending,
-    /// What the group had committed, with its metadata.
-    pub found: Option<(i64, String)>,
-    /// Where reading begins; later, what is committed.
+    pub retry_policy: RetryPolicy,
+    pub shutdown: Shutdown,
+    /// Offset and metadata committed by the group at assignment.
+    pub group_commit: Option<(i64, String)>,
+    /// Last committed offset. Initially the start offset.
     pub committed: i64,
-    /// Records done since.
-    pub done: usize,
-    /// Shared by the partitions of the sink.
+    /// Number of records processed since the last commit.
+    pub processed: usize,
+    /// Shared by all partitions of the sink.
     pub guard: Arc<ShapeGuard>,
-    /// The topic that the partition is of.
+    /// Identity of the topic.
     pub topic: TopicIdentity,
-    /// Why the batch in hand is not delivered.
-    pub halted: Option<Halt>,
-    /// What comes after the batch in hand.
-    pub rest: Option<Chunk>,
-    /// After a failed settle: when to retry, and how often it has failed.
-    pub unsettled: Option<(Instant, u32)>,
+    /// The halt that blocks the current batch, if any.
+    pub halt: Option<Halt>,
+    /// Records split off the end of the current batch.
+    pub split_off: Option<Chunk>,
+    /// Next retry time and number of failures, after a failed flush.
+    pub flush_retry: Option<(Instant, u32)>,
 }
 
-/// Why the loop ended before it was told to.
+/// Reason why the loop stopped without completing the current step.
 #[derive(Debug)]
 enum Abandoned {
-    /// Told to stop while the store did not take the batch.
+    /// Shut down before the step succeeded.
     Stopped,
-    /// The partition is no longer this worker's.
+    /// The partition was revoked.
     Fenced,
-    /// The consumer itself is in trouble, worth a new start.
+    /// The consumer failed.
     Consumer(KafkaError),
 }
 
-impl<S: PartitionSink> Loop<S> {
-    /// Runs until told to stop, or until the partition is lost.
+impl<S: PartitionSink> PartitionLoop<S> {
+    /// Runs until shutdown or until the partition is lost.
     pub async fn run(mut self) {
         let number = self.partition.number();
-        match self.take_up().await {
+        match self.commit_start_offset().await {
             Ok(()) => self.work().await,
             Err(Abandoned::Fenced) => {
                 tracing::info!(sink = self.stats.name(), number, "partition lost");
@@ -85,45 +84,46 @@ impl<S: PartitionSink> Loop<S> {
         self.stats.released(number);
     }
 
-    /// Notes where the group is at an end in good order, for as long as that does not hold up the end.
-    async fn note(&self) {
-        const PATIENCE: Duration = Duration::from_secs(2);
+    /// Records the committed offset after a clean shutdown. Gives up after two
+    /// seconds, so as not to delay the shutdown.
+    async fn record_final_offset(&self) {
+        const TIMEOUT: Duration = Duration::from_secs(2);
         let number = self.partition.number();
         let ended = Noted::EndedAt(self.committed);
-        let noted = self.notes.note_committed(number, self.topic.id, ended);
-        if !matches!(timeout(PATIENCE, noted).await, Ok(Ok(()))) {
-            tracing::debug!(sink = self.stats.name(), number, "not noted");
+        let write = self.notes.note_committed(number, self.topic.id, ended);
+        if !matches!(timeout(TIMEOUT, write).await, Ok(Ok(()))) {
+            let sink = self.stats.name();
+            tracing::debug!(sink, number, "cannot record the final offset");
         }
     }
 
-    /// Commits where reading begins, unless the group is there in these very
-    /// words. From then on a group without a position has lost it, and has not
-    /// just begun.
-    async fn take_up(&mut self) -> Result<(), Abandoned> {
-        let begin = self.committed;
+    /// Commits the start offset, unless the same offset and metadata are already committed. Without
+    /// this commit, a new group could not be distinguished from a group that lost its offset.
+    async fn commit_start_offset(&mut self) -> Result<(), Abandoned> {
+        let start = self.committed;
         let number = self.partition.number();
-        let caution = self.sink.caution();
-        if let Some(caution) = &caution {
-            let (code, reason) = (&caution.code, &caution.reason);
-            tracing::warn!(sink = self.stats.name(), code, reason, "history is broken");
+        let degradation = self.sink.degradation();
+        if let Some(degradation) = &degradation {
+            let (code, reason) = (&degradation.code, &degradation.reason);
+            tracing::warn!(sink = self.stats.name(), code, reason, "partition degraded");
         }
-        self.stats.set_caution(number, caution);
-        let here = (begin, self.sink.metadata(begin));
-        if self.found.as_ref() == Some(&here) {
-            self.stats.committed(number, begin);
+        self.stats.set_degradation(number, degradation);
+        let commit = (start, self.sink.metadata(start));
+        if self.group_commit.as_ref() == Some(&commit) {
+            self.stats.committed(number, start);
             return Ok(());
         }
-        self.send(begin).await
+        self.send_commit(start).await
     }
 
     async fn work(&mut self) {
         let number = self.partition.number();
         let mut batch = Chunk::new(Arc::clone(self.partition.topic()), number);
-        let mut troubled = false;
+        let mut has_failed = false;
         loop {
             let step = match self.gather(&mut batch).await {
                 Ok(at_end) => {
-                    if std::mem::take(&mut troubled) {
+                    if std::mem::take(&mut has_failed) {
                         self.stats.recovered(number);
                     }
                     self.finish(&mut batch, at_end).await
@@ -131,9 +131,9 @@ impl<S: PartitionSink> Loop<S> {
                 Err(error) => Err(Abandoned::Consumer(error)),
             };
             match step {
-                Ok(()) if !self.ending.stop.is_cancelled() => {}
+                Ok(()) if !self.shutdown.stop.is_cancelled() => {}
                 Ok(()) => {
-                    self.note().await;
+                    self.record_final_offset().await;
                     break;
                 }
                 Err(Abandoned::Stopped) => break,
@@ -142,23 +142,22 @@ impl<S: PartitionSink> Loop<S> {
                     break;
                 }
                 Err(Abandoned::Consumer(error)) if is_out_of_range(&error) => {
-                    // Whoever takes the partition over again judges the gap.
-                    tracing::warn!(sink = self.stats.name(), number, "the log has moved on");
-                    self.ending.again.cancel();
+                    // The next claim of the partition decides how to handle the gap.
+                    tracing::warn!(sink = self.stats.name(), number, "offset out of range");
+                    self.shutdown.restart.cancel();
                     break;
                 }
                 Err(Abandoned::Consumer(error)) => {
-                    troubled = true;
-                    // Told to stop or not, the loop looks at that next.
+                    has_failed = true;
+                    // The next iteration checks for shutdown either way.
                     let fault = Fault::retry(format!("kafka: {error}"));
-                    let _ = self.endure(fault, 0).await;
+                    let _ = self.wait_after_fault(fault, 0).await;
                 }
             }
         }
     }
 
-    /// Fills the batch; returns whether the end of the partition was reached
-    /// with its last record.
+    /// Fills the batch. Returns true if its last record is the last one in the partition.
     async fn gather(&mut self, batch: &mut Chunk) -> Result<bool, KafkaError> {
         let mut deadline: Option<Instant> = None;
         let mut at_end = false;
@@ -173,7 +172,7 @@ impl<S: PartitionSink> Loop<S> {
                 Taken::End => at_end = true,
                 Taken::Drained => {}
             }
-            if self.ending.stop.is_cancelled() {
+            if self.shutdown.stop.is_cancelled() {
                 return Ok(at_end);
             }
             if taken == Taken::End && batch.is_empty() {
@@ -188,27 +187,29 @@ impl<S: PartitionSink> Loop<S> {
             let limit = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 () = self.partition.arrived() => {}
-                () = owed(&mut self.sink, self.unsettled), if batch.is_empty() => return Ok(at_end),
-                () = self.ending.stop.cancelled() => {}
+                () = wait_for_flush(&mut self.sink, self.flush_retry), if batch.is_empty() => {
+                    return Ok(at_end);
+                }
+                () = self.shutdown.stop.cancelled() => {}
                 () = sleep_until(limit) => {}
             }
         }
     }
 
-    /// Everything after gathering.
+    /// Delivers and commits the batch.
     async fn finish(&mut self, batch: &mut Chunk, at_end: bool) -> Result<(), Abandoned> {
-        let mut settled = false;
+        let mut is_flushed = false;
         while !batch.is_empty() {
             crash::point(self.stats.name(), "polled");
             self.prepare(batch).await?;
             let next = self.deliver(batch).await?;
-            self.settle().await?;
+            self.flush().await?;
             if batch.is_empty()
-                && let Some(rest) = self.rest.take()
+                && let Some(rest) = self.split_off.take()
             {
                 *batch = rest;
             }
-            settled = true;
+            is_flushed = true;
             let next = if batch.is_empty() && at_end {
                 self.position().max(next)
             } else {
@@ -216,58 +217,57 @@ impl<S: PartitionSink> Loop<S> {
             };
             self.commit(next).await?;
         }
-        // Records are done; what else is owed or past the last record remains.
+        // New metadata, or a position past the last record, may remain to be committed.
         let metadata_before = self.sink.metadata(self.committed);
-        if !settled {
-            self.settle().await?;
+        if !is_flushed {
+            self.flush().await?;
         }
         let position = if at_end { self.position() } else { -1 };
-        let owed = self.sink.metadata(self.committed) != metadata_before;
+        let has_new_metadata = self.sink.metadata(self.committed) != metadata_before;
         let next = position.max(self.committed);
-        if owed || next != self.committed {
-            if owed {
+        if has_new_metadata || next != self.committed {
+            if has_new_metadata {
                 crash::point(self.stats.name(), "committing_metadata");
             }
             self.commit(next).await?;
-            if owed {
+            if has_new_metadata {
                 crash::point(self.stats.name(), "committed_metadata");
             }
         }
         Ok(())
     }
 
-    /// The consumer's position, or -1 where it has none yet.
+    /// Returns the consumer's position, or -1 if it has none yet.
     fn position(&self) -> i64 {
         self.partition.position().ok().flatten().unwrap_or(-1)
     }
 
-    /// Learns what is needed to decode the batch.
+    /// Loads the placeholders that are needed to decode the batch.
     async fn prepare(&self, batch: &Chunk) -> Result<(), Abandoned> {
         let mut attempt = 0;
         while let Err(error) = self.placeholders.prepare(batch).await {
-            self.endure(error.into(), attempt).await?;
+            self.wait_after_fault(error.into(), attempt).await?;
             attempt += 1;
         }
         Ok(())
     }
 
-    /// Delivers the batch, or the front of it before a record that halts, and
-    /// dead-letters what was rejected. Returns the offset after what is done.
+    /// Delivers the batch up to the first record that halts the sink, and dead-letters rejected
+    /// records. Returns the offset after the last processed record.
     async fn deliver(&mut self, batch: &mut Chunk) -> Result<i64, Abandoned> {
         let number = self.partition.number();
         let mut attempt = 0;
         loop {
-            self.wait_for_the_others().await?;
-            self.wait_for_the_source(batch).await?;
+            self.wait_for_turn().await?;
+            self.wait_for_reconcile(batch).await?;
             match self.sink.deliver(batch, attempt).await {
                 Ok(mut delivery) => {
                     if delivery.applied > 0 {
                         self.stats.wrote(number);
                     }
                     self.stats.recovered(number);
-                    if let Some(cut) = self.judge_shape(batch, &mut delivery).await? {
-                        // What is before it is delivered on its own, so that each
-                        // record is counted once.
+                    if let Some(cut) = self.check_shape(batch, &mut delivery).await? {
+                        // Deliver the records before it separately, to count each once.
                         self.halt_at(&cut, batch).await;
                         attempt = 0;
                         continue;
@@ -275,74 +275,73 @@ impl<S: PartitionSink> Loop<S> {
                     if let Some(halt) = delivery.halt.clone()
                         && delivery.taken == 0
                     {
-                        self.endure(Fault::Halt(halt), 0).await?;
+                        self.wait_after_fault(Fault::Halt(halt), 0).await?;
                         continue;
                     }
                     self.stats.unhalt(number);
                     crash::point(self.stats.name(), "acknowledged");
                     return self.acknowledged(batch, delivery).await;
                 }
-                Err(fault) => self.endure(fault, attempt).await?,
+                Err(fault) => self.wait_after_fault(fault, attempt).await?,
             }
             attempt += 1;
         }
     }
 
-    /// Decides what becomes of records that are not of the expected shape: where
-    /// they halt the sink, says before which.
-    async fn judge_shape(
+    /// Handles records with an unexpected shape. Returns where the sink halts, if it does.
+    async fn check_shape(
         &mut self,
         batch: &Chunk,
         delivery: &mut Delivery,
     ) -> Result<Option<Cut>, Abandoned> {
-        if shape::concerns(delivery) {
+        if shape::has_mismatch(delivery) {
             let reconciled = self.reconciled().await?;
-            shape::leave_out(delivery, batch, reconciled);
+            shape::ignore_reconciled(delivery, batch, reconciled);
         }
         Ok(self.guard.judge((&*delivery).into()).await)
     }
 
-    /// Halts before this record; the records before it are left in the batch.
+    /// Halts if the record is the first one, else splits it and all later ones off the batch.
     async fn halt_at(&mut self, cut: &Cut, batch: &mut Chunk) {
         let Some(record) = batch.get(cut.index) else {
             return;
         };
         if cut.index == 0 {
             let command = shape::recovery(self.stats.group());
-            self.halted = Some(cut.halt(&record.position(), command));
+            self.halt = Some(cut.halt(&record.position(), command));
             let (partition, offset) = (record.partition, record.offset);
             self.guard.hold(partition, self.topic, offset).await;
         } else {
             let mut rest = batch.split_off(cut.index);
-            // It may have been cut before.
-            if let Some(after) = self.rest.take() {
-                rest.append(&after);
+            // The batch may have been split before.
+            if let Some(later) = self.split_off.take() {
+                rest.append(&later);
             }
-            self.rest = Some(rest);
+            self.split_off = Some(rest);
         }
     }
 
-    /// Up to where the source has made up for what cannot be read in the log.
+    /// Returns the offset up to which unreadable records were reconciled from the source.
     async fn reconciled(&mut self) -> Result<i64, Abandoned> {
         let mut attempt = 0;
         loop {
             match self.sink.reconciled().await {
                 Ok(offset) => return Ok(offset),
-                Err(fault) => self.endure(fault, attempt).await?,
+                Err(fault) => self.wait_after_fault(fault, attempt).await?,
             }
             attempt += 1;
         }
     }
 
-    /// Where the sink is halted by the shape of the first record, waits until
-    /// the source has made up for it: nothing is delivered meanwhile.
-    async fn wait_for_the_source(&mut self, batch: &Chunk) -> Result<(), Abandoned> {
-        let Some(halt) = self.halted.take() else {
+    /// If the shape of the first record halted the sink, waits until the record is
+    /// reconciled from the source. Nothing is delivered in the meantime.
+    async fn wait_for_reconcile(&mut self, batch: &Chunk) -> Result<(), Abandoned> {
+        let Some(halt) = self.halt.take() else {
             return Ok(());
         };
         let first = batch.get(0).map_or(0, |record| record.offset);
         loop {
-            self.endure(Fault::Halt(halt.clone()), 0).await?;
+            self.wait_after_fault(Fault::Halt(halt.clone()), 0).await?;
             let reconciled = self.reconciled().await?;
             if reconciled > first {
                 let number = self.partition.number();
@@ -353,7 +352,7 @@ impl<S: PartitionSink> Loop<S> {
         }
     }
 
-    /// The store has it: dead letters, then the count.
+    /// Sends the dead letters of an acknowledged batch, then counts its records.
     async fn acknowledged(
         &mut self,
         batch: &mut Chunk,
@@ -362,8 +361,8 @@ impl<S: PartitionSink> Loop<S> {
         let number = self.partition.number();
         let mut attempt = 0;
         let mut unsent = delivery.rejected.clone();
-        while let Err(fault) = self.letters.send_all(batch, &mut unsent).await {
-            self.endure(fault, attempt).await?;
+        while let Err(fault) = self.dead_letters.send_all(batch, &mut unsent).await {
+            self.wait_after_fault(fault, attempt).await?;
             attempt += 1;
         }
         if !delivery.rejected.is_empty() {
@@ -383,7 +382,7 @@ impl<S: PartitionSink> Loop<S> {
             .checked_sub(1)
             .and_then(|last| batch.get(last));
         let next = last.map_or(-1, |record| record.offset + 1);
-        self.done += delivery.taken;
+        self.processed += delivery.taken;
         if delivery.taken >= batch.len() {
             batch.clear();
         } else {
@@ -392,51 +391,49 @@ impl<S: PartitionSink> Loop<S> {
         Ok(next)
     }
 
-    /// Has the sink do a bounded part of its pending work. Records and commits
-    /// wait for no more than that part: a commit says what is still pending, and
-    /// a failure is retried after the next batch.
-    async fn settle(&mut self) -> Result<(), Abandoned> {
-        let (since, attempt) = self.unsettled.unwrap_or((Instant::now(), 0));
+    /// Does a bounded part of the pending work. Records and commits wait only for this part. The
+    /// commit metadata has the rest, and a failed flush is retried after the next batch.
+    async fn flush(&mut self) -> Result<(), Abandoned> {
+        let (due, attempt) = self.flush_retry.unwrap_or((Instant::now(), 0));
         let number = self.partition.number();
-        while Instant::now() >= since {
-            self.wait_for_the_others().await?;
-            let settled = tokio::select! {
-                settled = self.sink.settle() => settled,
+        while Instant::now() >= due {
+            self.wait_for_turn().await?;
+            let outcome = tokio::select! {
+                outcome = self.sink.flush() => outcome,
                 // The next owner of the partition does the rest.
-                () = self.ending.stop.cancelled() => return Ok(()),
+                () = self.shutdown.stop.cancelled() => return Ok(()),
             };
-            match settled {
-                Ok(settled) => {
-                    self.unsettled = None;
+            match outcome {
+                Ok(outcome) => {
+                    self.flush_retry = None;
                     self.stats.unhalt(number);
-                    self.stats.settled(number, settled);
+                    self.stats.flushed(number, outcome);
                     break;
                 }
                 Err(Fault::Retry { reason, after }) => {
-                    let wait = self
-                        .patience
-                        .retry(&self.stats, number, &reason, after, attempt);
-                    self.stats.unsettled(number, &reason);
-                    self.unsettled = Some((Instant::now() + wait, attempt + 1));
+                    let (stats, policy) = (&self.stats, self.retry_policy);
+                    let wait = policy.report_retry(stats, number, &reason, after, attempt);
+                    self.stats.flush_failed(number, &reason);
+                    self.flush_retry = Some((Instant::now() + wait, attempt + 1));
                     break;
                 }
-                Err(halt @ Fault::Halt(_)) => self.endure(halt, attempt).await?,
+                Err(halt @ Fault::Halt(_)) => self.wait_after_fault(halt, attempt).await?,
             }
         }
         Ok(())
     }
 
     async fn commit(&mut self, next: i64) -> Result<(), Abandoned> {
-        let drains = self.ending.stop.is_cancelled();
-        let step = if drains { "draining" } else { "committing" };
+        let is_final = self.shutdown.stop.is_cancelled();
+        let step = if is_final { "draining" } else { "committing" };
         crash::point(self.stats.name(), step);
-        self.send(next).await?;
+        self.send_commit(next).await?;
         crash::point(self.stats.name(), "committed");
         Ok(())
     }
 
-    /// Sends a commit, as often as it takes.
-    async fn send(&mut self, next: i64) -> Result<(), Abandoned> {
+    /// Commits `next`, retrying until it succeeds.
+    async fn send_commit(&mut self, next: i64) -> Result<(), Abandoned> {
         let metadata = self.sink.metadata(next);
         let mut attempt = 0;
         loop {
@@ -445,55 +442,56 @@ impl<S: PartitionSink> Loop<S> {
                 Err(error) if is_fenced(&error) => return Err(Abandoned::Fenced),
                 Err(error) if is_unanswered(&error) => {
                     let sink = self.stats.name();
-                    tracing::warn!(sink, offset = next, "a commit has had no answer");
-                    self.ending.again.cancel();
+                    tracing::warn!(sink, offset = next, "commit timed out");
+                    self.shutdown.restart.cancel();
                     return Err(Abandoned::Stopped);
                 }
                 Err(error) => {
-                    let reason = format!("offset {next} is not committed: {error}");
-                    self.endure(Fault::retry(reason), attempt).await?;
+                    let reason = format!("cannot commit offset {next}: {error}");
+                    self.wait_after_fault(Fault::retry(reason), attempt).await?;
                 }
             }
             attempt += 1;
         }
         let number = self.partition.number();
-        let done = std::mem::take(&mut self.done);
-        self.stats.passed(done, next - self.committed);
+        let processed = std::mem::take(&mut self.processed);
+        self.stats.passed(processed, next - self.committed);
         self.committed = next;
         self.sink.committed(next);
-        self.stats.set_caution(number, self.sink.caution());
+        self.stats.set_degradation(number, self.sink.degradation());
         self.stats.recovered(number);
         self.stats.committed(number, next);
         self.guard.goes_on(number, next).await;
         Ok(())
     }
 
-    /// A halt of one partition is a halt of the sink: the others hold still.
-    async fn wait_for_the_others(&self) -> Result<(), Abandoned> {
-        while self.stats.waits_for_another(self.partition.number()) {
+    /// Waits while another partition halts the sink.
+    async fn wait_for_turn(&self) -> Result<(), Abandoned> {
+        while self.stats.has_to_wait(self.partition.number()) {
             tokio::select! {
                 () = sleep(Duration::from_millis(500)) => {}
-                () = self.ending.stop.cancelled() => return Err(Abandoned::Stopped),
+                () = self.shutdown.stop.cancelled() => return Err(Abandoned::Stopped),
             }
         }
         Ok(())
     }
 
-    /// Waits as the fault demands, unless told to stop.
-    async fn endure(&self, fault: Fault, attempt: u32) -> Result<(), Abandoned> {
+    /// Reports the fault and waits for the retry delay. Fails on shutdown.
+    async fn wait_after_fault(&self, fault: Fault, attempt: u32) -> Result<(), Abandoned> {
         let number = self.partition.number();
-        let wait = self.patience.endure(&self.stats, number, fault, attempt);
+        let policy = self.retry_policy;
+        let wait = policy.report_fault(&self.stats, number, fault, attempt);
         tokio::select! {
             () = sleep(wait) => Ok(()),
-            () = self.ending.stop.cancelled() => Err(Abandoned::Stopped),
+            () = self.shutdown.stop.cancelled() => Err(Abandoned::Stopped),
         }
     }
 }
 
-/// Resolves when the sink has pending work and may be asked to do it.
-async fn owed<S: PartitionSink>(sink: &mut S, unsettled: Option<(Instant, u32)>) {
-    match unsettled {
-        Some((since, _)) => sleep_until(since).await,
-        None => sink.owed().await,
+/// Waits until pending work is due.
+async fn wait_for_flush<S: PartitionSink>(sink: &mut S, flush_retry: Option<(Instant, u32)>) {
+    match flush_retry {
+        Some((retry_at, _)) => sleep_until(retry_at).await,
+        None => sink.pending().await,
     }
 }

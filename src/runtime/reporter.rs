@@ -1,4 +1,4 @@
-//! The status of a running pipeline, for others to read while it runs.
+//! Reports the status of a running pipeline.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A snapshot, without the secrets that a server may have repeated: anybody
-    /// who reaches the pipeline's HTTP reads it.
+    /// Returns a snapshot of the status. Secrets in the messages of servers are
+    /// redacted, because any client of the pipeline's HTTP server can read it.
     pub fn status(&self) -> Status {
-        let mut sinks: Vec<SinkStatus> = self.stats.iter().map(|it| it.status()).collect();
+        let mut sinks: Vec<SinkStatus> = self.stats.iter().map(|stats| stats.status()).collect();
         for text in sinks.iter_mut().flat_map(SinkStatus::texts) {
             *text = self.redactor.redact(text).into_owned();
         }

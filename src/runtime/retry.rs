@@ -1,5 +1,5 @@
-//! How long to wait between tries or until told to end, and telling of why: the pure backoff with
-//! this process's randomness and settings.
+//! The retry policy: reports faults and halts, and returns the delay until the next
+//! attempt. Combines the pure backoff with this process's randomness and settings.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use super::{
 };
 use crate::{config, time::backoff::Backoff};
 
-/// What is halted looks again this often.
+/// Interval at which a halted sink is checked again.
 const HALT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How the loop is told to end.
+/// Signals that stop a partition loop, or restart the whole sink.
 #[derive(Debug, Clone)]
-pub struct Ending {
-    /// Finish what is in hand, commit it, and return.
+pub struct Shutdown {
+    /// Once cancelled, the loop finishes and commits the current batch and returns.
     pub stop: CancellationToken,
-    /// To be cancelled by a loop that cannot go on where it is: the sink is
-    /// opened, and the group joined, again.
-    pub again: CancellationToken,
+    /// Cancelled by a loop that cannot continue: the worker then reopens the sink
+    /// and rejoins the group.
+    pub restart: CancellationToken,
 }
 
 /// The retry policy, the same for every sink.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience(Backoff);
+pub struct RetryPolicy(Backoff);
 
-impl Patience {
+impl RetryPolicy {
     pub fn new(settings: &config::Pipeline) -> Self {
         Self(Backoff {
             base: Duration::from_millis(settings.retry_base_ms),
@@ -37,14 +37,14 @@ impl Patience {
         })
     }
 
-    /// The wait after `attempt` failures beyond the first, with full jitter.
+    /// Returns the delay after `attempt` failures beyond the first, with full jitter.
     pub fn delay(&self, attempt: u32) -> Duration {
         self.0.delay(attempt, rand::random())
     }
 
-    /// Tells of a fault of one partition, or of the whole sink, in the log and
-    /// in the status; returns how long to wait.
-    pub fn endure(
+    /// Reports a fault of one partition, or of the whole sink, in the log and in the
+    /// status. Returns the delay until the next attempt.
+    pub fn report_fault(
         &self,
         stats: &SinkStats,
         partition: i32,
@@ -53,7 +53,7 @@ impl Patience {
     ) -> Duration {
         match fault {
             Fault::Retry { reason, after } => {
-                let wait = self.retry(stats, partition, &reason, after, attempt);
+                let wait = self.report_retry(stats, partition, &reason, after, attempt);
                 stats.failed(partition, &reason);
                 wait
             }
@@ -64,8 +64,8 @@ impl Patience {
         }
     }
 
-    /// Logs a transient fault; returns how long to wait.
-    pub fn retry(
+    /// Logs a transient fault. Returns the delay until the next attempt.
+    pub fn report_retry(
         &self,
         stats: &SinkStats,
         partition: i32,
@@ -81,14 +81,14 @@ impl Patience {
             attempt,
             wait_ms,
             reason,
-            "trying again"
+            "retrying"
         );
         stats.unhalt(partition);
         wait
     }
 }
 
-/// Halts one partition, or the whole sink. In the log it is told once.
+/// Halts one partition, or the whole sink. The same halt is logged only once.
 pub(super) fn halt_for(stats: &SinkStats, partition: i32, halt: Halt) {
     if stats.halt(partition, halt.clone()) {
         tracing::error!(
@@ -102,12 +102,12 @@ pub(super) fn halt_for(stats: &SinkStats, partition: i32, halt: Halt) {
     }
 }
 
-/// The partition, where it is one.
+/// Returns the partition number, or `None` for a pseudo partition.
 fn number(partition: i32) -> Option<i32> {
     (partition > WHOLE_SINK).then_some(partition)
 }
 
-/// Ticks that are not made up for when they were missed.
+/// Returns an interval that skips missed ticks.
 pub(crate) fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

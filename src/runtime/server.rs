@@ -1,5 +1,5 @@
-//! The pipeline's own HTTP: `/healthz`, `/metrics`, `/status`. Which requests it
-//! answers at all is [`crate::connections::browser`]'s business.
+//! The pipeline's HTTP server: `/healthz`, `/metrics` and `/status`.
+//! [`crate::connections::browser`] decides which requests are accepted.
 
 use axum::{
     Json, Router,
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::connections::browser;
 
-/// Serves until `stop`. `names` are the host names that it is configured to be
-/// reached by.
+/// Serves until `stop` is cancelled. `names` are the configured host names of the
+/// server.
 ///
 /// # Errors
-/// When the listener breaks.
+/// If the listener fails.
 pub async fn serve(
     listener: TcpListener,
     reporter: Reporter,
@@ -40,21 +40,21 @@ pub async fn serve(
         .await
 }
 
-/// 200 while no sink is halted, 503 with the names of those that are. A sink that
-/// works is healthy; that it is not to be relied on yet is said on a line.
+/// Returns 503 with the names of the halted sinks, or 200 if none is halted. A
+/// degraded sink is healthy, but named on a line of its own.
 async fn healthz(State(reporter): State<Reporter>) -> Response {
     let (code, text) = health(&reporter.status().sinks);
     (code, text).into_response()
 }
 
 fn health(sinks: &[SinkStatus]) -> (StatusCode, String) {
-    let names = |is: fn(&SinkStatus) -> bool| {
-        let names = sinks.iter().filter(|sink| is(sink));
+    let names = |predicate: fn(&SinkStatus) -> bool| {
+        let names = sinks.iter().filter(|sink| predicate(sink));
         let names: Vec<&str> = names.map(|sink| sink.name.as_str()).collect();
         names.join(", ")
     };
     let halted = names(|sink| sink.state == SinkState::Halted);
-    let degraded = names(|sink| sink.state != SinkState::Halted && sink.caution.is_some());
+    let degraded = names(|sink| sink.state != SinkState::Halted && sink.degradation.is_some());
     let (code, mut text) = if halted.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())
     } else {
@@ -72,8 +72,8 @@ fn health(sinks: &[SinkStatus]) -> (StatusCode, String) {
 async fn metrics_text(State(reporter): State<Reporter>) -> Response {
     match metrics::render(&reporter) {
         Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -100,16 +100,16 @@ mod tests {
         };
         let stats = |group| SinkStats::new(group, "t");
         let (redis, http) = (stats(ConsumerGroup::Board), stats(ConsumerGroup::Http));
-        let seen = || health(&[redis.status(), http.status()]);
-        assert_eq!(seen(), (StatusCode::OK, "ok\n".to_owned()));
-        redis.set_caution(0, Some(halt()));
+        let current = || health(&[redis.status(), http.status()]);
+        assert_eq!(current(), (StatusCode::OK, "ok\n".to_owned()));
+        redis.set_degradation(0, Some(halt()));
         let text = "ok\ndegraded: redis\n".to_owned();
-        assert_eq!(seen(), (StatusCode::OK, text));
+        assert_eq!(current(), (StatusCode::OK, text));
         http.halt(0, halt());
         let text = "halted: http\ndegraded: redis\n".to_owned();
-        assert_eq!(seen(), (StatusCode::SERVICE_UNAVAILABLE, text));
-        redis.set_caution(0, None);
+        assert_eq!(current(), (StatusCode::SERVICE_UNAVAILABLE, text));
+        redis.set_degradation(0, None);
         http.unhalt(0);
-        assert_eq!(seen(), (StatusCode::OK, "ok\n".to_owned()));
+        assert_eq!(current(), (StatusCode::OK, "ok\n".to_owned()));
     }
 }

@@ -1,10 +1,10 @@
-//! Errors of shape: whether a record that is not of the expected shape is one
-//! bad record, to be dead-lettered, or whether every record will be like it from
-//! now on, so that the sink has to halt.
+//! Detects schema mismatches. Decides whether a record with an unexpected shape is a
+//! single bad record, which is dead-lettered, or the first of many, which halts the
+//! sink.
 //!
-//! It halts at once where the source is known to have changed, and otherwise
-//! when so many such records come without one between them that is well. Bad
-//! values and garbage never halt a sink.
+//! The sink halts immediately if the source schema is known to have changed,
+//! otherwise after 20 consecutive mismatches. Invalid values and undecodable records
+//! never halt a sink.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use super::{
     Delivery, Halt, RECONCILE, Rejected,
-    held::Held,
+    held::HaltStore,
     shared::Shared,
-    source::{Reads, SCHEMA_CHANGED, SourceWatch},
+    source::{ColumnsRead, SCHEMA_CHANGED, SourceWatch},
 };
 use crate::{
     debezium::Shape,
@@ -29,46 +29,47 @@ use crate::{
     source::checks::RESEND,
 };
 
-/// So many records in a row that are not of the expected shape halt a sink.
-const IN_A_ROW: u32 = 20;
+/// Number of consecutive mismatching records that halts a sink.
+const HALT_AFTER_CONSECUTIVE: u32 = 20;
 
-/// What a sink has seen of late, over all of its partitions.
+/// Recent mismatches of one sink across its partitions.
 #[derive(Debug)]
 pub(crate) struct ShapeGuard {
     watch: SourceWatch,
-    reads: Reads,
+    columns_read: ColumnsRead,
     in_a_row: AtomicU32,
-    /// By partition, the offset that it halts before, and the topic it is of. As
-    /// long as there is one, another such record halts at once.
-    held: Mutex<BTreeMap<i32, (Uuid, i64)>>,
-    kept: Held,
+    /// Topic id and offset at which each halted partition stopped. While any partition
+    /// is halted, the next mismatch halts immediately.
+    halted: Mutex<BTreeMap<i32, (Uuid, i64)>>,
+    halt_store: HaltStore,
 }
 
-/// Where a sink has to halt.
+/// The record at which a sink halts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// The first record that is not done, by its place in the batch.
+    /// Batch index of the first unprocessed record.
     pub index: usize,
     shape: Shape,
-    /// What is wrong with that record.
+    /// Description of the mismatch of that record.
     detail: String,
-    /// How many in a row were like it; none where one was enough.
+    /// Number of consecutive mismatches. `None` if one was enough because the source
+    /// has changed.
     in_a_row: Option<u32>,
 }
 
-/// A batch as the guard sees it.
+/// The part of a delivery that the guard checks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batch<'a> {
     pub rejected: &'a [Rejected],
-    /// The last record whose columns were read well.
+    /// Index of the last record whose columns were decoded.
     pub understood: Option<usize>,
 }
 
 impl Batch<'_> {
-    /// Where its records are not of the expected shape, each once.
+    /// Returns the distinct mismatches in the batch.
     fn shapes(self) -> Vec<Shape> {
         let mut shapes = Vec::new();
-        for shape in self.rejected.iter().filter_map(|one| one.shape) {
+        for shape in self.rejected.iter().filter_map(|rejected| rejected.shape) {
             if !shapes.contains(&shape) {
                 shapes.push(shape);
             }
@@ -90,86 +91,90 @@ impl ShapeGuard {
     pub(crate) fn new(group: ConsumerGroup, shared: &Shared) -> Self {
         Self {
             watch: shared.watch.clone(),
-            reads: Reads::of(group, &shared.source, shared.score),
+            columns_read: ColumnsRead::of(group, &shared.source, shared.score),
             in_a_row: AtomicU32::default(),
-            held: Mutex::default(),
-            kept: Held::new(shared.state.clone(), shared.group(group)),
+            halted: Mutex::default(),
+            halt_store: HaltStore::new(shared.state.clone(), shared.group(group)),
         }
     }
 
-    /// A partition is this worker's from here on: it may have been halted here
-    /// before.
+    /// Adds an assigned partition, and restores its halt if one is stored.
     pub(crate) async fn take_over(&self, partition: i32, topic: TopicIdentity, next: i64) {
-        match self.kept.load(partition, topic.id).await {
+        match self.halt_store.load(partition, topic.id).await {
             Ok(Some(offset)) if offset >= next => {
-                self.held().insert(partition, (topic.id, offset));
+                self.halted().insert(partition, (topic.id, offset));
             }
-            // It was made up for while somebody else had the partition.
+            // The halt was resolved by a previous owner of the partition.
             Ok(Some(_)) => {
                 self.release(partition);
                 self.in_a_row.store(0, Ordering::Relaxed);
-                self.kept.keep(partition, topic.id, None).await;
+                self.halt_store.store(partition, topic.id, None).await;
             }
             Ok(None) => self.release(partition),
             Err(error) => {
-                tracing::warn!(partition, %error, "it is not known whether the sink was halted");
+                tracing::warn!(partition, %error, "cannot read the stored halt");
             }
         }
     }
 
-    /// Judges a batch. What comes before the place to halt at has to be judged
-    /// again, on its own.
+    /// Checks a batch. Records before the returned halt point must be delivered and
+    /// checked separately.
     pub(crate) async fn judge(&self, batch: Batch<'_>) -> Option<Cut> {
         let shapes = batch.shapes();
         let changed = !shapes.is_empty()
-            && (self.is_held() || self.watch.confirms_change(&self.reads, &shapes).await);
+            && (self.is_halted()
+                || self
+                    .watch
+                    .confirms_change(&self.columns_read, &shapes)
+                    .await);
         let before = self.in_a_row.load(Ordering::Relaxed);
-        let (cut, after) = judge(batch, before, changed);
+        let (cut, after) = check(batch, before, changed);
         if cut.as_ref().is_none_or(|cut| cut.index == 0) {
             self.in_a_row.store(after, Ordering::Relaxed);
         }
         cut
     }
 
-    /// A partition halts before this offset.
+    /// Records that a partition is halted at `offset`.
     pub(crate) async fn hold(&self, partition: i32, topic: TopicIdentity, offset: i64) {
-        let before = self.held().insert(partition, (topic.id, offset));
+        let before = self.halted().insert(partition, (topic.id, offset));
         if before != Some((topic.id, offset)) {
-            self.kept.keep(partition, topic.id, Some(offset)).await;
+            self.halt_store
+                .store(partition, topic.id, Some(offset))
+                .await;
         }
     }
 
-    /// A partition goes on from here.
+    /// Clears the halt of a partition once `next` is past it.
     pub(crate) async fn goes_on(&self, partition: i32, next: i64) {
         let passed = {
-            let mut held = self.held();
-            let passed = held
+            let mut halted = self.halted();
+            let passed = halted
                 .get(&partition)
                 .is_some_and(|(_, offset)| *offset < next);
-            passed.then(|| held.remove(&partition)).flatten()
+            passed.then(|| halted.remove(&partition)).flatten()
         };
         if let Some((topic_id, _)) = passed {
             self.in_a_row.store(0, Ordering::Relaxed);
-            self.kept.keep(partition, topic_id, None).await;
+            self.halt_store.store(partition, topic_id, None).await;
         }
     }
 
-    /// A partition is no longer this worker's.
+    /// Removes a revoked partition.
     pub(super) fn release(&self, partition: i32) {
-        self.held().remove(&partition);
+        self.halted().remove(&partition);
     }
 
-    fn is_held(&self) -> bool {
-        !self.held().is_empty()
+    fn is_halted(&self) -> bool {
+        !self.halted().is_empty()
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<i32, (Uuid, i64)>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn halted(&self) -> MutexGuard<'_, BTreeMap<i32, (Uuid, i64)>> {
+        self.halted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The command that recovers what a sink misses while records are not of the
-/// expected shape. The board has one of its own.
+/// Returns the command that recovers records missed because of a mismatch.
 pub(super) fn recovery(group: ConsumerGroup) -> &'static str {
     match group {
         ConsumerGroup::Http => RESEND,
@@ -177,15 +182,15 @@ pub(super) fn recovery(group: ConsumerGroup) -> &'static str {
     }
 }
 
-/// Whether any record of a delivery is not of the expected shape.
-pub(super) fn concerns(delivery: &Delivery) -> bool {
+/// Returns true if any record of a delivery has an unexpected shape.
+pub(super) fn has_mismatch(delivery: &Delivery) -> bool {
     let mut rejected = delivery.rejected.iter();
     rejected.any(|rejected| rejected.shape.is_some())
 }
 
-/// Ignores records that are not of the expected shape, where they stand before
-/// this offset: the source has made up for them.
-pub(super) fn leave_out(delivery: &mut Delivery, batch: &Chunk, reconciled: i64) {
+/// Ignores mismatching records before the offset `reconciled`. They were recovered
+/// from the source.
+pub(super) fn ignore_reconciled(delivery: &mut Delivery, batch: &Chunk, reconciled: i64) {
     let before = delivery.rejected.len();
     delivery.rejected.retain(|rejected| {
         let offset = batch.get(rejected.index).map(|record| record.offset);
@@ -196,11 +201,11 @@ pub(super) fn leave_out(delivery: &mut Delivery, batch: &Chunk, reconciled: i64)
     }
 }
 
-/// Where to halt, and how many in a row there are at the end of the batch, of
-/// which there were `before` at its start.
-fn judge(batch: Batch<'_>, before: u32, changed: bool) -> (Option<Cut>, u32) {
+/// Returns the halt point, if any, and the number of consecutive mismatches at the end
+/// of the batch. `before` is that number at its start.
+fn check(batch: Batch<'_>, before: u32, changed: bool) -> (Option<Cut>, u32) {
     let mut in_a_row = before;
-    // The first of those in a row, and what they come after.
+    // The first mismatch of the current run.
     let mut first: Option<&Rejected> = None;
     for rejected in batch.rejected {
         let Some(shape) = rejected.shape else {
@@ -211,7 +216,7 @@ fn judge(batch: Batch<'_>, before: u32, changed: bool) -> (Option<Cut>, u32) {
         }
         in_a_row = in_a_row.saturating_add(1);
         let first = *first.get_or_insert(rejected);
-        if changed || in_a_row >= IN_A_ROW {
+        if changed || in_a_row >= HALT_AFTER_CONSECUTIVE {
             let cut = Cut {
                 index: first.index,
                 shape,
@@ -221,21 +226,21 @@ fn judge(batch: Batch<'_>, before: u32, changed: bool) -> (Option<Cut>, u32) {
             return (Some(cut), in_a_row);
         }
     }
-    let last = first.map(|first| first.after);
-    let ended = batch.understood.is_some() && last != Some(batch.understood);
-    (None, if ended { 0 } else { in_a_row })
+    let run_start = first.map(|first| first.after);
+    let has_ended = batch.understood.is_some() && run_start != Some(batch.understood);
+    (None, if has_ended { 0 } else { in_a_row })
 }
 
 impl Cut {
-    /// The halt before the record at this place, which `command` recovers from.
-    pub(crate) fn halt(&self, place: &str, command: &str) -> Halt {
+    /// Returns the halt for the record at `position`. `command` is the remedy.
+    pub(crate) fn halt(&self, position: &str, command: &str) -> Halt {
         let Self { shape, detail, .. } = self;
         let reason = match self.in_a_row {
             Some(count) => format!(
                 "{count} consecutive records do not have the expected shape, the first at \
-                 {place}: {detail}"
+                 {position}: {detail}"
             ),
-            None => format!("record {place} does not have the expected shape: {detail}"),
+            None => format!("record {position} does not have the expected shape: {detail}"),
         };
         let remedy = match shape {
             Shape::Column(_) => command.to_owned(),
@@ -255,8 +260,8 @@ mod tests {
 
     const DEVICE: Shape = Shape::Column("device");
 
-    /// A batch by its records: `.` is well, `x` of another shape, `v` has a bad
-    /// value, and anything else says nothing.
+    /// Builds a batch with one record per character: `.` is valid, `x` has an
+    /// unexpected shape, `v` has an invalid value, and any other record is ignored.
     fn batch(text: &str) -> (Vec<Rejected>, Option<usize>) {
         let mut understood = None;
         let mut rejected = Vec::new();
@@ -276,14 +281,14 @@ mod tests {
         (rejected, understood)
     }
 
-    /// Where to halt, and what is carried on to the next batch.
-    fn judged(text: &str, before: u32, changed: bool) -> (Option<usize>, u32) {
+    /// Returns the index of the halt, and the count carried over to the next batch.
+    fn check_text(text: &str, before: u32, changed: bool) -> (Option<usize>, u32) {
         let (rejected, understood) = batch(text);
         let batch = Batch {
             rejected: &rejected,
             understood,
         };
-        let (cut, after) = judge(batch, before, changed);
+        let (cut, after) = check(batch, before, changed);
         (cut.map(|cut| cut.index), after)
     }
 
@@ -292,20 +297,21 @@ mod tests {
     }
 
     #[test]
-    fn twenty_in_a_row_halt_before_the_first_of_them() {
-        let one = |text: &str| judged(text, 0, false).0;
-        assert_eq!(one(&xs(19)), None);
-        assert_eq!(one(&xs(20)), Some(0));
-        assert_eq!(one(&format!("..{}", xs(20))), Some(2));
-        assert_eq!(one(&format!("{}.{}", xs(19), xs(19))), None);
-        assert_eq!(one(&format!("x.{}", xs(20))), Some(2));
-        // What says nothing of the columns neither counts nor ends a row.
-        assert_eq!(one(&"xvd".repeat(20)), Some(0));
-        assert_eq!(one(&"v".repeat(100)), None);
+    fn twenty_consecutive_mismatches_halt_at_the_first() {
+        let halt_index = |text: &str| check_text(text, 0, false).0;
+        assert_eq!(halt_index(&xs(19)), None);
+        assert_eq!(halt_index(&xs(20)), Some(0));
+        assert_eq!(halt_index(&format!("..{}", xs(20))), Some(2));
+        assert_eq!(halt_index(&format!("{}.{}", xs(19), xs(19))), None);
+        assert_eq!(halt_index(&format!("x.{}", xs(20))), Some(2));
+        // Records that show nothing about the columns neither count towards a run nor
+        // end it.
+        assert_eq!(halt_index(&"xvd".repeat(20)), Some(0));
+        assert_eq!(halt_index(&"v".repeat(100)), None);
     }
 
     #[test]
-    fn a_row_goes_on_over_batches_and_ends_with_a_good_record() {
+    fn a_run_continues_across_batches_and_ends_at_a_valid_record() {
         for (text, before, after) in [
             ("x", 0, 1),
             ("dv", 7, 7),
@@ -315,32 +321,32 @@ mod tests {
             ("x.", 7, 0),
             ("xx.xv", 7, 1),
         ] {
-            assert_eq!(judged(text, before, false), (None, after), "{text}");
+            assert_eq!(check_text(text, before, false), (None, after), "{text}");
         }
-        assert_eq!(judged("vx", 19, false).0, Some(1));
-        assert_eq!(judged(".x", 19, false), (None, 1));
+        assert_eq!(check_text("vx", 19, false).0, Some(1));
+        assert_eq!(check_text(".x", 19, false), (None, 1));
     }
 
     #[test]
-    fn one_is_enough_where_the_source_has_changed() {
-        assert_eq!(judged("..x..", 0, true).0, Some(2));
-        assert_eq!(judged("v.v", 0, true), (None, 0));
+    fn one_mismatch_halts_if_the_source_has_changed() {
+        assert_eq!(check_text("..x..", 0, true).0, Some(2));
+        assert_eq!(check_text("v.v", 0, true), (None, 0));
     }
 
     #[test]
-    fn the_halt_names_the_column_and_the_way_out() {
+    fn the_halt_has_the_first_record_and_the_remedy() {
         let (rejected, understood) = batch(&xs(20));
         let batch = Batch {
             rejected: &rejected,
             understood,
         };
-        let cut = judge(batch, 0, false).0.expect("a cut");
-        let place = "cdc.public.engagement_events/0@7";
-        let halt = cut.halt(place, recovery(ConsumerGroup::Facts));
+        let cut = check(batch, 0, false).0.expect("a halt");
+        let position = "cdc.public.engagement_events/0@7";
+        let halt = cut.halt(position, recovery(ConsumerGroup::Facts));
         assert_eq!(halt.code, "schema_changed");
         assert_eq!(halt.remedy, RECONCILE);
-        let halt_of_http = cut.halt(place, recovery(ConsumerGroup::Http));
-        assert!(halt_of_http.remedy.ends_with("--sinks http"));
+        let http_halt = cut.halt(position, recovery(ConsumerGroup::Http));
+        assert!(http_halt.remedy.ends_with("--sinks http"));
         assert_eq!(
             halt.reason,
             "20 consecutive records do not have the expected shape, the first at \

@@ -1,9 +1,11 @@
-//! What all workers of a process share: those of a pipeline that runs, and those
-//! of a replay.
+//! Clients and settings shared by all workers of a process: those of a running
+//! pipeline and those of a replay.
 
 use tokio_util::sync::CancellationToken;
 
-use super::{KnownPlaceholders, Notes, error::PipelineError, retry::Patience, source::SourceWatch};
+use super::{
+    KnownPlaceholders, Notes, error::PipelineError, retry::RetryPolicy, source::SourceWatch,
+};
 use crate::{
     config,
     connections::Connections,
@@ -12,58 +14,58 @@ use crate::{
     source::tables::Source,
 };
 
-/// What all workers of the process share.
+/// Clients and settings shared by all workers of the process.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) kafka: Kafka,
     pub(crate) source: Source,
-    /// What is known of the source, and can be asked of it.
+    /// Latest known state of the source, with requests for a new check.
     pub(crate) watch: SourceWatch,
-    /// What the board counts.
+    /// The score of the board.
     pub(crate) score: config::Score,
     pub(crate) group_prefix: String,
     pub(crate) producer: Producer,
-    /// What every worker has to know and no group may forget.
+    /// State that every worker needs and that must outlive the groups.
     pub(crate) state: StateTopic,
     pub(crate) placeholders: KnownPlaceholders,
-    pub(crate) patience: Patience,
+    pub(crate) retry_policy: RetryPolicy,
     pub(crate) stop: CancellationToken,
 }
 
 impl Shared {
-    /// The id of a consumer group.
+    /// Returns the id of a consumer group.
     pub(crate) fn group(&self, group: ConsumerGroup) -> String {
         group.id(&self.group_prefix)
     }
 
-    /// What is noted of it.
+    /// Returns the recorded state of a consumer group.
     pub(crate) fn notes(&self, group: ConsumerGroup) -> Notes {
         Notes::new(self.state.clone(), &self.group(group))
     }
 }
 
-/// Makes the clients that the workers share.
+/// Creates the clients that the workers share. Does not connect to a server.
 ///
 /// # Errors
-/// When a client cannot be made, whatever the servers do.
+/// If a client cannot be created.
 pub(crate) fn shared(
     connections: &Connections,
     watch: SourceWatch,
     stop: CancellationToken,
 ) -> Result<Shared, PipelineError> {
     let (settings, kafka) = (connections.settings(), &connections.kafka);
-    let unmade = |source| PipelineError::Kafka {
+    let client_error = |source| PipelineError::Kafka {
         brokers: kafka.brokers().to_owned(),
         source,
     };
     let producer = kafka.producer(&settings.kafka.dead_letter_topic);
-    let producer = producer.map_err(unmade)?;
+    let producer = producer.map_err(client_error)?;
     let source = Source::new(&settings.kafka.topic_prefix);
     let group_prefix = settings.kafka.group_prefix.clone();
     let group = format!("{group_prefix}-state");
     let state = kafka.state(&group, &settings.kafka.state_topic);
-    let state = state.map_err(unmade)?;
-    let log = kafka.log(&group).map_err(unmade)?;
+    let state = state.map_err(client_error)?;
+    let log = kafka.log(&group).map_err(client_error)?;
     let placeholders = KnownPlaceholders::new(state.clone(), log, &source.facts, &source.content);
     Ok(Shared {
         kafka: kafka.clone(),
@@ -74,17 +76,17 @@ pub(crate) fn shared(
         producer,
         state,
         placeholders,
-        patience: Patience::new(&settings.pipeline),
+        retry_policy: RetryPolicy::new(&settings.pipeline),
         stop,
     })
 }
 
-/// A group's own view of the log.
+/// Returns the log as seen by a consumer group.
 pub(crate) fn shared_log(shared: &Shared, group: ConsumerGroup) -> Result<Log, PipelineError> {
     log_of(shared, &shared.group(group))
 }
 
-/// The log as the group of this id reads it.
+/// Returns the log as seen by the group with this id.
 pub(crate) fn log_of(shared: &Shared, group: &str) -> Result<Log, PipelineError> {
     shared
         .kafka

@@ -1,9 +1,11 @@
-//! What the pipeline knows of its source, and what that does to its sinks.
+//! Publishes the state of the source database to the sinks, and halts or degrades
+//! the sinks that depend on a broken part of it.
 //!
-//! Who looks at the source is decided above: it holds the [`SourceWriter`], the
-//! sinks the [`SourceWatch`]. A source of an unsupported shape halts every sink
-//! that reads the tables or columns concerned; where changes are, or were, lost,
-//! these sinks go on and say that they are not to be relied on.
+//! The caller checks the source and publishes the results through a
+//! [`SourceWriter`]; sinks read them through a [`SourceWatch`]. An unsupported
+//! schema halts every sink that reads an affected table or column. If changes are
+//! being lost, or were lost earlier, these sinks keep running and are reported as
+//! degraded.
 
 use std::{
     sync::{
@@ -30,128 +32,129 @@ use crate::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// The stable name of the halt where the source has changed.
+/// Halt code for a changed source schema.
 pub(super) const SCHEMA_CHANGED: &str = "schema_changed";
 
-/// How long Postgres may take to confirm a change. The board's lease outlasts it.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
+/// Maximum time to wait until Postgres confirms a change. Must be shorter than the
+/// board's lease.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What changes of the source are told of one sink at most; the rest is
-/// counted.
-const MOST_REASONS: usize = 3;
+/// Maximum number of findings listed in a halt or degradation. The others are only counted.
+const MAX_REASONS: usize = 3;
 
-/// The latest that is known of the source. Cheap to clone.
+/// The latest known state of the source. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SourceWatch {
-    latest: watch::Receiver<Arc<Look>>,
-    asked: Arc<Asked>,
+    latest: watch::Receiver<Arc<SourceCheck>>,
+    requests: Arc<CheckRequests>,
 }
 
-/// Where the latest that is known of the source is written to; one for each
-/// process.
+/// Publishes the latest known state of the source. There is one per process.
 #[derive(Debug)]
 pub struct SourceWriter {
-    latest: watch::Sender<Arc<Look>>,
-    asked: Arc<Asked>,
+    latest: watch::Sender<Arc<SourceCheck>>,
+    requests: Arc<CheckRequests>,
 }
 
-/// A look at the source, and which one it was.
+/// Result of one source check, with its sequence number.
 #[derive(Debug, Default)]
-struct Look {
+struct SourceCheck {
     number: u64,
     standing: Standing,
-    /// Postgres answered: the findings are of this look.
-    answered: bool,
+    /// Whether Postgres responded, so the findings come from this check.
+    has_response: bool,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
-    /// The number of the look that has begun last.
-    begun: AtomicU64,
-    /// Somebody does not want to wait for the next one.
-    now: Notify,
+struct CheckRequests {
+    /// Sequence number of the most recently started check.
+    last_started: AtomicU64,
+    /// Notified if a check is requested immediately.
+    requested: Notify,
 }
 
-/// A writer and its watch. Until the first look nothing is known.
+/// Creates a connected writer and watch. The watch is empty until the first check.
 #[must_use]
 pub fn source() -> (SourceWriter, SourceWatch) {
-    let asked = Arc::<Asked>::default();
+    let requests = Arc::<CheckRequests>::default();
     let (sender, receiver) = watch::channel(Arc::default());
     let writer = SourceWriter {
         latest: sender,
-        asked: Arc::clone(&asked),
+        requests: Arc::clone(&requests),
     };
     let watch = SourceWatch {
         latest: receiver,
-        asked,
+        requests,
     };
     (writer, watch)
 }
 
 impl SourceWriter {
-    /// Begins a look; returns its number.
+    /// Starts a check and returns its sequence number.
     pub fn begin(&self) -> u64 {
-        self.asked.begun.fetch_add(1, Ordering::SeqCst) + 1
+        self.requests.last_started.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Publishes what the look of this number has seen; `answered` says whether
-    /// Postgres did.
-    pub fn publish(&self, number: u64, standing: Standing, answered: bool) {
-        self.latest.send_replace(Arc::new(Look {
+    /// Publishes the result of check `number`. `has_response` is true if Postgres
+    /// responded.
+    pub fn publish(&self, number: u64, standing: Standing, has_response: bool) {
+        self.latest.send_replace(Arc::new(SourceCheck {
             number,
             standing,
-            answered,
+            has_response,
         }));
     }
 
-    /// Resolves when somebody wants a look at once.
-    pub async fn wanted(&self) {
-        self.asked.now.notified().await;
+    /// Waits until an immediate check is requested.
+    pub async fn wait_for_request(&self) {
+        self.requests.requested.notified().await;
     }
 }
 
 impl SourceWatch {
-    /// What is known now, however old it is.
+    /// Returns the latest known state, regardless of its age.
     #[must_use]
     pub fn latest(&self) -> Standing {
         self.latest.borrow().standing.clone()
     }
 
-    /// Has the source looked at now and returns what was seen: Postgres is
-    /// asked after this call. None where nobody has looked within `patience`,
-    /// or Postgres did not answer.
-    pub async fn look(&self, patience: Duration) -> Option<Standing> {
-        let before = self.asked.begun.load(Ordering::SeqCst);
+    /// Requests a new check and returns its result; Postgres is queried after this
+    /// call. Returns `None` if no check completes within `timeout` or Postgres does
+    /// not respond.
+    pub async fn check_now(&self, timeout: Duration) -> Option<Standing> {
+        let before = self.requests.last_started.load(Ordering::SeqCst);
         let mut latest = self.latest.clone();
-        self.asked.now.notify_one();
-        let fresh = latest.wait_for(|look| look.number > before);
-        let look = tokio::time::timeout(patience, fresh).await.ok()?.ok()?;
-        look.answered.then(|| look.standing.clone())
+        self.requests.requested.notify_one();
+        let next = latest.wait_for(|check| check.number > before);
+        let check = tokio::time::timeout(timeout, next).await.ok()?.ok()?;
+        check.has_response.then(|| check.standing.clone())
     }
 
-    /// Whether Postgres confirms that records are not of the expected shape
-    /// because the source has changed: a column that is read is gone or of
-    /// another type now, or one of those that the records are about was altered
-    /// since the last reconcile and may have been meanwhile.
-    pub(super) async fn confirms_change(&self, reads: &Reads, shapes: &[Shape]) -> bool {
-        let Some(standing) = self.look(CONFIRM_WITHIN).await else {
+    /// Returns true if Postgres confirms that a schema change explains mismatching
+    /// records: a column that the sink reads is missing or has another type, or
+    /// a mismatched column was altered since the last reconcile.
+    pub(super) async fn confirms_change(&self, reads: &ColumnsRead, shapes: &[Shape]) -> bool {
+        let Some(standing) = self.check_now(CONFIRM_TIMEOUT).await else {
             return false;
         };
         let findings = reads.findings(&standing, Severity::Unsupported);
-        findings.iter().any(|one| one.code.is_column_problem()) || reads.altered(&standing, shapes)
+        findings
+            .iter()
+            .any(|finding| finding.code.is_column_problem())
+            || reads.has_altered(&standing, shapes)
     }
 
-    /// Resolves when something else is known.
+    /// Waits for the next update. Returns false once the writer is dropped.
     async fn changed(&mut self) -> bool {
         self.latest.changed().await.is_ok()
     }
 }
 
-/// What a sink reads of the source: by qualified table, the columns.
+/// Source columns that a sink reads, by qualified table name.
 #[derive(Debug, Clone)]
-pub(super) struct Reads(Vec<(String, Vec<&'static str>)>);
+pub(super) struct ColumnsRead(Vec<(String, Vec<&'static str>)>);
 
-impl Reads {
+impl ColumnsRead {
     pub(super) fn of(group: ConsumerGroup, source: &Source, score: Score) -> Self {
         let facts = |columns| (source.facts.qualified(), columns);
         let content = |columns| (source.content.qualified(), columns);
@@ -171,8 +174,8 @@ impl Reads {
         })
     }
 
-    /// Whether a finding is about something that is read: of a column, that one.
-    fn concern(&self, finding: &Finding) -> bool {
+    /// Returns true if a finding affects a table or column that the sink reads.
+    fn is_affected_by(&self, finding: &Finding) -> bool {
         let Some(table) = &finding.table else {
             return true;
         };
@@ -183,9 +186,8 @@ impl Reads {
         column.is_none_or(|column| columns.contains(&column))
     }
 
-    /// Whether a column that is read, and that a record is not as expected in,
-    /// was altered.
-    fn altered(&self, standing: &Standing, shapes: &[Shape]) -> bool {
+    /// Returns true if a mismatched column that the sink reads was altered.
+    fn has_altered(&self, standing: &Standing, shapes: &[Shape]) -> bool {
         let mut altered = standing.altered.iter();
         altered.any(|AlteredColumn { table, column }| {
             let mut tables = self.0.iter().filter(|(name, _)| name == table);
@@ -194,16 +196,16 @@ impl Reads {
         })
     }
 
-    /// The findings of one severity that are about something that is read.
+    /// Returns the findings of the given severity that affect the sink.
     fn findings<'s>(&self, standing: &'s Standing, severity: Severity) -> Vec<&'s Finding> {
-        let found = standing.findings.iter();
-        found
-            .filter(|one| one.severity == severity && self.concern(one))
+        let findings = standing.findings.iter();
+        findings
+            .filter(|finding| finding.severity == severity && self.is_affected_by(finding))
             .collect()
     }
 }
 
-/// Tells every sink what is known of the source, until told to stop.
+/// Updates the halt and degradation of every sink from the source, until cancelled.
 pub(crate) async fn follow(
     mut watch: SourceWatch,
     (source, score): (Source, Score),
@@ -214,23 +216,23 @@ pub(crate) async fn follow(
     loop {
         let standing = watch.latest();
         for stats in &sinks {
-            let reads = Reads::of(stats.group(), &source, score);
+            let reads = ColumnsRead::of(stats.group(), &source, score);
             match halt(&standing, &reads) {
                 Some(halt) => halt_for(stats, SOURCE, halt),
                 None => stats.unhalt(SOURCE),
             }
-            let caution = caution(&standing, &reads, stats.group(), &project_sinks);
-            stats.set_caution(SOURCE, caution);
+            let degradation = degradation(&standing, &reads, stats.group(), &project_sinks);
+            stats.set_degradation(SOURCE, degradation);
         }
         tokio::select! {
-            goes_on = watch.changed() => if !goes_on { return },
+            is_open = watch.changed() => if !is_open { return },
             () = stop.cancelled() => return,
         }
     }
 }
 
-/// Why what reads this has to stop.
-fn halt(standing: &Standing, reads: &Reads) -> Option<Halt> {
+/// Returns the halt of a sink that reads these columns, if any.
+fn halt(standing: &Standing, reads: &ColumnsRead) -> Option<Halt> {
     let findings = reads.findings(standing, Severity::Unsupported);
     let first = findings.first()?;
     let code = if first.code.is_column_problem() {
@@ -245,10 +247,10 @@ fn halt(standing: &Standing, reads: &Reads) -> Option<Halt> {
     })
 }
 
-/// Why what reads this is not to be relied on.
-fn caution(
+/// Returns the degradation of a sink that reads these columns, if any.
+fn degradation(
     standing: &Standing,
-    reads: &Reads,
+    reads: &ColumnsRead,
     group: ConsumerGroup,
     project_sinks: &[SinkKind],
 ) -> Option<Halt> {
@@ -262,7 +264,7 @@ fn caution(
         let first = findings.first()?;
         let mut remedy = first.remedy.clone();
         match group {
-            // A reconcile tells the external system nothing unless it is named.
+            // A reconcile skips the HTTP sink unless `--sinks` names it.
             ConsumerGroup::Http if remedy == RECONCILE => {
                 let sinks = [SinkKind::ClickHouse, SinkKind::Http];
                 let has = |sink: &SinkKind| *sink == SinkKind::Http || project_sinks.contains(sink);
@@ -284,10 +286,13 @@ fn caution(
 }
 
 fn reason(findings: &[&Finding]) -> String {
-    let mut whats: Vec<&str> = findings.iter().map(|one| one.what.as_str()).collect();
-    let more = whats.len().saturating_sub(MOST_REASONS);
-    whats.truncate(MOST_REASONS);
-    let mut text = whats.join("; ");
+    let mut messages: Vec<&str> = findings
+        .iter()
+        .map(|finding| finding.what.as_str())
+        .collect();
+    let more = messages.len().saturating_sub(MAX_REASONS);
+    messages.truncate(MAX_REASONS);
+    let mut text = messages.join("; ");
     if more > 0 {
         text.push_str(&format!("; and {more} more"));
     }
@@ -307,11 +312,11 @@ mod tests {
     }
 
     fn missing(table: &str, column: &str) -> Standing {
-        let what = format!("column {column} of {table} is missing");
+        let message = format!("column {column} of {table} is missing");
         let finding = Finding::new(
             Code::ColumnMissing,
             Severity::Unsupported,
-            what,
+            message,
             "rename it",
         );
         Standing {
@@ -321,13 +326,13 @@ mod tests {
     }
 
     fn halted(standing: &Standing, group: ConsumerGroup, score: Score) -> Option<String> {
-        let reads = Reads::of(group, &Source::new("cdc"), score);
+        let reads = ColumnsRead::of(group, &Source::new("cdc"), score);
         halt(standing, &reads).map(|halt| halt.code)
     }
 
     #[test]
-    fn a_column_that_is_gone_halts_those_who_read_it() {
-        let of = |standing: &Standing, score| {
+    fn a_missing_column_halts_the_sinks_that_read_it() {
+        let halted_groups = |standing: &Standing, score| {
             let mut halted = ConsumerGroup::ALL.to_vec();
             halted.retain(|group| self::halted(standing, *group, score).is_some());
             halted.sort();
@@ -365,17 +370,18 @@ mod tests {
                 vec!["clickhouse", "content"],
             ),
         ] {
-            assert_eq!(of(&missing(table, column), score), expected, "{column}");
+            let halted = halted_groups(&missing(table, column), score);
+            assert_eq!(halted, expected, "{column}");
         }
     }
 
     #[test]
-    fn a_table_that_is_gone_halts_all_who_read_it() {
-        let what = "table public.content does not exist";
+    fn a_missing_table_halts_the_sinks_that_read_it() {
+        let message = "table public.content does not exist";
         let finding = Finding::new(
             Code::TableMissing,
             Severity::Unsupported,
-            what,
+            message,
             "restore it",
         );
         let standing = Standing {
@@ -384,32 +390,32 @@ mod tests {
         };
         let code = halted(&standing, ConsumerGroup::Facts, Score::Events);
         assert_eq!(code.as_deref(), Some("source_unsupported"));
-        let of_board = halted(&standing, ConsumerGroup::Board, Score::Events);
-        assert_eq!(of_board, None);
+        let board_halt = halted(&standing, ConsumerGroup::Board, Score::Events);
+        assert_eq!(board_halt, None);
     }
 
     #[tokio::test]
-    async fn a_change_is_confirmed_by_a_look_of_after_the_question() {
+    async fn only_a_check_started_after_the_request_confirms_a_change() {
         let (writer, watch) = source();
-        let reads = Reads::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
+        let reads = ColumnsRead::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
         let number = writer.begin();
-        let asked = tokio::spawn(async move {
+        let confirmations = tokio::spawn(async move {
             let confirmed = watch.confirms_change(&reads, &[]).await;
-            // Nobody looks any more.
+            // The writer is dropped, so no further check completes.
             (confirmed, watch.confirms_change(&reads, &[]).await)
         });
-        writer.wanted().await;
-        // Begun before the question: it says nothing.
+        writer.wait_for_request().await;
+        // This check started before the request, so it does not count.
         writer.publish(number, missing("public.engagement_events", "id"), true);
         let number = writer.begin();
         writer.publish(number, missing("public.engagement_events", "device"), true);
         drop(writer);
-        assert_eq!(asked.await.ok(), Some((true, false)));
+        assert_eq!(confirmations.await.ok(), Some((true, false)));
     }
 
     #[tokio::test]
-    async fn a_column_that_was_altered_and_altered_back_confirms_what_lacks_it() {
-        let reads = Reads::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
+    async fn a_column_altered_and_restored_explains_records_without_it() {
+        let reads = ColumnsRead::of(ConsumerGroup::Http, &Source::new("cdc"), Score::Events);
         let altered = |table: &str| Standing {
             altered: vec![AlteredColumn {
                 table: table.to_owned(),
@@ -431,18 +437,18 @@ mod tests {
             ("public.content", &[Shape::Column("device")], false),
         ] {
             let (writer, watch) = source();
-            let asked = async { watch.confirms_change(&reads, shapes).await };
-            let answered = async {
-                writer.wanted().await;
+            let confirmation = async { watch.confirms_change(&reads, shapes).await };
+            let check = async {
+                writer.wait_for_request().await;
                 writer.publish(writer.begin(), altered(table), true);
             };
-            let (confirmed, ()) = tokio::join!(asked, answered);
+            let (confirmed, ()) = tokio::join!(confirmation, check);
             assert_eq!(confirmed, expected, "{table} {shapes:?}");
         }
     }
 
     #[test]
-    fn the_worst_is_the_caution_and_the_rest_is_counted() {
+    fn the_worst_finding_is_the_degradation_and_the_others_are_counted() {
         let unreconciled = || {
             Finding::new(
                 Code::SourceChanged,
@@ -454,35 +460,40 @@ mod tests {
         let mut all = vec![Finding::new(
             Code::PublicationMissing,
             Severity::Incomplete,
-            "it is gone",
+            "publication fanout is missing",
             "fanout up",
         )];
-        let caution_of = |all: &[Finding], group, sinks: &[SinkKind]| {
-            let reads = Reads::of(group, &Source::new("cdc"), Score::Events);
-            caution(&standing(all.to_vec()), &reads, group, sinks).expect("a caution")
+        let degradation_of = |all: &[Finding], group, sinks: &[SinkKind]| {
+            let reads = ColumnsRead::of(group, &Source::new("cdc"), Score::Events);
+            degradation(&standing(all.to_vec()), &reads, group, sinks)
+                .expect("the sink is degraded")
         };
-        let caution = |all: &[Finding], group| caution_of(all, group, &SinkKind::ALL);
+        let degradation = |all: &[Finding], group| degradation_of(all, group, &SinkKind::ALL);
         all.extend((0..5).map(|_| unreconciled()));
-        let found = caution(&all, ConsumerGroup::Board);
-        assert_eq!(found.code, "publication_missing");
+        let reported = degradation(&all, ConsumerGroup::Board);
+        assert_eq!(reported.code, "publication_missing");
         all.remove(0);
-        let found = caution(&all, ConsumerGroup::Board);
-        assert!(found.reason.ends_with("; and 2 more"), "{}", found.reason);
-        assert_eq!(found.remedy, RECONCILE);
-        let outside = caution(&all, ConsumerGroup::Http).remedy;
-        assert_eq!(outside, format!("{RECONCILE} --sinks clickhouse,http"));
-        let lean = [SinkKind::Redis, SinkKind::Http];
-        let outside = caution_of(&all, ConsumerGroup::Http, &lean).remedy;
-        assert_eq!(outside, format!("{RECONCILE} --sinks http"));
+        let reported = degradation(&all, ConsumerGroup::Board);
+        assert!(
+            reported.reason.ends_with("; and 2 more"),
+            "{}",
+            reported.reason
+        );
+        assert_eq!(reported.remedy, RECONCILE);
+        let http_remedy = degradation(&all, ConsumerGroup::Http).remedy;
+        assert_eq!(http_remedy, format!("{RECONCILE} --sinks clickhouse,http"));
+        let without_clickhouse = [SinkKind::Redis, SinkKind::Http];
+        let http_remedy = degradation_of(&all, ConsumerGroup::Http, &without_clickhouse).remedy;
+        assert_eq!(http_remedy, format!("{RECONCILE} --sinks http"));
     }
 
     #[tokio::test]
-    async fn a_look_at_a_postgres_that_does_not_answer_tells_nothing() {
+    async fn a_check_without_a_response_from_postgres_returns_none() {
         let (writer, watch) = source();
-        let asking = tokio::spawn(async move { watch.look(Duration::from_secs(60)).await });
-        writer.wanted().await;
+        let check = tokio::spawn(async move { watch.check_now(Duration::from_secs(60)).await });
+        writer.wait_for_request().await;
         let number = writer.begin();
         writer.publish(number, Standing::default(), false);
-        assert_eq!(asking.await.expect("no panic"), None);
+        assert_eq!(check.await.expect("no panic"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! What a sink has done and is doing, counted once, for `/status` and
-//! `/metrics` alike. Updated once a batch, never once a record.
+//! Statistics of a sink, the single source of both `/status` and `/metrics`.
+//! Updated once per batch, not per record.
 
 use std::{
     collections::BTreeMap,
@@ -9,28 +9,28 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Settled, Tally,
+    FlushOutcome, Tally,
     lag::{Density, Lag},
     meter::{LastMinute, Meter},
     status::{Halt, PartitionStatus, SinkState, SinkStatus},
 };
 use crate::{sink_kind::ConsumerGroup, time::clock::now_ms};
 
-/// More dead letters than this in a minute are worth a look: what is rejected
-/// now and then is not.
-const MANY_LETTERS: u64 = 60;
+/// The sink is reported as degraded if it has more dead letters than this within
+/// a minute. Occasional dead letters are not reported.
+const MAX_DEAD_LETTERS_PER_MINUTE: u64 = 60;
 
-/// What a sink does as a whole, when no partition is in trouble.
+/// Phase of a whole sink. Shown unless a partition is halted or retrying.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// With what it is busy.
+    /// Starting, with a description of the current step.
     Starting(String),
     Standby,
     Running,
     Stopped,
 }
 
-/// Numbers of one sink.
+/// Statistics of one sink.
 #[derive(Debug)]
 pub struct SinkStats {
     group: ConsumerGroup,
@@ -47,38 +47,38 @@ struct Inner {
     extra_fields: u64,
     retries: u64,
     last_write_ms: Option<i64>,
-    /// By partition; -1 is the sink as a whole.
+    /// Halts by partition; -1 is the whole sink.
     halts: BTreeMap<i32, Halt>,
-    /// By partition, or what else they are about.
-    cautions: BTreeMap<i32, Halt>,
-    /// By partition, the whole sink or the log: what the last try failed with.
+    /// Degradations by partition, or by another of the negative numbers below.
+    degradations: BTreeMap<i32, Halt>,
+    /// Reason of the last failed attempt, by partition, whole sink or log.
     failing: BTreeMap<i32, String>,
-    /// By partition: work that is pending besides its records.
+    /// Pending work besides the records, by partition.
     pending: BTreeMap<i32, Pending>,
     progress: BTreeMap<i32, Progress>,
     density: Density,
     meter: Meter,
-    /// Dead letters of the last minute.
-    letters: LastMinute,
+    /// Dead letters within the last minute.
+    recent_dead_letters: LastMinute,
 }
 
 #[derive(Debug)]
 enum Pending {
-    /// In progress, with what is left.
+    /// In progress, with a description of the remaining work.
     InProgress(String),
-    /// The last attempt failed with this.
+    /// The last attempt failed for this reason.
     Failing(String),
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Progress {
     committed: Option<i64>,
-    /// The commit was made by this worker, not read.
+    /// Whether this worker made the commit; false if it was only read.
     is_own: bool,
     end: Option<i64>,
 }
 
-/// What a batch adds.
+/// Counts of one batch.
 #[derive(Debug, Default)]
 pub struct Done<'a> {
     pub applied: u64,
@@ -87,20 +87,20 @@ pub struct Done<'a> {
     pub dead_letters: Vec<&'a str>,
 }
 
-/// The partition number that stands for the whole sink.
+/// Pseudo partition number of the whole sink.
 pub const WHOLE_SINK: i32 = -1;
 
-/// The one that stands for the log itself.
+/// Pseudo partition number of the log itself.
 const LOG: i32 = -2;
 
-/// The one that stands for the source: the first of all, so that every partition
-/// waits for it.
+/// Pseudo partition number of the source. It sorts before all partitions, so that
+/// every partition waits for it.
 pub const SOURCE: i32 = -3;
 
-/// The one that stands for the group's positions.
+/// Pseudo partition number of the group's committed offsets.
 pub const POSITIONS: i32 = -4;
 
-/// The one that stands for what the board's window needs of the log.
+/// Pseudo partition number of the part of the log that the board's window needs.
 pub const WINDOW: i32 = -5;
 
 impl SinkStats {
@@ -117,13 +117,13 @@ impl SinkStats {
                 retries: 0,
                 last_write_ms: None,
                 halts: BTreeMap::new(),
-                cautions: BTreeMap::new(),
+                degradations: BTreeMap::new(),
                 failing: BTreeMap::new(),
                 pending: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 density: Density::default(),
                 meter: Meter::default(),
-                letters: LastMinute::default(),
+                recent_dead_letters: LastMinute::default(),
             }),
         }
     }
@@ -144,7 +144,7 @@ impl SinkStats {
         self.lock().phase = phase;
     }
 
-    /// Adds what a committed batch did.
+    /// Adds the counts of a batch.
     pub fn add(&self, done: &Done<'_>) {
         let mut inner = self.lock();
         inner.applied += done.applied;
@@ -156,61 +156,63 @@ impl SinkStats {
             *inner.dead_letters.entry((*code).to_owned()).or_default() += 1;
         }
         inner
-            .letters
+            .recent_dead_letters
             .add(Instant::now(), done.dead_letters.len() as u64);
         let total = inner.total();
         inner.meter.record(Instant::now(), total);
     }
 
-    /// The store acknowledged a write.
+    /// Records that the store acknowledged a write.
     pub fn wrote(&self, partition: i32) {
         let mut inner = self.lock();
         inner.last_write_ms = Some(now_ms());
         inner.failing.remove(&partition);
     }
 
-    /// A try failed; the next one follows.
+    /// Records a failed attempt that will be retried.
     pub fn failed(&self, partition: i32, reason: &str) {
         let mut inner = self.lock();
         inner.retries += 1;
         inner.failing.insert(partition, reason.to_owned());
     }
 
-    /// A part of the work that was pending besides the records is done.
-    pub fn settled(&self, partition: i32, settled: Settled) {
+    /// Records the outcome of a flush of pending work.
+    pub fn flushed(&self, partition: i32, outcome: FlushOutcome) {
         let mut inner = self.lock();
-        match settled {
-            Settled::Done => inner.pending.remove(&partition),
-            Settled::More(left) => inner.pending.insert(partition, Pending::InProgress(left)),
+        match outcome {
+            FlushOutcome::Done => inner.pending.remove(&partition),
+            FlushOutcome::More(left) => inner.pending.insert(partition, Pending::InProgress(left)),
         };
     }
 
-    /// That work failed and will be retried; records continue meanwhile.
-    pub fn unsettled(&self, partition: i32, reason: &str) {
+    /// Records a failed flush that will be retried. Records are processed in the
+    /// meantime.
+    pub fn flush_failed(&self, partition: i32, reason: &str) {
         let mut inner = self.lock();
         inner.retries += 1;
         let failing = Pending::Failing(reason.to_owned());
         inner.pending.insert(partition, failing);
     }
 
-    /// The trouble is over, without a write.
+    /// Clears the failure of a partition without recording a write.
     pub fn recovered(&self, partition: i32) {
         self.lock().failing.remove(&partition);
     }
 
-    /// Returns whether that is news.
+    /// Records a halt. Returns true unless the same halt was already recorded.
     pub fn halt(&self, partition: i32, halt: Halt) -> bool {
         let before = self.lock().halts.insert(partition, halt.clone());
         before != Some(halt)
     }
 
+    /// Clears the halt of a partition.
     pub fn unhalt(&self, partition: i32) {
         self.lock().halts.remove(&partition);
     }
 
-    /// Whether another than `partition` keeps the sink halted and is the one to
-    /// look again: of several, the first.
-    pub fn waits_for_another(&self, partition: i32) -> bool {
+    /// Returns true if the sink is halted and `partition` has to wait. Only the
+    /// first halted partition retries.
+    pub fn has_to_wait(&self, partition: i32) -> bool {
         let inner = self.lock();
         inner
             .halts
@@ -219,27 +221,28 @@ impl SinkStats {
             .is_some_and(|first| *first != partition)
     }
 
-    /// It works, and what it holds is not to be relied on yet; none once it is.
-    pub fn set_caution(&self, partition: i32, caution: Option<Halt>) {
+    /// Sets or clears the reason why the stored data is unreliable although the
+    /// sink works.
+    pub fn set_degradation(&self, partition: i32, degradation: Option<Halt>) {
         let mut inner = self.lock();
-        match caution {
-            Some(caution) => inner.cautions.insert(partition, caution),
-            None => inner.cautions.remove(&partition),
+        match degradation {
+            Some(degradation) => inner.degradations.insert(partition, degradation),
+            None => inner.degradations.remove(&partition),
         };
     }
 
-    /// Whether the source keeps the sink halted.
+    /// Returns true if the source keeps the sink halted.
     pub fn is_held_by_source(&self) -> bool {
         self.lock().halts.contains_key(&SOURCE)
     }
 
-    /// Read on past so many offsets, of which so many were records.
+    /// Records that `offsets` offsets with `records` records were processed.
     pub fn passed(&self, records: usize, offsets: i64) {
         let offsets = u64::try_from(offsets).unwrap_or(0);
         self.lock().density.passed(records as u64, offsets);
     }
 
-    /// This worker has committed that everything before `next` is done.
+    /// Records that this worker has committed the offset `next`.
     pub fn committed(&self, partition: i32, next: i64) {
         let mut inner = self.lock();
         let progress = inner.progress.entry(partition).or_default();
@@ -247,14 +250,17 @@ impl SinkStats {
         progress.is_own = true;
     }
 
-    /// The partitions that this worker has committed of.
+    /// Returns the partitions for which this worker has committed an offset.
     pub fn own_commits(&self) -> Vec<i32> {
         let inner = self.lock();
-        let own = inner.progress.iter().filter(|(_, one)| one.is_own);
-        own.map(|(partition, _)| *partition).collect()
+        let committed = inner
+            .progress
+            .iter()
+            .filter(|(_, progress)| progress.is_own);
+        committed.map(|(partition, _)| *partition).collect()
     }
 
-    /// A partition is this worker's from now on.
+    /// Adds a partition that was assigned to this worker.
     pub fn claimed(&self, partition: i32, committed: Option<i64>) {
         self.lock().progress.insert(
             partition,
@@ -265,18 +271,17 @@ impl SinkStats {
         );
     }
 
-    /// A partition is no longer this worker's.
+    /// Removes a revoked partition.
     pub fn released(&self, partition: i32) {
         let mut inner = self.lock();
         inner.progress.remove(&partition);
         inner.failing.remove(&partition);
         inner.pending.remove(&partition);
         inner.halts.remove(&partition);
-        inner.cautions.remove(&partition);
+        inner.degradations.remove(&partition);
     }
 
-    /// The log does not say where it ends: how far behind it the sink is, is
-    /// not known.
+    /// Records that the end offsets cannot be read, so the lag is unknown.
     pub fn lost_sight(&self, reason: &str) {
         let mut inner = self.lock();
         inner.failing.insert(LOG, reason.to_owned());
@@ -285,7 +290,7 @@ impl SinkStats {
         }
     }
 
-    /// Ends of the partitions, by number, freshly read.
+    /// Sets the end offsets, indexed by partition.
     pub fn set_ends(&self, ends: &[i64]) {
         let mut inner = self.lock();
         inner.failing.remove(&LOG);
@@ -296,12 +301,14 @@ impl SinkStats {
         }
     }
 
-    /// A snapshot.
+    /// Returns a snapshot of the status.
     pub fn status(&self) -> SinkStatus {
         let mut inner = self.lock();
         let (state, detail) = inner.state();
-        let letters = inner.letters.count(Instant::now());
-        let caution = inner.caution().or_else(|| self.many(letters));
+        let recent = inner.recent_dead_letters.count(Instant::now());
+        let degradation = inner
+            .degradation()
+            .or_else(|| self.many_dead_letters(recent));
         let lag = inner.lag();
         SinkStatus {
             name: self.name().to_owned(),
@@ -317,7 +324,7 @@ impl SinkStats {
             extra_fields: inner.extra_fields,
             retries: inner.retries,
             halt: inner.halts.values().next().cloned(),
-            caution,
+            degradation,
             partitions: inner
                 .progress
                 .iter()
@@ -333,11 +340,12 @@ impl SinkStats {
 }
 
 impl SinkStats {
-    /// What so many dead letters in the last minute are worth saying.
-    fn many(&self, letters: u64) -> Option<Halt> {
-        (letters > MANY_LETTERS).then(|| Halt {
+    /// Returns a degradation if `count` dead letters within the last minute are
+    /// too many.
+    fn many_dead_letters(&self, count: u64) -> Option<Halt> {
+        (count > MAX_DEAD_LETTERS_PER_MINUTE).then(|| Halt {
             code: "many_dead_letters".to_owned(),
-            reason: format!("{letters} dead letters in the last minute"),
+            reason: format!("{count} dead letters in the last minute"),
             remedy: format!("fanout dlq ls --sink {}", self.group),
         })
     }
@@ -350,11 +358,15 @@ impl Inner {
         self.applied + ignored + dead
     }
 
-    /// The one that is shown: the sink's own before the source's.
-    fn caution(&self) -> Option<Halt> {
-        let mut others = self.cautions.iter().filter(|(about, _)| **about != SOURCE);
-        let found = others.next().map(|(_, caution)| caution);
-        found.or(self.cautions.get(&SOURCE)).cloned()
+    /// Returns the degradation to show. One of the sink itself has priority over
+    /// one of the source.
+    fn degradation(&self) -> Option<Halt> {
+        let mut of_sink = self
+            .degradations
+            .iter()
+            .filter(|(partition, _)| **partition != SOURCE);
+        let first = of_sink.next().map(|(_, degradation)| degradation);
+        first.or(self.degradations.get(&SOURCE)).cloned()
     }
 
     fn state(&self) -> (SinkState, Option<String>) {
@@ -375,14 +387,17 @@ impl Inner {
             }
         }
         match &self.phase {
-            Phase::Starting(what) => (SinkState::Starting, Some(what.clone())),
-            Phase::Standby => (SinkState::Standby, Some("another worker has it".to_owned())),
+            Phase::Starting(step) => (SinkState::Starting, Some(step.clone())),
+            Phase::Standby => (
+                SinkState::Standby,
+                Some("another worker publishes the board".to_owned()),
+            ),
             Phase::Running => (SinkState::Running, in_progress),
             Phase::Stopped => (SinkState::Stopped, None),
         }
     }
 
-    /// Unknown as long as any partition's end or commit is.
+    /// Returns the lag. `None` if the end offset of any partition is unknown.
     fn lag(&self) -> Option<Lag> {
         if self.progress.is_empty() {
             return None;

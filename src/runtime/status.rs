@@ -1,5 +1,5 @@
-//! What a running pipeline says of itself at `GET /status`, and what `fanout
-//! status` reads back: plain data, the same on both sides.
+//! The document that a running pipeline serves at `GET /status` and that `fanout
+//! status` reads. Plain data, shared by both sides.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use super::Halt;
 pub use crate::source::checks::Standing;
 
-/// A running pipeline.
+/// Status of a running pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Format of this document: 1.
@@ -18,30 +18,31 @@ pub struct Status {
     pub pid: u32,
     /// Milliseconds since the epoch.
     pub started_ms: i64,
-    /// What is known of the source.
+    /// Latest known state of the source.
     #[serde(default)]
     pub source: Standing,
     pub sinks: Vec<SinkStatus>,
 }
 
-/// One sink of it.
+/// Status of one sink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SinkStatus {
     pub name: String,
     pub state: SinkState,
-    /// What it is busy with, or waits for, where that says more than `state`.
+    /// Current activity, or the thing that the sink waits for, if it adds something
+    /// to `state`.
     pub detail: Option<String>,
-    /// Records between what is committed and the end of the log, over this
-    /// worker's partitions; unknown before the first look. 0 exactly where
-    /// everything is committed.
+    /// Records between the committed offsets and the end of the log, over the
+    /// partitions of this worker. `None` until the end offsets are read. 0 if and
+    /// only if everything is committed.
     pub lag: Option<u64>,
-    /// Whether `lag` is estimated: of the offsets between the two some are the
-    /// markers of transactions, or were compacted away.
+    /// Whether `lag` is an estimate. Some offsets are transaction markers, or were
+    /// compacted away.
     #[serde(default)]
     pub lag_is_estimate: bool,
-    /// Records done in a second, over the last few.
+    /// Records processed per second, over the last few seconds.
     pub rate_per_second: f64,
-    /// When the sink last acknowledged a write, milliseconds since the epoch.
+    /// Time of the last acknowledged write, in milliseconds since the epoch.
     pub last_write_ms: Option<i64>,
     /// Records applied since the start.
     pub applied: u64,
@@ -49,50 +50,50 @@ pub struct SinkStatus {
     pub ignored: BTreeMap<String, u64>,
     /// Records dead-lettered since the start, by code.
     pub dead_letters: BTreeMap<String, u64>,
-    /// Applied records that had columns the program does not know.
+    /// Applied records that had unknown columns.
     pub extra_fields: u64,
-    /// Failed tries since the start.
+    /// Failed attempts since the start.
     pub retries: u64,
     pub halt: Option<Halt>,
-    /// It works, and what it holds is not to be relied on before this is done.
-    #[serde(default)]
-    pub caution: Option<Halt>,
+    /// The reason why the stored data is unreliable although the sink works.
+    #[serde(default, rename = "caution")]
+    pub degradation: Option<Halt>,
     pub partitions: Vec<PartitionStatus>,
 }
 
 impl SinkStatus {
-    /// Texts that servers may have had a part in.
+    /// Returns the texts that may contain messages of servers.
     pub(crate) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
-        let halts = [self.halt.as_mut(), self.caution.as_mut()];
+        let halts = [self.halt.as_mut(), self.degradation.as_mut()];
         let halts = halts.into_iter().flatten();
         let halts = halts.flat_map(|halt| [&mut halt.reason, &mut halt.remedy]);
         self.detail.iter_mut().chain(halts)
     }
 }
 
-/// What a sink is doing.
+/// State of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkState {
     /// Connecting, loading, warming up.
     Starting,
     Running,
-    /// Another worker has the board.
+    /// Another worker publishes the board.
     Standby,
-    /// The store does not take writes; trying again.
+    /// Writes to the store fail and are retried.
     Retrying,
-    /// Stopped on purpose until an operator mends the cause.
+    /// Stopped on purpose until an operator fixes the cause.
     Halted,
     Stopped,
 }
 
-/// How far one partition is.
+/// Progress of one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
     pub topic: String,
     pub partition: i32,
-    /// Next offset to be done, as committed.
+    /// Committed offset: the next one to process.
     pub committed: Option<i64>,
-    /// End of the partition when last read.
+    /// Last known end offset of the partition.
     pub end: Option<i64>,
 }

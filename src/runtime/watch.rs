@@ -1,6 +1,6 @@
-//! What looks after a membership of a group while its partitions are worked on:
-//! reads the log's ends for the lag, notes what the group has committed, and
-//! checks that history still is the one that the sink was opened for.
+//! Background task of a group membership: reads the end offsets for the lag,
+//! records which partitions the group has committed, and checks that the topic and
+//! the sink are still those that were opened.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -16,102 +16,105 @@ use crate::{
     runtime::retry::ticks,
 };
 
-/// Ends are read this often.
+/// Interval at which the end offsets are read.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The sink's checks are made at each so many looks at the ends.
+/// The topic and the sink are checked on every nth reading of the end offsets.
 const CHECK_EVERY: u32 = 3;
 
-/// Looks after a membership.
+/// Watches a group membership.
 pub(super) struct Watch<S> {
     pub log: Log,
     pub topic: String,
-    /// The topic as it was when the group was joined.
+    /// Identity of the topic when the group was joined.
     pub identity: TopicIdentity,
     pub sink: Arc<S>,
     pub stats: Arc<SinkStats>,
     pub notes: Notes,
-    /// Partitions of which it is noted that the group has committed.
-    pub noted: BTreeSet<i32>,
-    /// To be cancelled where the sink has to be opened again.
-    pub again: CancellationToken,
-    /// To be cancelled where the offsets in hand are of a topic that is no
-    /// more.
-    pub gone: CancellationToken,
+    /// Partitions whose first commit is recorded.
+    pub recorded: BTreeSet<i32>,
+    /// Cancelled if the sink has to be reopened.
+    pub restart: CancellationToken,
+    /// Cancelled if the topic was recreated, so that the current offsets are
+    /// meaningless.
+    pub topic_gone: CancellationToken,
 }
 
 impl<S: Sink> Watch<S> {
-    /// Reads the ends, for the lag, and now and then looks whether history is
-    /// still the same.
+    /// Runs until the task is aborted.
     pub(super) async fn run(mut self) {
         let mut ticks = ticks(WATCH_INTERVAL);
-        for look in 0_u32.. {
+        for round in 0_u32.. {
             ticks.tick().await;
             match self.log.ends(&self.topic).await {
                 Ok(ends) => self.stats.set_ends(&ends),
                 Err(error) => self.stats.lost_sight(&format!("kafka: {error}")),
             }
-            self.note_commits().await;
-            if look % CHECK_EVERY == 0 {
-                self.look_at_topic().await;
-                self.look_at_sink().await;
+            self.record_commits().await;
+            if round % CHECK_EVERY == 0 {
+                self.check_topic().await;
+                self.check_sink().await;
             }
         }
     }
 
-    /// Notes of which partitions the group has committed, so that a commit that
-    /// is missing later is known to be lost.
-    async fn note_commits(&mut self) {
-        let own = self.stats.own_commits();
-        self.noted.retain(|partition| own.contains(partition));
-        for partition in own {
-            if self.noted.contains(&partition) {
+    /// Records the partitions that the group has committed, so that a missing offset
+    /// is later recognised as lost.
+    async fn record_commits(&mut self) {
+        let committed = self.stats.own_commits();
+        self.recorded
+            .retain(|partition| committed.contains(partition));
+        for partition in committed {
+            if self.recorded.contains(&partition) {
                 continue;
             }
             let topic = self.identity.id;
-            let noted = self.notes.note_committed(partition, topic, Noted::Begun);
-            match noted.await {
+            let write = self.notes.note_committed(partition, topic, Noted::Begun);
+            match write.await {
                 Ok(()) => {
-                    self.noted.insert(partition);
+                    self.recorded.insert(partition);
                 }
                 Err(fault) => {
-                    tracing::debug!(sink = self.stats.name(), partition, ?fault, "not noted");
+                    let sink = self.stats.name();
+                    tracing::debug!(sink, partition, ?fault, "cannot record the commit");
                 }
             }
         }
     }
 
-    /// A member does not always notice that its topic was made anew.
-    async fn look_at_topic(&self) {
+    /// Checks whether the topic was recreated or has more partitions: a group member
+    /// does not always notice.
+    async fn check_topic(&self) {
         match self.log.identity(&self.topic).await {
             Ok(Some(identity)) if identity.id != self.identity.id => {
-                tracing::warn!(sink = self.stats.name(), "the topic is another");
-                self.gone.cancel();
+                tracing::warn!(sink = self.stats.name(), "the topic was recreated");
+                self.topic_gone.cancel();
             }
-            Ok(Some(identity)) if identity != self.identity => self.again.cancel(),
+            Ok(Some(identity)) if identity != self.identity => self.restart.cancel(),
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(sink = self.stats.name(), %error, "topic not looked at");
+                tracing::debug!(sink = self.stats.name(), %error, "cannot check the topic");
             }
         }
     }
 
-    async fn look_at_sink(&self) {
+    /// Asks the sink whether it has to be reopened.
+    async fn check_sink(&self) {
         match self.sink.check().await {
-            Ok(standing) => {
+            Ok(health) => {
                 self.stats.unhalt(WHOLE_SINK);
-                self.stats.set_caution(WHOLE_SINK, standing.caution);
-                if !standing.same {
-                    tracing::warn!(sink = self.stats.name(), "history has begun anew");
-                    self.again.cancel();
+                self.stats.set_degradation(WHOLE_SINK, health.degradation);
+                if !health.is_current {
+                    tracing::warn!(sink = self.stats.name(), "the generation has changed");
+                    self.restart.cancel();
                 }
             }
             Err(Fault::Halt(halt)) => {
                 halt_for(&self.stats, WHOLE_SINK, halt);
-                self.again.cancel();
+                self.restart.cancel();
             }
             Err(Fault::Retry { reason, .. }) => {
-                tracing::debug!(sink = self.stats.name(), reason, "not checked");
+                tracing::debug!(sink = self.stats.name(), reason, "cannot check the sink");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Watches over the source while the pipeline runs.
+//! Checks the source periodically while the pipeline runs.
 
 use std::time::Duration;
 
@@ -22,46 +22,46 @@ use crate::{
     },
 };
 
-/// Between two looks.
+/// Interval between two checks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Connect, and the notifications, are asked at each so many looks.
-const SURROUNDINGS_EVERY: u32 = 5;
+/// The connector and its snapshot notifications are read on every nth check.
+const CONNECTOR_CHECK_EVERY: u32 = 5;
 
-/// A connector that has streamed for so many looks and tells of no initial
-/// snapshot has had its one long ago.
-const STEADY_LOOKS: u32 = 5;
+/// If the connector streamed on this many consecutive checks and no initial
+/// snapshot is known, its snapshot was taken long ago.
+const STREAMING_CHECKS: u32 = 5;
 
-/// Looks until told to stop, and publishes what it sees.
+/// Checks the source until cancelled, and publishes the results.
 pub async fn watch(connections: Connections, writer: SourceWriter, stop: CancellationToken) {
     let inspector = match Inspector::new(&connections) {
         Ok(inspector) => inspector,
         Err(error) => {
             let error = chain(&error);
-            tracing::error!(error, "the source is not watched");
+            tracing::error!(error, "cannot watch the source");
             return;
         }
     };
     let mut watcher = Watcher {
         inspector,
         history: None,
-        surroundings: ConnectorState::default(),
+        connector_state: ConnectorState::default(),
         standing: Standing::default(),
         snapshots_known: false,
-        steady: 0,
+        streaming_checks: 0,
     };
-    for look in 0_u32.. {
+    for round in 0_u32.. {
         let number = writer.begin();
-        let (looked, answered) = tokio::select! {
-            looked = watcher.look(look % SURROUNDINGS_EVERY == 0) => looked,
+        let (standing, has_response) = tokio::select! {
+            result = watcher.check(round % CONNECTOR_CHECK_EVERY == 0) => result,
             () = stop.cancelled() => return,
         };
-        watcher.tell(&looked);
-        watcher.standing = looked.clone();
-        writer.publish(number, looked, answered);
+        watcher.log_changes(&standing);
+        watcher.standing = standing.clone();
+        writer.publish(number, standing, has_response);
         tokio::select! {
             () = sleep(INTERVAL) => {}
-            () = writer.wanted() => {}
+            () = writer.wait_for_request() => {}
             () = stop.cancelled() => return,
         }
     }
@@ -69,20 +69,21 @@ pub async fn watch(connections: Connections, writer: SourceWriter, stop: Cancell
 
 struct Watcher {
     inspector: Inspector,
-    /// As it was last read; none where nothing has been kept.
+    /// The recorded history as last read. `None` if nothing is recorded.
     history: Option<History>,
-    surroundings: ConnectorState,
+    connector_state: ConnectorState,
+    /// Result of the previous check.
     standing: Standing,
-    /// The connector's snapshots could be asked for at least once.
+    /// Whether the connector's snapshots were read at least once.
     snapshots_known: bool,
-    /// Looks in a row at which the connector streamed.
-    steady: u32,
+    /// Number of consecutive checks on which the connector streamed.
+    streaming_checks: u32,
 }
 
 impl Watcher {
-    /// Looks once; says whether Postgres answered. What cannot be asked is as it
-    /// was.
-    async fn look(&mut self, at_surroundings: bool) -> (Standing, bool) {
+    /// Checks the source once. Also returns whether Postgres responded. Anything
+    /// that cannot be read keeps its previous value.
+    async fn check(&mut self, with_connector: bool) -> (Standing, bool) {
         let catalogue = match self.inspector.catalogue().await {
             Ok(catalogue) => catalogue,
             Err(error) => {
@@ -95,10 +96,10 @@ impl Watcher {
         };
         let looked_at_ms = Some(now_ms());
         let mut problem = None;
-        if at_surroundings {
-            problem = self.look_around().await;
+        if with_connector {
+            problem = self.read_connector().await;
         }
-        let known = match self.inspector.history().await {
+        let history_known = match self.inspector.history().await {
             Ok(history) => {
                 self.history = history;
                 true
@@ -112,9 +113,9 @@ impl Watcher {
             &catalogue,
             self.inspector.expected(),
             self.history.as_ref(),
-            &self.surroundings,
+            &self.connector_state,
         );
-        if known && let Err(error) = self.keep(&catalogue, &findings).await {
+        if history_known && let Err(error) = self.record(&catalogue, &findings).await {
             problem = Some(chain(&error));
         }
         let standing = Standing {
@@ -126,34 +127,36 @@ impl Watcher {
         (standing, true)
     }
 
+    /// Returns the columns that were altered since the last reconcile.
     fn altered(&self, catalogue: &Catalogue) -> Vec<AlteredColumn> {
         let Some(history) = &self.history else {
             return Vec::new();
         };
-        let now = Fingerprint::of(catalogue, self.inspector.expected(), None);
-        altered_columns(&history.baseline.fingerprint, &now)
+        let current = Fingerprint::of(catalogue, self.inspector.expected(), None);
+        altered_columns(&history.baseline.fingerprint, &current)
     }
 
-    async fn look_around(&mut self) -> Option<String> {
+    /// Reads the connector and its snapshots. Returns a problem, if any.
+    async fn read_connector(&mut self) -> Option<String> {
         let mut problem = None;
         match self.inspector.snapshot().await {
             Ok(snapshot) => {
                 self.snapshots_known = true;
-                self.surroundings.snapshot = snapshot.or(self.surroundings.snapshot.take());
+                self.connector_state.snapshot = snapshot.or(self.connector_state.snapshot.take());
             }
             Err(error) => problem = Some(chain(&error)),
         }
         match self.inspector.connector().await {
-            // One that was deleted is missed elsewhere.
-            Ok(connector) => self.surroundings.connector = connector,
+            // A deleted connector is reported elsewhere.
+            Ok(connector) => self.connector_state.connector = connector,
             Err(error) => problem = Some(chain(&error)),
         }
         problem
     }
 
-    /// Keeps what has to outlive this process: the first fingerprint, and what
-    /// no later look can see.
-    async fn keep(
+    /// Records everything that must outlive this process: the first fingerprint,
+    /// and findings that no later check can detect.
+    async fn record(
         &mut self,
         catalogue: &Catalogue,
         findings: &[Finding],
@@ -161,19 +164,23 @@ impl Watcher {
         let records = self.inspector.records();
         let Some(history) = &self.history else {
             let streams = catalogue.slot.as_ref().is_some_and(|slot| slot.active);
-            self.steady = if streams { self.steady + 1 } else { 0 };
-            let snapshot = self.surroundings.snapshot.clone();
-            let had_its_snapshot = snapshot.is_some() || self.steady >= STEADY_LOOKS;
-            if streams && self.snapshots_known && had_its_snapshot {
+            self.streaming_checks = if streams {
+                self.streaming_checks + 1
+            } else {
+                0
+            };
+            let snapshot = self.connector_state.snapshot.clone();
+            let has_snapshot = snapshot.is_some() || self.streaming_checks >= STREAMING_CHECKS;
+            if streams && self.snapshots_known && has_snapshot {
                 let expected = self.inspector.expected();
                 let fingerprint = Fingerprint::of(catalogue, expected, snapshot);
-                let connector = self.surroundings.connector.clone();
+                let connector = self.connector_state.connector.clone();
                 records.begin(fingerprint, connector).await?;
             }
             return Ok(());
         };
         if history.baseline.connector.is_none()
-            && let Some(connector) = &self.surroundings.connector
+            && let Some(connector) = &self.connector_state.connector
         {
             records.configured(history, connector.clone()).await?;
         }
@@ -184,23 +191,23 @@ impl Watcher {
         Ok(())
     }
 
-    /// Tells what is new, in the log.
-    fn tell(&self, looked: &Standing) {
-        for finding in &looked.findings {
+    /// Logs the differences from the previous check.
+    fn log_changes(&self, standing: &Standing) {
+        for finding in &standing.findings {
             if !self.standing.findings.contains(finding) {
                 let (what, remedy) = (&finding.what, &finding.remedy);
                 tracing::warn!(code = finding.code.name(), what, remedy, "source");
             }
         }
         for finding in &self.standing.findings {
-            if !looked.findings.contains(finding) {
-                tracing::info!(what = finding.what, "source: no longer so");
+            if !standing.findings.contains(finding) {
+                tracing::info!(what = finding.what, "source: resolved");
             }
         }
-        if let Some(problem) = &looked.problem
+        if let Some(problem) = &standing.problem
             && self.standing.problem.as_ref() != Some(problem)
         {
-            tracing::debug!(problem, "source not seen in full");
+            tracing::debug!(problem, "cannot check the source completely");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a running pipeline says of itself, asked at the address that it serves.
+//! Fetches the status of a running pipeline from its HTTP server.
 
 use std::time::Duration;
 
@@ -8,44 +8,46 @@ use crate::{
     failure::chain,
 };
 
-/// How long one server may take to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+/// Maximum time to wait for the response of one server.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the project's own pipeline, whose HTTP this is, says of itself.
+/// Returns the status of the project's pipeline at `server`.
 ///
 /// # Errors
-/// What went wrong, as one line; also where another project's answers.
+/// One line about the failure, also if the pipeline of another project responds.
 pub async fn own_pipeline(server: &WebServer, project: &str) -> Result<Status, String> {
-    of_project(pipeline(server).await?, project)
+    check_project(pipeline(server).await?, project)
 }
 
-/// Another project's pipeline may have the port that is the usual one.
-fn of_project(pipeline: Status, project: &str) -> Result<Status, String> {
+/// Checks that the status belongs to the project. The pipeline of another project may
+/// use the default port.
+fn check_project(pipeline: Status, project: &str) -> Result<Status, String> {
     if pipeline.project == project {
         return Ok(pipeline);
     }
     Err(format!(
-        "the pipeline of project {} answers there",
+        "the pipeline of project {} responds at this address",
         pipeline.project
     ))
 }
 
-/// What the pipeline whose HTTP this is says of itself.
+/// Returns the status of the pipeline at `server`.
 ///
 /// # Errors
-/// What went wrong, as one line.
+/// One line about the failure.
 pub async fn pipeline(server: &WebServer) -> Result<Status, String> {
     const PATH: &str = "/status";
-    let answer = async {
-        let web = server.client(PATIENCE)?;
+    let request = async {
+        let web = server.client(TIMEOUT)?;
         web.send(Method::GET, PATH, None).await
     };
-    let answer = answer.await.map_err(|error| chain(&error))?;
+    let response = request.await.map_err(|error| chain(&error))?;
     let url = server.url().join(PATH);
-    if !answer.is_success() {
-        return Err(format!("GET {url} answered {}", answer.status));
+    if !response.is_success() {
+        return Err(format!("GET {url} returned status {}", response.status));
     }
-    serde_json::from_str(&answer.body).map_err(|error| format!("GET {url} is no status: {error}"))
+    serde_json::from_str(&response.body)
+        .map_err(|error| format!("GET {url} returned an invalid status: {error}"))
 }
 
 #[cfg(test)]
@@ -54,7 +56,7 @@ mod tests {
     use crate::source::checks::Standing;
 
     #[test]
-    fn another_projects_pipeline_is_not_this_ones() {
+    fn the_pipeline_of_another_project_is_refused() {
         let pipeline = Status {
             format: 1,
             version: String::new(),
@@ -64,9 +66,12 @@ mod tests {
             source: Standing::default(),
             sinks: Vec::new(),
         };
-        assert_eq!(of_project(pipeline.clone(), "blue"), Ok(pipeline.clone()));
-        let other = of_project(pipeline, "red");
-        let answers = "the pipeline of project blue answers there";
-        assert_eq!(other, Err(answers.to_owned()));
+        assert_eq!(
+            check_project(pipeline.clone(), "blue"),
+            Ok(pipeline.clone())
+        );
+        let refused = check_project(pipeline, "red");
+        let error = "the pipeline of project blue responds at this address";
+        assert_eq!(refused, Err(error.to_owned()));
     }
 }

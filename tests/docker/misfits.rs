@@ -42,7 +42,7 @@ fn want_of_memory(stack: &Stack) {
     let problem = redis.map(|redis| &redis["problem"]);
     assert_eq!(
         problem.and_then(serde_json::Value::as_str),
-        Some("its container has ended (killed because it ran out of memory)")
+        Some("its container has exited (killed because it ran out of memory)")
     );
     let words: Vec<&str> = remedy.split(' ').skip(1).collect();
     docker(&words);

@@ -174,7 +174,7 @@ fn killed(stack: &Stack) {
         docker(&["kill", &stack.container(service)]);
         let check = stack.fanout.run(&["status", "--check"]).ends_with(5);
         check.says(&format!(
-            "blocked at {service}: its container has ended (exit code 137: it was killed)"
+            "blocked at {service}: its container has exited (exit code 137: it was killed)"
         ));
         let before = stack.ids();
         stack.up().says("start");

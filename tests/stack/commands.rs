@@ -187,7 +187,7 @@ fn refused_password(stack: &Stack) {
     url.set_password(Some("another")).expect("a host");
     let fanout = stack.fanout.with("FANOUT_POSTGRES_URL", url.as_str());
     let ended = fanout.run(&["status", "--check"]).ends_with(5);
-    let ended = ended.says("it refuses the credentials of postgres.url");
+    let ended = ended.says("refuses the credentials of postgres.url");
     ended.says("hint: set postgres.url or FANOUT_POSTGRES_URL to the right user and password");
     let services = fanout.document(0, &["status"])["services"].clone();
     let postgres = services.as_array().into_iter().flatten();

@@ -171,7 +171,7 @@ fn confirmed_calls(stack: &Stack) {
     fanout.run(&["dlq", "replay", "--yes"]).ends_with(0);
     assert_eq!(keys(&bench.accepted()), once);
     let unknown = fanout.run(&["dlq", "replay", "0:4711"]).ends_with(1);
-    unknown.says("there is no dead letter 0:4711");
+    unknown.says("no dead letter 0:4711");
     worker.stop();
 }
 

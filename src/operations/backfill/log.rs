@@ -204,7 +204,7 @@ impl<'a> Keeper<'a> {
     ) -> Result<Self, BackfillError> {
         let group = sink.events_group().name();
         let mut letters = Sorting::new(scratch);
-        let mut reader = dlq::Reader::start(connections).await?;
+        let mut reader = dlq::DeadLetterReader::start(connections).await?;
         while let Some(letter) = reader.next().await? {
             if letter.sink == group && letter.generation == journal.topic {
                 letters.add(record(letter.partition, letter.offset))?;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     connections::Connections,
     crash,
-    runtime::{MadeUp, Notes},
+    runtime::{Backfilled, Notes},
     sink_kind::{ConsumerGroup, SinkKind},
     source::tables::{self, events_topic},
 };
@@ -53,8 +53,8 @@ pub(super) async fn note(
     let topic = &settings.kafka.state_topic;
     let state = connections.kafka.state(&group, topic)?;
     let notes = Notes::new(state, &group);
-    let made_up = MadeUp::new(identity.id, next, whole, since_us);
-    insist(patience, async || notes.note_made_up(&made_up).await).await?;
+    let made_up = Backfilled::new(identity.id, next, whole, since_us);
+    insist(patience, async || notes.note_backfilled(&made_up).await).await?;
     crash::point("backfill", "mended");
     Ok(())
 }

@@ -1,23 +1,23 @@
-//! Why dead letters cannot be read.
+//! Errors of the `dlq` commands.
 
 use std::io;
 
 use crate::{
     failure::{Failure, Kind},
     kafka::KafkaError,
-    runtime::{letter::LetterId, replay::ReplayError},
+    runtime::{letter::DeadLetterId, replay::ReplayError},
     sinks::redis::renew::BoardError,
 };
 
-/// Why dead letters cannot be read.
+/// Error of a `dlq` command.
 #[derive(Debug, thiserror::Error)]
 pub enum DlqError {
-    #[error("kafka does not give the dead letters")]
+    #[error("cannot read or write dead letters in kafka")]
     Kafka(#[from] KafkaError),
     #[error("{0}")]
     Unknown(String),
-    #[error("there is no dead letter {id} in {topic}")]
-    NoLetter { id: LetterId, topic: String },
+    #[error("no dead letter {id} in {topic}")]
+    NotFound { id: DeadLetterId, topic: String },
     #[error("cannot use temporary files")]
     Disk(#[from] io::Error),
     #[error(transparent)]
@@ -31,7 +31,7 @@ impl Failure for DlqError {
         match self {
             Self::Kafka(_) | Self::Disk(_) => Kind::Environment,
             Self::Unknown(_) => Kind::Usage,
-            Self::NoLetter { .. } => Kind::Failed,
+            Self::NotFound { .. } => Kind::Failed,
             Self::Replay(error) => error.kind(),
             Self::Board(error) => error.kind(),
         }
@@ -42,7 +42,7 @@ impl Failure for DlqError {
             Self::Kafka(_) => "kafka",
             Self::Unknown(_) => "usage",
             Self::Disk(_) => "temporary_files",
-            Self::NoLetter { .. } => "no_letter",
+            Self::NotFound { .. } => "no_letter",
             Self::Replay(error) => error.code(),
             Self::Board(error) => error.code(),
         }
@@ -52,8 +52,8 @@ impl Failure for DlqError {
         let hint = match self {
             Self::Kafka(_) => "fanout status",
             Self::Unknown(_) => "fanout dlq --help",
-            Self::Disk(_) => "free space in that folder, then run it again",
-            Self::NoLetter { .. } => "fanout dlq ls",
+            Self::Disk(_) => "free space in that folder, then run the command again",
+            Self::NotFound { .. } => "fanout dlq ls",
             Self::Replay(error) => return error.hint(),
             Self::Board(error) => return error.hint(),
         };

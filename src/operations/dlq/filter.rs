@@ -1,32 +1,32 @@
-//! Which letters are meant.
+//! Selection of dead letters.
 
 use std::collections::BTreeSet;
 
 use super::error::DlqError;
 use crate::{
     debezium::RejectCode,
-    runtime::letter::{Letter, LetterId},
+    runtime::letter::{DeadLetter, DeadLetterId},
     sink_kind::ConsumerGroup,
     sinks::http,
     text::suggest::unknown,
 };
 
-/// Which letters.
+/// A filter of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// These; all, where none is named.
-    pub ids: BTreeSet<LetterId>,
+    /// Ids of the selected dead letters. Empty means all.
+    pub ids: BTreeSet<DeadLetterId>,
     pub sink: Option<ConsumerGroup>,
     pub code: Option<String>,
 }
 
 impl Filter {
-    /// A filter by names, which have to be names of something.
+    /// Creates a filter by sink and code.
     ///
     /// # Errors
-    /// When there is no such sink or code.
+    /// If there is no such sink or code.
     pub fn new(
-        ids: BTreeSet<LetterId>,
+        ids: BTreeSet<DeadLetterId>,
         sink: Option<String>,
         code: Option<String>,
     ) -> Result<Self, DlqError> {
@@ -45,13 +45,14 @@ impl Filter {
         Ok(Self { ids, sink, code })
     }
 
-    pub(super) fn takes(&self, letter: &Letter) -> bool {
+    /// Returns true if the dead letter is selected. Purged ones never are.
+    pub(super) fn matches(&self, letter: &DeadLetter) -> bool {
         if letter.purged || !(self.ids.is_empty() || self.ids.contains(&letter.id)) {
             return false;
         }
-        let is_sink = |sink: ConsumerGroup| sink.name() == letter.sink;
-        let is_code = |code: &str| code == letter.code;
-        self.sink.is_none_or(is_sink) && self.code.as_deref().is_none_or(is_code)
+        let has_sink = |sink: ConsumerGroup| sink.name() == letter.sink;
+        let has_code = |code: &str| code == letter.code;
+        self.sink.is_none_or(has_sink) && self.code.as_deref().is_none_or(has_code)
     }
 }
 
@@ -61,7 +62,7 @@ mod tests {
     use crate::failure::{Failure as _, Kind};
 
     #[test]
-    fn a_filter_by_a_name_that_is_none_is_a_mistake() {
+    fn an_unknown_sink_or_code_is_a_usage_error() {
         let filter = |sink: Option<&str>, code: Option<&str>| {
             Filter::new(
                 BTreeSet::new(),
@@ -71,13 +72,13 @@ mod tests {
         };
         assert!(filter(Some("content"), Some("bad_uuid")).is_ok());
         assert!(filter(Some("http"), Some("http_conflict")).is_ok());
-        let error = filter(Some("htpp"), Some("bad_uid")).expect_err("no sink");
+        let error = filter(Some("htpp"), Some("bad_uid")).expect_err("unknown sink");
         assert_eq!(
             error.to_string(),
             "unknown sink \"htpp\", expected one of redis, clickhouse, http, content (did you \
              mean \"http\"?)"
         );
-        let error = filter(None, Some("bad_uid")).expect_err("no code");
+        let error = filter(None, Some("bad_uid")).expect_err("unknown code");
         assert_eq!(error.kind(), Kind::Usage);
         assert!(
             error.to_string().ends_with("(did you mean \"bad_uuid\"?)"),

@@ -1,5 +1,5 @@
-//! Dead letters: what was rejected, by whom and why, with the original bytes;
-//! applied again by [`replay`], forgotten by [`purge`].
+//! Dead letters: rejected records with their sink, reason and original payload. They
+//! can be listed, applied again by [`replay`], and erased by [`purge`].
 
 mod error;
 mod filter;
@@ -13,26 +13,26 @@ use serde::Serialize;
 use crate::{
     connections::Connections,
     kafka::Stretch,
-    runtime::{Letter, LetterId, letter_reader},
+    runtime::{DeadLetter, DeadLetterId, letter_reader},
     source::tables::reader_group,
 };
 
 pub(super) use crate::runtime::letter::PURGED;
-pub use crate::runtime::letter_reader::Reader;
+pub use crate::runtime::letter_reader::DeadLetterReader;
 pub use error::DlqError;
 pub use filter::Filter;
 pub use purge::{Purged, purge};
 pub use replay::{Replay, Report, Selected, select};
 
-/// Bytes of keys and values that a list holds. Beyond it, the older letters of
-/// the list keep the beginning of theirs.
-const MAX_LISTED: usize = 64 * 1024 * 1024;
+/// Maximum number of bytes of keys and values in a list. Beyond it, the keys and values
+/// of the oldest dead letters in the list are truncated.
+const MAX_LISTED_BYTES: usize = 64 * 1024 * 1024;
 
-/// Kinds of letter that are counted apart. fanout makes a few dozen; what else
-/// is in the topic may bear any name.
+/// Maximum number of kinds that are counted separately. fanout writes a few dozen, but
+/// other records in the topic may have any names.
 const MAX_KINDS: usize = 1_000;
 
-/// How many there are of a kind.
+/// Number of dead letters of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Count {
     pub sink: String,
@@ -40,24 +40,24 @@ pub struct Count {
     pub letters: u64,
 }
 
-/// The latest letters and how many there are of all kinds.
+/// The latest dead letters, and the number of all by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Latest last.
-    pub latest: Vec<Letter>,
+    /// The latest dead letters, in ascending order.
+    pub latest: Vec<DeadLetter>,
     pub counts: Vec<Count>,
-    /// Letters whose bytes were purged.
+    /// Number of purged dead letters.
     pub purged: u64,
 }
 
-/// The latest letters, within their bounds.
+/// Bounded list of the latest dead letters.
 struct Latest {
-    letters: VecDeque<Letter>,
+    letters: VecDeque<DeadLetter>,
     limit: usize,
-    /// Bytes of their keys and values.
+    /// Size of their keys and values in bytes.
     bytes: usize,
-    /// How many of the oldest have been cut.
-    cut: usize,
+    /// Number of truncated dead letters, which are the oldest ones.
+    truncated: usize,
 }
 
 impl Latest {
@@ -66,38 +66,38 @@ impl Latest {
             letters: VecDeque::new(),
             limit,
             bytes: 0,
-            cut: 0,
+            truncated: 0,
         }
     }
 
-    fn push(&mut self, letter: Letter) {
+    fn push(&mut self, letter: DeadLetter) {
         if self.letters.len() >= self.limit {
             if let Some(oldest) = self.letters.pop_front() {
                 self.bytes -= oldest.size();
             }
-            self.cut = self.cut.saturating_sub(1);
+            self.truncated = self.truncated.saturating_sub(1);
         }
         if self.limit == 0 {
             return;
         }
         self.bytes += letter.size();
         self.letters.push_back(letter);
-        while self.bytes > MAX_LISTED
-            && let Some(oldest) = self.letters.get_mut(self.cut)
+        while self.bytes > MAX_LISTED_BYTES
+            && let Some(oldest) = self.letters.get_mut(self.truncated)
         {
             self.bytes -= oldest.size();
-            oldest.cut();
+            oldest.truncate();
             self.bytes += oldest.size();
-            self.cut += 1;
+            self.truncated += 1;
         }
     }
 }
 
-/// The latest letters that the filter takes, and how many there are of each
-/// kind.
+/// Returns the latest dead letters that match the filter, and the number of matching
+/// ones by kind.
 ///
 /// # Errors
-/// When the broker does not answer.
+/// If the broker does not respond.
 pub async fn list(
     connections: &Connections,
     filter: &Filter,
@@ -106,10 +106,10 @@ pub async fn list(
     let mut listing = Listing::default();
     let mut latest = Latest::new(limit);
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
-    let mut letters = Reader::start(connections).await?;
-    while let Some(letter) = letters.next().await? {
+    let mut reader = DeadLetterReader::start(connections).await?;
+    while let Some(letter) = reader.next().await? {
         listing.purged += u64::from(letter.purged);
-        if !filter.takes(&letter) {
+        if !filter.matches(&letter) {
             continue;
         }
         let mut kind = (letter.sink.clone(), letter.code.clone());
@@ -129,21 +129,21 @@ pub async fn list(
     Ok(listing)
 }
 
-/// One letter with its bytes.
+/// Returns one dead letter with its payload.
 ///
 /// # Errors
-/// When the broker does not answer or there is no such letter.
-pub async fn find(connections: &Connections, id: LetterId) -> Result<Letter, DlqError> {
+/// If the broker does not respond or there is no such dead letter.
+pub async fn find(connections: &Connections, id: DeadLetterId) -> Result<DeadLetter, DlqError> {
     let settings = connections.settings();
     let topic = settings.kafka.dead_letter_topic.clone();
     let reader = reader_group(settings, "dlq");
-    let place = usize::try_from(id.partition).unwrap_or(usize::MAX);
+    let index = usize::try_from(id.partition).unwrap_or(usize::MAX);
     let bounds = letter_reader::bounds(connections)
         .await?
-        .get(place)
+        .get(index)
         .copied();
-    let there = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));
-    if there {
+    let exists = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));
+    if exists {
         let stretch = Stretch {
             partition: id.partition,
             from: id.offset,
@@ -151,10 +151,10 @@ pub async fn find(connections: &Connections, id: LetterId) -> Result<Letter, Dlq
         };
         let mut scan = connections.kafka.scan(&reader, &topic, &[stretch])?;
         if let Some(seen) = scan.next().await? {
-            return Ok(Letter::from(seen));
+            return Ok(DeadLetter::from(seen));
         }
     }
-    Err(DlqError::NoLetter { id, topic })
+    Err(DlqError::NotFound { id, topic })
 }
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
     use crate::{kafka::Seen, runtime::letter::EXCERPT, sink_kind::ConsumerGroup};
 
     #[test]
-    fn a_letter_without_headers_is_still_one() {
+    fn a_dead_letter_with_missing_headers_is_listed() {
         let seen = Seen {
             partition: 0,
             offset: 1,
@@ -172,18 +172,18 @@ mod tests {
             value: Some(vec![0xff]),
             headers: vec![("fanout-sink".to_owned(), b"http".to_vec())],
         };
-        let letter = Letter::from(seen);
+        let letter = DeadLetter::from(seen);
         assert_eq!((letter.sink.as_str(), letter.offset), ("http", -1));
         let filter = |sink| Filter {
             sink: Some(sink),
             ..Filter::default()
         };
-        assert!(filter(ConsumerGroup::Http).takes(&letter));
-        assert!(!filter(ConsumerGroup::Board).takes(&letter));
+        assert!(filter(ConsumerGroup::Http).matches(&letter));
+        assert!(!filter(ConsumerGroup::Board).matches(&letter));
     }
 
-    fn sized(offset: i64, bytes: usize) -> Letter {
-        Letter::from(Seen {
+    fn letter_of_size(offset: i64, bytes: usize) -> DeadLetter {
+        DeadLetter::from(Seen {
             partition: 0,
             offset,
             timestamp_ms: 0,
@@ -194,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_bounded_in_letters_and_in_bytes() {
+    fn a_list_is_bounded_in_number_and_bytes() {
         let mut latest = Latest::new(10);
-        let large = MAX_LISTED / 4;
+        let large = MAX_LISTED_BYTES / 4;
         for offset in 0..100 {
-            latest.push(sized(offset, large));
-            let held: usize = latest.letters.iter().map(Letter::size).sum();
-            assert_eq!(held, latest.bytes);
-            assert!(held <= MAX_LISTED && latest.letters.len() <= 10);
+            latest.push(letter_of_size(offset, large));
+            let bytes: usize = latest.letters.iter().map(DeadLetter::size).sum();
+            assert_eq!(bytes, latest.bytes);
+            assert!(bytes <= MAX_LISTED_BYTES && latest.letters.len() <= 10);
         }
         let shown: Vec<i64> = latest
             .letters
@@ -209,28 +209,28 @@ mod tests {
             .map(|letter| letter.id.offset)
             .collect();
         assert_eq!(shown, (90..100).collect::<Vec<i64>>());
-        let sizes: Vec<usize> = latest.letters.iter().map(Letter::size).collect();
+        let sizes: Vec<usize> = latest.letters.iter().map(DeadLetter::size).collect();
         assert_eq!(sizes[..7], [EXCERPT; 7]);
         assert_eq!(sizes[7..], [large; 3]);
-        let whole = latest.letters.iter().map(|letter| letter.value_bytes);
-        assert!(whole.eq([Some(large); 10]));
+        let lengths = latest.letters.iter().map(|letter| letter.value_bytes);
+        assert!(lengths.eq([Some(large); 10]));
         let truncated = latest.letters.iter().filter(|letter| letter.truncated);
         assert_eq!(truncated.count(), 7);
         let mut none = Latest::new(0);
-        none.push(sized(0, 1));
+        none.push(letter_of_size(0, 1));
         assert!(none.letters.is_empty() && none.bytes == 0);
     }
 
     #[test]
-    fn a_text_is_cut_between_two_characters() {
-        let cut = |value: Vec<u8>| {
-            let mut letter = sized(0, 0);
+    fn a_text_is_truncated_between_two_characters() {
+        let truncate = |value: Vec<u8>| {
+            let mut letter = letter_of_size(0, 0);
             letter.value = Some(value);
-            letter.cut();
+            letter.truncate();
             (letter.value.as_ref().map(Vec::len), letter.truncated)
         };
-        assert_eq!(cut("€".repeat(100).into_bytes()), (Some(255), true));
-        assert_eq!(cut(vec![0xff; 300]), (Some(EXCERPT), true));
-        assert_eq!(cut("€".repeat(85).into_bytes()), (Some(255), false));
+        assert_eq!(truncate("€".repeat(100).into_bytes()), (Some(255), true));
+        assert_eq!(truncate(vec![0xff; 300]), (Some(EXCERPT), true));
+        assert_eq!(truncate("€".repeat(85).into_bytes()), (Some(255), false));
     }
 }

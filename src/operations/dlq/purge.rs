@@ -1,6 +1,5 @@
-//! Forgets what dead letters hold. That there was one, of which sink and for
-//! which record, stays as a letter without bytes: it accounts for the record,
-//! and without it `verify` would miss it.
+//! Erases the payload of dead letters. A dead letter without payload remains and names
+//! the sink and the record. Otherwise `verify` would report the record as missing.
 
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
@@ -10,11 +9,11 @@ use super::error::DlqError;
 use crate::{
     connections::Connections,
     crash,
-    kafka::{Bounds, Letter as Outgoing, Producer},
+    kafka::{Bounds, Letter as OutgoingRecord, Producer},
     progress::{Progress, Unit, steps::Steps},
     runtime::{
-        letter::{Letter, PURGED},
-        letter_reader::{self, Reader},
+        letter::{DeadLetter, PURGED},
+        letter_reader::{self, DeadLetterReader},
     },
     source::tables::{content_topic, events_topic, reader_group},
     spill::{
@@ -23,39 +22,39 @@ use crate::{
     },
 };
 
-/// Letters that are read before they are written again, in number and in bytes
-/// of their keys.
+/// Maximum number of dead letters, and of bytes of their keys, in one batch.
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// Letters on their way at once.
+/// Maximum number of writes in flight.
 const IN_FLIGHT: usize = 256;
 
-/// Sink and topic, partition and offset of a record.
-const RECORD: usize = 28;
+/// Length of a record key in bytes: hash of sink and topic, partition, offset.
+const RECORD_KEY_LEN: usize = 28;
 
-/// The same with the letter's own partition and offset, the latest letter first.
-const LETTER: usize = RECORD + 12;
+/// Length of a sort key in bytes: the record key, followed by the position of the dead
+/// letter, inverted so that the latest dead letter sorts first.
+const SORT_KEY_LEN: usize = RECORD_KEY_LEN + 12;
 
-/// What a purge did.
+/// Result of a purge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Purged {
-    /// Letters whose bytes are gone.
+    /// Number of dead letters whose payload was erased.
     pub letters: u64,
-    /// Of all that are purged, how many still account for a record.
+    /// Number of purged dead letters that still account for a record.
     pub accounted: u64,
 }
 
-/// Purges all letters that there are. Killed midway, again finishes it.
+/// Purges all dead letters. If interrupted, it can be run again to finish.
 ///
 /// # Errors
-/// When the broker does not do it, or the disk does not take the list of letters.
+/// If Kafka fails, or the list of dead letters cannot be written to disk.
 pub async fn purge(
     connections: &Connections,
     scratch: &Scratch,
     progress: &dyn Progress,
 ) -> Result<Purged, DlqError> {
-    // What comes after this is not purged.
+    // Dead letters written after this point are not purged.
     let bounds = letter_reader::bounds(connections).await?;
     if bounds.is_empty() {
         return Ok(Purged::default());
@@ -63,10 +62,12 @@ pub async fn purge(
     let purge = Purge {
         connections,
         bounds,
-        lives: lives(connections).await?,
+        incarnations: incarnations(connections).await?,
     };
-    let (letters, kept) = purge.choose(scratch).await?;
-    let accounted = purge.keep(&kept, &Steps::new(progress, "dlq")).await?;
+    let (letters, remaining) = purge.list(scratch).await?;
+    let accounted = purge
+        .rewrite(&remaining, &Steps::new(progress, "dlq"))
+        .await?;
     let ends: Vec<(i32, i64)> = (0..)
         .zip(&purge.bounds)
         .map(|(partition, bounds)| (partition, bounds.end))
@@ -77,101 +78,106 @@ pub async fn purge(
     Ok(Purged { letters, accounted })
 }
 
-/// The source's topics, each with its present life.
-async fn lives(connections: &Connections) -> Result<Vec<(String, String)>, DlqError> {
+/// Returns the source topics with their current incarnation.
+async fn incarnations(connections: &Connections) -> Result<Vec<(String, String)>, DlqError> {
     let settings = connections.settings();
     let log = connections.kafka.log(&reader_group(settings, "dlq"))?;
-    let mut lives = Vec::new();
+    let mut incarnations = Vec::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
-        lives.extend(identity.map(|identity| (topic, identity.to_string())));
+        incarnations.extend(identity.map(|identity| (topic, identity.to_string())));
     }
-    Ok(lives)
+    Ok(incarnations)
 }
 
-/// A purge under way.
+/// A running purge.
 struct Purge<'a> {
     connections: &'a Connections,
     bounds: Vec<Bounds>,
-    lives: Vec<(String, String)>,
+    incarnations: Vec<(String, String)>,
 }
 
 impl Purge<'_> {
-    /// Whether a letter accounts for a record: one of another life does no
-    /// more.
-    fn accounts(&self, letter: &Letter) -> bool {
-        let is_of =
-            |(topic, life): &(String, String)| *topic == letter.topic && *life == letter.generation;
-        self.lives.iter().any(is_of)
+    /// Returns true if a dead letter still accounts for a record. One from an earlier
+    /// incarnation of the topic does not.
+    fn accounts_for_record(&self, letter: &DeadLetter) -> bool {
+        let is_current = |(topic, incarnation): &(String, String)| {
+            *topic == letter.topic && *incarnation == letter.generation
+        };
+        self.incarnations.iter().any(is_current)
     }
 
-    /// Counts the letters with bytes, and lists those that account for a
+    /// Counts the dead letters with a payload, and lists those that account for a
     /// record.
-    async fn choose(&self, scratch: &Scratch) -> Result<(u64, Sorted<LETTER>), DlqError> {
+    async fn list(&self, scratch: &Scratch) -> Result<(u64, Sorted<SORT_KEY_LEN>), DlqError> {
         let mut letters = 0;
-        let mut accounting = Sorting::new(scratch);
-        let mut reader = Reader::within(self.connections, &self.bounds)?;
+        let mut remaining = Sorting::new(scratch);
+        let mut reader = DeadLetterReader::within(self.connections, &self.bounds)?;
         while let Some(letter) = reader.next().await? {
             letters += u64::from(!letter.purged);
-            if self.accounts(&letter) {
-                accounting.add(place(&letter))?;
+            if self.accounts_for_record(&letter) {
+                remaining.add(sort_key(&letter))?;
             }
         }
-        Ok((letters, accounting.finish()?))
+        Ok((letters, remaining.finish()?))
     }
 
-    /// Writes what stays of the letters: of each record, the latest one. A purge
-    /// that was killed leaves two. Returns how many there are.
-    async fn keep(&self, kept: &Sorted<LETTER>, steps: &Steps<'_>) -> Result<u64, DlqError> {
+    /// Rewrites the latest dead letter of each record without payload; an interrupted
+    /// purge leaves two. Returns the number of dead letters written.
+    async fn rewrite(
+        &self,
+        remaining: &Sorted<SORT_KEY_LEN>,
+        steps: &Steps<'_>,
+    ) -> Result<u64, DlqError> {
         let topic = &self.connections.settings().kafka.dead_letter_topic;
         let producer = self.connections.kafka.producer(topic)?;
-        let mut reader = Reader::within(self.connections, &self.bounds)?;
+        let mut reader = DeadLetterReader::within(self.connections, &self.bounds)?;
         let (mut accounted, mut batch, mut bytes) = (0, Vec::new(), 0);
-        // Letters, like the total.
+        // Number of dead letters, the unit of the total.
         let mut read: u64 = 0;
         loop {
             let letter = reader.next().await?;
-            let ended = letter.is_none();
-            if let Some(letter) = letter.filter(|letter| self.accounts(letter)) {
+            let is_end = letter.is_none();
+            if let Some(letter) = letter.filter(|letter| self.accounts_for_record(letter)) {
                 read += 1;
-                if is_latest(kept, &letter)? {
+                if is_latest(remaining, &letter)? {
                     bytes += letter.key.as_ref().map_or(0, Vec::len);
-                    batch.push(Letter {
+                    batch.push(DeadLetter {
                         value: None,
                         ..letter
                     });
                 }
             }
-            if batch.len() >= BATCH || bytes >= BATCH_BYTES || ended {
+            if batch.len() >= BATCH || bytes >= BATCH_BYTES || is_end {
                 accounted += batch.len() as u64;
                 bytes = 0;
                 write(&producer, std::mem::take(&mut batch)).await?;
-                steps.advanced(read, Some(kept.len() as u64), Unit::Records);
+                steps.advanced(read, Some(remaining.len() as u64), Unit::Records);
             }
-            if ended {
+            if is_end {
                 return Ok(accounted);
             }
         }
     }
 }
 
-/// Whether of all letters of a record this is the latest.
-fn is_latest(kept: &Sorted<LETTER>, letter: &Letter) -> Result<bool, DlqError> {
-    let own = place(letter);
-    let (record, _) = own.split_at(RECORD);
-    let latest = kept.first_with(record, &key(&[record]))?;
-    Ok(latest == Some(own))
+/// Returns true if this is the latest dead letter of its record.
+fn is_latest(remaining: &Sorted<SORT_KEY_LEN>, letter: &DeadLetter) -> Result<bool, DlqError> {
+    let sort_key = sort_key(letter);
+    let (record, _) = sort_key.split_at(RECORD_KEY_LEN);
+    let latest = remaining.first_with(record, &key(&[record]))?;
+    Ok(latest == Some(sort_key))
 }
 
-/// Of which sink and record a letter is, and where it is itself, in descending
-/// order.
-fn place(letter: &Letter) -> [u8; LETTER] {
-    let mut source = Sha256::new();
-    source.update(&letter.sink);
-    source.update([0]);
-    source.update(&letter.topic);
+/// Returns the sort key of a dead letter: sink and record, then its own position in
+/// descending order.
+fn sort_key(letter: &DeadLetter) -> [u8; SORT_KEY_LEN] {
+    let mut hash = Sha256::new();
+    hash.update(&letter.sink);
+    hash.update([0]);
+    hash.update(&letter.topic);
     key(&[
-        &source.finalize()[..16],
+        &hash.finalize()[..16],
         &letter.partition.field(),
         &letter.offset.field(),
         &(!letter.id.partition).field(),
@@ -179,19 +185,19 @@ fn place(letter: &Letter) -> [u8; LETTER] {
     ])
 }
 
-async fn write(producer: &Producer, letters: Vec<Letter>) -> Result<(), DlqError> {
-    let mut written = stream::iter(letters)
+async fn write(producer: &Producer, letters: Vec<DeadLetter>) -> Result<(), DlqError> {
+    let mut writes = stream::iter(letters)
         .map(|letter| async move { write_one(producer, &letter).await })
         .buffered(IN_FLIGHT);
-    while let Some(outcome) = written.next().await {
+    while let Some(outcome) = writes.next().await {
         outcome?;
         crash::point("dlq", "purging");
     }
     Ok(())
 }
 
-/// Writes what stays of a letter.
-async fn write_one(producer: &Producer, letter: &Letter) -> Result<(), DlqError> {
+/// Writes a dead letter without payload.
+async fn write_one(producer: &Producer, letter: &DeadLetter) -> Result<(), DlqError> {
     let headers = [
         ("fanout-format", "1".to_owned()),
         (PURGED, jiff::Timestamp::now().to_string()),
@@ -204,7 +210,7 @@ async fn write_one(producer: &Producer, letter: &Letter) -> Result<(), DlqError>
         ("fanout-timestamp", letter.timestamp_ms.to_string()),
         ("fanout-time", letter.time.clone()),
     ];
-    let outgoing = Outgoing {
+    let outgoing = OutgoingRecord {
         key: letter.key.as_deref(),
         value: None,
         headers: &headers,

@@ -1,8 +1,9 @@
-//! Dead letters through their sink again, each at the position its record had.
-//! Never into the source topic: to every other reader it would be a new change.
+//! Replays dead letters through their sink, each at the position of its record. They
+//! are never written to the source topic, where every other reader would take them for
+//! new changes.
 //!
-//! The topic is read once to choose the letters, and once more for each sink to
-//! apply them, so that no more than a batch is in memory.
+//! The dead-letter topic is read once to select the dead letters, and once more per
+//! sink to apply them, so that only one batch is in memory.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,9 +16,9 @@ use crate::{
     kafka::{self, TopicIdentity},
     progress::{Progress, Unit, steps::Steps},
     runtime::{
-        letter::{Letter, LetterId},
-        letter_reader::{self, Reader},
-        replay::{Batches, Bounds, Kept, ReplayError, Tally},
+        letter::{DeadLetter, DeadLetterId},
+        letter_reader::{self, DeadLetterReader},
+        replay::{Batches, Bounds, ReplayError, ReplayRecord, Tally},
     },
     sink_kind::ConsumerGroup,
     sinks::{
@@ -31,17 +32,17 @@ use crate::{
     },
 };
 
-/// The groups in the order in which their letters are replayed: content before
-/// the events that are enriched with it.
-const ORDER: [ConsumerGroup; ConsumerGroup::ALL.len()] = [
+/// Order in which the dead letters of the groups are replayed: content before the
+/// events that are enriched with it.
+const REPLAY_ORDER: [ConsumerGroup; ConsumerGroup::ALL.len()] = [
     ConsumerGroup::Content,
     ConsumerGroup::Facts,
     ConsumerGroup::Http,
     ConsumerGroup::Board,
 ];
 
-/// Through what a group's letters are replayed; none where the board is rebuilt
-/// instead: it is made of the log, where the records still are.
+/// Returns the sink through which a group's dead letters are replayed. `None` for the
+/// board, which is rebuilt from the log instead, where the records still are.
 fn through(group: ConsumerGroup) -> Option<Through> {
     match group {
         ConsumerGroup::Board => None,
@@ -53,68 +54,71 @@ fn through(group: ConsumerGroup) -> Option<Through> {
     }
 }
 
-/// What is applied at once, in letters and in bytes.
+/// Maximum number of dead letters, and of bytes, in one batch.
 const BATCH: usize = 5_000;
 const BATCH_BYTES: usize = 32 * 1024 * 1024;
 
-/// Letters that are named in a report; the rest is counted.
+/// Maximum number of dead letters listed in a report. The others are only counted.
 pub const MAX_NAMED: usize = 1_000;
 
-/// Sink, partition and offset of a record.
-const RECORD: usize = 13;
+/// Length of a record key in bytes: group, partition, offset.
+const RECORD_KEY_LEN: usize = 13;
 
-/// The same with the letter's own partition and offset, the latest letter first.
-const LETTER: usize = RECORD + 12;
+/// Length of a sort key in bytes: the record key, followed by the position of the dead
+/// letter, inverted so that the latest dead letter sorts first.
+const SORT_KEY_LEN: usize = RECORD_KEY_LEN + 12;
 
-/// The letters that will be replayed.
+/// The dead letters that will be replayed.
 #[derive(Debug)]
 pub struct Selected {
     filter: Filter,
-    /// What has come since is not of it.
+    /// Bounds of the dead-letter topic at the time of the selection.
     bounds: Vec<kafka::Bounds>,
-    lives: BTreeMap<String, TopicIdentity>,
-    /// By the number of their group. Of several letters of one record, only the
-    /// latest is replayed: it may be the mended one.
-    letters: Sorted<LETTER>,
+    /// Current identity of each source topic.
+    identities: BTreeMap<String, TopicIdentity>,
+    /// Sort keys. If a record has several dead letters, only the latest is replayed,
+    /// because it may be the corrected one.
+    sort_keys: Sorted<SORT_KEY_LEN>,
     counts: BTreeMap<ConsumerGroup, u64>,
-    superseded: Named,
-    /// Letters of sinks that are not configured.
+    superseded: Listed,
+    /// Number of dead letters whose sink is not configured.
     not_driven: u64,
 }
 
-/// Letters, counted, and the first of them by name.
+/// A number of dead letters, with the ids of the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Named {
+struct Listed {
     count: u64,
     ids: Vec<String>,
 }
 
-/// How to go about it.
+/// Options of a replay.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// How long a sink may refuse.
+    /// Maximum time that a sink may fail.
     pub patience: Duration,
     pub stop: CancellationToken,
 }
 
-/// What became of the letters.
+/// Result of a replay.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// By sink.
+    /// Counts by sink.
     pub replayed: BTreeMap<ConsumerGroup, Tally>,
-    /// Letters that their sink rejects as before: how many, and the first
-    /// [`MAX_NAMED`] of them.
+    /// Number of dead letters that their sink rejects again. The first [`MAX_NAMED`] of
+    /// them are in `still_rejected`.
     pub still_rejected_count: u64,
     pub still_rejected: Vec<String>,
-    /// Letters of an earlier life of their topic, left alone, likewise.
+    /// Number of skipped dead letters from an earlier incarnation of their topic. The
+    /// first [`MAX_NAMED`] of them are in `superseded`.
     pub superseded_count: u64,
     pub superseded: Vec<String>,
-    /// Members of the board that was made anew for its letters.
+    /// Number of members of the board, if it was rebuilt for its dead letters.
     pub board: Option<u64>,
 }
 
-impl Named {
-    fn add(&mut self, id: LetterId) {
+impl Listed {
+    fn add(&mut self, id: DeadLetterId) {
         self.count += 1;
         if self.ids.len() < MAX_NAMED {
             self.ids.push(id.to_string());
@@ -122,10 +126,10 @@ impl Named {
     }
 }
 
-/// Finds the letters that the filter takes.
+/// Selects the dead letters that match the filter.
 ///
 /// # Errors
-/// When the broker does not answer, or a letter that was named is not there.
+/// If the broker does not respond, or a dead letter named in the filter does not exist.
 pub async fn select(
     connections: &Connections,
     scratch: &Scratch,
@@ -136,85 +140,91 @@ pub async fn select(
     let mut selected = Selected {
         filter,
         bounds: letter_reader::bounds(connections).await?,
-        lives: lives(connections).await?,
-        letters: Sorted::default(),
+        identities: identities(connections).await?,
+        sort_keys: Sorted::default(),
         counts: BTreeMap::new(),
-        superseded: Named::default(),
+        superseded: Listed::default(),
         not_driven: 0,
     };
-    let mut letters = Sorting::new(scratch);
-    let mut reader = Reader::within(connections, &selected.bounds)?;
+    let mut sort_keys = Sorting::new(scratch);
+    let mut reader = DeadLetterReader::within(connections, &selected.bounds)?;
     while let Some(letter) = reader.next().await? {
-        if !selected.filter.takes(&letter) {
+        if !selected.filter.matches(&letter) {
             continue;
         }
         missing.remove(&letter.id);
-        if !selected.lives_on(&letter) {
+        if !selected.is_current(&letter) {
             selected.superseded.add(letter.id);
             continue;
         }
         let Ok(group) = letter.sink.parse::<ConsumerGroup>() else {
             continue;
         };
-        // Where its store would be is a default, and anything may be there.
+        // The address of the store would be a default, where any server may run.
         if !settings.pipeline.sinks.contains(&group.sink()) {
             selected.not_driven += 1;
             continue;
         }
         if through(group).is_some() {
-            letters.add(place(group, &letter))?;
+            sort_keys.add(sort_key(group, &letter))?;
         }
         *selected.counts.entry(group).or_default() += 1;
     }
     if let Some(id) = missing.first() {
-        return Err(DlqError::NoLetter {
+        return Err(DlqError::NotFound {
             id: *id,
             topic: settings.kafka.dead_letter_topic.clone(),
         });
     }
-    selected.letters = letters.finish()?;
+    selected.sort_keys = sort_keys.finish()?;
     Ok(selected)
 }
 
-async fn lives(connections: &Connections) -> Result<BTreeMap<String, TopicIdentity>, DlqError> {
+/// Returns the current identity of each source topic.
+async fn identities(
+    connections: &Connections,
+) -> Result<BTreeMap<String, TopicIdentity>, DlqError> {
     let settings = connections.settings();
     let log = connections.kafka.log(&reader_group(settings, "dlq"))?;
-    let mut lives = BTreeMap::new();
+    let mut identities = BTreeMap::new();
     for topic in [events_topic(settings), content_topic(settings)] {
         let identity = log.identity(&topic).await?;
-        lives.extend(identity.map(|identity| (topic, identity)));
+        identities.extend(identity.map(|identity| (topic, identity)));
     }
-    Ok(lives)
+    Ok(identities)
 }
 
 impl Selected {
-    /// Whether the letter's position is one of its topic as it is now.
-    fn lives_on(&self, letter: &Letter) -> bool {
-        self.lives.get(&letter.topic).is_some_and(|life| {
-            let is_partition = (0..life.partitions).contains(&letter.partition);
-            life.to_string() == letter.generation && is_partition && letter.offset >= 0
+    /// Returns true if the position of the record is valid in the current incarnation
+    /// of its topic.
+    fn is_current(&self, letter: &DeadLetter) -> bool {
+        self.identities.get(&letter.topic).is_some_and(|identity| {
+            let is_partition = (0..identity.partitions).contains(&letter.partition);
+            identity.to_string() == letter.generation && is_partition && letter.offset >= 0
         })
     }
 
-    /// How many letters of each sink.
+    /// Returns the number of dead letters of each sink.
     #[must_use]
     pub fn counts(&self) -> &BTreeMap<ConsumerGroup, u64> {
         &self.counts
     }
 
-    /// How many are left alone.
+    /// Returns the number of dead letters that are skipped because their topic was
+    /// recreated.
     #[must_use]
     pub fn superseded(&self) -> u64 {
         self.superseded.count
     }
 
-    /// How many are left alone because their sink is not configured.
+    /// Returns the number of dead letters that are skipped because their sink is not
+    /// configured.
     #[must_use]
     pub fn not_driven(&self) -> u64 {
         self.not_driven
     }
 
-    /// Whether the external system would be called again.
+    /// Returns true if the replay would call the external system again.
     #[must_use]
     pub fn goes_outside(&self) -> bool {
         self.counts.keys().any(|group| match group {
@@ -223,36 +233,36 @@ impl Selected {
         })
     }
 
-    /// Replays them.
+    /// Replays the selected dead letters.
     ///
     /// # Errors
-    /// When a sink halts, or refuses for too long. Again is harmless.
+    /// If a sink halts, or fails for too long. The replay can then be repeated.
     pub async fn replay(
         self,
         connections: &Connections,
-        how: &Replay,
+        options: &Replay,
         progress: &dyn Progress,
     ) -> Result<Report, DlqError> {
         let bounds = Bounds {
-            patience: how.patience,
-            stop: how.stop.clone(),
+            patience: options.patience,
+            stop: options.stop.clone(),
         };
         let mut report = Report::default();
-        let mut still_rejected = Named::default();
-        for group in ORDER {
+        let mut still_rejected = Listed::default();
+        for group in REPLAY_ORDER {
             let Some(total) = self.counts.get(&group).copied() else {
                 continue;
             };
             let Some(through) = through(group) else {
-                report.board = Some(renew::rebuild(connections, how.patience, progress).await?);
+                report.board = Some(renew::rebuild(connections, options.patience, progress).await?);
                 continue;
             };
             let steps = Steps::new(progress, group.name());
             steps.doing("replaying");
-            let mut letters = OfGroup {
+            let mut letters = GroupLetters {
                 selected: &self,
                 group,
-                reader: Reader::within(connections, &self.bounds)?,
+                reader: DeadLetterReader::within(connections, &self.bounds)?,
                 rejected: &mut still_rejected,
                 steps: &steps,
                 read: 0,
@@ -271,43 +281,47 @@ impl Selected {
     }
 }
 
-/// The letters of one group, a batch at a time.
-struct OfGroup<'a> {
+/// Provides the selected dead letters of one group in batches.
+struct GroupLetters<'a> {
     selected: &'a Selected,
     group: ConsumerGroup,
-    reader: Reader,
-    rejected: &'a mut Named,
+    reader: DeadLetterReader,
+    rejected: &'a mut Listed,
     steps: &'a Steps<'a>,
     read: u64,
     total: u64,
 }
 
-impl OfGroup<'_> {
-    /// Whether the letter is to be applied: of several of one record, the latest.
-    fn takes(&self, letter: &Letter) -> std::io::Result<bool> {
+impl GroupLetters<'_> {
+    /// Returns true if the dead letter is to be applied. If a record has several dead
+    /// letters, only the latest one is.
+    fn is_selected(&self, letter: &DeadLetter) -> std::io::Result<bool> {
         if letter.sink != self.group.name()
-            || !self.selected.filter.takes(letter)
-            || !self.selected.lives_on(letter)
+            || !self.selected.filter.matches(letter)
+            || !self.selected.is_current(letter)
         {
             return Ok(false);
         }
-        let own = place(self.group, letter);
-        let (record, _) = own.split_at(RECORD);
-        let latest = self.selected.letters.first_with(record, &key(&[record]))?;
-        Ok(latest == Some(own))
+        let sort_key = sort_key(self.group, letter);
+        let (record, _) = sort_key.split_at(RECORD_KEY_LEN);
+        let latest = self
+            .selected
+            .sort_keys
+            .first_with(record, &key(&[record]))?;
+        Ok(latest == Some(sort_key))
     }
 }
 
-impl Batches for OfGroup<'_> {
-    async fn next(&mut self) -> Result<Option<Vec<Kept>>, ReplayError> {
+impl Batches for GroupLetters<'_> {
+    async fn next(&mut self) -> Result<Option<Vec<ReplayRecord>>, ReplayError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH && bytes < BATCH_BYTES {
             let Some(letter) = self.reader.next().await? else {
                 break;
             };
-            if self.takes(&letter).map_err(ReplayError::Disk)? {
+            if self.is_selected(&letter).map_err(ReplayError::Disk)? {
                 bytes += letter.size();
-                batch.push(kept(letter));
+                batch.push(record(letter));
             }
         }
         self.steps
@@ -317,13 +331,13 @@ impl Batches for OfGroup<'_> {
     }
 
     fn rejected(&mut self, (partition, offset): (i32, i64)) {
-        self.rejected.add(LetterId { partition, offset });
+        self.rejected.add(DeadLetterId { partition, offset });
     }
 }
 
-/// Of which group and record a letter is, and where it is itself, in descending
-/// order.
-fn place(group: ConsumerGroup, letter: &Letter) -> [u8; LETTER] {
+/// Returns the sort key of a dead letter: group and record, then its own position in
+/// descending order.
+fn sort_key(group: ConsumerGroup, letter: &DeadLetter) -> [u8; SORT_KEY_LEN] {
     key(&[
         &[group as u8],
         &letter.partition.field(),
@@ -333,8 +347,9 @@ fn place(group: ConsumerGroup, letter: &Letter) -> [u8; LETTER] {
     ])
 }
 
-fn kept(letter: Letter) -> Kept {
-    Kept {
+/// Returns the record of a dead letter.
+fn record(letter: DeadLetter) -> ReplayRecord {
+    ReplayRecord {
         id: (letter.id.partition, letter.id.offset),
         partition: letter.partition,
         offset: letter.offset,
@@ -349,10 +364,10 @@ mod tests {
     use super::*;
     use crate::kafka::Seen;
 
-    fn letter(own: (i32, i64), offset: i64) -> Letter {
-        let mut letter = Letter::from(Seen {
-            partition: own.0,
-            offset: own.1,
+    fn letter(id: (i32, i64), offset: i64) -> DeadLetter {
+        let mut letter = DeadLetter::from(Seen {
+            partition: id.0,
+            offset: id.1,
             timestamp_ms: 0,
             key: None,
             value: None,
@@ -364,26 +379,26 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_letter_of_a_record_comes_first() {
-        let place = |own, offset| place(ConsumerGroup::Http, &letter(own, offset));
-        assert!(place((0, 9), 1) < place((0, 8), 1));
-        assert!(place((0, i64::MAX), 1) < place((0, 0), 1));
-        assert!(place((1, 0), 1) < place((0, 8), 1));
-        assert!(place((0, 0), 1) < place((0, 9), 2));
+    fn the_latest_dead_letter_of_a_record_sorts_first() {
+        let sort_key = |id, offset| sort_key(ConsumerGroup::Http, &letter(id, offset));
+        assert!(sort_key((0, 9), 1) < sort_key((0, 8), 1));
+        assert!(sort_key((0, i64::MAX), 1) < sort_key((0, 0), 1));
+        assert!(sort_key((1, 0), 1) < sort_key((0, 8), 1));
+        assert!(sort_key((0, 0), 1) < sort_key((0, 9), 2));
     }
 
     #[test]
-    fn each_group_has_its_turn_and_its_own_letters() {
+    fn every_group_is_replayed_with_its_own_dead_letters() {
         let mut all = ConsumerGroup::ALL;
         all.sort();
-        let mut order = ORDER;
+        let mut order = REPLAY_ORDER;
         order.sort();
         assert_eq!(order, all);
-        let mut places = ORDER
-            .map(|group| place(group, &letter((0, 1), 1))[0])
+        let mut prefixes = REPLAY_ORDER
+            .map(|group| sort_key(group, &letter((0, 1), 1))[0])
             .to_vec();
-        places.sort_unstable();
-        places.dedup();
-        assert_eq!(places.len(), ORDER.len());
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        assert_eq!(prefixes.len(), REPLAY_ORDER.len());
     }
 }

@@ -1,6 +1,6 @@
-//! Dead letters since the beginning, of all workers: counted in their topic. What
-//! was counted is kept beside the project's state, so that the next look reads
-//! only what has come since, and a look ends in time however many there are.
+//! Counts all dead letters of all workers in their topic. The count is stored in the
+//! project's folder, so that the next count only reads new dead letters. A count is
+//! limited in time, however many dead letters there are.
 
 use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
@@ -19,25 +19,26 @@ use crate::{
 /// Format of the file.
 const FORMAT: u32 = 1;
 
-/// How long one look may read.
+/// Maximum duration of one count.
 const BUDGET: Duration = Duration::from_secs(2);
 
-/// Kinds counted apart. Headers are text from outside; the rest is one more.
+/// Maximum number of kinds that are counted separately, because headers may have any
+/// text. All others are counted as one more kind.
 const MAX_KINDS: usize = 200;
 
-/// How many there are, by sink and code.
+/// Numbers of dead letters by sink and code.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DeadLetters {
     pub counts: Counts,
-    /// Whether all were counted; the next look goes on.
+    /// Whether all dead letters were counted. If not, the next count continues.
     pub is_complete: bool,
 }
 
-/// Sink → code → letters.
+/// Numbers of dead letters, by sink and then by code.
 pub type Counts = BTreeMap<String, BTreeMap<String, u64>>;
 
 impl DeadLetters {
-    /// All of a sink's.
+    /// Returns the number of dead letters of a sink.
     #[must_use]
     pub fn of(&self, sink: &str) -> u64 {
         let counts = self.counts.get(sink).into_iter().flatten();
@@ -45,33 +46,33 @@ impl DeadLetters {
     }
 }
 
-/// What was counted so far.
+/// Stored count.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Counted {
+struct StoredCount {
     format: u32,
-    /// The incarnation of the topic that the offsets are of.
+    /// Incarnation of the dead-letter topic.
     topic: String,
-    /// By partition: where the log began when counting did, and the offset that
-    /// comes next.
+    /// Start offset of the log when counting began, by partition.
     from: BTreeMap<i32, i64>,
+    /// Next offset to count, by partition.
     next: BTreeMap<i32, i64>,
     counts: Counts,
 }
 
-/// Counts what has come since the last look.
+/// Counts the dead letters, continuing from the stored count.
 ///
 /// # Errors
-/// What went wrong, as one line.
+/// One line about the failure.
 pub(super) async fn count(
     connections: &Connections,
     dir: &ProjectDir,
 ) -> Result<DeadLetters, String> {
     let file = dir.path().join("dead-letters.json");
-    let counted = look(connections, &file).await;
-    counted.map_err(|error| chain(&error))
+    let result = continue_count(connections, &file).await;
+    result.map_err(|error| chain(&error))
 }
 
-async fn look(connections: &Connections, file: &Path) -> Result<DeadLetters, KafkaError> {
+async fn continue_count(connections: &Connections, file: &Path) -> Result<DeadLetters, KafkaError> {
     let deadline = Instant::now() + BUDGET;
     let (settings, kafka) = (connections.settings(), &connections.kafka);
     let topic = &settings.kafka.dead_letter_topic;
@@ -84,17 +85,17 @@ async fn look(connections: &Connections, file: &Path) -> Result<DeadLetters, Kaf
         });
     };
     let bounds = log.bounds(topic).await?;
-    let before = Counted::load(file);
-    let mut counted = before.clone().continued(&identity.to_string(), &bounds);
-    let stretches = counted.open(&bounds);
+    let stored = StoredCount::load(file);
+    let mut count = stored.clone().valid_for(&identity.to_string(), &bounds);
+    let stretches = count.remaining(&bounds);
     let mut is_complete = true;
     if !stretches.is_empty() {
         let mut scan = kafka.scan(&reader, topic, &stretches)?;
         loop {
             match timeout_at(deadline, scan.next()).await {
-                Ok(Ok(Some(seen))) => counted.add(&seen),
+                Ok(Ok(Some(seen))) => count.add(&seen),
                 Ok(Ok(None)) => {
-                    counted.reached(&bounds);
+                    count.set_end(&bounds);
                     break;
                 }
                 Ok(Err(error)) => return Err(error),
@@ -105,26 +106,26 @@ async fn look(connections: &Connections, file: &Path) -> Result<DeadLetters, Kaf
             }
         }
     }
-    if counted != before
-        && let Err(error) = counted.save(file)
+    if count != stored
+        && let Err(error) = count.save(file)
     {
-        // The next look counts them again.
-        tracing::debug!(%error, "the count of dead letters is not kept");
+        // The next count starts at the same offset again.
+        tracing::debug!(%error, "cannot store the count of dead letters");
     }
     Ok(DeadLetters {
-        counts: counted.counts,
+        counts: count.counts,
         is_complete,
     })
 }
 
-impl Counted {
-    /// What was kept; nothing where that cannot be read.
+impl StoredCount {
+    /// Reads the stored count. Returns an empty one if it cannot be read.
     fn load(file: &Path) -> Self {
         let text = fs::read_to_string(file).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// Writes it whole or not at all. Without a project there is no folder.
+    /// Stores the count atomically, unless the project has no folder.
     fn save(&self, file: &Path) -> io::Result<()> {
         if !file.parent().is_some_and(Path::exists) {
             return Ok(());
@@ -132,9 +133,9 @@ impl Counted {
         files::write_atomically(file, &serde_json::to_vec(self)?)
     }
 
-    /// What was counted, where it still is of this log; else nothing. A purge
-    /// deletes the beginning of the log, and changes what there is to count.
-    fn continued(self, topic: &str, bounds: &[Bounds]) -> Self {
+    /// Returns the count if it is valid for this log, otherwise an empty one. A purge
+    /// invalidates the count, because it deletes the start of the log.
+    fn valid_for(self, topic: &str, bounds: &[Bounds]) -> Self {
         let starts: BTreeMap<i32, i64> = (0..)
             .zip(bounds.iter().map(|bounds| bounds.start))
             .collect();
@@ -154,21 +155,22 @@ impl Counted {
         }
     }
 
-    /// What is still to be read.
-    fn open(&self, bounds: &[Bounds]) -> Vec<Stretch> {
+    /// Returns the ranges that are not counted yet.
+    fn remaining(&self, bounds: &[Bounds]) -> Vec<Stretch> {
         let stretch = |(partition, bounds): (i32, &Bounds)| Stretch {
             partition,
             from: self.next.get(&partition).copied().unwrap_or(bounds.start),
             until: Some(bounds.end),
         };
-        let all = (0..).zip(bounds).map(stretch);
-        all.filter(|stretch| stretch.until.is_some_and(|until| stretch.from < until))
+        let stretches = (0..).zip(bounds).map(stretch);
+        stretches
+            .filter(|stretch| stretch.until.is_some_and(|until| stretch.from < until))
             .collect()
     }
 
     fn add(&mut self, seen: &Seen) {
         self.next.insert(seen.partition, seen.offset + 1);
-        // Of a purged one only its place is left.
+        // A purged dead letter has no payload and is not counted.
         if seen.header(PURGED).is_some() {
             return;
         }
@@ -187,8 +189,9 @@ impl Counted {
             .or_default() += 1;
     }
 
-    /// Everything before these ends was read, also where it ends with markers.
-    fn reached(&mut self, bounds: &[Bounds]) {
+    /// Records that everything before the ends was counted, including transaction
+    /// markers at the end.
+    fn set_end(&mut self, bounds: &[Bounds]) {
         for (partition, bounds) in (0..).zip(bounds) {
             let next = self.next.entry(partition).or_default();
             *next = bounds.end.max(*next);
@@ -223,24 +226,24 @@ mod tests {
     }
 
     #[test]
-    fn a_look_goes_on_where_the_last_one_ended() {
+    fn a_count_continues_where_the_last_one_ended() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("dead-letters.json");
-        let mut counted = Counted::load(&file).continued("t/1", &bounds(0, 3));
-        assert_eq!(counted.open(&bounds(0, 3))[0].from, 0);
-        counted.add(&letter(0, "http", "http_rejected"));
-        counted.add(&letter(1, "http", "bad_uuid"));
-        counted.add(&seen(2, &[("fanout-sink", "http"), (PURGED, "now")]));
-        counted.save(&file).expect("kept");
-        let mut again = Counted::load(&file).continued("t/1", &bounds(0, 5));
-        assert_eq!(again, counted);
-        assert_eq!(again.open(&bounds(0, 5))[0].from, 3);
-        again.add(&letter(3, "redis", "bad_uuid"));
-        // The end of the log is a marker.
-        again.reached(&bounds(0, 5));
-        assert!(again.open(&bounds(0, 5)).is_empty());
+        let mut count = StoredCount::load(&file).valid_for("t/1", &bounds(0, 3));
+        assert_eq!(count.remaining(&bounds(0, 3))[0].from, 0);
+        count.add(&letter(0, "http", "http_rejected"));
+        count.add(&letter(1, "http", "bad_uuid"));
+        count.add(&seen(2, &[("fanout-sink", "http"), (PURGED, "now")]));
+        count.save(&file).expect("store the count");
+        let mut loaded = StoredCount::load(&file).valid_for("t/1", &bounds(0, 5));
+        assert_eq!(loaded, count);
+        assert_eq!(loaded.remaining(&bounds(0, 5))[0].from, 3);
+        loaded.add(&letter(3, "redis", "bad_uuid"));
+        // The log ends with a marker.
+        loaded.set_end(&bounds(0, 5));
+        assert!(loaded.remaining(&bounds(0, 5)).is_empty());
         let letters = DeadLetters {
-            counts: again.counts,
+            counts: loaded.counts,
             is_complete: true,
         };
         assert_eq!((letters.of("http"), letters.of("redis")), (2, 1));
@@ -248,28 +251,28 @@ mod tests {
     }
 
     #[test]
-    fn another_log_is_counted_from_its_beginning() {
-        let mut counted = Counted::default().continued("t/1", &bounds(0, 9));
-        counted.add(&letter(7, "http", "bad_uuid"));
+    fn another_log_is_counted_from_the_start() {
+        let mut count = StoredCount::default().valid_for("t/1", &bounds(0, 9));
+        count.add(&letter(7, "http", "bad_uuid"));
         for (topic, bounds) in [
             ("t/2", bounds(0, 9)),
             ("t/1", bounds(5, 9)),
             ("t/1", bounds(0, 4)),
         ] {
-            let fresh = counted.clone().continued(topic, &bounds);
+            let fresh = count.clone().valid_for(topic, &bounds);
             assert!(fresh.counts.is_empty(), "{topic}");
-            assert_eq!(fresh.open(&bounds)[0].from, bounds[0].start);
+            assert_eq!(fresh.remaining(&bounds)[0].from, bounds[0].start);
         }
     }
 
     #[test]
-    fn kinds_that_nobody_knows_are_bounded() {
-        let mut counted = Counted::default();
+    fn the_number_of_kinds_is_bounded() {
+        let mut count = StoredCount::default();
         for number in 0..1_000 {
-            counted.add(&letter(number, "http", &format!("code {number}")));
+            count.add(&letter(number, "http", &format!("code {number}")));
         }
-        let kinds: usize = counted.counts.values().map(BTreeMap::len).sum();
+        let kinds: usize = count.counts.values().map(BTreeMap::len).sum();
         assert_eq!(kinds, MAX_KINDS + 1);
-        assert_eq!(counted.counts["other"]["other"], 800);
+        assert_eq!(count.counts["other"]["other"], 800);
     }
 }

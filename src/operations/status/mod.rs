@@ -1,6 +1,6 @@
-//! `status`: what is there, from Postgres to the sinks, and where it is stuck.
-//! Changes nothing but its own count of dead letters; what cannot be asked is
-//! part of the answer.
+//! `status`: the state of every component, from Postgres to the sinks, and the first
+//! one that is stuck. Changes nothing except the stored count of dead letters.
+//! Unreachable servers are part of the result.
 
 mod lag;
 mod letters;
@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     connections::Connections,
     failure::{Error, chain},
-    runtime::{status::Status, worker_status::PATIENCE},
+    runtime::{status::Status, worker_status::TIMEOUT},
     source::{
         self,
         checks::Standing,
@@ -32,34 +32,34 @@ use crate::{
     stack::{ProjectDir, Site, State},
 };
 
-/// Looks at everything once.
+/// Returns the current status of the project.
 ///
 /// # Errors
-/// When the project's state or the definitions cannot be read; a server that
-/// is down is no error.
+/// If the project's state or the definitions cannot be read. An unreachable server is
+/// not an error.
 pub async fn status(site: &Site, config: &Config) -> Result<Report, Error> {
     let connections = Connections::of(&config.settings);
     let settings = connections.settings();
     let state = State::load(&site.dir())?;
-    // Many questions at once: on the heap.
+    // The future is large, so it is boxed.
     let (services, pipeline) = tokio::join!(
         Box::pin(services::all(site, config, state.as_ref())),
         own_pipeline(&connections.pipeline, site.project.as_str()),
     );
     let services = services?;
-    // What listens where a server of ours does not run is somebody else's.
+    // If a project server is not running, another program may use its address.
     let dir = site.dir();
-    let (connector, slot, source, log) = tokio::join!(
-        asked(&services, "connect", connector_status(&connections)),
-        asked(&services, "postgres", slot::status(&connections)),
-        source_of(&connections, &services),
-        asked(
+    let (connector, slot, source, kafka) = tokio::join!(
+        query(&services, "connect", connector_status(&connections)),
+        query(&services, "postgres", slot::status(&connections)),
+        source_state(&connections, &services),
+        query(
             &services,
             "kafka",
-            Box::pin(in_log(&connections, &dir, pipeline.as_ref().ok()))
+            Box::pin(read_kafka(&connections, &dir, pipeline.as_ref().ok()))
         ),
     );
-    let log = log.unwrap_or_else(|_| InLog {
+    let kafka = kafka.unwrap_or_else(|_| KafkaState {
         lags: lag::unknown(pipeline.as_ref().ok()),
         dead_letters: None,
     });
@@ -78,48 +78,48 @@ pub async fn status(site: &Site, config: &Config) -> Result<Report, Error> {
         pipeline_url: settings.http.url.clone(),
         pipeline_problem,
         sinks: pipeline.map(|status| status.sinks).unwrap_or_default(),
-        dead_letters: log.dead_letters,
+        dead_letters: kafka.dead_letters,
         stuck: None,
     };
-    report.add(log.lags);
+    report.set_totals(kafka.lags);
     report.stuck = stuck::find(&report);
     Ok(report)
 }
 
-/// What the log knows of the sinks, of all workers alike.
-struct InLog {
-    /// Sink → records that no worker has done yet, where the worker that was
-    /// asked does not know; none where Kafka does not say either.
+/// State of the sinks over all workers, read from Kafka.
+struct KafkaState {
+    /// Lag by sink, for the sinks whose lag the local worker does not know. `None` if
+    /// Kafka does not respond either.
     lags: BTreeMap<String, Option<u64>>,
     dead_letters: Option<DeadLetters>,
 }
 
-/// Asks Kafka. What it does not say in time is left out.
-async fn in_log(
+/// Reads the state from Kafka. Values that time out are omitted.
+async fn read_kafka(
     connections: &Connections,
     dir: &ProjectDir,
     pipeline: Option<&Status>,
-) -> Result<InLog, String> {
+) -> Result<KafkaState, String> {
     let (lags, dead_letters) = tokio::join!(
         lag::of_all_workers(connections, pipeline),
-        timeout(PATIENCE, letters::count(connections, dir)),
+        timeout(TIMEOUT, letters::count(connections, dir)),
     );
-    Ok(InLog {
+    Ok(KafkaState {
         lags,
         dead_letters: dead_letters.ok().and_then(Result::ok),
     })
 }
 
-/// Looks at the source, where there is somebody to ask.
-async fn source_of(connections: &Connections, services: &[ServiceStatus]) -> Option<Standing> {
-    let answers = |name: &str| {
-        let mut found = services.iter().filter(|one| one.name == name);
-        found.any(|one| one.state == ServiceState::Ready)
+/// Checks the source, if Postgres is ready.
+async fn source_state(connections: &Connections, services: &[ServiceStatus]) -> Option<Standing> {
+    let is_ready = |name: &str| {
+        let mut matching = services.iter().filter(|service| service.name == name);
+        matching.any(|service| service.state == ServiceState::Ready)
     };
-    if !answers("postgres") {
+    if !is_ready("postgres") {
         return None;
     }
-    match source::look(connections, answers("kafka")).await {
+    match source::look(connections, is_ready("kafka")).await {
         Ok(looked) => Some(looked.standing),
         Err(error) => Some(Standing {
             problem: Some(chain(&error)),
@@ -128,18 +128,18 @@ async fn source_of(connections: &Connections, services: &[ServiceStatus]) -> Opt
     }
 }
 
-/// The answer of a service, or why it is not asked.
-async fn asked<T>(
+/// Returns the response of a service, or the reason why it was not queried.
+async fn query<T>(
     services: &[ServiceStatus],
     name: &str,
-    answer: impl Future<Output = Result<T, String>>,
+    response: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
-    let state = services.iter().find(|one| one.name == name);
-    match state.map_or(ServiceState::Absent, |one| one.state) {
-        ServiceState::Ready | ServiceState::Unready => answer.await,
+    let service = services.iter().find(|service| service.name == name);
+    match service.map_or(ServiceState::Absent, |service| service.state) {
+        ServiceState::Ready | ServiceState::Unready => response.await,
         ServiceState::Denied => Err(format!("{name} refuses the credentials")),
-        ServiceState::Absent => Err(format!("{name} was never brought up")),
-        ServiceState::Unreachable => Err(format!("{name} does not answer")),
+        ServiceState::Absent => Err(format!("{name} was never started")),
+        ServiceState::Unreachable => Err(format!("{name} is unreachable")),
         ServiceState::Died | ServiceState::Stopped => Err(format!("{name} is not running")),
     }
 }
@@ -152,8 +152,8 @@ fn split<T>(outcome: Result<T, String>) -> (Option<T>, Option<String>) {
 }
 
 async fn connector_status(connections: &Connections) -> Result<Option<ConnectorStatus>, String> {
-    match timeout(PATIENCE, connector::status(connections)).await {
-        Ok(answer) => answer.map_err(|error| chain(&error)),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    match timeout(TIMEOUT, connector::status(connections)).await {
+        Ok(result) => result.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("no response within {} s", TIMEOUT.as_secs())),
     }
 }

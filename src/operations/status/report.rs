@@ -1,4 +1,4 @@
-//! What a look at everything has found.
+//! The result of `status`.
 
 use std::collections::BTreeMap;
 
@@ -12,46 +12,45 @@ use crate::{
     source::{checks::Standing, connector::ConnectorStatus},
 };
 
-/// Everything, at one moment.
+/// Status of the whole project at one point in time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub project: String,
-    /// None where the project was never brought up.
+    /// `None` if the project was never started.
     pub runtime: Option<Runtime>,
     pub services: Vec<ServiceStatus>,
-    /// None where there is no connector or nobody to ask.
+    /// `None` if the connector does not exist or Connect is unreachable.
     pub connector: Option<ConnectorStatus>,
     pub connector_problem: Option<String>,
     pub slot: Option<SlotStatus>,
     pub slot_problem: Option<String>,
-    /// What is known of the source; none where Postgres does not answer.
+    /// State of the source. `None` if Postgres is unreachable.
     pub source: Option<Standing>,
-    /// Where the pipeline serves its status, no matter who started it.
+    /// URL at which the pipeline serves its status, however it was started.
     pub pipeline_url: SecretUrl,
     pub pipeline_problem: Option<String>,
-    /// The sinks of the worker that was asked; their lag is of all workers, none
-    /// where that is unknown, and so are the dead letters since the beginning.
+    /// Sinks of the local worker. Their lag and dead letters are those of all workers.
+    /// The lag is `None` if it is unknown.
     pub sinks: Vec<SinkStatus>,
-    /// None where Kafka does not answer.
+    /// `None` if Kafka is unreachable.
     pub dead_letters: Option<DeadLetters>,
-    /// The first thing on the way that does not work.
+    /// The first component on the way from Postgres to the sinks that does not work.
     pub stuck: Option<Stuck>,
 }
 
-/// The first thing on the way that does not work.
+/// A component that does not work, with the reason and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stuck {
-    /// A service, `connector`, `slot`, or a sink.
+    /// A service, `connector`, `slot`, `pipeline`, `source`, or a sink.
     pub at: String,
     pub why: String,
-    /// The next command to type.
+    /// The next command to run.
     pub remedy: String,
 }
 
 impl Report {
-    /// Lays what is known of all workers over what the one that was asked says
-    /// of itself.
-    pub(super) fn add(&mut self, mut lags: BTreeMap<String, Option<u64>>) {
+    /// Replaces the lags and dead letters of the local worker with those of all workers.
+    pub(super) fn set_totals(&mut self, mut lags: BTreeMap<String, Option<u64>>) {
         for sink in &mut self.sinks {
             if let Some(lag) = lags.remove(&sink.name) {
                 sink.lag = lag;

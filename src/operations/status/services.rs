@@ -1,5 +1,4 @@
-//! The servers themselves: their processes or containers, and whether they
-//! answer.
+//! Status of the servers: their processes or containers, and their responses.
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -23,51 +22,51 @@ use crate::{
     },
 };
 
-/// One server.
+/// Status of one server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServiceStatus {
     pub name: String,
     pub runtime: Runtime,
     pub state: ServiceState,
-    /// Milliseconds since the epoch at which its process or container started.
+    /// Start time of its process or container, in milliseconds since the epoch.
     pub since_ms: Option<i64>,
-    /// Without its password.
+    /// URL of the server. The password is hidden.
     pub url: SecretUrl,
     pub pid: Option<i32>,
-    /// None for what is no container.
+    /// Name of its container. `None` if it does not run in one.
     pub container: Option<String>,
-    /// What it answered instead of what it should, or how it ended.
+    /// The unexpected response, or the way in which it exited.
     pub problem: Option<String>,
-    /// The setting that says where it is.
+    /// Setting with the address of the server.
     #[serde(skip)]
     pub endpoint: String,
-    /// A store that no configured sink writes to.
+    /// Whether it is a store that no configured sink writes to.
     #[serde(skip)]
     pub is_idle: bool,
 }
 
-/// How a server is.
+/// State of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceState {
-    /// It answers as it should.
+    /// Responds as expected.
     Ready,
-    /// It runs and does not answer as it should.
+    /// Runs, but does not respond as expected.
     Unready,
-    /// It answers, and refuses the credentials of its endpoint.
+    /// Responds, but refuses the credentials of its endpoint.
     Denied,
-    /// It ended and nobody had asked it to.
+    /// Exited without having been stopped.
     Died,
-    /// It was stopped; what it stored is there.
+    /// Stopped; its data still exists.
     Stopped,
-    /// It was never brought up.
+    /// Never started.
     Absent,
-    /// It is external and does not answer.
+    /// External and not responding.
     Unreachable,
 }
 
 impl ServiceState {
-    /// As it is written.
+    /// Returns the name of the state.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,15 +81,15 @@ impl ServiceState {
     }
 }
 
-/// All services, each after all that it needs. A store that no configured sink
-/// writes to is only among them where the project has it.
+/// Returns the status of all services, each after its dependencies. A store that no
+/// configured sink writes to is only included if it is recorded in the project.
 pub(super) async fn all(
     site: &Site,
     config: &Config,
     state: Option<&State>,
 ) -> Result<Vec<ServiceStatus>, Error> {
     let engine = choice::engine_of(site, state).await;
-    let place = Place {
+    let inspector = Inspector {
         site,
         config,
         state,
@@ -99,71 +98,71 @@ pub(super) async fn all(
     let runtime = state.map_or(Runtime::Native, |state| state.runtime);
     let all = selection::definitions()?;
     let definitions = selection::of_runtime(&all, &config.settings, runtime);
-    let is_shown = |one: &&Definition| {
-        let is_recorded = state.is_some_and(|state| state.services.contains_key(&one.name));
-        is_recorded || !place.is_idle(one)
+    let is_shown = |definition: &&Definition| {
+        let is_recorded = state.is_some_and(|state| state.services.contains_key(&definition.name));
+        is_recorded || !inspector.is_idle(definition)
     };
     let shown = definitions.iter().filter(is_shown);
-    let looks = shown.map(|definition| place.one(definition));
-    Ok(join_all(looks).await)
+    let statuses = shown.map(|definition| inspector.status(definition));
+    Ok(join_all(statuses).await)
 }
 
-/// Where services are looked for.
-struct Place<'a> {
+/// Inspects the services of a project.
+struct Inspector<'a> {
     site: &'a Site,
     config: &'a Config,
     state: Option<&'a State>,
-    /// None where there are no containers, or why nobody knows.
+    /// `None` if the project has no containers. An error if the engine is unreachable.
     engine: Result<Option<Engine>, String>,
 }
 
-/// What a service runs as, where it does.
+/// Process or container of a service.
 #[derive(Default)]
-struct Found {
-    /// Something of it is there, running or not.
+struct Instance {
+    /// Whether it exists, running or not.
     exists: bool,
-    running: bool,
+    is_running: bool,
     since_ms: Option<i64>,
     pid: Option<i32>,
     container: Option<String>,
     problem: Option<String>,
-    /// How it ended, where nobody had asked it to.
-    ended: Option<String>,
+    /// How it exited, if it was not stopped.
+    exit: Option<String>,
 }
 
-impl Place<'_> {
+impl Inspector<'_> {
     fn is_idle(&self, definition: &Definition) -> bool {
         is_idle_store(&definition.name, &self.config.settings.pipeline.sinks)
     }
 
-    async fn one(&self, definition: &Definition) -> ServiceStatus {
+    async fn status(&self, definition: &Definition) -> ServiceStatus {
         let name = &definition.name;
         let recorded = self.state.and_then(|state| state.services.get(name));
         let runtime = self.runtime(definition);
         let endpoint = self.endpoint(definition);
-        let found = match runtime {
-            Runtime::External => Found::default(),
+        let instance = match runtime {
+            Runtime::External => Instance::default(),
             Runtime::Docker => self.container(name).await,
             Runtime::Native => self.process(name),
         };
-        let external = runtime == Runtime::External;
-        let answer = match &found.problem {
+        let is_external = runtime == Runtime::External;
+        let response = match &instance.problem {
             Some(problem) => Err(ProbeError {
                 text: problem.clone(),
                 is_denied: false,
             }),
-            None if external || found.running => probe(&definition.ready, &endpoint).await,
+            None if is_external || instance.is_running => probe(&definition.ready, &endpoint).await,
             None => Ok(()),
         };
-        let state = match (&answer, found.running) {
-            (Err(said), _) if said.is_denied => ServiceState::Denied,
-            (Ok(()), _) if external => ServiceState::Ready,
-            (Err(_), _) if external => ServiceState::Unreachable,
+        let state = match (&response, instance.is_running) {
+            (Err(error), _) if error.is_denied => ServiceState::Denied,
+            (Ok(()), _) if is_external => ServiceState::Ready,
+            (Err(_), _) if is_external => ServiceState::Unreachable,
             (Ok(()), true) => ServiceState::Ready,
             (Err(_), true) => ServiceState::Unready,
-            (Err(_), false) if found.problem.is_some() => ServiceState::Unready,
-            // `down` takes it away.
-            (_, false) if found.exists => ServiceState::Died,
+            (Err(_), false) if instance.problem.is_some() => ServiceState::Unready,
+            // `down` removes the process or container.
+            (_, false) if instance.exists => ServiceState::Died,
             (_, false) if recorded.is_some() => ServiceState::Stopped,
             (_, false) => ServiceState::Absent,
         };
@@ -171,107 +170,110 @@ impl Place<'_> {
             name: name.clone(),
             runtime,
             state,
-            since_ms: found.since_ms,
+            since_ms: instance.since_ms,
             url: endpoint,
-            pid: found.pid,
-            container: found.container,
-            problem: answer.err().map(|said| said.text).or(found.ended),
+            pid: instance.pid,
+            container: instance.container,
+            problem: response.err().map(|error| error.text).or(instance.exit),
             endpoint: definition.endpoint.clone(),
             is_idle: self.is_idle(definition),
         }
     }
 
+    /// Returns the runtime of a service.
     fn runtime(&self, definition: &Definition) -> Runtime {
         let name = &definition.name;
-        let wishes = self.config.settings.services.get(name);
-        let configured = wishes.and_then(|wishes| wishes.runtime);
+        let settings = self.config.settings.services.get(name);
+        let configured = settings.and_then(|settings| settings.runtime);
         let recorded = self.state.and_then(|state| state.services.get(name));
         let project = self.state.map_or(Runtime::Native, |state| state.runtime);
-        // One that the project does not have and the operator has named.
-        let named =
+        // A service that is not in the project, but whose address is configured.
+        let external =
             || has_known_address(definition, self.config, self.state).then_some(Runtime::External);
         configured
             .or(recorded.map(|known| known.runtime))
-            .or_else(named)
+            .or_else(external)
             .or(definition.runtime(None, project))
             .unwrap_or(project)
     }
 
+    /// Returns the configured URL of a service.
     fn endpoint(&self, definition: &Definition) -> SecretUrl {
         let mut values = self.config.values.iter();
-        let found = values.find(|value| value.key == definition.endpoint);
-        found
+        let value = values.find(|value| value.key == definition.endpoint);
+        value
             .and_then(|value| value.reveal().as_str())
             .unwrap_or_default()
             .into()
     }
 
-    fn process(&self, name: &str) -> Found {
+    fn process(&self, name: &str) -> Instance {
         let dir = self.site.dir();
         let record = process::running(&dir, name);
         let exists = dir.record(name).exists();
-        let ended = exists && record.is_none();
-        Found {
+        let has_exited = exists && record.is_none();
+        Instance {
             exists,
-            running: record.is_some(),
-            ended: ended.then(|| "its process has ended".to_owned()),
+            is_running: record.is_some(),
+            exit: has_exited.then(|| "its process has exited".to_owned()),
             since_ms: record.as_ref().map(|record| record.started_ms),
             pid: record.map(|record| record.process.pid),
-            ..Found::default()
+            ..Instance::default()
         }
     }
 
-    async fn container(&self, service: &str) -> Found {
+    async fn container(&self, service: &str) -> Instance {
         let engine = match &self.engine {
             Ok(Some(engine)) => engine,
-            Ok(None) => return Found::default(),
+            Ok(None) => return Instance::default(),
             Err(problem) => {
-                return Found {
+                return Instance {
                     problem: Some(problem.clone()),
-                    ..Found::default()
+                    ..Instance::default()
                 };
             }
         };
-        let owner = ResourceLabels::new(self.site);
-        match engine.container(&owner.container(service)).await {
-            Ok(Some(found))
-                if owner
-                    .check("container", &found.name, &found.labels)
+        let labels = ResourceLabels::new(self.site);
+        match engine.container(&labels.container(service)).await {
+            Ok(Some(container))
+                if labels
+                    .check("container", &container.name, &container.labels)
                     .is_err() =>
             {
-                Found::default()
+                Instance::default()
             }
-            Ok(Some(found)) => Found {
+            Ok(Some(container)) => Instance {
                 exists: true,
-                running: found.is_running(),
-                since_ms: found.started_ms.filter(|_| found.is_running()),
-                problem: unwell(&found),
-                ended: ended(&found.run_state),
-                container: Some(found.name),
-                ..Found::default()
+                is_running: container.is_running(),
+                since_ms: container.started_ms.filter(|_| container.is_running()),
+                problem: health_problem(&container),
+                exit: exit(&container.run_state),
+                container: Some(container.name),
+                ..Instance::default()
             },
-            Ok(None) => Found::default(),
-            Err(error) => Found {
+            Ok(None) => Instance::default(),
+            Err(error) => Instance {
                 problem: Some(error.to_string()),
-                ..Found::default()
+                ..Instance::default()
             },
         }
     }
 }
 
-fn ended(run_state: &RunState) -> Option<String> {
+/// Describes how a container exited. `None` if it is running.
+fn exit(run_state: &RunState) -> Option<String> {
     match run_state {
         RunState::Running => None,
         RunState::Created => Some("its container was never started".to_owned()),
-        RunState::Exited(how) => Some(format!("its container has ended ({how})")),
+        RunState::Exited(status) => Some(format!("its container has exited ({status})")),
     }
 }
 
-/// What the engine has against a container that runs.
-fn unwell(found: &Container) -> Option<String> {
-    match &found.health {
-        Health::Unhealthy(said) if found.is_running() => Some(
-            format!("its health check fails: {said}")
+/// Describes the failing health check of a running container.
+fn health_problem(container: &Container) -> Option<String> {
+    match &container.health {
+        Health::Unhealthy(output) if container.is_running() => Some(
+            format!("its health check fails: {output}")
                 .trim_end_matches(": ")
                 .to_owned(),
         ),

@@ -1,5 +1,5 @@
-//! Where the way from Postgres to the sinks is broken first, and what mends
-//! it: a pure function of what was seen.
+//! Finds the first component on the way from Postgres to the sinks that does not work,
+//! and its remedy. A pure function of the report.
 
 use super::{
     report::{Report, Stuck},
@@ -23,18 +23,14 @@ fn stuck(at: &str, why: impl Into<String>, remedy: impl Into<String>) -> Stuck {
     }
 }
 
-/// Looks along the way: servers, source, connector, slot, pipeline, sinks.
+/// Checks the components in order: servers, source, connector, slot, pipeline, sinks.
 pub(super) fn find(report: &Report) -> Option<Stuck> {
     if report
         .services
         .iter()
-        .all(|one| one.state == ServiceState::Absent)
+        .all(|service| service.state == ServiceState::Absent)
     {
-        return Some(stuck(
-            "stack",
-            "the project was never brought up",
-            "fanout up",
-        ));
+        return Some(stuck("stack", "the project was never started", "fanout up"));
     }
     let halted = report.sinks.iter().filter(|sink| sink.halt.is_some());
     servers(report)
@@ -42,71 +38,67 @@ pub(super) fn find(report: &Report) -> Option<Stuck> {
         .or_else(|| connector(report))
         .or_else(|| slot(report))
         .or_else(|| pipeline(report))
-        // What waits for an operator before what may pass.
+        // Problems that need an operator come before transient ones.
         .or_else(|| halted.into_iter().find_map(sink))
         .or_else(|| source(report, |_| true))
         .or_else(|| report.sinks.iter().find_map(sink))
 }
 
-/// The servers that every sink is fed by, in the order in which an event meets
-/// them.
-const SOURCE: [&str; 3] = ["postgres", "kafka", "connect"];
+/// Servers between Postgres and the sinks, in the order in which an event passes them.
+const SOURCE_SERVERS: [&str; 3] = ["postgres", "kafka", "connect"];
 
-/// The pipeline's own service is looked at by what it serves: it may as well
-/// be run by hand.
+/// Checks the servers. The pipeline is checked by its HTTP server instead, because it
+/// may be started by hand.
 fn servers(report: &Report) -> Option<Stuck> {
-    let broken = |one: &&ServiceStatus| match one.state {
+    let is_broken = |service: &&ServiceStatus| match service.state {
         ServiceState::Ready => false,
-        // A store that nobody writes to need not be there.
-        _ if one.is_idle => false,
-        ServiceState::Absent => SOURCE.contains(&one.name.as_str()),
+        // A store that no sink writes to is not needed.
+        _ if service.is_idle => false,
+        ServiceState::Absent => SOURCE_SERVERS.contains(&service.name.as_str()),
         _ => true,
     };
     let stores = SinkKind::ALL.map(SinkKind::service);
-    let the_way = SOURCE.into_iter().chain(stores);
-    let of_name = |name: &str| report.services.iter().find(|one| one.name == name);
-    let service = the_way.filter_map(of_name).find(broken)?;
+    let names = SOURCE_SERVERS.into_iter().chain(stores);
+    let by_name = |name: &str| report.services.iter().find(|service| service.name == name);
+    let service = names.filter_map(by_name).find(is_broken)?;
     let name = &service.name;
     let problem = service.problem.clone().unwrap_or_default();
     let (why, remedy) = match service.state {
         ServiceState::Died => (problem, "fanout up".to_owned()),
-        ServiceState::Stopped => ("it is stopped".to_owned(), "fanout up".to_owned()),
-        ServiceState::Absent => ("it was never brought up".to_owned(), "fanout up".to_owned()),
+        ServiceState::Stopped => ("stopped".to_owned(), "fanout up".to_owned()),
+        ServiceState::Absent => ("never started".to_owned(), "fanout up".to_owned()),
         ServiceState::Unreachable => (
             format!(
-                "it is external, at {}, and does not answer: {problem}",
+                "external server at {} is unreachable: {problem}",
                 service.url
             ),
             "fanout config show".to_owned(),
         ),
         ServiceState::Denied => (
-            format!(
-                "it refuses the credentials of {}: {problem}",
-                service.endpoint
-            ),
+            format!("refuses the credentials of {}: {problem}", service.endpoint),
             credentials_remedy(&service.endpoint),
         ),
-        // Not the container, but its engine.
+        // The problem is the container engine, not the container.
         _ if service.runtime == Runtime::Docker && service.container.is_none() => {
             (problem, "fanout doctor".to_owned())
         }
         _ => (
-            format!("it does not answer: {problem}"),
+            format!("not responding: {problem}"),
             format!("fanout logs {name}"),
         ),
     };
     Some(stuck(name, why, remedy))
 }
 
-/// The worst that is known of the source, where it is as bad as that.
+/// Returns the worst finding about the source, if `is_bad` holds.
 fn source(report: &Report, is_bad: impl Fn(&Standing) -> bool) -> Option<Stuck> {
     let standing = report.source.as_ref().filter(|standing| is_bad(standing))?;
     let worst: &Finding = standing.findings.first()?;
     Some(stuck("source", worst.what.clone(), worst.remedy.clone()))
 }
 
-/// What mends an endpoint whose user or password is refused. Others connect by
-/// what `up` wrote for them.
+/// Returns the remedy for refused credentials. `up` has to be run again, because other
+/// components use the credentials that it wrote.
 fn credentials_remedy(key: &str) -> String {
     let variable = variable(key);
     format!("set {key} or {variable} to the right user and password, then: fanout up")
@@ -119,7 +111,7 @@ fn connector(report: &Report) -> Option<Stuck> {
     let Some(connector) = &report.connector else {
         return Some(stuck(
             "connector",
-            "it is not registered",
+            "not registered",
             "fanout connector apply",
         ));
     };
@@ -142,37 +134,37 @@ fn slot(report: &Report) -> Option<Stuck> {
         return Some(stuck("slot", problem, "fanout logs postgres"));
     }
     let Some(slot) = &report.slot else {
-        return Some(stuck("slot", "there is none", SLOT_LOST_REMEDY));
+        return Some(stuck("slot", "missing", SLOT_LOST_REMEDY));
     };
     if slot.wal_status.as_deref() == Some("lost") {
-        let why = "postgres no longer has the log that it needs";
+        let why = "postgres has deleted the log that the slot needs";
         return Some(stuck("slot", why, SLOT_LOST_REMEDY));
     }
-    // While it takes a snapshot, it is connected and nobody reads the slot.
+    // During a snapshot, the connector is connected and the slot is inactive.
     if slot.active || slot.connected == Some(true) {
         return None;
     }
-    // Debezium tries again for as long as it takes, and calls that running.
+    // Debezium retries forever and reports that it is running.
     Some(stuck(
         "slot",
-        "it is inactive: the connector is running and cannot log in to postgres, \
+        "inactive: the connector is running but cannot log in to postgres, \
          or has only just started",
-        "fanout logs connect --tail 50; where the password has changed: fanout up",
+        "fanout logs connect --tail 50; if the password has changed: fanout up",
     ))
 }
 
 fn pipeline(report: &Report) -> Option<Stuck> {
     let problem = report.pipeline_problem.as_ref()?;
-    let died = report
+    let has_died = report
         .services
         .iter()
-        .any(|one| one.name == "pipeline" && one.state == ServiceState::Died);
-    if died {
-        return Some(stuck("pipeline", "its process has ended", "fanout up"));
+        .any(|service| service.name == "pipeline" && service.state == ServiceState::Died);
+    if has_died {
+        return Some(stuck("pipeline", "its process has exited", "fanout up"));
     }
     Some(stuck(
         "pipeline",
-        format!("it does not answer: {problem}"),
+        format!("not responding: {problem}"),
         "fanout up",
     ))
 }
@@ -186,8 +178,12 @@ fn sink(sink: &SinkStatus) -> Option<Stuck> {
             halt.remedy.clone(),
         ));
     }
-    if let Some(caution) = &sink.caution {
-        return Some(stuck(&at, caution.reason.clone(), caution.remedy.clone()));
+    if let Some(degradation) = &sink.degradation {
+        return Some(stuck(
+            &at,
+            degradation.reason.clone(),
+            degradation.remedy.clone(),
+        ));
     }
     let detail = sink.detail.clone().unwrap_or_default();
     match sink.state {
@@ -240,13 +236,13 @@ mod tests {
             extra_fields: 0,
             retries: 0,
             halt: None,
-            caution: None,
+            degradation: None,
             partitions: Vec::new(),
         }
     }
 
-    /// Everything works.
-    fn well() -> Report {
+    /// Returns a report without any problem.
+    fn healthy_report() -> Report {
         let task = TaskStatus {
             id: 0,
             state: State::Running,
@@ -284,43 +280,44 @@ mod tests {
         }
     }
 
-    fn at(report: &Report) -> String {
+    /// Returns the name of the stuck component.
+    fn stuck_at(report: &Report) -> String {
         find(report).map(|stuck| stuck.at).unwrap_or_default()
     }
 
     #[test]
-    fn what_works_is_not_stuck() {
-        assert_eq!(find(&well()), None);
+    fn a_healthy_project_is_not_stuck() {
+        assert_eq!(find(&healthy_report()), None);
     }
 
     #[test]
-    fn the_first_break_on_the_way_is_named() {
-        let mut report = well();
+    fn the_first_broken_component_is_reported() {
+        let mut report = healthy_report();
         report.services[0].state = ServiceState::Died;
         report.services[1].state = ServiceState::Unready;
         report.connector = None;
-        assert_eq!(at(&report), "kafka");
+        assert_eq!(stuck_at(&report), "kafka");
         report.services[1].state = ServiceState::Ready;
-        report.services[0].problem = Some("its container has ended (exit code 1)".to_owned());
+        report.services[0].problem = Some("its container has exited (exit code 1)".to_owned());
         let stuck = find(&report).expect("stuck");
         assert_eq!(stuck.at, "clickhouse");
-        assert_eq!(stuck.why, "its container has ended (exit code 1)");
+        assert_eq!(stuck.why, "its container has exited (exit code 1)");
         report.services[0].state = ServiceState::Ready;
-        assert_eq!(at(&report), "connector");
+        assert_eq!(stuck_at(&report), "connector");
     }
 
     #[test]
-    fn a_store_that_no_sink_writes_to_is_not_missed() {
-        let mut report = well();
+    fn an_idle_store_is_not_reported() {
+        let mut report = healthy_report();
         report.services[0].state = ServiceState::Stopped;
-        assert_eq!(at(&report), "clickhouse");
+        assert_eq!(stuck_at(&report), "clickhouse");
         report.services[0].is_idle = true;
         assert_eq!(find(&report), None);
     }
 
     #[test]
-    fn a_slot_that_lost_its_log_names_the_one_way_back() {
-        let mut report = well();
+    fn a_slot_that_lost_its_log_has_its_own_remedy() {
+        let mut report = healthy_report();
         if let Some(slot) = &mut report.slot {
             slot.wal_status = Some("lost".to_owned());
         }
@@ -329,8 +326,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_password_is_told_with_the_setting_that_has_it() {
-        let mut report = well();
+    fn a_refused_password_is_reported_with_its_setting() {
+        let mut report = healthy_report();
         report.services[2].state = ServiceState::Denied;
         report.services[2].problem = Some("password authentication failed".to_owned());
         let stuck = find(&report).expect("stuck");
@@ -338,7 +335,7 @@ mod tests {
             (stuck.at.as_str(), stuck.why.as_str()),
             (
                 "postgres",
-                "it refuses the credentials of postgres.url: password authentication failed"
+                "refuses the credentials of postgres.url: password authentication failed"
             )
         );
         assert_eq!(
@@ -349,18 +346,18 @@ mod tests {
     }
 
     #[test]
-    fn a_connector_that_runs_and_reads_nothing_is_blocked() {
-        let mut report = well();
+    fn an_inactive_slot_without_a_connection_is_stuck() {
+        let mut report = healthy_report();
         if let Some(slot) = &mut report.slot {
             slot.active = false;
             slot.connected = Some(false);
         }
-        assert_eq!(at(&report), "slot");
+        assert_eq!(stuck_at(&report), "slot");
     }
 
     #[test]
-    fn a_connector_that_takes_its_snapshot_is_not_blocked() {
-        let mut report = well();
+    fn a_connector_that_takes_a_snapshot_is_not_stuck() {
+        let mut report = healthy_report();
         if let Some(slot) = &mut report.slot {
             slot.active = false;
             slot.connected = Some(true);
@@ -369,8 +366,8 @@ mod tests {
     }
 
     #[test]
-    fn a_halted_sink_gives_its_own_remedy() {
-        let mut report = well();
+    fn a_halted_sink_has_its_own_remedy() {
+        let mut report = healthy_report();
         let mut halted = sink("clickhouse", SinkState::Halted);
         halted.halt = Some(Halt {
             code: "wrong_schema".to_owned(),
@@ -384,11 +381,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_run_by_hand_is_as_good_as_a_service() {
-        let mut report = well();
+    fn a_pipeline_started_by_hand_is_accepted() {
+        let mut report = healthy_report();
         report.services[3].state = ServiceState::Absent;
         assert_eq!(find(&report), None);
         report.pipeline_problem = Some("refused".to_owned());
-        assert_eq!(at(&report), "pipeline");
+        assert_eq!(stuck_at(&report), "pipeline");
     }
 }

@@ -1,4 +1,4 @@
-//! Why a replay ends early.
+//! Errors that end a replay early.
 
 use std::{io, time::Duration};
 
@@ -8,31 +8,31 @@ use crate::{
     runtime::{Halt, error::PipelineError},
 };
 
-/// How long the broker may have nothing to give before the end is reached.
+/// Maximum time without a record before the end is reached.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
-/// Why a replay ends early.
+/// Error that ends a replay early.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    #[error("the log cannot be read")]
+    #[error("cannot read the log")]
     Kafka(#[from] KafkaError),
     #[error(
         "offset {next} of partition {partition} was deleted from the log before it was replayed"
     )]
     Gone { partition: i32, next: i64 },
-    #[error("the log says nothing for {}s", SILENCE.as_secs())]
+    #[error("no records from the log for {}s", SILENCE.as_secs())]
     Silent,
     #[error("{}", .0.reason)]
     Halted(Halt),
-    #[error("given up after {}s of trying: {reason}", waited.as_secs())]
+    #[error("gave up after {}s: {reason}", waited.as_secs())]
     Refused { reason: String, waited: Duration },
-    #[error("cannot keep the progress")]
+    #[error("cannot save the progress")]
     Progress(#[source] io::Error),
     #[error("cannot use temporary files")]
     Disk(#[source] io::Error),
-    #[error("stopped; run it again, and it goes on")]
+    #[error("stopped; run the command again to resume")]
     Stopped,
 }
 
@@ -68,8 +68,10 @@ impl Failure for ReplayError {
             Self::Kafka(_) | Self::Silent | Self::Refused { .. } => {
                 Some("fanout status".to_owned())
             }
-            Self::Gone { .. } => Some("run it again: it begins anew".to_owned()),
-            Self::Disk(_) => Some("free space in that folder, then run it again".to_owned()),
+            Self::Gone { .. } => Some("run the command again; it starts from scratch".to_owned()),
+            Self::Disk(_) => {
+                Some("free space in that folder, then run the command again".to_owned())
+            }
             Self::Progress(_) | Self::Stopped => None,
         }
     }

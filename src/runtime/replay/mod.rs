@@ -1,6 +1,6 @@
-//! Stretches of the log through a sink once more, beside the live pipeline and
-//! by an assignment of their own: nothing is committed, and what is written
-//! carries the positions it had the first time, so that repeating is harmless.
+//! Replays parts of the log through a sink, independent of the running pipeline and
+//! with separate consumers. Nothing is committed, and records are written with their
+//! original positions, so that repeating a replay is harmless.
 
 mod error;
 mod part;
@@ -10,4 +10,4 @@ mod work;
 pub use error::ReplayError;
 pub use part::Part;
 pub(crate) use run::{Kepts, Parts, Run, Work};
-pub use work::{Batches, Bounds, Kept, Tally, Watch};
+pub use work::{Batches, Bounds, ReplayRecord, Tally, Watch};

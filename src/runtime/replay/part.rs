@@ -1,25 +1,25 @@
-//! One partition's part of a replay, and how far it is.
+//! One partition's part of a replay, with its progress.
 
 use serde::{Deserialize, Serialize};
 
-/// One partition's part of a replay. Plain data that is stored between runs: to
-/// resume a replay, pass the last state it reported.
+/// One partition's part of a replay. Plain data that is stored between runs. To resume
+/// a replay, pass the last reported state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub partition: i32,
     pub from: i64,
-    /// One past the last offset.
+    /// End offset, one past the last offset of the part.
     pub until: i64,
-    /// Everything before this is stored.
+    /// Next offset: all earlier records are stored.
     pub next: i64,
-    /// How far what is stored was enriched when the part was begun.
+    /// Commit metadata at the start of the part, which contains the enrichment progress.
     pub metadata: Option<String>,
-    /// All of it is stored, and nothing is owed.
+    /// Whether all records are stored and no work is pending.
     pub done: bool,
 }
 
 impl Part {
-    /// A part that has not begun.
+    /// Creates a part that has not been started.
     #[must_use]
     pub fn new(partition: i32, from: i64, until: i64) -> Self {
         Self {
@@ -32,19 +32,20 @@ impl Part {
         }
     }
 
-    /// Offsets in it: at least as many as there are records.
+    /// Returns the number of offsets in the part, which is at least the number of
+    /// records.
     #[must_use]
     pub fn len(&self) -> u64 {
         u64::try_from(self.until - self.from).unwrap_or(0)
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if the part has no offsets.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Of those, how many are behind it.
+    /// Returns the number of offsets that were already replayed.
     #[must_use]
     pub fn passed(&self) -> u64 {
         u64::try_from(self.next.min(self.until) - self.from).unwrap_or(0)
@@ -56,17 +57,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_part_is_done_before_it_begins() {
+    fn an_empty_part_is_done_from_the_start() {
         assert!(Part::new(0, 7, 7).done);
         let mut part = Part::new(0, 3, 10);
         assert_eq!((part.done, part.len(), part.passed()), (false, 7, 0));
-        // A position past the end is that of a transaction's marker.
+        // A transaction marker moves the position past the end.
         part.next = 12;
         assert_eq!(part.passed(), 7);
     }
 
     #[test]
-    fn what_a_part_is_kept_as_stays_the_same_for_ever() {
+    fn the_stored_format_of_a_part_is_stable() {
         let part = Part::new(1, 2, 9);
         let text = serde_json::to_string(&part).expect("plain data");
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The replay itself: one sink, one part after the other, each by a reader of
-//! its own.
+//! Runs a replay through one sink, one part after the other, each with a separate
+//! reader.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -13,13 +13,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     error::{ReplayError, SILENCE},
     part::Part,
-    work::{Batches, Bounds, Kept, Tally, Watch},
+    work::{Batches, Bounds, ReplayRecord, Tally, Watch},
 };
 use crate::{
     crash,
     kafka::{Limits, Partition, Taken, TopicIdentity, chunk::Chunk, is_out_of_range},
     runtime::{
-        Delivery, Fault, PartitionSink, Rejected, Settled, Sink,
+        Delivery, Fault, FlushOutcome, PartitionSink, Rejected, Sink,
         dead_letter::DeadLetters,
         shape::{self, ShapeGuard},
         shared::{Shared, shared_log},
@@ -27,25 +27,26 @@ use crate::{
     sink_kind::ConsumerGroup,
 };
 
-/// What goes through the sink.
+/// Input of a replay.
 pub(crate) trait Work {
+    /// Replays the input.
     fn through<S: Sink>(
         self,
         run: &mut Run<'_, S>,
     ) -> impl Future<Output = Result<(), ReplayError>> + Send;
 }
 
-/// Stretches of the log.
+/// Input that is read from the log.
 pub(crate) struct Parts<'w>(pub &'w mut [Part], pub &'w mut dyn Watch);
 
-/// Records that were kept elsewhere.
+/// Input that is read from a place other than the log.
 pub(crate) struct Kepts<'w, B>(pub &'w mut B);
 
 impl Work for Parts<'_> {
     async fn through<S: Sink>(self, run: &mut Run<'_, S>) -> Result<(), ReplayError> {
         let Self(parts, watch) = self;
         for part in parts.iter_mut().filter(|part| !part.done) {
-            run.part(part, watch).await?;
+            run.replay_part(part, watch).await?;
         }
         Ok(())
     }
@@ -53,7 +54,7 @@ impl Work for Parts<'_> {
 
 impl<B: Batches> Work for Kepts<'_, B> {
     async fn through<S: Sink>(self, run: &mut Run<'_, S>) -> Result<(), ReplayError> {
-        run.kept(self.0).await
+        run.replay_batches(self.0).await
     }
 }
 
@@ -64,7 +65,7 @@ pub(crate) struct Run<'a, S> {
     topic: String,
     limits: Limits,
     bounds: &'a Bounds,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     sink: S,
     guard: ShapeGuard,
     tally: Tally,
@@ -86,7 +87,7 @@ impl<'a, S: Sink> Run<'a, S> {
         })?;
         let run = Self {
             group,
-            letters: DeadLetters::new(shared.producer.clone(), group, identity),
+            dead_letters: DeadLetters::new(shared.producer.clone(), group, identity),
             shared,
             topic,
             limits,
@@ -99,7 +100,7 @@ impl<'a, S: Sink> Run<'a, S> {
             shared.placeholders.load().await?;
             run.sink.open().await
         };
-        run.insist(open).await?;
+        run.retry(open).await?;
         Ok(run)
     }
 
@@ -108,11 +109,11 @@ impl<'a, S: Sink> Run<'a, S> {
         Ok(self.tally)
     }
 
-    /// Records of any partition, in any order.
-    async fn kept(&mut self, batches: &mut impl Batches) -> Result<(), ReplayError> {
+    /// Replays records of any partition, in any order.
+    async fn replay_batches(&mut self, batches: &mut impl Batches) -> Result<(), ReplayError> {
         let mut sinks: BTreeMap<i32, S::Partition> = BTreeMap::new();
         while let Some(batch) = batches.next().await? {
-            let mut partitions: BTreeMap<i32, BTreeMap<i64, Kept>> = BTreeMap::new();
+            let mut partitions: BTreeMap<i32, BTreeMap<i64, ReplayRecord>> = BTreeMap::new();
             for record in batch {
                 let partition = partitions.entry(record.partition).or_default();
                 partition.insert(record.offset, record);
@@ -123,26 +124,26 @@ impl<'a, S: Sink> Run<'a, S> {
                 }
                 let sink = match sinks.entry(number) {
                     Entry::Occupied(sink) => sink.into_mut(),
-                    Entry::Vacant(place) => {
+                    Entry::Vacant(entry) => {
                         let claim = async |_| self.sink.replay(number, None).await;
-                        place.insert(self.insist(claim).await?)
+                        entry.insert(self.retry(claim).await?)
                     }
                 };
-                let records: Vec<Kept> = records.into_values().collect();
-                self.kept_of(sink, &records, batches).await?;
+                let records: Vec<ReplayRecord> = records.into_values().collect();
+                self.replay_records(sink, &records, batches).await?;
             }
         }
         for sink in sinks.values_mut() {
-            self.settle(sink).await?;
+            self.flush(sink).await?;
         }
         Ok(())
     }
 
-    /// Records of one partition, by offset.
-    async fn kept_of(
+    /// Replays records of one partition, ordered by offset.
+    async fn replay_records(
         &mut self,
         sink: &mut S::Partition,
-        records: &[Kept],
+        records: &[ReplayRecord],
         batches: &mut impl Batches,
     ) -> Result<(), ReplayError> {
         let number = records.first().map_or(0, |record| record.partition);
@@ -152,8 +153,8 @@ impl<'a, S: Sink> Run<'a, S> {
             let (key, value) = (record.key.as_deref(), record.value.as_deref());
             chunk.push(record.offset, record.timestamp_ms, key, value);
             last += 1;
-            let room = chunk.len() < self.limits.records && chunk.size() < self.limits.bytes;
-            if room && last < records.len() {
+            let has_room = chunk.len() < self.limits.records && chunk.size() < self.limits.bytes;
+            if has_room && last < records.len() {
                 continue;
             }
             let delivery = self.write(sink, &chunk).await?;
@@ -169,26 +170,31 @@ impl<'a, S: Sink> Run<'a, S> {
         Ok(())
     }
 
-    async fn part(&mut self, part: &mut Part, watch: &mut dyn Watch) -> Result<(), ReplayError> {
+    /// Replays one part of the log.
+    async fn replay_part(
+        &mut self,
+        part: &mut Part,
+        watch: &mut dyn Watch,
+    ) -> Result<(), ReplayError> {
         let metadata = part.metadata.clone();
         let claim = async |_| self.sink.replay(part.partition, metadata.as_deref()).await;
-        let mut sink = self.insist(claim).await?;
+        let mut sink = self.retry(claim).await?;
         part.metadata
             .get_or_insert_with(|| sink.metadata(part.next));
         let reader = format!("{}-backfill", self.shared.group_prefix);
         let start = [(part.partition, Some(part.next))];
-        let reading = self
+        let assigned = self
             .shared
             .kafka
             .partition_reader(&reader, &self.topic, &start);
-        let (_reader, mut partitions) = reading?;
+        let (_reader, mut partitions) = assigned?;
         let Some(mut partition) = partitions.pop() else {
             return Ok(());
         };
         let mut chunk = Chunk::new(Arc::clone(partition.topic()), part.partition);
         while part.next < part.until {
-            let gathered = self.gather(&mut partition, &mut chunk, part.until).await;
-            let next = gathered.map_err(|error| match error {
+            let result = self.gather(&mut partition, &mut chunk, part.until).await;
+            let next = result.map_err(|error| match error {
                 ReplayError::Kafka(error) if is_out_of_range(&error) => ReplayError::Gone {
                     partition: part.partition,
                     next: part.next,
@@ -199,18 +205,18 @@ impl<'a, S: Sink> Run<'a, S> {
                 self.deliver(&mut sink, &mut chunk, watch).await?;
             }
             part.next = part.next.max(next);
-            let kept = watch.advanced(part, &self.tally);
-            kept.map_err(ReplayError::Progress)?;
+            let saved = watch.advanced(part, &self.tally);
+            saved.map_err(ReplayError::Progress)?;
         }
-        self.settle(&mut sink).await?;
+        self.flush(&mut sink).await?;
         crash::point("backfill", "settled");
         part.done = true;
-        let kept = watch.advanced(part, &self.tally);
-        kept.map_err(ReplayError::Progress)
+        let saved = watch.advanced(part, &self.tally);
+        saved.map_err(ReplayError::Progress)
     }
 
-    /// Fills the chunk with records before `until`. Returns the offset before
-    /// which everything is in it.
+    /// Fills the chunk with records before `until`. Returns the next offset: all
+    /// earlier records are in the chunk or before it.
     async fn gather(
         &self,
         partition: &mut Partition,
@@ -241,7 +247,8 @@ impl<'a, S: Sink> Run<'a, S> {
         }
     }
 
-    /// Delivers the chunk and dead-letters what was not before.
+    /// Delivers the chunk. Dead-letters rejected records that are not already
+    /// dead-lettered.
     async fn deliver(
         &mut self,
         sink: &mut S::Partition,
@@ -249,31 +256,31 @@ impl<'a, S: Sink> Run<'a, S> {
         watch: &dyn Watch,
     ) -> Result<(), ReplayError> {
         let mut delivery = self.write(sink, chunk).await?;
-        if shape::concerns(&delivery) {
-            let reconciled = self.insist(async |_| sink.reconciled().await).await?;
-            shape::leave_out(&mut delivery, chunk, reconciled);
+        if shape::has_mismatch(&delivery) {
+            let reconciled = self.retry(async |_| sink.reconciled().await).await?;
+            shape::ignore_reconciled(&mut delivery, chunk, reconciled);
         }
         if let Some(cut) = self.guard.judge((&delivery).into()).await {
-            let place = chunk.get(cut.index).map(|record| record.position());
-            let halt = cut.halt(&place.unwrap_or_default(), shape::recovery(self.group));
+            let position = chunk.get(cut.index).map(|record| record.position());
+            let halt = cut.halt(&position.unwrap_or_default(), shape::recovery(self.group));
             return Err(ReplayError::Halted(halt));
         }
         crash::point("backfill", "delivered");
         let mut unsent: Vec<Rejected> = delivery.rejected.clone();
-        let mut known = Ok(());
+        let mut lookup = Ok(());
         unsent.retain(|rejected| {
             let record = chunk.get(rejected.index);
             record.is_some_and(|record| {
-                let known_one = watch.is_dead_lettered(record.partition, record.offset);
-                !known_one.unwrap_or_else(|error| {
-                    known = Err(error);
+                let is_dead_lettered = watch.is_dead_lettered(record.partition, record.offset);
+                !is_dead_lettered.unwrap_or_else(|error| {
+                    lookup = Err(error);
                     true
                 })
             })
         });
-        known.map_err(ReplayError::Disk)?;
+        lookup.map_err(ReplayError::Disk)?;
         let (started, mut attempt) = (Instant::now(), 0);
-        while let Err(fault) = self.letters.send_all(chunk, &mut unsent).await {
+        while let Err(fault) = self.dead_letters.send_all(chunk, &mut unsent).await {
             self.wait(fault, attempt, started).await?;
             attempt += 1;
         }
@@ -284,7 +291,7 @@ impl<'a, S: Sink> Run<'a, S> {
         Ok(())
     }
 
-    /// Delivers the chunk until the store has acknowledged all of it.
+    /// Delivers the chunk, retrying until the store has acknowledged all of it.
     async fn write(
         &mut self,
         sink: &mut S::Partition,
@@ -292,7 +299,7 @@ impl<'a, S: Sink> Run<'a, S> {
     ) -> Result<Delivery, ReplayError> {
         let started = Instant::now();
         let prepare = async |_| Ok(self.shared.placeholders.prepare(chunk).await?);
-        self.insist(prepare).await?;
+        self.retry(prepare).await?;
         let mut attempt = 0;
         loop {
             match sink.deliver(chunk, attempt).await {
@@ -320,16 +327,17 @@ impl<'a, S: Sink> Run<'a, S> {
         }
     }
 
-    async fn settle(&self, sink: &mut S::Partition) -> Result<(), ReplayError> {
+    /// Flushes all pending work of the sink.
+    async fn flush(&self, sink: &mut S::Partition) -> Result<(), ReplayError> {
         let (mut since, mut attempt) = (Instant::now(), 0);
         loop {
-            match sink.settle().await {
-                Ok(Settled::Done) => return Ok(()),
-                Ok(Settled::More(what)) => {
-                    tracing::debug!(what, "settling");
+            match sink.flush().await {
+                Ok(FlushOutcome::Done) => return Ok(()),
+                Ok(FlushOutcome::More(remaining)) => {
+                    tracing::debug!(remaining, "flushing");
                     (since, attempt) = (Instant::now(), 0);
                     tokio::select! {
-                        () = sink.owed() => {}
+                        () = sink.pending() => {}
                         () = self.bounds.stop.cancelled() => return Err(ReplayError::Stopped),
                     }
                 }
@@ -341,22 +349,23 @@ impl<'a, S: Sink> Run<'a, S> {
         }
     }
 
-    /// Asks again and again until it works, is hopeless, or has taken too long.
-    async fn insist<T, F: Future<Output = Result<T, Fault>>>(
+    /// Retries an operation until it succeeds, halts, or takes too long.
+    async fn retry<T, F: Future<Output = Result<T, Fault>>>(
         &self,
-        ask: impl Fn(u32) -> F,
+        operation: impl Fn(u32) -> F,
     ) -> Result<T, ReplayError> {
         let started = Instant::now();
         let mut attempt = 0;
         loop {
-            match ask(attempt).await {
-                Ok(answer) => return Ok(answer),
+            match operation(attempt).await {
+                Ok(value) => return Ok(value),
                 Err(fault) => self.wait(fault, attempt, started).await?,
             }
             attempt += 1;
         }
     }
 
+    /// Waits for the retry delay. Fails after a halt, a timeout or a stop request.
     async fn wait(&self, fault: Fault, attempt: u32, since: Instant) -> Result<(), ReplayError> {
         let (reason, after) = match fault {
             Fault::Halt(halt) => return Err(ReplayError::Halted(halt)),
@@ -366,8 +375,8 @@ impl<'a, S: Sink> Run<'a, S> {
         if waited >= self.bounds.patience {
             return Err(ReplayError::Refused { reason, waited });
         }
-        tracing::debug!(reason, attempt, "trying again");
-        let pause = after.unwrap_or_else(|| self.shared.patience.delay(attempt));
+        tracing::debug!(reason, attempt, "retrying");
+        let pause = after.unwrap_or_else(|| self.shared.retry_policy.delay(attempt));
         tokio::select! {
             () = sleep(pause) => Ok(()),
             () = self.bounds.stop.cancelled() => Err(ReplayError::Stopped),

@@ -1,4 +1,4 @@
-//! What a replay works on, within which bounds, and what it tells of it.
+//! Input, limits and progress reports of a replay.
 
 use std::{collections::BTreeMap, future::Future, io, time::Duration};
 
@@ -7,40 +7,41 @@ use tokio_util::sync::CancellationToken;
 
 use super::{error::ReplayError, part::Part};
 
-/// What a replay has done so far.
+/// Counts of a replay so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub applied: u64,
-    /// By reason.
+    /// Ignored records by reason.
     pub ignored: BTreeMap<String, u64>,
-    /// By code.
+    /// Rejected records by code.
     pub rejected: BTreeMap<String, u64>,
 }
 
-/// Told after each batch, and when a part is done.
+/// Receives the progress of a replay.
 pub trait Watch: Send + Sync {
-    /// What has been stored of a part. An error ends the replay.
+    /// Called after each batch, and once the part is done. An error ends the replay.
     fn advanced(&mut self, part: &Part, tally: &Tally) -> io::Result<()>;
 
-    /// Whether a record is among the dead letters already.
+    /// Returns true if a record is already dead-lettered.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// If the disk cannot be read.
     fn is_dead_lettered(&self, partition: i32, offset: i64) -> io::Result<bool>;
 }
 
-/// What bounds a replay besides its parts.
+/// Limits of a replay.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// How long a sink may refuse without a success.
+    /// Maximum time that a sink may fail without a success.
     pub patience: Duration,
     pub stop: CancellationToken,
 }
 
-/// A record by its bytes and its place, wherever it was kept.
+/// A record to replay, with its original position, read from a place other than the
+/// log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    /// What whoever kept it knows it by.
+pub struct ReplayRecord {
+    /// Id of the record in that place.
     pub id: (i32, i64),
     pub partition: i32,
     pub offset: i64,
@@ -49,11 +50,13 @@ pub struct Kept {
     pub value: Option<Vec<u8>>,
 }
 
-/// Where kept records come from, a batch that fits into memory at a time.
+/// Provides records to replay, in batches that fit into memory.
 pub trait Batches: Send {
-    /// The next batch, in any order; none at the end.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Vec<Kept>>, ReplayError>> + Send;
+    /// Returns the next batch, in any order, or `None` at the end.
+    fn next(
+        &mut self,
+    ) -> impl Future<Output = Result<Option<Vec<ReplayRecord>>, ReplayError>> + Send;
 
-    /// The sink still rejects the record that is known by this.
+    /// Called if the sink rejects the record with this id again.
     fn rejected(&mut self, id: (i32, i64));
 }

@@ -1,4 +1,4 @@
-//! Tests of what `/status` and `/metrics` say.
+//! Tests of the numbers behind `/status` and `/metrics`.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn halt(reason: &str) -> Halt {
 }
 
 #[test]
-fn the_worst_trouble_is_the_state() {
+fn the_most_severe_problem_determines_the_state() {
     let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     stats.set_phase(Phase::Running);
     assert_eq!(stats.status().state, SinkState::Running);
@@ -19,8 +19,8 @@ fn the_worst_trouble_is_the_state() {
     assert_eq!(stats.status().state, SinkState::Retrying);
     stats.halt(0, halt("schema"));
     assert_eq!(stats.status().state, SinkState::Halted);
-    assert!(stats.waits_for_another(1));
-    assert!(!stats.waits_for_another(0));
+    assert!(stats.has_to_wait(1));
+    assert!(!stats.has_to_wait(0));
     stats.unhalt(0);
     stats.wrote(1);
     assert_eq!(stats.status().state, SinkState::Running);
@@ -30,23 +30,23 @@ fn the_worst_trouble_is_the_state() {
 fn pending_work_is_reported_and_its_failure_outlives_a_write() {
     let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     stats.set_phase(Phase::Running);
-    stats.settled(0, Settled::More("7 to write".to_owned()));
+    stats.flushed(0, FlushOutcome::More("7 to write".to_owned()));
     let status = stats.status();
     assert_eq!(status.state, SinkState::Running);
     assert_eq!(status.detail.as_deref(), Some("7 to write"));
-    stats.unsettled(0, "too slow");
+    stats.flush_failed(0, "too slow");
     stats.wrote(0);
     stats.recovered(0);
     let status = stats.status();
     assert_eq!(status.state, SinkState::Retrying);
     assert_eq!(status.detail.as_deref(), Some("too slow"));
-    stats.settled(0, Settled::Done);
+    stats.flushed(0, FlushOutcome::Done);
     let status = stats.status();
     assert_eq!((status.state, status.detail), (SinkState::Running, None));
 }
 
 #[test]
-fn of_several_halted_partitions_the_first_looks_again() {
+fn only_the_first_halted_partition_retries() {
     let halt = || Halt {
         code: "x".to_owned(),
         reason: "y".to_owned(),
@@ -54,16 +54,16 @@ fn of_several_halted_partitions_the_first_looks_again() {
     };
     let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     assert!(stats.halt(1, halt()) && stats.halt(0, halt()));
-    assert!(!stats.waits_for_another(0) && stats.waits_for_another(1));
-    assert!(stats.waits_for_another(2));
+    assert!(!stats.has_to_wait(0) && stats.has_to_wait(1));
+    assert!(stats.has_to_wait(2));
     stats.unhalt(0);
-    assert!(!stats.waits_for_another(1) && stats.waits_for_another(0));
+    assert!(!stats.has_to_wait(1) && stats.has_to_wait(0));
     stats.unhalt(1);
-    assert!(!stats.waits_for_another(0));
+    assert!(!stats.has_to_wait(0));
 }
 
 #[test]
-fn many_dead_letters_are_worth_a_word_for_a_minute() {
+fn many_dead_letters_within_a_minute_degrade_the_sink() {
     let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     let reject = |count: usize| {
         let dead_letters = vec!["bad_type"; count];
@@ -71,21 +71,27 @@ fn many_dead_letters_are_worth_a_word_for_a_minute() {
             dead_letters,
             ..Done::default()
         });
-        stats.status().caution.map(|caution| caution.reason)
+        stats
+            .status()
+            .degradation
+            .map(|degradation| degradation.reason)
     };
     assert_eq!(reject(60), None);
-    let said = reject(1);
-    assert_eq!(said.as_deref(), Some("61 dead letters in the last minute"));
+    let reason = reject(1);
+    assert_eq!(
+        reason.as_deref(),
+        Some("61 dead letters in the last minute")
+    );
 }
 
 #[test]
-fn without_the_logs_ends_nothing_is_called_well() {
+fn without_end_offsets_the_sink_is_retrying_and_its_lag_unknown() {
     let stats = SinkStats::new(ConsumerGroup::Facts, "t");
     stats.set_phase(Phase::Running);
     stats.claimed(0, Some(3));
     stats.set_ends(&[3]);
     assert_eq!(stats.status().lag, Some(0));
-    stats.lost_sight("kafka: away");
+    stats.lost_sight("kafka: unreachable");
     let status = stats.status();
     assert_eq!((status.state, status.lag), (SinkState::Retrying, None));
     stats.set_ends(&[4]);
@@ -94,7 +100,7 @@ fn without_the_logs_ends_nothing_is_called_well() {
 }
 
 #[test]
-fn the_lag_is_unknown_until_each_end_is_known() {
+fn the_lag_is_unknown_until_every_end_offset_is_known() {
     let stats = SinkStats::new(ConsumerGroup::Http, "t");
     assert_eq!(stats.status().lag, None);
     stats.claimed(0, None);

@@ -31,7 +31,7 @@ pub(super) struct Begun {
 #[derive(Debug)]
 pub(super) struct Rereading {
     again: Again,
-    caution: Halt,
+    degradation: Halt,
 }
 
 impl Rereading {
@@ -44,8 +44,8 @@ impl Rereading {
         !self.again.is_ahead_of(next)
     }
 
-    pub(super) fn caution(&self) -> Halt {
-        self.caution.clone()
+    pub(super) fn degradation(&self) -> Halt {
+        self.degradation.clone()
     }
 }
 
@@ -95,7 +95,7 @@ impl<'a> Begin<'a> {
             known,
             again: again.map(|again| Rereading {
                 again,
-                caution: again.halt(self.reading),
+                degradation: again.halt(self.reading),
             }),
         })
     }

@@ -19,7 +19,7 @@ use crate::{
     debezium::{Change, Content, Record},
     engagement::version::Position,
     kafka::chunk::Chunk,
-    runtime::{Committed, Delivery, Fault, Halt, PartitionSink, Sink, Standing},
+    runtime::{Committed, Delivery, Fault, Halt, Health, PartitionSink, Sink},
     time::clock::now_ms,
 };
 
@@ -46,8 +46,8 @@ impl Sink for ContentMirror {
         takeover::open(&self.generations, self.common.servers()).await
     }
 
-    async fn check(&self) -> Result<Standing, Fault> {
-        Ok(self.generations.standing(self.common.servers()).await?.1)
+    async fn check(&self) -> Result<Health, Fault> {
+        Ok(self.generations.health(self.common.servers()).await?.1)
     }
 
     async fn claim(
@@ -162,8 +162,8 @@ impl PartitionSink for ContentPartition {
         self.again.take_if(|again| again.is_over(next));
     }
 
-    fn caution(&self) -> Option<Halt> {
-        self.again.as_ref().map(Rereading::caution)
+    fn degradation(&self) -> Option<Halt> {
+        self.again.as_ref().map(Rereading::degradation)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         version::{Position, Version},
     },
     kafka::chunk::Chunk,
-    runtime::{Committed, Delivery, Fault, Halt, PartitionSink, Settled, Sink, Standing},
+    runtime::{Committed, Delivery, Fault, FlushOutcome, Halt, Health, PartitionSink, Sink},
     time::clock::now_ms,
 };
 
@@ -70,11 +70,11 @@ impl Sink for Facts {
         self.common.load_catalogue(&found.content).await
     }
 
-    async fn check(&self) -> Result<Standing, Fault> {
-        let (found, standing) = self.generations.standing(self.common.servers()).await?;
+    async fn check(&self) -> Result<Health, Fault> {
+        let (found, health) = self.generations.health(self.common.servers()).await?;
         found.whole()?;
         self.common.has_content(&found.content, &[]).await?;
-        Ok(standing)
+        Ok(health)
     }
 
     async fn claim(
@@ -195,15 +195,15 @@ impl PartitionSink for FactsPartition {
         writer.finish().await
     }
 
-    async fn settle(&mut self) -> Result<Settled, Fault> {
+    async fn flush(&mut self) -> Result<FlushOutcome, Fault> {
         self.advances.mark_unchanged();
         let started = Instant::now();
         loop {
             let Some(pass) = &mut self.pass else {
                 match self.begin_pass().await? {
                     Begun::Pass => continue,
-                    Begun::NothingOwed => return Ok(Settled::Done),
-                    Begun::AnothersTurn => return Ok(Settled::More(WAITS.to_owned())),
+                    Begun::NothingOwed => return Ok(FlushOutcome::Done),
+                    Begun::AnothersTurn => return Ok(FlushOutcome::More(WAITS.to_owned())),
                 }
             };
             if let Some(reached) = pass.done() {
@@ -212,7 +212,7 @@ impl PartitionSink for FactsPartition {
                 continue;
             }
             if started.elapsed() >= SETTLES_FOR {
-                return Ok(Settled::More(pass.left()));
+                return Ok(FlushOutcome::More(pass.left()));
             }
             let reach = Reach {
                 store: &self.common.store,
@@ -223,7 +223,7 @@ impl PartitionSink for FactsPartition {
         }
     }
 
-    async fn owed(&mut self) {
+    async fn pending(&mut self) {
         if self.pass.is_some() {
             return;
         }
@@ -255,8 +255,8 @@ impl PartitionSink for FactsPartition {
         self.again.take_if(|again| again.is_over(next));
     }
 
-    fn caution(&self) -> Option<Halt> {
-        self.again.as_ref().map(Rereading::caution)
+    fn degradation(&self) -> Option<Halt> {
+        self.again.as_ref().map(Rereading::degradation)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     kafka::{Kafka, Log, TopicIdentity},
     runtime::{
         Break, COMMIT_FORMAT as METADATA_FORMAT, Committed, Fault, Generation, GenerationLog, Halt,
-        Incarnation, RECONCILE, Reading, Standing,
+        Health, Incarnation, RECONCILE, Reading,
     },
     sink_kind::SinkKind,
 };
@@ -229,7 +229,7 @@ impl Found {
     }
 
     /// A rebuild that was begun has to be brought to its end.
-    fn caution(&self) -> Option<Halt> {
+    fn degradation(&self) -> Option<Halt> {
         (!self.settled).then(|| Halt {
             code: "rebuild_unfinished".to_owned(),
             reason: "a rebuild from the source has begun and is not done: rows may be missing, or \
@@ -292,18 +292,24 @@ impl Generations {
 
     /// Both topics as they are now, and whether they still live the lives that
     /// were found.
-    pub(super) async fn standing(&self, servers: Servers<'_>) -> Result<(Found, Standing), Fault> {
+    pub(super) async fn health(&self, servers: Servers<'_>) -> Result<(Found, Health), Fault> {
         let known = self.current()?;
         let found = self.find(servers).await?;
-        let same = known.facts == found.facts && known.content == found.content;
-        let caution = found.caution();
-        Ok((found, Standing { same, caution }))
+        let is_current = known.facts == found.facts && known.content == found.content;
+        let degradation = found.degradation();
+        Ok((
+            found,
+            Health {
+                is_current,
+                degradation,
+            },
+        ))
     }
 
     /// Nothing is taken over under lives that are past: the sink is opened
     /// again first.
     pub(super) async fn still(&self, servers: Servers<'_>) -> Result<(), Fault> {
-        if self.standing(servers).await?.1.same {
+        if self.health(servers).await?.1.is_current {
             return Ok(());
         }
         Err(Fault::retry("history has begun anew"))

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     kafka::{Bounds, KafkaError, Log},
-    runtime::{Break, Committed, Fault, Halt, Notes, Reading, Standing, TopicLife},
+    runtime::{Break, Committed, Fault, Halt, Notes, Reading, Health, TopicLife},
     source::checks::RESEND,
 };
 
@@ -70,7 +70,7 @@ impl History {
     /// Checks whether the topic is still the one that the sink consumed before. A
     /// recreated topic is read from its start, and the sink is degraded: it is unknown
     /// which inserts of the old topic were sent.
-    pub(super) async fn check_topic(&self) -> Result<Standing, Fault> {
+    pub(super) async fn check_topic(&self) -> Result<Health, Fault> {
         let incarnation = self.incarnation().await?;
         let topic = incarnation.topic();
         let mut last = self.notes.topic().await?;
@@ -82,15 +82,13 @@ impl History {
         }
         if last != Some(topic) {
             if last.is_some() && !self.is_backfilled(incarnation).await? {
-                return Ok(Standing {
-                    same: true,
-                    caution: Some(self.topic_recreated()),
+                return Ok(Health { is_current: true, degradation: Some(self.topic_recreated()),
                 });
             }
             self.notes.note_topic(topic).await?;
         }
         self.forget_passed_backfill(incarnation).await?;
-        Ok(Standing::SAME)
+        Ok(Health::UNCHANGED)
     }
 
     fn topic_recreated(&self) -> Halt {
@@ -107,7 +105,7 @@ impl History {
     /// Returns true if all inserts before the start of the log were sent from the
     /// source.
     async fn is_backfilled(&self, incarnation: TopicLife) -> Result<bool, Fault> {
-        let backfill = self.notes.made_up(incarnation.topic()).await?;
+        let backfill = self.notes.backfilled(incarnation.topic()).await?;
         if backfill.is_some_and(|backfill| backfill.whole) {
             return Ok(true);
         }
@@ -120,14 +118,14 @@ impl History {
     /// Deletes the record of a backfill once every partition is past it. The consent
     /// that it stands for applies to one gap only.
     async fn forget_passed_backfill(&self, incarnation: TopicLife) -> Result<(), Fault> {
-        let Some(backfill) = self.notes.made_up(incarnation.topic()).await? else {
+        let Some(backfill) = self.notes.backfilled(incarnation.topic()).await? else {
             return Ok(());
         };
         let commits = self.log.commits(&self.topic, backfill.next.len()).await;
         let offsets = incarnation.offsets(&commits.map_err(kafka)?);
         let mut pairs = offsets.iter().zip(&backfill.next);
         if pairs.all(|(offset, next)| offset.is_some_and(|offset| offset >= *next)) {
-            self.notes.forget_made_up().await?;
+            self.notes.forget_backfilled().await?;
         }
         Ok(())
     }
@@ -162,7 +160,7 @@ impl History {
             Ok(next) => return Ok((next, incarnation)),
             Err(problem) => problem,
         };
-        let backfill = self.notes.made_up(incarnation.topic()).await?;
+        let backfill = self.notes.backfilled(incarnation.topic()).await?;
         let mut backfilled = backfill.and_then(|backfill| backfill.at(partition));
         if backfilled.is_none() && matches!(problem, Break::Gone { .. }) {
             let legacy = &self.legacy;

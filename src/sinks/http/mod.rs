@@ -31,7 +31,7 @@ use crate::{
     engagement::idempotency,
     kafka::chunk::Chunk,
     runtime::{
-        Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Standing, TopicLife,
+        Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Health, TopicLife,
     },
     time::{backoff::retry_after, clock},
 };
@@ -97,7 +97,7 @@ impl Sink for Http {
         Ok(())
     }
 
-    async fn check(&self) -> Result<Standing, Fault> {
+    async fn check(&self) -> Result<Health, Fault> {
         self.history.check_topic().await
     }
 

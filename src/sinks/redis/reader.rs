@@ -16,7 +16,7 @@ use crate::{
         is_unanswered,
     },
     runtime::{
-        Break, Committed, Halt, MadeUp, Noted, Notes, Reading, TopicLife,
+        Break, Committed, Halt, Backfilled, Noted, Notes, Reading, TopicLife,
         retry::ticks,
         stats::{POSITIONS, SinkStats},
     },
@@ -251,7 +251,7 @@ impl OffsetCommitter {
                 "offsets were changed by another client, committing them again"
             );
         }
-        self.stats.set_caution(POSITIONS, degraded);
+        self.stats.set_degradation(POSITIONS, degraded);
     }
 
     /// Connects and verifies that the broker responds. Otherwise the first commit
@@ -298,7 +298,7 @@ pub(super) struct LogPoller {
     pub stats: Arc<SinkStats>,
     pub notes: Notes,
     /// The backfill recorded when the session started.
-    pub backfill: Option<MadeUp>,
+    pub backfill: Option<Backfilled>,
     pub polls: mpsc::Sender<LogPoll>,
 }
 
@@ -334,7 +334,7 @@ impl LogPoller {
         if identity.is_ok_and(|identity| identity != Some(self.identity)) {
             return true;
         }
-        let backfill = self.notes.made_up(self.identity.id).await;
+        let backfill = self.notes.backfilled(self.identity.id).await;
         backfill.is_ok_and(|backfill| backfill != self.backfill)
     }
 }

@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_default_home_is_opened_instead_of_recommended() {
-        let opens = |closed_folder| fix_command(Needed::Data, Path::new(closed_folder));
+        let opens = |closed_folder| fix(Needed::Data, Path::new(closed_folder)).to_string();
         assert_eq!(opens("/var/lib/fanout"), "chmod 755 /var/lib/fanout");
         assert_eq!(opens("/var/lib/fanout/p"), "chmod 755 /var/lib/fanout/p");
         assert_eq!(opens("/var/lib"), "chmod 755 /var/lib");

@@ -508,7 +508,7 @@ fn unanswered(stack: &Stack) {
         delay(stack, 0);
         let is_abandoned = (0..60).any(|_| {
             thread::sleep(Duration::from_millis(500));
-            pipeline_log(stack, since).contains("a commit has had no answer")
+            pipeline_log(stack, since).contains("commit timed out")
         });
         drop(paused);
         wait_for_distribution(&[pipeline_url(stack)]);

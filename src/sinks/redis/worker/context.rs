@@ -63,8 +63,8 @@ impl From<SessionEnd> for EndedSession {
 impl Context {
     /// Reports a fault of the sink. Returns the time to wait before the next try.
     pub(super) fn report_fault(&self, fault: Fault, attempt: u32) -> Duration {
-        let retry_policy = self.shared.patience;
-        retry_policy.endure(&self.stats, WHOLE_SINK, fault, attempt)
+        let retry_policy = self.shared.retry_policy;
+        retry_policy.report_fault(&self.stats, WHOLE_SINK, fault, attempt)
     }
 
     /// Returns the interval at which the lease is renewed while nothing is

@@ -216,7 +216,7 @@ impl LeaseSession {
             context.stats.released(partition);
         }
         for subject in [WINDOW, POSITIONS] {
-            context.stats.set_caution(subject, None);
+            context.stats.set_degradation(subject, None);
         }
     }
 
@@ -274,7 +274,7 @@ impl LeaseSession {
             .take_if(|gap| Instant::now() >= gap.until)
             .is_some()
         {
-            context.stats.set_caution(WINDOW, None);
+            context.stats.set_degradation(WINDOW, None);
         }
         crash::point("redis", "publishing");
         let asked = Instant::now();
@@ -460,7 +460,7 @@ fn report_degraded(context: &Context, subject: i32, degraded: Option<Halt>) {
         let (code, reason) = (&degraded.code, &degraded.reason);
         tracing::warn!(sink = "redis", code, reason, "the board is degraded");
     }
-    context.stats.set_caution(subject, degraded);
+    context.stats.set_degradation(subject, degraded);
 }
 
 /// Applies a record and counts it in `done`, which is `None` if an earlier session

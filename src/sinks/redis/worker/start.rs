@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config,
     kafka::{Bounds, TopicIdentity},
-    runtime::{Break, Committed, Fault, Halt, MadeUp, Reading, Tally, TopicLife, stats::Done},
+    runtime::{Break, Committed, Fault, Halt, Backfilled, Reading, Tally, TopicLife, stats::Done},
     time::clock::{now_ms, now_us},
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Start {
     /// Why the group's offsets are not used. `None` if they are.
     pub untrusted_offsets: Option<Halt>,
     /// The backfill recorded when the session started.
-    pub backfill: Option<MadeUp>,
+    pub backfill: Option<Backfilled>,
 }
 
 /// Records of the window may have been deleted before this session could read
@@ -88,7 +88,7 @@ impl Start {
         let lookback_ms = i64::try_from(lookback.as_millis()).unwrap_or(i64::MAX);
         let since_ms = now_ms().saturating_sub(lookback_ms);
         let now = Instant::now();
-        let backfill = context.notes.made_up(incarnation.topic()).await?;
+        let backfill = context.notes.backfilled(incarnation.topic()).await?;
         let states =
             partition_states(context, &topic, incarnation, since_ms, backfill.as_ref()).await?;
         let mut start = Self {
@@ -167,7 +167,7 @@ async fn partition_states(
     topic: &str,
     incarnation: TopicLife,
     since_ms: i64,
-    backfill: Option<&MadeUp>,
+    backfill: Option<&Backfilled>,
 ) -> Result<Vec<(PartitionState, Option<Break>)>, Fault> {
     let log = &context.log;
     let bounds = log.bounds(topic).await.map_err(kafka)?;
@@ -232,7 +232,7 @@ async fn backfilled_offsets(
     topic: &str,
     partitions: usize,
     incarnation: TopicLife,
-    backfill: Option<&MadeUp>,
+    backfill: Option<&Backfilled>,
 ) -> Result<Vec<Option<i64>>, Fault> {
     let Some(backfill) = backfill else {
         // Releases without a state topic recorded it in commits.
@@ -264,7 +264,7 @@ fn retention_gap(reading: Reading<'_>, settings: &config::Board, lookback: Durat
             reading.bounds.start,
             lookback.as_secs()
         ),
-        remedy: recovery(settings),
+        remedy: recovery_command(settings),
     }
 }
 
