@@ -7,7 +7,7 @@
 //! <group>/committed/<partition>   {"format":1,"topic":…,"ended_at":…}  the group has committed
 //! <group>/topic                   {"format":1,"topic":…}  the last consumed topic
 //! <group>/made-up                 {"format":1,"topic":…,"next":[…],"whole":…,"since_us":…}
-//! <group>/reconciled              {"format":1,"topic":…,"next":[…]}  offsets reconciled from the source
+//! <group>/reconciled              {"format":1,"topic":…,"next":[…]}  reconciled offsets
 //! ```
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
