@@ -9,6 +9,7 @@ pub mod down;
 pub mod env;
 pub mod leaderboard;
 pub mod logs;
+mod owned;
 pub mod peek;
 pub mod reset;
 pub mod run;

@@ -20,6 +20,7 @@ pub(crate) mod letter_reader;
 mod meter;
 mod metrics;
 mod notes;
+pub(crate) mod owned;
 pub(crate) mod partition;
 pub mod replay;
 mod reporter;

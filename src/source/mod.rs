@@ -9,6 +9,7 @@ pub mod checks;
 pub mod connector;
 mod explain;
 pub(crate) mod inspector;
+pub(crate) mod owned;
 pub(crate) mod placeholders;
 mod provision;
 pub(super) mod records;

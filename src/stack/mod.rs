@@ -1,6 +1,6 @@
 //! The servers of a project: their definitions, how they are run, and the state
-//! of the running ones. What has to be inside them (tables, the connector) is
-//! left to `operations`.
+//! of the running ones. What they have to contain (tables, the connector) is left
+//! to the components, which implement [`owned::Owned`].
 
 pub mod blueprint;
 pub mod choice;
@@ -13,6 +13,7 @@ mod lock;
 pub mod log_file;
 pub mod logs;
 pub mod native;
+pub mod owned;
 pub mod plan;
 pub mod ports;
 pub mod preflight;

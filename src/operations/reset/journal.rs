@@ -1,6 +1,6 @@
-//! What a reset has set out to remove, kept until all of it is gone: killed at
-//! any step, the next one finishes the same list, though what it was found by
-//! may be gone by then.
+//! The list of external objects that a reset removes. It is stored until all of
+//! them are removed: if the reset is killed, the next one continues with the same
+//! list, even if the means to find the objects are gone by then.
 //!
 //! ```text
 //! <home>/<project>/reset.json   format 1
@@ -10,31 +10,30 @@ use std::{fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::external::Owned;
-use crate::stack::{ProjectDir, files::write_atomically};
+use crate::stack::{ProjectDir, files::write_atomically, owned::Object};
 
-/// Format of the file that this program writes and reads.
+/// Format of the file. Other formats are ignored.
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Journal {
     format: u32,
-    external: Vec<Owned>,
+    external: Vec<Object>,
 }
 
 fn path(dir: &ProjectDir) -> PathBuf {
     dir.path().join("reset.json")
 }
 
-/// Whether a reset of this project has begun and not ended.
+/// Returns true if a reset of this project has begun and not ended.
 #[must_use]
 pub fn is_unfinished(dir: &ProjectDir) -> bool {
     path(dir).exists()
 }
 
-/// What an unfinished reset has left to remove in servers that are not
-/// fanout's. One that nobody can read has nothing: what is there is found anew.
-pub(super) fn load(dir: &ProjectDir) -> Vec<Owned> {
+/// Returns the objects that an unfinished reset has listed on external servers.
+/// An unreadable journal counts as empty: existing objects are found again.
+pub(super) fn load(dir: &ProjectDir) -> Vec<Object> {
     let text = fs::read(path(dir)).unwrap_or_default();
     let journal: Option<Journal> = serde_json::from_slice(&text).ok();
     journal
@@ -42,8 +41,8 @@ pub(super) fn load(dir: &ProjectDir) -> Vec<Owned> {
         .map_or(Vec::new(), |journal| journal.external)
 }
 
-/// Keeps the list, whole or not at all, before the first of it is removed.
-pub(super) fn save(dir: &ProjectDir, external: &[Owned]) -> io::Result<()> {
+/// Stores the list atomically, before the first object is removed.
+pub(super) fn save(dir: &ProjectDir, external: &[Object]) -> io::Result<()> {
     let journal = Journal {
         format: FORMAT,
         external: external.to_vec(),
@@ -51,12 +50,13 @@ pub(super) fn save(dir: &ProjectDir, external: &[Owned]) -> io::Result<()> {
     write_atomically(&path(dir), &serde_json::to_vec_pretty(&journal)?)
 }
 
-/// What was found now and what an earlier reset had found, each once.
-pub(super) fn merge(found: Vec<Owned>, earlier: Vec<Owned>) -> Vec<Owned> {
+/// Merges the objects found now with those that an earlier reset found, without
+/// duplicates.
+pub(super) fn merge(found: Vec<Object>, earlier: Vec<Object>) -> Vec<Object> {
     let mut all = found;
-    for owned in earlier {
-        if !all.contains(&owned) {
-            all.push(owned);
+    for object in earlier {
+        if !all.contains(&object) {
+            all.push(object);
         }
     }
     all
@@ -67,12 +67,8 @@ mod tests {
     use super::*;
     use crate::{config::project::Project, stack::Home};
 
-    fn owned(name: &str) -> Owned {
-        Owned {
-            service: "kafka".into(),
-            kind: "topic".into(),
-            name: name.to_owned(),
-        }
+    fn topic(name: &str) -> Object {
+        Object::new("kafka", "topic", name)
     }
 
     #[test]
@@ -82,7 +78,7 @@ mod tests {
         fs::create_dir_all(dir.path()).expect("a folder");
         assert!(!is_unfinished(&dir));
         assert_eq!(load(&dir), []);
-        let list = [owned("a"), owned("b")];
+        let list = [topic("a"), topic("b")];
         save(&dir, &list).expect("saved");
         assert!(is_unfinished(&dir));
         assert_eq!(load(&dir), list);
@@ -93,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_is_found_again_is_listed_once() {
-        let merged = merge(vec![owned("a"), owned("b")], vec![owned("b"), owned("c")]);
-        assert_eq!(merged, [owned("a"), owned("b"), owned("c")]);
+        let merged = merge(vec![topic("a"), topic("b")], vec![topic("b"), topic("c")]);
+        assert_eq!(merged, [topic("a"), topic("b"), topic("c")]);
     }
 }

@@ -1,15 +1,13 @@
-//! `reset`: removes all that a project owns, after saying what that is. Killed
-//! at any step, it is run again and finishes what it had set out to remove.
+//! `reset`: lists everything that a project owns, then removes it. A reset that
+//! was killed at any step is run again and removes the rest of the same list.
 
-pub(crate) mod external;
+mod external;
 mod journal;
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-pub use external::{ExternalError, Owned};
-pub(super) use external::{topics_of, topics_of_connect};
 pub use journal::is_unfinished;
 
 use super::down;
@@ -20,30 +18,33 @@ use crate::{
     failure::{Error, Failure, Kind},
     progress::{Event, Progress},
     stack::{
-        Lock, Site, State, StateError, docker::resources::ProjectResources, native::process,
+        Lock, Site, State, StateError,
+        docker::resources::ProjectResources,
+        native::process,
+        owned::{Object, OwnedError, Removing},
         selection,
     },
 };
 
-/// Name of the task under which progress is told.
+/// Name of the task whose progress is reported.
 const TASK: &str = "reset";
 
-/// All that the project owns.
+/// Everything that a project owns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inventory {
-    /// Services whose processes are stopped.
+    /// Services with a running process.
     pub running: Vec<String>,
     pub containers: Vec<String>,
     pub networks: Vec<String>,
     pub volumes: Vec<String>,
-    /// The project's folder, where there is one.
+    /// The project's folder, if it exists.
     pub folder: Option<PathBuf>,
     pub folder_bytes: u64,
-    /// What of fanout's own is in servers that are not its own.
-    pub external: Vec<Owned>,
+    /// Objects on external servers.
+    pub external: Vec<Object>,
 }
 
-/// Why something is left.
+/// Why something was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
     #[error(transparent)]
@@ -51,7 +52,7 @@ pub enum ResetError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
-    External(#[from] ExternalError),
+    External(#[from] OwnedError),
     #[error("what is to be removed cannot be kept in {}", path.display())]
     Journal {
         path: PathBuf,
@@ -100,7 +101,7 @@ impl Failure for ResetError {
 }
 
 impl Inventory {
-    /// Whether there is nothing to remove.
+    /// Returns true if there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let engine = [&self.containers, &self.networks, &self.volumes];
@@ -111,25 +112,25 @@ impl Inventory {
     }
 }
 
-/// A `reset` that knows what it will remove and holds the project for it.
+/// A `reset` that has determined what to remove and has locked the project.
 #[derive(Debug)]
 pub struct Reset {
     site: Site,
     connections: Connections,
     inventory: Inventory,
-    /// What the engine has of it.
+    /// Its containers, networks and volumes.
     sweep: Option<ProjectResources>,
     _lock: Option<Lock>,
 }
 
-/// Holds the project, where there is one, and lists all that it owns.
+/// Locks the project, if it exists, and lists everything that it owns.
 ///
 /// # Errors
-/// When another process changes the project, or an external server does not
-/// answer.
+/// If another process is changing the project, or an external server does not
+/// respond.
 pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
     let dir = site.dir();
-    // A lock would make the folder of a project that never was.
+    // Locking a project creates its folder, even if it was never started.
     let mut lock = dir
         .path()
         .exists()
@@ -151,10 +152,10 @@ pub async fn prepare(site: Site, config: &Config) -> Result<Reset, ResetError> {
     })
 }
 
-/// Lists all that the project owns. External servers are asked.
+/// Lists everything that the project owns, on external servers too.
 ///
 /// # Errors
-/// When an external server does not answer.
+/// If an external server does not respond.
 pub async fn inventory(site: &Site, config: &Config) -> Result<Inventory, ResetError> {
     let sweep = down::sweep(site).await?;
     let connections = Connections::of(&config.settings);
@@ -167,6 +168,8 @@ async fn listed(
     connections: &Connections,
     sweep: Option<&ProjectResources>,
 ) -> Result<Inventory, ResetError> {
+    let services = external_services(site, config)?;
+    let found = external::objects(&site.project, connections, &services).await?;
     let containers = sweep.iter().flat_map(|sweep| &sweep.containers);
     let names =
         |of: fn(&ProjectResources) -> &Vec<String>| sweep.map(of).cloned().unwrap_or_default();
@@ -184,17 +187,14 @@ async fn listed(
         volumes: names(|sweep| &sweep.volumes),
         folder_bytes: folder.as_deref().map(size).unwrap_or_default(),
         folder,
-        external: journal::merge(
-            external::owned(site, connections, &external_services(site, config)?).await?,
-            journal::load(&dir),
-        ),
+        external: journal::merge(found, journal::load(&dir)),
     })
 }
 
-/// The services that are not fanout's: by configuration, or as recorded.
+/// Returns the external services, by the configuration or the recorded state.
 fn external_services(site: &Site, config: &Config) -> Result<Vec<String>, ResetError> {
     let recorded = match State::load(&site.dir()) {
-        // A state that nobody can read is one more thing to remove.
+        // A malformed state is removed like a valid one.
         Err(StateError::Malformed { .. }) => None,
         other => other?,
     };
@@ -214,7 +214,7 @@ fn external_services(site: &Site, config: &Config) -> Result<Vec<String>, ResetE
         .collect())
 }
 
-/// Bytes below a folder, as far as they can be seen.
+/// Returns the size of a folder in bytes, without its unreadable parts.
 fn size(folder: &std::path::Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -227,36 +227,41 @@ fn size(folder: &std::path::Path) -> u64 {
 }
 
 impl Reset {
-    /// What it will remove.
+    /// Returns everything that it will remove.
     #[must_use]
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
     }
 
-    /// Removes all of it: first what asks servers of ours to be up, then the
-    /// processes, then the rest.
+    /// Removes everything: first the objects that need servers of the project,
+    /// then its processes, then the rest.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// If something cannot be removed.
     pub async fn apply(
         &self,
         timeout: Duration,
         progress: &dyn Progress,
     ) -> Result<(), ResetError> {
-        let (connections, external) = (&self.connections, &self.inventory.external);
+        let external = &self.inventory.external;
+        let removing = Removing {
+            connections: &self.connections,
+            timeout,
+            progress,
+        };
         let dir = self.site.dir();
         journal::save(&dir, external).map_err(|source| ResetError::Journal {
             path: dir.path().to_owned(),
             source,
         })?;
         crash::point("reset", "listed");
-        external::remove_connector(connections, external, timeout, progress).await?;
+        external::remove_before_stop(external, removing).await?;
         crash::point("reset", "connector_removed");
         let mut stopped = down::Report::new(&self.site);
         let sweep = self.sweep.as_ref();
         down::stop_all(&self.site, sweep, timeout, &mut stopped, progress).await?;
         crash::point("reset", "stopped");
-        external::remove(connections, external, progress).await?;
+        external::remove(external, removing).await?;
         crash::point("reset", "objects_removed");
         if let Some(sweep) = sweep {
             progress.report(Event::Doing {
@@ -269,8 +274,8 @@ impl Reset {
             task: TASK,
             what: "removing files",
         });
-        // State and journal go last: until then another `reset` knows all of
-        // this.
+        // The state and the journal are removed last: until then, another
+        // `reset` can continue.
         for folder in ["data", "conf", "logs", "run"] {
             remove(dir.path().join(folder))?;
         }

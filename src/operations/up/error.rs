@@ -6,7 +6,7 @@ use crate::{
     runtime::status::Halt,
     sinks::clickhouse::owned::ObjectsError,
     source::{ProvisionError, RecordsError, connector::ConnectorError, role::RoleError},
-    stack::StateError,
+    stack::{StateError, owned::OwnedError},
 };
 
 /// Why the stack is not up.
@@ -16,6 +16,8 @@ pub enum UpError {
     Stack(#[from] Error),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Owned(#[from] OwnedError),
     #[error(transparent)]
     Objects(#[from] ObjectsError),
     #[error(transparent)]
@@ -37,8 +39,6 @@ pub enum UpError {
         /// The command that was typed.
         typed: String,
     },
-    #[error("a task of this program was lost")]
-    Task(#[source] tokio::task::JoinError),
     #[error("sink {sink} halted: {}", halt.reason)]
     Halted { sink: String, halt: Halt },
     #[error("the pipeline was not past its start within {seconds} s: {what}")]
@@ -57,10 +57,10 @@ impl UpError {
             Self::Halted { .. }
             | Self::SinkNotReady { .. }
             | Self::ResetUnfinished { .. }
-            | Self::NotConfirmed { .. }
-            | Self::Task(_) => return None,
+            | Self::NotConfirmed { .. } => return None,
             Self::Stack(error) => error,
             Self::State(error) => error,
+            Self::Owned(error) => error,
             Self::Objects(error) => error,
             Self::Role(error) => error,
             Self::Connector(error) => error,
@@ -84,7 +84,6 @@ impl Failure for UpError {
             Self::SinkNotReady { .. } => "sink_not_ready",
             Self::ResetUnfinished { .. } => "reset_unfinished",
             Self::NotConfirmed { .. } => "not_confirmed",
-            Self::Task(_) => "task",
             _ => self.inner().map_or("sink_halted", Failure::code),
         }
     }

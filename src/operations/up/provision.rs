@@ -1,27 +1,30 @@
-//! What each service has to hold before others use it: tables, the publication,
-//! the connector, sinks that are past their start.
+//! Provides what each service must contain before others use it: tables, the
+//! publication, the connector, and sinks that have finished starting.
 
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{Up, altered::Altered, error::UpError, review};
+use super::{Up, altered::Altered, error::UpError};
 use crate::{
     config::Runtime,
     operations::{status, topics},
     progress::{Event, Progress},
-    runtime::status::{SinkState, SinkStatus},
+    runtime::{
+        owned::{creation, missing_topics},
+        status::{SinkState, SinkStatus},
+    },
     sinks::clickhouse::owned,
-    source::{self, Permit, connector, role, topics::specs},
+    source::{self, Permit, connector, owned::missing_slot, role, topics::specs},
     stack::Service,
 };
 
-/// A halted sink looks again within this.
+/// Time within which a halted sink checks again whether it can resume.
 const HALT_PATIENCE: Duration = Duration::from_secs(15);
 
 impl Up {
-    /// Makes what a service has to hold before others use it; returns what was
-    /// not there before.
+    /// Creates what a service must contain before others use it. Returns what was
+    /// missing.
     pub(super) async fn furnish(
         &self,
         service: &Service,
@@ -58,7 +61,7 @@ impl Up {
             }
             "kafka" if service.runtime == Runtime::External => {
                 let made = self.furnish_kafka(service).await?;
-                let altered = |topic: String| Altered::new("kafka", review::creation(&topic));
+                let altered = |topic: String| Altered::new("kafka", creation(&topic));
                 return Ok(made.into_iter().map(altered).collect());
             }
             "connect" => return self.furnish_connect(service, progress).await,
@@ -68,7 +71,7 @@ impl Up {
         Ok(Vec::new())
     }
 
-    /// Tables and views; returns the statements.
+    /// Creates missing tables and views. Returns the statements.
     async fn furnish_clickhouse(&self, service: &Service) -> Result<Vec<String>, UpError> {
         let needed = owned::needed(&self.connections).await?;
         for (_, statement) in &needed {
@@ -78,24 +81,25 @@ impl Up {
         Ok(needed.into_iter().map(|(_, statement)| statement).collect())
     }
 
-    /// The pipeline's topics in a Kafka that is not fanout's own; returns their
-    /// names. Where it is, whoever needs a topic first makes it.
+    /// Creates the pipeline's topics in an external Kafka. Returns their names. In
+    /// a Kafka that fanout runs, whoever needs a topic first creates it.
     async fn furnish_kafka(&self, service: &Service) -> Result<Vec<String>, UpError> {
         let settings = &self.blueprint.settings;
         if self.blueprint.service("connect").is_none() {
             return Ok(Vec::new());
         }
-        let missing = self.missing_topics().await?;
+        let missing = missing_topics(self.upcoming()).await?;
         let mut specs = specs(settings);
         specs.retain(|spec| missing.contains(&spec.name));
         for spec in &specs {
-            self.is_agreed(service, &review::creation(&spec.name))?;
+            self.is_agreed(service, &creation(&spec.name))?;
         }
         self.connections.kafka.ensure_topics(&specs).await?;
         Ok(specs.into_iter().map(|spec| spec.name).collect())
     }
 
-    /// The connector, and what of the source only its history tells.
+    /// Applies the connector, and the changes of the source that depend on its
+    /// history.
     async fn furnish_connect(
         &self,
         service: &Service,
@@ -106,12 +110,12 @@ impl Up {
         let dropped = source::drop_strays(&self.connections, self.permit()).await?;
         let mut altered: Vec<Altered> = dropped.into_iter().map(Altered::in_postgres).collect();
         if let Some(postgres) = self.blueprint.service("postgres")
-            && let Some(slot) = self.new_slot().await?
+            && let Some(slot) = missing_slot(&self.connections).await?
         {
             self.is_agreed(postgres, &slot)?;
         }
         if service.runtime == Runtime::External
-            && let Some(change) = self.connector_change().await?
+            && let Some(change) = connector::owned::change(self.upcoming()).await?
         {
             self.is_agreed(service, &change)?;
         }
@@ -134,10 +138,10 @@ impl Up {
         repair.changes().map(Altered::in_kafka).collect()
     }
 
-    /// Whether this may be done to a service.
+    /// Checks that this change of a service is allowed.
     ///
     /// # Errors
-    /// When it is not fanout's own, and the operator has not agreed.
+    /// If the service is external, and the operator has not consented.
     fn is_agreed(&self, service: &Service, what: &str) -> Result<(), UpError> {
         if service.runtime != Runtime::External || self.request.consent.covers(what) {
             return Ok(());
@@ -148,7 +152,7 @@ impl Up {
         })
     }
 
-    /// What may be done to the source.
+    /// Returns what may be done to the source.
     fn permit(&self) -> Permit<'_> {
         let service = self.blueprint.service("postgres");
         let is_ours = service.is_some_and(|it| it.runtime != Runtime::External);
@@ -158,8 +162,8 @@ impl Up {
         }
     }
 
-    /// Waits until every sink is past its start. One that halts is given the
-    /// time to look again: what halted it may just have been mended.
+    /// Waits until every sink has finished starting. A halted sink gets the time to
+    /// check again, because the cause may just have been fixed.
     async fn see_sinks(&self, progress: &dyn Progress) -> Result<(), UpError> {
         let begun = Instant::now();
         let mut told = String::new();
@@ -176,7 +180,7 @@ impl Up {
                     let what = format!("sink {}: {detail}", sink.name);
                     (what, sink.halt.map(|halt| (sink.name, halt)))
                 }
-                // What says nothing of its sinks is not past its start.
+                // A pipeline that does not report its sinks has not started.
                 Err(problem) => (problem, None),
             };
             if let Some((sink, halt)) = halt

@@ -1,58 +1,55 @@
-//! What `up` would change on servers that are not fanout's own, and whatever
-//! else an operator has to agree to, before anything is changed. Execution
-//! holds to it: what was neither listed nor agreed to is not done.
+//! Lists what `up` would change on external servers, and everything else that
+//! needs the operator's consent, before anything is changed. Changes that were
+//! not listed and confirmed are not made.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use super::{Up, error::UpError};
 use crate::{
     config::Runtime,
     failure::chain,
-    operations::reset,
+    operations::owned::owner,
     progress::Progress,
-    sinks::{clickhouse::owned, redis::BoardKeys},
-    source::{
-        self, Consent, Permit, ProvisionError,
-        checks::{Code, Statement},
-        connector::{self, Applied},
-        topics::specs,
+    source::{Consent, ProvisionError},
+    stack::{
+        Service,
+        owned::{OwnedError, Upcoming},
+        runner,
     },
-    stack::{Service, plan::Action, runner},
 };
 
-/// Something that would be changed on a server.
+/// A change that would be made on a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Alteration {
     pub service: String,
-    /// The server is not fanout's own.
+    /// Whether the server is external.
     pub external: bool,
     /// A statement, or a sentence.
     pub what: String,
-    /// What the operator should know of it.
+    /// What the operator should know about it.
     pub why: Option<String>,
-    /// It is done only if the operator agrees.
+    /// Whether it is made only with the operator's consent.
     pub needs_consent: bool,
 }
 
-/// What would be changed.
+/// The changes that would be made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Review {
     pub alterations: Vec<Alteration>,
-    /// Why some of it is not known.
+    /// Why some changes are unknown.
     pub unknown: Vec<String>,
 }
 
 impl Review {
-    /// What the operator has to agree to.
+    /// Returns the changes that need the operator's consent.
     pub fn to_agree(&self) -> impl Iterator<Item = &Alteration> {
         self.alterations.iter().filter(|one| one.needs_consent)
     }
 
-    /// Consent to what is listed, and to nothing else.
+    /// Returns consent to these changes, and to no others.
     #[must_use]
     pub fn consent(&self) -> Consent {
         let listed = self.to_agree().map(|one| one.what.clone());
@@ -60,7 +57,7 @@ impl Review {
     }
 }
 
-/// As it is shown: what is altered, server by server.
+/// Lists changes for display, grouped by server.
 #[must_use]
 pub fn listing<'a>(alterations: impl Iterator<Item = &'a Alteration>) -> String {
     let mut text = String::new();
@@ -86,13 +83,13 @@ pub fn listing<'a>(alterations: impl Iterator<Item = &'a Alteration>) -> String 
 }
 
 impl Up {
-    /// Asks the servers what `up` would change on them. Of fanout's own, those
-    /// that run are asked. Where `tolerant`, a server that does not answer is
-    /// no error.
+    /// Determines what `up` would change on the servers: on external ones, and on
+    /// running ones that stay as they are. If `tolerant`, a server that does not
+    /// respond is not an error.
     ///
     /// # Errors
-    /// When an external server does not answer, or the source has a shape that
-    /// is not supported.
+    /// If an external server does not respond, or the source has a shape that is
+    /// not supported.
     pub async fn review(&self, tolerant: bool, progress: &dyn Progress) -> Result<Review, UpError> {
         let services = self.blueprint.services.iter();
         let asked = services.filter(|service| self.is_asked(service));
@@ -101,9 +98,9 @@ impl Up {
         for (service, found) in join_all(looks).await {
             match found {
                 Ok(found) => review.alterations.extend(found),
-                Err(error @ UpError::Source(ProvisionError::Unsupported(_))) => return Err(error),
+                Err(UpError::Owned(error)) if is_unsupported(&error) => return Err(error.into()),
                 Err(error) if tolerant => review.unknown.push(chain(&error)),
-                // `apply` waits for it longer.
+                // `apply` waits longer for it.
                 Err(_) if service.runtime != Runtime::External => {}
                 Err(error) => return Err(error),
             }
@@ -111,11 +108,11 @@ impl Up {
         Ok(review)
     }
 
-    /// Takes what the operator agrees to, and keeps on record for whose servers:
-    /// the pipeline makes topics only where it may.
+    /// Accepts the operator's consent, and records the external services that it
+    /// covers: the pipeline creates topics only if it may.
     ///
     /// # Errors
-    /// When the record cannot be written.
+    /// If the state cannot be saved.
     pub fn agree(&mut self, review: &Review, consent: Consent) -> Result<(), UpError> {
         let services: BTreeSet<&str> = review
             .to_agree()
@@ -133,7 +130,7 @@ impl Up {
         Ok(())
     }
 
-    /// The operator does not agree.
+    /// Returns the error for an operator who does not consent.
     pub fn decline(self, review: &Review) -> UpError {
         UpError::NotConfirmed {
             needed: listing(review.to_agree()),
@@ -141,20 +138,24 @@ impl Up {
         }
     }
 
-    /// Whether a service runs already, whoever runs it.
-    fn answers(&self, name: &str) -> bool {
-        let mut steps = self.plan().steps.iter();
-        steps.any(|step| step.service == name && step.action == Action::Keep)
+    /// Returns what the components need to know about this `up`.
+    pub(super) fn upcoming(&self) -> Upcoming<'_> {
+        Upcoming {
+            site: &self.site,
+            blueprint: &self.blueprint,
+            connections: &self.connections,
+            timeout: self.request.timeout,
+        }
     }
 
-    /// External servers, and those of fanout's own that stay as they are.
+    /// Returns true for an external service, and for a running one that stays as
+    /// it is.
     fn is_asked(&self, service: &Service) -> bool {
         let name = &service.definition.name;
-        let has_tables = matches!(name.as_str(), "postgres" | "clickhouse");
-        service.runtime == Runtime::External || has_tables && self.answers(name)
+        service.runtime == Runtime::External || self.upcoming().is_running(name)
     }
 
-    /// What would be changed on one server.
+    /// Determines what would be changed on one server.
     async fn of(
         &self,
         service: &Service,
@@ -165,125 +166,23 @@ impl Up {
         if external {
             runner::confirm(&self.site, service, self.request.timeout, progress).await?;
         }
-        let alteration = |what: String| Alteration {
+        let Some(component) = owner(name) else {
+            return Ok(Vec::new());
+        };
+        let changes = component.changes(self.upcoming()).await?.into_iter();
+        let alterations = changes.map(|change| Alteration {
             service: name.to_owned(),
             external,
-            what,
-            why: None,
-            needs_consent: external,
-        };
-        let settings = &self.blueprint.settings;
-        Ok(match name {
-            "postgres" => return self.of_postgres(alteration, !external).await,
-            "clickhouse" => {
-                let needed = owned::needed(&self.connections).await?.into_iter();
-                needed.map(|(_, statement)| alteration(statement)).collect()
-            }
-            "kafka" if external && self.blueprint.service("connect").is_some() => {
-                let missing = self.missing_topics().await?.into_iter();
-                missing.map(|topic| alteration(creation(&topic))).collect()
-            }
-            "connect" if external => self
-                .connector_change()
-                .await?
-                .into_iter()
-                .map(alteration)
-                .collect(),
-            "redis"
-                if self.blueprint.service("pipeline").is_some()
-                    && !self.blueprint.state.has_agreed("redis") =>
-            {
-                let keys = BoardKeys::new(&settings.board.key);
-                let keys = [keys.board, keys.meta, keys.lease].join(", ");
-                vec![alteration(format!("write the keys {keys}"))]
-            }
-            _ => Vec::new(),
-        })
-    }
-
-    async fn of_postgres(
-        &self,
-        alteration: impl Fn(String) -> Alteration,
-        is_ours: bool,
-    ) -> Result<Vec<Alteration>, UpError> {
-        let connections = &self.connections;
-        let all = Consent::All;
-        let permit = Permit {
-            is_ours,
-            consent: &all,
-        };
-        let needed = source::needed(connections, permit).await?;
-        let of_statement = |statement: Statement| {
-            let mut found = alteration(statement.sql);
-            if statement.repairs == Some(Code::TableMissing) {
-                let table = statement.table.unwrap_or_default();
-                let why = format!("{table} was dropped or renamed, and this one is empty");
-                found.why = Some(why);
-                found.needs_consent = true;
-            }
-            found
-        };
-        let mut alterations: Vec<Alteration> = needed.into_iter().map(of_statement).collect();
-        if self.answers("kafka") {
-            let drops = source::stray_drops(connections).await?.into_iter();
-            alterations.extend(drops.map(|drop| alteration(drop.sql)));
-        }
-        if self.blueprint.service("connect").is_some() && !is_ours {
-            alterations.extend(self.new_slot().await?.map(alteration));
-        }
-        Ok(alterations)
-    }
-
-    /// The slot that the connector makes, where it has to.
-    pub(super) async fn new_slot(&self) -> Result<Option<String>, UpError> {
-        let looked = source::look(&self.connections, false).await;
-        let looked = looked.map_err(source::ProvisionError::from)?;
-        let slot = &self.blueprint.settings.connector.slot;
-        let missing = looked.catalogue.slot.is_none();
-        Ok(missing.then(|| format!("create replication slot {slot}")))
-    }
-
-    /// Topics of the project that are not there, and that somebody will make.
-    pub(super) async fn missing_topics(&self) -> Result<Vec<String>, UpError> {
-        let settings = &self.blueprint.settings;
-        let kafka = self.connections.kafka.clone();
-        let listed = spawn_blocking(move || kafka.list_topics_and_groups()).await;
-        let (there, _) = listed.map_err(UpError::Task)??;
-        let mut wanted = if self.blueprint.state.has_agreed("kafka") {
-            // The connector makes the others when it first needs them.
-            let own = specs(settings).into_iter();
-            own.map(|spec| spec.name).collect()
-        } else {
-            reset::topics_of(&self.site, settings)
-        };
-        let connect = self.blueprint.service("connect");
-        if connect.is_none_or(|it| it.runtime == Runtime::External) {
-            let inner = reset::topics_of_connect(&self.site);
-            wanted.retain(|topic| !inner.contains(topic));
-        }
-        wanted.retain(|topic| !there.contains(topic));
-        Ok(wanted.into_iter().collect())
-    }
-
-    /// What is done to the connector of a Connect that is not fanout's own.
-    pub(super) async fn connector_change(&self) -> Result<Option<String>, UpError> {
-        let settings = &self.blueprint.settings;
-        let overrides = connector::overrides(&self.site, settings)?;
-        let timeout = self.request.timeout;
-        let planned = connector::plan(&self.connections, &overrides, timeout).await?;
-        let name = &settings.connector.name;
-        Ok(match planned {
-            Applied::Unchanged => None,
-            Applied::Created => Some(format!("create connector {name}")),
-            Applied::Updated { changed, .. } => {
-                let changed = changed.join(", ");
-                Some(format!("update connector {name}: {changed}"))
-            }
-        })
+            what: change.what,
+            why: change.why,
+            needs_consent: external || change.needs_consent,
+        });
+        Ok(alterations.collect())
     }
 }
 
-/// As it is listed.
-pub(super) fn creation(topic: &str) -> String {
-    format!("create topic {topic}")
+/// Returns true if the source has a shape that is not supported.
+fn is_unsupported(error: &OwnedError) -> bool {
+    let error = error.downcast_ref::<ProvisionError>();
+    matches!(error, Some(ProvisionError::Unsupported(_)))
 }

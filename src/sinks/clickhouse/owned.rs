@@ -1,18 +1,148 @@
-//! What has to be in ClickHouse before the pipeline runs: its tables and views.
-//! They are made where they are not there, and left alone where they are. What
-//! Postgres has to have is up to [`crate::source`].
+//! What fanout owns in ClickHouse: tables and a view. Missing ones are created
+//! before the pipeline runs; existing ones only get missing columns.
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use crate::{
     assets::{self, Asset},
-    config::Settings,
+    config::{Settings, project::Project},
     connections::{Connections, clickhouse},
     failure::{Failure, Kind},
+    stack::owned::{Change, ExternalError, Object, Owned, OwnedError, Removal, Removing, Upcoming},
     text::template::{TemplateError, Values, render},
 };
 
-/// Why the objects are not there.
+const SERVICE: &str = "clickhouse";
+
+/// The objects, dependent ones first: kind, name, and columns that only fanout's
+/// own object has. The name alone proves nothing: a table `content` may belong
+/// to somebody else.
+const OBJECTS: [(&str, &str, &[&str]); 4] = [
+    (
+        "VIEW",
+        "engagement_enriched",
+        &[
+            "event_id",
+            "engagement_seconds",
+            "engagement_pct",
+            "processed_at",
+        ],
+    ),
+    (
+        "TABLE",
+        "engagement_enriched_storage",
+        &[
+            "event_id",
+            "_version",
+            "_deleted",
+            "_partition",
+            "_offset",
+            "_content_offset",
+        ],
+    ),
+    (
+        "TABLE",
+        "content",
+        &[
+            "id",
+            "title",
+            "length_seconds",
+            "processed_at",
+            "_version",
+            "_deleted",
+        ],
+    ),
+    (
+        "TABLE",
+        "fanout_topics",
+        &["topic", "topic_id", "partitions", "generation"],
+    ),
+];
+
+/// The objects in ClickHouse.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClickHouseObjects;
+
+impl Owned for ClickHouseObjects {
+    fn service(&self) -> &'static str {
+        SERVICE
+    }
+
+    fn removal(&self) -> Removal {
+        Removal::OneByOne
+    }
+
+    fn objects<'a>(
+        &'a self,
+        connections: &'a Connections,
+        _project: &'a Project,
+    ) -> BoxFuture<'a, Result<Vec<Object>, OwnedError>> {
+        Box::pin(objects(connections))
+    }
+
+    fn changes<'a>(&'a self, up: Upcoming<'a>) -> BoxFuture<'a, Result<Vec<Change>, OwnedError>> {
+        Box::pin(changes(up))
+    }
+
+    fn remove<'a>(
+        &'a self,
+        objects: &'a [Object],
+        reset: Removing<'a>,
+    ) -> BoxFuture<'a, Result<(), OwnedError>> {
+        Box::pin(remove(objects, reset.connections))
+    }
+}
+
+fn external(error: clickhouse::ClickHouseError) -> OwnedError {
+    ExternalError::server(SERVICE, error).into()
+}
+
+/// Returns the client of an external server.
+fn external_server(connections: &Connections) -> Result<clickhouse::Server, ExternalError> {
+    Ok(connections.clickhouse.server()?)
+}
+
+async fn objects(connections: &Connections) -> Result<Vec<Object>, OwnedError> {
+    let settings = connections.settings();
+    let database = &settings.clickhouse.database;
+    let server = external_server(connections)?;
+    let existing = server.columns(database, patience(settings)).await;
+    let existing = existing.map_err(external)?;
+    let own = OBJECTS.into_iter().filter(|(_, name, columns)| {
+        let found = existing.get(*name);
+        found.is_some_and(|found| columns.iter().all(|column| found.contains(*column)))
+    });
+    let objects = own.map(|(kind, name, _)| {
+        let name = format!("{database}.{name}");
+        Object::new(SERVICE, kind, name)
+    });
+    Ok(objects.collect())
+}
+
+async fn changes(up: Upcoming<'_>) -> Result<Vec<Change>, OwnedError> {
+    let needed = needed(up.connections).await.map_err(OwnedError::new)?;
+    let changes = needed
+        .into_iter()
+        .map(|(_, statement)| Change::new(statement));
+    Ok(changes.collect())
+}
+
+async fn remove(objects: &[Object], connections: &Connections) -> Result<(), OwnedError> {
+    let patience = patience(connections.settings());
+    for object in objects {
+        let server = external_server(connections)?;
+        let statement = format!("DROP {} IF EXISTS {}", object.kind, object.name);
+        server
+            .execute(&statement, patience)
+            .await
+            .map_err(external)?;
+    }
+    Ok(())
+}
+
+/// Error while creating or comparing the objects.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectsError {
     #[error("{file} cannot be applied to clickhouse")]
@@ -254,5 +384,27 @@ mod tests {
         let (table, columns) = ("t", vec!["a", "b"]);
         assert_eq!(makes(drop, "db"), Some(Makes::NoColumns { table, columns }));
         assert_eq!(makes("DROP TABLE db.t", "db"), None);
+    }
+
+    #[test]
+    fn what_up_makes_is_recognized_by_columns_that_it_has() {
+        for (kind, name, columns) in OBJECTS {
+            let begin = match kind {
+                "VIEW" => format!("CREATE OR REPLACE VIEW {{{{database}}}}.{name} AS\n"),
+                _ => format!("CREATE TABLE IF NOT EXISTS {{{{database}}}}.{name}\n"),
+            };
+            let mut files = assets::under("sql/clickhouse/");
+            let file = files.find(|file| file.text.contains(&begin));
+            let text = file.unwrap_or_else(|| panic!("nothing makes {name}")).text;
+            for column in columns {
+                let is_column = |line: &str| {
+                    let words = line.trim_end_matches(',').split_whitespace();
+                    let mut words = words.map(|word| word.trim_end_matches(','));
+                    line.starts_with("    ")
+                        && (words.next() == Some(column) || words.next_back() == Some(column))
+                };
+                assert!(text.lines().any(is_column), "{name} has no {column}");
+            }
+        }
     }
 }

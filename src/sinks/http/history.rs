@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     kafka::{Bounds, KafkaError, Log},
-    runtime::{Break, Committed, Fault, Halt, Notes, Reading, Health, TopicLife},
+    runtime::{Break, Committed, Fault, Halt, Health, Notes, Reading, TopicLife},
     source::checks::RESEND,
 };
 
@@ -82,7 +82,9 @@ impl History {
         }
         if last != Some(topic) {
             if last.is_some() && !self.is_backfilled(incarnation).await? {
-                return Ok(Health { is_current: true, degradation: Some(self.topic_recreated()),
+                return Ok(Health {
+                    is_current: true,
+                    degradation: Some(self.topic_recreated()),
                 });
             }
             self.notes.note_topic(topic).await?;

@@ -30,9 +30,7 @@ use crate::{
     debezium::{Change, FactDecoder, Origin},
     engagement::idempotency,
     kafka::chunk::Chunk,
-    runtime::{
-        Committed, Delivery, Fault, Halt, PartitionSink, Rejected, Sink, Health, TopicLife,
-    },
+    runtime::{Committed, Delivery, Fault, Halt, Health, PartitionSink, Rejected, Sink, TopicLife},
     time::{backoff::retry_after, clock},
 };
 

@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod client;
 pub mod eligible;
 pub(crate) mod inspect;
+pub(crate) mod owned;
 pub(crate) mod publish;
 pub(crate) mod reader;
 pub mod renew;

@@ -16,7 +16,7 @@ use crate::{
         is_unanswered,
     },
     runtime::{
-        Break, Committed, Halt, Backfilled, Noted, Notes, Reading, TopicLife,
+        Backfilled, Break, Committed, Halt, Noted, Notes, Reading, TopicLife,
         retry::ticks,
         stats::{POSITIONS, SinkStats},
     },

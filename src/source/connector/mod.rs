@@ -5,6 +5,7 @@ mod desired;
 mod error;
 pub mod keeper;
 mod mend;
+pub(crate) mod owned;
 mod placeholder;
 mod remedy;
 mod rest;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config,
     kafka::{Bounds, TopicIdentity},
-    runtime::{Break, Committed, Fault, Halt, Backfilled, Reading, Tally, TopicLife, stats::Done},
+    runtime::{Backfilled, Break, Committed, Fault, Halt, Reading, Tally, TopicLife, stats::Done},
     time::clock::{now_ms, now_us},
 };
 
