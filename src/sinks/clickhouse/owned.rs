@@ -1,5 +1,5 @@
-//! What fanout owns in ClickHouse: tables and a view. Missing ones are created
-//! before the pipeline runs; existing ones only get missing columns.
+//! What fanout owns in ClickHouse: its tables and its view, as defined by
+//! `sql/clickhouse/`. `up` executes the statements that would change something.
 
 use std::time::Duration;
 
@@ -190,7 +190,7 @@ impl Failure for ObjectsError {
     }
 }
 
-/// What a statement makes.
+/// The effect of a statement.
 #[derive(Debug, PartialEq, Eq)]
 enum Makes<'s> {
     Database,
@@ -203,14 +203,14 @@ enum Makes<'s> {
         table: &'s str,
         columns: Vec<&'s str>,
     },
-    /// A table without these columns.
+    /// The table no longer has these columns.
     NoColumns {
         table: &'s str,
         columns: Vec<&'s str>,
     },
 }
 
-/// The files of `sql/clickhouse/` with their statements, without comments.
+/// Returns the files of `sql/clickhouse/` with their statements, without comments.
 fn statements(settings: &Settings) -> Result<Vec<(&'static str, String)>, ObjectsError> {
     let database = settings.clickhouse.database.clone();
     let values = Values::from([("database".to_owned(), database)]);
@@ -225,7 +225,7 @@ fn statements(settings: &Settings) -> Result<Vec<(&'static str, String)>, Object
     assets::under("sql/clickhouse/").map(rendered).collect()
 }
 
-/// What a statement makes; none where this program does not know.
+/// Returns the effect of a statement, or `None` if it is unknown.
 fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
     let own = |text: &'s str| text.strip_prefix(database)?.strip_prefix('.');
     let until_space = |text: &'s str| text.split_whitespace().next();
@@ -254,11 +254,11 @@ fn makes<'s>(statement: &'s str, database: &str) -> Option<Makes<'s>> {
     Some(Makes::Columns { table, columns })
 }
 
-/// Those of the statements of `sql/clickhouse/` that would change something, by
-/// file.
+/// Returns the statements of `sql/clickhouse/` that would change something, each
+/// with its file.
 ///
 /// # Errors
-/// When ClickHouse does not answer within its `request_timeout_ms`.
+/// If ClickHouse does not respond within its `request_timeout_ms`.
 pub async fn needed(
     connections: &Connections,
 ) -> Result<Vec<(&'static str, String)>, ObjectsError> {
@@ -283,11 +283,11 @@ pub async fn needed(
                 let selects = server.view_selects(place, select, patience);
                 there.contains_key(name) && selects.await.map_err(on)?
             }
-            // A table that is yet to be made has them from the start.
+            // A missing table will be created with them.
             Some(Makes::Columns { table, columns }) => there
                 .get(table)
                 .is_none_or(|found| columns.iter().all(|column| found.contains(*column))),
-            // Nor has it these.
+            // A missing table will be created without them.
             Some(Makes::NoColumns { table, columns }) => there
                 .get(table)
                 .is_none_or(|found| !columns.iter().any(|column| found.contains(*column))),
@@ -303,7 +303,8 @@ pub async fn needed(
 /// Executes statements that are [`needed`].
 ///
 /// # Errors
-/// When ClickHouse does not take one, or not within its `request_timeout_ms`.
+/// If ClickHouse refuses one, or does not execute it within its
+/// `request_timeout_ms`.
 pub async fn apply(
     connections: &Connections,
     needed: &[(&'static str, String)],
@@ -318,10 +319,10 @@ pub async fn apply(
     Ok(())
 }
 
-/// Makes whatever of `sql/clickhouse/` is not there.
+/// Executes the statements of `sql/clickhouse/` that would change something.
 ///
 /// # Errors
-/// As [`needed`] and [`apply`].
+/// See [`needed`] and [`apply`].
 pub async fn clickhouse(connections: &Connections) -> Result<(), ObjectsError> {
     let needed = needed(connections).await?;
     apply(connections, &needed).await
@@ -331,11 +332,10 @@ fn patience(settings: &Settings) -> Duration {
     Duration::from_millis(settings.clickhouse.request_timeout_ms)
 }
 
-/// Does `work` on a server within `timeout`: a statement waits for locks that
-/// others hold.
+/// Bounds `work` on a server, whose statements may wait for the locks of others.
 ///
 /// # Errors
-/// As `work`, or when the time is over.
+/// If `work` fails or takes longer than `timeout`.
 pub async fn in_time<T, E>(
     server: &'static str,
     timeout: Duration,
