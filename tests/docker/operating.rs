@@ -57,7 +57,13 @@ fn smoke(stack: &Stack) {
     let seed = ["seed", "--events", "300", "--content", "5"];
     stack.fanout.run(&seed).ends_with(0);
     stack.fanout.run(&["verify"]).ends_with(0);
-    stack.fanout.run(&["status", "--check"]).ends_with(0);
+    // A server under load may miss the deadline of one check.
+    eventually("the stack is healthy", || {
+        let ended = stack.fanout.run(&["status", "--check"]);
+        (ended.code == Some(0))
+            .then_some(())
+            .ok_or_else(|| ended.evidence())
+    });
     let applied = stack.fanout.run(&["connector", "apply"]).ends_with(0);
     applied.says("unchanged");
 }
