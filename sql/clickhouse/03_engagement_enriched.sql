@@ -1,4 +1,4 @@
--- What is read: one row an event, the latest, without the deleted.
+-- The view for readers: the current version of each event, without deleted events.
 CREATE OR REPLACE VIEW {{database}}.engagement_enriched AS
 SELECT
     event_id,

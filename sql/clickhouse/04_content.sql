@@ -1,4 +1,4 @@
--- A copy of the catalogue. To be read with FINAL and `_deleted = 0`.
+-- A copy of the catalogue. Queries must use FINAL and `_deleted = 0`.
 CREATE TABLE IF NOT EXISTS {{database}}.content
 (
     id             UUID,

@@ -1,17 +1,17 @@
--- The generations as earlier releases recorded them here. They are in the state topic now, and a row of format 2 says so: an
--- earlier release does not know that format, and halts. Nothing else is written into it.
+-- Generations recorded by earlier releases. They are now in the state topic. A row of format 2 marks the move: earlier releases
+-- do not know that format, and halt. No other rows are written to this table.
 CREATE TABLE IF NOT EXISTS {{database}}.fanout_topics
 (
     topic      String,
-    topic_id   UUID COMMENT 'as the broker gave it',
+    topic_id   UUID COMMENT 'assigned by the broker',
     partitions Int32,
     generation UInt16 COMMENT 'from 1',
     first_seen DateTime64(3, 'UTC'),
     format     UInt16 COMMENT '1: written by an earlier release; 2: moved to the state topic',
-    starts     Array(Int64) COMMENT 'by partition, the offset that this life begins at; empty: at the start of the log',
-    settled    UInt8 DEFAULT 1 COMMENT '0: a rebuild has begun this life and is not done',
-    table_id   UUID COMMENT 'the storage table that it is written into, as the server knows it',
-    truncated  String COMMENT 'where in this life the source was truncated, partition@offset; empty: it was not'
+    starts     Array(Int64) COMMENT 'start offset of each partition; empty: the start of the log',
+    settled    UInt8 DEFAULT 1 COMMENT '0: the rebuild that started this generation is unfinished',
+    table_id   UUID COMMENT 'id of the storage table, assigned by the server',
+    truncated  String COMMENT 'position at which the source was truncated, partition@offset; empty: it was not truncated'
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (topic, generation, topic_id, partitions)

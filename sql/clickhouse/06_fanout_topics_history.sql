@@ -1,4 +1,4 @@
--- What a life is told by besides its topic, for tables from before these columns.
+-- Adds columns to tables that were created by older releases.
 ALTER TABLE {{database}}.fanout_topics
     ADD COLUMN IF NOT EXISTS starts Array(Int64),
     ADD COLUMN IF NOT EXISTS settled UInt8 DEFAULT 1,

@@ -1,5 +1,5 @@
--- Columns that nobody reads, in tables from before they were dropped: a value of theirs that has no place here is no reason to
--- reject a content.
+-- Drops unused columns from tables that were created by older releases, so that their values cannot cause a content to be
+-- rejected.
 ALTER TABLE {{database}}.content
     DROP COLUMN IF EXISTS slug,
     DROP COLUMN IF EXISTS publish_ts

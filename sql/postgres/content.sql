@@ -1,4 +1,4 @@
--- The catalogue: what events refer to.
+-- The catalogue: the content items that events refer to.
 CREATE TABLE IF NOT EXISTS public.content (
     id             uuid        PRIMARY KEY,
     slug           text        NOT NULL UNIQUE,

@@ -1,4 +1,4 @@
--- Debezium touches its one row at every heartbeat, so that the slot moves on while the tables it watches are at rest.
+-- Debezium updates the only row at every heartbeat, so that the slot advances even if the captured tables do not change.
 CREATE TABLE IF NOT EXISTS public.debezium_heartbeat (
     id      int         PRIMARY KEY CHECK (id = 1),
     beat_ts timestamptz NOT NULL

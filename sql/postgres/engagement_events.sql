@@ -1,4 +1,4 @@
--- The facts. All but the key and the time may be NULL.
+-- The engagement events. All columns except the key and the time may be NULL.
 CREATE TABLE IF NOT EXISTS public.engagement_events (
     id          bigserial   PRIMARY KEY,
     content_id  uuid        REFERENCES public.content (id),

@@ -525,7 +525,7 @@ fn killed_rebuild(stack: &Stack) {
         let ended = stack.fanout.run(&["status", "--check"]);
         let is_reported = ended
             .stdout
-            .contains("a rebuild from the source has begun and is not done");
+            .contains("a rebuild from the source is unfinished");
         (ended.code == Some(5) && is_reported)
             .then_some(())
             .ok_or_else(|| ended.evidence())

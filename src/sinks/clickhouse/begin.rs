@@ -1,65 +1,67 @@
-//! Where a partition of either topic is read on. The log has to begin where the
-//! table ends: what was deleted between the two is gone, and reading on would
-//! hide that. A position that cannot be trusted is not used: the log is read
-//! again from the start of its life, which changes nothing that is right, and
-//! says so until it has come to where the log ended.
+//! Decides at which offset to resume a partition of the events or the content topic.
+//!
+//! The log must still have the next offset: if that was deleted, records were missed,
+//! and resuming would hide it. An untrusted offset is ignored: the partition is reread
+//! from the start of the incarnation, which is idempotent. The sink is degraded until it
+//! reaches the end offset that the log had at that time.
 
 use super::{
     classify::kafka,
-    generations::{Again, Life, Metadata},
+    generations::{Metadata, Reread, TopicIncarnation},
 };
 use crate::{
     kafka::{Bounds, Log},
     runtime::{Break, Committed, Fault, Halt, RECONCILE, Reading},
 };
 
-/// A partition as it is now.
-pub(super) struct Begin<'a> {
+/// Current bounds of a partition, from which its start offset is resolved.
+pub(super) struct PartitionBounds<'a> {
     reading: Reading<'a>,
 }
 
-/// Where to begin.
+/// Start offset of a partition, and the commit that it was derived from.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct Start {
     pub next: i64,
-    /// What the commit said that this goes on from.
-    pub known: Option<Metadata>,
-    pub again: Option<Rereading>,
+    /// Metadata of the commit that reading resumes from.
+    pub metadata: Option<Metadata>,
+    pub reread: Option<ActiveReread>,
 }
 
-/// A reading again, with what an operator is told of it.
+/// A reread in progress, and the degraded state to report.
 #[derive(Debug)]
-pub(super) struct Rereading {
-    again: Again,
-    degradation: Halt,
+pub(super) struct ActiveReread {
+    reread: Reread,
+    degraded: Halt,
 }
 
-impl Rereading {
-    pub(super) fn again(&self) -> Again {
-        self.again
+impl ActiveReread {
+    pub(super) fn reread(&self) -> Reread {
+        self.reread
     }
 
-    /// Whether it is over once everything before `next` is committed.
-    pub(super) fn is_over(&self, next: i64) -> bool {
-        !self.again.is_ahead_of(next)
+    /// Returns true if the reread is complete once all records before `next` are
+    /// committed.
+    pub(super) fn is_complete(&self, next: i64) -> bool {
+        !self.reread.is_ahead_of(next)
     }
 
-    pub(super) fn degradation(&self) -> Halt {
-        self.degradation.clone()
+    pub(super) fn degraded(&self) -> Halt {
+        self.degraded.clone()
     }
 }
 
-impl<'a> Begin<'a> {
-    /// Asks where the partition begins and ends.
-    pub(super) async fn find(
+impl<'a> PartitionBounds<'a> {
+    /// Fetches the start and end offsets of the partition.
+    pub(super) async fn fetch(
         log: &Log,
         group: &'a str,
         topic: &'a str,
         partition: i32,
     ) -> Result<Self, Fault> {
         let bounds = log.bounds(topic).await.map_err(kafka)?;
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        let bounds = bounds.get(place).copied();
+        let index = usize::try_from(partition).unwrap_or(usize::MAX);
+        let bounds = bounds.get(index).copied();
         Ok(Self {
             reading: Reading {
                 group,
@@ -70,39 +72,42 @@ impl<'a> Begin<'a> {
         })
     }
 
-    /// Where to read on in this life of the topic. What was committed under
-    /// other lives says nothing of this one.
-    pub(super) fn judge(
+    /// Resolves the start offset in this incarnation of the topic. Commits of other
+    /// incarnations are ignored.
+    pub(super) fn resolve_start(
         &self,
         committed: Committed<'_>,
-        life: &Life,
+        incarnation: &TopicIncarnation,
         content_generation: u16,
-    ) -> Result<Begun, Fault> {
-        let (mut offset, known) = Metadata::of(committed, content_generation).unzip();
+    ) -> Result<Start, Fault> {
+        let commit = Metadata::from_commit(committed, content_generation);
+        let (mut offset, metadata) = commit.unzip();
         if let Committed::Same { offset: same } = committed {
-            // How far its rows are enriched was in the metadata: all is owed.
+            // The metadata with the enrichment position is missing: every row is
+            // checked again.
             offset = Some(same);
         }
-        let start = life.start(self.reading.partition);
+        let start = incarnation.start(self.reading.partition);
         let next = offset.unwrap_or(0).max(start);
         let next = self.reading.check(next);
-        let next = next.map_err(|broken| Fault::Halt(self.halt(broken)))?;
-        let kept = known.as_ref().and_then(Metadata::again);
-        let again = kept.filter(|again| again.is_ahead_of(next));
-        let again = again.or_else(|| Again::of(committed, next, self.reading.bounds.end));
-        Ok(Begun {
+        let next = next.map_err(|problem| Fault::Halt(self.halt(problem)))?;
+        let unfinished = metadata.as_ref().and_then(Metadata::reread);
+        let unfinished = unfinished.filter(|reread| reread.is_ahead_of(next));
+        let end = self.reading.bounds.end;
+        let reread = unfinished.or_else(|| Reread::required(committed, next, end));
+        Ok(Start {
             next,
-            known,
-            again: again.map(|again| Rereading {
-                again,
-                degradation: again.halt(self.reading),
+            metadata,
+            reread: reread.map(|reread| ActiveReread {
+                reread,
+                degraded: reread.degraded(self.reading),
             }),
         })
     }
 
-    fn halt(&self, broken: Break) -> Halt {
+    fn halt(&self, problem: Break) -> Halt {
         self.reading
-            .halt(broken, "rows may be missing or out of date", RECONCILE)
+            .halt(problem, "rows may be missing or out of date", RECONCILE)
     }
 }
 
@@ -110,8 +115,8 @@ impl<'a> Begin<'a> {
 mod tests {
     use super::*;
 
-    fn begin(start: i64, end: i64) -> Begin<'static> {
-        Begin {
+    fn bounds(start: i64, end: i64) -> PartitionBounds<'static> {
+        PartitionBounds {
             reading: Reading {
                 group: "fanout-clickhouse",
                 topic: "t",
@@ -121,54 +126,54 @@ mod tests {
         }
     }
 
-    /// Where it begins, and up to where it reads again; or the halt's code.
-    fn judged(
+    /// Returns the start offset and the end of the reread, or the code of the halt.
+    fn resolve(
         log: (i64, i64),
-        life_start: i64,
+        incarnation_start: i64,
         committed: Committed<'_>,
     ) -> Result<(i64, Option<i64>), String> {
-        let life = Life::starting_at(vec![life_start]);
-        match begin(log.0, log.1).judge(committed, &life, 2) {
-            Ok(begun) => Ok((begun.next, begun.again.map(|it| it.again.until))),
+        let incarnation = TopicIncarnation::starting_at(vec![incarnation_start]);
+        match bounds(log.0, log.1).resolve_start(committed, &incarnation, 2) {
+            Ok(start) => Ok((start.next, start.reread.map(|active| active.reread.until))),
             Err(Fault::Halt(halt)) => Err(halt.code),
             Err(fault) => panic!("{fault:?}"),
         }
     }
 
     #[test]
-    fn a_position_that_is_not_trusted_has_the_life_read_again() {
-        let own = Metadata::new(2, 5, vec![7], None).text();
-        let earlier = Metadata::new(1, 5, vec![7], None).text();
-        let of = |metadata| Committed::of(Some((5, metadata)), None);
-        for (log, life_start, committed, expected) in [
-            ((0, 9), 0, of(own.as_str()), Ok((5, None))),
-            ((0, 9), 7, of(own.as_str()), Ok((7, None))),
-            ((0, 9), 3, of(earlier.as_str()), Ok((3, None))),
-            ((0, 9), 3, of(""), Ok((3, Some(9)))),
+    fn the_start_offset_depends_on_the_commit_and_the_log() {
+        let current = Metadata::new(2, 5, vec![7], None).text();
+        let previous = Metadata::new(1, 5, vec![7], None).text();
+        let commit = |metadata| Committed::of(Some((5, metadata)), None);
+        for (log, incarnation_start, committed, expected) in [
+            ((0, 9), 0, commit(current.as_str()), Ok((5, None))),
+            ((0, 9), 7, commit(current.as_str()), Ok((7, None))),
+            ((0, 9), 3, commit(previous.as_str()), Ok((3, None))),
+            ((0, 9), 3, commit(""), Ok((3, Some(9)))),
             ((0, 9), 3, Committed::Same { offset: 5 }, Ok((5, None))),
             ((0, 9), 0, Committed::Lost, Ok((0, Some(9)))),
             ((0, 9), 0, Committed::Never, Ok((0, None))),
             ((2, 9), 3, Committed::Never, Ok((3, None))),
-            ((6, 9), 0, of(own.as_str()), Err("retention_passed")),
+            ((6, 9), 0, commit(current.as_str()), Err("retention_passed")),
             ((1, 9), 0, Committed::Never, Err("retention_passed")),
             ((1, 9), 0, Committed::Lost, Err("retention_passed")),
-            ((4, 9), 3, of(""), Err("retention_passed")),
-            ((0, 4), 0, of(own.as_str()), Err("log_shortened")),
+            ((4, 9), 3, commit(""), Err("retention_passed")),
+            ((0, 4), 0, commit(current.as_str()), Err("log_shortened")),
         ] {
-            let found = judged(log, life_start, committed);
+            let start = resolve(log, incarnation_start, committed);
             let expected = expected.map_err(str::to_owned);
-            assert_eq!(found, expected, "{committed:?} {log:?} {life_start}");
+            assert_eq!(start, expected, "{committed:?} {log:?} {incarnation_start}");
         }
     }
 
     #[test]
-    fn whoever_takes_over_goes_on_reading_again() {
-        let again = Again {
+    fn a_new_owner_continues_the_reread() {
+        let reread = Reread {
             until: 9,
             moved: None,
         };
-        let text = Metadata::new(2, 5, vec![7], Some(again)).text();
-        let own = Committed::of(Some((5, &text)), None);
-        assert_eq!(judged((0, 20), 0, own), Ok((5, Some(9))));
+        let text = Metadata::new(2, 5, vec![7], Some(reread)).text();
+        let committed = Committed::of(Some((5, &text)), None);
+        assert_eq!(resolve((0, 20), 0, committed), Ok((5, Some(9))));
     }
 }

@@ -1,6 +1,5 @@
-//! The catalogue: the latest of each content that enrichment needs, in memory,
-//! kept at the end of its topic. Pure bookkeeping; what feeds it is
-//! [`super::follower`].
+//! The catalogue: the current state of each content, as far as enrichment needs it, in
+//! memory. Performs no I/O; [`super::follower`] keeps it at the end of its topic.
 
 use std::{
     collections::BTreeSet,
@@ -11,20 +10,20 @@ use hashbrown::HashMap;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// What is known of one content.
+/// The current state of one content. Type and length are `None` if it was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownContent {
     pub content_type: Option<Arc<str>>,
     pub length_seconds: Option<i32>,
-    /// Where its type or length last changed, as far as the log still tells.
+    /// Offset of the last record in the log that changed the type or the length.
     pub offset: i64,
 }
 
-/// What a record of the content topic changes.
+/// A change of the catalogue by a record of the content topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CatalogueChange {
     Content(ContentUpdate),
-    /// Every content is gone as of here.
+    /// Deletes every content.
     Truncate {
         partition: i32,
         offset: i64,
@@ -37,58 +36,58 @@ pub struct ContentUpdate {
     pub id: Uuid,
     pub partition: i32,
     pub offset: i64,
-    /// Type and length; none where the content was deleted.
+    /// Type and length. `None` if the content was deleted.
     pub fields: Option<(Option<Arc<str>>, Option<i32>)>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<Uuid, Known>,
-    /// The last change that matters of each content, by where it is. A truncate
-    /// is one of many.
+    entries: HashMap<Uuid, KnownContent>,
+    /// Partition and offset of each content's last change of type or length. A truncate
+    /// counts as a change of every content.
     changes: BTreeSet<(i32, i64, Uuid)>,
-    /// Interned content types: there are few.
+    /// Interned content types, of which there are few.
     types: HashMap<Arc<str>, ()>,
 }
 
-/// Next offset of each content partition, by number.
-pub type Reached = Vec<i64>;
+/// Next offset of each content partition, indexed by partition.
+pub type ContentOffsets = Vec<i64>;
 
-/// The catalogue, shared by all partitions of the facts.
+/// The catalogue, shared by all partitions of the events topic.
 #[derive(Debug)]
 pub struct Catalogue {
     inner: RwLock<Inner>,
-    reached: watch::Sender<Reached>,
-    /// How often it has come further.
-    advanced: watch::Sender<u64>,
+    offsets: watch::Sender<ContentOffsets>,
+    /// Number of times that an offset has advanced.
+    advances: watch::Sender<u64>,
 }
 
 impl Default for Catalogue {
     fn default() -> Self {
         Self {
             inner: RwLock::default(),
-            reached: watch::channel(Reached::new()).0,
-            advanced: watch::channel(0).0,
+            offsets: watch::channel(ContentOffsets::new()).0,
+            advances: watch::channel(0).0,
         }
     }
 }
 
 impl Catalogue {
-    /// What is known of a content. A deleted one is known, with nothing.
-    pub fn get(&self, id: &Uuid) -> Option<Known> {
+    /// Returns the state of a content, also if it was deleted. Returns `None` if the
+    /// topic has no record of it.
+    pub fn get(&self, id: &Uuid) -> Option<KnownContent> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         inner.entries.get(id).cloned()
     }
 
-    /// Forgets everything, for reading another life of the topic, or the same
-    /// from its start.
-    /// `starts` is where reading begins, by partition.
-    pub fn restart(&self, starts: Reached) {
+    /// Clears the catalogue, so that an incarnation of the topic can be read from its
+    /// start. `starts` has the start offset of each partition.
+    pub fn restart(&self, starts: ContentOffsets) {
         *self.inner.write().unwrap_or_else(PoisonError::into_inner) = Inner::default();
-        self.reached.send_replace(starts);
+        self.offsets.send_replace(starts);
     }
 
-    /// Takes changes in the log's order, then says how far the partition is.
+    /// Applies changes in the order of the log, then advances the partition to `next`.
     pub fn apply(&self, changes: &[CatalogueChange], partition: i32, next: i64) {
         {
             let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -101,45 +100,48 @@ impl Catalogue {
                 }
             }
         }
-        let came_further = self.reached.send_if_modified(|reached| {
-            let at = usize::try_from(partition)
+        let has_advanced = self.offsets.send_if_modified(|offsets| {
+            let offset = usize::try_from(partition)
                 .ok()
-                .and_then(|partition| reached.get_mut(partition));
-            at.is_some_and(|at| {
-                let before = std::mem::replace(at, next.max(*at));
-                before < *at
+                .and_then(|partition| offsets.get_mut(partition));
+            offset.is_some_and(|offset| {
+                let previous = std::mem::replace(offset, next.max(*offset));
+                previous < *offset
             })
         });
-        if came_further {
-            self.advanced.send_modify(|count| *count += 1);
+        if has_advanced {
+            self.advances.send_modify(|count| *count += 1);
         }
     }
 
-    /// How far it is.
-    pub fn reached(&self) -> Reached {
-        self.reached.borrow().clone()
+    /// Returns the next offset of each partition.
+    pub fn offsets(&self) -> ContentOffsets {
+        self.offsets.borrow().clone()
     }
 
-    /// Waits until it has reached these ends.
+    /// Waits until the catalogue has reached these end offsets.
     pub async fn wait_for(&self, ends: &[i64]) {
-        let mut reached = self.reached.subscribe();
-        let all = |reached: &Reached| {
-            reached.len() >= ends.len() && reached.iter().zip(ends).all(|(at, end)| at >= end)
+        let mut offsets = self.offsets.subscribe();
+        let has_reached_ends = |offsets: &ContentOffsets| {
+            let mut pairs = offsets.iter().zip(ends);
+            offsets.len() >= ends.len() && pairs.all(|(offset, end)| offset >= end)
         };
         // The sender lives as long as `self`.
-        let _ = reached.wait_for(all).await;
+        let _ = offsets.wait_for(has_reached_ends).await;
     }
 
-    /// Tells when it has come further: also past what no row has to know of,
-    /// so that whoever waits for a commit that says so does not wait for ever.
+    /// Returns a receiver that is notified when an offset advances. It is also notified of
+    /// records that change no row, because waiters may expect a commit with the advanced
+    /// offsets.
     pub fn advances(&self) -> watch::Receiver<u64> {
-        self.advanced.subscribe()
+        self.advances.subscribe()
     }
 
-    /// The contents whose type or length changed in `from..to`, by partition.
+    /// Returns the contents whose type or length changed in `from..to`. Both are indexed by
+    /// partition.
     pub fn changed_between(&self, from: &[i64], to: &[i64]) -> Vec<Uuid> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found = Vec::new();
+        let mut contents = Vec::new();
         for (partition, (to, index)) in (0..).zip(to.iter().zip(0_usize..)) {
             let from = from.get(index).copied().unwrap_or(0);
             if from >= *to {
@@ -148,14 +150,14 @@ impl Catalogue {
             let changes = inner
                 .changes
                 .range((partition, from, Uuid::nil())..(partition, *to, Uuid::nil()));
-            found.extend(changes.map(|(_, _, id)| *id));
+            contents.extend(changes.map(|(_, _, id)| *id));
         }
-        found
+        contents
     }
 }
 
 impl Inner {
-    /// Keeps what matters to enrichment.
+    /// Applies an update if it changes the type or the length.
     fn apply(&mut self, update: &ContentUpdate) {
         let (content_type, length_seconds) = update.fields.clone().unwrap_or((None, None));
         let content_type = content_type.map(|text| self.intern(text));
@@ -171,7 +173,7 @@ impl Inner {
             .insert((update.partition, update.offset, update.id));
         self.entries.insert(
             update.id,
-            Known {
+            KnownContent {
                 content_type,
                 length_seconds,
                 offset: update.offset,
@@ -179,7 +181,7 @@ impl Inner {
         );
     }
 
-    /// Every content that is known is deleted from here on.
+    /// Deletes every known content at this offset.
     fn truncate(&mut self, partition: i32, offset: i64) {
         let ids: Vec<Uuid> = self.entries.keys().copied().collect();
         for id in ids {
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn only_changes_of_type_or_length_matter() {
+    fn only_a_new_type_or_length_counts_as_a_change() {
         let catalogue = Catalogue::default();
         catalogue.restart(vec![0]);
         catalogue.apply(&[update(1, 0, Some(("video", 10)))], 0, 1);
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_content_is_known_with_nothing() {
+    fn a_deleted_content_is_known_without_type_and_length() {
         let catalogue = Catalogue::default();
         catalogue.restart(vec![0]);
         catalogue.apply(
@@ -257,25 +259,25 @@ mod tests {
     }
 
     #[test]
-    fn coming_further_is_told_whether_it_matters_or_not() {
+    fn every_advance_notifies_the_receivers() {
         let catalogue = Catalogue::default();
         catalogue.restart(vec![0]);
         let mut advances = catalogue.advances();
-        let mut told = |updates: &[CatalogueChange], next| {
+        let mut notifies = |updates: &[CatalogueChange], next| {
             catalogue.apply(updates, 0, next);
-            let told = advances.has_changed().expect("it is there");
+            let has_changed = advances.has_changed().expect("the catalogue exists");
             advances.mark_unchanged();
-            told
+            has_changed
         };
-        assert!(told(&[update(1, 0, Some(("video", 10)))], 1));
-        assert!(told(&[update(1, 1, Some(("video", 10)))], 2));
-        // A transaction's marker.
-        assert!(told(&[], 3));
-        assert!(!told(&[], 3));
+        assert!(notifies(&[update(1, 0, Some(("video", 10)))], 1));
+        assert!(notifies(&[update(1, 1, Some(("video", 10)))], 2));
+        // A transaction marker.
+        assert!(notifies(&[], 3));
+        assert!(!notifies(&[], 3));
     }
 
     #[test]
-    fn a_truncate_deletes_what_was_there_and_nothing_that_comes() {
+    fn a_truncate_deletes_earlier_contents_but_no_later_ones() {
         let catalogue = Catalogue::default();
         catalogue.restart(vec![0]);
         let truncate = CatalogueChange::Truncate {
@@ -297,15 +299,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_ends_when_all_partitions_are_there() {
+    async fn waiting_ends_when_all_partitions_have_reached_their_ends() {
         let catalogue = Catalogue::default();
         catalogue.restart(vec![0, 0]);
         catalogue.apply(&[], 0, 7);
-        let late = tokio::time::timeout(
+        let waiting = tokio::time::timeout(
             std::time::Duration::from_millis(20),
             catalogue.wait_for(&[7, 1]),
         );
-        assert!(late.await.is_err());
+        assert!(waiting.await.is_err());
         catalogue.apply(&[], 1, 1);
         catalogue.wait_for(&[7, 1]).await;
     }

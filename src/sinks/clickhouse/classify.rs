@@ -1,4 +1,4 @@
-//! What an error of ClickHouse's, or of the log's, means for a batch.
+//! Classifies errors of ClickHouse and Kafka: retry the batch, or halt the sink.
 
 use std::borrow::Borrow;
 
@@ -8,9 +8,9 @@ use crate::{
     runtime::Fault,
 };
 
-/// Codes of ClickHouse's that no repetition mends: what is wrong is a table, a
-/// type, or who we are. All others are retried, those of a server without
-/// memory (241) or disk (243), or with too many parts (252), among them.
+/// Exception codes of ClickHouse that a retry cannot solve: the table, a type or the
+/// credentials are wrong. All others are retried, for example if the server lacks memory
+/// (241) or disk space (243), or has too many parts (252).
 const HALTING: [(u32, &str); 18] = [
     (16, "no_such_column"),
     (20, "column_count"),
@@ -32,50 +32,51 @@ const HALTING: [(u32, &str); 18] = [
     (516, "authentication_failed"),
 ];
 
-/// Codes of what took on too much: for less of it, it may work.
+/// Exception codes of statements that may succeed with fewer rows.
 const TOO_SLOW: [u32; 3] = [
     159, // timeout exceeded
     160, // too slow
     241, // memory limit exceeded
 ];
 
-/// A fault of the log's, seen from a sink: the broker is away.
+/// Returns the fault for an error of Kafka.
 pub(super) fn kafka(error: KafkaError) -> Fault {
     Fault::retry(format!("kafka: {error}"))
 }
 
-/// A fault of ClickHouse's.
+/// Returns the fault for an error of ClickHouse.
 pub(super) fn clickhouse(error: impl Borrow<ClickHouseError>) -> Fault {
     classify(error.borrow())
 }
 
-/// Whether the same statement may work for fewer rows.
+/// Returns true if the statement may succeed with fewer rows.
 pub(super) fn is_too_slow(error: &ClickHouseError) -> bool {
     let code = exception_code(error);
     matches!(error, ClickHouseError::TimedOut) || code.is_some_and(|code| TOO_SLOW.contains(&code))
 }
 
-/// What ClickHouse's message says where a view on the table threw, whatever the
-/// view's own error was.
-const VIEW: &str = "while pushing to view";
+/// Part of ClickHouse's message if a view on the table failed, with any error.
+const VIEW_ERROR: &str = "while pushing to view";
 
-/// What passes by itself, also in the table that a view writes into: too many
-/// queries, no time, no memory, no disk, a read-only table, too many parts.
-const PASSING: [u32; 7] = [159, 160, 202, 241, 243, 242, 252];
+/// Exception codes of transient errors, which may also come from the table that a view
+/// writes to: too many queries, timeout, no memory, no disk space, read-only table, too
+/// many parts.
+const TRANSIENT: [u32; 7] = [159, 160, 202, 241, 243, 242, 252];
 
-/// Retry, or halt with a remedy. A batch is never rejected as a whole, nor are
-/// its rows: those that ClickHouse could not take are rejected when they are
-/// decoded, and what is wrong with a table does not make a record bad.
+/// Classifies an error: retry, or halt with a remedy. Neither a batch nor its rows are
+/// rejected: rows that ClickHouse cannot store are rejected when they are decoded, and a
+/// wrong table does not make a record invalid.
 pub(super) fn classify(error: &ClickHouseError) -> Fault {
     let text = crate::failure::chain(error);
     let code = exception_code(error);
-    let known = HALTING.iter().find(|(halting, _)| Some(*halting) == code);
-    let passes = code.is_some_and(|code| PASSING.contains(&code));
-    let halting = match known {
-        _ if text.contains(VIEW) && !passes => Some("view_failed"),
-        known => known.map(|(_, name)| *name),
+    let halting = HALTING.iter().find(|(halting, _)| Some(*halting) == code);
+    let is_transient = code.is_some_and(|code| TRANSIENT.contains(&code));
+    let halt_code = if text.contains(VIEW_ERROR) && !is_transient {
+        Some("view_failed")
+    } else {
+        halting.map(|(_, name)| *name)
     };
-    match (error, halting) {
+    match (error, halt_code) {
         (_, Some(name)) => Fault::halt(name, first_line(&text), remedy(name)),
         (ClickHouseError::Unsupported(_) | ClickHouseError::InvalidParams(_), None) => {
             Fault::halt("client", first_line(&text), "fanout config show")
@@ -88,18 +89,18 @@ fn remedy(name: &str) -> &'static str {
     match name {
         "unknown_table" | "unknown_database" => "fanout up, which creates the tables",
         "authentication_failed" | "unknown_user" => {
-            "set clickhouse.url or FANOUT_CLICKHOUSE_URL to the right user and password"
+            "correct the user and password in clickhouse.url or FANOUT_CLICKHOUSE_URL"
         }
         "access_denied" | "read_only" => {
-            "grant the user of clickhouse.url what the error names, or name another user"
+            "grant the user of clickhouse.url the missing permission, or set another user"
         }
         "setting_fixed" | "unknown_setting" => {
-            "let the user of clickhouse.url change the setting that the error names"
+            "allow the user of clickhouse.url to change the setting in the error message"
         }
         "violated_constraint" => {
-            "drop the constraint that the error names: ALTER TABLE … DROP CONSTRAINT …"
+            "drop the constraint in the error message: ALTER TABLE … DROP CONSTRAINT …"
         }
-        "view_failed" => "repair or drop the view that the error names",
+        "view_failed" => "repair or drop the view in the error message",
         _ => "compare the table with sql/clickhouse, then fanout up",
     }
 }
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_repetition_mends_halts_and_is_named() {
+    fn errors_that_a_retry_cannot_solve_halt_with_their_code() {
         for (text, expected) in [
             (
                 "Code: 469. DB::Exception: Constraint `k` for table a.t is violated",
@@ -161,18 +162,18 @@ mod tests {
     }
 
     #[test]
-    fn what_took_too_long_is_told_from_what_failed() {
-        let of = |text: &str| is_too_slow(&ClickHouseError::BadResponse(text.to_owned()));
-        assert!(of(
+    fn slow_statements_are_distinguished_from_failed_ones() {
+        let is_slow = |text: &str| is_too_slow(&ClickHouseError::BadResponse(text.to_owned()));
+        assert!(is_slow(
             "Code: 159. DB::Exception: Timeout exceeded: elapsed 60 s"
         ));
-        assert!(of("Code: 241. DB::Exception: Memory limit exceeded"));
+        assert!(is_slow("Code: 241. DB::Exception: Memory limit exceeded"));
         assert!(is_too_slow(&ClickHouseError::TimedOut));
-        assert!(!of("Code: 252. DB::Exception: Too many parts"));
+        assert!(!is_slow("Code: 252. DB::Exception: Too many parts"));
     }
 
     #[test]
-    fn trouble_that_passes_is_retried() {
+    fn transient_errors_are_retried() {
         for text in [
             "Code: 241. DB::Exception: Memory limit",
             "Code: 252. too many parts",

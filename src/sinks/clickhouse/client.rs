@@ -1,4 +1,4 @@
-//! The tables fanout writes in ClickHouse, as typed rows and statements.
+//! Typed rows and statements of the tables that fanout writes in ClickHouse.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use uuid::Uuid;
 
 use crate::connections::clickhouse::{ClickHouse, ClickHouseError, Endpoint, InvalidUrl, endpoint};
 
-/// Storage of the enriched rows.
+/// Table with the enriched rows.
 pub const FACTS: &str = "engagement_enriched_storage";
-/// Copy of the catalogue.
+/// Table with the copy of the catalogue.
 pub const CONTENT: &str = "content";
-/// The lives of the source's topics, as earlier releases recorded them.
+/// Table with the incarnations of the source's topics, as earlier releases recorded them.
 pub const TOPICS: &str = "fanout_topics";
 
-/// How much longer the client waits than the server works: its word on why a
-/// statement was given up says more than silence.
+/// How much longer the client waits than the server, so that it receives the server's
+/// reason for aborting a statement.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// One row of the storage, in the table's order. Times are in the column's own
-/// unit: microseconds for `event_ts`, milliseconds else. Decimals are their
-/// mantissas.
+/// One row of the storage table, with its columns in order. Times are in the unit of their
+/// column: microseconds for `event_ts`, otherwise milliseconds. Decimals are stored as
+/// their mantissas.
 #[derive(Debug, Clone, Row, Serialize, Deserialize)]
 pub struct FactRow<'a> {
     pub event_id: i64,
@@ -48,7 +48,7 @@ pub struct FactRow<'a> {
 }
 
 impl FactRow<'static> {
-    /// What deletes an event: nothing in it but which, and at which version.
+    /// Returns the row that deletes an event. Only the id and the version are set.
     #[must_use]
     pub fn deleted(event_id: i64, version: u128) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl FactRow<'static> {
     }
 }
 
-/// One row of the catalogue's copy.
+/// One row of the content table.
 #[derive(Debug, Clone, Row, Serialize, Deserialize)]
 pub struct ContentRow<'a> {
     #[serde(with = "clickhouse::serde::uuid")]
@@ -89,7 +89,7 @@ pub struct ContentRow<'a> {
 }
 
 impl ContentRow<'static> {
-    /// What deletes a content.
+    /// Returns the row that deletes a content.
     #[must_use]
     pub fn deleted(id: Uuid, version: u64, processed_at: i64) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl ContentRow<'static> {
     }
 }
 
-/// One life of a topic, as earlier releases recorded it.
+/// One incarnation of a topic, as earlier releases recorded it.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
 pub struct TopicRow {
     pub topic: String,
@@ -114,22 +114,22 @@ pub struct TopicRow {
     pub generation: u16,
     pub first_seen: i64,
     pub format: u16,
-    /// By partition, where it begins; empty is at the start of the log.
+    /// Start offset of each partition. Empty means the start of the log.
     pub starts: Vec<i64>,
-    /// 0: a rebuild has begun it and is not done.
+    /// 0 if the rebuild that started it is unfinished.
     pub settled: u8,
-    /// The storage table that it is written into.
+    /// Id of the storage table.
     #[serde(with = "clickhouse::serde::uuid")]
     pub table_id: Uuid,
-    /// Where in it the source was truncated, `partition@offset`; empty where it
-    /// was not.
+    /// Position at which the source was truncated, `partition@offset`. Empty if it was
+    /// not.
     pub truncated: String,
 }
 
-/// A table's engine and columns.
+/// Engine and columns of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// With its arguments.
+    /// The engine with its arguments.
     pub engine: String,
     pub sorting_key: String,
     /// Name and type, in order.
@@ -148,7 +148,7 @@ struct ColumnRow {
     kind: String,
 }
 
-/// fanout's database in one ClickHouse.
+/// fanout's database on a ClickHouse server.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) client: Client,
@@ -166,10 +166,10 @@ impl std::fmt::Debug for Store {
 }
 
 impl ClickHouse {
-    /// The tables that fanout writes. `lz4` compresses inserts.
+    /// Returns the store of the tables that fanout writes. `lz4` compresses inserts.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// If the URL is invalid.
     pub fn store(&self, lz4: bool, timeout: Duration) -> Result<Store, InvalidUrl> {
         let endpoint = endpoint(&self.connection)?;
         Ok(Store::new(&endpoint, &self.database, lz4, timeout))
@@ -177,7 +177,7 @@ impl ClickHouse {
 }
 
 impl Store {
-    /// Nothing is sent before the first statement. `lz4` compresses inserts.
+    /// Returns a store, without a connection yet. `lz4` compresses inserts.
     fn new(endpoint: &Endpoint, database: &str, lz4: bool, timeout: Duration) -> Self {
         let compression = if lz4 {
             clickhouse::Compression::Lz4
@@ -188,11 +188,11 @@ impl Store {
             .client()
             .with_database(database)
             .with_compression(compression)
-            // Rows are of the shape that `shape` has found.
+            // The schema has been checked with `shape`.
             .with_validation(false)
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "0")
-            // What merges do anyway; doing it at the insert costs a third more.
+            // Merges remove old versions anyway. Doing so at the insert costs a third more.
             .with_setting("optimize_on_insert", "0");
         Self {
             client,
@@ -201,40 +201,40 @@ impl Store {
         }
     }
 
-    /// A statement that the server gives up by itself after the timeout: one
-    /// that only the client gave up would go on beside its next try.
+    /// Returns a statement that the server aborts after the timeout. Otherwise it would
+    /// continue while the client retries it.
     pub(crate) fn query(&self, sql: &str) -> Query {
-        self.limited(self.client.query(sql))
+        self.with_time_limit(self.client.query(sql))
     }
 
-    /// The same for a statement in which `?` is just a character.
+    /// Like [`Self::query`], for a statement in which `?` is not a placeholder.
     pub(super) fn raw_query(&self, sql: &str) -> Query {
-        self.limited(self.client.query_raw(sql))
+        self.with_time_limit(self.client.query_raw(sql))
     }
 
-    fn limited(&self, query: Query) -> Query {
+    fn with_time_limit(&self, query: Query) -> Query {
         let seconds = self.timeout.as_millis().div_ceil(1000);
         query.with_setting("max_execution_time", seconds.to_string())
     }
 
-    /// The answer, or [`ClickHouseError::TimedOut`]: a server that hangs must
-    /// not hang its callers. What reaches the server is over there by then.
+    /// Awaits a response. Returns [`ClickHouseError::TimedOut`] if the server hangs, so that
+    /// it does not block the caller. The server has aborted the statement by then.
     pub(super) async fn bounded<T>(
         &self,
-        answer: impl Future<Output = Result<T, ClickHouseError>>,
+        response: impl Future<Output = Result<T, ClickHouseError>>,
     ) -> Result<T, ClickHouseError> {
-        tokio::time::timeout(self.timeout + GRACE, answer)
+        tokio::time::timeout(self.timeout + GRACE, response)
             .await
             .unwrap_or(Err(ClickHouseError::TimedOut))
     }
 
-    /// Begins an insert of rows. Nothing is stored before [`Insert::end`].
+    /// Starts an insert. No row is stored before [`Insert::end`].
     pub async fn insert<R: Row>(&self, table: &str) -> Result<Insert<R>, ClickHouseError> {
         let insert = self.bounded(self.client.insert::<R>(table)).await?;
         Ok(insert.with_timeouts(Some(self.timeout), Some(self.timeout)))
     }
 
-    /// The shape of a table; none where there is no such table.
+    /// Returns the schema of a table, or `None` if the table does not exist.
     pub async fn shape(&self, table: &str) -> Result<Option<Shape>, ClickHouseError> {
         let engine = self
             .query(
@@ -271,8 +271,8 @@ impl Store {
         }))
     }
 
-    /// What the server knows a table by; nil where it gives tables no ids, none
-    /// where there is no such table.
+    /// Returns the id of a table, or `None` if the table does not exist. The id is nil if
+    /// the server does not assign ids to tables.
     pub async fn table_id(&self, table: &str) -> Result<Option<Uuid>, ClickHouseError> {
         let id = self
             .query("SELECT toString(uuid) FROM system.tables WHERE database = ? AND name = ?")
@@ -283,29 +283,29 @@ impl Store {
         Ok(id.map(|id| Uuid::parse_str(&id).unwrap_or_default()))
     }
 
-    /// The lives of a topic that earlier releases recorded, oldest first.
+    /// Returns the incarnations of a topic that earlier releases recorded, oldest first.
     pub async fn lives(&self, topic: &str) -> Result<Vec<TopicRow>, ClickHouseError> {
-        let lives = self
+        let rows = self
             .query("SELECT ?fields FROM fanout_topics FINAL WHERE topic = ? ORDER BY generation")
             .bind(topic)
             .fetch_all::<TopicRow>();
-        self.bounded(lives).await
+        self.bounded(rows).await
     }
 
-    /// Whether the storage holds any row.
+    /// Returns true if the storage table has any row.
     pub async fn has_facts(&self) -> Result<bool, ClickHouseError> {
         self.has_rows(FACTS).await
     }
 
-    /// Whether the catalogue's copy holds any row.
+    /// Returns true if the content table has any row.
     pub async fn has_content(&self) -> Result<bool, ClickHouseError> {
         self.has_rows(CONTENT).await
     }
 
     async fn has_rows(&self, table: &str) -> Result<bool, ClickHouseError> {
-        let found = self
+        let row = self
             .query(&format!("SELECT 1 FROM {table} LIMIT 1"))
             .fetch_optional::<u8>();
-        Ok(self.bounded(found).await?.is_some())
+        Ok(self.bounded(row).await?.is_some())
     }
 }

@@ -1,14 +1,15 @@
-//! The copy of the catalogue in ClickHouse, for titles and for whoever joins
-//! there. Its rows are versioned by their place in the log like the facts'.
+//! The copy of the catalogue in ClickHouse, used for titles and for joins in ClickHouse.
+//! Like the events, its rows are versioned by their position in the log.
 //!
-//! It reads all the columns that enrichment reads, so what enrichment cannot
-//! use is among its dead letters, once however many workers follow the topic.
+//! This sink reads all columns that enrichment reads, so it dead-letters every record that
+//! enrichment cannot use. That happens once, regardless of how many workers follow the
+//! topic.
 
 use std::sync::Arc;
 
 use super::{
     CONTENT, Common, ContentRow,
-    begin::{Begin, Rereading},
+    begin::{ActiveReread, PartitionBounds},
     classify::clickhouse,
     generations::{Generations, Metadata},
     takeover,
@@ -23,7 +24,7 @@ use crate::{
     time::clock::now_ms,
 };
 
-/// The sink of `content`.
+/// The sink of the table `content`.
 #[derive(Debug)]
 pub struct ContentMirror {
     common: Arc<Common>,
@@ -43,11 +44,11 @@ impl Sink for ContentMirror {
     type Partition = ContentPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        takeover::open(&self.generations, self.common.servers()).await
+        takeover::open(&self.generations, self.common.clients()).await
     }
 
     async fn check(&self) -> Result<Health, Fault> {
-        Ok(self.generations.health(self.common.servers()).await?.1)
+        Ok(self.generations.check(self.common.clients()).await?.1)
     }
 
     async fn claim(
@@ -55,15 +56,16 @@ impl Sink for ContentMirror {
         partition: i32,
         committed: Committed<'_>,
     ) -> Result<ContentPartition, Fault> {
-        self.generations.still(self.common.servers()).await?;
-        let found = self.generations.current()?;
-        let topic = self.common.content.source().topic();
-        let group = &self.common.content_group;
-        let begin = Begin::find(&self.common.log, group, &topic, partition).await?;
-        let begin = begin.judge(committed, &found.content, found.content.generation)?;
+        let common = &self.common;
+        self.generations.check_unchanged(common.clients()).await?;
+        let incarnation = self.generations.current()?.content;
+        let topic = common.content.source().topic();
+        let bounds = PartitionBounds::fetch(&common.log, &common.content_group, &topic, partition);
+        let bounds = bounds.await?;
+        let start = bounds.resolve_start(committed, &incarnation, incarnation.generation)?;
         Ok(ContentPartition {
-            begin: Some(begin.next),
-            again: begin.again,
+            start: Some(start.next),
+            reread: start.reread,
             ..self.replay(partition, None).await?
         })
     }
@@ -76,19 +78,19 @@ impl Sink for ContentMirror {
         Ok(ContentPartition {
             generation: self.generations.current()?.content.generation,
             common: Arc::clone(&self.common),
-            begin: None,
-            again: None,
+            start: None,
+            reread: None,
         })
     }
 }
 
-/// One partition of it.
+/// One partition of the content sink.
 #[derive(Debug)]
 pub struct ContentPartition {
     common: Arc<Common>,
     generation: u16,
-    begin: Option<i64>,
-    again: Option<Rereading>,
+    start: Option<i64>,
+    reread: Option<ActiveReread>,
 }
 
 impl PartitionSink for ContentPartition {
@@ -108,12 +110,12 @@ impl PartitionSink for ContentPartition {
                     self.upsert(&record, row)?
                 }
                 Ok(Change::Delete { id }) => self.delete(&record, *id)?,
-                Ok(Change::Ignored(why)) => {
-                    delivery.ignore(why.code());
+                Ok(Change::Ignored(reason)) => {
+                    delivery.ignore(reason.code());
                     continue;
                 }
                 Ok(Change::Truncate { .. }) => {
-                    // Of what stands before it, all has to be stored first.
+                    // Earlier records must be stored before the truncate deletes rows.
                     if let Some(insert) = insert.take() {
                         end(insert).await?;
                     }
@@ -133,7 +135,7 @@ impl PartitionSink for ContentPartition {
             };
             let insert = match &mut insert {
                 Some(insert) => insert,
-                none => none.insert(
+                slot => slot.insert(
                     store
                         .insert::<ContentRow<'static>>(CONTENT)
                         .await
@@ -150,20 +152,20 @@ impl PartitionSink for ContentPartition {
     }
 
     fn begin(&self) -> Option<i64> {
-        self.begin
+        self.start
     }
 
     fn metadata(&self, next: i64) -> String {
-        let again = self.again.as_ref().map(Rereading::again);
-        Metadata::new(self.generation, next, Vec::new(), again).text()
+        let reread = self.reread.as_ref().map(ActiveReread::reread);
+        Metadata::new(self.generation, next, Vec::new(), reread).text()
     }
 
     fn committed(&mut self, next: i64) {
-        self.again.take_if(|again| again.is_over(next));
+        self.reread.take_if(|reread| reread.is_complete(next));
     }
 
     fn degradation(&self) -> Option<Halt> {
-        self.again.as_ref().map(Rereading::degradation)
+        self.reread.as_ref().map(ActiveReread::degraded)
     }
 }
 

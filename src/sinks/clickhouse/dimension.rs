@@ -1,5 +1,5 @@
-//! Contents whose latest record is a dead letter: to enrichment they are what
-//! they were before it, whatever Postgres has by now.
+//! Contents whose latest record is a dead letter. Enrichment still uses their previous
+//! state, whatever their current state in Postgres is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,12 +16,12 @@ use crate::{
     source::tables::reader_group,
 };
 
-/// The columns of a row that come from its content.
+/// The columns of a row that depend on its content.
 const ENRICHED: [&str; 3] = ["engagement_pct", "content_type", "length_seconds"];
 
-/// Where a record stands.
+/// Topic, partition and offset of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct RecordPosition {
     topic: String,
     partition: i32,
     offset: i64,
@@ -37,23 +37,23 @@ impl fmt::Display for Place {
     }
 }
 
-/// The contents that stay what they were, with the record that did not change
-/// them. Only those of given pairs, which are few.
+/// Contents whose latest record was dead-lettered, with the position of that record.
+/// Restricted to the contents of given pairs, which are few.
 #[derive(Debug, Default)]
-pub(super) struct Unchanged(BTreeMap<Uuid, Place>);
+pub(super) struct Unchanged(BTreeMap<Uuid, RecordPosition>);
 
 impl Unchanged {
-    /// Reads the content topic on from its first dead letter, for the contents
-    /// that could explain one of these pairs.
+    /// Reads the content topic from its first dead letter on, and finds the contents that
+    /// can explain one of these pairs.
     pub(super) async fn find(
         context: &Context<'_>,
-        letters: &Letters,
+        dead_letters: &Letters,
         pairs: &[Pair],
     ) -> Result<Self, VerifyError> {
-        let mut found = Self::default();
-        let wanted: BTreeSet<Uuid> = pairs.iter().filter_map(content_of).collect();
-        if wanted.is_empty() {
-            return Ok(found);
+        let mut unchanged = Self::default();
+        let contents: BTreeSet<Uuid> = pairs.iter().filter_map(content_to_explain).collect();
+        if contents.is_empty() {
+            return Ok(unchanged);
         }
         let kafka = &context.connections.kafka;
         let (reader, topic) = (
@@ -61,49 +61,50 @@ impl Unchanged {
             context.tables.content.topic(),
         );
         let log = kafka.log(&reader)?;
-        let stretches = stretches(&log.bounds(&topic).await?, letters)?;
-        if stretches.is_empty() {
-            return Ok(found);
+        let bounds = log.bounds(&topic).await?;
+        let offset_ranges = offset_ranges(&bounds, dead_letters)?;
+        if offset_ranges.is_empty() {
+            return Ok(unchanged);
         }
         let decoder = DimensionDecoder::with_placeholders(
             context.tables.content.clone(),
             context.placeholders.content(),
         );
-        let mut scan = kafka.scan(&reader, &topic, &stretches)?;
-        while let Some(seen) = scan.next().await? {
-            match decoder.decode(&seen.record(&topic)) {
-                Ok(Change::Upsert { row, .. }) => drop(found.0.remove(&row.id)),
-                Ok(Change::Delete { id }) => drop(found.0.remove(&id)),
-                Ok(Change::Truncate { .. }) => found.0.clear(),
+        let mut scan = kafka.scan(&reader, &topic, &offset_ranges)?;
+        while let Some(record) = scan.next().await? {
+            match decoder.decode(&record.record(&topic)) {
+                Ok(Change::Upsert { row, .. }) => drop(unchanged.0.remove(&row.id)),
+                Ok(Change::Delete { id }) => drop(unchanged.0.remove(&id)),
+                Ok(Change::Truncate { .. }) => unchanged.0.clear(),
                 Ok(Change::Ignored(_)) => {}
                 Err(_) => {
-                    let (partition, offset) = (seen.partition, seen.offset);
-                    let id = letters.content(partition, offset)?;
-                    if let Some(id) = id.filter(|id| wanted.contains(id)) {
+                    let (partition, offset) = (record.partition, record.offset);
+                    let id = dead_letters.content(partition, offset)?;
+                    if let Some(id) = id.filter(|id| contents.contains(id)) {
                         let topic = topic.clone();
-                        let place = Place {
+                        let position = RecordPosition {
                             topic,
                             partition,
                             offset,
                         };
-                        found.0.insert(id, place);
+                        unchanged.0.insert(id, position);
                     }
                 }
             }
         }
-        Ok(found)
+        Ok(unchanged)
     }
 
-    /// The content and the record that explain a difference: it is in nothing
-    /// but what comes from the content.
-    pub(super) fn explain(&self, pair: &Pair) -> Option<(Uuid, &Place)> {
-        let id = content_of(pair)?;
+    /// Returns the content and the position of the dead-lettered record that explain a
+    /// difference. They explain only differences in columns that depend on the content.
+    pub(super) fn explain(&self, pair: &Pair) -> Option<(Uuid, &RecordPosition)> {
+        let id = content_to_explain(pair)?;
         Some((id, self.0.get(&id)?))
     }
 }
 
-/// The content of a row that differs in nothing but what comes from it.
-fn content_of(pair: &Pair) -> Option<Uuid> {
+/// Returns the content of a row that differs only in columns that depend on the content.
+fn content_to_explain(pair: &Pair) -> Option<Uuid> {
     let Pair::Both { expected, found } = pair else {
         return None;
     };
@@ -120,18 +121,18 @@ fn content_of(pair: &Pair) -> Option<Uuid> {
     Uuid::parse_str(content?).ok()
 }
 
-/// Of each partition of content, what follows its first dead letter.
-fn stretches(bounds: &[Bounds], letters: &Letters) -> io::Result<Vec<Stretch>> {
-    let mut stretches = Vec::new();
+/// Returns the offset range of each content partition from its first dead letter on.
+fn offset_ranges(bounds: &[Bounds], dead_letters: &Letters) -> io::Result<Vec<Stretch>> {
+    let mut ranges = Vec::new();
     for (partition, bounds) in (0..).zip(bounds) {
-        let first = letters.first_content(partition)?;
-        stretches.extend(first.map(|first| Stretch {
+        let first = dead_letters.first_content(partition)?;
+        ranges.extend(first.map(|first| Stretch {
             partition,
             from: first.max(bounds.start),
             until: Some(bounds.end),
         }));
     }
-    Ok(stretches)
+    Ok(ranges)
 }
 
 #[cfg(test)]
@@ -140,9 +141,9 @@ mod tests {
 
     const CONTENT: Uuid = Uuid::from_u128(1);
 
-    fn place(column: &str) -> usize {
-        let place = COLUMNS.iter().position(|name| *name == column);
-        place.expect("a column")
+    fn column_index(column: &str) -> usize {
+        let index = COLUMNS.iter().position(|name| *name == column);
+        index.expect("a known column")
     }
 
     fn pair(column: &str) -> Pair {
@@ -150,9 +151,9 @@ mod tests {
             id: 7,
             cells: Default::default(),
         };
-        expected.cells[place("content_id")] = Some(CONTENT.to_string());
+        expected.cells[column_index("content_id")] = Some(CONTENT.to_string());
         let mut found = expected.clone();
-        found.cells[place(column)] = Some("other".to_owned());
+        found.cells[column_index(column)] = Some("other".to_owned());
         Pair::Both {
             expected: Box::new(expected),
             found: Box::new(found),
@@ -160,8 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn only_what_comes_from_the_content_is_explained_by_it() {
-        let record = Place {
+    fn a_content_explains_only_differences_in_the_columns_that_depend_on_it() {
+        let record = RecordPosition {
             topic: "cdc.public.content".to_owned(),
             partition: 0,
             offset: 4,

@@ -1,5 +1,5 @@
-//! The enriched rows: decode, enrich, version, insert; then re-enrich what is
-//! stored and has come to know less than the catalogue.
+//! Writes the enriched table: decodes, enriches, versions and inserts events, then
+//! re-enriches stored rows whose content has changed.
 
 use std::{
     sync::Arc,
@@ -10,12 +10,12 @@ use tokio::sync::watch;
 
 use super::{
     Common, FACTS, FactRow,
-    begin::{Begin, Rereading},
-    catalogue::{Known, Reached},
+    begin::{ActiveReread, PartitionBounds},
+    catalogue::{ContentOffsets, KnownContent},
     classify::clickhouse,
-    generations::{Current, Generations, Metadata, truncated},
+    generations::{GenerationNumbers, Generations, Metadata, truncated},
     position::position,
-    reenrich::{Held, Pass, Reach},
+    reenrich::{PartitionGuard, Pass, PassContext},
     takeover,
 };
 use crate::{
@@ -31,17 +31,17 @@ use crate::{
     time::clock::now_ms,
 };
 
-/// A settlement goes on to its next statement for so long.
-const SETTLES_FOR: Duration = Duration::from_millis(500);
+/// Time budget of one `settle`. No statement starts after it.
+const SETTLE_BUDGET: Duration = Duration::from_millis(500);
 
-/// Changes of content that arrive together are re-enriched together.
-const COALESCE: Duration = Duration::from_millis(200);
+/// Content changes that arrive within this interval are re-enriched together.
+const COALESCE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What a partition does that has to wait for its turn.
-const WAITS: &str = "re-enriching stored rows: waiting for another partition";
+/// Status text of a partition that waits for another partition's pass.
+const WAITING: &str = "re-enriching stored rows: waiting for another partition";
 
-/// Records decoded before other tasks get their turn.
-const SLICE: usize = 256;
+/// Number of records decoded before other tasks can run.
+const YIELD_INTERVAL: usize = 256;
 
 /// The sink of the enriched table.
 #[derive(Debug)]
@@ -63,18 +63,20 @@ impl Sink for Facts {
     type Partition = FactsPartition;
 
     async fn open(&self) -> Result<(), Fault> {
-        takeover::open(&self.generations, self.common.servers()).await?;
-        let found = self.generations.current()?;
-        found.whole()?;
-        self.common.has_content(&found.content, &[]).await?;
-        self.common.load_catalogue(&found.content).await
+        takeover::open(&self.generations, self.common.clients()).await?;
+        let current = self.generations.current()?;
+        current.check_not_truncated()?;
+        let common = &self.common;
+        common.check_content_retained(&current.content, &[]).await?;
+        common.load_catalogue(&current.content).await
     }
 
     async fn check(&self) -> Result<Health, Fault> {
-        let (found, health) = self.generations.health(self.common.servers()).await?;
-        found.whole()?;
-        self.common.has_content(&found.content, &[]).await?;
-        Ok(health)
+        let common = &self.common;
+        let (current, standing) = self.generations.check(common.clients()).await?;
+        current.check_not_truncated()?;
+        common.check_content_retained(&current.content, &[]).await?;
+        Ok(standing)
     }
 
     async fn claim(
@@ -82,19 +84,22 @@ impl Sink for Facts {
         partition: i32,
         committed: Committed<'_>,
     ) -> Result<FactsPartition, Fault> {
-        self.generations.still(self.common.servers()).await?;
-        let found = self.generations.current()?;
-        let topic = self.common.facts.source().topic();
-        let group = &self.common.group;
-        let begin = Begin::find(&self.common.log, group, &topic, partition).await?;
-        let begin = begin.judge(committed, &found.facts, found.content.generation)?;
-        let enriched = begin.known.map_or_else(Reached::new, |known| known.c);
-        self.common.has_content(&found.content, &enriched).await?;
+        let common = &self.common;
+        self.generations.check_unchanged(common.clients()).await?;
+        let current = self.generations.current()?;
+        let topic = common.facts.source().topic();
+        let bounds = PartitionBounds::fetch(&common.log, &common.facts_group, &topic, partition);
+        let bounds = bounds.await?;
+        let start = bounds.resolve_start(committed, &current.facts, current.content.generation)?;
+        let enriched_to = content_offsets(start.metadata);
+        common
+            .check_content_retained(&current.content, &enriched_to)
+            .await?;
         Ok(FactsPartition {
-            enriched,
-            begin: Some(begin.next),
-            again: begin.again,
-            catches_up: false,
+            enriched_to,
+            start: Some(start.next),
+            reread: start.reread,
+            is_replay: false,
             ..self.replay(partition, None).await?
         })
     }
@@ -104,55 +109,60 @@ impl Sink for Facts {
         partition: i32,
         metadata: Option<&str>,
     ) -> Result<FactsPartition, Fault> {
-        let found = self.generations.current()?;
-        let enriched = match metadata {
-            Some(metadata) => Metadata::read(metadata, found.content.generation)
-                .map_or_else(Reached::new, |known| known.c),
-            None => self.common.catalogue.reached(),
+        let current = self.generations.current()?;
+        let enriched_to = match metadata {
+            Some(metadata) => {
+                content_offsets(Metadata::parse(metadata, current.content.generation))
+            }
+            None => self.common.catalogue.offsets(),
         };
         Ok(FactsPartition {
             common: Arc::clone(&self.common),
             partition,
-            generations: found.generations(),
-            enriched,
-            begin: None,
-            again: None,
+            generations: current.numbers(),
+            enriched_to,
+            start: None,
+            reread: None,
             advances: self.common.catalogue.advances(),
-            held: self.common.turns.hold(partition),
+            guard: self.common.pass_queue.register(partition),
             pass: None,
-            waits: false,
-            catches_up: true,
+            is_waiting: false,
+            is_replay: true,
         })
     }
 }
 
-/// One partition of it.
+fn content_offsets(metadata: Option<Metadata>) -> ContentOffsets {
+    metadata.map_or_else(ContentOffsets::new, |metadata| metadata.content_offsets)
+}
+
+/// One partition of the facts sink.
 #[derive(Debug)]
 pub struct FactsPartition {
     common: Arc<Common>,
     partition: i32,
-    generations: Current,
-    /// Up to where the stored rows know the catalogue.
-    enriched: Reached,
-    begin: Option<i64>,
-    again: Option<Rereading>,
+    generations: GenerationNumbers,
+    /// Content offsets up to which the stored rows are enriched.
+    enriched_to: ContentOffsets,
+    start: Option<i64>,
+    reread: Option<ActiveReread>,
     advances: watch::Receiver<u64>,
-    held: Held,
-    /// What is being re-enriched.
+    guard: PartitionGuard,
+    /// The re-enrichment pass in progress.
     pass: Option<Pass>,
-    /// Another partition's pass has to end first.
-    waits: bool,
-    /// Somebody else enriches what is stored, perhaps before this has stored
-    /// it: settling first reads to the end of the content topic.
-    catches_up: bool,
+    /// Whether this partition waits for another partition's pass.
+    is_waiting: bool,
+    /// Whether this is a replay. The live worker may re-enrich rows before the replay
+    /// has stored its own, so a replay catches up with the content topic before a pass.
+    is_replay: bool,
 }
 
-/// What became of the wish to begin a pass.
-enum Begun {
-    Pass,
-    NothingOwed,
-    /// Another partition's pass has to end first.
-    AnothersTurn,
+/// Outcome of an attempt to start a re-enrichment pass.
+enum PassStart {
+    Started,
+    UpToDate,
+    /// Another partition's pass must end first.
+    Busy,
 }
 
 impl PartitionSink for FactsPartition {
@@ -169,18 +179,18 @@ impl PartitionSink for FactsPartition {
         for (index, record) in batch.records().enumerate() {
             match self.common.facts.decode(&record) {
                 Ok(Change::Truncate { .. }) => {
-                    let place = format!("{}@{}", record.partition, record.offset);
-                    // What stands before it is done first; a replay may meet one
-                    // that was mended long ago.
-                    if index == 0 && !self.catches_up {
-                        self.tell_of_truncate(&place).await?;
+                    let position = format!("{}@{}", record.partition, record.offset);
+                    // Records before the truncate are delivered first. A replay may
+                    // read a truncate that was reconciled long ago.
+                    if index == 0 && !self.is_replay {
+                        self.record_truncate(&position).await?;
                     }
-                    writer.delivery.halt = Some(truncated(&place));
+                    writer.delivery.halt = Some(truncated(&position));
                     break;
                 }
                 Ok(change) => {
                     crash::point("clickhouse", "decoded");
-                    writer.take(&record, &change).await?;
+                    writer.write_change(&record, &change).await?;
                     if matches!(change, Change::Upsert { .. }) {
                         writer.delivery.understand(index);
                     }
@@ -188,7 +198,7 @@ impl PartitionSink for FactsPartition {
                 Err(reject) => writer.delivery.reject(index, reject),
             }
             writer.delivery.taken = index + 1;
-            if index % SLICE == SLICE - 1 {
+            if index % YIELD_INTERVAL == YIELD_INTERVAL - 1 {
                 tokio::task::yield_now().await;
             }
         }
@@ -200,26 +210,26 @@ impl PartitionSink for FactsPartition {
         let started = Instant::now();
         loop {
             let Some(pass) = &mut self.pass else {
-                match self.begin_pass().await? {
-                    Begun::Pass => continue,
-                    Begun::NothingOwed => return Ok(FlushOutcome::Done),
-                    Begun::AnothersTurn => return Ok(FlushOutcome::More(WAITS.to_owned())),
+                match self.start_pass().await? {
+                    PassStart::Started => continue,
+                    PassStart::UpToDate => return Ok(FlushOutcome::Done),
+                    PassStart::Busy => return Ok(FlushOutcome::More(WAITING.to_owned())),
                 }
             };
-            if let Some(reached) = pass.done() {
-                self.enriched.clone_from(reached);
+            if let Some(target) = pass.finished() {
+                self.enriched_to.clone_from(target);
                 self.pass = None;
                 continue;
             }
-            if started.elapsed() >= SETTLES_FOR {
-                return Ok(FlushOutcome::More(pass.left()));
+            if started.elapsed() >= SETTLE_BUDGET {
+                return Ok(FlushOutcome::More(pass.describe_remaining()));
             }
-            let reach = Reach {
+            let context = PassContext {
                 store: &self.common.store,
                 catalogue: &self.common.catalogue,
                 generation: self.generations.content,
             };
-            pass.step(reach).await?;
+            pass.step(context).await?;
         }
     }
 
@@ -227,84 +237,90 @@ impl PartitionSink for FactsPartition {
         if self.pass.is_some() {
             return;
         }
-        if self.waits {
-            self.common.turns.is_free(self.partition).await;
-            // It may be for one that has asked before.
-            return tokio::time::sleep(COALESCE).await;
+        if self.is_waiting {
+            self.common.pass_queue.wait_until_free(self.partition).await;
+            // A partition that asked earlier may be the next.
+            return tokio::time::sleep(COALESCE_INTERVAL).await;
         }
         if self.advances.changed().await.is_err() {
-            // The catalogue lives as long as the sink; without it nothing is.
+            // The catalogue lives as long as the sink. Without it, no work is pending.
             std::future::pending::<()>().await;
         }
-        // Undone if this future is dropped before its end.
+        // Mark the change again, so that it is not lost if this future is dropped during
+        // the sleep.
         self.advances.mark_changed();
-        tokio::time::sleep(COALESCE).await;
+        tokio::time::sleep(COALESCE_INTERVAL).await;
     }
 
     fn begin(&self) -> Option<i64> {
-        self.begin
+        self.start
     }
 
     fn metadata(&self, next: i64) -> String {
-        let again = self.again.as_ref().map(Rereading::again);
-        let enriched = self.enriched.clone();
-        Metadata::new(self.generations.content, next, enriched, again).text()
+        let reread = self.reread.as_ref().map(ActiveReread::reread);
+        let enriched_to = self.enriched_to.clone();
+        Metadata::new(self.generations.content, next, enriched_to, reread).text()
     }
 
     fn committed(&mut self, next: i64) {
-        self.again.take_if(|again| again.is_over(next));
+        self.reread.take_if(|reread| reread.is_complete(next));
     }
 
     fn degradation(&self) -> Option<Halt> {
-        self.again.as_ref().map(Rereading::degradation)
+        self.reread.as_ref().map(ActiveReread::degraded)
     }
 }
 
 impl FactsPartition {
-    /// The workers of the other partitions halt as well.
-    async fn tell_of_truncate(&self, place: &str) -> Result<(), Fault> {
+    /// Records the truncate, so that the workers of the other partitions halt, too.
+    async fn record_truncate(&self, position: &str) -> Result<(), Fault> {
         let number = self.generations.facts;
-        self.common.record.note_truncate(number, place).await
+        let log = &self.common.generation_log;
+        log.note_truncate(number, position).await
     }
 
-    /// Begins to re-enrich what is owed, if anything is.
-    async fn begin_pass(&mut self) -> Result<Begun, Fault> {
-        if self.catches_up {
+    /// Starts a re-enrichment pass if stored rows are out of date.
+    async fn start_pass(&mut self) -> Result<PassStart, Fault> {
+        if self.is_replay {
             self.common.catch_up().await?;
         }
-        self.waits = false;
-        // Read first: a change after this is found the next time.
-        let reached = self.common.catalogue.reached();
+        self.is_waiting = false;
+        // Read the offsets before the changes: the next pass finds later changes.
+        let target = self.common.catalogue.offsets();
         let catalogue = &self.common.catalogue;
-        let changed = catalogue.changed_between(&self.enriched, &reached);
+        let changed = catalogue.changed_between(&self.enriched_to, &target);
         if changed.is_empty() {
-            self.enriched = reached;
-            return Ok(Begun::NothingOwed);
+            self.enriched_to = target;
+            return Ok(PassStart::UpToDate);
         }
-        let Some(turn) = self.common.turns.take(self.partition) else {
-            self.waits = true;
-            return Ok(Begun::AnothersTurn);
+        let Some(permit) = self.common.pass_queue.try_acquire(self.partition) else {
+            self.is_waiting = true;
+            return Ok(PassStart::Busy);
         };
-        let most = self.common.reenrich_rows;
-        self.pass = Some(Pass::new(turn, &self.held, reached, changed, most));
-        Ok(Begun::Pass)
+        let max_rows = self.common.reenrich_rows;
+        self.pass = Some(Pass::new(permit, &self.guard, target, changed, max_rows));
+        Ok(PassStart::Started)
     }
 }
 
 /// Writes one batch.
 struct Writer<'a> {
     common: &'a Common,
-    generations: Current,
+    generations: GenerationNumbers,
     partition: i32,
     processed_at: i64,
-    /// The catalogue was brought to its end after this batch was fetched.
+    /// Whether the catalogue has caught up since this batch was fetched.
     caught_up: bool,
     insert: Option<Insert<FactRow<'static>>>,
     delivery: Delivery,
 }
 
 impl Writer<'_> {
-    async fn take(&mut self, record: &Record<'_>, change: &FactChange<'_>) -> Result<(), Fault> {
+    async fn write_change(
+        &mut self,
+        record: &Record<'_>,
+        change: &FactChange<'_>,
+    ) -> Result<(), Fault> {
         match change {
             Change::Upsert {
                 row, extra_fields, ..
@@ -320,17 +336,16 @@ impl Writer<'_> {
                 self.write(&row).await?;
                 self.delivery.applied += 1;
             }
-            Change::Ignored(why) => self.delivery.ignore(why.code()),
-            // The caller stops before it.
+            Change::Ignored(reason) => self.delivery.ignore(reason.code()),
+            // The caller handles truncates.
             Change::Truncate { .. } => {}
         }
         Ok(())
     }
 
-    /// The content of an event. That it is unknown counts only once the
-    /// catalogue has reached the end that the topic had after this batch was
-    /// fetched.
-    async fn look_up(&mut self, row: &Engagement<'_>) -> Result<Option<Known>, Fault> {
+    /// Looks up the content of an event. A miss counts only after the catalogue has
+    /// caught up with the topic since this batch was fetched.
+    async fn look_up(&mut self, row: &Engagement<'_>) -> Result<Option<KnownContent>, Fault> {
         let Some(id) = &row.content_id else {
             return Ok(None);
         };
@@ -347,7 +362,7 @@ impl Writer<'_> {
         &self,
         record: &Record<'_>,
         row: &'r Engagement<'_>,
-        known: Option<&'r Known>,
+        known: Option<&'r KnownContent>,
     ) -> Result<FactRow<'r>, Fault> {
         let length_seconds = known.and_then(|known| known.length_seconds);
         let content = known
@@ -391,15 +406,15 @@ impl Writer<'_> {
     async fn write(&mut self, row: &FactRow<'_>) -> Result<(), Fault> {
         let insert = match &mut self.insert {
             Some(insert) => insert,
-            none => {
-                let begun = self.common.store.insert(FACTS).await.map_err(clickhouse)?;
-                none.insert(begun)
+            slot => {
+                let insert = self.common.store.insert(FACTS).await.map_err(clickhouse)?;
+                slot.insert(insert)
             }
         };
         insert.write(row).await.map_err(clickhouse)
     }
 
-    /// Returns when ClickHouse has acknowledged the batch.
+    /// Ends the insert and waits until ClickHouse has acknowledged the batch.
     async fn finish(self) -> Result<Delivery, Fault> {
         if let Some(insert) = self.insert {
             crash::point("clickhouse", "sent");

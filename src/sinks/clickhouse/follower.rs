@@ -1,7 +1,7 @@
-//! Keeps the catalogue at the end of the content topic: reads it from its
-//! start, then on. A record that it cannot decode has no effect, so the content
-//! stays what it was; the mirror of the same topic, which reads the same columns
-//! and more, dead-letters that record.
+//! Keeps the catalogue at the end of the content topic: reads the topic from its start and
+//! follows it. A record that cannot be decoded has no effect, so the content keeps its
+//! previous state. The content mirror dead-letters that record, because it reads at least
+//! the same columns.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +14,13 @@ use crate::{
     runtime::KnownPlaceholders,
 };
 
-/// Records taken at once.
+/// Limits of one chunk.
 const LIMITS: Limits = Limits {
     records: 4096,
     bytes: 8 * 1024 * 1024,
 };
 
-/// Follows until dropped.
+/// Follows the content topic until dropped.
 #[derive(Debug)]
 pub struct Follower {
     _reader: Reader,
@@ -28,7 +28,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins at these offsets, by partition; none is the topic's start.
+    /// Starts at these offsets, indexed by partition. `None` means the start of the topic.
     pub fn start(
         kafka: &Kafka,
         group: &str,
@@ -39,13 +39,13 @@ impl Follower {
     ) -> Result<Self, KafkaError> {
         catalogue.restart(starts.iter().map(|start| start.unwrap_or(0)).collect());
         let topic = decoder.source().topic();
-        let (reader, parts) = kafka.reader(group, &topic, starts)?;
-        let tasks = parts
+        let (reader, partitions) = kafka.reader(group, &topic, starts)?;
+        let tasks = partitions
             .into_iter()
-            .map(|part| {
+            .map(|partition| {
                 let placeholders = placeholders.clone();
                 tokio::spawn(follow(
-                    part,
+                    partition,
                     decoder.clone(),
                     placeholders,
                     Arc::clone(catalogue),
@@ -79,7 +79,7 @@ async fn follow(
         let taken = match partition.take(&mut chunk, LIMITS) {
             Ok(taken) => taken,
             Err(error) => {
-                tracing::warn!(%error, "the catalogue cannot be read on");
+                tracing::warn!(%error, "cannot read the content topic, retrying");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -89,7 +89,7 @@ async fn follow(
             .records()
             .filter_map(|record| {
                 let offset = record.offset;
-                let fields = match decoder.decode(&record) {
+                let (id, fields) = match decoder.decode(&record) {
                     Ok(Change::Upsert { row, .. }) => {
                         let content_type = row.content_type.as_deref().map(Arc::from);
                         (row.id, Some((content_type, row.length_seconds)))
@@ -104,14 +104,15 @@ async fn follow(
                     Ok(Change::Ignored(_)) | Err(_) => return None,
                 };
                 Some(CatalogueChange::Content(ContentUpdate {
-                    id: fields.0,
+                    id,
                     partition: number,
                     offset,
-                    fields: fields.1,
+                    fields,
                 }))
             })
             .collect();
-        // At the end the position is past markers, as the ends are.
+        // At the end of the partition, the consumer's position is also past transaction
+        // markers, like the end offset.
         let next = match taken {
             Taken::End => partition.position().ok().flatten(),
             Taken::Full | Taken::Drained => chunk.next_offset(),
@@ -128,10 +129,10 @@ async fn follow(
     }
 }
 
-/// Learns what is needed to decode the chunk, as often as it takes.
+/// Loads the placeholders needed to decode the chunk, retrying until it succeeds.
 async fn prepare(placeholders: &KnownPlaceholders, chunk: &Chunk) {
     while let Err(error) = placeholders.prepare(chunk).await {
-        tracing::warn!(%error, "the catalogue cannot be read on");
+        tracing::warn!(%error, "cannot load the placeholders of the content topic, retrying");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

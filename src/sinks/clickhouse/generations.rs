@@ -1,13 +1,12 @@
-//! Which generation the tables are written in, and what a commit says of it. The
-//! record of generations is [`GenerationLog`]'s; whether the tables are the ones
-//! that the generation in force is written into is judged here.
+//! Checks that the tables belong to the generation in force, and encodes the generation
+//! in the metadata of commits. [`GenerationLog`] records the generations.
 
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    catalogue::Reached,
+    catalogue::ContentOffsets,
     classify::{clickhouse, kafka},
     client::{FACTS, Store},
 };
@@ -20,155 +19,163 @@ use crate::{
     sink_kind::SinkKind,
 };
 
-/// Partitions that the content topic may have: commits carry an offset of each,
-/// and Kafka takes 4,096 bytes of metadata.
+/// Maximum number of partitions of the content topic. Commits contain an offset of each
+/// partition, and Kafka limits their metadata to 4,096 bytes.
 const MAX_CONTENT_PARTITIONS: i32 = 200;
 
-/// What says which generation is in force, and which the tables are of.
+/// Reason of a retry after a new generation has started.
+const NEW_GENERATION: &str = "a rebuild has started a new generation";
+
+/// The clients that read the generation in force and the generation of the tables.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Servers<'a> {
+pub(super) struct Clients<'a> {
     pub(super) store: &'a Store,
     pub(super) log: &'a Log,
-    pub(super) record: &'a GenerationLog,
+    pub(super) generation_log: &'a GenerationLog,
     pub(super) kafka: &'a Kafka,
-    /// The facts' consumer group, and the content's.
+    /// Consumer groups of the events and the content topic.
     pub(super) groups: (&'a str, &'a str),
 }
 
-/// The generations in force.
+/// The generation numbers in force.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Current {
+pub(super) struct GenerationNumbers {
     pub(super) facts: u16,
     pub(super) content: u16,
 }
 
-/// One life of a topic.
+/// One incarnation of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Life {
+pub(super) struct TopicIncarnation {
     pub(super) identity: TopicIdentity,
     pub(super) generation: u16,
-    /// By partition; empty is at the start of the log.
+    /// Start offset of each partition. Empty means the start of the log.
     starts: Vec<i64>,
 }
 
-/// Both topics as they were found.
+/// State of the generation in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) facts: Life,
-    pub(super) content: Life,
-    /// No rebuild is unfinished.
+pub(super) struct GenerationState {
+    pub(super) facts: TopicIncarnation,
+    pub(super) content: TopicIncarnation,
+    /// Whether no rebuild is unfinished.
     settled: bool,
-    /// Where the source was truncated.
+    /// Partition and offset at which the source was truncated.
     truncated: Option<String>,
 }
 
-/// Both topics and what was found of them.
+/// Names of both topics, and the generation that the sink was opened with.
 #[derive(Debug)]
 pub(super) struct Generations {
     facts: String,
     content: String,
-    found: Mutex<Option<Found>>,
+    opened: Mutex<Option<GenerationState>>,
 }
 
-/// What a commit says besides its offset: under which life of the content
-/// topic it was made, and how far all rows of the partition are enriched. What
-/// the catalogue has beyond that is owed. Kafka limits it to 4,096 bytes; only
-/// `c` grows with anything, and the content topic has few partitions.
+/// Metadata of a commit: the generation of the content topic, and the content offsets up
+/// to which all rows of the partition are enriched. Rows affected by later content
+/// changes are still to be re-enriched. Kafka limits metadata to 4,096 bytes; only
+/// `content_offsets` has a variable length, and the content topic has few partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Metadata {
-    /// Format.
-    f: u16,
+    #[serde(rename = "f")]
+    format: u16,
     /// Generation of the content topic.
-    g: u16,
-    /// The offset that it is for; since format 2.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    o: Option<i64>,
-    /// Up to here the log is being read again, because of the reason in `w`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    r: Option<Again>,
+    #[serde(rename = "g")]
+    generation: u16,
+    /// The committed offset, since format 2.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    offset: Option<i64>,
+    /// The reread in progress.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    reread: Option<Reread>,
     /// Next offset of each content partition.
-    pub(super) c: Reached,
+    #[serde(rename = "c")]
+    pub(super) content_offsets: ContentOffsets,
 }
 
-/// A reading of the log from the start of its life, up to where it ended when
-/// the group's position turned out not to be trusted.
+/// A reread of the log, from the start of the incarnation up to the end offset at the
+/// time when the group's offset was found untrusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Again {
+pub(super) struct Reread {
     /// One past the last offset.
     pub(super) until: i64,
-    /// The offset that something else had committed; none where it was lost.
+    /// The offset that another tool had committed. `None` if the offset was lost.
     pub(super) moved: Option<i64>,
 }
 
-impl Again {
-    /// What there is to read again after this commit, in a partition that is
-    /// read from `next` and ends at `end`.
-    pub(super) fn of(committed: Committed<'_>, next: i64, end: i64) -> Option<Self> {
+impl Reread {
+    /// Returns the reread that this commit requires, in a partition that is read from
+    /// `next` on and has the end offset `end`.
+    pub(super) fn required(committed: Committed<'_>, next: i64, end: i64) -> Option<Self> {
         let moved = match committed.trouble()? {
             Break::Moved { offset } => Some(offset),
             _ => None,
         };
-        Some(Self { until: end, moved }).filter(|again| again.is_ahead_of(next))
+        Some(Self { until: end, moved }).filter(|reread| reread.is_ahead_of(next))
     }
 
     pub(super) fn is_ahead_of(&self, next: i64) -> bool {
         next < self.until
     }
 
-    /// What an operator is told meanwhile.
-    pub(super) fn halt(&self, reading: Reading<'_>) -> Halt {
-        let broken = match self.moved {
+    /// Returns the degraded state to report during the reread.
+    pub(super) fn degraded(&self, reading: Reading<'_>) -> Halt {
+        let problem = match self.moved {
             Some(offset) => Break::Moved { offset },
             None => Break::Lost,
         };
         let effect = format!("the log is read again up to offset {}", self.until);
-        reading.halt(broken, &effect, "fanout status --watch")
+        reading.halt(problem, &effect, "fanout status --watch")
     }
 }
 
 impl Metadata {
-    /// What the next commit, of `next`, says.
+    /// Returns the metadata of a commit of `next`.
     pub(super) fn new(
         content_generation: u16,
         next: i64,
-        enriched: Reached,
-        again: Option<Again>,
+        content_offsets: ContentOffsets,
+        reread: Option<Reread>,
     ) -> Self {
         Self {
-            f: METADATA_FORMAT,
-            g: content_generation,
-            o: Some(next),
-            r: again.filter(|again| again.is_ahead_of(next)),
-            c: enriched,
+            format: METADATA_FORMAT,
+            generation: content_generation,
+            offset: Some(next),
+            reread: reread.filter(|reread| reread.is_ahead_of(next)),
+            content_offsets,
         }
     }
 
-    /// What a commit says, where fanout made it and under this generation. Both
-    /// topics' generations begin together when history is rebuilt, so this
-    /// also tells whether its offset is of the present life.
-    pub(super) fn of(committed: Committed<'_>, content_generation: u16) -> Option<(i64, Self)> {
+    /// Returns the offset and the metadata of a commit, if fanout made it in this
+    /// generation. Both topics get a new generation together when history is rebuilt,
+    /// so the offset then belongs to the current incarnation, too.
+    pub(super) fn from_commit(
+        committed: Committed<'_>,
+        content_generation: u16,
+    ) -> Option<(i64, Self)> {
         let Committed::Ours { offset, metadata } = committed else {
             return None;
         };
-        Some((offset, Self::read(metadata, content_generation)?))
+        Some((offset, Self::parse(metadata, content_generation)?))
     }
 
-    /// The same of metadata alone.
-    pub(super) fn read(text: &str, content_generation: u16) -> Option<Self> {
-        let known: Self = serde_json::from_str(text).ok()?;
-        let is_known = (1..=METADATA_FORMAT).contains(&known.f);
-        (is_known && known.g == content_generation).then_some(known)
+    /// Parses metadata. Returns `None` if it belongs to another generation.
+    pub(super) fn parse(text: &str, content_generation: u16) -> Option<Self> {
+        let metadata: Self = serde_json::from_str(text).ok()?;
+        let is_known = (1..=METADATA_FORMAT).contains(&metadata.format);
+        (is_known && metadata.generation == content_generation).then_some(metadata)
     }
 
-    /// The generation of the content topic that a commit is of, whichever that is.
-    pub(super) fn generation(text: &str) -> Option<u16> {
-        let known: Self = serde_json::from_str(text).ok()?;
-        Some(known.g)
+    /// Parses only the generation of the content topic.
+    pub(super) fn parse_generation(text: &str) -> Option<u16> {
+        let metadata: Self = serde_json::from_str(text).ok()?;
+        Some(metadata.generation)
     }
 
-    /// What was being read again then.
-    pub(super) fn again(&self) -> Option<Again> {
-        self.r
+    /// Returns the reread that was in progress at the commit.
+    pub(super) fn reread(&self) -> Option<Reread> {
+        self.reread
     }
 
     pub(super) fn text(&self) -> String {
@@ -177,17 +184,17 @@ impl Metadata {
     }
 }
 
-impl Life {
-    /// The offset at which this life of a partition begins.
+impl TopicIncarnation {
+    /// Returns the start offset of a partition.
     pub(super) fn start(&self, partition: i32) -> i64 {
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.starts.get(place).copied().unwrap_or(0)
+        let index = usize::try_from(partition).unwrap_or(usize::MAX);
+        self.starts.get(index).copied().unwrap_or(0)
     }
 }
 
 #[cfg(test)]
-impl Life {
-    /// A life that begins at these offsets.
+impl TopicIncarnation {
+    /// Returns an incarnation with these start offsets.
     pub(super) fn starting_at(starts: Vec<i64>) -> Self {
         Self {
             identity: TopicIdentity {
@@ -200,7 +207,7 @@ impl Life {
     }
 }
 
-impl From<&Incarnation> for Life {
+impl From<&Incarnation> for TopicIncarnation {
     fn from(incarnation: &Incarnation) -> Self {
         Self {
             identity: incarnation.identity(),
@@ -210,30 +217,30 @@ impl From<&Incarnation> for Life {
     }
 }
 
-impl Found {
-    pub(super) fn generations(&self) -> Current {
-        Current {
+impl GenerationState {
+    pub(super) fn numbers(&self) -> GenerationNumbers {
+        GenerationNumbers {
             facts: self.facts.generation,
             content: self.content.generation,
         }
     }
 
-    /// A truncate stands in the log of one partition and concerns the rows of
-    /// all: whoever meets it tells the others by this, and only another life
-    /// goes on behind it.
-    pub(super) fn whole(&self) -> Result<(), Fault> {
+    /// Halts the sink if the source was truncated in this generation. A truncate is a
+    /// record of one partition and affects the rows of all partitions. The worker that
+    /// reads it records it, so that all workers halt. Only a new generation continues
+    /// after a truncate.
+    pub(super) fn check_not_truncated(&self) -> Result<(), Fault> {
         match &self.truncated {
-            Some(place) => Err(Fault::Halt(truncated(place))),
+            Some(position) => Err(Fault::Halt(truncated(position))),
             None => Ok(()),
         }
     }
 
-    /// A rebuild that was begun has to be brought to its end.
-    fn degradation(&self) -> Option<Halt> {
+    /// Returns the degraded state while a rebuild is unfinished.
+    fn degraded(&self) -> Option<Halt> {
         (!self.settled).then(|| Halt {
             code: "rebuild_unfinished".to_owned(),
-            reason: "a rebuild from the source has begun and is not done: rows may be missing, or \
-                     too many"
+            reason: "a rebuild from the source is unfinished: rows may be missing or superfluous"
                 .to_owned(),
             remedy: RECONCILE.to_owned(),
         })
@@ -245,44 +252,44 @@ impl Generations {
         Self {
             facts,
             content,
-            found: Mutex::default(),
+            opened: Mutex::default(),
         }
     }
 
-    /// The facts' topic, and the content's.
+    /// Returns the names of the events and the content topic.
     pub(super) fn topics(&self) -> (&str, &str) {
         (&self.facts, &self.content)
     }
 
-    /// What [`Self::open`] found.
-    pub(super) fn current(&self) -> Result<Found, Fault> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = found.clone();
-        found.ok_or_else(|| Fault::retry("the topics' generations are not known yet"))
+    /// Returns the state found by [`Self::open`].
+    pub(super) fn current(&self) -> Result<GenerationState, Fault> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = opened.clone();
+        opened.ok_or_else(|| Fault::retry("the generation in force is not known yet"))
     }
 
-    /// Finds the generation in force, which has to be this one and the one that the
-    /// tables are written in.
-    pub(super) async fn open(&self, servers: Servers<'_>, number: u16) -> Result<(), Fault> {
-        let found = self.find(servers).await?;
-        if found.facts.generation != number {
-            return Err(Fault::retry("history has begun anew"));
+    /// Loads the generation in force. It must have this number, and the tables must
+    /// belong to it.
+    pub(super) async fn open(&self, clients: Clients<'_>, number: u16) -> Result<(), Fault> {
+        let state = self.load(clients).await?;
+        if state.facts.generation != number {
+            return Err(Fault::retry(NEW_GENERATION));
         }
-        few_enough(&self.content, found.content.identity.partitions)?;
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        check_partition_count(&self.content, state.content.identity.partitions)?;
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
         Ok(())
     }
 
-    async fn find(&self, servers: Servers<'_>) -> Result<Found, Fault> {
-        let latest = servers.record.latest().await?;
+    async fn load(&self, clients: Clients<'_>) -> Result<GenerationState, Fault> {
+        let latest = clients.generation_log.latest().await?;
         let generation = latest.ok_or_else(|| {
-            unknown("the state topic no longer says which generation the tables are of")
+            unknown_generation("the state topic no longer has the generation of the tables")
         })?;
         let begun = &generation.begun;
-        let facts = same_topic(servers.log, &self.facts, &begun.facts).await?;
-        let content = same_topic(servers.log, &self.content, &begun.content).await?;
-        same_table(servers.store, &generation).await?;
-        Ok(Found {
+        let facts = require_same_topic(clients.log, &self.facts, &begun.facts).await?;
+        let content = require_same_topic(clients.log, &self.content, &begun.content).await?;
+        require_same_table(clients.store, &generation).await?;
+        Ok(GenerationState {
             facts,
             content,
             settled: generation.settled,
@@ -290,38 +297,39 @@ impl Generations {
         })
     }
 
-    /// Both topics as they are now, and whether they still live the lives that
-    /// were found.
-    pub(super) async fn health(&self, servers: Servers<'_>) -> Result<(Found, Health), Fault> {
-        let known = self.current()?;
-        let found = self.find(servers).await?;
-        let is_current = known.facts == found.facts && known.content == found.content;
-        let degradation = found.degradation();
-        Ok((
-            found,
-            Health {
-                is_current,
-                degradation,
-            },
-        ))
+    /// Returns the current state, and whether the incarnations of both topics are still
+    /// the ones found by [`Self::open`].
+    pub(super) async fn check(
+        &self,
+        clients: Clients<'_>,
+    ) -> Result<(GenerationState, Health), Fault> {
+        let opened = self.current()?;
+        let state = self.load(clients).await?;
+        let same = opened.facts == state.facts && opened.content == state.content;
+        let caution = state.degraded();
+        Ok((state, Health { same, caution }))
     }
 
-    /// Nothing is taken over under lives that are past: the sink is opened
-    /// again first.
-    pub(super) async fn still(&self, servers: Servers<'_>) -> Result<(), Fault> {
-        if self.health(servers).await?.1.is_current {
+    /// Fails if a new generation has started: the sink must then be reopened before it
+    /// can claim a partition.
+    pub(super) async fn check_unchanged(&self, clients: Clients<'_>) -> Result<(), Fault> {
+        if self.check(clients).await?.1.same {
             return Ok(());
         }
-        Err(Fault::retry("history has begun anew"))
+        Err(Fault::retry(NEW_GENERATION))
     }
 }
 
-/// The topic's incarnation in force, where the topic still is that one.
-async fn same_topic(log: &Log, topic: &str, known: &Incarnation) -> Result<Life, Fault> {
-    let life = Life::from(known);
+/// Returns the topic's incarnation in force. Halts if the topic is another one.
+async fn require_same_topic(
+    log: &Log,
+    topic: &str,
+    recorded: &Incarnation,
+) -> Result<TopicIncarnation, Fault> {
+    let incarnation = TopicIncarnation::from(recorded);
     match log.identity(topic).await.map_err(kafka)? {
-        Some(identity) if identity == life.identity => Ok(life),
-        Some(identity) => Err(changed(topic, life.identity, identity)),
+        Some(identity) if identity == incarnation.identity => Ok(incarnation),
+        Some(identity) => Err(topic_changed(topic, incarnation.identity, identity)),
         None => {
             let reason = format!("topic {topic} does not exist");
             Err(Fault::halt("topic_changed", reason, RECONCILE))
@@ -329,13 +337,13 @@ async fn same_topic(log: &Log, topic: &str, known: &Incarnation) -> Result<Life,
     }
 }
 
-/// Whether the storage is the table that the generation is written into, as far
-/// as that is known.
-async fn same_table(store: &Store, generation: &Generation) -> Result<(), Fault> {
-    let known = generation.table(SinkKind::ClickHouse).unwrap_or_default();
-    let found = store.table_id(FACTS).await.map_err(clickhouse)?;
-    let found = found.unwrap_or_default();
-    if known.is_nil() || found.is_nil() || known == found {
+/// Halts if the storage table is not the one recorded for the generation. Accepts any
+/// table if one of the ids is unknown.
+async fn require_same_table(store: &Store, generation: &Generation) -> Result<(), Fault> {
+    let recorded = generation.table(SinkKind::ClickHouse).unwrap_or_default();
+    let current = store.table_id(FACTS).await.map_err(clickhouse)?;
+    let current = current.unwrap_or_default();
+    if recorded.is_nil() || current.is_nil() || recorded == current {
         return Ok(());
     }
     Err(Fault::halt(
@@ -345,13 +353,13 @@ async fn same_table(store: &Store, generation: &Generation) -> Result<(), Fault>
     ))
 }
 
-/// The halt where it is not known which numbers the stored rows have.
-pub(super) fn unknown(reason: &str) -> Fault {
+/// Returns the halt for an unknown generation of the stored rows.
+pub(super) fn unknown_generation(reason: &str) -> Fault {
     Fault::halt("generation_unknown", reason, RECONCILE)
 }
 
-/// More partitions could not be told of in a commit.
-fn few_enough(topic: &str, partitions: i32) -> Result<(), Fault> {
+/// Halts if the offsets of all content partitions do not fit into a commit.
+fn check_partition_count(topic: &str, partitions: i32) -> Result<(), Fault> {
     if partitions <= MAX_CONTENT_PARTITIONS {
         return Ok(());
     }
@@ -365,19 +373,20 @@ fn few_enough(topic: &str, partitions: i32) -> Result<(), Fault> {
     ))
 }
 
-/// The halt that a truncate at this place is.
-pub(super) fn truncated(place: &str) -> Halt {
+/// Returns the halt for a truncate at this position.
+pub(super) fn truncated(position: &str) -> Halt {
     Halt {
         code: "truncated".to_owned(),
         reason: format!(
-            "the source was truncated, at {place} of its log: which rows are gone is not in it"
+            "the source was truncated, at {position} of its log, which does not contain the \
+             deleted rows"
         ),
         remedy: RECONCILE.to_owned(),
     }
 }
 
-fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {
-    let what = if then.id == now.id {
+fn topic_changed(topic: &str, recorded: TopicIdentity, current: TopicIdentity) -> Fault {
+    let cause = if recorded.id == current.id {
         "partitions were added"
     } else {
         "it was recreated"
@@ -385,8 +394,8 @@ fn changed(topic: &str, then: TopicIdentity, now: TopicIdentity) -> Fault {
     Fault::halt(
         "topic_changed",
         format!(
-            "topic {topic} is not the one the table was built from (id/partitions {then}, now \
-             {now}): {what}"
+            "topic {topic} is not the one the table was built from (id/partitions {recorded}, now \
+             {current}): {cause}"
         ),
         RECONCILE,
     )
@@ -402,51 +411,51 @@ mod tests {
         let metadata = Metadata::new(2, 5, vec![7, 9], None);
         let text = metadata.text();
         assert_eq!(text, r#"{"f":2,"g":2,"o":5,"c":[7,9]}"#);
-        assert_eq!(Metadata::read(&text, 2), Some(metadata));
-        let again = Again {
+        assert_eq!(Metadata::parse(&text, 2), Some(metadata));
+        let reread = Reread {
             until: 9,
             moved: Some(8),
         };
-        let text = Metadata::new(2, 5, vec![7], Some(again)).text();
+        let text = Metadata::new(2, 5, vec![7], Some(reread)).text();
         let expected = r#"{"f":2,"g":2,"o":5,"r":{"until":9,"moved":8},"c":[7]}"#;
         assert_eq!(text, expected);
-        assert_eq!(
-            Metadata::read(&text, 2).and_then(|it| it.again()),
-            Some(again)
-        );
-        assert_eq!(Metadata::new(2, 9, vec![7], Some(again)).again(), None);
+        let parsed = Metadata::parse(&text, 2);
+        assert_eq!(parsed.and_then(|metadata| metadata.reread()), Some(reread));
+        assert_eq!(Metadata::new(2, 9, vec![7], Some(reread)).reread(), None);
     }
 
     #[test]
     fn the_first_format_is_read() {
         let text = r#"{"f":1,"g":2,"c":[7,9]}"#;
         let committed = Committed::of(Some((5, text)), None);
-        let (offset, metadata) = Metadata::of(committed, 2).expect("it is fanout's");
-        assert_eq!((offset, metadata.c), (5, vec![7, 9]));
+        let commit = Metadata::from_commit(committed, 2);
+        let (offset, metadata) = commit.expect("the commit belongs to fanout");
+        assert_eq!((offset, metadata.content_offsets), (5, vec![7, 9]));
     }
 
     #[test]
-    fn what_is_not_trusted_is_read_again_up_to_the_end_of_then() {
+    fn an_untrusted_offset_requires_a_reread_up_to_the_current_end() {
         let moved = Committed::Foreign { offset: 8 };
-        let again = Again::of(moved, 2, 9).expect("there is something");
-        assert_eq!((again.until, again.moved), (9, Some(8)));
-        assert!(Again::of(Committed::Lost, 2, 9).is_some());
-        assert_eq!(Again::of(Committed::Lost, 9, 9), None, "nothing to read");
-        assert_eq!(Again::of(Committed::Never, 2, 9), None);
+        let reread = Reread::required(moved, 2, 9).expect("a reread is required");
+        assert_eq!((reread.until, reread.moved), (9, Some(8)));
+        assert!(Reread::required(Committed::Lost, 2, 9).is_some());
+        let at_end = Reread::required(Committed::Lost, 9, 9);
+        assert_eq!(at_end, None, "no record to read");
+        assert_eq!(Reread::required(Committed::Never, 2, 9), None);
     }
 
     #[test]
     fn the_metadata_of_the_largest_content_topic_is_short_enough_for_kafka() {
         let partitions = usize::try_from(MAX_CONTENT_PARTITIONS).expect("a count");
-        let again = Again {
+        let reread = Reread {
             until: MAX_OFFSET,
             moved: Some(MAX_OFFSET - 1),
         };
-        let content = vec![MAX_OFFSET; partitions];
-        let text = Metadata::new(u16::MAX, 0, content, Some(again)).text();
+        let content_offsets = vec![MAX_OFFSET; partitions];
+        let text = Metadata::new(u16::MAX, 0, content_offsets, Some(reread)).text();
         assert!(text.len() < 4096, "{}", text.len());
-        assert!(few_enough("content", MAX_CONTENT_PARTITIONS).is_ok());
-        let refused = few_enough("content", MAX_CONTENT_PARTITIONS + 1);
+        assert!(check_partition_count("content", MAX_CONTENT_PARTITIONS).is_ok());
+        let refused = check_partition_count("content", MAX_CONTENT_PARTITIONS + 1);
         let Err(Fault::Halt(halt)) = refused else {
             panic!("{refused:?}");
         };
@@ -457,12 +466,12 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_of_another_life_says_nothing_of_this_one() {
+    fn a_commit_of_another_generation_is_ignored() {
         let text = Metadata::new(2, 5, vec![7], None).text();
         for other in [1, 3] {
-            assert_eq!(Metadata::read(&text, other), None);
+            assert_eq!(Metadata::parse(&text, other), None);
         }
-        assert_eq!(Metadata::read("", 1), None);
-        assert_eq!(Metadata::read(r#"{"f":3,"g":1,"c":[]}"#, 1), None);
+        assert_eq!(Metadata::parse("", 1), None);
+        assert_eq!(Metadata::parse(r#"{"f":3,"g":1,"c":[]}"#, 1), None);
     }
 }

@@ -1,10 +1,10 @@
-//! ClickHouse: the enriched table, by versioned rows that are harmless to
-//! repeat, and the catalogue that enriches them.
+//! ClickHouse: the enriched table, written as versioned rows that can be written
+//! repeatedly, and the catalogue that enriches them.
 //!
-//! [`Facts`] writes `engagement_enriched_storage`, [`ContentMirror`] writes
-//! `content`. Correctness comes from `_version` alone: a row's place in the
-//! log, so that replays, repeated batches and other workers' late writes lose
-//! against what is newer.
+//! [`Facts`] writes `engagement_enriched_storage`, [`ContentMirror`] writes `content`.
+//! Correctness depends only on `_version`, which contains a row's position in the log:
+//! newer rows replace rows from replays, repeated batches and late writes of other
+//! workers.
 
 pub(crate) mod audit;
 mod begin;
@@ -51,8 +51,8 @@ use self::{
     catalogue::Catalogue,
     classify::kafka,
     follower::Follower,
-    generations::{Generations, Life, Servers},
-    reenrich::Turns,
+    generations::{Clients, Generations, TopicIncarnation},
+    reenrich::PassQueue,
 };
 use crate::{
     config,
@@ -63,16 +63,14 @@ use crate::{
     sink_kind::ConsumerGroup,
 };
 
-/// What the partitions of both tables share.
+/// State shared by the partitions of both tables.
 #[derive(Debug)]
 pub struct Common {
     store: Store,
     log: Log,
-    /// Of the generations that the tables are written in.
-    record: GenerationLog,
+    generation_log: GenerationLog,
     kafka: Kafka,
-    /// The facts' consumer group, and the content's.
-    group: String,
+    facts_group: String,
     content_group: String,
     catalogue_group: String,
     facts: FactDecoder,
@@ -80,21 +78,21 @@ pub struct Common {
     dimension: DimensionDecoder,
     placeholders: KnownPlaceholders,
     catalogue: Arc<Catalogue>,
-    turns: Arc<Turns>,
-    /// Rows that one statement writes again at most.
+    pass_queue: Arc<PassQueue>,
+    /// Maximum number of rows that one statement re-enriches.
     reenrich_rows: usize,
-    /// With the life of the content topic that it follows.
-    follower: Mutex<Option<(Life, Follower)>>,
+    /// The follower, with the incarnation of the content topic that it follows.
+    follower: Mutex<Option<(TopicIncarnation, Follower)>>,
 }
 
 impl Common {
     /// # Errors
-    /// When the configured URL is none.
+    /// If the configured URL is invalid.
     pub fn new(
         connections: &Connections,
         source: (&SourceTable, &SourceTable),
         placeholders: &KnownPlaceholders,
-        (log, record): (Log, GenerationLog),
+        (log, generation_log): (Log, GenerationLog),
     ) -> Result<Self, InvalidUrl> {
         let (facts, content) = source;
         let settings = &connections.settings().clickhouse;
@@ -106,53 +104,58 @@ impl Common {
         Ok(Self {
             store,
             log,
-            record,
+            generation_log,
             kafka: connections.kafka.clone(),
-            group: ConsumerGroup::Facts.id(group_prefix),
+            facts_group: ConsumerGroup::Facts.id(group_prefix),
             content_group: ConsumerGroup::Content.id(group_prefix),
-            // A name of its own for each process: it joins nothing and commits
-            // nothing.
+            // Unique per process. The group has no members and no commits.
             catalogue_group: format!("{group_prefix}-catalogue-{}", Uuid::new_v4()),
             facts: FactDecoder::with_placeholders(facts.clone(), placeholders.facts()),
             content: ContentDecoder::with_placeholders(content.clone(), placeholders.content()),
             dimension: DimensionDecoder::with_placeholders(content.clone(), placeholders.content()),
             placeholders: placeholders.clone(),
             catalogue: Arc::default(),
-            turns: Arc::default(),
+            pass_queue: Arc::default(),
             reenrich_rows: settings.reenrich_rows,
             follower: Mutex::default(),
         })
     }
 
-    /// What says which generation is in force, and which the tables are of.
-    fn servers(&self) -> Servers<'_> {
-        Servers {
+    /// Returns the clients that read the generation in force and the generation of the
+    /// tables.
+    fn clients(&self) -> Clients<'_> {
+        Clients {
             store: &self.store,
             log: &self.log,
-            record: &self.record,
+            generation_log: &self.generation_log,
             kafka: &self.kafka,
-            groups: (&self.group, &self.content_group),
+            groups: (&self.facts_group, &self.content_group),
         }
     }
 
-    /// What is known of the lives of both topics, before anything is.
+    /// Returns the generations of both topics, not opened yet.
     fn generations(&self) -> Generations {
         let (facts, content) = (self.facts.source(), self.content.source());
         Generations::new(facts.topic(), content.topic())
     }
 
-    /// Whether the content topic still holds this life from its start, where the
-    /// catalogue is loaded from, and up to what rows are enriched with. A topic
-    /// whose head was deleted would lose contents without anybody noticing.
-    async fn has_content(&self, life: &Life, enriched: &[i64]) -> Result<(), Fault> {
+    /// Halts if the content topic lacks records of this incarnation. The catalogue is
+    /// loaded from its start, so contents would be missing unnoticed if its first records
+    /// were deleted. The topic must also reach the offsets that rows are enriched with.
+    async fn check_content_retained(
+        &self,
+        incarnation: &TopicIncarnation,
+        enriched: &[i64],
+    ) -> Result<(), Fault> {
         let topic = self.content.source().topic();
         let bounds = self.log.bounds(&topic).await.map_err(kafka)?;
         for (partition, bounds) in (0..).zip(&bounds) {
-            let from = life.start(partition);
+            let from = incarnation.start(partition);
             if bounds.start > from {
                 let reason = format!(
                     "partition {partition} of {topic} begins at offset {} and contents are read \
-                     from offset {from}: what lies between was deleted, so contents may be missing",
+                     from offset {from}: the records between were deleted, so contents may be \
+                     missing",
                     bounds.start
                 );
                 return Err(Fault::halt("retention_passed", reason, RECONCILE));
@@ -171,20 +174,21 @@ impl Common {
         Ok(())
     }
 
-    /// Starts following this life of the content topic, once, and waits until
-    /// the catalogue has its end.
-    async fn load_catalogue(&self, life: &Life) -> Result<(), Fault> {
+    /// Starts to follow this incarnation of the content topic, unless it is followed
+    /// already, and waits until the catalogue has reached its end.
+    async fn load_catalogue(&self, incarnation: &TopicIncarnation) -> Result<(), Fault> {
         let topic = self.content.source().topic();
         let bounds = self.log.bounds(&topic).await.map_err(kafka)?;
         let ends: Vec<i64> = bounds.iter().map(|bounds| bounds.end).collect();
         {
             let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
-            if follower.as_ref().is_none_or(|(known, _)| known != life) {
-                // One at a time feeds the catalogue.
+            let is_other = |(followed, _): &(TopicIncarnation, Follower)| followed != incarnation;
+            if follower.as_ref().is_none_or(is_other) {
+                // Only one follower may write to the catalogue.
                 *follower = None;
                 let starts: Vec<Option<i64>> = (0..)
                     .zip(&bounds)
-                    .map(|(partition, bounds)| life.start(partition).max(bounds.start))
+                    .map(|(partition, bounds)| incarnation.start(partition).max(bounds.start))
                     .map(|start| (start > 0).then_some(start))
                     .collect();
                 let started = Follower::start(
@@ -195,15 +199,14 @@ impl Common {
                     &starts,
                     &self.catalogue,
                 );
-                *follower = Some((life.clone(), started.map_err(kafka)?));
+                *follower = Some((incarnation.clone(), started.map_err(kafka)?));
             }
         }
         self.wait_for_catalogue(&ends).await
     }
 
-    /// Waits until the catalogue has reached the topic's end as it is now: a
-    /// content that is unknown after that was unknown when its event was
-    /// fetched.
+    /// Waits until the catalogue has reached the topic's current end. A content that is
+    /// still unknown then was also unknown when its event was fetched.
     async fn catch_up(&self) -> Result<(), Fault> {
         let topic = self.content.source().topic();
         let ends = self.log.ends(&topic).await.map_err(kafka)?;
@@ -214,6 +217,6 @@ impl Common {
         const TIMEOUT: Duration = Duration::from_secs(30);
         tokio::time::timeout(TIMEOUT, self.catalogue.wait_for(ends))
             .await
-            .map_err(|_| Fault::retry("the catalogue does not reach the end of its topic"))
+            .map_err(|_| Fault::retry("the catalogue has not reached the end of its topic"))
     }
 }

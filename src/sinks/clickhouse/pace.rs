@@ -1,34 +1,34 @@
-//! How much one statement of a re-enrichment takes on: as much as about a
-//! second's work, and less after one that was too slow. Pure arithmetic.
+//! Adapts the size of re-enrichment statements: each should take about a second, and is
+//! smaller after one that was too slow. Pure arithmetic.
 
 use std::time::Duration;
 
-/// What a statement should take: new facts of the partition wait so long.
+/// Target duration of a statement. New events of the partition wait this long.
 const TARGET: Duration = Duration::from_secs(1);
 
-/// A single row can be large.
-const FEWEST: usize = 1;
+/// Minimum number of rows per statement. A single row can be large.
+const MIN_ROWS: usize = 1;
 
-/// Contents of the first lookup, and of any other at most.
-const MOST_CONTENTS: usize = 1000;
+/// Maximum number of contents per lookup. Also the number of the first lookup.
+const MAX_CONTENTS: usize = 1000;
 
-/// Into so many windows the ids are cut where a lookup of one content is too
+/// Number of windows into which all ids are divided if a lookup of one content is too
 /// slow.
-const FIRST_WINDOWS: u64 = 16;
+const INITIAL_WINDOWS: u64 = 16;
 
-/// How many rows the next statement writes.
+/// Number of rows that the next statement writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pace {
+pub(super) struct RowLimit {
     rows: usize,
-    most: usize,
+    max_rows: usize,
 }
 
-impl Pace {
-    /// `most` is never exceeded.
-    pub(super) fn new(most: usize) -> Self {
+impl RowLimit {
+    /// Returns a limit that never exceeds `max_rows`.
+    pub(super) fn new(max_rows: usize) -> Self {
         Self {
-            rows: most.div_ceil(5),
-            most,
+            rows: max_rows.div_ceil(5),
+            max_rows,
         }
     }
 
@@ -36,60 +36,61 @@ impl Pace {
         self.rows
     }
 
-    pub(super) fn most(self) -> usize {
-        self.most
+    pub(super) fn max_rows(self) -> usize {
+        self.max_rows
     }
 
-    /// A statement of the full size was done.
-    pub(super) fn took(&mut self, elapsed: Duration) {
+    /// Adapts the limit to the duration of a statement with the full number of rows.
+    pub(super) fn adapt(&mut self, elapsed: Duration) {
         if elapsed < TARGET / 2 {
-            self.rows = (self.rows * 2).min(self.most);
+            self.rows = (self.rows * 2).min(self.max_rows);
         } else if elapsed > TARGET * 2 {
-            self.slower(2);
+            self.divide(2);
         }
     }
 
-    /// A statement was given up.
-    pub(super) fn too_slow(&mut self) {
-        self.slower(4);
+    /// Reduces the limit after a statement was aborted.
+    pub(super) fn reduce_after_timeout(&mut self) {
+        self.divide(4);
     }
 
-    fn slower(&mut self, factor: usize) {
-        self.rows = (self.rows / factor).max(FEWEST.min(self.most));
+    fn divide(&mut self, divisor: usize) {
+        self.rows = (self.rows / divisor).max(MIN_ROWS.min(self.max_rows));
     }
 }
 
-/// Which ids the next lookup of a content looks at. All at once, as long as
-/// that is not too slow; else one window after the other.
+/// The event ids of the next lookup: all ids, or one window after the other if that was
+/// too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Window {
-    /// What is up to this id is looked up.
+pub(super) struct IdWindow {
+    /// Ids up to this one have been looked up.
     after: Option<i64>,
-    /// Ids of one window; none where all are looked at.
+    /// Number of ids in a window. `None` means all ids.
     span: Option<u64>,
-    /// The highest id there is, where that counts.
+    /// The highest existing id. Used only if `span` is set.
     last: i64,
 }
 
-impl Window {
+impl IdWindow {
     pub(super) fn after(self) -> Option<i64> {
         self.after
     }
 
-    /// The last id of the window; none where it is open.
+    /// Returns the last id of the window, or `None` if the window is unbounded.
     pub(super) fn until(self) -> Option<i64> {
         let span = self.span?;
         let until = self.after?.saturating_add_unsigned(span);
         (until < self.last).then_some(until)
     }
 
-    /// Only some were found, up to this id.
-    pub(super) fn found_up_to(&mut self, id: i64) {
+    /// Continues after this id, up to which the lookup was complete.
+    pub(super) fn skip_to(&mut self, id: i64) {
         self.after = Some(id);
     }
 
-    /// Everything in the window was found; returns whether there is another.
-    pub(super) fn finished(&mut self) -> bool {
+    /// Advances to the next window after a complete lookup. Returns false if there is
+    /// none.
+    pub(super) fn advance(&mut self) -> bool {
         let Some(until) = self.until() else {
             return false;
         };
@@ -98,39 +99,40 @@ impl Window {
         true
     }
 
-    /// The lookup was too slow; these are the lowest and the highest id.
-    pub(super) fn too_slow(&mut self, bounds: (i64, i64)) {
+    /// Narrows the window after a lookup that was too slow. `bounds` are the lowest and
+    /// the highest existing id.
+    pub(super) fn narrow(&mut self, bounds: (i64, i64)) {
         let (first, last) = bounds;
         self.last = last;
         let after = *self.after.get_or_insert(first.saturating_sub(1));
         let span = match self.span {
-            None => u64::try_from(last.saturating_sub(after)).unwrap_or(0) / FIRST_WINDOWS,
+            None => u64::try_from(last.saturating_sub(after)).unwrap_or(0) / INITIAL_WINDOWS,
             Some(span) => span / 4,
         };
         self.span = Some(span.max(1));
     }
 }
 
-/// How many contents the next lookup is of.
+/// Number of contents of the next lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Breadth(usize);
+pub(super) struct ContentLimit(usize);
 
-impl Default for Breadth {
+impl Default for ContentLimit {
     fn default() -> Self {
-        Self(MOST_CONTENTS)
+        Self(MAX_CONTENTS)
     }
 }
 
-impl Breadth {
+impl ContentLimit {
     pub(super) fn contents(self) -> usize {
         self.0
     }
 
-    pub(super) fn found(&mut self) {
-        self.0 = (self.0 * 2).min(MOST_CONTENTS);
+    pub(super) fn increase(&mut self) {
+        self.0 = (self.0 * 2).min(MAX_CONTENTS);
     }
 
-    pub(super) fn too_slow(&mut self) {
+    pub(super) fn reduce(&mut self) {
         self.0 = (self.0 / 4).max(1);
     }
 }
@@ -142,48 +144,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pace_goes_up_to_the_most_and_comes_down_after_what_was_too_slow() {
-        let mut pace = Pace::new(50_000);
-        assert_eq!(pace.rows(), 10_000);
+    fn the_row_limit_grows_to_the_maximum_and_shrinks_after_slow_statements() {
+        let mut limit = RowLimit::new(50_000);
+        assert_eq!(limit.rows(), 10_000);
         for _ in 0..9 {
-            pace.took(Duration::from_millis(10));
+            limit.adapt(Duration::from_millis(10));
         }
-        assert_eq!(pace.rows(), 50_000);
-        pace.took(Duration::from_secs(1));
-        assert_eq!(pace.rows(), 50_000);
-        pace.took(Duration::from_secs(3));
-        assert_eq!(pace.rows(), 25_000);
+        assert_eq!(limit.rows(), 50_000);
+        limit.adapt(Duration::from_secs(1));
+        assert_eq!(limit.rows(), 50_000);
+        limit.adapt(Duration::from_secs(3));
+        assert_eq!(limit.rows(), 25_000);
         for _ in 0..9 {
-            pace.too_slow();
+            limit.reduce_after_timeout();
         }
-        assert_eq!(pace.rows(), 1);
+        assert_eq!(limit.rows(), 1);
     }
 
     #[test]
-    fn a_pace_keeps_to_a_small_limit() {
-        let mut pace = Pace::new(3);
-        assert_eq!(pace.rows(), 1);
-        pace.took(Duration::ZERO);
-        pace.took(Duration::ZERO);
-        pace.took(Duration::ZERO);
-        assert_eq!(pace.rows(), 3);
-        pace.too_slow();
-        assert_eq!(pace.rows(), 1);
+    fn the_row_limit_respects_a_small_maximum() {
+        let mut limit = RowLimit::new(3);
+        assert_eq!(limit.rows(), 1);
+        limit.adapt(Duration::ZERO);
+        limit.adapt(Duration::ZERO);
+        limit.adapt(Duration::ZERO);
+        assert_eq!(limit.rows(), 3);
+        limit.reduce_after_timeout();
+        assert_eq!(limit.rows(), 1);
     }
 
     proptest! {
-        /// Whatever is too slow when: each id is in one window, and they end.
+        /// Regardless of which lookups are too slow, each id is in exactly one window, and
+        /// the windows end.
         #[test]
-        fn windows_leave_no_id_out(
-            first in -50_i64..50, ids in 0_i64..2000, slow in prop::collection::vec(any::<bool>(), 0..40),
+        fn windows_cover_every_id(
+            first in -50_i64..50,
+            ids in 0_i64..2000,
+            slow in prop::collection::vec(any::<bool>(), 0..40),
         ) {
             let last = first + ids;
-            let mut window = Window::default();
+            let mut window = IdWindow::default();
             let mut next = first;
             let mut slow = slow.into_iter();
             for _ in 0..5000 {
                 if slow.next().unwrap_or(false) {
-                    window.too_slow((first, last));
+                    window.narrow((first, last));
                     continue;
                 }
                 let from = window.after().map_or(first, |after| after + 1);
@@ -191,7 +196,7 @@ mod tests {
                 let until = window.until().unwrap_or(last);
                 prop_assert!(until >= from - 1 && until <= last);
                 next = until + 1;
-                if !window.finished() {
+                if !window.advance() {
                     break;
                 }
             }
@@ -200,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_at_the_end_of_all_ids_is_open() {
-        let mut window = Window::default();
+    fn the_last_window_is_unbounded() {
+        let mut window = IdWindow::default();
         assert_eq!((window.after(), window.until()), (None, None));
-        window.found_up_to(i64::MAX - 5);
-        window.too_slow((0, i64::MAX));
+        window.skip_to(i64::MAX - 5);
+        window.narrow((0, i64::MAX));
         assert_eq!(window.until(), Some(i64::MAX - 4));
-        window.found_up_to(i64::MAX - 1);
+        window.skip_to(i64::MAX - 1);
         assert_eq!(window.until(), None);
-        assert!(!window.finished());
+        assert!(!window.advance());
     }
 }

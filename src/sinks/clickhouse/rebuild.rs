@@ -1,15 +1,15 @@
-//! History begins anew: both topics get an incarnation that starts where their
-//! logs end now, and the source is read again. What came before loses against
-//! whatever comes after, and is not read any more.
+//! Starts a new generation for a rebuild from the source: both topics get an incarnation
+//! that starts at the current end of their logs, and the source is read again. Later
+//! records replace all earlier ones, which are no longer read.
 //!
-//! In a project without ClickHouse a generation begins all the same. Tables that
-//! are written again later hold rows from before it, which then is noticed.
+//! A project without ClickHouse also gets a new generation. If its tables are used again
+//! later, the sink detects that their rows belong to an earlier generation.
 
 use super::{
     Store,
     classify::{clickhouse, kafka},
     schema,
-    takeover::{self, Earlier},
+    takeover::{self, LegacyRecord},
 };
 use crate::{
     kafka::{Kafka, Log, StateTopic},
@@ -18,32 +18,32 @@ use crate::{
     time::clock::now_ms,
 };
 
-/// Begins generations, and settles them.
+/// Starts generations, and marks their rebuilds as finished.
 #[derive(Debug)]
 pub struct Rebuild {
-    /// None where ClickHouse takes no part.
+    /// `None` if ClickHouse is not a sink.
     store: Option<Store>,
     log: Log,
-    record: GenerationLog,
+    generation_log: GenerationLog,
     kafka: Kafka,
-    group: String,
+    facts_group: String,
     content_group: String,
     facts: String,
     content: String,
 }
 
-/// The generation that a rebuild has begun.
+/// The generation that a rebuild has started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lives {
     pub facts: u16,
     pub content: u16,
-    /// By partition of the facts, where the new life begins.
+    /// Start offset of each partition of the events topic.
     pub starts: Vec<i64>,
 }
 
 impl Rebuild {
-    /// Of these tables, where ClickHouse takes part, and of these two topics, the
-    /// facts' and the content's.
+    /// Returns a rebuild of the tables in `store`, if ClickHouse is a sink, from the events
+    /// and the content topic.
     pub fn new(
         store: Option<Store>,
         (log, state): (Log, StateTopic),
@@ -54,22 +54,22 @@ impl Rebuild {
         Self {
             store,
             log,
-            record: GenerationLog::new(state),
+            generation_log: GenerationLog::new(state),
             kafka: kafka.clone(),
-            group: ConsumerGroup::Facts.id(group_prefix),
+            facts_group: ConsumerGroup::Facts.id(group_prefix),
             content_group: ConsumerGroup::Content.id(group_prefix),
             facts,
             content,
         }
     }
 
-    /// The tables; none where ClickHouse takes no part.
+    /// Returns the store of the tables, or `None` if ClickHouse is not a sink.
     #[must_use]
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
 
-    /// The tables that are not as they should be.
+    /// Returns the tables with a wrong schema.
     pub async fn wrong_tables(&self) -> Result<Vec<&'static str>, Fault> {
         match &self.store {
             Some(store) => schema::wrong(store).await,
@@ -77,100 +77,108 @@ impl Rebuild {
         }
     }
 
-    /// Renames the tables that are not as they should be; says to what. What is
-    /// in them stays.
+    /// Renames the tables with a wrong schema, and keeps their rows. Returns the new names.
     pub async fn move_aside(&self) -> Result<Vec<String>, Fault> {
-        let mut moved = Vec::new();
+        let mut new_names = Vec::new();
         let Some(store) = &self.store else {
-            return Ok(moved);
+            return Ok(new_names);
         };
         for table in schema::wrong(store).await? {
-            let aside = format!("{table}_aside_{}", now_ms());
-            let renamed = store.rename(table, &aside).await;
+            let new_name = format!("{table}_aside_{}", now_ms());
+            let renamed = store.rename(table, &new_name).await;
             renamed.map_err(clickhouse)?;
-            moved.push(aside);
+            new_names.push(new_name);
         }
-        Ok(moved)
+        Ok(new_names)
     }
 
-    /// Begins a generation, not settled yet.
+    /// Starts a generation whose rebuild is unfinished.
     pub async fn begin(&self) -> Result<Lives, Fault> {
         let Some(store) = &self.store else {
-            let begun = self.next((0, 0)).await?;
-            self.record.begin(&begun).await?;
-            return Ok(Lives::from(&begun));
+            let generation = self.next_generation((0, 0)).await?;
+            self.generation_log.begin(&generation).await?;
+            return Ok(Lives::from(&generation));
         };
-        let earlier = Earlier::read(store, &self.facts, &self.content).await?;
-        let begun = self.next(self.stored(store, &earlier).await?).await?;
-        // Once it is in force, the tables have to be known.
-        takeover::note_table(&self.record, store, begun.number()).await?;
-        self.record.begin(&begun).await?;
+        let legacy = LegacyRecord::read(store, &self.facts, &self.content).await?;
+        let used = self.highest_used(store, &legacy).await?;
+        let generation = self.next_generation(used).await?;
+        // The table must be recorded before the generation is in force.
+        takeover::record_table(&self.generation_log, store, generation.number()).await?;
+        self.generation_log.begin(&generation).await?;
         let topics = (self.facts.as_str(), self.content.as_str());
-        earlier.mark(store, &begun, topics).await?;
-        Ok(Lives::from(&begun))
+        legacy.mark_moved(store, &generation, topics).await?;
+        Ok(Lives::from(&generation))
     }
 
-    /// Whether this is the generation in force, so that its rebuild can go on.
+    /// Returns true if this is the generation in force, so that its rebuild can continue.
     pub async fn is_latest(&self, lives: &Lives) -> Result<bool, Fault> {
-        let Some(generation) = self.record.latest().await? else {
+        let Some(latest) = self.generation_log.latest().await? else {
             return Ok(false);
         };
-        let begun = &generation.begun;
-        if Lives::from(begun) != *lives {
+        let latest = &latest.begun;
+        if Lives::from(latest) != *lives {
             return Ok(false);
         }
-        let mut same = true;
-        for (topic, known) in [(&self.facts, &begun.facts), (&self.content, &begun.content)] {
+        let topics = [
+            (&self.facts, &latest.facts),
+            (&self.content, &latest.content),
+        ];
+        let mut is_same = true;
+        for (topic, recorded) in topics {
             let identity = self.log.identity(topic).await.map_err(kafka)?;
-            same &= identity == Some(known.identity());
+            is_same &= identity == Some(recorded.identity());
         }
-        Ok(same)
+        Ok(is_same)
     }
 
-    /// The rebuild is done: what the stores hold can be relied on.
+    /// Marks the rebuild as finished: the data in the stores is then complete.
     pub async fn settle(&self, lives: &Lives) -> Result<(), Fault> {
         if !self.is_latest(lives).await? {
-            let reason =
-                "another rebuild has begun, or a topic was recreated, since this one began";
+            let reason = "another rebuild was started or a topic was recreated during this rebuild";
             return Err(Fault::halt("rebuild_overtaken", reason, RECONCILE));
         }
-        self.record.settle(lives.facts).await
+        self.generation_log.settle(lives.facts).await
     }
 
-    /// The generation after the last one, and after these numbers of both topics.
-    async fn next(&self, (facts, content): (u16, u16)) -> Result<Begun, Fault> {
-        let latest = self.record.latest().await?;
-        let known = latest.as_ref().map(|generation| &generation.begun);
-        let last_facts = known.map_or(0, |begun| begun.facts.generation).max(facts);
-        let last_content = known
-            .map_or(0, |begun| begun.content.generation)
-            .max(content);
+    /// Returns the generation after the latest one and after these numbers of both topics.
+    async fn next_generation(&self, (facts, content): (u16, u16)) -> Result<Begun, Fault> {
+        let latest = self.generation_log.latest().await?;
+        let (latest_facts, latest_content) = latest.map_or((0, 0), |latest| {
+            let latest = latest.begun;
+            (latest.facts.generation, latest.content.generation)
+        });
+        let last_facts = latest_facts.max(facts);
+        let last_content = latest_content.max(content);
         Ok(Begun::new(
-            self.incarnation(&self.facts, last_facts).await?,
-            self.incarnation(&self.content, last_content).await?,
+            self.next_incarnation(&self.facts, last_facts).await?,
+            self.next_incarnation(&self.content, last_content).await?,
             true,
         ))
     }
 
-    /// The incarnation of a topic that begins where its log ends now.
-    async fn incarnation(&self, topic: &str, last: u16) -> Result<Incarnation, Fault> {
+    /// Returns the incarnation of a topic that starts at the current end of its log.
+    async fn next_incarnation(&self, topic: &str, last: u16) -> Result<Incarnation, Fault> {
         let identity = existing(&self.log, topic).await?;
-        let generation = takeover::next(topic, last)?;
+        let generation = takeover::next_generation(topic, last)?;
         let ends = self.log.ends(topic).await.map_err(kafka)?;
         Ok(Incarnation::new(identity, generation, ends))
     }
 
-    /// The highest numbers of both topics that anything is of besides the record of
-    /// generations: stored rows, what earlier releases recorded, and commits.
-    async fn stored(&self, store: &Store, earlier: &Earlier) -> Result<(u16, u16), Fault> {
+    /// Returns the highest generation numbers of both topics that are used outside of the
+    /// state topic: in stored rows, in the record of earlier releases, and in commits.
+    async fn highest_used(
+        &self,
+        store: &Store,
+        legacy: &LegacyRecord,
+    ) -> Result<(u16, u16), Fault> {
         let stored = store.greatest_generations().await;
         let (facts, content) = stored.map_err(clickhouse)?;
-        let recorded = earlier.numbers();
+        let recorded = legacy.numbers();
         let groups = [
-            (self.group.as_str(), self.facts.as_str()),
+            (self.facts_group.as_str(), self.facts.as_str()),
             (self.content_group.as_str(), self.content.as_str()),
         ];
-        let committed = takeover::committed(&self.kafka, groups).await?;
+        let committed = takeover::highest_committed(&self.kafka, groups).await?;
         Ok((
             facts.max(recorded.0).max(committed),
             content.max(recorded.1).max(committed),
@@ -179,11 +187,11 @@ impl Rebuild {
 }
 
 impl From<&Begun> for Lives {
-    fn from(begun: &Begun) -> Self {
+    fn from(generation: &Begun) -> Self {
         Self {
-            facts: begun.facts.generation,
-            content: begun.content.generation,
-            starts: begun.facts.starts.clone(),
+            facts: generation.facts.generation,
+            content: generation.content.generation,
+            starts: generation.facts.starts.clone(),
         }
     }
 }

@@ -1,11 +1,10 @@
-//! The tables have to be the ones that the rows are made for: a wrong engine
-//! would keep what should be replaced, a wrong column would store what was not
-//! meant.
+//! Checks the schema of the tables. With a wrong engine, replaced rows would remain; with
+//! a wrong column, values would be stored incorrectly.
 
 use super::{CONTENT, FACTS, Shape, Store, TOPICS, classify::clickhouse};
 use crate::runtime::{Fault, RECONCILE};
 
-/// What a table has to be.
+/// Expected schema of a table.
 struct Expected {
     table: &'static str,
     engine: &'static str,
@@ -73,7 +72,7 @@ const EXPECTED: [Expected; 3] = [
     },
 ];
 
-/// Halts unless every table is there and as expected.
+/// Halts unless every table exists with the expected schema.
 pub(super) async fn check(store: &Store) -> Result<(), Fault> {
     for expected in &EXPECTED {
         let shape = store.shape(expected.table).await.map_err(clickhouse)?;
@@ -81,14 +80,14 @@ pub(super) async fn check(store: &Store) -> Result<(), Fault> {
             return Err(Fault::halt(
                 "wrong_schema",
                 format!("table {}: {difference}", expected.table),
-                format!("{RECONCILE}, which moves the table aside and makes it anew"),
+                format!("{RECONCILE}, which moves the table aside and recreates it"),
             ));
         }
     }
     Ok(())
 }
 
-/// The tables that are there and not as expected.
+/// Returns the existing tables with another schema.
 pub(super) async fn wrong(store: &Store) -> Result<Vec<&'static str>, Fault> {
     let mut wrong = Vec::new();
     for expected in &EXPECTED {
@@ -100,12 +99,12 @@ pub(super) async fn wrong(store: &Store) -> Result<Vec<&'static str>, Fault> {
     Ok(wrong)
 }
 
-/// The first thing that is not as expected.
+/// Describes the first difference from the expected schema, if there is one.
 fn difference(expected: &Expected, shape: Option<&Shape>) -> Option<String> {
     let Some(shape) = shape else {
         return Some("does not exist".to_owned());
     };
-    // Replicated and shared variants of an engine merge by the same rules.
+    // Replicated and shared variants of an engine use the same rules for merges.
     let family = expected.engine.split('(').next().unwrap_or_default();
     let arguments = expected.engine.strip_prefix(family).unwrap_or_default();
     let arguments = arguments.trim_matches(['(', ')']);
@@ -149,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_own_shape_passes() {
+    fn the_expected_schema_has_no_difference() {
         assert_eq!(difference(&EXPECTED[0], Some(&shape())), None);
     }
 
     #[test]
-    fn each_kind_of_difference_is_named() {
+    fn each_kind_of_difference_is_described() {
         let expected = &EXPECTED[0];
         assert_eq!(
             difference(expected, None).as_deref(),

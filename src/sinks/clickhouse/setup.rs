@@ -1,4 +1,4 @@
-//! What the workers and a replay share of this sink.
+//! Opens the ClickHouse sinks for the workers and for a replay.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     sink_kind::{ConsumerGroup, SinkKind},
 };
 
-/// What the sinks into ClickHouse share.
+/// Returns the state shared by the ClickHouse sinks.
 pub(crate) fn open(
     shared: &Shared,
     connections: &Connections,

@@ -1,5 +1,5 @@
-//! Re-enrichment: which stored rows know less of their content than the
-//! catalogue does, and writing those rows again.
+//! Statements for re-enrichment: find the stored rows whose content has changed, and write
+//! those rows again.
 
 use std::fmt::Write as _;
 
@@ -10,17 +10,17 @@ use uuid::Uuid;
 use super::client::{FACTS, Store};
 use crate::connections::clickhouse::ClickHouseError;
 
-/// What rows of one content should be enriched with now.
+/// Current values for the rows of one content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enrichment {
     pub content_id: Uuid,
     pub content_type: Option<String>,
     pub length_seconds: Option<i32>,
-    /// The low half of the rows' new version.
+    /// The low half of the new version of the rows.
     pub content_offset: u64,
 }
 
-/// A stored row whose content is newer than the row knows.
+/// A stored row whose content has changed since the row was enriched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Row, Deserialize)]
 pub struct StaleRow {
     pub event_id: i64,
@@ -28,24 +28,24 @@ pub struct StaleRow {
     pub content_id: Uuid,
 }
 
-/// Which rows to look at.
+/// A lookup of stale rows.
 #[derive(Debug, Clone, Copy)]
 pub struct StaleRows<'a> {
-    /// Partitions of the facts.
+    /// Partitions of the events topic.
     pub partitions: &'a [i32],
     /// Each content with the `_content_offset` that its rows should have.
     pub contents: &'a [(Uuid, u64)],
-    /// Only events after this id …
+    /// Finds only events after this id.
     pub after: Option<i64>,
-    /// … and up to this one.
+    /// Finds only events up to this id.
     pub until: Option<i64>,
-    /// So many, the lowest ids first; and whatever else is of the last id.
+    /// Maximum number of rows, lowest ids first. More rows of the last id are also found.
     pub limit: usize,
 }
 
 impl StaleRows<'_> {
-    /// The statement of [`Store::stale_rows`]. Every value in it is a number or
-    /// a UUID.
+    /// Returns the statement of [`Store::stale_rows`]. Every value in it is a number or a
+    /// UUID.
     #[must_use]
     pub fn statement(self) -> String {
         let ids: Vec<String> = self
@@ -66,8 +66,8 @@ impl StaleRows<'_> {
         if let Some(until) = self.until {
             let _ = write!(range, " AND event_id <= {until}");
         }
-        // A row and its successors may lie in parts that are not merged yet: the
-        // latest of them counts.
+        // Several versions of a row may be in parts that are not merged yet. Only the latest
+        // version counts.
         format!(
             "SELECT s.event_id AS event_id, assumeNotNull(s.content) AS content_id FROM \
              (SELECT event_id, content_id AS content, max(_version) AS version FROM {FACTS} \
@@ -88,25 +88,23 @@ impl StaleRows<'_> {
 }
 
 impl Store {
-    /// The rows that know less of their content than they should, by event id.
-    /// The index on `content_id` leaves out what holds no row of these contents,
-    /// and of the rest only four narrow columns are read. Rows that were deleted
-    /// or moved to other content may be among the answer until ClickHouse has
-    /// merged what is left of them.
+    /// Returns the stale rows, sorted by event id. The index on `content_id` skips granules
+    /// without these contents, and only four narrow columns of the others are read. The
+    /// result may include rows that were deleted or moved to other content, until ClickHouse
+    /// has merged their old versions.
     pub async fn stale_rows(
         &self,
-        wanted: StaleRows<'_>,
+        lookup: StaleRows<'_>,
     ) -> Result<Vec<StaleRow>, ClickHouseError> {
-        if wanted.contents.is_empty() || wanted.partitions.is_empty() {
+        if lookup.contents.is_empty() || lookup.partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let query = self.long_query(&wanted.statement());
+        let query = self.long_query(&lookup.statement());
         self.bounded(query.fetch_all::<StaleRow>()).await
     }
 
-    /// Writes these events again, those whose content is newer than they know.
-    /// A row that is current, deleted, or of none of these contents is left
-    /// alone.
+    /// Re-enriches those of these events whose content has changed. Does not change rows
+    /// that are current, deleted, or of other contents.
     pub async fn reenrich(
         &self,
         events: &[i64],
@@ -119,7 +117,7 @@ impl Store {
         self.bounded(query.execute()).await
     }
 
-    /// The lowest and the highest id of any stored event.
+    /// Returns the lowest and the highest id of the stored events.
     pub async fn event_bounds(&self) -> Result<Option<(i64, i64)>, ClickHouseError> {
         let end = |order: &str| {
             let sql = format!("SELECT event_id FROM {FACTS} ORDER BY event_id {order} LIMIT 1");
@@ -130,32 +128,33 @@ impl Store {
         Ok(lowest.zip(highest))
     }
 
-    /// A statement that carries its data with it.
+    /// Returns a query for a statement that contains its data, and may be long.
     fn long_query(&self, sql: &str) -> clickhouse::query::Query {
         self.raw_query(sql)
             .with_setting("max_query_size", "67108864")
     }
 }
 
-/// The statement of [`Store::reenrich`]. Every value in it is a number, a UUID
-/// or a text in hexadecimal: as written, a text would have to be escaped twice.
+/// Returns the statement of [`Store::reenrich`]. Every value in it is a number, a UUID or a
+/// text in hexadecimal, because plain text would have to be escaped twice.
 fn reenrich_statement(events: &[i64], enrichments: &[Enrichment]) -> String {
     let rows: Vec<String> = enrichments
         .iter()
-        .map(|one| {
-            let kind = one.content_type.as_deref().map_or("NULL".to_owned(), hex);
-            let length = one
-                .length_seconds
-                .map_or("NULL".to_owned(), |seconds| seconds.to_string());
-            format!(
-                "('{}',{kind},{length},{})",
-                one.content_id, one.content_offset
-            )
+        .map(|enrichment| {
+            let Enrichment {
+                content_id,
+                content_type,
+                length_seconds,
+                content_offset,
+            } = enrichment;
+            let kind = content_type.as_deref().map_or("NULL".to_owned(), hex);
+            let length = length_seconds.map_or("NULL".to_owned(), |seconds| seconds.to_string());
+            format!("('{content_id}',{kind},{length},{content_offset})")
         })
         .collect();
     let percent = percent("s.duration_ms", "c.length");
-    // Texts that are cast: as literals of the statement, so many values take
-    // seconds to parse.
+    // The values are cast from text. As literals, this many values would take seconds to
+    // parse.
     format!(
         "INSERT INTO {FACTS} \
          SELECT s.event_id, s.content_id, s.user_id, s.event_type, s.event_ts, s.duration_ms, \
@@ -177,8 +176,9 @@ fn reenrich_statement(events: &[i64], enrichments: &[Enrichment]) -> String {
     )
 }
 
-/// `engagement_pct` of two columns, as [`crate::engagement::enrichment::engagement_pct`]
-/// makes it: in integers, halves away from zero.
+/// Returns the SQL expression for `engagement_pct` of two columns. Like
+/// [`crate::engagement::enrichment::engagement_pct`], it uses integers and rounds halves
+/// away from zero.
 #[must_use]
 pub fn percent(duration_ms: &str, length_seconds: &str) -> String {
     let divisor = format!("toInt64(if({length_seconds} > 0, {length_seconds}, 1))");
@@ -194,12 +194,12 @@ fn list(numbers: &[impl ToString]) -> String {
     texts.join(",")
 }
 
-/// A string literal of text without backslashes.
+/// Returns a string literal for text without backslashes.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A string literal for `unhex`.
+/// Returns a string literal for `unhex`.
 fn hex(text: &str) -> String {
     let mut literal = String::with_capacity(2 * text.len() + 2);
     literal.push('\'');
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn literals_cannot_be_left() {
+    fn literals_cannot_be_escaped() {
         assert_eq!(hex(r"a'\"), "'61275c'");
         assert_eq!(quoted("['61',1]"), "'[''61'',1]'");
     }
@@ -224,22 +224,25 @@ mod tests {
     #[test]
     fn a_lookup_is_limited_to_its_contents_partitions_and_ids() {
         let contents = [(Uuid::from_u128(7), 9)];
-        let mut wanted = StaleRows {
+        let mut lookup = StaleRows {
             partitions: &[0, 2],
             contents: &contents,
             after: None,
             until: None,
             limit: 5,
         };
-        let open = wanted.statement();
-        assert!(open.contains("_partition IN (0,2) GROUP BY"), "{open}");
-        assert!(open.ends_with("LIMIT 5 WITH TIES"), "{open}");
-        wanted.after = Some(-3);
-        wanted.until = Some(4);
-        let closed = wanted.statement();
+        let unbounded = lookup.statement();
         assert!(
-            closed.contains("AND event_id > -3 AND event_id <= 4"),
-            "{closed}"
+            unbounded.contains("_partition IN (0,2) GROUP BY"),
+            "{unbounded}"
+        );
+        assert!(unbounded.ends_with("LIMIT 5 WITH TIES"), "{unbounded}");
+        lookup.after = Some(-3);
+        lookup.until = Some(4);
+        let bounded = lookup.statement();
+        assert!(
+            bounded.contains("AND event_id > -3 AND event_id <= 4"),
+            "{bounded}"
         );
     }
 }

@@ -1,16 +1,16 @@
-//! Where a generation begins that the tables are written in: taken over from
-//! `fanout_topics`, in which earlier releases recorded generations, or the first
-//! of an empty table. No number is used twice: where it cannot be known which
-//! numbers the stored rows have, the sink halts.
+//! Ensures that the tables belong to a generation in the state topic: migrates it from
+//! `fanout_topics`, where earlier releases recorded generations, or starts the first one
+//! for empty tables. No number is used twice: if the numbers of the stored rows are
+//! unknown, the sink halts.
 //!
-//! The state topic is written first, then `fanout_topics` is marked as moved. An
-//! earlier release does not know the mark's format, and halts. After a crash
-//! between the two, the next start finds the generation and marks again.
+//! The state topic is written first, then `fanout_topics` is marked as moved. Earlier
+//! releases do not know the format of the marker, and halt. After a crash between the two
+//! steps, the next start finds the generation and writes the marker.
 
 use super::{
     FACTS, Store, TopicRow,
     classify::{clickhouse, kafka},
-    generations::{Generations, Metadata, Servers, unknown},
+    generations::{Clients, Generations, Metadata, unknown_generation},
     schema,
 };
 use crate::{
@@ -23,17 +23,17 @@ use crate::{
 /// Format of `fanout_topics` as earlier releases wrote it.
 const FORMAT: u16 = 1;
 
-/// The rows were taken over by the state topic.
+/// Format of a row that marks the generations as moved to the state topic.
 const MOVED: u16 = 2;
 
-/// The last incarnations of both topics that `fanout_topics` has.
+/// The last incarnations of both topics in `fanout_topics`.
 #[derive(Debug)]
-pub(super) struct Earlier {
+pub(super) struct LegacyRecord {
     facts: Option<TopicRow>,
     content: Option<TopicRow>,
 }
 
-impl Earlier {
+impl LegacyRecord {
     pub(super) async fn read(store: &Store, facts: &str, content: &str) -> Result<Self, Fault> {
         let facts = store.lives(facts).await.map_err(clickhouse)?.pop();
         let content = store.lives(content).await.map_err(clickhouse)?.pop();
@@ -42,7 +42,7 @@ impl Earlier {
                 return Err(Fault::halt(
                     "unknown_format",
                     format!(
-                        "fanout_topics is of format {}, not {FORMAT} or {MOVED}",
+                        "fanout_topics has format {}, not {FORMAT} or {MOVED}",
                         row.format
                     ),
                     "use the fanout that wrote it",
@@ -52,41 +52,41 @@ impl Earlier {
         Ok(Self { facts, content })
     }
 
-    /// The highest numbers of both topics; 0 where there is none.
+    /// Returns the highest numbers of both topics, or 0 if there is none.
     pub(super) fn numbers(&self) -> (u16, u16) {
         let number = |row: &Option<TopicRow>| row.as_ref().map_or(0, |row| row.generation);
         (number(&self.facts), number(&self.content))
     }
 
-    /// Both rows, where an earlier release recorded them and nothing has taken them
-    /// over.
-    fn to_take_over(&self) -> Option<(&TopicRow, &TopicRow)> {
+    /// Returns the rows of both topics, if an earlier release wrote them and they have not
+    /// been migrated.
+    fn rows_to_migrate(&self) -> Option<(&TopicRow, &TopicRow)> {
         let rows = (self.facts.as_ref()?, self.content.as_ref()?);
-        let is_earlier = |row: &TopicRow| row.format == FORMAT;
-        (is_earlier(rows.0) && is_earlier(rows.1)).then_some(rows)
+        let is_legacy = |row: &TopicRow| row.format == FORMAT;
+        (is_legacy(rows.0) && is_legacy(rows.1)).then_some(rows)
     }
 
-    /// Whether any of it was taken over before.
+    /// Returns true if the row of a topic was migrated before.
     fn is_moved(&self) -> bool {
         let mut rows = self.facts.iter().chain(&self.content);
         rows.any(|row| row.format == MOVED)
     }
 
-    /// Whether an earlier release has begun a generation behind this one.
-    fn is_ahead_of(&self, begun: &Begun) -> bool {
-        let is_ahead = |row: &Option<TopicRow>, known: &Incarnation| {
+    /// Returns true if an earlier release has started a generation after this one.
+    fn is_ahead_of(&self, generation: &Begun) -> bool {
+        let is_ahead = |row: &Option<TopicRow>, recorded: &Incarnation| {
             let row = row.as_ref().filter(|row| row.format == FORMAT);
-            row.is_some_and(|row| row.generation > known.generation)
+            row.is_some_and(|row| row.generation > recorded.generation)
         };
-        is_ahead(&self.facts, &begun.facts) || is_ahead(&self.content, &begun.content)
+        is_ahead(&self.facts, &generation.facts) || is_ahead(&self.content, &generation.content)
     }
 
-    /// Tells earlier releases that the record has moved. Where it was told before,
-    /// nothing is written.
-    pub(super) async fn mark(
+    /// Marks the record as moved, for earlier releases. Writes nothing if it is already
+    /// marked.
+    pub(super) async fn mark_moved(
         &self,
         store: &Store,
-        begun: &Begun,
+        generation: &Begun,
         (facts, content): (&str, &str),
     ) -> Result<(), Fault> {
         let is_marked = |row: &Option<TopicRow>| {
@@ -96,14 +96,14 @@ impl Earlier {
         if is_marked(&self.facts) && is_marked(&self.content) {
             return Ok(());
         }
-        let marks = [(facts, &begun.facts), (content, &begun.content)];
-        let marks = marks.map(|(topic, incarnation)| moved(topic, incarnation));
-        store.record_lives(&marks).await.map_err(clickhouse)
+        let topics = [(facts, &generation.facts), (content, &generation.content)];
+        let markers = topics.map(|(topic, incarnation)| moved_marker(topic, incarnation));
+        store.record_lives(&markers).await.map_err(clickhouse)
     }
 }
 
-/// The last row of a topic, as earlier releases find it.
-fn moved(topic: &str, incarnation: &Incarnation) -> TopicRow {
+/// Returns the row that earlier releases find as the last one of a topic.
+fn moved_marker(topic: &str, incarnation: &Incarnation) -> TopicRow {
     TopicRow {
         topic: topic.to_owned(),
         topic_id: incarnation.topic,
@@ -118,144 +118,146 @@ fn moved(topic: &str, incarnation: &Incarnation) -> TopicRow {
     }
 }
 
-/// Checks the tables, and finds, or begins, the generation that they are written
-/// in.
-pub(super) async fn open(generations: &Generations, servers: Servers<'_>) -> Result<(), Fault> {
-    schema::check(servers.store).await?;
-    let number = ensure(servers, generations.topics()).await?;
-    generations.open(servers, number).await
+/// Checks the tables, and finds or starts their generation.
+pub(super) async fn open(generations: &Generations, clients: Clients<'_>) -> Result<(), Fault> {
+    schema::check(clients.store).await?;
+    let number = ensure_generation(clients, generations.topics()).await?;
+    generations.open(clients, number).await
 }
 
-/// Sees that a generation is in force that the tables are written in; returns its
+/// Ensures that a generation is in force and that the tables belong to it. Returns its
 /// number.
-async fn ensure(servers: Servers<'_>, topics: (&str, &str)) -> Result<u16, Fault> {
-    let earlier = Earlier::read(servers.store, topics.0, topics.1).await?;
-    let begun = match servers.record.latest().await? {
-        Some(generation) => {
-            if earlier.is_ahead_of(&generation.begun) {
-                return Err(unknown(
-                    "an earlier release of fanout began a generation after the record of them \
-                     was moved to the state topic",
+async fn ensure_generation(clients: Clients<'_>, topics: (&str, &str)) -> Result<u16, Fault> {
+    let legacy = LegacyRecord::read(clients.store, topics.0, topics.1).await?;
+    let generation = match clients.generation_log.latest().await? {
+        Some(latest) => {
+            if legacy.is_ahead_of(&latest.begun) {
+                return Err(unknown_generation(
+                    "an earlier release of fanout started a generation after the generations \
+                     were moved to the state topic",
                 ));
             }
-            if generation.table(SinkKind::ClickHouse).is_none() {
-                adopt(servers, &generation, &earlier, topics).await?;
+            if latest.table(SinkKind::ClickHouse).is_none() {
+                adopt_generation(clients, &latest, &legacy, topics).await?;
             }
-            generation.begun
+            latest.begun
         }
-        None => begin(servers, &earlier, topics).await?,
+        None => start_first_generation(clients, &legacy, topics).await?,
     };
-    earlier.mark(servers.store, &begun, topics).await?;
-    Ok(begun.number())
+    legacy
+        .mark_moved(clients.store, &generation, topics)
+        .await?;
+    Ok(generation.number())
 }
 
-/// Has a generation that another sink began written into the tables, where nothing
-/// was written into them or committed for them.
-async fn adopt(
-    servers: Servers<'_>,
+/// Assigns the tables to a generation that another sink started. Halts if rows were
+/// written or offsets committed before it.
+async fn adopt_generation(
+    clients: Clients<'_>,
     generation: &Generation,
-    earlier: &Earlier,
+    legacy: &LegacyRecord,
     topics: (&str, &str),
 ) -> Result<(), Fault> {
     let number = generation.number();
-    if let Some(rows) = earlier.to_take_over()
-        && taken_over(rows.0) == generation.begun.facts
-        && taken_over(rows.1) == generation.begun.content
+    if let Some(rows) = legacy.rows_to_migrate()
+        && incarnation(rows.0) == generation.begun.facts
+        && incarnation(rows.1) == generation.begun.content
     {
-        // A worker without ClickHouse was first.
-        return add(servers, rows).await;
+        // A worker without ClickHouse started the same generation before the migration.
+        return add_legacy_state(clients, rows).await;
     }
-    let committed = servers.committed(topics).await?;
+    let committed = clients.highest_committed(topics).await?;
     let is_committed = committed >= generation.begun.content.generation;
-    if is_committed || has_rows(servers.store).await? {
-        let latest = servers.record.latest().await?;
-        let is_done = |found: Generation| found.table(SinkKind::ClickHouse).is_some();
-        if latest.is_some_and(is_done) {
-            return Err(Fault::retry("another worker has begun to write"));
+    if is_committed || has_rows(clients.store).await? {
+        let latest = clients.generation_log.latest().await?;
+        let has_table = |latest: Generation| latest.table(SinkKind::ClickHouse).is_some();
+        if latest.is_some_and(has_table) {
+            return Err(Fault::retry("another worker has started to write"));
         }
-        return Err(unknown(&format!(
-            "what the tables hold, or the groups have committed, is from before generation \
-             {number}, which other sinks have begun"
+        return Err(unknown_generation(&format!(
+            "the tables have rows or the groups have commits from before generation {number}, \
+             which other sinks have started"
         )));
     }
-    note_table(servers.record, servers.store, number).await
+    record_table(clients.generation_log, clients.store, number).await
 }
 
-/// Begins the generation that is the first in the state topic.
-async fn begin(
-    servers: Servers<'_>,
-    earlier: &Earlier,
+/// Starts the first generation in the state topic.
+async fn start_first_generation(
+    clients: Clients<'_>,
+    legacy: &LegacyRecord,
     topics: (&str, &str),
 ) -> Result<Begun, Fault> {
-    if let Some(rows) = earlier.to_take_over() {
-        return take_over(servers, rows).await;
+    if let Some(rows) = legacy.rows_to_migrate() {
+        return migrate(clients, rows).await;
     }
-    let is_in_use = earlier.is_moved() || has_rows(servers.store).await?;
-    // A commit of a generation that is not recorded any more must not be taken for
-    // one of this.
-    let committed = servers.committed(topics).await?;
-    let record = servers.record;
-    // Who writes rows, or commits, has begun a generation before.
-    if record.latest().await?.is_some() {
-        let reason = "another worker has begun the first generation";
+    let is_in_use = legacy.is_moved() || has_rows(clients.store).await?;
+    // A commit of a generation that is no longer recorded must not be mistaken for one of
+    // the new generation, so its number is not used again.
+    let committed = clients.highest_committed(topics).await?;
+    let log = clients.generation_log;
+    // Check this after reading rows and commits: a worker starts a generation before it
+    // writes or commits.
+    if log.latest().await?.is_some() {
+        let reason = "another worker has started the first generation";
         return Err(Fault::retry(reason));
     }
     if is_in_use {
-        return Err(unknown(
-            "the state topic does not say which generation the tables are of",
+        return Err(unknown_generation(
+            "the state topic does not have the generation of the tables",
         ));
     }
     let (facts, content) = topics;
-    let number = next(facts, committed)?;
-    note_table(record, servers.store, number).await?;
-    let log = servers.log;
-    record.begin_first(log, facts, content, number).await
+    let number = next_generation(facts, committed)?;
+    record_table(log, clients.store, number).await?;
+    log.begin_first(clients.log, facts, content, number).await
 }
 
-impl Servers<'_> {
-    /// The highest generation that a commit of either group is of.
-    async fn committed(&self, (facts, content): (&str, &str)) -> Result<u16, Fault> {
-        let (of_facts, of_content) = self.groups;
-        let groups = [(of_facts, facts), (of_content, content)];
-        committed(self.kafka, groups).await
+impl Clients<'_> {
+    /// Returns the highest generation in the commits of both groups.
+    async fn highest_committed(&self, (facts, content): (&str, &str)) -> Result<u16, Fault> {
+        let (facts_group, content_group) = self.groups;
+        let groups = [(facts_group, facts), (content_group, content)];
+        highest_committed(self.kafka, groups).await
     }
 }
 
-/// Records in the state topic what an earlier release recorded.
-async fn take_over(
-    servers: Servers<'_>,
+/// Copies the generation that an earlier release recorded to the state topic.
+async fn migrate(
+    clients: Clients<'_>,
     (facts, content): (&TopicRow, &TopicRow),
 ) -> Result<Begun, Fault> {
-    add(servers, (facts, content)).await?;
+    add_legacy_state(clients, (facts, content)).await?;
     let is_unsettled = facts.settled == 0 || content.settled == 0;
-    let begun = Begun::new(taken_over(facts), taken_over(content), is_unsettled);
-    servers.record.begin(&begun).await?;
-    let number = begun.number();
-    tracing::info!(number, "the record of generations was taken over");
-    Ok(begun)
+    let generation = Begun::new(incarnation(facts), incarnation(content), is_unsettled);
+    clients.generation_log.begin(&generation).await?;
+    let number = generation.number();
+    tracing::info!(number, "migrated the generations to the state topic");
+    Ok(generation)
 }
 
-/// Adds to a generation what only an earlier release knows of it.
-async fn add(servers: Servers<'_>, (facts, content): (&TopicRow, &TopicRow)) -> Result<(), Fault> {
-    let stored = servers.store.greatest_generations().await;
+/// Adds the table and the truncate that an earlier release recorded to a generation.
+async fn add_legacy_state(
+    clients: Clients<'_>,
+    (facts, content): (&TopicRow, &TopicRow),
+) -> Result<(), Fault> {
+    let stored = clients.store.greatest_generations().await;
     let (stored_facts, stored_content) = stored.map_err(clickhouse)?;
     if stored_facts > facts.generation || stored_content > content.generation {
-        return Err(unknown(
-            "the tables hold rows of a later generation than fanout_topics says",
+        return Err(unknown_generation(
+            "the tables have rows of a later generation than fanout_topics",
         ));
     }
-    let record = servers.record;
+    let log = clients.generation_log;
     let (number, table) = (facts.generation, facts.table_id);
-    record
-        .note_table(number, SinkKind::ClickHouse, table)
-        .await?;
+    log.note_table(number, SinkKind::ClickHouse, table).await?;
     if facts.truncated.is_empty() {
         return Ok(());
     }
-    record.note_truncate(number, &facts.truncated).await
+    log.note_truncate(number, &facts.truncated).await
 }
 
-fn taken_over(row: &TopicRow) -> Incarnation {
+fn incarnation(row: &TopicRow) -> Incarnation {
     let identity = TopicIdentity {
         id: row.topic_id,
         partitions: row.partitions,
@@ -263,15 +265,16 @@ fn taken_over(row: &TopicRow) -> Incarnation {
     Incarnation::new(identity, row.generation, row.starts.clone())
 }
 
-/// Notes the storage as it is now as the table of a generation.
-pub(super) async fn note_table(
-    record: &GenerationLog,
+/// Records the current storage table as the table of a generation.
+pub(super) async fn record_table(
+    generation_log: &GenerationLog,
     store: &Store,
     number: u16,
 ) -> Result<(), Fault> {
     let table = store.table_id(FACTS).await.map_err(clickhouse)?;
     let table = table.unwrap_or_default();
-    record.note_table(number, SinkKind::ClickHouse, table).await
+    let recorded = generation_log.note_table(number, SinkKind::ClickHouse, table);
+    recorded.await
 }
 
 async fn has_rows(store: &Store) -> Result<bool, Fault> {
@@ -279,9 +282,12 @@ async fn has_rows(store: &Store) -> Result<bool, Fault> {
         || store.has_content().await.map_err(clickhouse)?)
 }
 
-/// The highest generation that a commit of these groups, each of its topic, says
-/// that it is of; 0 where there is none.
-pub(super) async fn committed(cluster: &Kafka, groups: [(&str, &str); 2]) -> Result<u16, Fault> {
+/// Returns the highest generation in the commits of these groups, each given with its
+/// topic, or 0 if there is none.
+pub(super) async fn highest_committed(
+    cluster: &Kafka,
+    groups: [(&str, &str); 2],
+) -> Result<u16, Fault> {
     let mut highest = 0;
     for (group, topic) in groups {
         let log = cluster.log(group).map_err(kafka)?;
@@ -291,18 +297,19 @@ pub(super) async fn committed(cluster: &Kafka, groups: [(&str, &str); 2]) -> Res
         let partitions = usize::try_from(partitions).unwrap_or(0);
         let commits = log.commits(topic, partitions).await.map_err(kafka)?;
         for (_, metadata) in commits.into_iter().flatten() {
-            highest = highest.max(Metadata::generation(&metadata).unwrap_or(0));
+            let generation = Metadata::parse_generation(&metadata);
+            highest = highest.max(generation.unwrap_or(0));
         }
     }
     Ok(highest)
 }
 
-/// The number after the last one.
-pub(super) fn next(topic: &str, last: u16) -> Result<u16, Fault> {
+/// Returns the generation number after the last one.
+pub(super) fn next_generation(topic: &str, last: u16) -> Result<u16, Fault> {
     last.checked_add(1).ok_or_else(|| {
         Fault::halt(
             "generations_used_up",
-            format!("{topic} has had {last} incarnations, and there can be no more"),
+            format!("{topic} has had {last} generations, which is the maximum"),
             "fanout reset, then fanout up",
         )
     })
@@ -325,30 +332,30 @@ mod tests {
         );
         TopicRow {
             format,
-            ..moved("t", &incarnation)
+            ..moved_marker("t", &incarnation)
         }
     }
 
-    fn earlier(facts: Option<(u16, u16)>, content: Option<(u16, u16)>) -> Earlier {
+    fn legacy(facts: Option<(u16, u16)>, content: Option<(u16, u16)>) -> LegacyRecord {
         let row = |(generation, format)| row(generation, format);
-        Earlier {
+        LegacyRecord {
             facts: facts.map(row),
             content: content.map(row),
         }
     }
 
     #[test]
-    fn what_is_taken_over_keeps_its_number_and_where_it_begins() {
-        let earlier = earlier(Some((4, FORMAT)), Some((2, FORMAT)));
-        let (facts, content) = earlier.to_take_over().expect("both");
-        let (facts, content) = (taken_over(facts), taken_over(content));
+    fn a_migrated_incarnation_keeps_its_number_and_start_offsets() {
+        let legacy = legacy(Some((4, FORMAT)), Some((2, FORMAT)));
+        let (facts, content) = legacy.rows_to_migrate().expect("rows of both topics");
+        let (facts, content) = (incarnation(facts), incarnation(content));
         assert_eq!((facts.generation, content.generation), (4, 2));
         assert_eq!((facts.topic, facts.partitions), (Uuid::from_u128(7), 3));
         assert_eq!(facts.starts, [5, 0]);
     }
 
     #[test]
-    fn only_what_both_topics_have_and_nothing_took_over_is_taken_over() {
+    fn rows_are_migrated_once_and_only_if_both_topics_have_them() {
         for (facts, content, expected) in [
             (Some((1, FORMAT)), Some((1, FORMAT)), true),
             (Some((1, FORMAT)), None, false),
@@ -357,18 +364,18 @@ mod tests {
             (Some((1, FORMAT)), Some((1, MOVED)), false),
             (None, None, false),
         ] {
-            let earlier = earlier(facts, content);
-            let found = earlier.to_take_over().is_some();
-            assert_eq!(found, expected, "{facts:?} {content:?}");
+            let legacy = legacy(facts, content);
+            let has_rows = legacy.rows_to_migrate().is_some();
+            assert_eq!(has_rows, expected, "{facts:?} {content:?}");
         }
-        assert!(earlier(Some((1, FORMAT)), Some((1, MOVED))).is_moved());
-        assert!(!earlier(Some((1, FORMAT)), None).is_moved());
+        assert!(legacy(Some((1, FORMAT)), Some((1, MOVED))).is_moved());
+        assert!(!legacy(Some((1, FORMAT)), None).is_moved());
     }
 
     #[test]
-    fn a_generation_that_an_earlier_release_began_since_is_noticed() {
-        let of = |row: &TopicRow| taken_over(row);
-        let begun = Begun::new(of(&row(3, FORMAT)), of(&row(3, FORMAT)), false);
+    fn a_later_generation_of_an_earlier_release_is_detected() {
+        let recorded = incarnation(&row(3, FORMAT));
+        let generation = Begun::new(recorded.clone(), recorded, false);
         for (facts, content, expected) in [
             (Some((3, FORMAT)), Some((3, FORMAT)), false),
             (Some((2, FORMAT)), Some((3, MOVED)), false),
@@ -376,17 +383,17 @@ mod tests {
             (Some((3, FORMAT)), Some((4, FORMAT)), true),
             (Some((4, MOVED)), Some((4, MOVED)), false),
         ] {
-            let found = earlier(facts, content).is_ahead_of(&begun);
-            assert_eq!(found, expected, "{facts:?} {content:?}");
+            let is_ahead = legacy(facts, content).is_ahead_of(&generation);
+            assert_eq!(is_ahead, expected, "{facts:?} {content:?}");
         }
     }
 
     #[test]
     fn no_number_is_used_twice() {
-        assert_eq!(next("t", 0).expect("a number"), 1);
-        assert_eq!(next("t", 7).expect("a number"), 8);
-        let Err(Fault::Halt(halt)) = next("t", u16::MAX) else {
-            panic!("there is one more");
+        assert_eq!(next_generation("t", 0).expect("a number"), 1);
+        assert_eq!(next_generation("t", 7).expect("a number"), 8);
+        let Err(Fault::Halt(halt)) = next_generation("t", u16::MAX) else {
+            panic!("expected a halt after the highest number");
         };
         assert_eq!(halt.code, "generations_used_up");
     }

@@ -1,5 +1,5 @@
-//! What a rebuild from the source asks of the tables, and how it takes rows out
-//! of them.
+//! Statements of a rebuild from the source: read the live rows of the tables, and delete
+//! rows.
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::{CONTENT, ContentRow, FACTS, FactRow, Store, TOPICS, TopicRow};
 use crate::connections::clickhouse::ClickHouseError;
 
-/// Contents deleted by one statement.
-const CONTENTS: usize = 100_000;
+/// Maximum number of contents that one statement deletes.
+const MAX_DELETES: usize = 100_000;
 
-/// A live row by its key, with where it is from.
+/// Key of a live row, and the position of its record in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
 pub struct PlaceRow {
     pub event_id: i64,
@@ -22,7 +22,7 @@ pub struct PlaceRow {
     pub record_ms: i64,
 }
 
-/// A live content by its key.
+/// Key and version of a live content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
 pub struct ContentPlace {
     #[serde(with = "clickhouse::serde::uuid")]
@@ -30,11 +30,11 @@ pub struct ContentPlace {
     pub version: u64,
 }
 
-/// Times of events, in microseconds since the epoch; an open end is none.
+/// A range of event times, in microseconds since the epoch. `None` means unbounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
     pub from_us: Option<i64>,
-    /// The first moment after.
+    /// End of the range (exclusive).
     pub to_us: Option<i64>,
 }
 
@@ -52,14 +52,14 @@ impl Times {
 }
 
 impl Store {
-    /// How many events are live.
+    /// Returns the number of live events.
     pub async fn count_live(&self, times: Times) -> Result<u64, ClickHouseError> {
         let condition = times.condition();
         let sql = format!("SELECT count() FROM {FACTS} FINAL WHERE _deleted = 0{condition}");
         self.bounded(self.query(&sql).fetch_one::<u64>()).await
     }
 
-    /// Live events after an id, by id.
+    /// Returns the live events after an id, sorted by id.
     pub async fn live_after(
         &self,
         after: Option<i64>,
@@ -76,8 +76,8 @@ impl Store {
         self.bounded(self.query(&sql).fetch_all::<PlaceRow>()).await
     }
 
-    /// Live content after an id, by id, in ClickHouse's order of UUIDs, which is
-    /// not that of their texts.
+    /// Returns the live contents after an id, sorted by id. The order of UUIDs in ClickHouse
+    /// differs from the order of their texts.
     pub async fn live_content_after(
         &self,
         after: Option<Uuid>,
@@ -94,7 +94,7 @@ impl Store {
             .await
     }
 
-    /// Stores rows of events.
+    /// Inserts rows of events.
     pub async fn insert_facts(&self, rows: &[FactRow<'_>]) -> Result<(), ClickHouseError> {
         let mut insert = self.insert::<FactRow<'static>>(FACTS).await?;
         for row in rows {
@@ -103,7 +103,7 @@ impl Store {
         insert.end().await
     }
 
-    /// Stores rows of content.
+    /// Inserts rows of content.
     pub async fn insert_content(&self, rows: &[ContentRow<'_>]) -> Result<(), ClickHouseError> {
         let mut insert = self.insert::<ContentRow<'static>>(CONTENT).await?;
         for row in rows {
@@ -112,13 +112,13 @@ impl Store {
         insert.end().await
     }
 
-    /// Deletes contents whose row is older than this version, as of it: as many
-    /// as one statement should. Returns whether there are more.
+    /// Deletes contents whose row is older than this version, with this version. The number
+    /// per call is limited. Returns true if there are more.
     pub async fn delete_content_before(&self, version: u64) -> Result<bool, ClickHouseError> {
         let older = format!("FROM {CONTENT} FINAL WHERE _deleted = 0 AND _version < {version}");
         let delete = format!(
             "INSERT INTO {CONTENT} (id, title, processed_at, _version, _deleted) \
-             SELECT id, '', now64(3, 'UTC'), {version}, 1 {older} ORDER BY id LIMIT {CONTENTS}"
+             SELECT id, '', now64(3, 'UTC'), {version}, 1 {older} ORDER BY id LIMIT {MAX_DELETES}"
         );
         self.bounded(self.query(&delete).execute()).await?;
         let more = self.query(&format!("SELECT 1 {older} LIMIT 1"));
@@ -126,17 +126,17 @@ impl Store {
         Ok(more.is_some())
     }
 
-    /// Records lives, all of them or none.
-    pub async fn record_lives(&self, lives: &[TopicRow]) -> Result<(), ClickHouseError> {
+    /// Inserts rows of `fanout_topics`, either all of them or none.
+    pub async fn record_lives(&self, rows: &[TopicRow]) -> Result<(), ClickHouseError> {
         let mut insert = self.insert::<TopicRow>(TOPICS).await?;
-        for life in lives {
-            insert.write(life).await?;
+        for row in rows {
+            insert.write(row).await?;
         }
         insert.end().await
     }
 
-    /// The greatest generations of the facts' and the content topic that any
-    /// stored row is of.
+    /// Returns the highest generations of the events and the content topic in the stored
+    /// rows.
     pub async fn greatest_generations(&self) -> Result<(u16, u16), ClickHouseError> {
         let facts = format!(
             "SELECT toUInt16(bitShiftRight(max(_version), 112)), \
@@ -149,7 +149,7 @@ impl Store {
         Ok((facts, enriched.max(self.bounded(content).await?)))
     }
 
-    /// Gives a table another name.
+    /// Renames a table.
     pub async fn rename(&self, table: &str, to: &str) -> Result<(), ClickHouseError> {
         let sql = format!("RENAME TABLE {table} TO {to}");
         self.bounded(self.query(&sql).execute()).await
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_open_end_is_no_condition() {
+    fn an_unbounded_range_has_no_condition() {
         assert_eq!(Times::default().condition(), "");
         let times = Times {
             from_us: Some(-5),

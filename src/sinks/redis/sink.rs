@@ -380,7 +380,7 @@ fn classify(error: &RedisError) -> Fault {
         return Fault::halt(
             "redis_credentials",
             reason,
-            "set redis.url or FANOUT_REDIS_URL to the right user and password",
+            "correct the user and password in redis.url or FANOUT_REDIS_URL",
         );
     }
     Fault::retry(reason)
