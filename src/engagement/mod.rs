@@ -1,4 +1,5 @@
-//! The demo's pipeline: its tables, the formulas of its join, and the keys and versions of its rows.
+//! The domain of the demo pipeline: its tables, the formulas of its join, and the keys and
+//! versions of its rows.
 
 pub(crate) mod content;
 pub mod enrichment;

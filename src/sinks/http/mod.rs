@@ -324,7 +324,7 @@ fn worse(first: Option<Fault>, second: Fault) -> Fault {
     }
 }
 
-/// Codes of dead letters that the external system rejected. They are stored: keep them.
+/// Codes of dead letters that the external system rejected. They are stored and never change.
 pub const REJECT_CODES: [&str; 2] = [REJECTED, CONFLICT];
 const REJECTED: &str = "http_rejected";
 const CONFLICT: &str = "http_conflict";

@@ -144,7 +144,7 @@ fn view(members: Vec<(String, f64)>, cardinality: u64, fields: &Fields, lease: i
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the pipeline publishes whole scores far below 2^53"
+    reason = "the pipeline publishes integer scores far below 2^53"
 )]
 fn to_integer(score: f64) -> i64 {
     score.round() as i64

@@ -74,7 +74,7 @@ impl Context {
     }
 }
 
-/// Returns an error if the lease is not held, or if Redis cannot be asked.
+/// Returns an error if the lease is not held, or if Redis does not respond.
 pub(super) fn require_lease(is_held: Result<bool, Fault>) -> Result<(), SessionEnd> {
     match is_held {
         Ok(true) => Ok(()),

@@ -421,8 +421,8 @@ impl LeaseSession {
         if let (Some(cut), Some(offset)) = (cut, halt_offset) {
             let partition = chunk.partition;
             context.guard.hold(partition, self.identity, offset).await;
-            let place = format!("{}/{partition}@{offset}", chunk.topic);
-            let halt = cut.halt(&place, &recovery_command(&context.settings));
+            let position = format!("{}/{partition}@{offset}", chunk.topic);
+            let halt = cut.halt(&position, &recovery_command(&context.settings));
             return Err(SessionEnd::Fault(Fault::Halt(halt)));
         }
         context.guard.goes_on(chunk.partition, position.next).await;

@@ -225,8 +225,8 @@ async fn counted_offset(
 }
 
 /// Returns the offset up to which each of `partitions` partitions was backfilled
-/// from the source. The session reads no earlier records: an event that the
-/// backfill did not read again is missing in the source.
+/// from the source. The session reads no earlier records: events that the backfill
+/// did not read no longer exist in the source.
 async fn backfilled_offsets(
     context: &Context,
     topic: &str,
