@@ -64,7 +64,7 @@ pub enum Rebalance {
     Revoked { partitions: Vec<i32>, done: Done },
     /// An error of the group or the broker. The membership continues.
     Fault(KafkaError),
-    /// An assignment failed. Only leaving and rejoining the group brings another one.
+    /// An assignment failed. A member gets another one only by leaving and rejoining the group.
     Failed(KafkaError),
 }
 
@@ -72,12 +72,12 @@ pub enum Rebalance {
 #[derive(Debug)]
 pub struct Done(#[expect(dead_code, reason = "its drop is the message")] mpsc::Sender<()>);
 
-/// Handles the group's rebalances. Has no events for readers without a group.
+/// Handles the group's rebalances. A reader without a group has no `events`.
 pub struct MemberContext {
     topic: Arc<str>,
     events: Option<Sender<Rebalance>>,
     consumer: OnceLock<Weak<BaseConsumer<Self>>>,
-    leaving: AtomicBool,
+    is_leaving: AtomicBool,
     /// Fences of the partitions that are assigned to this process.
     owned: Mutex<HashMap<i32, CancellationToken>>,
     commits: Arc<Commits>,
@@ -121,7 +121,7 @@ impl MemberContext {
             topic,
             events,
             consumer: OnceLock::new(),
-            leaving: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             owned: Mutex::default(),
             commits: Arc::default(),
             brokers: KnownBrokers::default(),
@@ -133,7 +133,7 @@ impl MemberContext {
         &self.commits
     }
 
-    /// Returns whether the consumer knows any broker.
+    /// Returns the record of whether the consumer knows any broker.
     pub(super) fn brokers(&self) -> &KnownBrokers {
         &self.brokers
     }
@@ -160,10 +160,10 @@ impl MemberContext {
         let Some(shared) = self.consumer.get().and_then(Weak::upgrade) else {
             return Ok(());
         };
-        if self.leaving.load(Ordering::Acquire) {
+        if self.is_leaving.load(Ordering::Acquire) {
             return consumer.incremental_assign(list);
         }
-        let committed = committed(consumer, list)?;
+        let committed = read_commits(consumer, list)?;
         let mut starts = TopicPartitionList::with_capacity(committed.count());
         let mut assignments = Vec::with_capacity(committed.count());
         for element in committed.elements() {
@@ -171,7 +171,7 @@ impl MemberContext {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,
             };
-            let start = start(consumer, &element, offset)?;
+            let start = start_offset(consumer, &element, offset)?;
             starts.add_partition_offset(
                 element.topic(),
                 element.partition(),
@@ -255,7 +255,7 @@ fn send(events: &Sender<Rebalance>, event: Rebalance) {
 /// the committed offset. The owner of the partition checks the gap. The result is a number and
 /// not `Offset::Beginning`: librdkafka resolves that asynchronously, and the late result would
 /// override a seek that was made in the meantime.
-fn start<C: ConsumerContext>(
+fn start_offset<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     element: &TopicPartitionListElem<'_>,
     committed: Option<i64>,
@@ -276,7 +276,7 @@ fn start<C: ConsumerContext>(
 }
 
 /// Returns the group's commits for these partitions, retrying until they are known.
-fn committed<C: ConsumerContext>(
+fn read_commits<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &TopicPartitionList,
 ) -> Result<TopicPartitionList, KafkaError> {
@@ -284,13 +284,13 @@ fn committed<C: ConsumerContext>(
     loop {
         attempts += 1;
         let result = consumer.committed_offsets(list.clone(), COMMITTED_TIMEOUT);
-        let complete = result.and_then(|committed| {
+        let checked = result.and_then(|committed| {
             for element in committed.elements() {
                 element.error()?;
             }
             Ok(committed)
         });
-        match complete {
+        match checked {
             Ok(committed) => return Ok(committed),
             Err(error) if attempts == COMMITTED_ATTEMPTS => return Err(error),
             Err(error) => {
@@ -346,7 +346,7 @@ impl Membership {
                     || is_stopped.load(Ordering::Acquire),
                     |error| send(&events, Rebalance::Fault(error)),
                 );
-                consumer.context().leaving.store(true, Ordering::Release);
+                consumer.context().is_leaving.store(true, Ordering::Release);
                 close_if_pending(&consumer);
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
@@ -358,18 +358,14 @@ impl Membership {
         Ok((membership, receiver))
     }
 
-    /// Returns true if a commit has been unanswered for so long that no answer will come. Only
-    /// leaving and rejoining as another consumer helps.
+    /// Returns true if a commit is overdue and will never be answered. The only way out is to
+    /// leave the group and to rejoin it with another consumer.
     pub fn is_stuck(&self) -> bool {
         self.commits.has_overdue()
     }
 
     /// Leaves the group. Blocks until the owners of the partitions have drained them.
     pub fn leave(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             // The thread ends on its own. A panic in it has already been reported.

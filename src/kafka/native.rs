@@ -79,7 +79,7 @@ pub(super) fn identity<C: ClientContext>(
 ) -> Result<Option<TopicIdentity>, KafkaError> {
     let started = Instant::now();
     client.fetch_metadata(Some(topic), timeout)?;
-    let left = timeout.saturating_sub(started.elapsed());
+    let remaining = timeout.saturating_sub(started.elapsed());
     let name = CString::new(topic).map_err(KafkaError::Nul)?;
     let mut names = [name.as_ptr()];
     // SAFETY: `names` outlives the collection, which copies the strings.
@@ -88,7 +88,9 @@ pub(super) fn identity<C: ClientContext>(
         sys::rd_kafka_TopicCollection_destroy,
     )?;
     let handle = client.native_ptr();
-    let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+    let millis = i32::try_from(remaining.as_millis())
+        .unwrap_or(i32::MAX)
+        .max(1);
     let options = options(handle, millis)?;
     // SAFETY: the handle lives as long as `client`.
     let queue = Owned::new(

@@ -113,14 +113,14 @@ impl Partition {
     /// An error of the broker for this partition, for example that the offset is no longer
     /// retained.
     pub fn take(&mut self, chunk: &mut Chunk, limits: Limits) -> Result<Taken, KafkaError> {
-        let mut at_end = false;
+        let mut is_at_end = false;
         while chunk.len() < limits.records && chunk.size() < limits.bytes {
             match self.queue.poll(Duration::ZERO) {
-                None if at_end => return Ok(Taken::End),
+                None if is_at_end => return Ok(Taken::End),
                 None => return Ok(Taken::Drained),
                 Some(Ok(message)) if message.offset() < self.floor => {}
                 Some(Ok(message)) => {
-                    at_end = false;
+                    is_at_end = false;
                     chunk.push(
                         message.offset(),
                         message.timestamp().to_millis().unwrap_or_default(),
@@ -131,7 +131,7 @@ impl Partition {
                 // More records may follow, because the end was determined earlier. Stopping
                 // here would leave them in a non-empty queue, and only an empty queue notifies
                 // about new records.
-                Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
+                Some(Err(KafkaError::PartitionEOF(_))) => is_at_end = true,
                 Some(Err(error)) => return Err(error),
             }
         }

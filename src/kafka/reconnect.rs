@@ -62,7 +62,7 @@ impl KnownBrokers {
 
 /// A client that is replaced after it could not reach any broker for a while.
 pub(super) struct Replaceable<T> {
-    make: Box<dyn Fn() -> Result<T, KafkaError> + Send + Sync>,
+    create: Box<dyn Fn() -> Result<T, KafkaError> + Send + Sync>,
     /// The client in use, and the time since which it has reached no broker.
     current: Mutex<(T, Option<Instant>)>,
 }
@@ -73,11 +73,11 @@ impl<T: Clone> Replaceable<T> {
     /// # Errors
     /// If the client cannot be created.
     pub(super) fn new(
-        make: impl Fn() -> Result<T, KafkaError> + Send + Sync + 'static,
+        create: impl Fn() -> Result<T, KafkaError> + Send + Sync + 'static,
     ) -> Result<Self, KafkaError> {
         Ok(Self {
-            current: Mutex::new((make()?, None)),
-            make: Box::new(make),
+            current: Mutex::new((create()?, None)),
+            create: Box::new(create),
         })
     }
 
@@ -100,7 +100,7 @@ impl<T: Clone> Replaceable<T> {
         if since.get_or_insert_with(Instant::now).elapsed() < REPLACE_AFTER {
             return;
         }
-        if let Ok(created) = (self.make)() {
+        if let Ok(created) = (self.create)() {
             let replaced = std::mem::replace(client, created);
             *since = None;
             drop(current);

@@ -47,7 +47,7 @@ pub struct Seen {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-/// The part of one partition to read.
+/// An offset range of one partition to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
     pub partition: i32,
@@ -143,8 +143,8 @@ impl From<&BorrowedMessage<'_>> for Seen {
 }
 
 impl Kafka {
-    /// Starts to read these parts of a topic. Empty parts are skipped. Must be called within
-    /// the runtime.
+    /// Starts to read these offset ranges of a topic. Empty ranges are skipped. Must be called
+    /// within the runtime.
     ///
     /// # Errors
     /// If the client cannot be created.
@@ -191,7 +191,7 @@ impl Scan {
         Ok(Self { records, stop })
     }
 
-    /// Returns the next record, or `None` when all parts have been read.
+    /// Returns the next record, or `None` when all ranges have been read.
     ///
     /// # Errors
     /// If the broker stays unreachable or an offset is no longer available.
@@ -216,13 +216,13 @@ fn read(consumer: &BaseConsumer, mut open: Vec<Stretch>, sender: &Sender, stop: 
             last_progress.elapsed() > STALL && open.iter().all(|stretch| stretch.until.is_some());
         let sent = match polled {
             Some(Ok(message)) => {
-                let outcome = take(&message, &mut open, sender);
+                let outcome = deliver(&message, &mut open, sender);
                 // Measured after the send, because the receiver may be slow.
                 last_progress = Instant::now();
                 outcome
             }
-            // The end was determined after the caller chose `until`, so all of `until` was
-            // read.
+            // The end was determined after the caller chose `until`, so all records before
+            // `until` have been read.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 open.retain(|stretch| stretch.partition != partition || stretch.until.is_none());
                 last_progress = Instant::now();
@@ -253,7 +253,8 @@ fn read(consumer: &BaseConsumer, mut open: Vec<Stretch>, sender: &Sender, stop: 
     }
 }
 
-fn take(
+/// Sends a message if it belongs to an open range, and closes it after its last message.
+fn deliver(
     message: &BorrowedMessage<'_>,
     open: &mut Vec<Stretch>,
     sender: &Sender,

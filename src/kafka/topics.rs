@@ -38,7 +38,7 @@ pub struct TopicConfig {
     /// The effective values.
     values: BTreeMap<String, String>,
     /// Names of the settings that were set for this topic.
-    own: BTreeSet<String>,
+    overrides: BTreeSet<String>,
 }
 
 impl TopicConfig {
@@ -49,8 +49,8 @@ impl TopicConfig {
     }
 
     /// Returns the settings that were set for this topic.
-    pub fn own(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.own
+    pub fn overrides(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.overrides
             .iter()
             .filter_map(|name| Some((name.as_str(), self.get(name)?)))
     }
@@ -61,7 +61,7 @@ impl FromIterator<(String, String)> for TopicConfig {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(values: I) -> Self {
         Self {
             values: values.into_iter().collect(),
-            own: BTreeSet::new(),
+            overrides: BTreeSet::new(),
         }
     }
 }
@@ -205,7 +205,7 @@ impl Kafka {
             for entry in resource.entries {
                 let Some(value) = entry.value else { continue };
                 if entry.source == ConfigSource::DynamicTopic {
-                    config.own.insert(entry.name.clone());
+                    config.overrides.insert(entry.name.clone());
                 }
                 config.values.insert(entry.name, value);
             }
@@ -226,7 +226,7 @@ impl Kafka {
     ) -> Result<(), KafkaError> {
         // A setting that is omitted would be reset to its default.
         let kept = found
-            .own()
+            .overrides()
             .filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
         let mut config = AlterConfig::new(ResourceSpecifier::Topic(name));
         for (name, value) in kept.chain(changes.iter().copied()) {

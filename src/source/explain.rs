@@ -1,5 +1,5 @@
-//! Why a statement that fanout makes in the source cannot work: the source has
-//! another shape than the statement was made for.
+//! Explains why a statement of fanout failed in the source: the schema of the source
+//! differs from the one that the statement requires.
 
 use super::{checks::Severity, look, provision::Refusal};
 use crate::{
@@ -26,11 +26,11 @@ impl Failure for Refusal {
     }
 }
 
-/// What makes the source unusable; none where nothing does, or Postgres does not
-/// say.
+/// Returns what makes the source unusable. Returns `None` if it is usable or Postgres does
+/// not respond.
 pub async fn explain(connections: &Connections) -> Option<Refusal> {
-    let looked = look(connections, false).await.ok()?;
-    let mut findings = looked.standing.findings;
-    findings.retain(|one| one.severity == Severity::Unsupported);
+    let inspection = look(connections, false).await.ok()?;
+    let mut findings = inspection.standing.findings;
+    findings.retain(|finding| finding.severity == Severity::Unsupported);
     (!findings.is_empty()).then_some(Refusal { findings })
 }

@@ -1,5 +1,5 @@
-//! Looks at the source: Postgres' catalogue, the records kept of it, and the
-//! connector's configuration and snapshots.
+//! Inspects the source: the catalogue of Postgres, the recorded history, and the connector's
+//! configuration and snapshots.
 
 use std::time::Duration;
 
@@ -18,27 +18,27 @@ use crate::{
     kafka::KafkaError,
 };
 
-/// How long each server may take to answer.
+/// Timeout of each server.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why something of the source is not known.
+/// Error while inspecting the source.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    #[error("postgres does not answer")]
+    #[error("cannot read from postgres")]
     Postgres(#[from] PostgresError),
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
-    #[error("kafka does not answer")]
+    #[error("cannot read from kafka")]
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Records(#[from] RecordsError),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
-    #[error("{server} did not answer within {} s", PATIENCE.as_secs())]
+    #[error("{server} did not respond within {} s", PATIENCE.as_secs())]
     TooLong { server: &'static str },
 }
 
-/// Keeps its connections from one look to the next.
+/// Inspector of the source. Keeps its connections between inspections.
 #[derive(Debug)]
 pub struct Inspector {
     connections: Connections,
@@ -49,10 +49,10 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Nothing is asked before the first look.
+    /// Creates an inspector. Sends no request yet.
     ///
     /// # Errors
-    /// When a client cannot be made.
+    /// If a Kafka client cannot be created.
     pub fn new(connections: &Connections) -> Result<Self, InspectError> {
         Ok(Self {
             expected: Expected::demo(&connections.settings().connector),
@@ -63,24 +63,24 @@ impl Inspector {
         })
     }
 
-    /// The source as it has to be.
+    /// Returns the required state of the source.
     #[must_use]
     pub fn expected(&self) -> &Expected {
         &self.expected
     }
 
-    /// The records about it.
+    /// Returns the recorded history of the source.
     #[must_use]
     pub fn records(&self) -> &Records {
         &self.records
     }
 
-    /// What Postgres has now.
+    /// Returns the current catalogue of Postgres.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If Postgres does not respond.
     pub async fn catalogue(&mut self) -> Result<Catalogue, InspectError> {
-        let read = async {
+        let request = async {
             let reader = if let Some(reader) = &self.reader {
                 reader
             } else {
@@ -89,60 +89,61 @@ impl Inspector {
             };
             Ok::<_, InspectError>(reader.read(&self.expected).await?)
         };
-        let catalogue = within("postgres", read).await;
+        let catalogue = with_timeout("postgres", request).await;
         if catalogue.is_err() {
-            // The connection may be what is wrong.
+            // The connection may be broken.
             self.reader = None;
         }
         catalogue
     }
 
-    /// What has been kept of it.
+    /// Returns the recorded history, or `None` if nothing was recorded yet.
     ///
     /// # Errors
-    /// When Kafka does not answer.
+    /// If Kafka does not respond.
     pub async fn history(&self) -> Result<Option<History>, InspectError> {
-        let loaded = async { Ok(self.records.load().await?) };
-        within("kafka", loaded).await
+        let request = async { Ok(self.records.load().await?) };
+        with_timeout("kafka", request).await
     }
 
-    /// The connector's latest initial snapshot, where there was one.
+    /// Returns the id of the connector's latest initial snapshot, or `None` if there was none.
     ///
     /// # Errors
-    /// When Kafka does not answer.
+    /// If Kafka does not respond.
     pub async fn snapshot(&mut self) -> Result<Option<String>, InspectError> {
-        let asked = async { Ok(self.snapshots.latest().await?) };
-        within("kafka", asked).await
+        let request = async { Ok(self.snapshots.latest().await?) };
+        with_timeout("kafka", request).await
     }
 
-    /// What the connector is configured with, where there is one.
+    /// Returns the connector's properties that determine what is delivered, or `None` if there
+    /// is no connector.
     ///
     /// # Errors
-    /// When Connect does not answer.
+    /// If Connect does not respond.
     pub async fn connector(&self) -> Result<Option<Properties>, InspectError> {
-        let asked = async { Ok(connector::configuration(&self.connections).await?) };
-        let found = within("connect", asked).await?;
-        Ok(found.map(|found| relevant(&found)))
+        let request = async { Ok(connector::configuration(&self.connections).await?) };
+        let configuration = with_timeout("connect", request).await?;
+        Ok(configuration.map(|configuration| relevant(&configuration)))
     }
 
-    /// What else there is to be seen. What cannot be is left out, and the first
-    /// reason returned.
-    pub async fn surroundings(&mut self) -> (ConnectorState, Option<String>) {
+    /// Returns the connector's latest snapshot and its properties. A part that cannot be read
+    /// is `None`, and the first error is returned beside them.
+    pub async fn connector_state(&mut self) -> (ConnectorState, Option<String>) {
         let (snapshot, connector) = (self.snapshot().await, self.connector().await);
         let error = snapshot.as_ref().err().or(connector.as_ref().err());
         let problem = error.map(|error| chain(error));
-        let surroundings = ConnectorState {
+        let state = ConnectorState {
             snapshot: snapshot.ok().flatten(),
             connector: connector.ok().flatten(),
         };
-        (surroundings, problem)
+        (state, problem)
     }
 }
 
-async fn within<T>(
+async fn with_timeout<T>(
     server: &'static str,
-    asked: impl Future<Output = Result<T, InspectError>>,
+    request: impl Future<Output = Result<T, InspectError>>,
 ) -> Result<T, InspectError> {
-    let answer = timeout(PATIENCE, asked).await;
-    answer.unwrap_or(Err(InspectError::TooLong { server }))
+    let response = timeout(PATIENCE, request).await;
+    response.unwrap_or(Err(InspectError::TooLong { server }))
 }

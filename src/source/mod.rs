@@ -1,8 +1,8 @@
-//! The source database, looked at and brought to what the pipeline needs.
+//! The source database and its connector.
 //!
-//! What is expected, and what is wrong, [`checks`] says; here it is
-//! asked for, once for a command or again and again while the pipeline runs,
-//! repaired, and kept in the state topic.
+//! [`checks`] defines the required state of the database and finds the differences. This
+//! module reads the state, once for a command or repeatedly while the pipeline runs, repairs
+//! it, and records its history in the state topic.
 
 pub mod catalogue;
 pub mod checks;
@@ -29,39 +29,42 @@ pub use snapshots::Snapshots;
 use self::checks::{Catalogue, Standing, assess};
 use crate::{connections::Connections, failure::chain, time::clock::now_ms};
 
-/// What one look has seen.
+/// Result of one inspection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Looked {
+pub struct Inspection {
     pub catalogue: Catalogue,
     pub standing: Standing,
 }
 
-/// Looks once, for a command. Kafka and Connect are asked only where they are
-/// said to answer: who waits for them waits in vain.
+/// Inspects the source once, for a command. Skips Kafka and Connect unless
+/// `kafka_answers`, so that a command does not wait for a stopped server.
 ///
 /// # Errors
-/// When Postgres does not answer.
-pub async fn look(connections: &Connections, kafka_answers: bool) -> Result<Looked, InspectError> {
+/// If Postgres does not respond.
+pub async fn look(
+    connections: &Connections,
+    kafka_answers: bool,
+) -> Result<Inspection, InspectError> {
     let mut inspector = Inspector::new(connections)?;
     let catalogue = inspector.catalogue().await?;
     let looked_at_ms = Some(now_ms());
-    let (mut history, mut surroundings, mut problem) = (None, <_>::default(), None);
+    let (mut history, mut connector, mut problem) = (None, <_>::default(), None);
     if kafka_answers {
-        (surroundings, problem) = inspector.surroundings().await;
+        (connector, problem) = inspector.connector_state().await;
         match inspector.history().await {
-            Ok(found) => history = found,
+            Ok(recorded) => history = recorded,
             Err(error) => problem = Some(chain(&error)),
         }
     }
     let expected = inspector.expected();
-    let findings = assess(&catalogue, expected, history.as_ref(), &surroundings);
+    let findings = assess(&catalogue, expected, history.as_ref(), &connector);
     let standing = Standing {
         looked_at_ms,
         problem,
         findings,
         altered: Vec::new(),
     };
-    Ok(Looked {
+    Ok(Inspection {
         catalogue,
         standing,
     })

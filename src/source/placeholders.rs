@@ -1,7 +1,7 @@
-//! What the decoders of a process know of the project's placeholders, kept as
-//! fresh as the records they decode: a placeholder is in the state topic before
-//! the connector writes it, so whoever meets a text that may be one, and looks
-//! then, knows.
+//! The project's placeholders, as the decoders of a process know them.
+//!
+//! A placeholder is stored in the state topic before the connector writes it. A decoder that
+//! reloads the placeholders whenever a record may contain one therefore recognises all of them.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::{
     kafka::{KafkaError, Log, StateTopic, chunk::Chunk},
 };
 
-/// Why it is not known what the placeholders are.
+/// Error while reading the placeholders.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceholderError {
-    #[error("kafka does not answer")]
+    #[error("cannot read the placeholders from kafka")]
     Kafka(#[from] KafkaError),
     #[error("cannot read {STATE_KEY} in topic {topic}")]
     Document {
@@ -53,7 +53,7 @@ impl Failure for PlaceholderError {
 
 const NEWER: &str = "use the version of fanout that wrote it, or a newer one";
 
-/// Cheap to clone; clones know the same.
+/// The loaded placeholders. Cheap to clone; clones share their state.
 #[derive(Debug, Clone)]
 pub struct KnownPlaceholders(Arc<Inner>);
 
@@ -72,7 +72,7 @@ struct Topic {
 }
 
 impl Topic {
-    fn of(table: &SourceTable) -> Self {
+    fn new(table: &SourceTable) -> Self {
         Self {
             name: table.topic(),
             known: Unavailable::default(),
@@ -81,38 +81,38 @@ impl Topic {
 }
 
 impl KnownPlaceholders {
-    /// Nothing is sent before the first call. `log` asks for the topics of both
+    /// Creates an empty set. Sends no request yet. `log` reads the ids of the topics of both
     /// tables.
     #[must_use]
     pub fn new(state: StateTopic, log: Log, facts: &SourceTable, content: &SourceTable) -> Self {
         Self(Arc::new(Inner {
             state,
             log,
-            facts: Topic::of(facts),
-            content: Topic::of(content),
+            facts: Topic::new(facts),
+            content: Topic::new(content),
         }))
     }
 
-    /// What is known of the topic of events, now and later.
+    /// Returns the placeholders of the events topic. Later loads update them.
     #[must_use]
     pub fn facts(&self) -> Unavailable {
         self.0.facts.known.clone()
     }
 
-    /// What is known of the topic of content, now and later.
+    /// Returns the placeholders of the content topic. Later loads update them.
     #[must_use]
     pub fn content(&self) -> Unavailable {
         self.0.content.known.clone()
     }
 
-    /// Learns what is known by now.
+    /// Loads the current placeholders.
     ///
     /// # Errors
-    /// When the broker does not answer, or the document is of another format.
+    /// If the broker does not respond, or the document has another format.
     pub async fn load(&self) -> Result<(), PlaceholderError> {
         let Inner { log, .. } = &*self.0;
         let Some(placeholders) = self.read().await? else {
-            // No connector was configured by fanout.
+            // fanout has not configured a connector.
             return Ok(());
         };
         for topic in [&self.0.facts, &self.0.content] {
@@ -123,8 +123,8 @@ impl KnownPlaceholders {
         Ok(())
     }
 
-    /// Has to be called before a chunk is decoded: learns what is known by now
-    /// where a record may hold a placeholder.
+    /// Loads the current placeholders if a record of the chunk may contain one. Must be called
+    /// before a chunk is decoded.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -135,15 +135,15 @@ impl KnownPlaceholders {
         Ok(())
     }
 
-    /// The document as it is now; none where no connector was configured by
-    /// fanout.
+    /// Returns the current document, or `None` if fanout has not configured a connector.
     ///
     /// # Errors
-    /// When the broker does not answer, or the document is of another format.
+    /// If the broker does not respond, or the document has another format.
     pub async fn read(&self) -> Result<Option<Placeholders>, PlaceholderError> {
         let document = self.0.state.get(STATE_KEY).await?;
-        let read = document.map(|document| Placeholders::read(&document));
-        read.transpose()
+        let placeholders = document.map(|document| Placeholders::read(&document));
+        placeholders
+            .transpose()
             .map_err(|source| PlaceholderError::Document {
                 topic: self.0.state.name().to_owned(),
                 source,

@@ -1,5 +1,5 @@
-//! Brings a database to what the connector needs: refuses shapes that cannot be
-//! followed, and executes only the statements that are needed.
+//! Prepares a database for the connector: refuses an unsupported schema, and executes only
+//! the required statements.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,66 +19,69 @@ use crate::{
     failure::{Failure, Kind},
 };
 
-/// What the operator has agreed to.
+/// The operator's consent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Consent {
     /// Nothing.
     #[default]
     None,
-    /// What was listed, each by its text.
+    /// Consent to these statements, by their text.
     Listed(BTreeSet<String>),
-    /// Whatever is needed.
+    /// Consent to every required statement.
     All,
 }
 
 impl Consent {
-    /// Whether this may be done.
+    /// Returns true if the statement may be executed.
     #[must_use]
-    pub fn covers(&self, what: &str) -> bool {
+    pub fn covers(&self, statement: &str) -> bool {
         match self {
             Self::None => false,
-            Self::Listed(listed) => listed.contains(what),
+            Self::Listed(listed) => listed.contains(statement),
             Self::All => true,
         }
     }
 }
 
-/// On whose server, and what may be done there.
+/// Which statements may be executed on the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Permit<'a> {
-    /// It is fanout's own: what is needed is done.
+    /// Whether fanout manages the server. Required statements then need no consent.
     pub is_ours: bool,
     pub consent: &'a Consent,
 }
 
-/// Shapes that fanout does not follow.
+/// Findings that make the source unsupported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", list(findings))]
+#[error("{}", joined(findings))]
 pub struct Refusal {
     pub findings: Vec<Finding>,
 }
 
-fn list(findings: &[Finding]) -> String {
-    let whats: Vec<&str> = findings.iter().map(|one| one.what.as_str()).collect();
-    whats.join("; ")
+fn joined(findings: &[Finding]) -> String {
+    let texts: Vec<&str> = findings
+        .iter()
+        .map(|finding| finding.what.as_str())
+        .collect();
+    texts.join("; ")
 }
 
-/// Why the database is not as it has to be.
+/// Error while preparing the database.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
     #[error(transparent)]
     Inspect(#[from] InspectError),
-    #[error("the source is of a shape that fanout does not support: {0}")]
+    #[error("the source is not supported: {0}")]
     Unsupported(Refusal),
-    #[error("postgres refused: {sql}")]
+    #[error("postgres refused the statement: {sql}")]
     Statement {
         sql: String,
         #[source]
         source: PostgresError,
     },
     #[error(
-        "{table} is locked{}; this was given up after {} s: {sql}",
-        by(holder.as_deref()),
+        "{table} is locked{}; gave up after {} s: {sql}",
+        by_holder(holder.as_deref()),
         LOCK_TIMEOUT.as_secs()
     )]
     Locked {
@@ -86,11 +89,11 @@ pub enum ProvisionError {
         sql: String,
         holder: Option<Box<Holder>>,
     },
-    #[error("confirmation required: postgres is not fanout's own, and needs: {sql}")]
+    #[error("confirmation required: postgres is external and needs: {sql}")]
     NotConfirmed { sql: String },
 }
 
-fn by(holder: Option<&Holder>) -> String {
+fn by_holder(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
 }
 
@@ -125,7 +128,8 @@ impl Failure for ProvisionError {
             Self::Inspect(_) => "fanout status".to_owned(),
             Self::Unsupported(refusal) => refusal.findings.first()?.remedy.clone(),
             Self::Statement { .. } => {
-                "execute it as a role that may, or grant that to fanout's; then fanout up"
+                "execute it as a role with the privilege, or grant the privilege to the role \
+                 of postgres.url; then fanout up"
                     .to_owned()
             }
             Self::Locked { .. } => "end that transaction, then fanout up".to_owned(),
@@ -134,12 +138,11 @@ impl Failure for ProvisionError {
     }
 }
 
-/// The statements that are needed now, in their order.
+/// Returns the required statements, in order.
 ///
 /// # Errors
-/// When Postgres does not answer, or the source has a shape that is not
-/// supported. That a table is missing is none as long as the connector has not
-/// begun, and else where its creation was agreed to.
+/// If Postgres does not respond, or the source is not supported. A missing table is not an
+/// error if the connector has not started yet, or if the operator agreed to create the table.
 pub async fn needed(
     connections: &Connections,
     permit: Permit<'_>,
@@ -148,40 +151,42 @@ pub async fn needed(
     let expected = Expected::demo(&connections.settings().connector);
     let catalogue = reader.read(&expected).await.map_err(InspectError::from)?;
     let needed = statements(&catalogue, &expected, permit.is_ours);
-    let replaces = |finding: &Finding| {
-        let creates = |one: &&Statement| one.repairs == Some(Code::TableMissing);
-        let mut created = needed.iter().filter(creates);
-        created.any(|one| one.table == finding.table && permit.consent.covers(&one.sql))
+    let may_create = |finding: &Finding| {
+        needed.iter().any(|statement| {
+            statement.repairs == Some(Code::TableMissing)
+                && statement.table == finding.table
+                && permit.consent.covers(&statement.sql)
+        })
     };
-    let findings = refusals(&catalogue, &expected, replaces);
+    let findings = refusals(&catalogue, &expected, may_create);
     if findings.is_empty() {
         return Ok(needed);
     }
     Err(ProvisionError::Unsupported(Refusal { findings }))
 }
 
-/// The shapes that stand in the way. A missing table does not where it is
-/// created for the first time, or `replaces` says that it may be.
+/// Returns the findings that make the source unsupported. A missing table is not one of them
+/// if the connector has not started yet or `may_create` allows its creation.
 fn refusals(
     catalogue: &Catalogue,
     expected: &Expected,
-    replaces: impl Fn(&Finding) -> bool,
+    may_create: impl Fn(&Finding) -> bool,
 ) -> Vec<Finding> {
-    let begun = has_begun(catalogue);
+    let has_started = has_begun(catalogue);
     let mut findings = check(catalogue, expected);
     findings.retain(|finding| {
-        let is_created = finding.code == Code::TableMissing && (!begun || replaces(finding));
-        finding.severity == Severity::Unsupported && !is_created
+        let will_create =
+            finding.code == Code::TableMissing && (!has_started || may_create(finding));
+        finding.severity == Severity::Unsupported && !will_create
     });
     findings
 }
 
-/// Executes what is needed; returns it.
+/// Executes the required statements and returns them.
 ///
 /// # Errors
-/// As [`needed`], when a statement is refused or waits for a lock, or, on a
-/// server of somebody else's, one was not agreed to. What was executed before
-/// stays.
+/// As [`needed`]; if a statement is refused or times out on a lock; or if the server is
+/// external and the operator did not agree to a statement. Earlier statements stay in effect.
 pub async fn provision(
     connections: &Connections,
     permit: Permit<'_>,
@@ -190,11 +195,11 @@ pub async fn provision(
     execute(connections, permit, needed).await
 }
 
-/// The statements that take tables out of the publication which were ours and
-/// have another name now. Kafka, which knows what was ours, has to answer.
+/// Returns the statements that remove renamed tables of fanout from the publication. The
+/// record in Kafka shows which tables they are.
 ///
 /// # Errors
-/// When Postgres or Kafka does not answer.
+/// If Postgres or Kafka does not respond.
 pub async fn stray_drops(connections: &Connections) -> Result<Vec<Statement>, ProvisionError> {
     let mut inspector = Inspector::new(connections)?;
     let Some(history) = inspector.history().await? else {
@@ -209,7 +214,7 @@ pub async fn stray_drops(connections: &Connections) -> Result<Vec<Statement>, Pr
     Ok(drops.collect())
 }
 
-/// Takes them out; returns the statements.
+/// Executes [`stray_drops`] and returns the statements.
 ///
 /// # Errors
 /// As [`stray_drops`] and [`provision`].
@@ -231,8 +236,9 @@ async fn execute(
     permit: Permit<'_>,
     statements: Vec<Statement>,
 ) -> Result<Vec<Statement>, ProvisionError> {
-    let unheard = |one: &&Statement| !permit.is_ours && !permit.consent.covers(&one.sql);
-    if let Some(statement) = statements.iter().find(unheard) {
+    let is_refused =
+        |statement: &&Statement| !permit.is_ours && !permit.consent.covers(&statement.sql);
+    if let Some(statement) = statements.iter().find(is_refused) {
         let sql = statement.sql.clone();
         return Err(ProvisionError::NotConfirmed { sql });
     }
@@ -244,14 +250,14 @@ async fn execute(
     for statement in &statements {
         if let Err(source) = client.batch_execute(&statement.sql).await {
             let expected = Expected::demo(&connections.settings().connector);
-            return Err(refused(&client, &expected, statement, source).await);
+            return Err(statement_error(&client, &expected, statement, source).await);
         }
     }
     Ok(statements)
 }
 
-/// Why a statement was not executed.
-async fn refused(
+/// Returns the error of a failed statement. After a lock timeout it contains the lock's holder.
+async fn statement_error(
     client: &Client,
     expected: &Expected,
     statement: &Statement,
@@ -261,14 +267,19 @@ async fn refused(
     if !postgres::is_lock_timeout(&source) {
         return ProvisionError::Statement { sql, source };
     }
-    let all = expected.relations().into_iter();
-    let all = all.map(|name| format!("{SCHEMA}.{name}"));
-    let tables: Vec<String> = statement.table.clone().into_iter().chain(all).collect();
-    // Who it is only helps: without it the error says the rest.
-    let asked = postgres::holder_of(client, &tables);
-    let found = tokio::time::timeout(Duration::from_secs(2), asked).await;
-    let found = found.ok().and_then(Result::ok).flatten();
-    let (table, holder) = match found {
+    let relations = expected.relations().into_iter();
+    let relations = relations.map(|name| format!("{SCHEMA}.{name}"));
+    let tables: Vec<String> = statement
+        .table
+        .clone()
+        .into_iter()
+        .chain(relations)
+        .collect();
+    // The holder is optional: the error is useful without it.
+    let query = postgres::holder_of(client, &tables);
+    let lock = tokio::time::timeout(Duration::from_secs(2), query).await;
+    let lock = lock.ok().and_then(Result::ok).flatten();
+    let (table, holder) = match lock {
         Some((table, holder)) => (table, Some(Box::new(holder))),
         None => (tables.into_iter().next().unwrap_or_default(), None),
     };

@@ -1,5 +1,5 @@
-//! The records of the source in the compacted state topic, where every worker
-//! and every command finds them.
+//! The recorded history of the source, stored in the compacted state topic for all workers and
+//! commands.
 
 use uuid::Uuid;
 
@@ -14,10 +14,10 @@ use crate::{
     time::{clock::now_us, timestamp::Rfc3339},
 };
 
-/// Why the records cannot be read or kept.
+/// Error while reading or writing the records.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
-    #[error("kafka does not give the records about the source")]
+    #[error("cannot access the records about the source in kafka")]
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -38,22 +38,22 @@ impl Failure for RecordsError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Kafka(_) => "fanout status".to_owned(),
-            Self::Record(_) => "use the fanout that wrote it".to_owned(),
+            Self::Record(_) => "use the version of fanout that wrote it, or a newer one".to_owned(),
         })
     }
 }
 
-/// The records. Cheap to clone.
+/// The records about the source. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Records {
     topic: StateTopic,
 }
 
 impl Records {
-    /// Nothing is asked before the first call.
+    /// Creates the handle. Sends no request yet.
     ///
     /// # Errors
-    /// When a client cannot be made.
+    /// If a Kafka client cannot be created.
     pub fn new(connections: &Connections) -> Result<Self, KafkaError> {
         let settings = connections.settings();
         let group = reader_group(settings, "source");
@@ -63,10 +63,10 @@ impl Records {
         })
     }
 
-    /// What has been kept; none where nothing was yet.
+    /// Returns the recorded history, or `None` if nothing was recorded yet.
     ///
     /// # Errors
-    /// When Kafka does not answer, or a newer fanout wrote it.
+    /// If Kafka does not respond, or a newer version of fanout wrote a record.
     pub async fn load(&self) -> Result<Option<History>, RecordsError> {
         let Some(baseline) = self.topic.get(Baseline::KEY).await? else {
             return Ok(None);
@@ -76,7 +76,7 @@ impl Records {
             Some(value) => Changed::read(&value)?,
             None => Changed::since(&baseline),
         };
-        // What was seen under an earlier one has been reconciled.
+        // Changes recorded under an earlier baseline have been reconciled.
         let changed = if changed.baseline == baseline.id {
             changed
         } else {
@@ -85,11 +85,11 @@ impl Records {
         Ok(Some(History { baseline, changed }))
     }
 
-    /// Keeps that history is complete as of now, under this fingerprint.
-    /// Returns false where the topic is not there yet.
+    /// Records a new baseline: history is complete as of now, with this fingerprint. Returns
+    /// false if the state topic does not exist yet.
     ///
     /// # Errors
-    /// When Kafka does not take it.
+    /// If Kafka does not store the record.
     pub async fn begin(
         &self,
         fingerprint: Fingerprint,
@@ -98,13 +98,14 @@ impl Records {
         let id = Uuid::new_v4().to_string();
         let at = Rfc3339(now_us()).to_string();
         let baseline = Baseline::new(id, at, fingerprint, connector);
-        self.keep(Baseline::KEY, &baseline.text()).await
+        self.store(Baseline::KEY, &baseline.text()).await
     }
 
-    /// Keeps what fanout has configured the connector with.
+    /// Records the connector's properties as set by fanout. Returns false if the state topic
+    /// does not exist yet.
     ///
     /// # Errors
-    /// When Kafka does not take it.
+    /// If Kafka does not store the record.
     pub async fn configured(
         &self,
         history: &History,
@@ -112,31 +113,32 @@ impl Records {
     ) -> Result<bool, RecordsError> {
         let mut baseline = history.baseline.clone();
         baseline.connector = Some(connector);
-        self.keep(Baseline::KEY, &baseline.text()).await
+        self.store(Baseline::KEY, &baseline.text()).await
     }
 
-    /// Keeps what was seen, as far as that is news.
+    /// Records the reasons that are not recorded yet. Returns true if there were any.
     ///
     /// # Errors
-    /// When Kafka does not take it.
+    /// If Kafka does not store the record.
     pub async fn remember(
         &self,
         history: &History,
         reasons: Vec<Reason>,
     ) -> Result<bool, RecordsError> {
         let mut changed = history.changed.clone();
-        let mut news = false;
+        let mut has_new = false;
         for reason in reasons {
-            news |= changed.add(reason);
+            has_new |= changed.add(reason);
         }
-        if news {
-            self.keep(Changed::KEY, &changed.text()).await?;
+        if has_new {
+            self.store(Changed::KEY, &changed.text()).await?;
         }
-        Ok(news)
+        Ok(has_new)
     }
 
-    /// A topic that the broker made by itself would not be compacted.
-    async fn keep(&self, key: &str, text: &str) -> Result<bool, RecordsError> {
+    /// Stores a record. Returns false if the state topic does not exist yet.
+    async fn store(&self, key: &str, text: &str) -> Result<bool, RecordsError> {
+        // A topic that the broker creates automatically would not be compacted.
         if !self.topic.exists().await? {
             return Ok(false);
         }
@@ -145,12 +147,14 @@ impl Records {
     }
 }
 
-/// Keeps what fanout configures the connector with. What it was configured with
-/// before is somebody else's doing where fanout knows of another configuration:
-/// then changes may be missing, and that is kept too. Returns whether it was.
+/// Records the connector's properties after fanout has configured the connector.
+///
+/// If the properties from before differ from the recorded ones, someone reconfigured the
+/// connector externally, and changes may be missing. The function records that too, and
+/// returns true in this case.
 ///
 /// # Errors
-/// When Kafka does not answer.
+/// If Kafka does not respond.
 pub async fn reconfigured(
     connections: &Connections,
     before: Option<&Properties>,
@@ -161,9 +165,9 @@ pub async fn reconfigured(
         return Ok(false);
     };
     let after = relevant(after);
-    let known = history.baseline.connector.as_ref();
-    let changed = match (known, before) {
-        (Some(known), Some(before)) => drift(known, &relevant(before)),
+    let recorded = history.baseline.connector.as_ref();
+    let changed = match (recorded, before) {
+        (Some(recorded), Some(before)) => drift(recorded, &relevant(before)),
         _ => Vec::new(),
     };
     if !changed.is_empty() {
@@ -179,7 +183,7 @@ pub async fn reconfigured(
         };
         records.remember(&history, vec![reason]).await?;
     }
-    if known != Some(&after) {
+    if recorded != Some(&after) {
         records.configured(&history, after).await?;
     }
     Ok(!changed.is_empty())

@@ -1,11 +1,11 @@
-//! The role that fanout and its connector log in as, in a Postgres that fanout
-//! runs: it owns its database and may replicate, and is no superuser, who could
-//! run programs by `COPY … TO PROGRAM`. The superuser of such a server is
-//! [`SUPERUSER`]; it has no password, so nobody can log in as it over TCP.
+//! The Postgres role of fanout and its connector, on a server that fanout manages.
 //!
-//! New databases are made that way (`stack/postgres.yaml`). In those of earlier
-//! versions the role is the superuser that `initdb` made: [`restrict`] changes
-//! that.
+//! The role owns its database and has the replication privilege. It is not a superuser,
+//! because a superuser can run programs through `COPY … TO PROGRAM`. The server's superuser
+//! is [`SUPERUSER`]. It has no password, which rules out logins over TCP.
+//!
+//! `stack/postgres.yaml` sets up new databases this way. In a database of an earlier version
+//! the role is the superuser that `initdb` created; [`restrict`] changes that.
 
 use crate::{
     assets,
@@ -13,16 +13,16 @@ use crate::{
     failure::{Failure, Kind},
 };
 
-/// Owns the server. `stack/postgres.yaml` and `sql/role` name it too.
+/// Superuser of the server. `stack/postgres.yaml` and `sql/role` contain the name too.
 pub const SUPERUSER: &str = "fanout_superuser";
 
-/// A superuser of one [`restrict`], who renames the role: nobody can do that to
-/// the role that they are logged in as.
+/// Temporary superuser that [`restrict`] creates to rename the role: a session cannot rename
+/// its own role.
 const HELPER: &str = "fanout_restrict";
 
 const SCRIPT: &str = "sql/role/restrict.sql";
 
-/// Why the role keeps its rights.
+/// Error while taking superuser rights from the role.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot take superuser rights from the role of postgres.url")]
 pub struct RoleError(#[from] PostgresError);
@@ -41,12 +41,11 @@ impl Failure for RoleError {
     }
 }
 
-/// Takes superuser rights from the role of `postgres.url`, if it has them.
-/// Returns its name then. The server has to be fanout's own.
+/// Takes superuser rights from the role of `postgres.url`. Returns the role's name, or `None`
+/// if it was not a superuser. The server must be managed by fanout.
 ///
 /// # Errors
-/// When the server refuses a step. Nothing is changed then that another attempt
-/// does not find.
+/// If the server refuses a step. Another attempt can then start from the beginning.
 pub async fn restrict(postgres: &Postgres) -> Result<Option<String>, RoleError> {
     let client = postgres.connect().await?;
     let role = "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user";
@@ -55,27 +54,28 @@ pub async fn restrict(postgres: &Postgres) -> Result<Option<String>, RoleError> 
         return Ok(None);
     }
     let role: String = role.try_get(0)?;
-    // Letters and digits: it is written into a statement.
+    // Only letters and digits, because the password becomes part of a statement.
     let password = uuid::Uuid::new_v4().simple().to_string();
-    let make = format!(
+    let create_helper = format!(
         "DROP ROLE IF EXISTS {HELPER}; \
          CREATE ROLE {HELPER} LOGIN SUPERUSER PASSWORD '{password}'"
     );
-    client.batch_execute(&make).await?;
-    // After an error the connection is closed, which rolls everything back.
-    let work = postgres.connect_as(HELPER, &password).await?;
-    // Tables change hands once nobody else is at work on them.
-    work.batch_execute("BEGIN; SET LOCAL lock_timeout = '60s'")
+    client.batch_execute(&create_helper).await?;
+    // An error closes this connection, which rolls the transaction back.
+    let helper = postgres.connect_as(HELPER, &password).await?;
+    // Changing the owner of a table waits for the other sessions' locks.
+    helper
+        .batch_execute("BEGIN; SET LOCAL lock_timeout = '60s'")
         .await?;
     let name = "SELECT set_config('fanout.role', $1, true)";
-    work.execute(name, &[&role]).await?;
+    helper.execute(name, &[&role]).await?;
     let script = assets::text(SCRIPT).unwrap_or_default();
-    work.batch_execute(script).await?;
-    // The helper's session becomes that of another superuser, and removes it.
+    helper.batch_execute(script).await?;
+    // The session switches to the server's superuser, so that it can drop the helper.
     let superuser = "SELECT format('SET LOCAL SESSION AUTHORIZATION %I; DROP ROLE fanout_restrict', rolname) \
                      FROM pg_roles WHERE oid = 10";
-    let leave: String = work.query_one(superuser, &[]).await?.try_get(0)?;
-    work.batch_execute(&leave).await?;
-    work.batch_execute("COMMIT").await?;
+    let drop_helper: String = helper.query_one(superuser, &[]).await?.try_get(0)?;
+    helper.batch_execute(&drop_helper).await?;
+    helper.batch_execute("COMMIT").await?;
     Ok(Some(role))
 }

@@ -1,6 +1,6 @@
-//! When the connector last began with a snapshot of everything, by its
-//! notifications: it does so on a slot or position that it does not know, and
-//! what was deleted before is in no snapshot.
+//! The connector's latest initial snapshot, found in the connector's notifications. The
+//! connector takes an initial snapshot if its slot or position is new. Rows that were deleted
+//! before a snapshot are missing from it.
 
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -11,24 +11,25 @@ use crate::{
     source::tables::reader_group,
 };
 
-/// The notifications, read as they come.
+/// Reader of the connector's notifications.
 #[derive(Debug)]
 pub struct Snapshots {
     kafka: Kafka,
     group: String,
     log: Log,
     topic: String,
-    /// Which topic of this name was read, and up to where.
+    /// Id of the topic that was read. A recreated topic has another one.
     incarnation: Uuid,
+    /// Offset of the next notification to read.
     next: i64,
     latest: Option<String>,
 }
 
 impl Snapshots {
-    /// Nothing is asked before the first call.
+    /// Creates the reader. Sends no request yet.
     ///
     /// # Errors
-    /// When a client cannot be made.
+    /// If a Kafka client cannot be created.
     pub fn new(connections: &Connections) -> Result<Self, KafkaError> {
         let (settings, kafka) = (connections.settings(), &connections.kafka);
         let group = reader_group(settings, "source");
@@ -43,11 +44,11 @@ impl Snapshots {
         })
     }
 
-    /// The id of the notification with which the latest initial snapshot
-    /// began; none where no notification of one is there.
+    /// Returns the id of the notification that the latest initial snapshot has started.
+    /// Returns `None` if there is no such notification.
     ///
     /// # Errors
-    /// When the broker does not answer.
+    /// If the broker does not respond.
     pub async fn latest(&mut self) -> Result<Option<String>, KafkaError> {
         let Some(identity) = self.log.identity(&self.topic).await? else {
             return Ok(None);
@@ -68,7 +69,7 @@ impl Snapshots {
         };
         let mut scan = self.kafka.scan(&self.group, &self.topic, &[stretch])?;
         while let Some(seen) = scan.next().await? {
-            if let Some(id) = seen.value.as_deref().and_then(beginning) {
+            if let Some(id) = seen.value.as_deref().and_then(snapshot_start) {
                 self.latest = Some(id);
             }
         }
@@ -77,11 +78,11 @@ impl Snapshots {
     }
 }
 
-/// The id of a notification that an initial snapshot has begun.
-fn beginning(value: &[u8]) -> Option<String> {
+/// Returns the notification's id if it reports the start of an initial snapshot.
+fn snapshot_start(value: &[u8]) -> Option<String> {
     let value: Json = serde_json::from_slice(value).ok()?;
-    let begins = value["aggregate_type"] == "Initial Snapshot" && value["type"] == "STARTED";
-    begins.then(|| value["id"].as_str().map(str::to_owned))?
+    let is_start = value["aggregate_type"] == "Initial Snapshot" && value["type"] == "STARTED";
+    is_start.then(|| value["id"].as_str().map(str::to_owned))?
 }
 
 #[cfg(test)]
@@ -89,24 +90,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_beginning_of_an_initial_snapshot_counts() {
-        let notification = |kind: &str, of: &str| {
+    fn only_the_start_of_an_initial_snapshot_counts() {
+        let notification = |kind: &str, aggregate: &str| {
             format!(
-                r#"{{"id":"a-1","type":"{kind}","aggregate_type":"{of}","additional_data":{{"connector_name":"cdc"}},"timestamp":1795821090114}}"#
+                r#"{{"id":"a-1","type":"{kind}","aggregate_type":"{aggregate}","additional_data":{{"connector_name":"cdc"}},"timestamp":1795821090114}}"#
             )
         };
-        let id = |text: String| beginning(text.as_bytes());
+        let id = |text: String| snapshot_start(text.as_bytes());
         assert_eq!(
             id(notification("STARTED", "Initial Snapshot")),
             Some("a-1".to_owned())
         );
-        for (kind, of) in [
+        for (kind, aggregate) in [
             ("COMPLETED", "Initial Snapshot"),
             ("SKIPPED", "Initial Snapshot"),
             ("STARTED", "Incremental Snapshot"),
         ] {
-            assert_eq!(id(notification(kind, of)), None);
+            assert_eq!(id(notification(kind, aggregate)), None);
         }
-        assert_eq!(beginning(b"no document"), None);
+        assert_eq!(snapshot_start(b"no document"), None);
     }
 }

@@ -1,9 +1,8 @@
-//! The tables that the pipeline follows, and the names of their topics and of
-//! the groups that read them.
+//! The source tables, and the names of their topics and consumer groups.
 
 use crate::{config::Settings, debezium::SourceTable, sink_kind::ConsumerGroup};
 
-/// The source's tables and where their changes are.
+/// The source tables.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub facts: SourceTable,
@@ -11,7 +10,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The tables of design, under the connector's prefix.
+    /// Creates the tables with the connector's topic prefix.
     pub fn new(topic_prefix: &str) -> Self {
         let table = |table: &str| SourceTable {
             prefix: topic_prefix.to_owned(),
@@ -25,25 +24,25 @@ impl Source {
     }
 }
 
-/// The name of the events' topic.
+/// Returns the name of the events topic.
 #[must_use]
 pub fn events_topic(settings: &Settings) -> String {
     format!("{}.public.engagement_events", settings.kafka.topic_prefix)
 }
 
-/// The name of the content topic.
+/// Returns the name of the content topic.
 #[must_use]
 pub fn content_topic(settings: &Settings) -> String {
     format!("{}.public.content", settings.kafka.topic_prefix)
 }
 
-/// The id of a group of the pipeline: `fanout-clickhouse`.
+/// Returns the id of a consumer group of the pipeline: `fanout-clickhouse`.
 #[must_use]
 pub fn group(settings: &Settings, group: ConsumerGroup) -> String {
     group.id(&settings.kafka.group_prefix)
 }
 
-/// The group of an operation that reads and commits nothing: `fanout-verify`.
+/// Returns the group id of an operation that only reads and never commits: `fanout-verify`.
 #[must_use]
 pub fn reader_group(settings: &Settings, operation: &str) -> String {
     format!("{}-{operation}", settings.kafka.group_prefix)

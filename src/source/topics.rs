@@ -1,5 +1,5 @@
-//! The topics that fanout and its connector create, and their settings. This is
-//! the single source for both creators, and for the check of existing topics.
+//! The topics that fanout and its connector create, and their settings. Both creators and the
+//! check of existing topics use these definitions.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use crate::{
     kafka::{TopicConfig, TopicSpec},
 };
 
-/// The largest record of the source's topics, in bytes: an update of a row with
-/// a payload of 10 MB carries it twice, escaped.
+/// The largest record of the source's topics, in bytes. An update of a row with a payload of
+/// 10 MB contains the payload twice, escaped.
 pub const LARGEST_RECORD: u32 = 64 * 1024 * 1024;
 
-/// A dead letter carries a record and, in its headers, what is wrong with it.
-pub const LARGEST_LETTER: u32 = LARGEST_RECORD + 1024 * 1024;
+/// The largest dead letter, in bytes: a record, and headers that describe its problem.
+pub const LARGEST_DEAD_LETTER: u32 = LARGEST_RECORD + 1024 * 1024;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// How long changes of events are kept.
+/// Retention of the events topic.
 const RETENTION_MS: i64 = 7 * DAY_MS;
 
-/// How long the tombstone of a content is kept: a worker that is stopped for
-/// longer may miss the deletion.
+/// Retention of tombstones in the content topic. A worker that is stopped for longer may miss
+/// a deletion.
 const DELETE_RETENTION_MS: i64 = 30 * DAY_MS;
 
 /// Unlimited retention.
@@ -35,7 +35,7 @@ const CREATION: &str = "topic.creation";
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
     Exactly(&'static str),
-    /// This number or a larger one; -1 is unlimited.
+    /// This number or a larger one. -1 means unlimited.
     AtLeast(i64),
 }
 
@@ -57,10 +57,10 @@ impl Value {
     }
 }
 
-/// Topics of one kind.
+/// Definition of the topics of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Kind {
-    /// The connector's topic creation group; none if it does not create them.
+    /// The connector's topic creation group. `None` if the connector does not create them.
     group: Option<&'static str>,
     partitions: i32,
     settings: Vec<(&'static str, Value)>,
@@ -73,8 +73,7 @@ const DELETE_RETENTION: &str = "delete.retention.ms";
 const MAX_BYTES: &str = "max.message.bytes";
 const TIMESTAMPS: &str = "message.timestamp.type";
 
-/// The changes of the events, and whatever else the connector creates that is in
-/// no other group.
+/// The events topic, and all topics of the connector that belong to no other group.
 fn facts() -> Kind {
     Kind {
         group: Some("default"),
@@ -88,7 +87,7 @@ fn facts() -> Kind {
     }
 }
 
-/// The content. Compacted, because the catalogue is loaded from its start.
+/// The content topic. Compacted, because the content is loaded from the start of the topic.
 fn content() -> Kind {
     Kind {
         group: Some("content"),
@@ -102,7 +101,7 @@ fn content() -> Kind {
     }
 }
 
-/// The connector's own topics: heartbeats, notifications, messages, signals.
+/// The connector's internal topics: heartbeats, notifications, messages, signals.
 fn inner() -> Kind {
     Kind {
         group: Some("inner"),
@@ -122,9 +121,9 @@ fn dead_letters() -> Kind {
         settings: vec![
             (CLEANUP, Value::Exactly("delete")),
             (RETENTION, Value::AtLeast(UNLIMITED)),
-            // The broker's own limit for a partition would delete the oldest.
+            // The broker's default size limit would delete the oldest dead letters.
             (RETENTION_BYTES, Value::AtLeast(UNLIMITED)),
-            (MAX_BYTES, Value::AtLeast(LARGEST_LETTER.into())),
+            (MAX_BYTES, Value::AtLeast(LARGEST_DEAD_LETTER.into())),
         ],
     }
 }
@@ -138,7 +137,7 @@ fn state() -> Kind {
 }
 
 impl Kind {
-    /// The operator's own connector properties for this group.
+    /// Returns the operator's connector properties for this group.
     fn overrides<'s>(&self, settings: &'s Settings) -> BTreeMap<&'s str, &'s String> {
         let Some(group) = self.group else {
             return BTreeMap::new();
@@ -150,7 +149,7 @@ impl Kind {
             .collect()
     }
 
-    /// The topic to create: the same as the connector would create.
+    /// Returns the topic to create, which equals the one that the connector would create.
     fn spec(&self, name: String, settings: &Settings) -> TopicSpec {
         let mut config: BTreeMap<String, String> = self
             .settings
@@ -180,8 +179,8 @@ impl Kind {
         spec
     }
 
-    /// The settings that differ from what is required. A value that the operator
-    /// set for the connector is required exactly.
+    /// Returns the settings that differ from the required ones. A value that the operator set
+    /// for the connector is required exactly.
     fn differences(&self, settings: &Settings, found: &TopicConfig) -> Vec<Difference> {
         let overrides = self.overrides(settings);
         let differs = |(name, value): &(&'static str, Value)| {
@@ -200,7 +199,7 @@ impl Kind {
     }
 }
 
-/// A setting of a topic that is not as required.
+/// A setting of a topic that differs from the required one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub setting: String,
@@ -208,7 +207,7 @@ pub struct Difference {
     pub wanted: String,
 }
 
-/// The names and kinds of all topics but the connector's own.
+/// Returns the names and kinds of all topics except the connector's internal topics.
 fn all(settings: &Settings) -> [(String, Kind); 4] {
     let source = Source::new(&settings.kafka.topic_prefix);
     [
@@ -219,7 +218,7 @@ fn all(settings: &Settings) -> [(String, Kind); 4] {
     ]
 }
 
-/// The topics the pipeline stands on, as the connector would create them.
+/// Returns the topics that the pipeline requires, as the connector would create them.
 #[must_use]
 pub fn specs(settings: &Settings) -> Vec<TopicSpec> {
     all(settings)
@@ -228,7 +227,7 @@ pub fn specs(settings: &Settings) -> Vec<TopicSpec> {
         .collect()
 }
 
-/// The names of [`specs`] and of the connector's own topics.
+/// Returns the names of [`specs`] and of the connector's internal topics.
 #[must_use]
 pub fn names(settings: &Settings) -> Vec<String> {
     checked(settings)
@@ -237,17 +236,20 @@ pub fn names(settings: &Settings) -> Vec<String> {
         .collect()
 }
 
-/// The topics that differ from what is required, and in which settings.
+/// Returns the topics that differ from the required ones, and the differing settings.
 #[must_use]
 pub fn differences(
     settings: &Settings,
     found: &BTreeMap<String, TopicConfig>,
 ) -> Vec<(String, Vec<Difference>)> {
-    let of = |(name, kind): (String, Kind)| {
+    let differing = |(name, kind): (String, Kind)| {
         let differences = kind.differences(settings, found.get(&name)?);
         (!differences.is_empty()).then_some((name, differences))
     };
-    checked(settings).into_iter().filter_map(of).collect()
+    checked(settings)
+        .into_iter()
+        .filter_map(differing)
+        .collect()
 }
 
 fn checked(settings: &Settings) -> Vec<(String, Kind)> {
@@ -256,7 +258,7 @@ fn checked(settings: &Settings) -> Vec<(String, Kind)> {
     all(settings).into_iter().chain(inner).collect()
 }
 
-/// The connector's own topics.
+/// Returns the names of the connector's internal topics.
 fn inner_topics(prefix: &str) -> [String; 4] {
     [
         format!("__debezium-heartbeat.{prefix}"),
@@ -266,7 +268,7 @@ fn inner_topics(prefix: &str) -> [String; 4] {
     ]
 }
 
-/// The connector's properties for topic creation.
+/// Returns the connector's properties for topic creation.
 #[must_use]
 pub fn creation(settings: &Settings) -> BTreeMap<String, String> {
     let prefix = &settings.kafka.topic_prefix;
@@ -313,21 +315,21 @@ mod tests {
         spec.expect("the topic")
     }
 
-    /// The connector's topic settings of a group.
-    fn told_connector(settings: &Settings, group: &str) -> Vec<(String, String)> {
+    /// Returns the topic settings of a group in the connector's properties.
+    fn connector_settings(settings: &Settings, group: &str) -> Vec<(String, String)> {
         let prefix = format!("{CREATION}.{group}.");
         let mut properties = creation(settings);
         properties.extend(settings.connector.properties.clone());
-        let told = properties.into_iter().filter_map(|(name, value)| {
+        let settings = properties.into_iter().filter_map(|(name, value)| {
             let name = name.strip_prefix(&prefix)?.to_owned();
-            let counts = ["partitions", "replication.factor", "include"];
-            (!counts.contains(&name.as_str())).then_some((name, value))
+            let excluded = ["partitions", "replication.factor", "include"];
+            (!excluded.contains(&name.as_str())).then_some((name, value))
         });
-        told.collect()
+        settings.collect()
     }
 
     #[test]
-    fn whoever_creates_a_topic_creates_the_same() {
+    fn fanout_and_the_connector_create_equal_topics() {
         let mut settings = Settings::default();
         for _ in 0..2 {
             for (topic, group) in [
@@ -335,18 +337,18 @@ mod tests {
                 ("cdc.public.content", "content"),
             ] {
                 let spec = spec(&settings, topic);
-                assert_eq!(spec.config, told_connector(&settings, group), "{topic}");
+                assert_eq!(spec.config, connector_settings(&settings, group), "{topic}");
                 let partitions = format!("{CREATION}.{group}.partitions");
-                let mut told = creation(&settings);
-                told.extend(settings.connector.properties.clone());
-                assert_eq!(told[&partitions], spec.partitions.to_string());
+                let mut properties = creation(&settings);
+                properties.extend(settings.connector.properties.clone());
+                assert_eq!(properties[&partitions], spec.partitions.to_string());
             }
-            let own = [
+            let overrides = [
                 ("topic.creation.default.partitions", "12"),
                 ("topic.creation.default.retention.ms", "1000"),
                 ("topic.creation.content.min.cleanable.dirty.ratio", "0.1"),
             ];
-            for (name, value) in own {
+            for (name, value) in overrides {
                 let properties = &mut settings.connector.properties;
                 properties.insert(name.to_owned(), value.to_owned());
             }
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn deletions_of_content_are_kept_for_a_month_by_either_creator() {
+    fn content_tombstones_are_kept_for_a_month() {
         let spec = spec(&Settings::default(), "cdc.public.content");
         let month = (
             "delete.retention.ms".to_owned(),
@@ -363,9 +365,9 @@ mod tests {
         assert!(spec.config.contains(&month), "{spec:?}");
     }
 
-    /// So that an upgrade does not restart a running connector.
+    /// A change would restart the running connector on every upgrade.
     #[test]
-    fn the_connectors_properties_have_not_changed() {
+    fn the_connectors_properties_are_stable() {
         let text = "topic.creation.groups=content,inner
             topic.creation.default.partitions=3
             topic.creation.default.replication.factor=1
@@ -385,30 +387,30 @@ mod tests {
             topic.creation.inner.retention.ms=604800000
             topic.creation.inner.message.timestamp.type=LogAppendTime";
         let lines = text.lines().map(|line| {
-            let (name, value) = line.trim().split_once('=').expect("a pair");
+            let (name, value) = line.trim().split_once('=').expect("name=value");
             (name.to_owned(), value.to_owned())
         });
         assert_eq!(creation(&Settings::default()), lines.collect());
     }
 
     #[test]
-    fn keeping_less_than_required_differs_and_keeping_more_does_not() {
+    fn a_shorter_retention_differs_and_a_longer_one_does_not() {
         let settings = Settings::default();
         let found = |pairs: &[(&str, &str)]| {
             BTreeMap::from([("cdc.public.content".to_owned(), config(pairs))])
         };
-        let fine = [
+        let allowed = [
             ("cleanup.policy", "compact"),
             ("delete.retention.ms", "99999999999"),
             ("max.message.bytes", "67108864"),
             ("message.timestamp.type", "LogAppendTime"),
             ("segment.bytes", "1"),
         ];
-        assert_eq!(differences(&settings, &found(&fine)), []);
-        let mut old = fine;
-        old[0].1 = "delete";
-        old[1].1 = "86400000";
-        let differences = differences(&settings, &found(&old));
+        assert_eq!(differences(&settings, &found(&allowed)), []);
+        let mut refused = allowed;
+        refused[0].1 = "delete";
+        refused[1].1 = "86400000";
+        let differences = differences(&settings, &found(&refused));
         let difference = |setting: &str, found: &str, wanted: &str| Difference {
             setting: setting.to_owned(),
             found: found.to_owned(),
@@ -449,8 +451,11 @@ mod tests {
 
     #[test]
     fn a_dead_letter_may_be_larger_than_its_record() {
-        let letters = spec(&Settings::default(), "fanout.dlq");
-        let limit = letters.config.iter().find(|(name, _)| name == MAX_BYTES);
+        let dead_letters = spec(&Settings::default(), "fanout.dlq");
+        let limit = dead_letters
+            .config
+            .iter()
+            .find(|(name, _)| name == MAX_BYTES);
         let limit = limit.and_then(|(_, value)| value.parse::<u32>().ok());
         assert!(limit > Some(LARGEST_RECORD), "{limit:?}");
     }

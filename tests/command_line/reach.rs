@@ -72,7 +72,7 @@ fn commands_that_need_no_server_run_without_a_project() {
     // server.
     let doctor = fanout.run(&["doctor"]);
     assert!(matches!(doctor.code, Some(0 | 5)), "{doctor:#?}");
-    doctor.says("project fanout has never been started: not looked into");
+    doctor.says("project fanout has never been started: not checked");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! All that somebody far away needs to see, in one document without secrets.
+//! A support bundle: one document with all facts for a remote diagnosis, without secrets.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use crate::{
 /// Format of the document.
 const FORMAT: u16 = 1;
 
-/// Lines of each service's log.
+/// Number of lines of each service's log.
 const LINES: usize = 200;
 
-/// What is handed on.
+/// The document.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Bundle {
     format: u16,
@@ -31,33 +31,32 @@ struct Bundle {
     project: String,
     system: String,
     findings: Vec<Finding>,
-    /// Dotted key → value and where it came from; secrets masked.
+    /// Values and their origins by dotted key, with secrets masked.
     config: BTreeMap<String, (Json, String)>,
-    /// Why there is no configuration.
+    /// Error of the configuration, if it is unusable.
     config_problem: Option<String>,
-    /// As `fanout status` has it.
+    /// The document of `fanout status`.
     status: Json,
-    /// Service → the end of its log.
+    /// Last lines of the logs by service.
     logs: BTreeMap<String, Vec<String>>,
 }
 
-/// Gathers a [`Bundle`] and removes every secret from it. What cannot be had is
-/// left out.
+/// Collects a [`Bundle`] and removes every secret from it. Omits what cannot be read.
 ///
 /// # Errors
-/// When it cannot be serialised.
+/// If the document cannot be serialised.
 pub async fn bundle(
     site: &Site,
     config: Result<&Config, &ConfigProblem>,
     findings: Vec<Finding>,
 ) -> Result<Json, serde_json::Error> {
-    let gathered = Box::pin(gather(site, config, findings)).await;
-    let mut document = serde_json::to_value(gathered)?;
+    let bundle = Box::pin(collect(site, config, findings)).await;
+    let mut document = serde_json::to_value(bundle)?;
     redactor(site, config.ok()).redact_document(&mut document);
     Ok(document)
 }
 
-async fn gather(
+async fn collect(
     site: &Site,
     config: Result<&Config, &ConfigProblem>,
     findings: Vec<Finding>,
@@ -96,15 +95,15 @@ fn system() -> String {
 }
 
 fn values(config: &Config) -> BTreeMap<String, (Json, String)> {
-    let shown = |value: &crate::config::Value| {
+    let entry = |value: &crate::config::Value| {
         let shown = (value.masked(), value.origin.to_string());
         (value.key.clone(), shown)
     };
-    config.values.iter().map(shown).collect()
+    config.values.iter().map(entry).collect()
 }
 
-/// Removes every secret that is known: of the configuration, and where that
-/// cannot be read of what the project recorded.
+/// Returns a redactor for all known secrets: those of the configuration, and those in the
+/// project's state.
 fn redactor(site: &Site, config: Option<&Config>) -> Redactor {
     let mut redactor = config
         .map(|config| config.settings.redactor())
@@ -119,18 +118,19 @@ fn redactor(site: &Site, config: Option<&Config>) -> Redactor {
 
 async fn tails(site: &Site) -> BTreeMap<String, Vec<String>> {
     let services = selection::definitions().unwrap_or_default();
-    let of_file = |name: String| {
-        let lines = logs::last_lines(&site.dir().log(&name), LINES);
-        (name, lines)
-    };
-    let mut tails: BTreeMap<String, Vec<String>> =
-        services.into_iter().map(|one| of_file(one.name)).collect();
-    tails.extend(of_containers(site).await);
+    let mut tails: BTreeMap<String, Vec<String>> = services
+        .into_iter()
+        .map(|service| {
+            let lines = logs::last_lines(&site.dir().log(&service.name), LINES);
+            (service.name, lines)
+        })
+        .collect();
+    tails.extend(container_tails(site).await);
     tails
 }
 
-/// What services in containers say, as far as their engine answers.
-async fn of_containers(site: &Site) -> BTreeMap<String, Vec<String>> {
+/// Returns the last log lines of services in containers, if their engine responds.
+async fn container_tails(site: &Site) -> BTreeMap<String, Vec<String>> {
     let mut tails = BTreeMap::new();
     let Ok(Some(state)) = State::load(&site.dir()) else {
         return tails;
@@ -138,10 +138,12 @@ async fn of_containers(site: &Site) -> BTreeMap<String, Vec<String>> {
     let Ok(Some(engine)) = choice::engine_of(site, Some(&state)).await else {
         return tails;
     };
-    let owner = ResourceLabels::new(site);
-    let known = state.services.into_iter();
-    for (name, _) in known.filter(|(_, known)| known.runtime == Runtime::Docker) {
-        let lines = engine.log(&owner.container(&name), Some(LINES), None).await;
+    let labels = ResourceLabels::new(site);
+    let services = state.services.into_iter();
+    for (name, _) in services.filter(|(_, service)| service.runtime == Runtime::Docker) {
+        let lines = engine
+            .log(&labels.container(&name), Some(LINES), None)
+            .await;
         let lines = lines.unwrap_or_default().into_iter();
         tails.insert(name, lines.map(|line| line.text).collect());
     }

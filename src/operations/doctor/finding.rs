@@ -1,32 +1,32 @@
-//! A precondition, and how it stands.
+//! The result of checking a precondition.
 
 use serde::Serialize;
 
-/// How a precondition stands.
+/// Level of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Pass,
-    /// It works, and may not for long.
+    /// The precondition holds, but may not hold for long.
     Warn,
     /// Something will not work.
     Fail,
 }
 
-/// One precondition.
+/// Result of checking one precondition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at: `java`, `port 8123`, `replica identity`.
+    /// Subject of the check: `java`, `port 8123`, `replica identity`.
     pub name: String,
     pub level: Level,
-    /// What was found.
+    /// Observed state.
     pub evidence: String,
-    /// What mends it, where it is not passed.
+    /// How to fix the problem, if the check has not passed.
     pub fix: Option<String>,
 }
 
 impl Finding {
-    /// It is as it should be.
+    /// Creates the finding of a passed check.
     #[must_use]
     pub fn pass(name: impl Into<String>, evidence: impl Into<String>) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl Finding {
         }
     }
 
-    /// It will do for now.
+    /// Creates a warning.
     #[must_use]
     pub fn warn(
         name: impl Into<String>,
@@ -51,7 +51,7 @@ impl Finding {
         }
     }
 
-    /// It will not do.
+    /// Creates the finding of a failed check.
     #[must_use]
     pub fn fail(name: impl Into<String>, evidence: impl Into<String>, fix: Option<String>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The machine: programs, downloads, users, ports, disk.
+//! Checks of the machine: programs, downloads, users, ports, disk.
 
 use std::{
     collections::BTreeSet,
@@ -25,18 +25,18 @@ use crate::{
     },
 };
 
-/// Less than this is not enough to start with, in bytes.
-const DISK_LEAST: u64 = 2 << 30;
+/// Minimum free disk space, in bytes.
+const MIN_FREE: u64 = 2 << 30;
 
-/// Less than this will not last.
-const DISK_ENOUGH: u64 = 5 << 30;
+/// Recommended free disk space, in bytes.
+const RECOMMENDED_FREE: u64 = 5 << 30;
 
 pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
     let mut findings = vec![
         disk("disk of the data", site.home.path()),
         disk("disk of the downloads", &site.cache),
     ];
-    // The running services' own way and ports are kept.
+    // The plan keeps the variants and the ports of running services.
     let blueprint = match blueprint::plan_up(site, config, &UpOptions::default()).await {
         Ok(blueprint) => blueprint,
         Err(error) => {
@@ -46,18 +46,18 @@ pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
     };
     findings.extend(engine(&blueprint));
     for (service, _) in blueprint.containers_to_start() {
-        findings.extend(of_ports(site, &blueprint, service));
+        findings.extend(port_findings(site, &blueprint, service));
     }
-    let native = |service: &&Service| service.runtime == Runtime::Native;
+    let is_native = |service: &&Service| service.runtime == Runtime::Native;
     let mut installs = BTreeSet::new();
-    for service in blueprint.services.iter().filter(native) {
+    for service in blueprint.services.iter().filter(is_native) {
         let Some(spec) = blueprint.processes.get(&service.definition.name) else {
             continue;
         };
         installs.extend(spec.way.installs.iter().cloned());
-        findings.push(of_programs(service, spec));
+        findings.push(programs_finding(service, spec));
         findings.extend(account(site, service, spec));
-        findings.extend(of_ports(site, &blueprint, service));
+        findings.extend(port_findings(site, &blueprint, service));
     }
     findings.extend(
         installs
@@ -67,7 +67,7 @@ pub(super) async fn examine(site: &Site, config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The container engine, and the images that are still to come.
+/// Returns the findings of the container engine and of missing images.
 fn engine(blueprint: &Blueprint) -> Vec<Finding> {
     let Some(engine_state) = &blueprint.engine_state else {
         return Vec::new();
@@ -77,14 +77,14 @@ fn engine(blueprint: &Blueprint) -> Vec<Finding> {
     let missing = blueprint.missing_images();
     let image = |image: &str| {
         let title = format!("image {image}");
-        Finding::warn(title, "not there yet", "fanout up, which pulls it")
+        Finding::warn(title, "not pulled yet", "fanout up, which pulls it")
     };
     let mut findings = vec![Finding::pass("container engine", evidence)];
     findings.extend(missing.into_iter().map(image));
     findings
 }
 
-fn of_programs(service: &Service, spec: &ProcessSpec) -> Finding {
+fn programs_finding(service: &Service, spec: &ProcessSpec) -> Finding {
     let name = &service.definition.name;
     let mut missing = spec.missing.clone();
     let programs = &spec.way.programs;
@@ -99,7 +99,7 @@ fn of_programs(service: &Service, spec: &ProcessSpec) -> Finding {
         .map(|path| path.display().to_string())
         .collect();
     let evidence = if paths.is_empty() {
-        "needs none".to_owned()
+        "none required".to_owned()
     } else {
         paths.join(", ")
     };
@@ -109,7 +109,7 @@ fn of_programs(service: &Service, spec: &ProcessSpec) -> Finding {
 fn listing(missing: &[Missing]) -> String {
     let texts: Vec<String> = missing
         .iter()
-        .map(|one| format!("{} {}", one.program, one.problem))
+        .map(|missing| format!("{} {}", missing.program, missing.problem))
         .collect();
     texts.join("; ")
 }
@@ -117,50 +117,50 @@ fn listing(missing: &[Missing]) -> String {
 fn packages(missing: &[Missing]) -> String {
     let names: BTreeSet<&str> = missing
         .iter()
-        .flat_map(|one| one.debian.split(' '))
+        .flat_map(|missing| missing.debian.split(' '))
         .collect();
     let names: Vec<&str> = names.into_iter().collect();
     format!("on Debian: apt-get install {}", names.join(" "))
 }
 
-/// Whether a server that refuses to run as root has a user to run as.
+/// Returns the finding of the user that a server runs as if fanout runs as root.
 fn account(site: &Site, service: &Service, spec: &ProcessSpec) -> Option<Finding> {
     let name = &service.definition.name;
     let title = format!("{name}: user");
     match prepare::account(&site.dir(), name, spec) {
         Ok(None) => None,
-        Ok(Some(_)) => Some(Finding::pass(title, "root's rights can be dropped")),
+        Ok(Some(_)) => Some(Finding::pass(title, "root privileges can be dropped")),
         Err(error) => Some(Finding::fail(title, chain(&error), error.hint())),
     }
 }
 
-/// The ports of a service that does not run yet have to be free.
-fn of_ports(site: &Site, blueprint: &Blueprint, service: &Service) -> Vec<Finding> {
+/// Returns the findings of a service's ports. Unless the service is running, they must be free.
+fn port_findings(site: &Site, blueprint: &Blueprint, service: &Service) -> Vec<Finding> {
     let name = &service.definition.name;
-    let keeps = blueprint
+    let is_kept = blueprint
         .plan
         .steps
         .iter()
         .any(|step| step.service == *name && step.action == Action::Keep);
-    let runs = keeps || process::running(&site.dir(), name).is_some();
-    let look = |port: &u16| {
+    let is_running = is_kept || process::running(&site.dir(), name).is_some();
+    let check = |port: &u16| {
         let title = format!("{name}: port {port}");
-        if runs {
-            return Finding::pass(title, "its own");
+        if is_running {
+            return Finding::pass(title, "used by this project");
         }
         if ports::is_free(*port) {
             return Finding::pass(title, "free");
         }
         let holder = match holder(&site.home, *port) {
-            Some(holder) => format!("held by pid {} ({})", holder.pid, holder.command),
-            None => "held by a process that this user cannot see".to_owned(),
+            Some(holder) => format!("in use by pid {} ({})", holder.pid, holder.command),
+            None => "in use by a process of another user".to_owned(),
         };
         Finding::fail(title, holder, Some("fanout up --ports auto".to_owned()))
     };
-    service.ports.values().map(look).collect()
+    service.ports.values().map(check).collect()
 }
 
-/// What is downloaded once: there, or at least to be had.
+/// Returns the finding of a download: whether it is installed or can be installed.
 fn download(site: &Site, blueprint: &Blueprint, name: &str) -> Option<Finding> {
     let install = blueprint.installs.get(name)?;
     let title = format!("download {name}");
@@ -170,43 +170,47 @@ fn download(site: &Site, blueprint: &Blueprint, name: &str) -> Option<Finding> {
     }
     let missing = install::missing_programs(name, install);
     if missing.is_empty() {
-        let evidence = "not there yet";
-        return Some(Finding::warn(title, evidence, "fanout up, which gets it"));
+        let evidence = "not downloaded yet";
+        return Some(Finding::warn(
+            title,
+            evidence,
+            "fanout up, which downloads it",
+        ));
     }
-    let evidence = format!("not there yet, and {}", listing(&missing));
+    let evidence = format!("not downloaded yet, and {}", listing(&missing));
     Some(Finding::fail(title, evidence, Some(packages(&missing))))
 }
 
 fn disk(title: &str, path: &Path) -> Finding {
-    let there = existing(path);
-    let free = match statvfs(&there) {
+    let folder = existing(path);
+    let free = match statvfs(&folder) {
         #[allow(
             clippy::useless_conversion,
             reason = "the types differ between platforms"
         )]
         Ok(stat) => u64::from(stat.blocks_available()) * u64::from(stat.fragment_size()),
         Err(error) => {
-            let evidence = format!("{} cannot be looked at: {error}", there.display());
-            let fix = "name another: FANOUT_HOME, FANOUT_CACHE".to_owned();
+            let evidence = format!("cannot check {}: {error}", folder.display());
+            let fix = "use another folder: FANOUT_HOME, FANOUT_CACHE".to_owned();
             return Finding::fail(title, evidence, Some(fix));
         }
     };
-    let evidence = format!("{} MiB free in {}", free >> 20, there.display());
-    let fix = "make room, or name another folder: FANOUT_HOME, FANOUT_CACHE";
-    if free < DISK_LEAST {
+    let evidence = format!("{} MiB free in {}", free >> 20, folder.display());
+    let fix = "free space, or use another folder: FANOUT_HOME, FANOUT_CACHE";
+    if free < MIN_FREE {
         Finding::fail(title, evidence, Some(fix.to_owned()))
-    } else if free < DISK_ENOUGH {
+    } else if free < RECOMMENDED_FREE {
         Finding::warn(title, evidence, fix)
     } else {
         Finding::pass(title, evidence)
     }
 }
 
-/// The folder itself, or the nearest above it that is there.
+/// Returns the folder itself, or its nearest existing ancestor.
 fn existing(path: &Path) -> PathBuf {
     let mut folders = path.ancestors();
-    let found = folders.find(|folder| folder.is_dir());
-    found.unwrap_or(Path::new("/")).to_owned()
+    let folder = folders.find(|folder| folder.is_dir());
+    folder.unwrap_or(Path::new("/")).to_owned()
 }
 
 #[cfg(test)]
@@ -214,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_not_there_is_on_the_disk_of_the_one_above() {
+    fn a_missing_folder_is_on_the_disk_of_its_parent() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(existing(&folder.path().join("a/b")), folder.path());
         let finding = disk("disk", &folder.path().join("a/b"));
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_named_once() {
+    fn each_package_is_listed_once() {
         let missing = |program: &str, debian: &str| Missing {
             program: program.to_owned(),
             problem: "is missing".to_owned(),

@@ -1,5 +1,5 @@
-//! What the machine and the servers have to offer, looked at before something
-//! fails for the want of it: each precondition with its fix.
+//! `doctor`: checks the preconditions on the machine and on the servers before a command fails.
+//! Each finding has a fix.
 
 mod bundle;
 mod finding;
@@ -18,15 +18,14 @@ use crate::{
     stack::Site,
 };
 
-/// A configuration that cannot be used, in words.
+/// Description of an unusable configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
     pub message: String,
     pub hint: Option<String>,
 }
 
-/// Looks at everything. Nothing is changed, and a thing that cannot be looked
-/// at is a finding of its own.
+/// Checks all preconditions. Changes nothing. A failed check is reported as a finding.
 pub async fn examine(
     site: &Site,
     config: Result<&Config, &ConfigProblem>,
@@ -45,43 +44,42 @@ pub async fn examine(
     };
     let evidence = format!("{} values, all valid", config.values.len());
     let mut findings = vec![Finding::pass("configuration", evidence)];
-    steps.doing("looking at the machine");
+    steps.doing("checking the machine");
     findings.extend(machine::examine(site, config).await);
-    steps.doing("looking at the servers");
-    // That the state cannot be read is found elsewhere.
+    steps.doing("checking the servers");
+    // The check of the machine reports an unreadable state.
     let report = Box::pin(status::status(site, config)).await.ok();
     let services = report.map(|report| report.services).unwrap_or_default();
-    let is_kafka = |one: &ServiceStatus| one.name == "kafka" && one.state == ServiceState::Ready;
-    let kafka_answers = services.iter().any(is_kafka);
-    let is_ours = |one: &ServiceStatus| one.name == "kafka" && one.runtime != Runtime::External;
-    let kafka_is_ours = services.iter().any(is_ours);
+    let kafka = services.iter().find(|service| service.name == "kafka");
+    let kafka_answers = kafka.is_some_and(|kafka| kafka.state == ServiceState::Ready);
+    let kafka_is_ours = kafka.is_some_and(|kafka| kafka.runtime != Runtime::External);
     findings.extend(externals(services));
     let connections = Connections::of(&config.settings);
     findings.extend(source::examine(site, config, &connections, kafka_answers).await);
     if kafka_answers {
         findings.extend(topics::examine(&connections, kafka_is_ours).await);
     }
-    steps.done("examined");
+    steps.done("checked");
     findings
 }
 
-/// Servers that are not fanout's have to be there already.
+/// Returns the findings of the external servers, which must be running already.
 fn externals(services: Vec<ServiceStatus>) -> Vec<Finding> {
-    let external = |service: &ServiceStatus| service.runtime == Runtime::External;
-    let services = services.into_iter().filter(external);
-    services.map(of_external).collect()
+    let is_external = |service: &ServiceStatus| service.runtime == Runtime::External;
+    let services = services.into_iter().filter(is_external);
+    services.map(external_finding).collect()
 }
 
-fn of_external(service: ServiceStatus) -> Finding {
+fn external_finding(service: ServiceStatus) -> Finding {
     let name = format!("{}: external", service.name);
-    let fix = || Some("make sure that it runs; where it is says: fanout config show".to_owned());
+    let fix = || Some("make sure that it runs at the address in: fanout config show".to_owned());
     match service.problem {
         None => Finding::pass(name, service.url.to_string()),
         Some(problem) => Finding::fail(name, format!("{}: {problem}", service.url), fix()),
     }
 }
 
-/// The gravest level among the findings.
+/// Returns the most severe level of the findings.
 #[must_use]
 pub fn gravest(findings: &[Finding]) -> Level {
     let levels = findings.iter().map(|finding| finding.level);
@@ -93,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gravest_counts() {
+    fn the_most_severe_level_counts() {
         let pass = Finding::pass("a", "b");
         let warn = Finding::warn("a", "b", "c");
         let fail = Finding::fail("a", "b", None);

@@ -1,12 +1,12 @@
-//! The source database: what Debezium and the pipeline need of it.
+//! Checks of the source database: the requirements of Debezium and the pipeline.
 
-use super::finding::Finding as Checked;
+use super::finding::Finding as Check;
 use crate::{
     config::{Config, Settings},
     connections::{Connections, postgres},
     failure::chain,
     source::{
-        InspectError, Looked,
+        InspectError, Inspection,
         checks::{Code, Expected, ExpectedTable, Finding, Severity, has_begun},
         connector::SLOT_LOST_REMEDY,
         look,
@@ -17,78 +17,75 @@ use crate::{
     },
 };
 
-/// `kafka_answers` says whether Kafka can be asked for what is kept about the
-/// source.
+/// Returns the findings of the source. The recorded history is read only if `kafka_answers`.
 pub(super) async fn examine(
     site: &Site,
     config: &Config,
     connections: &Connections,
     kafka_answers: bool,
-) -> Vec<Checked> {
-    // Anybody's server may listen where the project has none.
+) -> Vec<Check> {
+    // If the project has no Postgres, another server may listen at its address.
     if let Err(error) = reach::check(site, config, &[("postgres", Need::Running)]).await {
-        let evidence = format!("{}: not looked into", chain(&error));
-        return vec![Checked::pass("postgres", evidence)];
+        let evidence = format!("{}: not checked", chain(&error));
+        return vec![Check::pass("postgres", evidence)];
     }
     match look(connections, kafka_answers).await {
-        Ok(looked) => findings(&looked, connections.settings()),
+        Ok(inspection) => findings(&inspection, connections.settings()),
         Err(InspectError::Postgres(error)) if !postgres::is_unreachable(&error) => {
             let fix = Some("fanout config show".to_owned());
-            vec![Checked::fail("postgres", chain(&error), fix)]
+            vec![Check::fail("postgres", chain(&error), fix)]
         }
         Err(InspectError::Postgres(_)) => {
-            vec![Checked::pass("postgres", "not running: not looked into")]
+            vec![Check::pass("postgres", "not running: not checked")]
         }
         Err(error @ InspectError::TooLong { .. }) => {
-            vec![Checked::warn(
-                "postgres",
-                error.to_string(),
-                "fanout status",
-            )]
+            vec![Check::warn("postgres", error.to_string(), "fanout status")]
         }
-        Err(error) => vec![Checked::fail("postgres", chain(&error), None)],
+        Err(error) => vec![Check::fail("postgres", chain(&error), None)],
     }
 }
 
-fn findings(looked: &Looked, settings: &Settings) -> Vec<Checked> {
+fn findings(inspection: &Inspection, settings: &Settings) -> Vec<Check> {
     let expected = Expected::demo(&settings.connector);
-    let begun = has_begun(&looked.catalogue);
-    let found = &looked.standing.findings;
-    let mut checked = passed(looked, &expected);
-    checked.extend(found.iter().map(|finding| of_finding(finding, begun)));
-    checked.extend(slot(looked, settings));
-    checked
+    let has_started = has_begun(&inspection.catalogue);
+    let found = &inspection.standing.findings;
+    let mut checks = passed(inspection, &expected);
+    checks.extend(found.iter().map(|finding| to_check(finding, has_started)));
+    checks.extend(slot(inspection, settings));
+    checks
 }
 
-/// What was looked at and is as it should be.
-fn passed(looked: &Looked, expected: &Expected) -> Vec<Checked> {
-    let wrong = |codes: &[Code], table: Option<&ExpectedTable>| {
+/// Returns the passed checks.
+fn passed(inspection: &Inspection, expected: &Expected) -> Vec<Check> {
+    let has_finding = |codes: &[Code], table: Option<&ExpectedTable>| {
         let name = table.map(ExpectedTable::qualified);
-        let mut found = looked.standing.findings.iter();
-        found.any(|one| codes.contains(&one.code) && (name.is_none() || one.table == name))
+        let mut findings = inspection.standing.findings.iter();
+        findings.any(|finding| {
+            codes.contains(&finding.code) && (name.is_none() || finding.table == name)
+        })
     };
-    let mut checked = Vec::new();
-    if !wrong(&[Code::WalLevel], None) {
-        let level = looked.catalogue.wal_level.clone();
-        checked.push(Checked::pass("postgres: wal_level", level));
+    let mut checks = Vec::new();
+    if !has_finding(&[Code::WalLevel], None) {
+        let level = inspection.catalogue.wal_level.clone();
+        checks.push(Check::pass("postgres: wal_level", level));
     }
     for table in &expected.tables {
         let name = table.qualified();
-        let mut found = looked.standing.findings.iter();
-        let is_unsupported = |one: &Finding| {
-            one.severity == Severity::Unsupported && one.table.as_ref() == Some(&name)
+        let mut findings = inspection.standing.findings.iter();
+        let is_unsupported = |finding: &Finding| {
+            finding.severity == Severity::Unsupported && finding.table.as_ref() == Some(&name)
         };
-        if found.any(is_unsupported) {
+        if findings.any(is_unsupported) {
             continue;
         }
-        let shape = format!("postgres: table {}", table.name);
-        checked.push(Checked::pass(shape, "of a supported shape"));
-        if !wrong(&[Code::ReplicaIdentity], Some(table)) {
-            let identity = format!("postgres: replica identity of {}", table.name);
-            checked.push(Checked::pass(identity, "full"));
+        let subject = format!("postgres: table {}", table.name);
+        checks.push(Check::pass(subject, "supported"));
+        if !has_finding(&[Code::ReplicaIdentity], Some(table)) {
+            let subject = format!("postgres: replica identity of {}", table.name);
+            checks.push(Check::pass(subject, "full"));
         }
     }
-    let of_publication = [
+    let publication_codes = [
         Code::PublicationMissing,
         Code::PublicationOperations,
         Code::PublicationTable,
@@ -96,15 +93,15 @@ fn passed(looked: &Looked, expected: &Expected) -> Vec<Checked> {
         Code::PublicationColumns,
         Code::PublicationStray,
     ];
-    if looked.catalogue.publication.is_some() && !wrong(&of_publication, None) {
+    if inspection.catalogue.publication.is_some() && !has_finding(&publication_codes, None) {
         let name = format!("postgres: publication {}", expected.publication);
-        checked.push(Checked::pass(name, "all tables, all operations"));
+        checks.push(Check::pass(name, "all tables, all operations"));
     }
-    checked
+    checks
 }
 
-fn of_finding(finding: &Finding, begun: bool) -> Checked {
-    let what = match (&finding.table, finding.code) {
+fn to_check(finding: &Finding, has_started: bool) -> Check {
+    let subject = match (&finding.table, finding.code) {
         (Some(table), Code::ReplicaIdentity) => {
             let table = table.rsplit('.').next().unwrap_or(table);
             format!("postgres: replica identity of {table}")
@@ -115,28 +112,29 @@ fn of_finding(finding: &Finding, begun: bool) -> Checked {
         (None, _) => "postgres".to_owned(),
     };
     let (evidence, fix) = (finding.what.clone(), finding.remedy.clone());
-    let is_to_come = finding.code == Code::TableMissing && !begun;
-    let is_mild = matches!(finding.code, Code::ColumnNullable | Code::DomainOverEnum)
+    let is_pending = finding.code == Code::TableMissing && !has_started;
+    let is_minor = matches!(finding.code, Code::ColumnNullable | Code::DomainOverEnum)
         && finding.severity == Severity::Impaired;
-    if is_to_come || is_mild {
-        return Checked::warn(what, evidence, fix);
+    if is_pending || is_minor {
+        return Check::warn(subject, evidence, fix);
     }
-    Checked::fail(what, evidence, Some(fix))
+    Check::fail(subject, evidence, Some(fix))
 }
 
-/// A slot that has lost its log does not come back by itself.
-fn slot(looked: &Looked, settings: &Settings) -> Option<Checked> {
-    let slot = looked.catalogue.slot.as_ref()?;
+/// Returns the check of the slot, or `None` if there is no slot. A lost slot does not recover
+/// on its own.
+fn slot(inspection: &Inspection, settings: &Settings) -> Option<Check> {
+    let slot = inspection.catalogue.slot.as_ref()?;
     let name = format!("postgres: slot {}", settings.connector.slot);
     Some(match (slot.wal_status.as_deref(), slot.active) {
         (Some("lost"), _) => {
             let fix = SLOT_LOST_REMEDY.to_owned();
-            Checked::fail(name, "has lost its log", Some(fix))
+            Check::fail(name, "postgres has removed WAL that it needs", Some(fix))
         }
-        (_, true) => Checked::pass(name, "read"),
+        (_, true) => Check::pass(name, "active"),
         (_, false) => {
-            let evidence = "nobody reads it, and postgres keeps its log";
-            Checked::warn(name, evidence, "fanout connector status")
+            let evidence = "inactive: postgres retains WAL for it";
+            Check::warn(name, evidence, "fanout connector status")
         }
     })
 }
@@ -146,7 +144,7 @@ mod tests {
     use super::{super::finding::Level, *};
 
     #[test]
-    fn what_up_has_yet_to_make_is_a_warning_and_what_is_gone_a_failure() {
+    fn a_table_that_up_will_create_is_a_warning_and_a_dropped_table_a_failure() {
         let missing = Finding::new(
             Code::TableMissing,
             Severity::Unsupported,
@@ -154,9 +152,9 @@ mod tests {
             "fanout up",
         );
         let missing = missing.of_table("public.content");
-        assert_eq!(of_finding(&missing, false).level, Level::Warn);
-        let gone = of_finding(&missing, true);
-        assert_eq!(gone.level, Level::Fail);
-        assert_eq!(gone.name, "postgres: public.content");
+        assert_eq!(to_check(&missing, false).level, Level::Warn);
+        let dropped = to_check(&missing, true);
+        assert_eq!(dropped.level, Level::Fail);
+        assert_eq!(dropped.name, "postgres: public.content");
     }
 }

@@ -1,4 +1,4 @@
-//! The settings of existing topics.
+//! Checks of the settings of existing topics.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use crate::{
     operations::topics::{self, Differing},
 };
 
-/// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of the broker.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `is_ours` says whether the broker belongs to the project.
+/// Returns the findings of the topics. `is_ours` is true if the broker belongs to the project.
 pub(super) async fn examine(connections: &Connections, is_ours: bool) -> Vec<Finding> {
     let name = "kafka: settings of the topics";
-    let differing = match timeout(PATIENCE, topics::check(connections)).await {
+    let differing = match timeout(TIMEOUT, topics::check(connections)).await {
         Ok(Ok(differing)) => differing,
         Ok(Err(error)) => {
-            let evidence = format!("cannot be read: {error}");
+            let evidence = format!("cannot read the settings: {error}");
             return vec![Finding::warn(name, evidence, "fanout status")];
         }
         Err(_) => {
-            let evidence = format!("not read within {} s", PATIENCE.as_secs());
+            let evidence = format!("no response within {} s", TIMEOUT.as_secs());
             return vec![Finding::warn(name, evidence, "fanout status")];
         }
     };
     if differing.is_empty() {
-        return vec![Finding::pass(name, "as fanout creates them")];
+        return vec![Finding::pass(name, "as required")];
     }
     let brokers = connections.kafka.brokers();
     differing
         .iter()
-        .map(|one| differs(one, is_ours, brokers))
+        .map(|differing| finding(differing, is_ours, brokers))
         .collect()
 }
 
-fn differs((topic, differences): &Differing, is_ours: bool, brokers: &str) -> Finding {
+fn finding((topic, differences): &Differing, is_ours: bool, brokers: &str) -> Finding {
     let fix = if is_ours {
         "fanout up".to_owned()
     } else {
@@ -61,18 +61,18 @@ mod tests {
     use crate::source::topics::Difference;
 
     #[test]
-    fn the_fix_is_up_for_our_broker_and_kafka_configs_for_another() {
+    fn the_fix_is_up_for_a_managed_broker_and_kafka_configs_for_another() {
         let difference = Difference {
             setting: "retention.ms".to_owned(),
             found: "1".to_owned(),
             wanted: "604800000".to_owned(),
         };
         let differing = ("cdc.public.content".to_owned(), vec![difference]);
-        let finding = differs(&differing, true, "broker:9092");
-        assert_eq!(finding.level, Level::Warn);
-        assert_eq!(finding.evidence, "retention.ms=1, not 604800000");
-        assert_eq!(finding.fix.as_deref(), Some("fanout up"));
-        let fix = differs(&differing, false, "broker:9092").fix;
+        let managed = finding(&differing, true, "broker:9092");
+        assert_eq!(managed.level, Level::Warn);
+        assert_eq!(managed.evidence, "retention.ms=1, not 604800000");
+        assert_eq!(managed.fix.as_deref(), Some("fanout up"));
+        let fix = finding(&differing, false, "broker:9092").fix;
         let fix = fix.expect("a command");
         assert!(
             fix.ends_with("--entity-name cdc.public.content --add-config retention.ms=604800000"),

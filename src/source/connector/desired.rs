@@ -1,5 +1,5 @@
-//! What the connector's configuration should be: the template of `connect/`
-//! filled from the settings, and what differs from what Connect has.
+//! The connector's desired configuration: the template in `connect/`, filled from the settings.
+//! Also compares it with the current configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,25 +13,24 @@ use crate::{
     text::template::{self, Values},
 };
 
-/// A connector's configuration, as Connect keeps it: texts only.
+/// A connector's configuration. As in Connect, all values are texts.
 pub type Properties = BTreeMap<String, String>;
 
-/// The property that holds the placeholder of unavailable values.
+/// The property that contains the placeholder for unavailable values.
 pub const PLACEHOLDER: &str = "unavailable.value.placeholder";
 
-/// Where the template is among the embedded files.
+/// Path of the template among the embedded files.
 const TEMPLATE: &str = "connect/pg-engagement-cdc.json";
 
-/// The override that names the file from which Connect reads secrets.
+/// The override that contains the path of Connect's secrets file.
 pub const SECRETS_FILE: &str = "connector.secrets_file";
 
-/// What the template's placeholders stand for under these settings. The
-/// password stands there itself; a stack that keeps it in a file for Connect
-/// overrides `postgres.password` by `${file:…}`, and names the file in
-/// [`SECRETS_FILE`].
+/// Returns the values of the template's placeholders. They contain the password in plain text.
+/// A stack with a secrets file for Connect overrides `postgres.password` with a `${file:…}`
+/// reference, and sets [`SECRETS_FILE`] to the file's path.
 ///
 /// # Errors
-/// When the Postgres URL or `connect_address` cannot be read.
+/// If the Postgres URL is invalid.
 pub fn placeholders(settings: &Settings) -> Result<Values, ConnectorError> {
     let address = postgres::address(&settings.postgres.url).map_err(ConnectorError::PostgresUrl)?;
     let (host, port) = match &settings.postgres.connect_address {
@@ -58,13 +57,12 @@ pub fn placeholders(settings: &Settings) -> Result<Values, ConnectorError> {
         .collect())
 }
 
-/// The whole configuration: the template's and how topics are created, then the
-/// operator's own properties, under the connector's name. The placeholder of
-/// unavailable values is Debezium's own; the project's is laid over it.
+/// Returns the complete configuration: the filled template, the properties for topic creation,
+/// the operator's properties, and the connector's name. It contains Debezium's placeholder for
+/// unavailable values; the caller replaces it with the project's placeholder.
 ///
 /// # Errors
-/// When the settings cannot fill the template, or have a property that is not
-/// the operator's to set.
+/// If the settings cannot fill the template, or set a property that only fanout may set.
 pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties, ConnectorError> {
     if settings.connector.properties.contains_key(PLACEHOLDER) {
         return Err(ConnectorError::OwnPlaceholder);
@@ -75,7 +73,7 @@ pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties,
     let template: Properties = serde_json::from_str(text)?;
     let mut properties = Properties::new();
     for (name, value) in template {
-        // Filled value by value, so that a quote in a password stays one.
+        // Each value is filled separately, so that a quote in a password needs no escaping.
         properties.insert(name, template::render(&value, &values)?.text);
     }
     properties.extend(topics::creation(settings));
@@ -87,14 +85,14 @@ pub fn properties(settings: &Settings, overrides: &Values) -> Result<Properties,
     Ok(properties)
 }
 
-/// A secret that Connect reads from a file of its own stays there: only who
-/// started Connect knows the file, and REST would show the text to everyone.
+/// Keeps the current reference of each secret that Connect reads from a file. Only the operator
+/// who started Connect knows the file, and the REST API would show the secret in plain text.
 pub fn keep_references(desired: &mut Properties, current: &Properties, overrides: &Values) {
     if overrides.contains_key(SECRETS_FILE) {
         return;
     }
     for (name, value) in desired {
-        let reference = current.get(name).filter(|kept| kept.starts_with("${"));
+        let reference = current.get(name).filter(|value| value.starts_with("${"));
         if let Some(reference) = reference
             && is_secret(name)
         {
@@ -103,7 +101,7 @@ pub fn keep_references(desired: &mut Properties, current: &Properties, overrides
     }
 }
 
-/// The names of the properties that are not the same on both sides.
+/// Returns the names of the properties that differ.
 #[must_use]
 pub fn changed(current: &Properties, desired: &Properties) -> Vec<String> {
     let names: BTreeSet<&String> = current.keys().chain(desired.keys()).collect();
@@ -133,7 +131,7 @@ mod tests {
             .connector
             .properties
             .insert("poll.interval.ms".to_owned(), "77".to_owned());
-        let made = properties(&settings, &Values::new()).expect("a filled template");
+        let filled = properties(&settings, &Values::new()).expect("a filled template");
         for (name, value) in [
             ("name", "pg-engagement-cdc"),
             ("database.hostname", "db"),
@@ -146,31 +144,31 @@ mod tests {
             ("topic.creation.content.include", "cdc\\.public\\.content"),
             ("producer.override.max.request.size", "67108864"),
         ] {
-            assert_eq!(made.get(name).map(String::as_str), Some(value), "{name}");
+            assert_eq!(filled.get(name).map(String::as_str), Some(value), "{name}");
         }
-        let text = format!("{made:?}");
+        let text = format!("{filled:?}");
         assert!(!text.contains("{{"), "{text}");
     }
 
     #[test]
-    fn a_placeholder_of_the_operators_is_refused() {
+    fn a_placeholder_set_by_the_operator_is_refused() {
         let mut settings = Settings::default();
-        let own = ("unavailable.value.placeholder".to_owned(), "n/a".to_owned());
-        settings.connector.properties.extend([own]);
+        let property = ("unavailable.value.placeholder".to_owned(), "n/a".to_owned());
+        settings.connector.properties.extend([property]);
         let error = properties(&settings, &Values::new()).expect_err("refused");
         assert!(matches!(error, ConnectorError::OwnPlaceholder), "{error}");
     }
 
     #[test]
-    fn connect_may_know_the_database_under_another_address() {
+    fn connect_may_use_another_address_for_the_database() {
         let mut settings = Settings::default();
         settings.postgres.connect_address = Some("postgres:5432".to_owned());
-        let made = properties(&settings, &Values::new()).expect("a filled template");
-        assert_eq!(made["database.hostname"], "postgres");
+        let filled = properties(&settings, &Values::new()).expect("a filled template");
+        assert_eq!(filled["database.hostname"], "postgres");
     }
 
     #[test]
-    fn only_what_differs_is_named() {
+    fn only_differing_properties_are_listed() {
         let current = properties_of(&[("a", "1"), ("b", "2"), ("gone", "x")]);
         let desired = properties_of(&[("a", "1"), ("b", "3"), ("new", "y")]);
         assert_eq!(changed(&current, &desired), ["b", "gone", "new"]);
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_kept_by_reference_stays_one() {
+    fn a_password_reference_is_kept() {
         let reference = "${file:/secrets:postgres_password}";
         let current = properties_of(&[("database.password", reference), ("x", "${y}")]);
         let mut desired = properties_of(&[("database.password", "app"), ("x", "1")]);

@@ -1,4 +1,4 @@
-//! What can go wrong between fanout and Kafka Connect.
+//! Errors while managing the connector.
 
 use super::{remedy, status::State};
 use crate::{
@@ -15,42 +15,42 @@ use crate::{
     text::template::TemplateError,
 };
 
-/// Why the connector is not as it was asked to be.
+/// Error while managing the connector.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
-    #[error("the postgres url cannot be read")]
+    #[error("postgres.url is not valid")]
     PostgresUrl(#[source] InvalidUrl),
-    #[error("postgres does not tell of its slot")]
+    #[error("cannot access the replication slot in postgres")]
     Postgres(#[source] PostgresError),
-    #[error("kafka does not answer")]
+    #[error("cannot access the topics of the connector in kafka")]
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Placeholder(#[from] PlaceholderError),
     #[error(
-        "connector.properties sets unavailable.value.placeholder, which fanout chooses itself so that no stored text can be mistaken for it"
+        "connector.properties sets unavailable.value.placeholder, but fanout must choose it, so that no stored text can be mistaken for it"
     )]
     OwnPlaceholder,
-    #[error("the connector's template cannot be filled")]
+    #[error("cannot fill the connector's template")]
     Template(#[from] TemplateError),
-    #[error("a document of kafka connect cannot be read")]
+    #[error("cannot parse a response of kafka connect")]
     Document(#[from] serde_json::Error),
-    #[error("kafka connect does not answer")]
+    #[error("cannot reach kafka connect")]
     Web(#[from] WebError),
     #[error("kafka connect at {url} is not ready: {reason}")]
     ConnectNotReady { url: SecretUrl, reason: String },
-    #[error("kafka connect refuses with {status}: {message}")]
+    #[error("kafka connect refused the request with status {status}: {message}")]
     Refused { status: u16, message: String },
-    #[error("there is no connector {name}")]
+    #[error("connector {name} does not exist")]
     Missing { name: String },
-    #[error("connector {name} does not run yet: {state}")]
+    #[error("connector {name} is not running yet: {state}")]
     NotReady { name: String, state: String },
-    #[error("connector {name} is running and not connected to postgres")]
+    #[error("connector {name} is running but not connected to postgres")]
     NotConnected { name: String },
     #[error("connector {name} is {state}")]
     Paused { name: String, state: State },
     #[error("connector {name} has failed: {cause}")]
     Failed { name: String, cause: String },
-    #[error("connector.properties has secrets that kafka connect was not started with")]
+    #[error("connector.properties contains secrets that kafka connect was not started with")]
     SecretsChanged,
     #[error(transparent)]
     State(#[from] StateError),
@@ -61,10 +61,10 @@ pub enum ConnectorError {
 }
 
 impl ConnectorError {
-    /// The failure of a task, by its root cause.
+    /// Returns the error for a failed task with this root cause.
     pub(super) fn failed(settings: &Settings, cause: String) -> Self {
         let name = settings.connector.name.clone();
-        if remedy::says_slot_is_lost(&cause) {
+        if remedy::is_slot_lost(&cause) {
             let slot = settings.connector.slot.clone();
             return Self::SlotLost { name, slot };
         }
@@ -127,9 +127,7 @@ impl Failure for ConnectorError {
             Self::Document(_) => "fanout logs connect --tail 50",
             Self::State(error) => return error.hint(),
             Self::Web(_) | Self::ConnectNotReady { .. } => "fanout up connect",
-            Self::Failed { cause, .. } if remedy::says_record_is_too_large(cause) => {
-                remedy::TOO_LARGE
-            }
+            Self::Failed { cause, .. } if remedy::is_record_too_large(cause) => remedy::TOO_LARGE,
             Self::Refused { .. } | Self::Failed { .. } | Self::NotConnected { .. } => {
                 "fanout logs connect --tail 50"
             }

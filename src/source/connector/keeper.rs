@@ -1,5 +1,5 @@
-//! Restarts failed tasks while the pipeline runs, a bounded number of times an
-//! hour: a passing fault mends itself, a lasting one is left to be seen.
+//! Restarts failed tasks of the connector while the pipeline runs. The number of restarts per
+//! hour is limited, so that a permanent failure stays visible.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::restart_failed;
 use crate::connections::Connections;
 
-/// How often the connector is looked at.
+/// Interval between two checks of the connector.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Restarts are bounded over this long.
+/// Period over which restarts are limited.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Keeps the connector's tasks running until `stop`.
+/// Restarts failed tasks of the connector until `stop` is cancelled.
 pub async fn keep(connections: Connections, stop: CancellationToken) {
     let allowed = connections.settings().connect.task_restarts_per_hour as usize;
     let mut restarts: VecDeque<Instant> = VecDeque::new();
@@ -40,7 +40,7 @@ pub async fn keep(connections: Connections, stop: CancellationToken) {
                 );
             }
             Ok(false) => {}
-            Err(error) => tracing::debug!(%error, "the connector cannot be looked at"),
+            Err(error) => tracing::debug!(%error, "cannot check the connector"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A connector that lost what it stood on runs again: registered where it was
-//! not, on a new slot and with a new snapshot where the old slot is gone.
+//! Repairs the connector: registers it if it is missing, and gives it a new slot and a new
+//! snapshot if its slot is lost.
 
 use std::time::Duration;
 
@@ -12,41 +12,41 @@ use super::{
 };
 use crate::{connections::Connections, progress::Progress, text::template::Values};
 
-/// Makes the connector run. Returns whether it has begun again with a snapshot
-/// of everything.
+/// Makes the connector run. Returns true if it has started from scratch with an initial
+/// snapshot.
 ///
 /// # Errors
-/// As [`apply`], and when Postgres does not answer.
-pub async fn mend(
+/// As [`apply`], and if Postgres does not respond.
+pub async fn repair(
     connections: &Connections,
     timeout: Duration,
     progress: &dyn Progress,
 ) -> Result<bool, ConnectorError> {
     let client = connect(connections).await?;
-    let lost = is_usable(&client, connections.settings()).await != Some(true);
+    let is_lost = is_usable(&client, connections.settings()).await != Some(true);
     drop(client);
     let exists = matches!(status(connections).await, Ok(Some(_)));
-    let none = Values::new();
-    if lost && exists {
+    let overrides = Values::new();
+    if is_lost && exists {
         forget_offsets(connections, timeout, progress).await?;
-        apply(connections, &none, timeout, progress).await?;
+        apply(connections, &overrides, timeout, progress).await?;
         return Ok(true);
     }
-    match apply(connections, &none, timeout, progress).await {
+    match apply(connections, &overrides, timeout, progress).await {
         Err(ConnectorError::SlotLost { .. }) => {
             forget_offsets(connections, timeout, progress).await?;
-            apply(connections, &none, timeout, progress).await?;
+            apply(connections, &overrides, timeout, progress).await?;
             Ok(true)
         }
         applied => applied.map(|_| false),
     }
 }
 
-/// What [`mend`] would alter at Connect, and in Postgres.
+/// Returns the changes that [`repair`] would make: first in Connect, then in Postgres.
 ///
 /// # Errors
-/// When Connect or Postgres does not answer.
-pub async fn to_mend(
+/// If Connect or Postgres does not respond.
+pub async fn plan_repair(
     connections: &Connections,
     timeout: Duration,
 ) -> Result<(Vec<String>, Vec<String>), ConnectorError> {

@@ -1,5 +1,5 @@
-//! The connector's life: applied until it runs, looked at, restarted, paused,
-//! resumed, deleted.
+//! Management of the connector in Kafka Connect: apply its configuration, read its status,
+//! restart, pause, resume, and delete it.
 
 mod desired;
 mod error;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 pub use desired::{Properties, changed, placeholders, properties};
 pub use error::ConnectorError;
-pub use mend::{mend, to_mend};
+pub use mend::{plan_repair, repair};
 pub use remedy::{SLOT_LOST as SLOT_LOST_REMEDY, remedy as remedy_of};
 pub use session::is_connected;
 pub use status::{ConnectorStatus, State, TaskStatus, root_cause};
@@ -43,25 +43,25 @@ use crate::{
 /// The name under which progress is reported.
 const TASK: &str = "connector";
 
-/// Where a Connect in a container has its secrets, by its definition.
+/// Path of the secrets file in Connect's container, as in the service's definition.
 const SECRETS_INSIDE: &str = "/etc/fanout/secrets.properties";
 
-/// What `apply` found to do.
+/// What `apply` changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
     Created,
-    /// With the names of the properties that were not as they should be.
     Updated {
+        /// Names of the properties that differed.
         changed: Vec<String>,
-        /// Somebody else had changed what it delivers: changes may be missing.
+        /// Whether someone had changed externally what is delivered. Changes may be missing.
         drifted: bool,
     },
     Unchanged,
 }
 
 impl Serialize for Applied {
-    /// `{"action": "updated", "changed": ["slot.name"]}`; null where nothing
-    /// was there to change.
+    /// `{"action": "updated", "changed": ["slot.name"]}`. `changed` is null for the other
+    /// actions.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (action, changed) = match self {
             Self::Created => ("created", None),
@@ -75,62 +75,60 @@ impl Serialize for Applied {
     }
 }
 
-/// What lies over [`placeholders`] in this project: a Connect of ours, process
-/// or container, reads the password and the operator's secret properties from a
-/// file of its own, so that its REST shows references instead.
+/// Returns the values that override [`placeholders`] in this project. A managed Connect,
+/// native or in a container, reads the password and the operator's secret properties from a
+/// file, so that its REST API shows only references.
 ///
 /// # Errors
-/// When the project's state is there and cannot be read, or Connect was started
-/// with other secrets than the settings have now.
+/// If the project's state cannot be read, or the secrets in the settings have changed since
+/// Connect was started.
 pub fn overrides(site: &Site, settings: &Settings) -> Result<Values, ConnectorError> {
     let dir = site.dir();
     let state = StackState::load(&dir)?;
     let connect = state
         .as_ref()
         .and_then(|state| state.services.get("connect"));
-    let secrets = match connect.map(|known| known.runtime) {
+    let secrets_file = match connect.map(|service| service.runtime) {
         Some(Runtime::Native) => {
             let file = dir.conf("connect").join("secrets.properties");
-            let known = fs::read_to_string(&file).ok();
-            if let Some(known) = &known {
-                check_secrets(known, settings)?;
+            let secrets = fs::read_to_string(&file).ok();
+            if let Some(secrets) = &secrets {
+                check_secrets(secrets, settings)?;
             }
-            known.map(|_| file.display().to_string())
+            secrets.map(|_| file.display().to_string())
         }
         Some(Runtime::Docker) => Some(SECRETS_INSIDE.to_owned()),
         Some(Runtime::External) | None => None,
     };
-    Ok(secrets.map_or_else(Values::new, references_into))
+    Ok(secrets_file.map_or_else(Values::new, references_into))
 }
 
-/// Connect reads only the secrets that `up` wrote into its file.
+/// Checks that the file, which `up` wrote for Connect, contains all secrets of the settings.
 fn check_secrets(file: &str, settings: &Settings) -> Result<(), ConnectorError> {
-    let wanted = settings.connector.secret_lines();
-    let has = |wanted: &&str| file.lines().any(|line| line == *wanted);
-    match wanted.lines().find(|line| !has(line)) {
+    let required = settings.connector.secret_lines();
+    let contains = |required: &&str| file.lines().any(|line| line == *required);
+    match required.lines().find(|line| !contains(line)) {
         Some(_) => Err(ConnectorError::SecretsChanged),
         None => Ok(()),
     }
 }
 
-/// What refers to a file that Connect reads: the password, and the operator's
-/// own secret properties.
-fn references_into(secrets: String) -> Values {
-    let reference = format!("${{file:{secrets}:postgres_password}}");
+/// Returns overrides that refer to Connect's secrets file.
+fn references_into(secrets_file: String) -> Values {
+    let reference = format!("${{file:{secrets_file}:postgres_password}}");
     Values::from([
         ("postgres.password".to_owned(), reference),
-        (desired::SECRETS_FILE.to_owned(), secrets),
+        (desired::SECRETS_FILE.to_owned(), secrets_file),
     ])
 }
 
-/// Makes the connector what the settings say, and waits until it and all of
-/// its tasks run. Again: changes nothing. `overrides` lays over
-/// [`placeholders`]. A failed task is restarted once before its failure counts.
+/// Creates or updates the connector from the settings, and waits until it and all of its tasks
+/// run. Repeating it changes nothing. `overrides` take precedence over [`placeholders`]. A
+/// failed task is restarted once before its failure counts.
 ///
 /// # Errors
-/// When Connect is not ready or the tasks do not run within `timeout`, Connect
-/// refuses the configuration, a task fails (with its root cause), or the
-/// connector was paused.
+/// If Connect is not ready or the tasks do not run within `timeout`, Connect rejects the
+/// configuration, a task fails (with its root cause), or the connector is paused.
 pub async fn apply(
     connections: &Connections,
     overrides: &Values,
@@ -146,18 +144,19 @@ pub async fn apply(
     let current = rest.config().await?;
     let placeholder = Placeholder::find(connections, current.as_ref()).await?;
     placeholder.fill(&mut desired);
-    let mut applied = compared(&mut desired, current.as_ref(), overrides);
-    let announced = placeholder.announce(&rest, current.as_ref(), deadline, &steps);
-    let mut switch = announced.await?;
+    let mut applied = compare(&mut desired, current.as_ref(), overrides);
+    let mut switch = placeholder
+        .announce(&rest, current.as_ref(), deadline, &steps)
+        .await?;
     if applied != Applied::Unchanged {
         steps.doing("configuring");
         rest.put_config(&desired, deadline).await?;
         switch.configured().await?;
-        // Where it cannot be kept, later looks find the difference.
-        let kept = reconfigured(connections, current.as_ref(), &desired).await;
-        match (&mut applied, kept) {
-            (Applied::Updated { drifted, .. }, Ok(found)) => *drifted = found,
-            (_, Err(error)) => tracing::warn!(%error, "the new configuration is not on record"),
+        // If the record cannot be written, later inspections find the difference.
+        let recorded = reconfigured(connections, current.as_ref(), &desired).await;
+        match (&mut applied, recorded) {
+            (Applied::Updated { drifted, .. }, Ok(has_drifted)) => *drifted = has_drifted,
+            (_, Err(error)) => tracing::warn!(%error, "cannot record the new configuration"),
             _ => {}
         }
     }
@@ -166,10 +165,10 @@ pub async fn apply(
     Ok(applied)
 }
 
-/// What `apply` would do, without doing it.
+/// Returns what [`apply`] would change.
 ///
 /// # Errors
-/// When Connect does not answer within `timeout`.
+/// If Connect is not ready within `timeout`.
 pub async fn plan(
     connections: &Connections,
     overrides: &Values,
@@ -181,11 +180,11 @@ pub async fn plan(
     let current = rest.config().await?;
     let placeholder = Placeholder::find(connections, current.as_ref()).await?;
     placeholder.fill(&mut desired);
-    Ok(compared(&mut desired, current.as_ref(), overrides))
+    Ok(compare(&mut desired, current.as_ref(), overrides))
 }
 
-/// What has to be done to a connector that is configured like this.
-fn compared(desired: &mut Properties, current: Option<&Properties>, overrides: &Values) -> Applied {
+/// Returns the change that the current configuration requires.
+fn compare(desired: &mut Properties, current: Option<&Properties>, overrides: &Values) -> Applied {
     let Some(current) = current else {
         return Applied::Created;
     };
@@ -199,21 +198,20 @@ fn compared(desired: &mut Properties, current: Option<&Properties>, overrides: &
     }
 }
 
-/// What Connect has the connector configured with; none where it has no such
-/// connector.
+/// Returns the connector's configuration, or `None` if Connect has no such connector.
 ///
 /// # Errors
-/// When Connect does not answer.
+/// If Connect does not respond.
 pub async fn configuration(
     connections: &Connections,
 ) -> Result<Option<Properties>, ConnectorError> {
     Rest::new(connections)?.config().await
 }
 
-/// What Connect says of the connector; none where it has no such connector.
+/// Returns the connector's status, or `None` if Connect has no such connector.
 ///
 /// # Errors
-/// When Connect does not answer.
+/// If Connect does not respond.
 pub async fn status(connections: &Connections) -> Result<Option<ConnectorStatus>, ConnectorError> {
     Rest::new(connections)?.status().await
 }
@@ -232,34 +230,34 @@ pub async fn restart(
     let steps = Steps::new(progress, TASK);
     rest.ready(deadline).await?;
     rest.restart(false, deadline).await?;
-    // The old tasks still show as running until Connect has stopped them.
+    // Connect reports the old tasks as running until it has stopped them.
     sleep(POLL).await;
     until_running(connections, &rest, deadline, &steps).await
 }
 
-/// Restarts only what has failed; says whether there was anything. Does not
-/// wait. For a pipeline that watches over its connector.
+/// Restarts the connector or its tasks if any of them has failed. Returns true if so. Does not
+/// wait until they run.
 ///
 /// # Errors
-/// When Connect does not answer or has no such connector.
+/// If Connect does not respond or has no such connector.
 pub async fn restart_failed(connections: &Connections) -> Result<bool, ConnectorError> {
     let rest = Rest::new(connections)?;
-    let failed = match rest.status().await? {
+    let has_failed = match rest.status().await? {
         Some(status) => status.failure().is_some(),
         None => return Err(rest.missing()),
     };
-    if failed {
+    if has_failed {
         rest.restart(true, Instant::now() + Duration::from_secs(10))
             .await?;
     }
-    Ok(failed)
+    Ok(has_failed)
 }
 
-/// Pauses the connector and waits until it and its tasks say so. It keeps its
-/// slot, so Postgres keeps its log.
+/// Pauses the connector and waits until it and its tasks are paused. The slot stays, so
+/// Postgres retains WAL.
 ///
 /// # Errors
-/// When there is no such connector, or it takes longer than `timeout`.
+/// If there is no such connector, or it takes longer than `timeout`.
 pub async fn pause(
     connections: &Connections,
     timeout: Duration,
@@ -295,11 +293,11 @@ pub async fn resume(
     until_running(connections, &rest, deadline, &steps).await
 }
 
-/// Removes the connector; says whether there was one. Slot, publication,
-/// topics and the position that Connect keeps stay.
+/// Deletes the connector. Returns true if there was one. The slot, the publication, the topics
+/// and the position in Connect stay.
 ///
 /// # Errors
-/// When Connect is not ready within `timeout` or refuses.
+/// If Connect is not ready within `timeout` or refuses the request.
 pub async fn delete(connections: &Connections, timeout: Duration) -> Result<bool, ConnectorError> {
     let deadline = Instant::now() + timeout;
     let rest = Rest::new(connections)?;
@@ -311,12 +309,12 @@ pub async fn delete(connections: &Connections, timeout: Duration) -> Result<bool
     }
 }
 
-/// Makes Connect forget the connector's position, so that it begins again with
-/// a snapshot on a slot of its own: the mend for a slot that is gone. What was
-/// deleted in between is in no snapshot; a reconcile finds it.
+/// Deletes the connector's position in Connect and a lost slot, so that the connector starts
+/// from scratch: with a new slot and an initial snapshot. Rows deleted in the meantime are
+/// missing from the snapshot; a reconcile finds them.
 ///
 /// # Errors
-/// When there is no such connector, Connect refuses, or it takes longer than
+/// If there is no such connector, Connect refuses a request, or it takes longer than
 /// `timeout`.
 pub async fn forget_offsets(
     connections: &Connections,
@@ -334,7 +332,8 @@ pub async fn forget_offsets(
     Ok(())
 }
 
-/// Only a stopped connector's position can be deleted.
+/// Stops the connector and deletes its position, which Connect allows only for a stopped
+/// connector.
 async fn stop_and_forget(
     rest: &Rest,
     deadline: Instant,
@@ -344,11 +343,10 @@ async fn stop_and_forget(
     rest.delete_offsets(deadline).await
 }
 
-/// Removes the connector and the position that Connect keeps for it; says
-/// whether there was one.
+/// Deletes the connector and its position in Connect. Returns true if there was a connector.
 ///
 /// # Errors
-/// When Connect is not ready, refuses, or takes longer than `timeout`.
+/// If Connect is not ready, refuses a request, or takes longer than `timeout`.
 pub async fn erase(
     connections: &Connections,
     timeout: Duration,
@@ -372,15 +370,16 @@ mod tests {
     use crate::stack::definition;
 
     #[test]
-    fn a_connect_in_a_container_has_its_secrets_where_the_connector_looks() {
-        let all = definition::services().expect("valid definitions");
-        let connect = all.iter().find(|one| one.name == "connect").expect("it");
+    fn the_container_of_connect_has_the_secrets_file_of_the_connector() {
+        let services = definition::services().expect("valid definitions");
+        let connect = services.iter().find(|service| service.name == "connect");
+        let connect = connect.expect("connect is defined");
         let way = connect.container_way(None).expect("a container");
         assert!(way.files.contains_key(SECRETS_INSIDE), "{:?}", way.files);
     }
 
     #[test]
-    fn what_was_applied_has_every_key() {
+    fn every_applied_change_has_the_same_keys() {
         let document = |applied| serde_json::to_string(&applied).expect("a document");
         assert_eq!(
             document(Applied::Created),

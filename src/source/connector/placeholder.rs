@@ -1,9 +1,8 @@
-//! The connector's placeholder for values that it does not have: chosen once for
-//! a project, and in the state topic before the connector writes it, so that
-//! every worker knows it.
+//! The connector's placeholder for unavailable values. It is chosen once for a project, and
+//! stored in the state topic before the connector writes it, so that every worker knows it.
 //!
-//! A connector that has another one is stopped while it is given ours: where the
-//! log ends then is where the records under the other one end.
+//! A connector with another placeholder is stopped while its placeholder is changed. The end of
+//! the log at that time is the end of the records with the earlier placeholder.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +28,7 @@ use crate::{
     },
 };
 
-/// The placeholder that the connector has to have.
+/// The placeholder that the connector must have.
 pub(super) struct Placeholder<'a> {
     connections: &'a Connections,
     known: Option<Placeholders>,
@@ -37,11 +36,11 @@ pub(super) struct Placeholder<'a> {
 }
 
 impl<'a> Placeholder<'a> {
-    /// The project's: the one that is known, else the one that the connector has
-    /// from us, else a new one. Nothing is written.
+    /// Finds the project's placeholder: the recorded one, otherwise the connector's if fanout
+    /// chose it, otherwise a new one. Writes nothing.
     ///
     /// # Errors
-    /// When Kafka does not answer, or holds a document of another format.
+    /// If Kafka does not respond, or its document has another format.
     pub(super) async fn find(
         connections: &'a Connections,
         current: Option<&Properties>,
@@ -56,7 +55,7 @@ impl<'a> Placeholder<'a> {
         let configured = current.and_then(|current| current.get(PLACEHOLDER));
         let text = match (&known, configured) {
             (Some(known), _) => known.placeholder.clone(),
-            (None, Some(ours)) if Placeholders::is_chosen(ours) => ours.clone(),
+            (None, Some(chosen)) if Placeholders::is_chosen(chosen) => chosen.clone(),
             (None, _) => Placeholders::choose(Uuid::new_v4()),
         };
         Ok(Self {
@@ -66,18 +65,17 @@ impl<'a> Placeholder<'a> {
         })
     }
 
-    /// Has the connector configured with it.
+    /// Sets the placeholder in the connector's configuration.
     pub(super) fn fill(&self, desired: &mut Properties) {
         desired.insert(PLACEHOLDER.to_owned(), self.text.clone());
     }
 
-    /// Makes it known, before the connector is configured with it. One that has
-    /// another placeholder is stopped first, so that what it wrote ends where the
-    /// log ends now.
+    /// Records the placeholder before the connector is configured with it. A connector with
+    /// another placeholder is stopped first, so that the records with that placeholder end at
+    /// the current end of the log.
     ///
     /// # Errors
-    /// When Kafka or Connect do not answer, or the connector does not stop in
-    /// time.
+    /// If Kafka or Connect does not respond, or the connector does not stop in time.
     pub(super) async fn announce(
         &self,
         rest: &Rest,
@@ -97,7 +95,7 @@ impl<'a> Placeholder<'a> {
         });
         match configured {
             None => switch.without_connector(self.known.is_none()).await?,
-            Some(ours) if ours == self.text => {
+            Some(current) if current == self.text => {
                 if switch.known.switching {
                     switch.stop(rest, deadline, steps).await?;
                 }
@@ -106,11 +104,11 @@ impl<'a> Placeholder<'a> {
             Some(other) => {
                 switch.known.add_earlier(other, None);
                 if is_at_rest(rest).await? && !switch.known.switching {
-                    // Its operator resumes it.
+                    // The operator has stopped the connector and will resume it.
                     switch.ends = Some(switch.read_ends().await?);
                 } else {
                     switch.known.switching = true;
-                    switch.keep().await?;
+                    switch.store().await?;
                     crash::point("connector", "announced");
                     switch.stop(rest, deadline, steps).await?;
                     switch.ends = Some(switch.read_ends().await?);
@@ -118,40 +116,40 @@ impl<'a> Placeholder<'a> {
             }
         }
         if self.known.as_ref() != Some(&switch.known) {
-            switch.keep().await?;
+            switch.store().await?;
         }
         Ok(switch)
     }
 }
 
-/// A connector that is being given its placeholder.
+/// Change of a connector's placeholder.
 pub(super) struct Switch<'a> {
     connections: &'a Connections,
     known: Placeholders,
-    /// Where the log ends while the connector, still configured with its earlier
-    /// placeholder, is at rest.
+    /// End of the log of both tables, read while the connector was stopped and still configured
+    /// with its earlier placeholder.
     ends: Option<BTreeMap<String, TopicEnd>>,
 }
 
 impl Switch<'_> {
-    /// Keeps where the records under the earlier placeholder end, now that the
-    /// connector is configured with another. Not before: until then whoever
-    /// resumes it has it write more of them.
+    /// Records the end of the records with the earlier placeholder, once the connector is
+    /// configured with the new one. Before that, an operator who resumes the connector makes it
+    /// write more of them.
     ///
     /// # Errors
-    /// When Kafka does not answer.
+    /// If Kafka does not respond.
     pub(super) async fn configured(&mut self) -> Result<(), ConnectorError> {
         let Some(ends) = self.ends.take() else {
             return Ok(());
         };
         self.end_at(&ends);
-        self.keep().await
+        self.store().await
     }
 
-    /// Lets the connector go on, now that it is configured.
+    /// Resumes the connector after it was configured.
     ///
     /// # Errors
-    /// When Kafka or Connect do not answer.
+    /// If Kafka or Connect does not respond.
     pub(super) async fn finish(
         mut self,
         rest: &Rest,
@@ -166,23 +164,23 @@ impl Switch<'_> {
         until_not_paused(rest, deadline, steps).await?;
         crash::point("connector", "resumed");
         self.known.switching = false;
-        self.keep().await
+        self.store().await
     }
 
-    /// Stops the connector, so that the log of both tables ends.
+    /// Stops the connector, so that it writes no more records.
     async fn stop(
         &self,
         rest: &Rest,
         deadline: Instant,
         steps: &Steps<'_>,
     ) -> Result<(), ConnectorError> {
-        steps.doing("stopping it to change its placeholder");
+        steps.doing("stopping to change its placeholder");
         stop(rest, deadline, steps).await?;
         crash::point("connector", "stopped");
         Ok(())
     }
 
-    /// Nobody writes: what is in the log is of an earlier connector.
+    /// Handles a missing connector: all records in the log come from an earlier connector.
     async fn without_connector(&mut self, is_first: bool) -> Result<(), ConnectorError> {
         self.known.switching = false;
         if is_first && self.read_ends().await?.values().any(has_records) {
@@ -191,7 +189,7 @@ impl Switch<'_> {
         self.end_earlier().await
     }
 
-    /// What is not known to have ended has.
+    /// Sets the end of every earlier placeholder that has none yet.
     async fn end_earlier(&mut self) -> Result<(), ConnectorError> {
         if self
             .known
@@ -212,7 +210,7 @@ impl Switch<'_> {
         }
     }
 
-    /// Where the log of both tables ends.
+    /// Reads the end of the log of both tables.
     async fn read_ends(&self) -> Result<BTreeMap<String, TopicEnd>, ConnectorError> {
         let settings = self.connections.settings();
         let reader = reader_group(settings, "connector");
@@ -221,18 +219,18 @@ impl Switch<'_> {
         let mut ends = BTreeMap::new();
         for topic in [source.facts.topic(), source.content.topic()] {
             if let Some(identity) = log.identity(&topic).await? {
-                let until = TopicEnd {
+                let end = TopicEnd {
                     topic_id: identity.id,
                     offsets: log.ends(&topic).await?,
                 };
-                ends.insert(topic, until);
+                ends.insert(topic, end);
             }
         }
         Ok(ends)
     }
 
-    /// Keeps what is known where every worker finds it.
-    async fn keep(&self) -> Result<(), ConnectorError> {
+    /// Stores the placeholders in the state topic, for all workers.
+    async fn store(&self) -> Result<(), ConnectorError> {
         let (settings, kafka) = (self.connections.settings(), &self.connections.kafka);
         let name = &settings.kafka.state_topic;
         let mut state = topics::specs(settings);
@@ -243,12 +241,12 @@ impl Switch<'_> {
     }
 }
 
-/// Whether its operator has stopped or paused it.
+/// Returns true if the connector is stopped or paused.
 async fn is_at_rest(rest: &Rest) -> Result<bool, ConnectorError> {
     let status = rest.status().await?;
     Ok(status.is_some_and(|status| matches!(status.state, State::Paused | State::Stopped)))
 }
 
-fn has_records(until: &TopicEnd) -> bool {
-    until.offsets.iter().any(|end| *end > 0)
+fn has_records(end: &TopicEnd) -> bool {
+    end.offsets.iter().any(|offset| *offset > 0)
 }

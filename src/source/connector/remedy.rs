@@ -1,43 +1,42 @@
-//! What mends a connector that has failed, by the root cause that it gives.
+//! Remedies for a failed connector, by root cause.
 
 use crate::source::checks::RECONCILE;
 
-/// What mends a slot that is gone: a new one, a snapshot of what there is, and a
-/// comparison that finds what was deleted meanwhile.
+/// Remedy for a lost slot: a new slot, a snapshot of the source, and a comparison that finds
+/// the rows deleted in the meantime.
 pub const SLOT_LOST: &str = RECONCILE;
 
-/// What mends a row whose record is larger than the way to Kafka lets pass.
-/// It is in Postgres' log: changing the row does not take it out of there.
+/// Remedy for a record that exceeds a size limit of the producer or the broker. Changing the
+/// row does not help, because the record is already in Postgres' WAL.
 pub const TOO_LARGE: &str = "raise max.message.bytes of the topic with Kafka's own tools, and \
      connector.properties.\"producer.override.max.request.size\" in fanout.yaml, \
      then fanout connector apply and fanout connector restart";
 
-/// Any other failure passes, or is told in Connect's log.
+/// Remedy for all other failures. If a restart does not help, Connect's log shows the cause.
 const RESTART: &str = "fanout connector restart";
 
-/// The next thing to do about a failure.
+/// Returns the remedy for a failure.
 #[must_use]
 pub fn remedy(cause: &str) -> &'static str {
-    if says_slot_is_lost(cause) {
+    if is_slot_lost(cause) {
         SLOT_LOST
-    } else if says_record_is_too_large(cause) {
+    } else if is_record_too_large(cause) {
         TOO_LARGE
     } else {
         RESTART
     }
 }
 
-/// Whether a failure says that the replication slot has gone while Connect
-/// still knows a position in it.
+/// Returns true if the failure is a lost slot: Connect has a position that the slot no longer
+/// contains.
 #[must_use]
-pub fn says_slot_is_lost(cause: &str) -> bool {
+pub fn is_slot_lost(cause: &str) -> bool {
     cause.contains("no longer available on the server")
 }
 
-/// Whether a failure says that a record is larger than the producer sends or
-/// the broker takes.
+/// Returns true if the failure is a record that exceeds a limit of the producer or the broker.
 #[must_use]
-pub fn says_record_is_too_large(cause: &str) -> bool {
+pub fn is_record_too_large(cause: &str) -> bool {
     cause.contains("max.request.size") || cause.contains("larger than the max message size")
 }
 

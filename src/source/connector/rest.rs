@@ -1,7 +1,7 @@
-//! Kafka Connect's REST, as far as one connector needs it.
+//! Client of Kafka Connect's REST API for one connector.
 //!
-//! Knows which answers mean "not yet": nothing listens, 404 before Connect has
-//! read its own topics, 409 while it rebalances.
+//! A request is retried while Connect is not ready: nothing listens, 404 before Connect has
+//! read its internal topics, 409 or 503 while it rebalances.
 
 use std::time::Duration;
 
@@ -17,29 +17,29 @@ use crate::{
     secret::Redactor,
 };
 
-/// Connect answers a forwarded request within 90 s; nobody waits that long.
+/// Timeout of one request. Connect itself allows a forwarded request 90 s, which is too long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between two tries of a request that has to wait.
+/// Pause between two attempts of a request.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// Tries of a look while Connect rebalances.
-const BUSY_TRIES: u32 = 40;
+/// Number of retries of a read while Connect rebalances.
+const BUSY_RETRIES: u32 = 40;
 
 /// One connector of one Connect.
 #[derive(Debug, Clone)]
 pub struct Rest {
     web: Web,
     name: String,
-    /// Connect may repeat what it was sent.
+    /// Masks secrets in responses, because Connect may repeat the configuration.
     redactor: Redactor,
 }
 
 impl Rest {
-    /// The connector that the settings name.
+    /// Creates a client for the connector in the settings.
     ///
     /// # Errors
-    /// When the system's TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn new(connections: &Connections) -> Result<Self, ConnectorError> {
         let settings = connections.settings();
         Ok(Self {
@@ -49,20 +49,20 @@ impl Rest {
         })
     }
 
-    /// Waits until Connect has read its own topics.
+    /// Waits until Connect has read its internal topics.
     ///
     /// # Errors
-    /// When it has not by the deadline.
+    /// If Connect is not ready by the deadline.
     pub async fn ready(&self, deadline: Instant) -> Result<(), ConnectorError> {
-        let all = || (Method::GET, "/connectors".to_owned(), None);
-        self.insist(deadline, &[404], all).await?;
+        let list = || (Method::GET, "/connectors".to_owned(), None);
+        self.send_until(deadline, &[404], list).await?;
         Ok(())
     }
 
-    /// The configuration Connect has, if it has one.
+    /// Returns the connector's configuration, or `None` if Connect has no such connector.
     ///
     /// # Errors
-    /// When Connect does not answer or refuses.
+    /// If Connect does not respond or refuses the request.
     pub async fn config(&self) -> Result<Option<Properties>, ConnectorError> {
         match self.get("/config").await? {
             Some(answer) => Ok(Some(serde_json::from_str(&answer.body)?)),
@@ -70,10 +70,10 @@ impl Rest {
         }
     }
 
-    /// What Connect says of the connector, if it knows it.
+    /// Returns the connector's status, or `None` if Connect has no such connector.
     ///
     /// # Errors
-    /// When Connect does not answer or refuses.
+    /// If Connect does not respond or refuses the request.
     pub async fn status(&self) -> Result<Option<ConnectorStatus>, ConnectorError> {
         match self.get("/status").await? {
             Some(answer) => {
@@ -87,7 +87,7 @@ impl Rest {
     /// Creates or changes the connector.
     ///
     /// # Errors
-    /// When Connect finds the configuration wrong, with its words.
+    /// If Connect rejects the configuration. The error contains Connect's message.
     pub async fn put_config(
         &self,
         properties: &Properties,
@@ -98,10 +98,10 @@ impl Rest {
             .await
     }
 
-    /// Restarts the connector and its tasks, or only what has failed of them.
+    /// Restarts the connector and its tasks, or only the failed ones.
     ///
     /// # Errors
-    /// When there is no such connector or Connect refuses.
+    /// If there is no such connector or Connect refuses the request.
     pub async fn restart(
         &self,
         only_failed: bool,
@@ -111,28 +111,28 @@ impl Rest {
         self.change(Method::POST, &path, None, deadline).await
     }
 
-    /// `pause`, `resume` or `stop`.
+    /// Sends `pause`, `resume` or `stop`.
     ///
     /// # Errors
-    /// When there is no such connector or Connect refuses.
+    /// If there is no such connector or Connect refuses the request.
     pub async fn put(&self, verb: &str, deadline: Instant) -> Result<(), ConnectorError> {
         self.change(Method::PUT, &format!("/{verb}"), None, deadline)
             .await
     }
 
-    /// Forgets the connector's position. It has to be stopped.
+    /// Deletes the connector's position. The connector must be stopped.
     ///
     /// # Errors
-    /// When there is no such connector or Connect refuses.
+    /// If there is no such connector or Connect refuses the request.
     pub async fn delete_offsets(&self, deadline: Instant) -> Result<(), ConnectorError> {
         self.change(Method::DELETE, "/offsets", None, deadline)
             .await
     }
 
-    /// Removes the connector; its position stays with Connect.
+    /// Deletes the connector. Connect keeps its position.
     ///
     /// # Errors
-    /// When there is no such connector or Connect refuses.
+    /// If there is no such connector or Connect refuses the request.
     pub async fn delete(&self, deadline: Instant) -> Result<(), ConnectorError> {
         self.change(Method::DELETE, "", None, deadline).await
     }
@@ -140,8 +140,8 @@ impl Rest {
     async fn get(&self, path: &str) -> Result<Option<Answer>, ConnectorError> {
         let path = self.path(path);
         let mut answer = self.web.send(Method::GET, &path, None).await?;
-        for _ in 0..BUSY_TRIES {
-            // It rebalances, and says so to readers too.
+        for _ in 0..BUSY_RETRIES {
+            // While Connect rebalances, it refuses reads too.
             if !matches!(answer.status, 409 | 503) {
                 break;
             }
@@ -163,18 +163,19 @@ impl Rest {
         deadline: Instant,
     ) -> Result<(), ConnectorError> {
         let path = self.path(path);
-        self.insist(deadline, &[], || {
+        self.send_until(deadline, &[], || {
             (method.clone(), path.clone(), body.cloned())
         })
         .await?;
         Ok(())
     }
 
-    /// Sends a request again until Connect takes it or refuses it for good.
-    async fn insist(
+    /// Retries a request until Connect accepts it, refuses it permanently, or the deadline
+    /// passes. `not_ready` lists further statuses that mean that Connect is not ready.
+    async fn send_until(
         &self,
         deadline: Instant,
-        not_yet: &[u16],
+        not_ready: &[u16],
         request: impl Fn() -> (Method, String, Option<Json>),
     ) -> Result<Answer, ConnectorError> {
         loop {
@@ -182,9 +183,9 @@ impl Rest {
             let reason = match self.web.send(method, &path, body.as_ref()).await {
                 Ok(answer) if answer.is_success() => return Ok(answer),
                 Ok(answer)
-                    if matches!(answer.status, 409 | 503) || not_yet.contains(&answer.status) =>
+                    if matches!(answer.status, 409 | 503) || not_ready.contains(&answer.status) =>
                 {
-                    format!("it answers {}: {}", answer.status, self.message(&answer))
+                    format!("status {}: {}", answer.status, self.message(&answer))
                 }
                 Ok(answer) => return Err(self.refused(&answer)),
                 Err(error) if error.is_unreachable() => crate::failure::chain(&error),
@@ -200,18 +201,18 @@ impl Rest {
         }
     }
 
-    fn path(&self, below: &str) -> String {
-        format!("/connectors/{}{below}", self.name)
+    fn path(&self, suffix: &str) -> String {
+        format!("/connectors/{}{suffix}", self.name)
     }
 
-    /// Connect has no such connector.
+    /// Returns the error for a missing connector.
     pub(super) fn missing(&self) -> ConnectorError {
         ConnectorError::Missing {
             name: self.name.clone(),
         }
     }
 
-    /// The connector does not run in time.
+    /// Returns the error for a connector that does not run in time.
     pub(super) fn not_running(&self, status: Option<ConnectorStatus>) -> ConnectorError {
         ConnectorError::NotReady {
             name: self.name.clone(),
@@ -232,7 +233,7 @@ impl Rest {
         }
     }
 
-    /// What Connect says, without the document around it.
+    /// Returns the message in Connect's response, with secrets masked.
     fn message(&self, answer: &Answer) -> String {
         let text = match answer.json().get("message").and_then(Json::as_str) {
             Some(text) => text.replace('\n', " "),

@@ -1,5 +1,5 @@
-//! The connector's slot in Postgres: whether it can go on, and its end where it
-//! cannot.
+//! The connector's replication slot in Postgres: a check whether it is usable, and its removal
+//! if it is lost.
 
 use super::error::ConnectorError;
 use crate::{
@@ -10,26 +10,28 @@ use crate::{
     },
 };
 
-/// Removes a slot that has lost its log, so that another can have its name.
+/// Drops the slot if Postgres has removed WAL that the slot needs. A new slot can then have
+/// the same name.
 pub(super) async fn drop_lost_slot(connections: &Connections) -> Result<(), ConnectorError> {
     const DROP: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
          WHERE slot_name = $1 AND wal_status = 'lost' AND NOT active";
     let client = connect(connections).await?;
     let slot = &connections.settings().connector.slot;
-    let dropped = client.query(DROP, &[slot]).await;
-    dropped.map_err(ConnectorError::Postgres)?;
+    let rows = client.query(DROP, &[slot]).await;
+    rows.map_err(ConnectorError::Postgres)?;
     Ok(())
 }
 
 pub(super) async fn connect(connections: &Connections) -> Result<Client, ConnectorError> {
-    let connected = connections.postgres.connect().await;
-    connected.map_err(ConnectorError::Postgres)
+    let client = connections.postgres.connect().await;
+    client.map_err(ConnectorError::Postgres)
 }
 
-/// Whether the slot can go on; none where there is no slot, or nobody knows.
+/// Returns true if the slot exists and is not lost. Returns `None` if there is no slot or the
+/// query fails.
 pub(super) async fn is_usable(client: &Client, settings: &Settings) -> Option<bool> {
-    const LOOK: &str = "SELECT wal_status IS DISTINCT FROM 'lost' FROM pg_replication_slots
+    const QUERY: &str = "SELECT wal_status IS DISTINCT FROM 'lost' FROM pg_replication_slots
          WHERE slot_name = $1";
-    let found: Result<_, PostgresError> = client.query_opt(LOOK, &[&settings.connector.slot]).await;
-    found.ok()??.try_get(0).ok()
+    let row: Result<_, PostgresError> = client.query_opt(QUERY, &[&settings.connector.slot]).await;
+    row.ok()??.try_get(0).ok()
 }

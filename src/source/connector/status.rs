@@ -1,4 +1,4 @@
-//! What Connect says of a connector, and what a failed one's trace means.
+//! The status of a connector in Connect, and the root cause of a failure.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ pub struct ConnectorStatus {
     pub name: String,
     pub state: State,
     pub worker: Option<String>,
-    /// Root cause, where the connector itself failed.
+    /// Root cause, if the connector itself has failed.
     pub cause: Option<String>,
     pub tasks: Vec<TaskStatus>,
 }
@@ -21,11 +21,11 @@ pub struct TaskStatus {
     pub id: u32,
     pub state: State,
     pub worker: Option<String>,
-    /// Root cause, where it failed.
+    /// Root cause, if the task has failed.
     pub cause: Option<String>,
 }
 
-/// Connect's own words.
+/// State of a connector or task, as reported by Connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum State {
@@ -81,10 +81,10 @@ impl Part {
 }
 
 impl ConnectorStatus {
-    /// Reads Connect's document.
+    /// Parses Connect's document.
     ///
     /// # Errors
-    /// When it is not one.
+    /// If the document is malformed.
     pub fn read(text: &str) -> Result<Self, serde_json::Error> {
         let document: Document = serde_json::from_str(text)?;
         Ok(Self {
@@ -105,8 +105,7 @@ impl ConnectorStatus {
         })
     }
 
-    /// Whether the connector and at least one task, and no other than running
-    /// ones, run.
+    /// Returns true if the connector runs, has at least one task, and all of its tasks run.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.state == State::Running
@@ -114,12 +113,11 @@ impl ConnectorStatus {
             && self.tasks.iter().all(|task| task.state == State::Running)
     }
 
-    /// The first root cause of a failure.
+    /// Returns the root cause of the first failure, or `None` if nothing has failed.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        let failed = self.state == State::Failed;
         let unknown = || "no reason given".to_owned();
-        if failed {
+        if self.state == State::Failed {
             return Some(self.cause.clone().unwrap_or_else(unknown));
         }
         self.tasks
@@ -128,7 +126,7 @@ impl ConnectorStatus {
             .map(|task| task.cause.clone().unwrap_or_else(unknown))
     }
 
-    /// `running; task 0 failed`.
+    /// Returns a summary, such as `running; task 0 failed`.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut text = self.state.to_string();
@@ -143,8 +141,8 @@ impl ConnectorStatus {
     }
 }
 
-/// The message of the last `Caused by:` of a Java stack trace, without the
-/// class and the lines of the stack: the one thing an operator can act on.
+/// Returns the message of the last `Caused by:` in a Java stack trace, without the class and
+/// the stack lines.
 #[must_use]
 pub fn root_cause(trace: &str) -> String {
     let last = trace.rfind("Caused by: ");
@@ -166,7 +164,7 @@ pub fn root_cause(trace: &str) -> String {
     }
 }
 
-/// `org.postgresql.util.PSQLException`.
+/// Returns true for a class name, such as `org.postgresql.util.PSQLException`.
 fn is_class(text: &str) -> bool {
     text.contains('.')
         && text
@@ -207,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn running_means_every_task() {
+    fn a_connector_runs_if_all_of_its_tasks_run() {
         let status = |connector: &str, tasks: &str| {
             ConnectorStatus::read(&format!(
                 r#"{{"name":"x","connector":{{"state":"{connector}","worker_id":"w"}},"tasks":[{tasks}]}}"#
@@ -219,10 +217,10 @@ mod tests {
         assert!(status("RUNNING", running).is_running());
         assert!(!status("RUNNING", "").is_running());
         assert!(!status("PAUSED", running).is_running());
-        let half = status("RUNNING", &format!("{running},{failed}"));
-        assert!(!half.is_running());
-        assert_eq!(half.failure().as_deref(), Some("why"));
-        assert_eq!(half.summary(), "running; task 0 running; task 1 failed");
+        let mixed = status("RUNNING", &format!("{running},{failed}"));
+        assert!(!mixed.is_running());
+        assert_eq!(mixed.failure().as_deref(), Some("why"));
+        assert_eq!(mixed.summary(), "running; task 0 running; task 1 failed");
         assert_eq!(status("SOMETHING_NEW", "").state, State::Unknown);
     }
 }

@@ -1,4 +1,4 @@
-//! Waits until Connect says that the connector is as it was told to be.
+//! Waits until Connect reports the requested state of the connector.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use super::{
 };
 use crate::{connections::Connections, progress::steps::Steps};
 
-/// Between two looks at the status.
+/// Interval between two reads of the status.
 pub(super) const POLL: Duration = Duration::from_millis(200);
 
-/// A task that runs has to do so on so many looks in a row: one that fails at
-/// once shows as running for a moment.
-const STEADY_LOOKS: u32 = 2;
+/// Number of consecutive reads that must report running tasks. A task that fails immediately
+/// is reported as running for a moment.
+const STEADY_READS: u32 = 2;
 
-/// Connect shows a failure of before a restart for a moment after it.
+/// How long Connect may still report an earlier failure after a restart.
 const STALE_FAILURE: Duration = Duration::from_secs(3);
 
-/// Stops the connector and waits until it has no task any more.
+/// Stops the connector and waits until it has no tasks.
 pub(super) async fn stop(
     rest: &Rest,
     deadline: Instant,
@@ -36,8 +36,8 @@ pub(super) async fn stop(
     Ok(())
 }
 
-/// Waits until all tasks run. A failed task is restarted once; one that still fails
-/// after that is an error.
+/// Waits until all tasks run and the connector is connected to Postgres. A failed task is
+/// restarted once. If it fails again, its failure is returned.
 pub(super) async fn until_running(
     connections: &Connections,
     rest: &Rest,
@@ -72,11 +72,11 @@ pub(super) async fn until_running(
         match status {
             Some(status) if status.is_running() => {
                 steady += 1;
-                if steady >= STEADY_LOOKS {
+                if steady >= STEADY_READS {
                     if is_connected(connections).await != Some(false) {
                         return Ok(status);
                     }
-                    steps.doing("waiting until it has logged in to postgres");
+                    steps.doing("waiting for its connection to postgres");
                     if Instant::now() >= deadline {
                         let name = status.name;
                         return Err(ConnectorError::NotConnected { name });
@@ -92,27 +92,28 @@ pub(super) async fn until_running(
     }
 }
 
-/// Waits until it is neither paused nor stopped.
+/// Waits until the connector is neither paused nor stopped.
 pub(super) async fn until_not_paused(
     rest: &Rest,
     deadline: Instant,
     steps: &Steps<'_>,
 ) -> Result<ConnectorStatus, ConnectorError> {
-    let moving = |status: &ConnectorStatus| !matches!(status.state, State::Paused | State::Stopped);
-    until(rest, deadline, steps, moving).await
+    let is_resumed =
+        |status: &ConnectorStatus| !matches!(status.state, State::Paused | State::Stopped);
+    until(rest, deadline, steps, is_resumed).await
 }
 
-/// Waits until Connect says that it has reached what it was told to.
+/// Waits until the status satisfies the condition.
 pub(super) async fn until(
     rest: &Rest,
     deadline: Instant,
     steps: &Steps<'_>,
-    reached: impl Fn(&ConnectorStatus) -> bool,
+    is_reached: impl Fn(&ConnectorStatus) -> bool,
 ) -> Result<ConnectorStatus, ConnectorError> {
     loop {
         let status = rest.status().await?.ok_or_else(|| rest.missing())?;
         steps.doing(&status.summary());
-        if reached(&status) {
+        if is_reached(&status) {
             return Ok(status);
         }
         if Instant::now() >= deadline {
