@@ -618,7 +618,7 @@ fn an_invalid_backfill_is_a_usage_error() {
         ),
         (
             &["backfill", "--from", "1h", "--prune"],
-            "--prune compares clickhouse with postgres: it wants --source database",
+            "--prune compares clickhouse with postgres: it requires --source database",
         ),
         (
             &["backfill", "--from", "1h", "--source", "tape"],

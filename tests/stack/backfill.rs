@@ -187,7 +187,7 @@ fn before_the_log(stack: &Stack) {
     bench.delete_before(0, 2);
     let arguments = ["backfill", "--from", "2020-01-01T00:00:00Z"];
     let ended = bench.fanout().run(&arguments).ends_with(1);
-    let ended = ended.says("partition 0 begins at offset 2");
+    let ended = ended.says("partition 0 starts at offset 2");
     ended.says("backfill --from 2020-01-01T00:00:00.000000Z --source database");
     let report = bench
         .fanout()

@@ -1,6 +1,5 @@
-//! What a backfill would alter on servers that are not fanout's own and that
-//! nobody has agreed to have altered. It is listed in the plan, and done only
-//! when the operator has confirmed it.
+//! Changes of a backfill on external servers without the operator's consent. The plan lists
+//! them, and the backfill makes them only after the operator has confirmed them.
 
 use std::time::Duration;
 
@@ -24,22 +23,22 @@ use crate::{
     text::template::Values,
 };
 
-/// The services that a backfill may alter.
+/// The services that a backfill can change.
 const ALTERED: [&str; 4] = ["clickhouse", "kafka", "connect", "postgres"];
 
-/// How long Connect may take to say what it has.
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of Connect while planning.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which servers may be altered.
+/// The operator's consent to changes on servers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Consented {
-    /// External ones that nobody has agreed to have altered.
+    /// External servers without consent.
     withheld: Vec<&'static str>,
 }
 
 impl Consented {
-    /// What the project has on record. Without a project, whoever named the
-    /// servers has agreed.
+    /// Returns the consent that the project's state contains. Without a project, the operator
+    /// has agreed by configuring the servers.
     pub(super) fn on_record(dir: &ProjectDir) -> Result<Self, BackfillError> {
         let state = State::load(dir)?;
         let is_withheld = |service: &&'static str| {
@@ -56,14 +55,14 @@ impl Consented {
         !self.withheld.contains(&service)
     }
 
-    /// What this request would alter on the servers that nobody has agreed to.
+    /// Returns the changes of this request on servers without consent.
     pub(super) async fn alterations(
         &self,
         connections: &Connections,
         request: &Request,
     ) -> Result<Vec<Alteration>, BackfillError> {
         let mut found = Vec::new();
-        if !self.may_alter("kafka") && request.makes_topics() {
+        if !self.may_alter("kafka") && request.creates_topics() {
             found.extend(listed("kafka", missing_topics(connections).await?));
         }
         if !request.rebuilds() {
@@ -73,7 +72,8 @@ impl Consented {
             found.extend(listed("clickhouse", tables(connections).await?));
         }
         if !self.may_alter("connect") || !self.may_alter("postgres") {
-            let (at_connect, at_postgres) = connector::to_mend(connections, LOOK_PATIENCE).await?;
+            let planned = connector::plan_repair(connections, PLAN_TIMEOUT).await?;
+            let (at_connect, at_postgres) = planned;
             if !self.may_alter("connect") {
                 found.extend(listed("connect", at_connect));
             }
@@ -84,8 +84,7 @@ impl Consented {
         Ok(found)
     }
 
-    /// Refuses where a table would have to be made or moved aside, and nobody
-    /// has agreed.
+    /// Returns an error if a table must be created or moved aside without consent.
     pub(super) async fn check_tables(
         &self,
         connections: &Connections,
@@ -96,7 +95,7 @@ impl Consented {
         refuse("clickhouse", tables(connections).await?)
     }
 
-    /// Makes the topics that are missing.
+    /// Creates the missing topics.
     pub(super) async fn ensure_topics(
         &self,
         connections: &Connections,
@@ -108,18 +107,18 @@ impl Consented {
         refuse("kafka", missing_topics(connections).await?)
     }
 
-    /// Makes the connector run. Returns whether it has begun again with a
-    /// snapshot of everything.
-    pub(super) async fn mend_connector(
+    /// Makes the connector run. Returns true if it has started from scratch with an initial
+    /// snapshot.
+    pub(super) async fn repair_connector(
         &self,
         connections: &Connections,
         timeout: Duration,
         progress: &dyn Progress,
     ) -> Result<bool, BackfillError> {
         if self.may_alter("connect") && self.may_alter("postgres") {
-            return Ok(connector::mend(connections, timeout, progress).await?);
+            return Ok(connector::repair(connections, timeout, progress).await?);
         }
-        let (at_connect, at_postgres) = connector::to_mend(connections, timeout).await?;
+        let (at_connect, at_postgres) = connector::plan_repair(connections, timeout).await?;
         if !self.may_alter("connect") {
             refuse("connect", at_connect)?;
         }
@@ -128,7 +127,7 @@ impl Consented {
         }
         match connector::apply(connections, &Values::new(), timeout, progress).await {
             Err(ConnectorError::SlotLost { name, slot }) => {
-                let what = format!("begin connector {name} again on a new slot {slot}");
+                let what = format!("restart connector {name} from scratch on a new slot {slot}");
                 let service = if self.may_alter("connect") {
                     "postgres"
                 } else {
@@ -151,7 +150,7 @@ fn listed(service: &'static str, whats: Vec<String>) -> impl Iterator<Item = Alt
     })
 }
 
-/// Refuses the first of these, where there is any.
+/// Returns an error for the first change, if there is any.
 fn refuse(service: &'static str, whats: Vec<String>) -> Result<(), BackfillError> {
     match whats.into_iter().next() {
         Some(what) => Err(BackfillError::NotConfirmed { service, what }),
@@ -159,7 +158,7 @@ fn refuse(service: &'static str, whats: Vec<String>) -> Result<(), BackfillError
     }
 }
 
-/// Tables that would be moved aside, and what is missing.
+/// Returns the renames of wrong tables, and the statements that create missing objects.
 async fn tables(connections: &Connections) -> Result<Vec<String>, BackfillError> {
     let settings = connections.settings();
     let rebuild = rebuild(connections, true)?;
@@ -168,7 +167,7 @@ async fn tables(connections: &Connections) -> Result<Vec<String>, BackfillError>
     let database = &settings.clickhouse.database;
     let renamed = wrong.into_iter().map(|table| {
         let from = format!("{database}.{table}");
-        format!("RENAME TABLE {from} TO {from}_aside_<time>, and create it anew")
+        format!("RENAME TABLE {from} TO {from}_aside_<time>, and recreate it")
     });
     let missing = owned::needed(connections).await?.into_iter();
     Ok(renamed
@@ -194,7 +193,7 @@ mod tests {
     use crate::failure::{Failure as _, Kind};
 
     #[test]
-    fn what_nobody_has_agreed_to_is_refused_by_name() {
+    fn a_change_without_consent_is_refused() {
         let withheld = Consented {
             withheld: vec!["kafka"],
         };
@@ -206,7 +205,7 @@ mod tests {
         assert_eq!(error.kind(), Kind::Refused);
         assert_eq!(
             error.to_string(),
-            "confirmation required: kafka is not fanout's own, and needs: create topic t"
+            "confirmation required: kafka is external and needs: create topic t"
         );
         assert_eq!(error.hint().as_deref(), Some("fanout backfill --yes"));
     }

@@ -1,13 +1,11 @@
-//! History from the source itself: a snapshot through the log; and, where all
-//! of it is asked for with a comparison after it, the rebuild that mends every
-//! break in history.
+//! A backfill from the source: a snapshot through the log. A rebuild, which covers the complete
+//! source and compares it afterwards, repairs every gap in history.
 //!
 //! ```text
-//! a new life of both topics → connector → snapshot → caught up → compare → settled
+//! new generation of both topics → connector → snapshot → caught up → compare → settled
 //! ```
 //!
-//! Each step is in the journal before the next begins, and each can be
-//! repeated.
+//! The journal records each step before the next one starts. Every step can be repeated.
 
 use std::time::Duration;
 
@@ -33,10 +31,10 @@ use crate::{
     },
 };
 
-/// How long it may take until a connector runs that just began.
+/// Minimum time that a new connector has to start.
 const CONNECTOR_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks for a slot that a new connector makes.
+/// Interval between two checks for the slot of a new connector.
 const POLL: Duration = Duration::from_millis(200);
 
 /// A backfill from the source.
@@ -46,22 +44,22 @@ pub(super) struct FromDatabase<'a> {
     pub journal: &'a mut Journal,
     pub patience: Duration,
     pub progress: &'a dyn Progress,
-    /// Where the events' topic ended before.
+    /// Whether history is rebuilt from scratch.
     pub rebuilds: bool,
     pub prunes: bool,
-    /// Rows to be expected.
+    /// Expected number of rows.
     pub rows: u64,
-    /// Whether ClickHouse is waited for.
+    /// Whether ClickHouse takes part.
     pub into_clickhouse: bool,
     pub consent: Consented,
 }
 
 impl FromDatabase<'_> {
-    /// Does what is left of it.
+    /// Runs the remaining steps.
     pub(super) async fn run(mut self) -> Result<Database, BackfillError> {
         let rebuild = rebuild(self.connections, self.into_clickhouse)?;
         if self.rebuilds {
-            self.source_is_sound().await?;
+            self.check_source().await?;
             self.begin_lives(&rebuild).await?;
         } else {
             self.begin().await?;
@@ -86,14 +84,14 @@ impl FromDatabase<'_> {
         self.journal.database.get_or_insert_default()
     }
 
-    /// Changes the journal and keeps it.
+    /// Changes the journal and stores it.
     fn keep(&mut self, change: impl FnOnce(&mut Database)) -> Result<(), BackfillError> {
         change(self.database());
         let saved = self.place.save(self.journal);
         saved.map_err(|source| self.place.unreachable(source))
     }
 
-    /// The generation that this has begun.
+    /// Returns the generations that this backfill has started.
     fn lives(&mut self) -> Option<Lives> {
         let database = self.database();
         let (facts, content) = database.lives?;
@@ -105,7 +103,7 @@ impl FromDatabase<'_> {
         })
     }
 
-    /// Keeps where the log ends: what is read of the source comes after it.
+    /// Records the end of the log. The rows of the snapshot come after it.
     async fn begin(&mut self) -> Result<(), BackfillError> {
         if self.database().starts.is_some() {
             return Ok(());
@@ -117,7 +115,7 @@ impl FromDatabase<'_> {
         self.keep(|database| database.starts = Some(ends))
     }
 
-    /// Begins a new life of both topics, unless the journal's are the latest.
+    /// Starts a new generation of both topics, unless the journal's generations are the latest.
     async fn begin_lives(&mut self, rebuild: &Rebuild) -> Result<(), BackfillError> {
         let patience = self.patience;
         if let Some(lives) = self.lives()
@@ -127,12 +125,12 @@ impl FromDatabase<'_> {
         }
         let steps = Steps::new(self.progress, "history");
         if self.into_clickhouse {
-            self.make_tables(rebuild).await?;
+            self.create_tables(rebuild).await?;
         }
         self.consent.ensure_topics(self.connections).await?;
         let lives = insist(patience, async || rebuild.begin().await).await?;
         crash::point("backfill", "lives_begun");
-        steps.done(&format!("history begins anew, generation {}", lives.facts));
+        steps.done(&format!("rebuilding as generation {}", lives.facts));
         self.keep(|database| {
             *database = Database {
                 lives: Some((lives.facts, lives.content)),
@@ -144,23 +142,23 @@ impl FromDatabase<'_> {
         Ok(())
     }
 
-    /// Makes the tables that are missing, and moves those aside that are wrong.
-    async fn make_tables(&self, rebuild: &Rebuild) -> Result<(), BackfillError> {
+    /// Creates the missing tables, and moves the wrong ones aside.
+    async fn create_tables(&self, rebuild: &Rebuild) -> Result<(), BackfillError> {
         let steps = Steps::new(self.progress, "clickhouse");
-        steps.doing("looking at the tables");
+        steps.doing("checking the tables");
         self.consent.check_tables(self.connections).await?;
-        // Whatever is not there yet; with a wrong table this may fail, and the
-        // second time it counts.
+        // Creates the missing tables. A wrong table can make this fail, so only the result of
+        // the second attempt counts.
         let _ = owned::clickhouse(self.connections).await;
         for aside in insist(self.patience, async || rebuild.move_aside().await).await? {
-            steps.doing(&format!("moved a table that was not right to {aside}"));
+            steps.doing(&format!("moved a wrong table to {aside}"));
         }
         owned::clickhouse(self.connections).await?;
-        steps.done("the tables are right");
+        steps.done("tables ready");
         Ok(())
     }
 
-    /// Has all rows written into the log once more.
+    /// Rereads all rows into the log.
     async fn snapshot(&mut self) -> Result<(), BackfillError> {
         if self.database().snapshot_rows.is_some() {
             return Ok(());
@@ -169,22 +167,22 @@ impl FromDatabase<'_> {
             let timeout = self.patience.max(CONNECTOR_PATIENCE);
             let mut inspector = Inspector::new(self.connections)?;
             let before = inspector.catalogue().await?;
-            let mended = self
+            let repair = self
                 .consent
-                .mend_connector(self.connections, timeout, self.progress);
-            let begins_anew = mended.await?;
-            if begins_anew {
-                // It reads everything by itself, before it goes on.
-                self.until_it_streams().await?;
+                .repair_connector(self.connections, timeout, self.progress);
+            let is_new = repair.await?;
+            if is_new {
+                // A new connector takes an initial snapshot before it streams.
+                self.wait_for_streaming().await?;
             }
             let latest = inspector.snapshot().await?;
             let source = Fingerprint::of(&before, inspector.expected(), latest);
             let rows = self.rows;
             self.keep(|database| {
                 database.source = Some(source);
-                database.snapshot_rows = begins_anew.then_some(rows);
+                database.snapshot_rows = is_new.then_some(rows);
             })?;
-            if begins_anew {
+            if is_new {
                 return Ok(());
             }
         }
@@ -201,7 +199,7 @@ impl FromDatabase<'_> {
         if self.database().signal.is_none() {
             let mut database = self.database().clone();
             snapshot.begin(&mut database).await?;
-            self.keep(|kept| *kept = database)?;
+            self.keep(|stored| *stored = database)?;
             crash::point("backfill", "signal_kept");
         }
         let from = self.database().notifications_from;
@@ -213,16 +211,16 @@ impl FromDatabase<'_> {
                 self.keep(|database| database.snapshot_rows = Some(rows))
             }
             Err(error) => {
-                // Nobody follows it any more: the next run asks anew.
+                // The next run sends a new signal.
                 self.keep(|database| database.signal = None)?;
                 Err(error)
             }
         }
     }
 
-    /// What is read anew from a source that still loses changes is out of date at
-    /// once.
-    async fn source_is_sound(&self) -> Result<(), BackfillError> {
+    /// Returns an error if the source still loses changes: its snapshot would immediately be
+    /// out of date.
+    async fn check_source(&self) -> Result<(), BackfillError> {
         let mut inspector = Inspector::new(self.connections)?;
         let catalogue = inspector.catalogue().await?;
         let mut findings = check(&catalogue, inspector.expected());
@@ -233,8 +231,9 @@ impl FromDatabase<'_> {
         Err(BackfillError::Source(Refusal { findings }))
     }
 
-    /// A connector that has just begun makes its slot after it says it runs.
-    async fn until_it_streams(&self) -> Result<(), BackfillError> {
+    /// Waits until a new connector has caught up. It creates its slot only after it is reported
+    /// as running.
+    async fn wait_for_streaming(&self) -> Result<(), BackfillError> {
         let started = tokio::time::Instant::now();
         loop {
             match barrier::wait(self.connections, &[], self.patience, self.progress).await {
@@ -243,29 +242,31 @@ impl FromDatabase<'_> {
                 {
                     tokio::time::sleep(POLL).await;
                 }
-                waited => return Ok(waited.map(|_| ())?),
+                result => return Ok(result.map(|_| ())?),
             }
         }
     }
 
-    /// Waits until ClickHouse has all that is in the log now, as long as it
-    /// gets any nearer.
+    /// Waits until ClickHouse has processed the log up to its current end. Gives up if there is
+    /// no progress.
     async fn catch_up(&mut self) -> Result<(), BackfillError> {
         if self.database().caught_up {
             return Ok(());
         }
         let sinks = [SinkKind::ClickHouse];
-        let (mut nearest, mut slot) = (i64::MIN, i64::MAX);
+        let (mut best_group, mut best_slot) = (i64::MIN, i64::MAX);
         loop {
             match barrier::wait(self.connections, &sinks, self.patience, self.progress).await {
                 Err(FenceError::GroupBehind { partitions, .. })
-                    if committed(&partitions) > nearest =>
+                    if progress(&partitions) > best_group =>
                 {
-                    nearest = committed(&partitions);
+                    best_group = progress(&partitions);
                 }
-                Err(FenceError::SlotBehind { bytes, .. }) if bytes < slot => slot = bytes,
-                waited => {
-                    waited?;
+                Err(FenceError::SlotBehind { bytes, .. }) if bytes < best_slot => {
+                    best_slot = bytes;
+                }
+                result => {
+                    result?;
                     crash::point("backfill", "caught_up");
                     return self.keep(|database| database.caught_up = true);
                 }
@@ -273,7 +274,7 @@ impl FromDatabase<'_> {
         }
     }
 
-    /// Deletes what the source does not have.
+    /// Deletes rows that are missing from the source.
     async fn prune(&mut self, store: &Store) -> Result<(), BackfillError> {
         if self.database().pruned_all {
             return Ok(());
@@ -303,13 +304,13 @@ impl FromDatabase<'_> {
     }
 }
 
-/// Keeps that history is complete again, as of when the source was read.
-pub(super) async fn reconciled(
+/// Records a new baseline: history is complete as of the time when the source was read.
+pub(super) async fn record_baseline(
     connections: &Connections,
     source: Option<&Fingerprint>,
 ) -> Result<(), BackfillError> {
     let mut inspector = Inspector::new(connections)?;
-    // Who watches the source fills it in where Connect cannot be asked now.
+    // If Connect is unreachable, the pipeline's watcher of the source adds the properties later.
     let connector = inspector.connector().await.ok().flatten();
     let source = if let Some(source) = source {
         source.clone()
@@ -322,8 +323,8 @@ pub(super) async fn reconciled(
     Ok(())
 }
 
-/// How much of the log a group has done.
-fn committed(partitions: &[barrier::Behind]) -> i64 {
+/// Returns a measure of a group's progress: its distance to the end of the log, negated.
+fn progress(partitions: &[barrier::Behind]) -> i64 {
     partitions
         .iter()
         .map(|behind| behind.committed.unwrap_or(0) - behind.end)

@@ -1,4 +1,4 @@
-//! Why a backfill cannot be made, or not to its end.
+//! Errors of a backfill.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     stack::StateError,
 };
 
-/// Why there is none, or why it stopped. It can be run again.
+/// Error that prevents or stops a backfill. The backfill can be run again.
 #[derive(Debug, thiserror::Error)]
 pub enum BackfillError {
     #[error("{0}")]
     Usage(String),
-    #[error("another backfill of project {project} is at work: {holder}")]
+    #[error("another backfill of project {project} is running: {holder}")]
     Busy { project: String, holder: String },
-    #[error("{} cannot be kept", path.display())]
+    #[error("cannot read or write {}", path.display())]
     Journal {
         path: PathBuf,
         #[source]
@@ -33,7 +33,7 @@ pub enum BackfillError {
     Malformed { path: PathBuf, reason: String },
     #[error("cannot use temporary files")]
     Disk(#[from] io::Error),
-    #[error("kafka does not answer")]
+    #[error("cannot access kafka")]
     Kafka(#[from] KafkaError),
     #[error("topic {topic} does not exist")]
     NoTopic { topic: String },
@@ -42,16 +42,16 @@ pub enum BackfillError {
         from: String,
         to: Option<String>,
         sinks: Vec<SinkKind>,
-        /// Partition and the offset that it begins at.
+        /// Partitions and their start offsets.
         partitions: Vec<(i32, i64)>,
     },
     #[error(transparent)]
     Replay(#[from] ReplayError),
     #[error(transparent)]
     Board(#[from] BoardError),
-    #[error("postgres does not answer")]
+    #[error("cannot access postgres")]
     Postgres(#[from] PostgresError),
-    #[error("clickhouse does not answer")]
+    #[error("cannot access clickhouse")]
     ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
     ClickHouseUrl(#[from] InvalidUrl),
@@ -59,9 +59,9 @@ pub enum BackfillError {
     Objects(#[from] ObjectsError),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
-    #[error("the source is not as it has to be: {0}")]
+    #[error("the source must be repaired first: {0}")]
     Source(Refusal),
-    #[error("confirmation required: {service} is not fanout's own, and needs: {what}")]
+    #[error("confirmation required: {service} is external and needs: {what}")]
     NotConfirmed { service: &'static str, what: String },
     #[error(transparent)]
     State(#[from] StateError),
@@ -71,7 +71,7 @@ pub enum BackfillError {
     Records(#[from] RecordsError),
     #[error("not caught up")]
     Fence(#[from] FenceError),
-    #[error("the connector has not reported on the snapshot for {}s", waited.as_secs())]
+    #[error("the connector has not reported snapshot progress for {}s", waited.as_secs())]
     SnapshotSilent { waited: Duration },
     #[error("the snapshot was aborted")]
     SnapshotAborted,
@@ -80,10 +80,10 @@ pub enum BackfillError {
 }
 
 fn list(partitions: &[(i32, i64)]) -> String {
-    let one = |(partition, start): &(i32, i64)| {
-        format!("partition {partition} begins at offset {start}, later than that")
+    let describe = |(partition, start): &(i32, i64)| {
+        format!("partition {partition} starts at offset {start}, which is later")
     };
-    let texts: Vec<String> = partitions.iter().map(one).collect();
+    let texts: Vec<String> = partitions.iter().map(describe).collect();
     texts.join(", ")
 }
 
@@ -143,10 +143,10 @@ impl Failure for BackfillError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Usage(_) => "fanout backfill --help".to_owned(),
-            Self::Busy { .. } => "wait until it is done, then run the command again".to_owned(),
-            Self::Disk(_) => "free space in that folder, then run it again".to_owned(),
+            Self::Busy { .. } => "wait until it is done, then rerun the command".to_owned(),
+            Self::Disk(_) => "free space in that folder, then rerun the command".to_owned(),
             Self::Journal { .. } => {
-                "use a folder of your own: FANOUT_HOME=<folder> fanout …".to_owned()
+                "use a folder that you can write to: FANOUT_HOME=<folder> fanout …".to_owned()
             }
             Self::Malformed { path, .. } => format!("rm {}", path.display()),
             Self::Kafka(_) | Self::Postgres(_) | Self::ClickHouse(_) => "fanout status".to_owned(),
@@ -156,7 +156,7 @@ impl Failure for BackfillError {
             Self::Connector(error) => return error.hint(),
             Self::Fence(error) => return error.hint(),
             Self::SnapshotSilent { .. } | Self::SnapshotAborted | Self::SnapshotFailed { .. } => {
-                "fanout connector status; then run it again".to_owned()
+                "fanout connector status; then rerun the command".to_owned()
             }
             Self::NoTopic { .. } => "fanout connector apply".to_owned(),
             Self::OlderThanLog {
@@ -168,7 +168,10 @@ impl Failure for BackfillError {
                 format!("fanout backfill --from {from}{to} --source database --sinks {sinks}")
             }
             Self::Replay(error) => return error.hint(),
-            Self::Source(refusal) => return refusal.findings.first().map(|it| it.remedy.clone()),
+            Self::Source(refusal) => {
+                let first = refusal.findings.first();
+                return first.map(|finding| finding.remedy.clone());
+            }
             Self::NotConfirmed { .. } => "fanout backfill --yes".to_owned(),
             Self::State(error) => return error.hint(),
             Self::Inspect(_) => "fanout status".to_owned(),
@@ -182,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_log_no_longer_has_is_read_from_the_source_into_the_same_sinks() {
+    fn the_hint_for_a_missing_range_reads_the_source_into_the_same_sinks() {
         let older = |to: Option<&str>| BackfillError::OlderThanLog {
             from: "2h".to_owned(),
             to: to.map(str::to_owned),

@@ -1,9 +1,9 @@
-//! How far a backfill is, in a file beside the project's state: killed at any
-//! moment, the same command goes on from there.
+//! The progress of a backfill, stored in a file beside the project's state. After a kill at any
+//! time, the same command resumes from there.
 //!
 //! ```text
-//! <home>/<project>/backfill.json   format 1; gone when the backfill is done
-//!                  backfill.lock   held by whoever is at work
+//! <home>/<project>/backfill.json   format 1; removed when the backfill is done
+//!                  backfill.lock   locked while a backfill runs
 //! ```
 
 use std::{
@@ -26,65 +26,66 @@ use crate::{
 /// Format of the file that this program writes and reads.
 const FORMAT: u32 = 1;
 
-/// A backfill that is not done.
+/// An unfinished backfill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     format: u32,
-    /// What was asked for, in one fixed form.
+    /// The request, in a fixed form.
     pub request: String,
-    /// The life of the events' topic that the offsets are of.
+    /// Incarnation of the events topic that the offsets belong to.
     pub topic: String,
-    /// RFC 3339.
+    /// Start time, in RFC 3339.
     pub begun: String,
-    /// Microseconds since the epoch; none is as far back as there is anything.
+    /// Start of the time range, in microseconds since the epoch. `None` means the earliest
+    /// record or row.
     pub from_us: Option<i64>,
-    /// The first moment after it.
+    /// Exclusive end of the time range, in microseconds since the epoch. `None` means now.
     pub to_us: Option<i64>,
-    /// By sink, what is replayed of each partition.
+    /// Offset ranges to replay by sink, one per partition.
     pub replays: BTreeMap<SinkKind, Vec<Part>>,
-    /// How far a backfill from the source is.
+    /// Progress of a backfill from the source.
     pub database: Option<Database>,
 }
 
-/// How far a backfill from the source is.
+/// Progress of a backfill from the source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
-    /// The generations it has begun, of the events and of the content.
+    /// Generations that the backfill has started, of the events and of the content.
     pub lives: Option<(u16, u16)>,
-    /// Where the events' topic ended when it began, by partition.
+    /// End offsets of the events topic when the backfill started, by partition.
     pub starts: Option<Vec<i64>>,
-    /// The source as it was before the snapshot: what is altered from then on
-    /// may be missing. None in journals of before this was kept.
+    /// Fingerprint of the source before the snapshot. Changes from later alterations may be
+    /// missing. `None` in a journal of an earlier version.
     #[serde(default)]
     pub source: Option<Fingerprint>,
-    /// The id of the signal that asked for the snapshot.
+    /// Id of the signal that requests the snapshot.
     pub signal: Option<String>,
-    /// The notifications of it are from here on.
+    /// First offset that can contain a notification of the snapshot.
     pub notifications_from: i64,
-    /// The snapshot is in the log, with so many rows.
+    /// Number of rows of the snapshot, once all of them are in the log.
     pub snapshot_rows: Option<u64>,
-    /// ClickHouse has had all of it.
+    /// Whether ClickHouse has received the complete snapshot.
     pub caught_up: bool,
-    /// The last id that was compared.
+    /// Last id that was compared.
     pub pruned_to: Option<i64>,
     pub pruned: u64,
     pub pruned_content: u64,
-    /// Every id was compared.
+    /// Whether all ids were compared.
     pub pruned_all: bool,
 }
 
-/// Where a project's journal is.
+/// Path of a project's journal.
 #[derive(Debug, Clone)]
 pub struct Place(PathBuf);
 
-/// Only the number, to tell another format before reading it as this one.
+/// The format number alone, to recognise another format before parsing the rest.
 #[derive(Deserialize)]
 struct Formatted {
     format: u32,
 }
 
 impl Journal {
-    /// A backfill that has done nothing yet.
+    /// Creates the journal of a new backfill.
     #[must_use]
     pub fn new(request: String, topic: String, begun: String) -> Self {
         Self {
@@ -99,7 +100,7 @@ impl Journal {
         }
     }
 
-    /// Its times, as times of events.
+    /// Returns the time range, as times of events.
     #[must_use]
     pub fn times(&self) -> Times {
         Times {
@@ -110,16 +111,16 @@ impl Journal {
 }
 
 impl Place {
-    /// The journal of the project in this folder.
+    /// Returns the journal's path in the project's folder.
     #[must_use]
-    pub fn of(dir: &ProjectDir) -> Self {
+    pub fn new(dir: &ProjectDir) -> Self {
         Self(dir.path().join("backfill.json"))
     }
 
-    /// Holds the project's backfills, so that there is one at a time.
+    /// Locks the project's backfills, so that only one runs at a time.
     ///
     /// # Errors
-    /// When another process is at one, or the folder cannot be made.
+    /// If another process runs a backfill, or the folder cannot be created.
     pub fn lock(&self) -> Result<Lock, BackfillError> {
         let path = self.0.with_extension("lock");
         match Lock::try_at(&path) {
@@ -137,10 +138,10 @@ impl Place {
         folder.unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The unfinished backfill, where there is one.
+    /// Returns the unfinished backfill, or `None` if there is none.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or understood.
+    /// If the file cannot be read or parsed.
     pub fn load(&self) -> Result<Option<Journal>, BackfillError> {
         let text = match fs::read_to_string(&self.0) {
             Ok(text) => text,
@@ -155,24 +156,24 @@ impl Place {
             serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
         if formatted.format != FORMAT {
             let found = formatted.format;
-            return Err(malformed(format!("it is of format {found}, not {FORMAT}")));
+            return Err(malformed(format!("format {found}, expected {FORMAT}")));
         }
         let journal = serde_json::from_str(&text);
         journal.map_err(|error| malformed(error.to_string()))
     }
 
-    /// Writes it whole or not at all.
+    /// Writes the journal atomically.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// If the file cannot be written.
     pub fn save(&self, journal: &Journal) -> io::Result<()> {
         write_atomically(&self.0, &serde_json::to_vec_pretty(journal)?)
     }
 
-    /// Forgets it: the backfill is done.
+    /// Removes the journal of a finished backfill.
     ///
     /// # Errors
-    /// When the file cannot be removed.
+    /// If the file cannot be removed.
     pub fn remove(&self) -> Result<(), BackfillError> {
         match fs::remove_file(&self.0) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -182,7 +183,7 @@ impl Place {
         }
     }
 
-    /// The error of a file that cannot be reached.
+    /// Returns the error for a file that cannot be accessed.
     #[must_use]
     pub fn unreachable(&self, source: io::Error) -> BackfillError {
         BackfillError::Journal {
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn a_journal_is_read_as_it_was_written_and_another_format_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let place = Place::of(&Home::at(folder.path()).project(&Project::default()));
+        let place = Place::new(&Home::at(folder.path()).project(&Project::default()));
         let lock = place.lock().expect("free");
         assert_eq!(place.lock().expect_err("held").code(), "backfill_locked");
         drop(lock);

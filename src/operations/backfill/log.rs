@@ -1,4 +1,4 @@
-//! The part of the log that a time means, and its replay.
+//! The range of the log that a time range selects, and the progress of its replay.
 
 use std::{
     io,
@@ -29,16 +29,16 @@ use crate::{
     },
 };
 
-/// How long the record of generations may take to be read.
+/// Timeout for reading the record of generations.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Progress is kept this often: what a kill may repeat.
-const KEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which progress is stored. A kill repeats at most this much work.
+const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Microseconds in a millisecond, which the log's times are in.
+/// Microseconds per millisecond, the unit of times in the log.
 const MILLISECOND_US: i64 = 1000;
 
-/// The events' topic as it is now.
+/// The current events topic.
 pub(super) struct Topic {
     pub log: Log,
     pub name: String,
@@ -46,7 +46,7 @@ pub(super) struct Topic {
 }
 
 impl Topic {
-    /// The topic, where there is one.
+    /// Returns the topic, or `None` if it does not exist.
     pub(super) async fn find(connections: &Connections) -> Result<Option<Self>, BackfillError> {
         let settings = connections.settings();
         let name = events_topic(settings);
@@ -59,14 +59,17 @@ impl Topic {
         }))
     }
 
-    /// A place that an unfinished backfill has yet to read and that the log no
-    /// longer has: partition and offset.
-    pub(super) async fn gone(&self, journal: &Journal) -> Result<Option<(i32, i64)>, KafkaError> {
+    /// Returns a partition and an offset that an unfinished backfill must still read and that
+    /// the log no longer has, if any.
+    pub(super) async fn missing(
+        &self,
+        journal: &Journal,
+    ) -> Result<Option<(i32, i64)>, KafkaError> {
         let bounds = self.log.bounds(&self.name).await?;
-        Ok(gone(journal, &bounds))
+        Ok(missing(journal, &bounds))
     }
 
-    /// All that has come since the log ended there.
+    /// Returns the offset ranges from these offsets to the current end of the log.
     pub(super) async fn since(
         connections: &Connections,
         starts: Option<&[i64]>,
@@ -78,8 +81,8 @@ impl Topic {
         Ok(parts(&bounds, starts, None))
     }
 
-    /// Where the generation in force begins: what the log has from before would
-    /// bring back rows that are gone.
+    /// Returns the start offsets of the current generation. Earlier records would bring back
+    /// deleted rows.
     pub(super) async fn life_starts(
         &self,
         connections: &Connections,
@@ -91,7 +94,7 @@ impl Topic {
         if let Some(generation) = insist(PATIENCE, async || record.latest().await).await? {
             return Ok(generation.begun.facts.starts);
         }
-        // No worker has taken it over yet.
+        // No worker has recorded the generation yet.
         let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
         let store = connections.clickhouse.store(false, timeout)?;
         let lives = store.lives(&self.name).await?;
@@ -101,8 +104,11 @@ impl Topic {
             .map_or(Vec::new(), |life| life.starts))
     }
 
-    /// The offsets between two times, by partition, and not before `starts`. A
-    /// time that the log no longer reaches back to is an error.
+    /// Returns the offset ranges between two times, by partition, limited to offsets from
+    /// `starts` on.
+    ///
+    /// # Errors
+    /// If the log no longer reaches back to the first time.
     pub(super) async fn parts(
         &self,
         request: &Request,
@@ -133,12 +139,12 @@ impl Topic {
         Ok(parts(&bounds, Some(&from), to.as_deref()))
     }
 
-    /// The first offset at or after a time, by partition.
+    /// Returns the first offset at or after a time, by partition.
     async fn offsets(&self, time_us: Option<i64>) -> Result<Option<Vec<i64>>, KafkaError> {
         let Some(time_us) = time_us else {
             return Ok(None);
         };
-        // The first whole millisecond at or after it.
+        // Rounded up to a full millisecond.
         let time_ms = -(-time_us).div_euclid(MILLISECOND_US);
         self.log
             .offsets_at(&self.name, time_ms.max(0))
@@ -147,22 +153,22 @@ impl Topic {
     }
 }
 
-fn gone(journal: &Journal, bounds: &[Bounds]) -> Option<(i32, i64)> {
-    let left = |part: &&Part| !part.done && part.next < part.until;
-    let mut parts = journal.replays.values().flatten().filter(left);
+fn missing(journal: &Journal, bounds: &[Bounds]) -> Option<(i32, i64)> {
+    let is_unfinished = |part: &&Part| !part.done && part.next < part.until;
+    let mut parts = journal.replays.values().flatten().filter(is_unfinished);
     let part = parts.find(|part| {
-        let place = usize::try_from(part.partition).unwrap_or(usize::MAX);
-        let bounds = bounds.get(place);
+        let index = usize::try_from(part.partition).unwrap_or(usize::MAX);
+        let bounds = bounds.get(index);
         bounds.is_none_or(|bounds| !(bounds.start..=bounds.end).contains(&part.next))
     })?;
     Some((part.partition, part.next))
 }
 
-/// The partitions from whose front records are gone that may be as late as the
-/// time asked for: it is found no later than at what is left.
+/// Returns the partitions, with their start offsets, whose deleted records may lie after the
+/// requested time. This is possible if the time selects the first remaining record.
 fn older(bounds: &[Bounds], from: &[i64]) -> Vec<(i32, i64)> {
-    let found = (0..).zip(bounds.iter().zip(from));
-    found
+    let partitions = (0..).zip(bounds.iter().zip(from));
+    partitions
         .filter(|(_, (bounds, from))| {
             bounds.start > 0 && bounds.start < bounds.end && **from <= bounds.start
         })
@@ -170,7 +176,7 @@ fn older(bounds: &[Bounds], from: &[i64]) -> Vec<(i32, i64)> {
         .collect()
 }
 
-/// What lies between, within what there is.
+/// Returns the offset ranges between `from` and `to`, clamped to the log.
 fn parts(bounds: &[Bounds], from: Option<&[i64]>, to: Option<&[i64]>) -> Vec<Part> {
     let part = |(index, bounds): (usize, &Bounds)| {
         let at = |offsets: Option<&[i64]>| offsets.and_then(|offsets| offsets.get(index).copied());
@@ -183,15 +189,15 @@ fn parts(bounds: &[Bounds], from: Option<&[i64]>, to: Option<&[i64]>) -> Vec<Par
     bounds.iter().enumerate().map(part).collect()
 }
 
-/// Keeps how far a replay is, and shows it.
+/// Stores and shows the progress of a replay.
 pub(super) struct Keeper<'a> {
     place: &'a Place,
     journal: &'a mut Journal,
     sink: SinkKind,
-    /// Partition and offset of each record that is dead-lettered already.
-    letters: Sorted<12>,
+    /// Partition and offset of each dead-lettered record.
+    dead_letters: Sorted<12>,
     steps: &'a Steps<'a>,
-    kept: Option<Instant>,
+    saved: Option<Instant>,
 }
 
 impl<'a> Keeper<'a> {
@@ -203,20 +209,20 @@ impl<'a> Keeper<'a> {
         steps: &'a Steps<'a>,
     ) -> Result<Self, BackfillError> {
         let group = sink.events_group().name();
-        let mut letters = Sorting::new(scratch);
+        let mut dead_letters = Sorting::new(scratch);
         let mut reader = dlq::DeadLetterReader::start(connections).await?;
         while let Some(letter) = reader.next().await? {
             if letter.sink == group && letter.generation == journal.topic {
-                letters.add(record(letter.partition, letter.offset))?;
+                dead_letters.add(record_key(letter.partition, letter.offset))?;
             }
         }
         Ok(Self {
             place,
             journal,
             sink,
-            letters: letters.finish()?,
+            dead_letters: dead_letters.finish()?,
             steps,
-            kept: None,
+            saved: None,
         })
     }
 }
@@ -225,32 +231,32 @@ impl Watch for Keeper<'_> {
     fn advanced(&mut self, part: &Part, _tally: &Tally) -> io::Result<()> {
         let parts = self.journal.replays.entry(self.sink);
         let parts = parts.or_default();
-        if let Some(kept) = parts
+        if let Some(stored) = parts
             .iter_mut()
-            .find(|kept| kept.partition == part.partition)
+            .find(|stored| stored.partition == part.partition)
         {
-            part.clone_into(kept);
+            part.clone_into(stored);
         }
         let passed = parts.iter().map(Part::passed).sum();
         let total = parts.iter().map(Part::len).sum();
         self.steps.advanced(passed, Some(total), Unit::Records);
-        let due = |kept: Instant| kept.elapsed() >= KEEP_INTERVAL;
-        if part.done || self.kept.is_none_or(due) {
+        let is_due = |saved: Instant| saved.elapsed() >= SAVE_INTERVAL;
+        if part.done || self.saved.is_none_or(is_due) {
             crash::point("backfill", "keeping");
             self.place.save(self.journal)?;
             crash::point("backfill", "kept");
-            self.kept = Some(Instant::now());
+            self.saved = Some(Instant::now());
         }
         Ok(())
     }
 
     fn is_dead_lettered(&self, partition: i32, offset: i64) -> io::Result<bool> {
-        self.letters.contains(&record(partition, offset))
+        self.dead_letters.contains(&record_key(partition, offset))
     }
 }
 
-/// The place of a record, as a key.
-fn record(partition: i32, offset: i64) -> [u8; 12] {
+/// Returns the sort key of a record.
+fn record_key(partition: i32, offset: i64) -> [u8; 12] {
     key(&[&partition.field(), &offset.field()])
 }
 
@@ -261,9 +267,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_deleted_before_it_was_replayed_is_gone() {
+    fn a_record_deleted_before_its_replay_is_missing() {
         let bounds = [Bounds { start: 5, end: 9 }];
-        let at = |next, done| {
+        let missing_at = |next, done| {
             let mut journal = Journal::new("x".to_owned(), "t/1".to_owned(), "now".to_owned());
             let part = Part {
                 next,
@@ -271,15 +277,17 @@ mod tests {
                 ..Part::new(0, 2, 9)
             };
             journal.replays.insert(SinkKind::Http, vec![part]);
-            gone(&journal, &bounds)
+            missing(&journal, &bounds)
         };
-        assert_eq!((at(5, false), at(8, false)), (None, None));
-        assert_eq!(at(4, false), Some((0, 4)));
-        assert_eq!((at(9, true), at(4, true)), (None, None));
+        let present = (missing_at(5, false), missing_at(8, false));
+        assert_eq!(present, (None, None));
+        assert_eq!(missing_at(4, false), Some((0, 4)));
+        let done = (missing_at(9, true), missing_at(4, true));
+        assert_eq!(done, (None, None));
     }
 
     #[test]
-    fn only_a_front_that_was_cut_off_can_be_too_late() {
+    fn only_a_partition_with_deleted_records_can_start_too_late() {
         let bounds = [
             Bounds { start: 0, end: 9 },
             Bounds { start: 5, end: 9 },
@@ -291,7 +299,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_stays_within_the_log_and_within_what_was_asked(
+        fn a_range_is_the_intersection_of_the_log_and_the_request(
             start in 0..50_i64, length in 0..50_i64, from in 0..120_i64, to in 0..120_i64,
         ) {
             let bounds = [Bounds { start, end: start + length }];
@@ -305,7 +313,7 @@ mod tests {
         }
 
         #[test]
-        fn without_times_it_is_the_whole_log(start in 0..50_i64, length in 0..50_i64) {
+        fn a_range_without_times_is_the_complete_log(start in 0..50_i64, length in 0..50_i64) {
             let bounds = [Bounds { start, end: start + length }];
             prop_assert_eq!(&parts(&bounds, None, None)[0], &Part::new(0, start, start + length));
         }

@@ -1,5 +1,5 @@
-//! Tells a sink that it has had its history otherwise, and where to read on: what
-//! ends its halt, or its caution, on a running pipeline.
+//! Records for a sink that its history was backfilled, and the offsets from which it continues.
+//! On a running pipeline, this ends the sink's halt or degradation.
 
 use std::time::Duration;
 
@@ -17,10 +17,13 @@ use crate::{
     source::tables::{self, events_topic},
 };
 
-/// Up to where the external system has had every insert; none where this
-/// backfill was not of everything. The log alone has everything only where
-/// nothing of it was deleted, and nothing of an earlier topic.
-pub(super) fn outside(journal: &Journal, database: Option<&Database>) -> Option<(Vec<i64>, bool)> {
+/// Returns the offsets before which the external system has received every insert, and whether
+/// the source was read. Returns `None` if the backfill did not cover all of history. A replay of
+/// the log covers it only if every partition still starts at offset 0.
+pub(super) fn http_range(
+    journal: &Journal,
+    database: Option<&Database>,
+) -> Option<(Vec<i64>, bool)> {
     if journal.from_us.is_some() || journal.to_us.is_some() {
         return None;
     }
@@ -28,13 +31,13 @@ pub(super) fn outside(journal: &Journal, database: Option<&Database>) -> Option<
         return Some((database.starts.clone()?, true));
     }
     let parts = journal.replays.get(&SinkKind::Http)?;
-    let is_whole = parts.iter().all(|part| part.from == 0);
-    is_whole.then(|| (parts.iter().map(|part| part.until).collect(), false))
+    let is_complete = parts.iter().all(|part| part.from == 0);
+    is_complete.then(|| (parts.iter().map(|part| part.until).collect(), false))
 }
 
-/// Notes it for a group: before `next`, by partition, nothing is missing. Insists
-/// for as long as `patience`.
-pub(super) async fn note(
+/// Records for a group that no event before the offsets `next`, by partition, is missing.
+/// Retries for as long as `patience`.
+pub(super) async fn record(
     connections: &Connections,
     group: ConsumerGroup,
     (next, whole): (Vec<i64>, bool),
@@ -71,19 +74,22 @@ mod tests {
     }
 
     #[test]
-    fn only_a_backfill_of_everything_makes_up_for_history() {
-        let whole = journal(vec![Part::new(0, 0, 5), Part::new(1, 0, 0)]);
-        assert_eq!(outside(&whole, None), Some((vec![5, 0], false)));
-        let cut = journal(vec![Part::new(0, 2, 5), Part::new(1, 0, 7)]);
-        assert_eq!(outside(&cut, None), None);
+    fn only_a_complete_backfill_replaces_history() {
+        let complete = journal(vec![Part::new(0, 0, 5), Part::new(1, 0, 0)]);
+        assert_eq!(http_range(&complete, None), Some((vec![5, 0], false)));
+        let partial = journal(vec![Part::new(0, 2, 5), Part::new(1, 0, 7)]);
+        assert_eq!(http_range(&partial, None), None);
         let database = Database {
             starts: Some(vec![3, 4]),
             ..Database::default()
         };
-        assert_eq!(outside(&cut, Some(&database)), Some((vec![3, 4], true)));
-        let mut recent = whole;
+        assert_eq!(
+            http_range(&partial, Some(&database)),
+            Some((vec![3, 4], true))
+        );
+        let mut recent = complete;
         recent.from_us = Some(1);
-        assert_eq!(outside(&recent, None), None);
-        assert_eq!(outside(&recent, Some(&database)), None);
+        assert_eq!(http_range(&recent, None), None);
+        assert_eq!(http_range(&recent, Some(&database)), None);
     }
 }

@@ -1,12 +1,11 @@
-//! `backfill`: history applied again, beside the live pipeline and without
-//! touching it.
+//! `backfill`: applies history again, independently of the running pipeline.
 //!
-//! From the log it is a bounded replay by the records' own time: each row is
-//! written at the position it had the first time, so what is there already
-//! wins or stays as it is. From the source it is a snapshot by the events' time
-//! that comes through the log; with all of it compared afterwards it mends
-//! every break in history. How far it is stands in a [`journal`], and the same
-//! command goes on from there.
+//! A backfill from the log replays a range of records, selected by the records' own time. Each
+//! row is written at its original position, so newer rows win and equal rows do not change. A
+//! backfill from the source takes a snapshot, selected by the events' time, whose rows come
+//! through the log. A backfill of the complete source with a comparison afterwards repairs
+//! every gap in history. The progress is stored in a [`journal`], from which the same command
+//! resumes.
 
 mod alterations;
 mod database;
@@ -50,23 +49,23 @@ use crate::{
     stack::{Lock, Site},
 };
 
-/// What it did.
+/// Result of a backfill.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// By sink, since this process began.
+    /// Counts of replayed records by sink, since this process started.
     pub replayed: BTreeMap<SinkKind, Tally>,
-    /// Rows that were read in the source.
+    /// Number of rows that were read from the source.
     pub rows: Option<u64>,
-    /// Rows that were deleted because the source does not have them.
+    /// Number of events that were deleted because they are missing from the source.
     pub pruned: Option<u64>,
-    /// The same of the contents.
+    /// Number of contents that were deleted because they are missing from the source.
     pub pruned_content: Option<u64>,
-    /// Members of the board that was made anew.
+    /// Number of members of the rebuilt board.
     pub board: Option<u64>,
     pub seconds: f64,
 }
 
-/// A backfill that knows what it will do.
+/// A backfill that is planned and not started yet.
 #[derive(Debug)]
 pub struct Backfill {
     connections: Connections,
@@ -79,34 +78,34 @@ pub struct Backfill {
     _lock: Option<Lock>,
 }
 
-/// Says what a backfill would do; holds nothing and keeps nothing.
+/// Returns the plan of a backfill. Takes no lock and stores nothing.
 ///
 /// # Errors
-/// When the request cannot be met, or a server does not answer.
+/// If the request cannot be fulfilled, or a server does not respond.
 pub async fn plan(
     site: &Site,
     connections: &Connections,
     request: Request,
 ) -> Result<Plan, BackfillError> {
-    let place = Place::of(&site.dir());
+    let place = Place::new(&site.dir());
     let mut plan = look(connections, &request, &place).await?.1;
     let consent = Consented::on_record(&site.dir())?;
     plan.alterations = Box::pin(consent.alterations(connections, &request)).await?;
     Ok(plan)
 }
 
-/// Holds the project's backfills and says what this one will do. Nothing is
-/// kept of it before it runs: an unfinished one is given up only then.
+/// Locks the project's backfills and plans this one. Stores nothing before the backfill runs,
+/// so an unfinished backfill is not abandoned yet.
 ///
 /// # Errors
-/// When another is at work, the request cannot be met, or a server does not
-/// answer.
+/// If another backfill is running, the request cannot be fulfilled, or a server does not
+/// respond.
 pub async fn prepare(
     site: &Site,
     connections: &Connections,
     request: Request,
 ) -> Result<Backfill, BackfillError> {
-    let place = Place::of(&site.dir());
+    let place = Place::new(&site.dir());
     let lock = place.lock()?;
     let (journal, mut plan) = look(connections, &request, &place).await?;
     let consent = Consented::on_record(&site.dir())?;
@@ -124,24 +123,23 @@ pub async fn prepare(
 }
 
 impl Backfill {
-    /// What it will do.
+    /// Returns the plan.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// The operator agrees to what the plan alters on servers that are not
-    /// fanout's own.
+    /// Records that the operator agrees to the plan's changes on external servers.
     pub fn agree(&mut self) {
         self.consent = Consented::default();
     }
 
-    /// Does it. `patience` bounds how long a server may refuse or say nothing,
-    /// not the work.
+    /// Runs the backfill. `patience` is the limit for how long a server may refuse or not
+    /// respond; the backfill as a whole has no time limit.
     ///
     /// # Errors
-    /// When a sink halts, a server refuses for too long, or it was told to
-    /// stop: what is done by then is kept, and the next run goes on.
+    /// If a sink halts, a server refuses for too long, or `stop` is cancelled. The next run
+    /// resumes from the stored progress.
     pub async fn run(
         mut self,
         patience: Duration,
@@ -164,13 +162,13 @@ impl Backfill {
                 continue;
             }
             let through = match sink {
-                // It is rebuilt below.
+                // The board is rebuilt below.
                 SinkKind::Redis => continue,
-                // It has had the source's rows.
+                // The snapshot's rows have already arrived through the log.
                 SinkKind::ClickHouse if database.is_some() => continue,
                 SinkKind::ClickHouse => Through::ClickHouse,
                 SinkKind::Http => Through::Http {
-                    // What the source was read for are its snapshot's rows.
+                    // After a snapshot, its rows are the ones to send.
                     include_snapshots: database.is_some(),
                 },
             };
@@ -178,38 +176,45 @@ impl Backfill {
             replayed.insert(sink, tally);
         }
         if self.request.has(SinkKind::Http)
-            && let Some(all) = made_up::outside(&self.journal, database.as_ref())
+            && let Some(range) = made_up::http_range(&self.journal, database.as_ref())
         {
-            let group = ConsumerGroup::Http;
-            made_up::note(&self.connections, group, all, None, patience, &self.consent).await?;
+            made_up::record(
+                &self.connections,
+                ConsumerGroup::Http,
+                range,
+                None,
+                patience,
+                &self.consent,
+            )
+            .await?;
         }
         let mut board = None;
         let sinks = &self.connections.settings().pipeline.sinks;
         let has_board = sinks.contains(&SinkKind::Redis);
         let rebuilds = self.request.rebuilds();
-        let wants_board = self.request.has(SinkKind::Redis) || (rebuilds && has_board);
-        if let Some(starts) = database.as_ref().and_then(|one| one.starts.clone())
+        let rebuilds_board = self.request.has(SinkKind::Redis) || (rebuilds && has_board);
+        if let Some(starts) = database.as_ref().and_then(|state| state.starts.clone())
             && self.journal.to_us.is_none()
-            && wants_board
+            && rebuilds_board
         {
             let from_us = self.journal.from_us;
-            let all = (starts, from_us.is_none());
-            made_up::note(
+            let range = (starts, from_us.is_none());
+            made_up::record(
                 &self.connections,
                 ConsumerGroup::Board,
-                all,
+                range,
                 from_us,
                 patience,
                 &self.consent,
             )
             .await?;
         }
-        if wants_board {
+        if rebuilds_board {
             board = Some(renew::rebuild(&self.connections, patience, progress).await?);
         }
         if rebuilds {
-            let source = database.as_ref().and_then(|one| one.source.as_ref());
-            database::reconciled(&self.connections, source).await?;
+            let source = database.as_ref().and_then(|state| state.source.as_ref());
+            database::record_baseline(&self.connections, source).await?;
         }
         crash::point("backfill", "forgetting");
         self.place.remove()?;
@@ -219,7 +224,7 @@ impl Backfill {
         };
         Ok(Report {
             replayed,
-            rows: database.as_ref().and_then(|one| one.snapshot_rows),
+            rows: database.as_ref().and_then(|state| state.snapshot_rows),
             pruned: pruned(|database| database.pruned),
             pruned_content: pruned(|database| database.pruned_content),
             board,
@@ -227,8 +232,8 @@ impl Backfill {
         })
     }
 
-    /// Has the source read anew; what the external system is to be told of it
-    /// is in the journal then.
+    /// Rereads the source. Adds the offset ranges to replay to the external system to the
+    /// journal.
     async fn read_source(
         &mut self,
         bounds: &Bounds,
@@ -247,10 +252,10 @@ impl Backfill {
             consent: self.consent.clone(),
         };
         let database = database.run().await?;
-        let outside = SinkKind::Http;
-        if self.request.has(outside) && !self.journal.replays.contains_key(&outside) {
+        let http = SinkKind::Http;
+        if self.request.has(http) && !self.journal.replays.contains_key(&http) {
             let parts = Topic::since(&self.connections, database.starts.as_deref()).await?;
-            self.journal.replays.insert(outside, parts);
+            self.journal.replays.insert(http, parts);
         }
         Ok(database)
     }

@@ -1,6 +1,5 @@
-//! What a backfill will do, before it does anything: the part of the log or of
-//! the source that its request means now, and whether it goes on with an earlier
-//! one.
+//! The plan of a backfill: the range of the log or of the source that its request selects, and
+//! the unfinished backfill that it resumes, if any.
 
 use serde::Serialize;
 
@@ -20,48 +19,47 @@ use crate::{
     time::{clock::now_us, instant::Resolved, timestamp::Rfc3339},
 };
 
-/// What it will do.
+/// Plan of a backfill.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
-    /// Whether it goes on with one that was interrupted, and when that began.
+    /// Start time of the interrupted backfill that this one resumes.
     pub resumes: Option<String>,
-    /// Another one that was interrupted, and is never finished once this one
-    /// begins.
+    /// Another interrupted backfill, which is abandoned when this one starts.
     pub gives_up: Option<String>,
     pub source: Source,
     /// UTC, or `earliest`.
     pub from: String,
-    /// UTC; none is up to now.
+    /// UTC. `None` means up to now.
     pub to: Option<String>,
     pub sinks: Vec<SinkKind>,
     pub prune: bool,
-    /// All history begins anew: what stores have from before counts no more.
+    /// Whether history is rebuilt from scratch. Earlier rows in the stores then no longer
+    /// count.
     pub rebuilds: bool,
-    /// Of the log; the same for each sink that replays it.
+    /// Offset ranges to replay from the log, equal for all sinks.
     pub partitions: Vec<Stretch>,
-    /// Over all partitions, at most so many.
+    /// Upper bound for the number of messages in all partitions.
     pub messages: u64,
-    /// Of the source.
+    /// Number of rows to read from the source.
     pub rows: Option<u64>,
-    /// What is altered on servers that are not fanout's own, and wants the
-    /// operator's consent.
+    /// Changes on external servers that require the operator's consent.
     pub alterations: Vec<Alteration>,
-    /// What an operator should know before.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
-/// What is replayed of one partition.
+/// Offset range to replay from one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stretch {
     pub partition: i32,
     pub from: i64,
     /// One past the last offset.
     pub until: i64,
-    /// Offsets in it: at least as many as there are messages.
+    /// Number of offsets in the range, which is an upper bound for the number of messages.
     pub messages: u64,
 }
 
-/// The journal to go on with, or a new one, and what is to be done by it.
+/// Returns the journal to resume, or a new one, and its plan.
 pub(super) async fn look(
     connections: &Connections,
     request: &Request,
@@ -72,28 +70,37 @@ pub(super) async fn look(
         let topic = events_topic(connections.settings());
         return Err(BackfillError::NoTopic { topic });
     }
-    // A rebuild makes the topic where it is not there.
-    let life = topic.as_ref().map(|topic| topic.identity.to_string());
-    let life = life.unwrap_or_default();
+    // A rebuild creates a missing topic.
+    let incarnation = topic.as_ref().map(|topic| topic.identity.to_string());
+    let incarnation = incarnation.unwrap_or_default();
     let unfinished = place.load()?;
     let mut notes = Vec::new();
     let mut gives_up = None;
-    let kept = match unfinished {
-        Some(journal) if journal.request == request.form() && journal.topic == life => {
+    let resumed = match unfinished {
+        Some(journal) if journal.request == request.form() && journal.topic == incarnation => {
             resume(journal, topic.as_ref(), &mut notes).await?
         }
-        other => {
-            gives_up = other.map(|other| {
-                let (what, begun) = (other.request, other.begun);
-                format!("the unfinished backfill begun at {begun} ({what})")
+        abandoned => {
+            gives_up = abandoned.map(|journal| {
+                let (request, begun) = (journal.request, journal.begun);
+                format!("the unfinished backfill started at {begun} ({request})")
             });
             None
         }
     };
-    let resumes = kept.as_ref().map(|journal| journal.begun.clone());
-    let journal = match kept {
+    let resumes = resumed.as_ref().map(|journal| journal.begun.clone());
+    let journal = match resumed {
         Some(journal) => journal,
-        None => begin(connections, request, topic.as_ref(), life, &mut notes).await?,
+        None => {
+            begin(
+                connections,
+                request,
+                topic.as_ref(),
+                incarnation,
+                &mut notes,
+            )
+            .await?
+        }
     };
     let rows = match request.source {
         Source::Log => None,
@@ -122,38 +129,38 @@ pub(super) async fn look(
     Ok((journal, plan))
 }
 
-/// The unfinished backfill, where it can go on.
+/// Returns the unfinished backfill, or `None` if the log no longer has records that it needs.
 async fn resume(
     journal: Journal,
     topic: Option<&Topic>,
     notes: &mut Vec<String>,
 ) -> Result<Option<Journal>, BackfillError> {
-    let gone = match topic {
-        Some(topic) => topic.gone(&journal).await?,
+    let missing = match topic {
+        Some(topic) => topic.missing(&journal).await?,
         None => None,
     };
-    let Some((partition, next)) = gone else {
+    let Some((partition, next)) = missing else {
         return Ok(Some(journal));
     };
     notes.push(format!(
-        "the unfinished backfill of {} cannot go on: the log no longer has offset {next} of \
-         partition {partition}, so it begins anew",
+        "the unfinished backfill of {} starts from scratch: the log no longer has offset {next} \
+         of partition {partition}",
         journal.begun
     ));
     Ok(None)
 }
 
-/// A journal of which nothing is done.
+/// Creates the journal of a new backfill.
 async fn begin(
     connections: &Connections,
     request: &Request,
     topic: Option<&Topic>,
-    life: String,
+    incarnation: String,
     notes: &mut Vec<String>,
 ) -> Result<Journal, BackfillError> {
     let now = now_us();
     let begun = Rfc3339(now).to_string();
-    let mut journal = Journal::new(request.form(), life, begun);
+    let mut journal = Journal::new(request.form(), incarnation, begun);
     journal.from_us = request.from.resolve(now).micros();
     journal.to_us = request.to.and_then(|to| to.resolve(now).micros());
     let (Source::Log, Some(topic)) = (request.source, topic) else {
@@ -164,7 +171,7 @@ async fn begin(
             continue;
         }
         let parts = match sink {
-            // The board reads the log by itself.
+            // A rebuild of the board reads the log itself.
             SinkKind::Redis => continue,
             SinkKind::ClickHouse => {
                 let starts = topic.life_starts(connections).await?;
@@ -180,9 +187,9 @@ async fn begin(
                     .await?;
                 let is_cut = parts.iter().any(|part| part.from > 0);
                 if is_cut && journal.from_us.is_none() {
-                    let why = "the log no longer begins at offset 0: what the external system \
-                               missed before that only --source database has";
-                    notes.push(why.to_owned());
+                    let note = "the log no longer starts at offset 0: earlier events that the \
+                                external system missed can be read only with --source database";
+                    notes.push(note.to_owned());
                 }
                 parts
             }
@@ -192,19 +199,17 @@ async fn begin(
     Ok(journal)
 }
 
-/// The note for the operator if a part begins at the last rebuild.
+/// Returns a note for the operator if a range starts at the last rebuild.
 fn left_out(parts: &[Part], starts: &[i64]) -> Option<String> {
-    let mut found = (0..).zip(starts);
-    let begins_there = found.any(|(partition, start)| {
-        let is_it = |part: &&Part| part.partition == partition;
+    let starts_at_rebuild = (0..).zip(starts).any(|(partition, start)| {
+        let mut parts = parts.iter();
         parts
-            .iter()
-            .find(is_it)
+            .find(|part| part.partition == partition)
             .is_some_and(|part| *start > 0 && part.from == *start)
     });
-    let why = "what stood in the log before the last rebuild from the source is left out: the \
-               source was read anew then";
-    begins_there.then(|| why.to_owned())
+    let note = "records from before the last rebuild are skipped, because the rebuild has reread \
+                the source";
+    starts_at_rebuild.then(|| note.to_owned())
 }
 
 impl Stretch {

@@ -1,8 +1,8 @@
-//! Deletes from ClickHouse what the source no longer has: where a delete was
-//! lost there is no record that would.
+//! Deletes rows from ClickHouse that are missing from the source, because a lost delete has no
+//! record in the log.
 //!
-//! A row is deleted with a version above its own and below any later record's,
-//! so a row that comes back meanwhile stays, and looking once is enough.
+//! A row is deleted with a version above its own and below that of any later record. A row that
+//! is inserted again in the meantime therefore stays, and one comparison is enough.
 
 use std::collections::HashSet;
 
@@ -20,10 +20,10 @@ use crate::{
     time::clock::now_ms,
 };
 
-/// Rows of one range.
+/// Number of rows per range.
 const RANGE: u64 = 10_000;
 
-/// A comparison under way.
+/// A running comparison.
 pub(super) struct Prune<'a> {
     store: &'a Store,
     client: Client,
@@ -33,9 +33,9 @@ pub(super) struct Prune<'a> {
     compared: u64,
 }
 
-/// What one range came to.
+/// Result of one range.
 pub(super) struct Range {
-    /// The last id in it; none where there was nothing left.
+    /// Last id in the range. `None` if no ids are left.
     pub last: Option<i64>,
     pub deleted: u64,
 }
@@ -57,7 +57,7 @@ impl<'a> Prune<'a> {
         })
     }
 
-    /// Compares the next range of ids and deletes what is not in the source.
+    /// Compares the next range of ids and deletes the rows that are missing from the source.
     pub(super) async fn range(&mut self, after: Option<i64>) -> Result<Range, BackfillError> {
         let stored = self.store.live_after(after, self.times, RANGE).await?;
         let (Some(first), Some(last)) = (stored.first(), stored.last()) else {
@@ -67,7 +67,7 @@ impl<'a> Prune<'a> {
             });
         };
         let sql = "SELECT id FROM public.engagement_events WHERE id BETWEEN $1 AND $2";
-        // Read after what is stored: what is not there now is gone.
+        // The source is read after ClickHouse, so a row missing from it is deleted.
         let bounds: [&(dyn postgres::ToSql + Sync); 2] = [&first.event_id, &last.event_id];
         let rows = self.client.query(sql, &bounds).await?;
         let mut live = HashSet::with_capacity(rows.len());
@@ -75,22 +75,22 @@ impl<'a> Prune<'a> {
             live.insert(row.try_get::<_, i64>(0)?);
         }
         let now = now_ms();
-        let gone: Vec<FactRow<'static>> = gone(&stored, &live)
-            .filter_map(|place| delete(place, now))
+        let deletions: Vec<FactRow<'static>> = missing(&stored, &live)
+            .filter_map(|place| deletion(place, now))
             .collect();
-        if !gone.is_empty() {
-            self.store.insert_facts(&gone).await?;
+        if !deletions.is_empty() {
+            self.store.insert_facts(&deletions).await?;
         }
         self.compared += stored.len() as u64;
         let total = self.total.max(self.compared);
         self.steps.advanced(self.compared, Some(total), Unit::Rows);
         Ok(Range {
             last: Some(last.event_id),
-            deleted: gone.len() as u64,
+            deleted: deletions.len() as u64,
         })
     }
 
-    /// The same for the contents, all of them.
+    /// Compares all contents and deletes those that are missing from the source.
     pub(super) async fn content(&self) -> Result<u64, BackfillError> {
         let mut after = None;
         let mut deleted = 0;
@@ -112,29 +112,29 @@ impl<'a> Prune<'a> {
             live.insert(row.try_get::<_, Uuid>(0)?);
         }
         let now = now_ms();
-        let gone: Vec<ContentRow<'static>> = stored
+        let deletions: Vec<ContentRow<'static>> = stored
             .iter()
             .filter(|place| !live.contains(&place.id))
-            // Of two rows of one version the later one holds, and the next
-            // record's is above.
+            // Of two rows with the same version the later one counts, and the next record has
+            // a higher version.
             .map(|place| ContentRow::deleted(place.id, place.version, now))
             .collect();
-        if !gone.is_empty() {
-            self.store.insert_content(&gone).await?;
+        if !deletions.is_empty() {
+            self.store.insert_content(&deletions).await?;
         }
-        Ok(gone.len() as u64)
+        Ok(deletions.len() as u64)
     }
 }
 
-/// The stored rows that the source does not have.
-fn gone<'s>(stored: &'s [PlaceRow], live: &HashSet<i64>) -> impl Iterator<Item = &'s PlaceRow> {
+/// Returns the stored rows that are missing from the source.
+fn missing<'s>(stored: &'s [PlaceRow], live: &HashSet<i64>) -> impl Iterator<Item = &'s PlaceRow> {
     stored
         .iter()
         .filter(|place| !live.contains(&place.event_id))
 }
 
-/// The row that deletes a row. One whose version is none is left alone.
-fn delete(place: &PlaceRow, now_ms: i64) -> Option<FactRow<'static>> {
+/// Returns the row that deletes a row. Returns `None` for a row without a valid version.
+fn deletion(place: &PlaceRow, now_ms: i64) -> Option<FactRow<'static>> {
     let version = Version::from_stored(place.version).ok()?;
     Some(FactRow {
         processed_at: now_ms,
@@ -148,7 +148,7 @@ fn delete(place: &PlaceRow, now_ms: i64) -> Option<FactRow<'static>> {
 #[cfg(test)]
 #[expect(
     clippy::used_underscore_binding,
-    reason = "columns of fanout's own begin with one"
+    reason = "fanout's internal columns start with an underscore"
 )]
 mod tests {
     use proptest::prelude::*;
@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_deletes_a_row_is_above_it_and_below_every_later_change(
+        fn a_deletion_is_above_its_row_and_below_every_later_change(
             generation in 1..9_u16, offset in 0..1_000_i64,
             content in proptest::option::of((1..9_u16, 0..1_000_i64)),
             later in 1..1_000_i64,
@@ -172,18 +172,18 @@ mod tests {
                 offset,
                 record_ms: 5,
             };
-            let row = delete(&place, 9).expect("a version");
+            let row = deletion(&place, 9).expect("a version");
             prop_assert!(row._version > place.version);
             let next = Position::new(generation, offset + later).expect("a position");
             prop_assert!(row._version < Version::new(next, None).get());
-            let anew = Position::new(generation + 1, 0).expect("a position");
-            prop_assert!(row._version < Version::new(anew, None).get());
+            let rebuilt = Position::new(generation + 1, 0).expect("a position");
+            prop_assert!(row._version < Version::new(rebuilt, None).get());
             prop_assert_eq!((row.event_id, row._deleted, row._partition), (7, 1, 2));
         }
     }
 
     #[test]
-    fn what_the_source_has_stays() {
+    fn rows_of_the_source_are_not_deleted() {
         let place = |event_id| PlaceRow {
             event_id,
             version: 0,
@@ -193,8 +193,8 @@ mod tests {
         };
         let stored = [place(1), place(2), place(3)];
         let live = HashSet::from([1, 3, 9]);
-        let ids: Vec<i64> = gone(&stored, &live).map(|place| place.event_id).collect();
-        assert_eq!(ids, [2]);
-        assert_eq!(delete(&stored[0], 0).map(|row| row.event_id), None);
+        let missing = missing(&stored, &live).map(|place| place.event_id);
+        assert_eq!(missing.collect::<Vec<i64>>(), [2]);
+        assert_eq!(deletion(&stored[0], 0).map(|row| row.event_id), None);
     }
 }

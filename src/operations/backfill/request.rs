@@ -1,4 +1,4 @@
-//! What is asked of a backfill.
+//! The request of a backfill.
 
 use serde::Serialize;
 
@@ -8,21 +8,21 @@ use crate::{
     time::instant::TimeSpec,
 };
 
-/// What is asked for.
+/// Request of a backfill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub from: TimeSpec,
-    /// None is up to now.
+    /// `None` means up to now.
     pub to: Option<TimeSpec>,
     pub source: Source,
     pub sinks: Sinks,
-    /// Also delete from ClickHouse what the source does not have. With all of the
-    /// source, history begins anew, in a project without ClickHouse as well.
+    /// Whether to delete rows from ClickHouse that are missing from the source. For the complete
+    /// source, history is rebuilt from scratch, also in a project without ClickHouse.
     pub prune: bool,
 }
 
-/// The sinks of a request that names none, out of the configured ones. The
-/// external system takes part only where it is named.
+/// Returns the default sinks of a request, chosen from the configured ones. The external system
+/// is never a default.
 #[must_use]
 pub fn default_sinks(configured: &[SinkKind]) -> Sinks {
     let default = [SinkKind::ClickHouse, SinkKind::Redis];
@@ -31,18 +31,18 @@ pub fn default_sinks(configured: &[SinkKind]) -> Sinks {
     Sinks::from(names.collect::<Vec<String>>())
 }
 
-/// Where history is read from.
+/// Where to read history from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// The topic: what happened, by the time of the records.
+    /// The topic: all changes, selected by the time of the records.
     Log,
-    /// Postgres: what there is, by the time of the events.
+    /// Postgres: the current rows, selected by the time of the events.
     Database,
 }
 
 impl Request {
-    /// The one form by which a journal knows its request.
+    /// Returns the request in the fixed form that a journal contains.
     pub(super) fn form(&self) -> String {
         let to = self
             .to
@@ -55,23 +55,24 @@ impl Request {
         )
     }
 
-    /// Checks what can be judged before a server is asked. `configured` are the
-    /// project's sinks.
+    /// Checks the request without accessing a server. `configured` are the project's sinks.
     ///
     /// # Errors
-    /// When it asks for what there cannot be: no time, no such sink.
+    /// If the request has an empty range or an unknown sink, or its options contradict each
+    /// other.
     pub fn check(&self, now_us: i64, configured: &[SinkKind]) -> Result<(), BackfillError> {
         self.check_range(now_us)?;
         match self.sinks.unknown() {
             Some(unknown) => Err(BackfillError::Usage(unknown.to_string())),
             None if self.sinks.is_empty() => {
-                let why = "no sink is named, and the external system takes part only where it is: \
-                           --sinks http";
-                Err(BackfillError::Usage(why.to_owned()))
+                let problem = "no sink to backfill: the external system must be requested \
+                               explicitly with --sinks http";
+                Err(BackfillError::Usage(problem.to_owned()))
             }
             None if self.prune && !self.is_compared(configured) => {
-                let why = "--prune compares clickhouse with postgres: it wants --source database";
-                Err(BackfillError::Usage(why.to_owned()))
+                let problem =
+                    "--prune compares clickhouse with postgres: it requires --source database";
+                Err(BackfillError::Usage(problem.to_owned()))
             }
             None => Ok(()),
         }
@@ -94,29 +95,29 @@ impl Request {
         Err(BackfillError::Usage(problem))
     }
 
-    /// Whether all of history is asked for, and so begins anew.
+    /// Returns true if the request covers all of history, which is then rebuilt from scratch.
     pub(super) fn rebuilds(&self) -> bool {
         self.prune && self.from == TimeSpec::Earliest && self.to.is_none()
     }
 
-    /// Whether topics that are missing are made: where it is noted that a sink has
-    /// had its history.
-    pub(super) fn makes_topics(&self) -> bool {
-        let is_noted = |sink: &SinkKind| match sink {
+    /// Returns true if missing topics are created: the state topic is needed to record that a
+    /// sink was backfilled.
+    pub(super) fn creates_topics(&self) -> bool {
+        let is_recorded = |sink: &SinkKind| match sink {
             SinkKind::Redis | SinkKind::Http => true,
             SinkKind::ClickHouse => false,
         };
-        self.rebuilds() || self.sinks.iter().any(is_noted)
+        self.rebuilds() || self.sinks.iter().any(is_recorded)
     }
 
-    /// Whether ClickHouse can be compared with the source afterwards, or is none
-    /// of the project's sinks.
+    /// Returns true if the source is read, and ClickHouse takes part or is not a sink of the
+    /// project.
     fn is_compared(&self, configured: &[SinkKind]) -> bool {
         let is_sink = configured.contains(&SinkKind::ClickHouse);
         self.source == Source::Database && (self.has(SinkKind::ClickHouse) || !is_sink)
     }
 
-    /// Whether rows that the source does not have are deleted.
+    /// Returns true if rows that are missing from the source are deleted.
     pub(super) fn prunes(&self) -> bool {
         self.prune && self.has(SinkKind::ClickHouse)
     }
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_holds_no_time_is_refused() {
+    fn an_empty_range_is_refused() {
         let range = |from: &str, to: Option<&str>| Request {
             from: from.parse().expect("a time"),
             to: to.map(|to| to.parse().expect("a time")),
@@ -208,7 +209,7 @@ mod tests {
             let checked = range(from, to).check(NOW, &SinkKind::ALL);
             assert!(checked.is_ok(), "{from} {to:?}");
         }
-        for (from, to, says) in [
+        for (from, to, message) in [
             ("2h", Some("3h"), "the range runs backwards"),
             ("2h", Some("2h"), "the range is empty"),
             ("2h", Some("earliest"), "--to earliest"),
@@ -218,7 +219,10 @@ mod tests {
         ] {
             let checked = range(from, to).check(NOW, &SinkKind::ALL);
             let error = checked.expect_err("refused");
-            assert!(error.to_string().contains(says), "{from} {to:?}: {error}");
+            assert!(
+                error.to_string().contains(message),
+                "{from} {to:?}: {error}"
+            );
         }
     }
 }

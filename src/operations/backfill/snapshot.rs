@@ -1,6 +1,5 @@
-//! Rows of the source read anew by Debezium: an incremental snapshot, asked for
-//! by a signal and followed by its notifications. Its rows come through the
-//! log, behind and between live changes, to every sink.
+//! An incremental snapshot by Debezium. A signal requests it, and its notifications show the
+//! progress. Its rows reach every sink through the log, interleaved with live changes.
 
 use std::time::Duration;
 
@@ -19,21 +18,21 @@ use crate::{
     time::timestamp::Rfc3339,
 };
 
-/// The table of the events as Debezium names it.
+/// Debezium's name of the events table.
 const EVENTS: &str = "public.engagement_events";
-/// The table of the contents.
+/// Debezium's name of the content table.
 const CONTENT: &str = "public.content";
 
 /// A notification of an incremental snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
-    /// One chunk of this table is read: its last id, and the greatest there is.
+enum Notification {
+    /// A chunk of this table was read: the chunk's last id, and the greatest id of the table.
     Progress {
         table: String,
         last: i64,
         most: i64,
     },
-    /// This table is read.
+    /// The scan of this table has ended.
     Table {
         table: String,
         rows: u64,
@@ -43,7 +42,7 @@ enum Told {
     Aborted,
 }
 
-/// The rows of these times that the source has now.
+/// Returns the current number of rows in the time range.
 pub(super) async fn count(connections: &Connections, times: Times) -> Result<u64, BackfillError> {
     let client = connections.postgres.connect().await?;
     let sql = format!("SELECT count(*) FROM {EVENTS} WHERE {}", condition(times));
@@ -51,7 +50,7 @@ pub(super) async fn count(connections: &Connections, times: Times) -> Result<u64
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// The events of these times, in the source's own words.
+/// Returns the SQL condition that selects the events in the time range.
 fn condition(times: Times) -> String {
     let bound = |comparison: &str, micros: i64| {
         format!("event_ts {comparison} '{}'::timestamptz", Rfc3339(micros))
@@ -69,10 +68,10 @@ fn condition(times: Times) -> String {
     bounds.join(" AND ")
 }
 
-/// What the signal says.
+/// Returns the data of the signal.
 fn signal(times: Times, with_content: bool) -> Json {
     let tables: &[&str] = if with_content {
-        // First, so that events find their content.
+        // The content comes first, so that events find their content.
         &[CONTENT, EVENTS]
     } else {
         &[EVENTS]
@@ -85,11 +84,11 @@ fn signal(times: Times, with_content: bool) -> Json {
     data
 }
 
-/// A snapshot under way.
+/// An incremental snapshot.
 pub(super) struct Snapshot<'a> {
     pub connections: &'a Connections,
     pub times: Times,
-    /// Read the contents, too.
+    /// Whether to read the content table, too.
     pub with_content: bool,
     pub rows: u64,
     pub patience: Duration,
@@ -102,7 +101,7 @@ impl Snapshot<'_> {
         format!("{}.notifications", settings.kafka.topic_prefix)
     }
 
-    /// Says which signal this will be, and from where its notifications are.
+    /// Sets the id of the signal, and the offset from which its notifications follow.
     pub(super) async fn begin(&self, database: &mut Database) -> Result<(), BackfillError> {
         let reader = reader_group(self.connections.settings(), "backfill");
         let log = self.connections.kafka.log(&reader)?;
@@ -116,13 +115,13 @@ impl Snapshot<'_> {
         Ok(())
     }
 
-    /// Sends the signal, once however often this is called, and waits until all
-    /// rows are in the log. Returns how many there were.
+    /// Sends the signal and waits until all rows are in the log. Returns their number. Repeated
+    /// calls send the signal only once.
     pub(super) async fn follow(&self, id: &str, from: i64) -> Result<u64, BackfillError> {
         let client = self.connections.postgres.connect().await?;
         self.send(&client, id).await?;
         crash::point("backfill", "signal_sent");
-        self.steps.doing("waiting for the snapshot to begin");
+        self.steps.doing("waiting for the snapshot to start");
         let topic = self.notifications();
         let stretch = Stretch {
             partition: 0,
@@ -142,29 +141,30 @@ impl Snapshot<'_> {
                     });
                 }
             };
-            let Some(told) = seen.and_then(|seen| read(seen.value.as_deref()?, id)) else {
+            let notification = seen.and_then(|seen| parse(seen.value.as_deref()?, id));
+            let Some(notification) = notification else {
                 continue;
             };
-            match told {
-                Told::Completed => return Ok(rows),
-                Told::Aborted => return Err(BackfillError::SnapshotAborted),
-                Told::Table { table, status, .. }
+            match notification {
+                Notification::Completed => return Ok(rows),
+                Notification::Aborted => return Err(BackfillError::SnapshotAborted),
+                Notification::Table { table, status, .. }
                     if !matches!(status.as_str(), "SUCCEEDED" | "EMPTY") =>
                 {
                     return Err(BackfillError::SnapshotFailed { table, status });
                 }
-                Told::Table {
-                    table, rows: read, ..
+                Notification::Table {
+                    table, rows: count, ..
                 } => {
                     if table == EVENTS {
-                        rows = read;
-                        self.steps.advanced(read, Some(read), Unit::Rows);
+                        rows = count;
+                        self.steps.advanced(count, Some(count), Unit::Rows);
                         return Ok(rows);
                     }
                 }
-                Told::Progress { table, last, most } => {
+                Notification::Progress { table, last, most } => {
                     if table == EVENTS {
-                        let done = part(self.rows, last, most);
+                        let done = rows_read(self.rows, last, most);
                         self.steps.advanced(done, Some(self.rows), Unit::Rows);
                     } else {
                         self.steps.doing(&format!("reading {table}"));
@@ -183,8 +183,9 @@ impl Snapshot<'_> {
     }
 }
 
-/// So many of the rows, by how far their ids are. Ids are handed out in order.
-fn part(rows: u64, last: i64, most: i64) -> u64 {
+/// Estimates the number of rows that were read from the last and the greatest id, because ids
+/// are assigned in order.
+fn rows_read(rows: u64, last: i64, most: i64) -> u64 {
     let (last, most) = (
         u128::try_from(last).unwrap_or(0),
         u128::try_from(most).unwrap_or(0),
@@ -195,8 +196,8 @@ fn part(rows: u64, last: i64, most: i64) -> u64 {
     u64::try_from(u128::from(rows) * last / most).unwrap_or(rows)
 }
 
-/// Reads a notification, where it is of this signal's snapshot.
-fn read(value: &[u8], id: &str) -> Option<Told> {
+/// Parses a notification. Returns `None` if it does not belong to this signal's snapshot.
+fn parse(value: &[u8], id: &str) -> Option<Notification> {
     let value: Json = serde_json::from_slice(value).ok()?;
     if value["id"] != id || value["aggregate_type"] != "Incremental Snapshot" {
         return None;
@@ -205,18 +206,18 @@ fn read(value: &[u8], id: &str) -> Option<Told> {
     let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
     let number = |name: &str| data[name].as_str().and_then(|text| text.parse().ok());
     match value["type"].as_str()? {
-        "IN_PROGRESS" => Some(Told::Progress {
+        "IN_PROGRESS" => Some(Notification::Progress {
             table: text("current_collection_in_progress"),
             last: number("last_processed_key").unwrap_or(0),
             most: number("maximum_key").unwrap_or(0),
         }),
-        "TABLE_SCAN_COMPLETED" => Some(Told::Table {
+        "TABLE_SCAN_COMPLETED" => Some(Notification::Table {
             table: text("scanned_collection"),
             rows: number("total_rows_scanned").map_or(0, i64::unsigned_abs),
             status: text("status"),
         }),
-        "COMPLETED" => Some(Told::Completed),
-        "ABORTED" => Some(Told::Aborted),
+        "COMPLETED" => Some(Notification::Completed),
+        "ABORTED" => Some(Notification::Aborted),
         _ => None,
     }
 }
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_condition_is_half_open_and_an_open_end_is_left_out() {
+    fn the_condition_is_half_open_and_omits_an_open_end() {
         let times = |from_us, to_us| Times { from_us, to_us };
         assert_eq!(condition(times(None, None)), "true");
         assert_eq!(
@@ -242,36 +243,36 @@ mod tests {
     }
 
     #[test]
-    fn notifications_are_read_as_debezium_writes_them() {
+    fn notifications_of_debezium_are_parsed() {
         let progress = br#"{"id":"s","type":"IN_PROGRESS","aggregate_type":"Incremental Snapshot","additional_data":{"current_collection_in_progress":"public.engagement_events","connector_name":"cdc","maximum_key":"300","data_collections":"public.engagement_events","last_processed_key":"100"},"timestamp":1795555058967}"#;
         let table = br#"{"id":"s","type":"TABLE_SCAN_COMPLETED","aggregate_type":"Incremental Snapshot","additional_data":{"scanned_collection":"public.content","connector_name":"cdc","total_rows_scanned":"5","status":"SUCCEEDED"},"timestamp":1}"#;
-        let told = read(progress, "s");
+        let notification = parse(progress, "s");
         assert_eq!(
-            told,
-            Some(Told::Progress {
+            notification,
+            Some(Notification::Progress {
                 table: EVENTS.to_owned(),
                 last: 100,
                 most: 300
             })
         );
         assert_eq!(
-            read(table, "s"),
-            Some(Told::Table {
+            parse(table, "s"),
+            Some(Notification::Table {
                 table: CONTENT.to_owned(),
                 rows: 5,
                 status: "SUCCEEDED".to_owned()
             })
         );
-        assert_eq!(read(progress, "another"), None);
-        assert_eq!(read(b"no document", "s"), None);
+        assert_eq!(parse(progress, "another"), None);
+        assert_eq!(parse(b"no document", "s"), None);
     }
 
     #[test]
-    fn the_part_that_is_read_never_exceeds_the_whole() {
-        assert_eq!(part(900, 100, 300), 300);
-        assert_eq!(part(900, 300, 300), 900);
-        assert_eq!(part(900, 5, 0), 900);
-        assert_eq!(part(0, 1, 3), 0);
-        assert_eq!(part(u64::MAX, i64::MAX - 1, i64::MAX), u64::MAX - 3);
+    fn the_estimate_never_exceeds_the_total() {
+        assert_eq!(rows_read(900, 100, 300), 300);
+        assert_eq!(rows_read(900, 300, 300), 900);
+        assert_eq!(rows_read(900, 5, 0), 900);
+        assert_eq!(rows_read(0, 1, 3), 0);
+        assert_eq!(rows_read(u64::MAX, i64::MAX - 1, i64::MAX), u64::MAX - 3);
     }
 }

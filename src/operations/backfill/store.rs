@@ -1,4 +1,4 @@
-//! What a backfill rebuilds, and how long a store is asked.
+//! Creates the rebuild of a backfill, and retries requests to a store.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::{
     source::tables::{content_topic, events_topic, reader_group},
 };
 
-/// Between two tries.
+/// Pause between two attempts.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The rebuild under these settings, of ClickHouse where it takes part. Nothing is
-/// asked yet.
+/// Creates the rebuild under these settings. It includes ClickHouse if `into_clickhouse`. Sends
+/// no request yet.
 pub(super) fn rebuild(
     connections: &Connections,
     into_clickhouse: bool,
@@ -31,14 +31,15 @@ pub(super) fn rebuild(
     Ok(Rebuild::new(store, (log, state), kafka, prefix, topics))
 }
 
-/// Asks a store until it works, is hopeless, or has refused for too long.
+/// Retries a request to a store until it succeeds, fails permanently, or has been refused for
+/// longer than `patience`.
 pub(super) async fn insist<T, F: Future<Output = Result<T, Fault>>>(
     patience: Duration,
-    ask: impl Fn() -> F,
+    request: impl Fn() -> F,
 ) -> Result<T, BackfillError> {
     let started = tokio::time::Instant::now();
     loop {
-        let reason = match ask().await {
+        let reason = match request().await {
             Ok(answer) => return Ok(answer),
             Err(Fault::Halt(halt)) => return Err(ReplayError::Halted(halt).into()),
             Err(Fault::Retry { reason, .. }) => reason,
