@@ -1,6 +1,6 @@
-//! What a configuration may have wrong although each value is of its type:
-//! services and ports that there are not, addresses that nobody can read. Every
-//! command would refuse it sooner or later; here it is told at once.
+//! Checks a configuration whose values have valid types for unknown services and ports, and for
+//! malformed addresses. Some command would reject them later; this check reports them
+//! immediately.
 
 use crate::{
     config::Settings,
@@ -17,7 +17,7 @@ fn refused(code: &'static str, message: impl Into<String>) -> Error {
 /// Checks the names of services and ports, and every address.
 ///
 /// # Errors
-/// Names the first that is wrong.
+/// For the first value that is wrong.
 pub fn check(settings: &Settings) -> Result<(), Error> {
     resolve::check_names(&definition::services()?, settings)?;
     postgres::address(&settings.postgres.url)
@@ -36,8 +36,8 @@ pub fn check(settings: &Settings) -> Result<(), Error> {
     let redis = is_url(&settings.redis.url, &["redis", "rediss"]);
     address("redis.url", "URL such as redis://127.0.0.1:6379", redis)?;
     let mut brokers = settings.kafka.brokers.split(',');
-    let readable = brokers.all(|broker| host_and_port(broker).is_some());
-    address("kafka.brokers", "list such as 127.0.0.1:19092", readable)
+    let is_valid = brokers.all(|broker| host_and_port(broker).is_some());
+    address("kafka.brokers", "list such as 127.0.0.1:19092", is_valid)
 }
 
 fn is_url(url: &SecretUrl, schemes: &[&str]) -> bool {
@@ -57,7 +57,7 @@ mod tests {
     use crate::failure::Failure as _;
 
     #[test]
-    fn the_defaults_are_right_and_each_mistake_is_named() {
+    fn the_defaults_are_valid_and_each_mistake_is_reported() {
         assert!(check(&Settings::default()).is_ok());
         let mut settings = Settings::default();
         settings.postgres.url = "postgres://h:port".into();

@@ -1,5 +1,5 @@
-//! `down`: stops the project's processes and containers, or some of them, those
-//! first that need others, and keeps what they have stored.
+//! `down`: stops the project's processes and containers, or some of them. A service is stopped
+//! before the services that it needs. Stored data is kept.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,20 +18,20 @@ use crate::{
     },
 };
 
-/// What `down` did.
+/// Result of `down`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Whether this only says what would be.
+    /// Whether this is a dry run.
     pub dry_run: bool,
-    /// Services that ran, in the order in which they were stopped.
+    /// Services that were running, in the order in which they were stopped.
     pub stopped: Vec<String>,
-    /// Of those, the ones that had to be killed.
+    /// Stopped services that had to be killed.
     pub killed: Vec<String>,
-    /// Services that still run and need one that was stopped.
+    /// Running services that need a stopped service.
     pub dependents: Vec<String>,
-    /// Where what they stored is.
+    /// Folder with the data of native services.
     pub data: PathBuf,
-    /// Where those in containers stored it.
+    /// Volumes with the data of containers.
     pub volumes: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn refused(error: DockerError) -> Error {
 }
 
 impl Report {
-    /// Nothing stopped yet.
+    /// Creates a report without stopped services.
     #[must_use]
     pub fn new(site: &Site) -> Self {
         Self {
@@ -55,11 +55,10 @@ impl Report {
     }
 }
 
-/// What [`down`] would stop.
+/// Returns what [`down`] would stop.
 ///
 /// # Errors
-/// When there is no service of one of the names, the definitions do not hold
-/// together, or the engine does not answer.
+/// If a service is unknown, the definitions are inconsistent, or the engine does not respond.
 pub async fn dry_run(site: &Site, services: &[String]) -> Result<Report, Error> {
     let all = selection::definitions()?;
     let named = selection::named(&all, services)?;
@@ -81,7 +80,7 @@ fn runs(site: &Site, sweep: Option<&ProjectResources>, service: &str) -> bool {
         || sweep.is_some_and(|sweep| sweep.is_running(service))
 }
 
-/// The services that run, are not to be stopped, and need one that is.
+/// Returns the running services that are not stopped and need a stopped service.
 fn dependents(
     site: &Site,
     sweep: Option<&ProjectResources>,
@@ -94,20 +93,21 @@ fn dependents(
     dependents.map(|one| one.name.clone()).collect()
 }
 
-/// What the engine has of the project, where it has containers.
+/// Finds the project's resources in the container engine. Returns `None` if the project has no
+/// engine.
 ///
 /// # Errors
-/// When the engine does not answer.
+/// If the engine does not respond.
 pub async fn sweep(site: &Site) -> Result<Option<ProjectResources>, Error> {
     let recorded = match State::load(&site.dir()) {
-        // A state that nobody can read says nothing of containers.
+        // A malformed state is treated like a missing one.
         Err(StateError::Malformed { .. }) => None,
         other => other?,
     };
     let engine = match (&recorded, choice::engine_of(site, recorded.as_ref()).await?) {
         (_, Some(engine)) => engine,
         (Some(_), None) => return Ok(None),
-        // A folder that is gone, or not readable, may have left something.
+        // Without a readable state, the engine may still have resources of the project.
         (None, None) => match choice::engine(site, None).await {
             Ok(engine) => engine,
             Err(_) => return Ok(None),
@@ -117,12 +117,12 @@ pub async fn sweep(site: &Site) -> Result<Option<ProjectResources>, Error> {
     found.map(Some).map_err(refused)
 }
 
-/// Stops these services of the project, or all of them where none is named,
-/// each within `timeout`.
+/// Stops these services of the project, or all services if the list is empty. Each service has
+/// `timeout` to stop.
 ///
 /// # Errors
-/// When there is no service of one of the names, another process changes the
-/// project, a process survives being killed, or the engine does not answer.
+/// If a service is unknown, another process is changing the project, a process survives a kill,
+/// or the engine does not respond.
 pub async fn down(
     site: &Site,
     services: &[String],
@@ -147,7 +147,7 @@ pub async fn down(
     Ok(report)
 }
 
-/// Stops everything of a project that is held already.
+/// Stops all services of a project that the caller has locked.
 ///
 /// # Errors
 /// As [`down`].
@@ -175,7 +175,7 @@ async fn stop_some(
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     while !left.is_empty() {
-        // What nobody that is left needs can go.
+        // Services that no remaining service needs can be stopped.
         let needed = |one: &Definition| left.iter().any(|other| other.needs.contains(&one.name));
         let (go, stay): (Vec<Definition>, Vec<Definition>) =
             left.iter().cloned().partition(|one| !needed(one));
@@ -197,7 +197,7 @@ async fn stop_some(
     Ok(())
 }
 
-/// Stops one service, whatever it runs as.
+/// Stops one service, native or in a container.
 async fn stop(
     site: &Site,
     sweep: Option<&ProjectResources>,
@@ -215,7 +215,7 @@ async fn stop(
     }
 }
 
-/// All ways of one service end by the same signal.
+/// Returns the stop signal, which is the same for all native variants of a service.
 fn stop_signal(definition: &Definition) -> StopSignal {
     definition
         .native

@@ -1,5 +1,5 @@
-//! `env`: where the project's servers are, as variables that other programs
-//! (and fanout itself) read.
+//! `env`: the addresses of the project's servers, as environment variables for fanout and other
+//! programs.
 
 use serde::Serialize;
 
@@ -12,24 +12,24 @@ use crate::{
     text::escape::shell_quoted,
 };
 
-/// One variable.
+/// An environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Variable {
     pub name: String,
-    /// None where the service was never brought up, nor configured.
+    /// `None` if the service was neither started nor configured.
     pub value: Option<String>,
 }
 
-/// What a variable is set to.
+/// Value of a variable.
 enum Value<'a> {
     Url(&'a SecretUrl),
     Name(&'a str),
 }
 
-/// The settings that a service is found by, and their values.
+/// Settings of a service, with functions that return their values.
 type Keys = [(&'static str, fn(&Settings) -> Value<'_>)];
 
-/// What each service of the source is found by: its endpoint.
+/// Settings of the services of the source: their addresses.
 const OF_SOURCE: [(&str, &Keys); 3] = [
     (
         "postgres",
@@ -59,7 +59,7 @@ const CLICKHOUSE: &Keys = &[
 
 const EXTERNAL: &Keys = &[("external.url", |all| Value::Url(&all.external.url))];
 
-/// What the service of a sink is found by: its endpoint, and what is in it.
+/// Returns the service of a sink and its settings: the address, and the names of its data.
 fn of_sink(sink: SinkKind) -> (&'static str, &'static Keys) {
     let keys = match sink {
         SinkKind::Redis => REDIS,
@@ -69,10 +69,10 @@ fn of_sink(sink: SinkKind) -> (&'static str, &'static Keys) {
     (sink.service(), keys)
 }
 
-/// The variables, with passwords only where `show_secrets` says so.
+/// Returns the variables. Passwords are masked unless `show_secrets`.
 ///
 /// # Errors
-/// When the definitions do not hold together.
+/// If the definitions are inconsistent.
 pub fn variables(
     config: &Config,
     state: Option<&State>,
@@ -98,7 +98,7 @@ pub fn variables(
             value: placed.then(|| shown(value(settings))),
         }));
     }
-    // Where the pipeline serves is the project's own choice, also by hand.
+    // The pipeline's address is always known: it is a setting of the project.
     variables.push(Variable {
         name: variable("http.url"),
         value: Some(shown(Value::Url(&settings.http.url))),
@@ -106,8 +106,7 @@ pub fn variables(
     Ok(variables)
 }
 
-/// `export NAME='value'`, for a POSIX shell to read; none for a variable without
-/// a value.
+/// Returns `export NAME='value'` for a POSIX shell, or `None` for a variable without a value.
 #[must_use]
 pub fn export_line(variable: &Variable) -> Option<String> {
     let value = variable.value.as_ref()?;
@@ -120,7 +119,7 @@ mod tests {
     use crate::config::{Layers, load};
 
     #[test]
-    fn passwords_are_masked_unless_asked_for_and_a_default_is_left_out() {
+    fn passwords_are_masked_unless_requested_and_defaults_are_omitted() {
         let env = [
             ("FANOUT_POSTGRES_URL", "postgres://app:geheim@db/app"),
             ("FANOUT_CLICKHOUSE_URL", "http://app:geheim@ch:8123"),

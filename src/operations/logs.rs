@@ -1,4 +1,4 @@
-//! `logs`: what the services say, of all of them in one format and one order.
+//! `logs`: the logs of the services, merged in one format and ordered by time.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,22 +20,23 @@ use crate::{
     time::timestamp::Rfc3339,
 };
 
-/// Which lines are wanted.
+/// Selection of log lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Empty means all.
+    /// Services to show. Empty means all.
     pub services: Vec<String>,
-    /// Microseconds since the epoch. A line that bears no time is shown.
+    /// Time of the first line, in microseconds since the epoch. Lines without a time are always
+    /// shown.
     pub since_us: Option<i64>,
-    /// Of each service, the last so many.
+    /// Number of last lines to show per service.
     pub tail: Option<usize>,
 }
 
-/// One line of one service, as it was written: escape it before showing.
+/// A line of a service's log, as the service wrote it. Must be escaped before it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
     pub service: String,
-    /// RFC 3339; none where nothing tells.
+    /// RFC 3339. `None` if the line has no time.
     pub time: Option<String>,
     pub line: String,
     #[serde(skip)]
@@ -48,7 +49,7 @@ pub struct Logs {
     readers: BTreeMap<String, Source>,
 }
 
-/// Where a service's lines are.
+/// Source of a service's lines.
 #[derive(Debug)]
 enum Source {
     File(Reader),
@@ -56,11 +57,10 @@ enum Source {
 }
 
 impl Logs {
-    /// The logs of the services that `selection` names.
+    /// Opens the logs of the selected services.
     ///
     /// # Errors
-    /// When one of them is no service, or the project's container engine does
-    /// not answer.
+    /// If a service is unknown, or the project's container engine does not respond.
     pub async fn open(site: &Site, selection: &Selection) -> Result<Self, Error> {
         let known: Vec<String> = definition::services()?
             .into_iter()
@@ -93,11 +93,10 @@ impl Logs {
         Ok(Self { readers })
     }
 
-    /// What was written so far and is wanted, the lines of all services in the
-    /// order of their times.
+    /// Returns the selected existing lines of all services, ordered by time.
     ///
     /// # Errors
-    /// When a log is there and cannot be read.
+    /// If an existing log cannot be read.
     pub async fn so_far(&mut self, selection: &Selection) -> Result<Vec<Line>, Error> {
         let mut all = Vec::new();
         for (service, source) in &mut self.readers {
@@ -123,7 +122,7 @@ impl Logs {
         Ok(all)
     }
 
-    /// What was written since the last call.
+    /// Returns the lines that were written since the last call.
     ///
     /// # Errors
     /// As [`Self::so_far`].
@@ -141,7 +140,7 @@ impl Logs {
         Ok(all)
     }
 
-    /// Lines whose end is not written yet, for a last look.
+    /// Returns the lines whose end is not written yet. For the last call.
     pub fn rest(&mut self) -> Vec<Line> {
         let readers = self.readers.iter_mut();
         readers
@@ -152,7 +151,7 @@ impl Logs {
             .collect()
     }
 
-    /// Columns that the longest name takes.
+    /// Returns the length of the longest service name.
     #[must_use]
     pub fn width(&self) -> usize {
         self.readers
@@ -174,7 +173,7 @@ impl Line {
     }
 }
 
-/// A reader that begins where the wanted lines of a log may begin.
+/// Opens a reader at the first line of a log that may be selected.
 fn file_reader(path: PathBuf, selection: &Selection) -> io::Result<Reader> {
     match (selection.tail, selection.since_us) {
         (Some(tail), _) => Reader::at_tail(path, tail),
@@ -183,7 +182,7 @@ fn file_reader(path: PathBuf, selection: &Selection) -> io::Result<Reader> {
     }
 }
 
-/// The lines that are new enough, and of them the last ones.
+/// Collects the selected lines: those that are recent enough, and the last ones of them.
 struct Wanted<'a> {
     selection: &'a Selection,
     lines: VecDeque<stack::logs::Line>,

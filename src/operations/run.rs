@@ -1,5 +1,4 @@
-//! `run`: the pipeline in the foreground, with its own HTTP beside it, until
-//! told to stop or until nothing is left to do.
+//! `run`: runs the pipeline and its HTTP server in the foreground, until it is stopped or idle.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -29,42 +28,41 @@ use crate::{
     stack::{Site, State, StateError, endpoint},
 };
 
-/// How often `--until-idle` looks again while it is not.
+/// Timeout of one wait of `--until-idle`, which then waits again.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A sink that is halted looks again within this; after that nothing will come
-/// of waiting for it.
+/// Time after which a halted sink counts as halted permanently. It has retried within this time.
 const HALT_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Between two looks at the sinks.
+/// Interval between two checks of the sinks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What is asked of it.
+/// Options of `run`.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Which sinks.
+    /// Sinks of this process.
     pub sinks: Vec<SinkKind>,
-    /// Those of the project: other processes may drive the rest.
+    /// Sinks of the project. Other processes may run the remaining ones.
     pub project_sinks: Vec<SinkKind>,
-    /// Where to serve `/healthz`, `/metrics` and `/status`.
+    /// Address of `/healthz`, `/metrics` and `/status`.
     pub listen: SocketAddr,
-    /// Take another port where that one is taken.
+    /// Whether to use another port if that one is taken.
     pub any_port: bool,
-    /// End when every sink has done all that was in the source at the start.
+    /// Whether to end when every sink has processed the source as of the start.
     pub until_idle: bool,
-    /// How long that may take; for ever without.
+    /// Time limit of `until_idle`. `None` means no limit.
     pub timeout: Option<Duration>,
-    /// Make topics that are not there.
+    /// Whether to create missing topics.
     pub creates_topics: bool,
 }
 
-/// What it did.
+/// Result of `run`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub url: String,
-    /// Everything in hand was finished and committed before the end.
+    /// Whether all records in flight were finished and committed before the end.
     pub drained: bool,
-    /// What it was caught up with; only for `until_idle`.
+    /// Fence that all sinks have reached. Only for `until_idle`.
     pub fence: Option<Fence>,
     #[serde(flatten)]
     pub status: Status,
@@ -116,18 +114,18 @@ fn cannot_listen(address: SocketAddr, source: io::Error) -> Error {
         .caused_by(source)
 }
 
-/// Whether the pipeline may make topics that are not there: Kafka is fanout's
-/// own, `up` was allowed to, or there is no project on this machine and Kafka is
-/// named by the configuration alone, as for workers in containers.
+/// Returns true if the pipeline may create missing topics: fanout manages Kafka, the operator
+/// gave `up` consent to change it, or this machine has no state of the project and only
+/// configures Kafka, as for workers in containers.
 ///
 /// # Errors
-/// When the project's state is there and cannot be read.
+/// If the project's state cannot be read.
 pub fn may_create_topics(site: &Site) -> Result<bool, StateError> {
     let state = State::load(&site.dir())?;
     Ok(state.is_none_or(|state| state.may_alter("kafka")))
 }
 
-/// A pipeline that has started, with its HTTP.
+/// A running pipeline with its HTTP server.
 #[derive(Debug)]
 pub struct Run {
     pipeline: Pipeline,
@@ -178,19 +176,19 @@ impl Run {
         })
     }
 
-    /// Where it serves its own HTTP.
+    /// Returns the URL of the HTTP server.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Reads its status while it runs.
+    /// Returns a reader of the pipeline's status.
     #[must_use]
     pub fn reporter(&self) -> Reporter {
         self.reporter.clone()
     }
 
-    /// Runs until told to stop or, where that was asked for, until idle.
+    /// Runs until it is stopped or, for `until_idle`, until it is idle.
     pub async fn finish(self, progress: &dyn Progress) -> Result<Report, RunError> {
         let mut fence = None;
         if self.options.until_idle {
@@ -211,7 +209,7 @@ impl Run {
         })
     }
 
-    /// Waits until a sink is halted and stays so.
+    /// Waits until a sink has been halted for [`HALT_PATIENCE`].
     async fn halted(&self) -> Error {
         let mut since: Option<(Instant, String)> = None;
         loop {
@@ -233,9 +231,8 @@ impl Run {
         }
     }
 
-    /// Waits until every sink has done all that was in the source when this
-    /// was called. A sink that is behind is waited for; what cannot be asked
-    /// at all is an error.
+    /// Waits until every sink has processed the source as of this call. Keeps waiting for a sink
+    /// that is behind. Returns an error if the progress cannot be read.
     async fn idle(&self, progress: &dyn Progress) -> Result<Fence, FenceError> {
         let sinks = &self.options.sinks;
         loop {
@@ -247,7 +244,7 @@ impl Run {
     }
 }
 
-/// Ends when the time is over, where it is bounded.
+/// Waits until the time limit has passed, or forever if there is none.
 async fn late(timeout: Option<Duration>) -> Error {
     let Some(timeout) = timeout else {
         return std::future::pending().await;
@@ -275,6 +272,6 @@ async fn serve(
     stop: CancellationToken,
 ) {
     if let Err(error) = server::serve(listener, reporter, names, stop).await {
-        tracing::error!(%error, "the pipeline's own http ended");
+        tracing::error!(%error, "the http server has stopped");
     }
 }

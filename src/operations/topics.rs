@@ -1,6 +1,6 @@
-//! Topics whose settings are not fanout's: created by an earlier version, or by
-//! a broker with topic auto-creation. They are repaired if the broker belongs to
-//! the project, and only reported otherwise.
+//! Checks and repairs the settings of existing topics. They can differ from fanout's settings if
+//! an earlier version created the topics, or a broker with automatic topic creation. Topics are
+//! repaired if the broker belongs to the project, and only reported otherwise.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use crate::{
     source::topics::{Difference, differences, names},
 };
 
-/// A topic and what differs.
+/// A topic and its differing settings.
 pub type Differing = (String, Vec<Difference>);
 
-/// What [`repair`] did.
+/// Result of [`repair`].
 #[derive(Debug, Default)]
 pub struct Repair {
     changed: Vec<Differing>,
-    /// Left alone, because the broker belongs to somebody else.
-    left: Vec<Differing>,
+    /// Topics that were not changed, because the broker does not belong to the project.
+    unchanged: Vec<Differing>,
     failed: Option<KafkaError>,
 }
 
 impl Repair {
-    /// What was changed, one line for each topic.
+    /// Returns the changes, one line per topic.
     pub fn changes(&self) -> impl Iterator<Item = String> {
         self.changed.iter().map(|(topic, differences)| {
             let changes = differences.iter().map(|difference| {
@@ -39,10 +39,10 @@ impl Repair {
         })
     }
 
-    /// What was not done, one line each.
+    /// Returns notes about the topics that were not changed, one line each.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let left = self.left.iter().map(|(topic, differences)| {
+        let unchanged = self.unchanged.iter().map(|(topic, differences)| {
             format!(
                 "kafka: topic {topic} has {}; not changed, because this broker does not belong to \
                  the project (fanout doctor)",
@@ -52,14 +52,14 @@ impl Repair {
         let failed = self.failed.iter();
         let failed =
             failed.map(|error| format!("kafka: cannot check the settings of the topics: {error}"));
-        left.chain(failed).collect()
+        unchanged.chain(failed).collect()
     }
 }
 
-/// One line of evidence: `retention.ms=1, not 2; cleanup.policy=delete, not compact`.
+/// Formats differences in one line: `retention.ms=1, not 2; cleanup.policy=delete, not compact`.
 #[must_use]
 pub fn evidence(differences: &[Difference]) -> String {
-    let one = |difference: &Difference| {
+    let format = |difference: &Difference| {
         let Difference {
             setting,
             found,
@@ -67,14 +67,14 @@ pub fn evidence(differences: &[Difference]) -> String {
         } = difference;
         format!("{setting}={found}, not {wanted}")
     };
-    let all: Vec<String> = differences.iter().map(one).collect();
-    all.join("; ")
+    let texts: Vec<String> = differences.iter().map(format).collect();
+    texts.join("; ")
 }
 
-/// The existing topics whose settings differ.
+/// Returns the existing topics whose settings differ.
 ///
 /// # Errors
-/// When no broker answers.
+/// If no broker responds.
 pub async fn check(connections: &Connections) -> Result<Vec<Differing>, KafkaError> {
     let configs = configs(connections).await?;
     Ok(differences(connections.settings(), &configs))
@@ -83,8 +83,8 @@ pub async fn check(connections: &Connections) -> Result<Vec<Differing>, KafkaErr
 /// Checks the topics and, if the broker belongs to the project, repairs them.
 pub async fn repair(connections: &Connections, is_ours: bool) -> Repair {
     let mut repair = Repair::default();
-    let done = try_to_repair(connections, is_ours, &mut repair).await;
-    repair.failed = done.err();
+    let result = try_to_repair(connections, is_ours, &mut repair).await;
+    repair.failed = result.err();
     repair
 }
 
@@ -96,7 +96,7 @@ async fn try_to_repair(
     let configs = configs(connections).await?;
     let differing = differences(connections.settings(), &configs);
     if !is_ours {
-        repair.left = differing;
+        repair.unchanged = differing;
         return Ok(());
     }
     for (topic, differences) in differing {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_topics_and_topics_left_alone_are_noted() {
+    fn changed_and_unchanged_topics_are_reported() {
         let changed = Repair {
             changed: vec![differing()],
             ..Repair::default()
@@ -142,13 +142,13 @@ mod tests {
                       2592000000";
         assert_eq!(changed.changes().collect::<Vec<_>>(), [change]);
         assert!(changed.notes().is_empty());
-        let left = Repair {
-            left: vec![differing()],
+        let unchanged = Repair {
+            unchanged: vec![differing()],
             ..Repair::default()
         };
-        assert_eq!(left.changes().count(), 0);
+        assert_eq!(unchanged.changes().count(), 0);
         assert_eq!(
-            left.notes(),
+            unchanged.notes(),
             [
                 "kafka: topic cdc.public.content has delete.retention.ms=86400000, not \
                  2592000000; not changed, because this broker does not belong to the project \

@@ -1,4 +1,4 @@
-//! Made-up rows that look real: the same for the same seed, times aside.
+//! Generated rows that look real. Apart from times, the same seed generates the same rows.
 
 use std::io::Write as _;
 
@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use crate::time::timestamp::Rfc3339;
 
-/// Namespace of the made-up content's ids.
+/// Namespace of the ids of generated content.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5eed_f00d_0c07_4e17_9d1c_fa70_0000_0001);
 
-/// 2026-01-01, when the first piece came out; each further one an hour earlier.
+/// Publication time of the first content: 2026-01-01. Each further one is an hour earlier.
 const FIRST_PUBLISHED_US: i64 = 1_767_225_600_000_000;
 const HOUR_US: i64 = 3_600_000_000;
 
-/// Events lie so far in the past at most.
+/// Maximum age of an event.
 const MAX_AGE_US: i64 = 30_000_000;
 
 const TOPICS: [&str; 12] = [
@@ -50,13 +50,13 @@ pub struct Piece {
     pub slug: String,
     pub title: String,
     pub content_type: &'static str,
-    /// A newsletter has none.
+    /// `None` for a newsletter.
     pub length_seconds: Option<i32>,
     /// RFC 3339.
     pub publish_ts: String,
 }
 
-/// The piece of this number: always the same.
+/// Returns the content with this number, which is always the same.
 #[must_use]
 pub fn piece(number: u32) -> Piece {
     let mut rng = ChaCha8Rng::seed_from_u64(u64::from(number));
@@ -74,7 +74,7 @@ pub fn piece(number: u32) -> Piece {
     }
 }
 
-/// The id of the piece of this number.
+/// Returns the id of the content with this number.
 fn id(number: u32) -> Uuid {
     Uuid::new_v5(&NAMESPACE, &number.to_be_bytes())
 }
@@ -85,16 +85,16 @@ pub struct Made {
     pub content_id: Option<Uuid>,
     pub user_id: Uuid,
     pub event_type: &'static str,
-    /// How long ago it happened.
+    /// Age of the event, in microseconds.
     pub age_us: i64,
-    /// A click has none.
+    /// `None` for a click.
     pub duration_ms: Option<i32>,
     pub device: Option<&'static str>,
     /// A JSON document without tab, line feed or backslash.
     pub raw_payload: String,
 }
 
-/// Makes one event after another.
+/// Generator of events.
 #[derive(Debug)]
 pub struct Maker {
     rng: ChaCha8Rng,
@@ -102,7 +102,8 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Events of the first `pieces` pieces; of none at all when that is 0.
+    /// Creates a generator of events that refer to the first `pieces` contents, or to no content
+    /// if that is 0.
     #[must_use]
     pub fn new(seed: u64, pieces: u32) -> Self {
         Self {
@@ -111,13 +112,13 @@ impl Maker {
         }
     }
 
-    /// The next event.
+    /// Generates the next event.
     pub fn event(&mut self) -> Made {
         let rng = &mut self.rng;
-        // The smaller of two throws: the first pieces are the popular ones.
+        // The smaller of two random numbers makes the first contents more popular.
         let number = (self.pieces > 0).then(|| {
-            let throw = rng.random_range(0..self.pieces);
-            throw.min(rng.random_range(0..self.pieces))
+            let first = rng.random_range(0..self.pieces);
+            first.min(rng.random_range(0..self.pieces))
         });
         let event_type = match rng.random_range(0..100) {
             0..50 => "play",
@@ -145,7 +146,7 @@ impl Maker {
 }
 
 impl Made {
-    /// Appends the row in the text format of `COPY`, in the table's order.
+    /// Appends the row in the text format of `COPY`, with columns in the table's order.
     pub fn copy_line(&self, id: i64, now_us: i64, out: &mut Vec<u8>) {
         let text = |value: Option<String>| value.unwrap_or_else(|| "\\N".to_owned());
         // Writing into a vector cannot fail.
@@ -163,8 +164,8 @@ impl Made {
     }
 }
 
-fn pick<const N: usize>(rng: &mut ChaCha8Rng, from: &[&'static str; N]) -> &'static str {
-    from[rng.random_range(0..N)]
+fn pick<const N: usize>(rng: &mut ChaCha8Rng, choices: &[&'static str; N]) -> &'static str {
+    choices[rng.random_range(0..N)]
 }
 
 #[cfg(test)]
@@ -172,17 +173,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_makes_the_same_events() {
-        let made = |seed| {
+    fn the_same_seed_generates_the_same_events() {
+        let events = |seed| {
             let mut maker = Maker::new(seed, 10);
             [(); 50].map(|()| maker.event())
         };
-        assert_eq!(made(42), made(42));
-        assert_ne!(made(42), made(43));
+        assert_eq!(events(42), events(42));
+        assert_ne!(events(42), events(43));
     }
 
     #[test]
-    fn a_piece_is_always_the_same_and_no_two_share_a_slug() {
+    fn a_content_is_always_the_same_and_has_a_unique_slug() {
         let slugs: std::collections::BTreeSet<String> =
             (0..500).map(|number| piece(number).slug).collect();
         assert_eq!(slugs.len(), 500);

@@ -1,5 +1,5 @@
-//! Made-up content and events, written into the source: a few to look at, many
-//! to measure with, or a steady load.
+//! `seed`: writes generated content and events into the source: a few for a demo, many for a
+//! measurement, or a steady load.
 
 mod made;
 
@@ -23,38 +23,39 @@ use crate::{
     time::clock::now_us,
 };
 
-/// Events in one transaction when there is no rate.
+/// Maximum number of events in one transaction.
 const BATCH: u64 = 5_000;
 
-/// A load is written this often.
+/// Interval between two transactions of a load with a rate.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Events unless said.
+/// Default number of events.
 const DEFAULT_EVENTS: u64 = 2;
 
-/// What to write.
+/// Options of `seed`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// How many pieces of content, always the same.
+    /// Number of contents. The contents are always the same.
     pub content: u32,
-    /// How many events; without it two, or what rate and duration make.
+    /// Number of events. `None` means the product of rate and duration, or the default number
+    /// if there is no rate.
     pub events: Option<u64>,
-    /// Events in a second; as fast as possible without.
+    /// Events per second. `None` means as fast as possible.
     pub rate: Option<f64>,
-    /// When a load ends.
+    /// Duration of a load.
     pub duration: Option<Duration>,
     pub rng_seed: u64,
 }
 
-/// What was written.
+/// Result of `seed`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Seeded {
-    /// Pieces that are there now.
+    /// Number of contents that exist now.
     pub content: u32,
-    /// Pieces that were new or changed.
+    /// Number of contents that were new or changed.
     pub content_written: u64,
     pub events: u64,
-    /// Ids in between may be another writer's.
+    /// First id of an event. Ids up to the last one may include those of other writers.
     pub first_id: Option<i64>,
     pub last_id: Option<i64>,
     pub seconds: f64,
@@ -62,28 +63,28 @@ pub struct Seeded {
 }
 
 impl Options {
-    /// Whether it goes on until it is stopped.
+    /// Returns true if the load runs until it is stopped.
     #[must_use]
     pub fn is_endless(&self) -> bool {
         self.rate.is_some() && self.total().is_none() && self.duration.is_none()
     }
 
-    /// How many events it will be, where that is known.
+    /// Returns the total number of events, or `None` if there is no limit.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
         match (self.events, self.rate, self.duration) {
             (Some(events), _, _) => Some(events),
-            (None, Some(rate), Some(duration)) => Some(whole(rate * duration.as_secs_f64())),
+            (None, Some(rate), Some(duration)) => Some(to_count(rate * duration.as_secs_f64())),
             (None, Some(_), None) => None,
             (None, None, _) => Some(DEFAULT_EVENTS),
         }
     }
 
-    /// How many events are to be written by now.
+    /// Returns the number of events that must be written after this time.
     fn due(&self, elapsed: Duration) -> u64 {
         let by_rate = self
             .rate
-            .map_or(u64::MAX, |rate| whole(rate * elapsed.as_secs_f64()));
+            .map_or(u64::MAX, |rate| to_count(rate * elapsed.as_secs_f64()));
         by_rate.min(self.total().unwrap_or(u64::MAX))
     }
 }
@@ -91,17 +92,17 @@ impl Options {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a count of events, cut to whole ones; the cast saturates"
+    reason = "a number of events, rounded down; the cast saturates"
 )]
-fn whole(count: f64) -> u64 {
+fn to_count(count: f64) -> u64 {
     count as u64
 }
 
-/// Writes content, then events, until there are as many as asked for, the
-/// duration is over, or `stop`.
+/// Writes the content, then events until the number is reached, the duration is over, or `stop`
+/// is cancelled.
 ///
 /// # Errors
-/// When Postgres does not take them.
+/// If Postgres refuses them.
 pub async fn seed(
     connections: &Connections,
     options: &Options,
@@ -168,9 +169,9 @@ async fn write(
             seeded.events += batch;
             steps.advanced(seeded.events, total, Unit::Events);
         }
-        let over = options.duration.is_some_and(|limit| elapsed >= limit);
-        let complete = total.is_some_and(|total| seeded.events >= total);
-        if over || complete || stop.is_cancelled() {
+        let is_over = options.duration.is_some_and(|limit| elapsed >= limit);
+        let is_complete = total.is_some_and(|total| seeded.events >= total);
+        if is_over || is_complete || stop.is_cancelled() {
             break;
         }
         if options.rate.is_some() {
@@ -181,7 +182,7 @@ async fn write(
     Ok(seeded)
 }
 
-/// Writes the pieces; gives how many were not already as they should be.
+/// Writes the contents. Returns the number of new or changed ones.
 async fn upsert_content(client: &Client, count: u32) -> Result<u64, PostgresError> {
     let upsert = "
         INSERT INTO public.content AS old (id, slug, title, content_type, length_seconds, publish_ts)
@@ -196,8 +197,8 @@ async fn upsert_content(client: &Client, count: u32) -> Result<u64, PostgresErro
                 excluded.length_seconds, excluded.publish_ts)";
     let mut written = 0;
     let numbers: Vec<u32> = (0..count).collect();
-    for some in numbers.chunks(1_000) {
-        let pieces: Vec<Piece> = some.iter().map(|number| piece(*number)).collect();
+    for chunk in numbers.chunks(1_000) {
+        let pieces: Vec<Piece> = chunk.iter().map(|number| piece(*number)).collect();
         let column = |get: fn(&Piece) -> &str| pieces.iter().map(get).collect::<Vec<_>>();
         let ids: Vec<_> = pieces.iter().map(|piece| piece.id).collect();
         let lengths: Vec<_> = pieces.iter().map(|piece| piece.length_seconds).collect();
@@ -212,17 +213,17 @@ async fn upsert_content(client: &Client, count: u32) -> Result<u64, PostgresErro
     Ok(written)
 }
 
-/// Writes events in one transaction under ids taken from the table's own
-/// sequence beforehand, so that they are known.
+/// Writes events in one transaction and returns their ids. The ids are taken from the table's
+/// sequence first.
 async fn insert_events(
     client: &Client,
     maker: &mut Maker,
     count: u64,
 ) -> Result<Vec<i64>, PostgresError> {
-    let take = "SELECT nextval(pg_get_serial_sequence('public.engagement_events', 'id'))
+    let take_ids = "SELECT nextval(pg_get_serial_sequence('public.engagement_events', 'id'))
                 FROM generate_series(1, $1::bigint)";
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let rows = client.query(take, &[&count]).await?;
+    let rows = client.query(take_ids, &[&count]).await?;
     let ids: Vec<i64> = rows
         .iter()
         .map(|row| row.try_get(0))
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn how_many_events_it_will_be() {
+    fn the_total_follows_from_events_rate_and_duration() {
         assert_eq!(options(None, None, None).total(), Some(2));
         assert_eq!(options(Some(9), Some(1.0), None).total(), Some(9));
         assert_eq!(options(None, Some(2.5), Some(4)).total(), Some(10));

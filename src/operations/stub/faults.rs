@@ -1,61 +1,59 @@
-//! Failures to order, for trying out what the other side does about them.
+//! Injected faults, for testing how a client handles them.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The status of an ordered failure when none is named.
+/// Default status of an injected failure.
 const STATUS: u16 = 503;
 
-/// How `POST /events` misbehaves. A failure is answered without accepting the
-/// event.
+/// Faults of `POST /events`. A failing request does not accept its event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Faults {
-    /// Which part of the requests fails, from 0 to 1. With `status` and
-    /// without this, all do.
+    /// Fraction of requests that fail, from 0 to 1. If only `status` is set, all requests fail.
     pub fail_rate: Option<f64>,
-    /// What a failure is answered with; 503 unless said.
+    /// Status of a failure. Defaults to 503.
     pub status: Option<u16>,
-    /// `Retry-After` of a failure.
+    /// `Retry-After` header of a failure.
     pub retry_after_seconds: Option<u64>,
-    /// Each request waits so long first.
+    /// Delay of each request.
     pub delay_ms: u64,
 }
 
 impl Faults {
-    /// What to check before it is used.
+    /// Checks the values.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message for the first invalid value.
     pub fn check(&self) -> Result<(), &'static str> {
         if self
             .fail_rate
             .is_some_and(|rate| !(0.0..=1.0).contains(&rate))
         {
-            return Err("fail_rate goes from 0 to 1");
+            return Err("fail_rate must be between 0 and 1");
         }
         if self
             .status
             .is_some_and(|status| !(200..600).contains(&status))
         {
-            return Err("status goes from 200 to 599");
+            return Err("status must be between 200 and 599");
         }
         Ok(())
     }
 
-    /// The status to fail with, for a throw of the dice from 0 up to 1.
+    /// Returns the status to fail with, or `None` to succeed. `random` is uniform in [0, 1).
     #[must_use]
-    pub fn failure(&self, dice: f64) -> Option<u16> {
+    pub fn failure(&self, random: f64) -> Option<u16> {
         let rate = match (self.fail_rate, self.status) {
             (Some(rate), _) => rate,
             (None, Some(_)) => 1.0,
             (None, None) => 0.0,
         };
-        (dice < rate).then_some(self.status.unwrap_or(STATUS))
+        (random < rate).then_some(self.status.unwrap_or(STATUS))
     }
 
-    /// How long to wait first.
+    /// Returns the delay of each request.
     #[must_use]
     pub fn delay(&self) -> Duration {
         Duration::from_millis(self.delay_ms)
@@ -67,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_alone_fails_everything_and_a_rate_alone_some() {
+    fn a_status_alone_fails_all_requests_and_a_rate_some_of_them() {
         let faults = |fail_rate, status| Faults {
             fail_rate,
             status,

@@ -1,10 +1,10 @@
-//! What the stub has accepted, in append-only files that a `kill -9` cannot
-//! spoil, and an index of them in memory: 48 bytes an event, whatever its size.
-//! Both are bounded: the oldest events are forgotten, a file of them at a time.
+//! The accepted events of the stub, in append-only files that a `kill -9` cannot damage, and an
+//! index in memory with 48 bytes per event. Both are bounded: the oldest events are removed, a
+//! file at a time.
 //!
 //! ```text
-//! <folder>/events-1.log            what comes is appended to it
-//!          events-1.<number>.log   full; the number is that of its first event
+//! <folder>/events-1.log            the latest file, to which new events are appended
+//!          events-1.<number>.log   a full file; the number of its first event
 //! ```
 
 use std::{
@@ -25,27 +25,26 @@ use super::{
 };
 use crate::{failure::Error, stack::files};
 
-/// The name of the file that is appended to, without its ending; it carries the
-/// format.
+/// Name of the latest file without its extension. It contains the format.
 const NAME: &str = "events-1";
 
-/// Files that as many events as are kept are in.
+/// Number of files that the kept events are spread over.
 const SEGMENTS: u64 = 16;
 
-/// How much is kept.
+/// Limits of the kept events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
     pub events: u64,
     pub bytes: u64,
 }
 
-/// What became of it.
+/// Result of posting an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
     New,
-    /// The key came before with the same body.
+    /// The key was accepted before with the same body.
     Duplicate,
-    /// The key came before with another body.
+    /// The key was accepted before with another body.
     Conflict,
 }
 
@@ -54,20 +53,21 @@ pub enum Accepted {
 pub struct Journal {
     folder: PathBuf,
     keep: Keep,
-    /// Those that are full, the oldest first.
+    /// Full files, oldest first.
     full: VecDeque<Segment>,
-    /// What comes is appended to it.
+    /// The file to which new events are appended.
     latest: Segment,
+    /// Fingerprint of the body and number of each event, by the fingerprint of its key.
     keys: HashMap<Fingerprint, (Fingerprint, u64)>,
 }
 
 impl Journal {
-    /// Opens the files in `folder`, or begins one. Returns also the bytes of a
-    /// half-written event that were cut off.
+    /// Opens the files in `folder`, or creates one. Also returns the number of bytes of a
+    /// partially written event that were cut off.
     ///
     /// # Errors
-    /// When a file cannot be read or written, another stub has it, or it is
-    /// damaged anywhere but at its end.
+    /// If a file cannot be read or written, another stub uses it, or it is damaged elsewhere than
+    /// at its end.
     pub fn open(folder: &Path, keep: Keep) -> Result<(Self, u64), Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -84,7 +84,7 @@ impl Journal {
         for (first, path) in full_files(folder).map_err(failed(folder))? {
             let segment = Segment::open(&path, first, &mut index)?;
             if full.back().is_some_and(|before| before.end() != first) {
-                return Err(segment.damaged("the events before it are missing"));
+                return Err(segment.damaged("the previous events are missing"));
             }
             full.push_back(segment);
         }
@@ -103,26 +103,26 @@ impl Journal {
         Ok((journal, torn))
     }
 
-    /// How many events are kept.
+    /// Returns the number of kept events.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.latest.end() - self.first()
     }
 
-    /// The number of the oldest event that is kept, or of the next one.
+    /// Returns the number of the oldest kept event, or of the next event if none is kept.
     #[must_use]
     pub fn first(&self) -> u64 {
         self.oldest().first
     }
 
-    /// The number of the latest event.
+    /// Returns the number of the latest event.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.latest.end() - 1
     }
 
-    /// Whatever is forgotten was received until then, in microseconds since the
-    /// epoch; none where nothing is.
+    /// Returns the time by which all removed events were received, in microseconds since the
+    /// epoch. Returns `None` if no event was removed.
     #[must_use]
     pub fn forgotten_until_us(&self) -> Option<i64> {
         self.oldest().begun_us.filter(|_| self.first() > 1)
@@ -132,11 +132,11 @@ impl Journal {
         self.full.front().unwrap_or(&self.latest)
     }
 
-    /// Appends the event unless its key is known. It has been written when
-    /// this returns: a kill of the process does not lose it.
+    /// Appends the event unless its key is known. The event is written when this returns, so a
+    /// kill of the process does not lose it.
     ///
     /// # Errors
-    /// When the file does not take it; then nothing has changed.
+    /// If the file cannot be written. Nothing has changed then.
     pub fn accept(&mut self, posted: &Posted) -> io::Result<Accepted> {
         if let Some((body, _)) = self.keys.get(&posted.key) {
             return Ok(if *body == posted.body {
@@ -150,36 +150,36 @@ impl Journal {
         self.keys.insert(posted.key, (posted.body, seq));
         let is_full = self.latest.len() >= (self.keep.events / SEGMENTS).max(1)
             || self.latest.length >= self.keep.bytes / SEGMENTS;
-        if is_full && self.begin_another().is_ok() {
+        if is_full && self.rotate().is_ok() {
             self.forget();
         }
         Ok(Accepted::New)
     }
 
-    /// Puts the latest file aside and begins another. Where that fails the
-    /// latest goes on, and the next event tries again.
-    fn begin_another(&mut self) -> io::Result<()> {
+    /// Renames the latest file and creates a new one. If that fails, the latest file stays in
+    /// use, and the next event retries.
+    fn rotate(&mut self) -> io::Result<()> {
         let path = self.folder.join(format!("{NAME}.log"));
-        let aside = self
+        let full_path = self
             .folder
             .join(format!("{NAME}.{}.log", self.latest.first));
         let new = self.folder.join(format!("{NAME}.new"));
-        // A disk that is full is found out before anything is renamed.
+        // Writing the new file first detects a full disk before anything is renamed.
         let mut options = File::options();
         options.write(true).create(true).truncate(true);
         files::open(&new, &mut options)?.write_all(MAGIC)?;
-        fs::rename(&self.latest.path, &aside)?;
-        self.latest.path = aside;
+        fs::rename(&self.latest.path, &full_path)?;
+        self.latest.path = full_path;
         fs::rename(&new, &path)?;
         let first = self.latest.end();
-        let another = Segment::open(&path, first, |_, _, _| {}).map_err(io::Error::other)?;
-        let before = std::mem::replace(&mut self.latest, another);
-        self.full.push_back(before);
+        let next = Segment::open(&path, first, |_, _, _| {}).map_err(io::Error::other)?;
+        let full = std::mem::replace(&mut self.latest, next);
+        self.full.push_back(full);
         Ok(())
     }
 
-    /// Forgets the oldest file while enough is kept without it: with that file,
-    /// and what fits into the latest one, it is no more than there may be.
+    /// Removes the oldest files while the remaining ones contain enough events. A file stays as
+    /// long as it, the newer files and a full latest file are within the limits.
     fn forget(&mut self) {
         let enough = |limit: u64| limit - 2 * (limit / SEGMENTS);
         while let Some(oldest) = self.full.front() {
@@ -189,7 +189,7 @@ impl Journal {
             if events < enough(self.keep.events) && bytes < enough(self.keep.bytes) {
                 return;
             }
-            // One that cannot be removed is forgotten with the next start.
+            // A file that cannot be removed is removed after the next start.
             let _ = fs::remove_file(&oldest.path);
             let end = oldest.end();
             self.keys.retain(|_, (_, seq)| *seq >= end);
@@ -200,7 +200,7 @@ impl Journal {
         }
     }
 
-    /// The events behind `after`, oldest first, at most `limit`.
+    /// Returns at most `limit` events after number `after`, oldest first.
     #[must_use]
     pub fn after(&self, after: u64, limit: usize) -> Vec<Piece> {
         let first = after.saturating_add(1).max(self.first());
@@ -210,7 +210,7 @@ impl Journal {
             .collect()
     }
 
-    /// The latest events, latest first, at most `limit`.
+    /// Returns at most `limit` events, latest first.
     #[must_use]
     pub fn latest(&self, limit: usize) -> Vec<Piece> {
         (self.first()..self.latest.end())
@@ -220,20 +220,20 @@ impl Journal {
             .collect()
     }
 
-    /// The event of this key.
+    /// Returns the event with this key.
     #[must_use]
-    pub fn of_key(&self, key: &str) -> Option<Piece> {
+    pub fn with_key(&self, key: &str) -> Option<Piece> {
         let (_, seq) = self.keys.get(&fingerprint(&Sha256::digest(key)))?;
         self.piece(*seq)
     }
 
     fn piece(&self, seq: u64) -> Option<Piece> {
-        let place = self.full.partition_point(|segment| segment.end() <= seq);
-        self.full.get(place).unwrap_or(&self.latest).piece(seq)
+        let index = self.full.partition_point(|segment| segment.end() <= seq);
+        self.full.get(index).unwrap_or(&self.latest).piece(seq)
     }
 }
 
-/// The files that are full, by the number of their first event.
+/// Returns the full files and the numbers of their first events, oldest first.
 fn full_files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -286,35 +286,39 @@ mod tests {
     fn a_key_is_accepted_once_and_with_one_body() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut journal = fill(folder.path(), &[("a", "{}")]);
-        let again = |body: &str| Posted::new("a", body.as_bytes(), 2);
-        assert_eq!(journal.accept(&again("{}")).unwrap(), Accepted::Duplicate);
-        assert_eq!(journal.accept(&again("{ }")).unwrap(), Accepted::Conflict);
+        let repeated = |body: &str| Posted::new("a", body.as_bytes(), 2);
+        let accepted = journal.accept(&repeated("{}")).unwrap();
+        assert_eq!(accepted, Accepted::Duplicate);
+        let accepted = journal.accept(&repeated("{ }")).unwrap();
+        assert_eq!(accepted, Accepted::Conflict);
         assert_eq!(journal.len(), 1);
         drop(journal);
         let mut journal = fill(folder.path(), &[("b", "1")]);
-        assert_eq!(journal.accept(&again("{}")).unwrap(), Accepted::Duplicate);
-        assert_eq!(journal.accept(&again("[]")).unwrap(), Accepted::Conflict);
+        let accepted = journal.accept(&repeated("{}")).unwrap();
+        assert_eq!(accepted, Accepted::Duplicate);
+        let accepted = journal.accept(&repeated("[]")).unwrap();
+        assert_eq!(accepted, Accepted::Conflict);
         let latest = journal.latest(1)[0].read().expect("readable");
         assert_eq!((latest.seq, latest.key.as_str()), (2, "b"));
-        let found = journal.of_key("a").expect("known").read().expect("read");
+        let found = journal.with_key("a").expect("known").read().expect("read");
         assert_eq!((found.seq, found.body.as_str()), (1, "{}"));
         assert_eq!(journal.latest(9).len(), 2);
         assert_eq!(journal.after(1, 9).len(), 1);
     }
 
     #[test]
-    fn a_torn_end_of_any_length_is_cut_off() {
+    fn a_partial_record_of_any_length_is_cut_off() {
         let folder = tempfile::tempdir().expect("a folder");
         let events = [("a key", "{\n}"), ("b", "\"body\"")];
         drop(fill(folder.path(), &events));
         let path = folder.path().join(FILE);
-        let whole = std::fs::read(&path).expect("the file");
-        let first = reopened(folder.path()).0;
-        assert_eq!(first.len(), 2);
-        for length in 0..whole.len() {
-            std::fs::write(&path, &whole[..length]).expect("cut");
+        let complete = std::fs::read(&path).expect("the file");
+        let written = reopened(folder.path()).0;
+        assert_eq!(written.len(), 2);
+        for length in 0..complete.len() {
+            std::fs::write(&path, &complete[..length]).expect("cut");
             let (events, torn) = reopened(folder.path());
-            assert!(events.len() < 2 && first.starts_with(&events), "{length}");
+            assert!(events.len() < 2 && written.starts_with(&events), "{length}");
             let kept = std::fs::metadata(&path).expect("the file").len();
             assert!(kept >= MAGIC.len() as u64 && torn <= length as u64);
             drop(fill(folder.path(), &[("c", "3")]));
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_events_are_forgotten_and_the_latest_are_not() {
+    fn the_oldest_events_are_removed_and_the_latest_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let keep = Keep {
             events: 160,
@@ -378,7 +382,7 @@ mod tests {
         }
         assert_eq!((journal.last(), journal.first()), (1_000, 861));
         assert_eq!(journal.forgotten_until_us(), Some(861_000));
-        assert!(journal.of_key("key 860").is_none());
+        assert!(journal.with_key("key 860").is_none());
         assert_eq!(post(&mut journal, 861), Accepted::Duplicate);
         let pieces = journal.after(0, 3);
         let seqs: Vec<u64> = pieces
@@ -395,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_are_bounded_too() {
+    fn the_size_of_the_files_is_bounded() {
         let folder = tempfile::tempdir().expect("a folder");
         let keep = Keep {
             events: 1_000_000,
@@ -410,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_of_an_earlier_stub_is_kept_until_enough_is_newer() {
+    fn a_large_file_is_kept_until_there_are_enough_newer_events() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = Journal::open(folder.path(), KEEP).expect("a journal");
         for number in 1..=50 {
@@ -434,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_between_others_is_noticed() {
+    fn a_missing_file_between_others_is_detected() {
         let folder = tempfile::tempdir().expect("a folder");
         let keep = Keep {
             events: 160,
@@ -452,17 +456,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn after_any_restarts_the_latest_are_there_in_order(
-            lives in proptest::collection::vec(0_u64..40, 1..8),
+        fn the_latest_events_are_in_order_after_any_restarts(
+            runs in proptest::collection::vec(0_u64..40, 1..8),
             events in 1_u64..60,
         ) {
             let folder = tempfile::tempdir().expect("a folder");
             let keep = Keep { events, bytes: 1 << 20 };
             let mut number = 0;
-            for life in lives {
+            for count in runs {
                 let (mut journal, _) = Journal::open(folder.path(), keep).expect("a journal");
                 prop_assert_eq!(journal.last(), number);
-                for _ in 0..life {
+                for _ in 0..count {
                     number += 1;
                     prop_assert_eq!(post(&mut journal, number), Accepted::New);
                 }

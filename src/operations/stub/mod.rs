@@ -1,5 +1,5 @@
-//! The external system, as a server: takes each event once under its
-//! `Idempotency-Key`, keeps what it took over restarts, and fails on order.
+//! `stub`: a mock external system with fault injection. It accepts each event once by its
+//! `Idempotency-Key`, and keeps accepted events across restarts.
 
 mod error;
 mod faults;
@@ -29,17 +29,17 @@ use crate::{
     failure::{Command, Error, Kind},
 };
 
-/// How long requests under way are waited for at the end.
+/// How long to wait for requests in flight on shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// How a stub is set up.
+/// Options of the stub.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Port 0 takes a free one.
+    /// Address to listen on. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// The folder of its files.
+    /// Folder of the stub's files.
     pub data: PathBuf,
-    /// How much of it is kept.
+    /// How many events are kept.
     pub keep: Keep,
     pub faults: Faults,
 }
@@ -55,10 +55,10 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Reads what was accepted before and takes the port.
+    /// Reads the accepted events and binds the port.
     ///
     /// # Errors
-    /// When the port is taken, or the file is, or cannot be read.
+    /// If the port or a file is in use, or a file cannot be read.
     pub async fn bind(options: Options) -> Result<Self, Error> {
         let listen = options.listen;
         let taken = |source: std::io::Error| {
@@ -82,31 +82,31 @@ impl Stub {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that the stub listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many events it knows from before.
+    /// Returns the number of events that were accepted before.
     #[must_use]
     pub fn known(&self) -> u64 {
         self.known
     }
 
-    /// Bytes of a half-written event that were cut off.
+    /// Returns the number of bytes of a partially written event that were cut off.
     #[must_use]
     pub fn torn(&self) -> u64 {
         self.torn
     }
 
-    /// Serves until `stop`, then ends what is under way.
+    /// Serves until `stop` is cancelled, then finishes requests in flight.
     ///
     /// # Errors
-    /// When the listener fails for good.
+    /// If the listener fails permanently.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
         let listener = self.listener.tap_io(|stream| {
-            // Small answers must not wait for more to send with them.
+            // A small response must be sent immediately.
             let _ = stream.set_nodelay(true);
         });
         let graceful = stop.clone();

@@ -1,23 +1,23 @@
-//! One event in a file: a line `<received, microseconds since the epoch>
-//! <sha-256 of the body> <bytes> <key>`, and the body with a line feed.
+//! The format of an event in a file: a line `<time of receipt, microseconds since the epoch>
+//! <SHA-256 of the body> <length of the body> <key>`, then the body and a line feed.
 
 use std::io::{self, BufRead as _, Read as _};
 
 use sha2::{Digest as _, Sha256};
 
-/// The first line of a file of such records.
+/// The first line of a file.
 pub const MAGIC: &[u8] = b"fanout-stub 1\n";
 
-/// The longest line before a body: key and numbers.
+/// Maximum length of the line before a body.
 const MAX_LINE: u64 = 1024;
 
-/// The longest key.
+/// Maximum length of a key.
 pub const MAX_KEY: usize = 255;
 
-/// Half of a SHA-256: enough that two texts never share one.
+/// Half of a SHA-256 digest, which is long enough to identify a text.
 pub type Fingerprint = [u8; 16];
 
-/// An event on its way in, hashed and laid out before anything is locked.
+/// A posted event, hashed and formatted before the journal is locked.
 #[derive(Debug)]
 pub struct Posted {
     pub key: Fingerprint,
@@ -26,22 +26,22 @@ pub struct Posted {
     pub received_us: i64,
 }
 
-/// An event as it was accepted.
+/// An accepted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Its place in the order of acceptance, from 1.
+    /// Position in the order of acceptance, starting at 1.
     pub seq: u64,
     /// Microseconds since the epoch.
     pub received_us: i64,
-    /// Of the body, in hexadecimal.
+    /// SHA-256 of the body, in hexadecimal.
     pub sha256: String,
     pub key: String,
     pub body: String,
 }
 
 impl Posted {
-    /// Hashes and lays out an event. The key has at most [`MAX_KEY`] bytes and
-    /// no line feed.
+    /// Hashes and formats an event. The key must have at most [`MAX_KEY`] bytes and no line
+    /// feed.
     #[must_use]
     pub fn new(key: &str, body: &[u8], received_us: i64) -> Self {
         let digest = Sha256::digest(body);
@@ -59,7 +59,7 @@ impl Posted {
     }
 }
 
-/// One record as it is read; its buffers are used again.
+/// A record that is read from a file. Its buffers are reused.
 #[derive(Debug, Default)]
 pub struct Record {
     line: Vec<u8>,
@@ -70,19 +70,19 @@ pub struct Record {
     pub size: u64,
 }
 
-/// What was found where a record may begin.
+/// Result of reading a record.
 pub enum Reading {
     Whole,
-    /// Nothing more, or a torn record.
+    /// The end of the file, or a partially written record.
     End,
     Damaged(&'static str),
 }
 
 impl Record {
-    /// Reads the next one.
+    /// Reads the next record.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn read(&mut self, reader: &mut impl io::BufRead) -> io::Result<Reading> {
         self.line.clear();
         reader.take(MAX_LINE).read_until(b'\n', &mut self.line)?;
@@ -94,25 +94,25 @@ impl Record {
             });
         }
         let Some(length) = self.parse_line() else {
-            return Ok(Reading::Damaged("a line is not of this format"));
+            return Ok(Reading::Damaged("a line is malformed"));
         };
         self.body.clear();
-        let whole = length + 1;
-        if reader.take(whole).read_to_end(&mut self.body)? as u64 != whole {
+        let size = length + 1;
+        if reader.take(size).read_to_end(&mut self.body)? as u64 != size {
             return Ok(Reading::End);
         }
         if self.body.pop() != Some(b'\n') {
-            return Ok(Reading::Damaged("a body is longer than its line says"));
+            return Ok(Reading::Damaged("a body is longer than declared"));
         }
         let digest: [u8; 32] = Sha256::digest(&self.body).into();
         if digest != self.sha256 {
             return Ok(Reading::Damaged("a body has changed"));
         }
-        self.size = self.line.len() as u64 + 1 + whole;
+        self.size = self.line.len() as u64 + 1 + size;
         Ok(Reading::Whole)
     }
 
-    /// Reads the line; gives the body's length.
+    /// Parses the line and returns the body's length.
     fn parse_line(&mut self) -> Option<u64> {
         let line = std::str::from_utf8(&self.line).ok()?;
         let mut words = line.splitn(4, ' ');
@@ -126,7 +126,7 @@ impl Record {
         Some(length)
     }
 
-    /// Of its key and of its body.
+    /// Returns the fingerprints of the key and of the body.
     pub fn fingerprints(&self) -> (Fingerprint, Fingerprint) {
         (
             fingerprint(&Sha256::digest(&self.key)),
@@ -134,10 +134,10 @@ impl Record {
         )
     }
 
-    /// The event, as number `seq`.
+    /// Returns the event, with the number `seq`.
     ///
     /// # Errors
-    /// When its body is no text.
+    /// If the body is not UTF-8.
     pub fn stored(self, seq: u64) -> io::Result<Stored> {
         Ok(Stored {
             seq,
@@ -149,12 +149,12 @@ impl Record {
     }
 }
 
-/// The fingerprint of a text, from its digest.
+/// Returns the fingerprint of a text from its digest.
 pub fn fingerprint(digest: &[u8]) -> Fingerprint {
     let mut half = Fingerprint::default();
     half.iter_mut()
         .zip(digest)
-        .for_each(|(to, from)| *to = *from);
+        .for_each(|(target, byte)| *target = *byte);
     half
 }
 

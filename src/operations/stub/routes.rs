@@ -1,4 +1,4 @@
-//! The stub's requests and answers.
+//! The HTTP routes of the stub.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -21,28 +21,30 @@ use super::{
 };
 use crate::{sinks::http::SYSTEM, time::clock::now_us};
 
-/// What all requests share.
+/// State that all requests share.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) journal: Mutex<Journal>,
     pub(super) faults: RwLock<Faults>,
 }
 
-/// The largest event that is taken, in bytes.
+/// Maximum size of an event, in bytes.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
-/// How many events are listed at most, and unless said.
+/// Maximum number of listed events.
 const MAX_LIMIT: usize = 1_000;
-const LIMIT: usize = 100;
 
-/// A list ends early when its events have so many bytes.
+/// Default number of listed events.
+const DEFAULT_LIMIT: usize = 100;
+
+/// Maximum size of the listed events, in bytes.
 const MAX_LIST: u64 = 8 * 1024 * 1024;
 
 pub(super) fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/ping", get(async || "Ok."))
         .route("/events", post(accept).get(list))
-        .route("/faults", get(faults).put(order))
+        .route("/faults", get(faults).put(set_faults))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }
@@ -64,38 +66,38 @@ async fn accept(Shared(state): Shared<Arc<State>>, headers: HeaderMap, body: Byt
         key.as_ref()
             .is_ok_and(|key| (1..=MAX_KEY).contains(&key.len()))
     }) else {
-        let why = "an Idempotency-Key of 1 to 255 visible characters is missing";
-        return refuse(StatusCode::BAD_REQUEST, why);
+        let reason = "an Idempotency-Key of 1 to 255 visible characters is required";
+        return refuse(StatusCode::BAD_REQUEST, reason);
     };
     if serde_json::from_slice::<IgnoredAny>(&body).is_err() || std::str::from_utf8(&body).is_err() {
-        return refuse(StatusCode::BAD_REQUEST, "the body is no JSON document");
+        return refuse(StatusCode::BAD_REQUEST, "the body is not a JSON document");
     }
     let posted = Posted::new(key, &body, now_us());
-    // One write into the page cache: shorter than a trip to another thread.
+    // A write into the page cache takes less time than a switch to another thread.
     let accepted = journal(&state).accept(&posted);
     match accepted {
         Ok(Accepted::New) => answer(StatusCode::CREATED, r#"{"status":"accepted"}"#),
         Ok(Accepted::Duplicate) => answer(StatusCode::OK, r#"{"status":"duplicate"}"#),
         Ok(Accepted::Conflict) => refuse(
             StatusCode::UNPROCESSABLE_ENTITY,
-            "this Idempotency-Key came before with another body",
+            "this Idempotency-Key was used before with another body",
         ),
         Err(error) => {
-            let why = format!("the event cannot be kept: {error}");
-            refuse(StatusCode::INSUFFICIENT_STORAGE, &why)
+            let reason = format!("cannot store the event: {error}");
+            refuse(StatusCode::INSUFFICIENT_STORAGE, &reason)
         }
     }
 }
 
-/// What to list. Other parameters are ignored: a client may send a token.
+/// Parameters of a list. Other parameters are ignored, because a client may send a token.
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct ListParameters {
     limit: Option<usize>,
-    /// Oldest first, behind this place in the order of acceptance.
+    /// Lists events after this position in the order of acceptance, oldest first.
     after: Option<u64>,
-    /// Only the event of this key.
+    /// Lists only the event with this key.
     key: Option<String>,
-    /// Without bodies a list is shorter.
+    /// Whether to include the bodies.
     #[serde(default = "yes")]
     bodies: bool,
 }
@@ -108,12 +110,11 @@ fn yes() -> bool {
 struct List {
     system: &'static str,
     format: u16,
-    /// Events that are kept.
+    /// Number of kept events.
     total: u64,
-    /// All that is no longer kept was received until then; null where nothing
-    /// is forgotten.
+    /// Time by which all removed events were received. Null if no event was removed.
     forgotten_until_us: Option<i64>,
-    /// Where the next list begins: `after` this. Null at the end.
+    /// Value of `after` for the next list. Null at the end.
     next: Option<u64>,
     events: Vec<Listed>,
 }
@@ -127,12 +128,15 @@ struct Listed {
     body: Option<Box<RawValue>>,
 }
 
-async fn list(Shared(state): Shared<Arc<State>>, Query(asked): Query<Asked>) -> Response {
-    let limit = asked.limit.unwrap_or(LIMIT).min(MAX_LIMIT);
+async fn list(
+    Shared(state): Shared<Arc<State>>,
+    Query(parameters): Query<ListParameters>,
+) -> Response {
+    let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let (total, last_kept, forgotten_until_us, pieces) = {
         let journal = journal(&state);
-        let pieces = match (&asked.key, asked.after) {
-            (Some(key), _) => journal.of_key(key).into_iter().collect(),
+        let pieces = match (&parameters.key, parameters.after) {
+            (Some(key), _) => journal.with_key(key).into_iter().collect(),
             (None, Some(after)) => journal.after(after, limit),
             (None, None) => journal.latest(limit),
         };
@@ -143,12 +147,12 @@ async fn list(Shared(state): Shared<Arc<State>>, Query(asked): Query<Asked>) -> 
             pieces,
         )
     };
-    let ascending = asked.after.is_some();
-    let read = tokio::task::spawn_blocking(move || read(&pieces, asked.bodies)).await;
-    match read {
+    let is_ascending = parameters.after.is_some();
+    let events = tokio::task::spawn_blocking(move || read(&pieces, parameters.bodies)).await;
+    match events {
         Ok(Ok(events)) => {
             let last = events.last().map(|event| event.seq);
-            let next = last.filter(|last| ascending && *last < last_kept);
+            let next = last.filter(|last| is_ascending && *last < last_kept);
             Json(List {
                 system: SYSTEM,
                 format: 1,
@@ -164,7 +168,7 @@ async fn list(Shared(state): Shared<Arc<State>>, Query(asked): Query<Asked>) -> 
     }
 }
 
-/// Reads the events, at least one, until they are too many bytes for a list.
+/// Reads the events up to the maximum size of a list, but at least one.
 fn read(pieces: &[Piece], bodies: bool) -> std::io::Result<Vec<Listed>> {
     let mut size = 0;
     let mut events = Vec::with_capacity(pieces.len());
@@ -194,23 +198,23 @@ async fn faults(Shared(state): Shared<Arc<State>>) -> Json<Faults> {
     Json(faults.clone())
 }
 
-/// Orders faults, by a JSON body or by the query; what is not named is off.
-async fn order(
+/// Sets the faults from a JSON body or from the query. Omitted faults are switched off.
+async fn set_faults(
     Shared(state): Shared<Arc<State>>,
     Query(query): Query<Faults>,
     body: Bytes,
 ) -> Response {
-    let ordered = if body.is_empty() {
+    let requested = if body.is_empty() {
         Ok(query)
     } else {
         serde_json::from_slice::<Faults>(&body)
     };
-    let faults = match ordered {
+    let faults = match requested {
         Ok(faults) => faults,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    if let Err(why) = faults.check() {
-        return refuse(StatusCode::BAD_REQUEST, why);
+    if let Err(reason) = faults.check() {
+        return refuse(StatusCode::BAD_REQUEST, reason);
     }
     let mut current = state.faults.write().unwrap_or_else(PoisonError::into_inner);
     current.clone_from(&faults);
@@ -219,7 +223,7 @@ async fn order(
 
 fn fail(status: u16, retry_after: Option<u64>) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let mut response = refuse(status, "failed to order");
+    let mut response = refuse(status, "injected failure");
     if let Some(seconds) = retry_after {
         response
             .headers_mut()
@@ -233,8 +237,8 @@ fn answer(status: StatusCode, body: &'static str) -> Response {
     (status, json, body).into_response()
 }
 
-fn refuse(status: StatusCode, why: &str) -> Response {
-    (status, Json(json!({ "error": why }))).into_response()
+fn refuse(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "error": reason }))).into_response()
 }
 
 fn journal(state: &State) -> MutexGuard<'_, Journal> {

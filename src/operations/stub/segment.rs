@@ -1,4 +1,4 @@
-//! One file of events and where each of them is in it.
+//! A file of events, with the offset of each event.
 
 use std::{
     fs::File,
@@ -16,23 +16,23 @@ use super::{
 };
 use crate::{failure::Error, stack::files};
 
-/// A file that is appended to, or was.
+/// A file of events.
 #[derive(Debug)]
 pub struct Segment {
     pub path: PathBuf,
     file: Arc<Flock<File>>,
-    /// The number of its first event.
+    /// Number of the file's first event.
     pub first: u64,
-    /// Bytes of whole records.
+    /// Length of the complete records, in bytes.
     pub length: u64,
-    /// Where each record begins.
+    /// Start offset of each record.
     starts: Vec<u64>,
-    /// When its first event was received.
+    /// When the file's first event was received, in microseconds since the epoch.
     pub begun_us: Option<i64>,
 }
 
-/// A piece of a file that can be read while more is appended, and though the
-/// file is removed.
+/// A record in a file. It can be read while the file is appended to, and after the file was
+/// removed.
 #[derive(Debug)]
 pub struct Piece {
     file: Arc<Flock<File>>,
@@ -42,12 +42,12 @@ pub struct Piece {
 }
 
 impl Segment {
-    /// Opens a file, or begins one. `index` is called with the key and the body
-    /// of each event.
+    /// Opens or creates a file. Calls `index` with the number of each event and the fingerprints
+    /// of its key and body.
     ///
     /// # Errors
-    /// When the file cannot be read or written, another stub has it, or it is
-    /// damaged anywhere but at its end.
+    /// If the file cannot be read or written, another stub uses it, or it is damaged elsewhere
+    /// than at its end.
     pub fn open(
         path: &Path,
         first: u64,
@@ -67,8 +67,8 @@ impl Segment {
             starts: Vec::new(),
             begun_us: None,
         };
-        let begun = segment.recover(&mut index)?;
-        if !begun {
+        let has_header = segment.recover(&mut index)?;
+        if !has_header {
             segment.file.set_len(0).map_err(failed)?;
             (&**segment.file).write_all(MAGIC).map_err(failed)?;
             segment.length = MAGIC.len() as u64;
@@ -76,35 +76,35 @@ impl Segment {
         Ok(segment)
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     pub fn len(&self) -> u64 {
         self.starts.len() as u64
     }
 
-    /// The number after that of its last event.
+    /// Returns the number after the last event's.
     pub fn end(&self) -> u64 {
         self.first + self.len()
     }
 
-    /// Cuts off what was being written when the stub was killed: nobody was
-    /// told that it was accepted. Returns its bytes.
+    /// Cuts off a record that was partially written when the stub was killed. Its client has
+    /// received no response. Returns the number of bytes that were cut off.
     ///
     /// # Errors
-    /// When the file cannot be changed.
+    /// If the file cannot be changed.
     pub fn cut_off(&self) -> io::Result<u64> {
         let size = self.file.metadata()?.len();
         self.file.set_len(self.length)?;
         Ok(size.saturating_sub(self.length))
     }
 
-    /// Appends an event. It has been written when this returns: a kill of the
-    /// process does not lose it.
+    /// Appends an event. The event is written when this returns, so a kill of the process does
+    /// not lose it.
     ///
     /// # Errors
-    /// When the file does not take it; then nothing has changed.
+    /// If the file cannot be written. Nothing has changed then.
     pub fn append(&mut self, posted: &Posted) -> io::Result<()> {
         if let Err(error) = (&**self.file).write_all(&posted.record) {
-            // Half a record must not stay between whole ones.
+            // A partial record must not remain between complete ones.
             self.file.set_len(self.length)?;
             return Err(error);
         }
@@ -112,13 +112,13 @@ impl Segment {
         Ok(())
     }
 
-    /// The event of this number, where it is here.
+    /// Returns the event with this number, or `None` if it is not in this file.
     pub fn piece(&self, seq: u64) -> Option<Piece> {
-        let place = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
         Some(Piece {
             file: Arc::clone(&self.file),
-            start: *self.starts.get(place)?,
-            end: self.starts.get(place + 1).copied().unwrap_or(self.length),
+            start: *self.starts.get(index)?,
+            end: self.starts.get(index + 1).copied().unwrap_or(self.length),
             seq,
         })
     }
@@ -129,8 +129,8 @@ impl Segment {
         self.begun_us.get_or_insert(received_us);
     }
 
-    /// Reads the file from its start, up to its end or to a torn record. Says
-    /// whether it has a first line.
+    /// Reads the file from its start to its end or to a partial record. Returns false if the
+    /// file has no complete first line.
     fn recover(
         &mut self,
         index: &mut impl FnMut(u64, Fingerprint, Fingerprint),
@@ -146,7 +146,7 @@ impl Segment {
             return if MAGIC.starts_with(&magic) {
                 Ok(false)
             } else {
-                Err(self.damaged("it is no log of a stub's events"))
+                Err(self.damaged("not a file of a stub"))
             };
         }
         self.length = MAGIC.len() as u64;
@@ -165,30 +165,32 @@ impl Segment {
         }
     }
 
-    /// The error of a file that is not as it was written.
+    /// Returns the error for a damaged file.
     pub fn damaged(&self, reason: &str) -> Error {
         error::damaged(&self.path, self.length, reason)
     }
 }
 
 impl Piece {
-    /// Its bytes in the file.
+    /// Returns the record's size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Reads it back.
+    /// Reads the event.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn read(&self) -> io::Result<Stored> {
         let mut bytes = vec![0; usize::try_from(self.size()).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, self.start)?;
         let mut record = Record::default();
         match record.read(&mut bytes.as_slice())? {
             Reading::Whole => record.stored(self.seq),
-            _ => Err(io::Error::other("the record has changed under the stub")),
+            _ => Err(io::Error::other(
+                "the record was changed by another process",
+            )),
         }
     }
 }

@@ -1,16 +1,16 @@
-//! What `up` made or repaired in a server that was there.
+//! Changes of `up` in servers that were running already.
 
 use serde::Serialize;
 
 use crate::source::{checks::Statement, connector::Applied, role};
 
-/// Something that was made or repaired in a server.
+/// An object that was created or repaired in a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Altered {
     pub service: String,
     /// A statement, or a sentence.
     pub what: String,
-    /// Changes were lost until then.
+    /// Whether changes were lost before the repair.
     pub recovers: bool,
 }
 
@@ -31,7 +31,7 @@ impl Altered {
         }
     }
 
-    /// Of a database that an earlier version made.
+    /// Creates the change of a role in a database that an earlier version created.
     pub(super) fn of_role(role: &str) -> Self {
         let superuser = role::SUPERUSER;
         Self {

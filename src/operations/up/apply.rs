@@ -1,5 +1,5 @@
-//! Does what was decided: fetches what is missing, and brings each service to
-//! where it serves and holds what it has to hold.
+//! Applies the plan: downloads what is missing, starts each service, waits until it is ready,
+//! and provisions its objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,11 +23,11 @@ use crate::{
 };
 
 impl Up {
-    /// Does it.
+    /// Applies the plan.
     ///
     /// # Errors
-    /// At the first service that cannot be brought up; those that are up stay
-    /// so, and another `up` goes on from there.
+    /// For the first service that fails to start. Started services keep running, and another
+    /// `up` continues from there.
     pub async fn apply(&self, progress: &dyn Progress) -> Result<Report, UpError> {
         self.record.keep();
         self.install(progress).await?;
@@ -38,14 +38,15 @@ impl Up {
         let mut changed = !self.plan().is_empty();
         let mut altered = Vec::new();
         for level in self.levels() {
-            let brought = level.into_iter().map(|step| self.bring_up(step, progress));
-            for (started, found) in try_join_all(brought).await? {
-                changed |= started || !found.is_empty();
-                altered.extend(found);
+            let services = level.into_iter().map(|step| self.bring_up(step, progress));
+            for (started, changes) in try_join_all(services).await? {
+                changed |= started || !changes.is_empty();
+                altered.extend(changes);
             }
         }
+        let recovers = altered.iter().any(|change| change.recovers);
         Ok(Report {
-            remedy: altered.iter().any(|one| one.recovers).then_some(RECONCILE),
+            remedy: recovers.then_some(RECONCILE),
             altered,
             ..self.report(changed)
         })
@@ -56,20 +57,20 @@ impl Up {
             if self.request.pull == Pull::Never {
                 return Err(install::forbidden(name).into());
             }
-            let anew = self.request.pull == Pull::Always;
-            install::ensure(&self.site, name, described, anew, progress).await?;
+            let replace = self.request.pull == Pull::Always;
+            install::ensure(&self.site, name, described, replace, progress).await?;
         }
         Ok(())
     }
 
-    /// Fetches the images that are wanted.
+    /// Pulls the required images.
     async fn pull(&self, progress: &dyn Progress) -> Result<(), UpError> {
         let Some(engine_state) = &self.blueprint.engine_state else {
             return Ok(());
         };
         let specs = self.blueprint.containers.values();
         let images: BTreeSet<&str> = match self.request.pull {
-            Pull::Always => specs.map(|one| one.container.image.as_str()).collect(),
+            Pull::Always => specs.map(|spec| spec.container.image.as_str()).collect(),
             Pull::Missing | Pull::Never => self.blueprint.missing_images(),
         };
         if self.request.pull == Pull::Never
@@ -85,8 +86,7 @@ impl Up {
         Ok(())
     }
 
-    /// Whether a container was made of an image that is not the one of its
-    /// name any more.
+    /// Returns true if the image's name now refers to another image than the container's.
     async fn is_outdated(&self, service: &str) -> bool {
         let (Some(engine_state), Some(spec)) = (
             &self.blueprint.engine_state,
@@ -102,7 +102,8 @@ impl Up {
         engine_state.running(service).map(|found| &found.image) != image.as_ref()
     }
 
-    /// Starts one service where the plan says so; says whether it did.
+    /// Starts one service if the plan requires it, and waits until it is ready. Returns true if
+    /// it was started.
     async fn start(
         &self,
         step: &Step,
@@ -134,7 +135,7 @@ impl Up {
         Ok(starts && runs_here)
     }
 
-    /// The plan in groups that do not need each other.
+    /// Splits the plan into levels. The services of a level need only services of lower levels.
     fn levels(&self) -> Vec<Vec<&Step>> {
         let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
         let mut levels: Vec<Vec<&Step>> = Vec::new();
@@ -153,8 +154,8 @@ impl Up {
         levels
     }
 
-    /// Brings one service to where it serves and holds what it has to hold;
-    /// says whether it was started, and what it holds that is other than before.
+    /// Starts one service and provisions its objects. Returns whether the service was started,
+    /// and the changes of its objects.
     async fn bring_up(
         &self,
         step: &Step,
@@ -165,11 +166,11 @@ impl Up {
         };
         let begun = Instant::now();
         if !self.start(step, service, progress).await? {
-            // Its objects are checked too; only notes about them are shown.
+            // The objects of a running service are provisioned too, but only notes are shown.
             return Ok((false, self.furnish(service, &NotesOnly(progress)).await?));
         }
         let altered = self.furnish(service, progress).await?;
-        // That a new server is filled is no news.
+        // The first provisioning of a new server is not reported as a change.
         let altered = altered
             .into_iter()
             .filter(|_| step.action != Action::Create);

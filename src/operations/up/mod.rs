@@ -1,5 +1,4 @@
-//! `up`: brings the stack of a project to what its definitions say, and what
-//! has to be in it with it.
+//! `up`: starts the stack of a project as defined, and provisions the objects in its servers.
 
 mod altered;
 mod apply;
@@ -34,75 +33,75 @@ use crate::{
     },
 };
 
-/// What may be downloaded.
+/// What to download.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pull {
-    /// What is not there. Versions are pinned, so there is nothing newer.
+    /// Download what is missing. Versions are pinned, so there is nothing newer.
     #[default]
     Missing,
-    /// What is there too: it may have been damaged, or a tag moved.
+    /// Download everything, because a download may be damaged or a tag may have moved.
     Always,
-    /// Nothing.
+    /// Download nothing.
     Never,
 }
 
-/// What is asked of `up`.
+/// Request of `up`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
     pub options: UpOptions,
-    /// How long a service may take from its start until it serves.
+    /// How long a service may take to become ready after its start.
     pub timeout: Duration,
     pub pull: Pull,
-    /// What may be done to servers that are not fanout's own, and what else
-    /// wants to be agreed to.
+    /// The operator's consent to changes on external servers and to other changes that require
+    /// it.
     pub consent: Consent,
-    /// The command that asks for this: a hint repeats it.
+    /// The command line, which hints repeat.
     pub typed: String,
 }
 
-/// An `up` that knows what it will do and holds the project for it.
+/// A planned `up` that has locked the project.
 #[derive(Debug)]
 pub struct Up {
     site: Site,
     request: Request,
     blueprint: Blueprint,
-    /// To the servers as the blueprint places them.
+    /// Connections to the servers at the addresses in the blueprint.
     connections: Connections,
-    /// Dropped before the lock is.
+    /// Must be dropped before the lock.
     record: Record,
     _lock: Option<Lock>,
 }
 
-/// What `up` did.
+/// Result of `up`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Whether anything is other than before.
+    /// Whether anything has changed.
     pub changed: bool,
-    /// What was made, or repaired, in servers that ran already.
+    /// Objects that were created or repaired in servers that were running already.
     pub altered: Vec<Altered>,
-    /// What recovers changes that were missed until a repair.
+    /// Command that recovers changes that were missed before a repair.
     pub remedy: Option<&'static str>,
     #[serde(flatten)]
     pub plan: Plan,
     pub services: Vec<Endpoint>,
 }
 
-/// Where a service is.
+/// Address of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     pub name: String,
     pub runtime: Runtime,
     pub url: SecretUrl,
     pub pid: Option<i32>,
-    /// None for what is no container.
+    /// `None` if the service is not a container.
     pub container: Option<String>,
     pub about: String,
 }
 
-/// The plan alone: nothing is locked, checked or changed.
+/// Plans only: locks, checks and changes nothing.
 ///
 /// # Errors
-/// When the wishes or the configuration are wrong.
+/// If the options or the configuration are invalid.
 pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
     let blueprint = blueprint::plan_up(&site, config, &request.options).await?;
     Ok(Up {
@@ -115,12 +114,11 @@ pub async fn dry_run(site: Site, config: &Config, request: Request) -> Result<Up
     })
 }
 
-/// Holds the project, decides what to do, checks that the machine lets us, and
-/// records it.
+/// Locks the project, plans, checks the machine, and records the new state.
 ///
 /// # Errors
-/// When another process changes the project, the wishes or the configuration
-/// are wrong, a program is missing, or a port is taken.
+/// If another process is changing the project, the options or the configuration are invalid, a
+/// program is missing, or a port is taken.
 pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up, UpError> {
     let lock = Lock::project(&site.dir())?;
     if reset::is_unfinished(&site.dir()) {
@@ -128,13 +126,13 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
             project: site.project.to_string(),
         });
     }
-    // Until the ports are on record, no other project chooses any.
+    // No other project may choose ports until these are recorded.
     let _home = Lock::home(&site.home).await?;
     let blueprint = blueprint::plan_up(&site, config, &request.options).await?;
     preflight::check(&site, &blueprint).await?;
     prepare::project_folders(&site.dir())?;
     let record = Record::begin(&site.dir());
-    // Before the first process: whatever happens now, the others find it.
+    // Saved before the first process starts, so that every later command finds the processes.
     blueprint.state.save(&site.dir())?;
     Ok(Up {
         site,
@@ -147,19 +145,19 @@ pub async fn prepare(site: Site, config: &Config, request: Request) -> Result<Up
 }
 
 impl Up {
-    /// What it will do.
+    /// Returns the plan.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.blueprint.plan
     }
 
-    /// Why a new project is run as it is, where nobody has said.
+    /// Returns the reason for the runtime of a new project, if the operator has not chosen it.
     #[must_use]
     pub fn because(&self) -> Option<&str> {
         self.blueprint.runtime_reason.as_deref()
     }
 
-    /// The ports of what will be started that are not the usual ones.
+    /// Returns the ports of the services to start that differ from the default ports.
     #[must_use]
     pub fn moved(&self) -> Vec<ReassignedPort> {
         let processes = self.blueprint.to_start().map(|(service, _)| service);
@@ -181,7 +179,7 @@ impl Up {
         ports.collect()
     }
 
-    /// What will be downloaded first.
+    /// Returns the names of what will be downloaded.
     #[must_use]
     pub fn downloads(&self) -> Vec<&str> {
         let installs = self.blueprint.missing_installs(&self.site);
@@ -189,7 +187,7 @@ impl Up {
         installs.chain(self.blueprint.missing_images()).collect()
     }
 
-    /// Where everything is.
+    /// Creates a report with the addresses of all services.
     #[must_use]
     pub fn report(&self, changed: bool) -> Report {
         let dir = self.site.dir();
@@ -202,7 +200,7 @@ impl Up {
                 .blueprint
                 .containers
                 .get(&service.definition.name)
-                .map(|recipe| recipe.container.name.clone()),
+                .map(|spec| spec.container.name.clone()),
             about: service.definition.about.clone(),
         };
         Report {

@@ -1,6 +1,6 @@
-//! The record of a new project while nobody has agreed to it: other projects
-//! have to see which ports it takes, but it must not outlive an `up` that was
-//! refused, failed in its review, or was interrupted at the question.
+//! The state file of a new project before the operator has confirmed the `up`. Other projects
+//! must see its ports, but the file must be removed if the `up` was refused, failed in its
+//! review, or was interrupted at the question.
 
 use std::{
     fs,
@@ -10,16 +10,16 @@ use std::{
 
 use crate::stack::ProjectDir;
 
-/// Removes the record when it is dropped, unless it is to be kept.
+/// Removes a new state file when it is dropped, unless [`Record::keep`] was called.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// None where there was a record before, or none is written.
+    /// Path of the state file. `None` if the file existed before or is not written.
     new: Option<PathBuf>,
     is_kept: AtomicBool,
 }
 
 impl Record {
-    /// Nothing is written.
+    /// Creates a guard without a state file.
     pub(super) fn none() -> Self {
         Self {
             new: None,
@@ -27,7 +27,7 @@ impl Record {
         }
     }
 
-    /// Called before the record is written.
+    /// Creates the guard. Must be called before the state file is written.
     pub(super) fn begin(dir: &ProjectDir) -> Self {
         let path = dir.state();
         Self {
@@ -36,7 +36,7 @@ impl Record {
         }
     }
 
-    /// The operator has agreed, or had nothing to agree to.
+    /// Keeps the state file, because the operator has confirmed or nothing required it.
     pub(super) fn keep(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
     }
@@ -47,7 +47,7 @@ impl Drop for Record {
         if let Some(path) = &self.new
             && !self.is_kept.load(Ordering::Relaxed)
         {
-            // Where it was never written there is nothing to remove.
+            // Fails if the file was never written.
             let _ = fs::remove_file(path);
         }
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_new_record_that_nobody_agreed_to_is_removed() {
+    fn only_a_new_and_unconfirmed_state_file_is_removed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("state.json");
         for (is_new, is_kept, stays) in [
