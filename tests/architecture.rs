@@ -54,26 +54,11 @@ const PURE: &str = "src/source/checks/";
 const SINKS: [&str; 3] = ["clickhouse", "http", "redis"];
 
 /// The allowed imports between sinks: the file, the name and the reason.
-const BETWEEN_SINKS: [(&str, &str, &str); 2] = [
-    (
-        "src/sinks/redis/eligible.rs",
-        "Query",
-        "ClickHouse keeps the times of the records that the board's events come from; without \
-         ClickHouse they are read from the log",
-    ),
-    (
-        "src/sinks/redis/audit.rs",
-        "Source",
-        "the snapshot of Postgres compares rows as texts, which ClickHouse's client defines",
-    ),
-];
-
-/// The allowed imports from a higher layer: the file, the name and the reason.
-const UPWARD: [(&str, &str, &str); 1] = [(
-    "src/audit/context.rs",
+const BETWEEN_SINKS: [(&str, &str, &str); 1] = [(
+    "src/sinks/redis/eligible.rs",
     "Query",
-    "ClickHouse is the only store of rows so far, and the walk through the log reads its rows' \
-     origins",
+    "ClickHouse keeps the times of the records that the board's events come from; without \
+     ClickHouse they are read from the log",
 )];
 
 /// Client crates, each with the folders or files that may use it: where its
@@ -154,8 +139,7 @@ fn imports_point_down(source: &Source) -> Vec<Violation> {
     };
     source.violations(|name| {
         let other = name.library_module()?;
-        let is_exception = is_listed(&UPWARD, source, name);
-        (!allowed(other) && !is_exception).then(|| format!("{module} imports {other}"))
+        (!allowed(other)).then(|| format!("{module} imports {other}"))
     })
 }
 
@@ -320,7 +304,7 @@ fn every_source_follows_every_rule() {
 #[test]
 fn every_exception_is_needed() {
     let sources = source::all();
-    for (file, item, reason) in UPWARD.iter().chain(&BETWEEN_SINKS) {
+    for (file, item, reason) in &BETWEEN_SINKS {
         let source = sources.iter().find(|source| source.path == Path::new(file));
         let source = source.unwrap_or_else(|| panic!("{file} does not exist: {reason}"));
         let is_used = |name: &Name| {

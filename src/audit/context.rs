@@ -1,10 +1,10 @@
-//! What all checks share.
+//! What all checks share: the connections, the settings and the deadline.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{error::VerifyError, findings::Check};
+use super::error::VerifyError;
 use crate::{
     config::Settings,
     connections::Connections,
@@ -18,7 +18,7 @@ use crate::{
     spill::scratch::Scratch,
 };
 
-/// A fence gets at least so long, whatever is left of the time.
+/// Minimum time to wait for a barrier, even after the deadline.
 const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// What all checks share.
@@ -26,10 +26,9 @@ pub(crate) struct Context<'a> {
     pub(crate) connections: &'a Connections,
     pub(crate) settings: &'a Settings,
     pub(crate) scratch: &'a Scratch,
-    pub(crate) query: crate::sinks::clickhouse::Query,
-    /// Those that the pipeline drives.
+    /// The configured sinks.
     pub(crate) sinks: &'a [SinkKind],
-    /// Of the source's tables.
+    /// The source's tables.
     pub(crate) tables: tables::Source,
     pub(crate) placeholders: KnownPlaceholders,
     pub(crate) deadline: Instant,
@@ -37,17 +36,12 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Whether the pipeline drives this sink.
+    /// Whether this sink is configured.
     pub(super) fn has(&self, sink: SinkKind) -> bool {
         self.sinks.contains(&sink)
     }
 
-    /// Whether it drives the sink that this is a check of.
-    pub(crate) fn checks(&self, check: Check) -> bool {
-        self.sinks.iter().any(|sink| Check::of(*sink) == check)
-    }
-
-    /// Another fence, within what is left of the time.
+    /// Waits behind another barrier until all sinks have caught up.
     pub(crate) async fn fence(&self) -> Result<Fence, VerifyError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let timeout = left.max(AT_LEAST);

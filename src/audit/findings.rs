@@ -1,15 +1,13 @@
-//! What a check found: how many differences, and the first of them in full.
+//! The result of a check: the number of differences, and the first of them in full.
 
 use std::fmt::Display;
 
 use serde::Serialize;
 
-use crate::sink_kind::SinkKind;
-
-/// Differences kept in full; the rest is counted.
+/// Number of differences that are kept in full. The others are only counted.
 pub const MAX_SHOWN: usize = 20;
 
-/// What is compared.
+/// A comparison that `verify` makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
@@ -23,15 +21,15 @@ pub enum Check {
     Records,
 }
 
-/// How two sides differ.
+/// How the two sides differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// It should be there.
+    /// It is expected and was not found.
     Missing,
-    /// It should not be there.
+    /// It was found and is not expected.
     Extra,
-    /// It is there, and not the same.
+    /// It was found and is not as expected.
     Differs,
 }
 
@@ -42,7 +40,7 @@ pub struct Difference {
     pub kind: Kind,
     /// Event, content, idempotency key or record.
     pub id: String,
-    /// Column or property, where one alone differs.
+    /// The column or property that differs, if it is a single one.
     pub what: Option<String>,
     pub expected: Option<String>,
     pub found: Option<String>,
@@ -52,38 +50,33 @@ pub struct Difference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Findings {
     pub check: Check,
-    /// Whether the check could not be made at all; the notes say why.
+    /// Whether the check was not made at all. The notes say why.
     pub skipped: bool,
     /// Rows, members, keys or records compared.
     pub compared: u64,
     pub differences: u64,
-    /// Differences that a dead letter explains.
+    /// Differences that dead letters explain.
     pub excused: u64,
-    /// What was compared and could not be judged.
+    /// What was compared but could not be judged.
     pub unjudged: u64,
-    /// Calls that are not judged, because the stub may have forgotten them.
+    /// Calls that are not judged because the stub may have forgotten them.
     pub forgotten: u64,
     /// The first of the differences.
     pub shown: Vec<Difference>,
-    /// The first of the excused, by id.
+    /// The ids of the first excused differences.
     pub excused_ids: Vec<String>,
-    /// What could not be judged, and why.
+    /// What could not be judged and why, and what else an operator should know.
     pub notes: Vec<String>,
 }
 
 impl Check {
-    /// The check of a sink; that of the records is of all of them.
-    pub(super) fn of(sink: SinkKind) -> Self {
-        match sink {
-            SinkKind::Redis => Self::Board,
-            SinkKind::ClickHouse => Self::Rows,
-            SinkKind::Http => Self::External,
-        }
-    }
+    /// The checks of single sinks, in the order in which they are made and
+    /// reported. [`Check::Records`] follows them and concerns all sinks.
+    pub(crate) const OF_SINKS: [Self; 3] = [Self::Rows, Self::Board, Self::External];
 }
 
 impl Findings {
-    /// Nothing compared yet.
+    /// Starts a check that has compared nothing yet.
     #[must_use]
     pub fn new(check: Check) -> Self {
         Self {
@@ -100,7 +93,7 @@ impl Findings {
         }
     }
 
-    /// A check that was not made, and why.
+    /// Reports a check that was not made, and why.
     #[must_use]
     pub fn skipped(check: Check, why: impl Into<String>) -> Self {
         let mut findings = Self::new(check);
@@ -109,20 +102,19 @@ impl Findings {
         findings
     }
 
-    /// The check of a sink that is not configured.
+    /// Reports the check of a sink that is not configured.
     #[must_use]
     pub fn not_driven(check: Check) -> Self {
         Self::skipped(check, "its sink is not among the configured ones")
     }
 
-    /// Whether nothing was found that is not as it should be, or that might
-    /// not be.
+    /// Whether there are no differences and nothing was left unjudged.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.differences == 0 && self.unjudged == 0
     }
 
-    /// Something was found to differ.
+    /// Adds a difference.
     pub fn differs(&mut self, difference: Difference) {
         self.differences += 1;
         if self.shown.len() < MAX_SHOWN {
@@ -130,7 +122,7 @@ impl Findings {
         }
     }
 
-    /// A difference that a dead letter explains.
+    /// Counts a difference that a dead letter explains.
     pub fn excuse(&mut self, id: &dyn Display) {
         self.excused += 1;
         if self.excused_ids.len() < MAX_SHOWN {
@@ -138,7 +130,7 @@ impl Findings {
         }
     }
 
-    /// Something an operator should know.
+    /// Adds something that an operator should know.
     pub fn note(&mut self, text: impl Into<String>) {
         match self.notes.len() {
             MAX_SHOWN => self.notes.push("further notes are left out".to_owned()),
@@ -149,7 +141,7 @@ impl Findings {
 }
 
 impl Difference {
-    /// It should be there and is not.
+    /// Returns a difference: it is expected and was not found.
     #[must_use]
     pub fn missing(check: Check, id: &dyn Display, expected: &dyn Display) -> Self {
         Self {
@@ -162,7 +154,7 @@ impl Difference {
         }
     }
 
-    /// It is there and should not be.
+    /// Returns a difference: it was found and is not expected.
     #[must_use]
     pub fn extra(check: Check, id: &dyn Display, found: &dyn Display) -> Self {
         Self {
@@ -175,7 +167,7 @@ impl Difference {
         }
     }
 
-    /// One property of it is another.
+    /// Returns a difference in one property.
     #[must_use]
     pub fn of(
         check: Check,

@@ -32,7 +32,7 @@ pub struct Changed {
     pub later: bool,
 }
 
-/// Where a row stands, as ClickHouse has it.
+/// The offset that a stored row is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stands {
     pub event: i64,

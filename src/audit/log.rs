@@ -1,8 +1,11 @@
-//! One pass over the log, a partition at a time: every record has become
-//! something. What has to be compared, the calls to the external system among
-//! it, is put away in heaps meanwhile, so that memory does not grow with the log.
+//! One pass over the log, one partition at a time, which checks what became of
+//! every record. Everything that has to be compared, including the calls to the
+//! external system, is first sorted into heaps on disk, so memory does not grow
+//! with the log.
 
 use std::{collections::HashMap, io};
+
+use futures_util::TryStreamExt as _;
 
 use super::{
     context::Context,
@@ -10,118 +13,177 @@ use super::{
     findings::{Check, Difference, Findings},
     ledger::{self, Call, Changed, Latest, Made, Stands},
     letters::Letters,
+    store::RowStore,
 };
 use crate::{
     debezium::FactDecoder,
     kafka::{Bounds, Log, Scan, Stretch},
     progress::Unit,
-    runtime::{Notes, barrier::Fence},
+    runtime::{GenerationLog, Notes, barrier::Fence},
     sink_kind::{ConsumerGroup, SinkKind},
     source::tables::{events_topic, group, reader_group},
-    spill::bucket::{Heap, Spill},
+    spill::bucket::{Heap, Spill, heaps_for},
 };
 
-/// Whether a row stands where its event has no change: at a record that was
-/// read and is another's, or past the end of the log. In between it may have
-/// changed since.
+/// Whether a row is at a record that cannot be of its event: one that was read and
+/// is of another event, or one past the end of the log. The records in between came
+/// later and were not read.
 fn is_ahead(found: i64, read_until: i64, end: i64) -> bool {
     found < read_until || found >= end
 }
 
-/// Walks the log up to its end, and judges what lies before the fence.
+/// Walks the log up to its end, and judges the records before the barrier.
 pub(crate) struct Walk<'a> {
     context: &'a Context<'a>,
     fence: &'a Fence,
-    pub letters: &'a Letters,
-    /// History as ClickHouse has it.
+    pub(crate) letters: &'a Letters,
+    /// The sinks whose rows are compared with the log.
+    stores: Vec<&'a dyn RowStore>,
     life: Life,
-    /// By partition, up to where the source has made up for what the external
-    /// system was not told of the log.
+    /// By partition, the offset up to which the source has made up for what the
+    /// external system was not told of the log.
     reconciled: Vec<i64>,
     topic: String,
     decoder: FactDecoder,
-    /// So many heaps are made of whatever is compared.
+    /// Number of heaps that everything is sorted into.
     heaps: usize,
-    /// Records from before that history.
+    /// Number of records from before the present history.
     earlier: u64,
     records: Findings,
+    is_done: bool,
 }
 
-/// What the log tells the external system.
+/// The calls that the log makes to the external system.
 pub(crate) struct Told {
-    pub calls: Option<Spill<Call>>,
-    /// The log still has all of history.
-    pub is_whole: bool,
+    pub(crate) calls: Spill<Call>,
+    /// Whether the log still has all of history.
+    pub(crate) is_whole: bool,
 }
 
-/// Where history begins in ClickHouse.
+/// Where the present history of the stored rows begins.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Life {
-    /// By partition of the events; empty is at the start of the log.
-    pub starts: Vec<i64>,
-    /// It began anew at least once.
-    pub is_rebuilt: bool,
+struct Life {
+    /// By partition of the events' topic. Empty is the start of the log.
+    starts: Vec<i64>,
+    /// Whether history began anew at least once.
+    is_rebuilt: bool,
+}
+
+impl Life {
+    async fn read(context: &Context<'_>, stores: &[&dyn RowStore]) -> Result<Self, VerifyError> {
+        let (settings, kafka) = (context.settings, &context.connections.kafka);
+        let reader = reader_group(settings, "verify");
+        let state = kafka.state(&reader, &settings.kafka.state_topic)?;
+        let latest = GenerationLog::new(state).latest().await;
+        if let Some(generation) = latest.map_err(VerifyError::state)? {
+            let is_rebuilt = generation.is_rebuilt();
+            let starts = generation.begun.facts.starts;
+            return Ok(Self {
+                starts: if stores.is_empty() {
+                    Vec::new()
+                } else {
+                    starts
+                },
+                is_rebuilt,
+            });
+        }
+        // No worker has taken over yet what an earlier release recorded.
+        for store in stores {
+            let mut recorded = store.recorded_starts().await?;
+            let is_rebuilt = recorded.len() > 1;
+            if let Some(starts) = recorded.pop() {
+                return Ok(Self { starts, is_rebuilt });
+            }
+        }
+        Ok(Self::default())
+    }
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(
+    /// Prepares the walk. Nothing is read yet.
+    pub(super) fn new(
         context: &'a Context<'a>,
         fence: &'a Fence,
         letters: &'a Letters,
-        life: Life,
-        heaps: usize,
+        stores: Vec<&'a dyn RowStore>,
     ) -> Self {
-        let settings = context.settings;
         Self {
             context,
             fence,
             letters,
-            life,
+            stores,
+            life: Life::default(),
             reconciled: Vec::new(),
-            topic: events_topic(settings),
+            topic: events_topic(context.settings),
             decoder: FactDecoder::with_placeholders(
                 context.tables.facts.clone(),
                 context.placeholders.facts(),
             ),
-            heaps,
+            heaps: heaps_for(fence.events.iter().sum::<i64>().unsigned_abs()),
             earlier: 0,
             records: Findings::new(Check::Records),
+            is_done: false,
         }
     }
 
-    /// Does all of it. The calls are put away where they can be compared.
-    pub(crate) async fn run(&mut self, puts_calls_away: bool) -> Result<Told, VerifyError> {
-        let reader = reader_group(self.context.settings, "verify");
-        let log = self.context.connections.kafka.log(&reader)?;
-        // Read after the calls were listed: what they are of is in it.
-        let bounds = log.bounds(&self.topic).await?;
-        self.reconciled = self.reconciled(&log).await?;
-        let calls = puts_calls_away.then(|| Spill::new(self.context.scratch, self.heaps));
-        let mut calls = calls.transpose()?;
-        for (partition, bounds) in (0..).zip(&bounds) {
-            let changes = self.partition(partition, *bounds, calls.as_mut()).await?;
-            if self.context.has(SinkKind::ClickHouse) {
-                self.rows(&log, partition, bounds.end, changes).await?;
-            }
-        }
-        self.commits(&bounds).await?;
-        if self.earlier > 0 && self.context.has(SinkKind::ClickHouse) {
-            let earlier = self.earlier;
-            self.records.note(format!(
-                "{earlier} records from before the last rebuild are not judged by clickhouse's rows"
-            ));
-        }
-        // Without ClickHouse a recreated topic begins no generation, and the source is
-        // read for the external system.
-        let is_rebuilt = self.life.is_rebuilt
-            || !self.context.has(SinkKind::ClickHouse) && !self.reconciled.is_empty();
-        let is_whole = !is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0);
+    /// Number of heaps that everything is sorted into. Only equally many heaps can
+    /// be compared with each other.
+    pub(crate) fn heaps(&self) -> usize {
+        self.heaps
+    }
+
+    /// Walks the log and returns the calls that it makes to the external system.
+    pub(crate) async fn calls(&mut self) -> Result<Told, VerifyError> {
+        let mut calls = Spill::new(self.context.scratch, self.heaps)?;
+        let is_whole = self.run(Some(&mut calls)).await?;
         Ok(Told { calls, is_whole })
     }
 
-    /// What became of the records.
-    pub(crate) fn into_records(self) -> Findings {
-        self.records
+    /// Returns what became of the records. Walks the log unless that was done for
+    /// the calls.
+    pub(super) async fn into_records(mut self) -> Result<Findings, VerifyError> {
+        if !self.is_done {
+            self.run(None).await?;
+        }
+        Ok(self.records)
+    }
+
+    /// Walks the log. Returns whether it still has all of history.
+    async fn run(&mut self, mut calls: Option<&mut Spill<Call>>) -> Result<bool, VerifyError> {
+        self.context.steps.doing("reading the log");
+        self.records = Findings::new(Check::Records);
+        self.earlier = 0;
+        self.life = Life::read(self.context, &self.stores).await?;
+        let reader = reader_group(self.context.settings, "verify");
+        let log = self.context.connections.kafka.log(&reader)?;
+        // Read after the calls were listed, so their records are before the end.
+        let bounds = log.bounds(&self.topic).await?;
+        self.reconciled = self.reconciled(&log).await?;
+        for (partition, bounds) in (0..).zip(&bounds) {
+            let changes = self
+                .partition(partition, *bounds, calls.as_deref_mut())
+                .await?;
+            for (store, changes) in self.stores.clone().into_iter().zip(changes) {
+                self.rows(store, &log, (partition, bounds.end), changes)
+                    .await?;
+            }
+        }
+        self.commits(&bounds).await?;
+        if self.earlier > 0 {
+            let earlier = self.earlier;
+            for store in &self.stores {
+                self.records.note(format!(
+                    "{earlier} records from before the last rebuild are not judged by {}'s rows",
+                    store.sink()
+                ));
+            }
+        }
+        self.is_done = true;
+        // Without stored rows a recreated topic begins no generation, and the source
+        // is read for the external system.
+        let is_rebuilt =
+            self.life.is_rebuilt || self.stores.is_empty() && !self.reconciled.is_empty();
+        Ok(!is_rebuilt && bounds.iter().all(|bounds| bounds.start == 0))
     }
 
     async fn reconciled(&self, log: &Log) -> Result<Vec<i64>, VerifyError> {
@@ -136,13 +198,13 @@ impl<'a> Walk<'a> {
         reconciled.map_err(VerifyError::state)
     }
 
-    /// Where the present life of the partition begins in ClickHouse.
+    /// Returns the offset at which the present history of a partition begins.
     fn start(&self, partition: i32) -> i64 {
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         self.life.starts.get(place).copied().unwrap_or(0)
     }
 
-    /// Where the fence is.
+    /// Returns the offset of the barrier in a partition.
     pub(crate) fn end(&self, partition: i32) -> i64 {
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         self.fence.events.get(place).copied().unwrap_or(0)
@@ -154,21 +216,24 @@ impl<'a> Walk<'a> {
         Ok(kafka.scan(&reader, &self.topic, &[stretch])?)
     }
 
-    /// Reads one partition and puts away what it changes and what it tells; what
-    /// lies behind the fence only counts as known.
+    /// Reads one partition. Sorts its calls into heaps, and its changes once for each
+    /// store. Records behind the barrier are known but not judged.
     async fn partition(
         &mut self,
         partition: i32,
         bounds: Bounds,
         mut calls: Option<&mut Spill<Call>>,
-    ) -> Result<Spill<Changed>, VerifyError> {
+    ) -> Result<Vec<Spill<Changed>>, VerifyError> {
         let snapshots = self.context.settings.external.include_snapshots;
         let mut scan = self.scan(Stretch {
             partition,
             from: bounds.start,
             until: Some(bounds.end),
         })?;
-        let mut changes = Spill::new(self.context.scratch, self.heaps)?;
+        let mut changes: Vec<Spill<Changed>> = Vec::with_capacity(self.stores.len());
+        for _ in &self.stores {
+            changes.push(Spill::new(self.context.scratch, self.heaps)?);
+        }
         let (start, end) = (self.start(partition), self.end(partition));
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let reconciled = self.reconciled.get(place).copied().unwrap_or(0);
@@ -179,23 +244,25 @@ impl<'a> Walk<'a> {
             self.earlier += u64::from(earlier && made != Made::Truncate);
             match made {
                 Made::Row(event, latest, call) => {
-                    let later = !judged;
+                    let changed = Changed {
+                        event,
+                        latest,
+                        later: !judged,
+                    };
                     if !earlier {
-                        changes.push(&Changed {
-                            event,
-                            latest,
-                            later,
-                        })?;
+                        for of_store in &mut changes {
+                            of_store.push(&changed)?;
+                        }
                     }
                     if let (Some(calls), Some(call)) = (&mut calls, call) {
                         calls.push(&call)?;
                     }
                 }
                 Made::Rejected { of_shape } if judged => {
-                    // Of what is made up for from the source it ignores the shape.
+                    // HTTP ignores the shape of records that the source made up for.
                     let told = !of_shape || offset >= reconciled;
                     let rejects = |sink: &SinkKind| match sink {
-                        // It reads fewer columns, and only the records of its window.
+                        // The board reads fewer columns, and only records of its window.
                         SinkKind::Redis => false,
                         SinkKind::ClickHouse => !earlier,
                         SinkKind::Http => told,
@@ -225,7 +292,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The body of the call that a record makes, where the log still has it.
+    /// Returns the body of the call that a record makes, if the log still has it.
     pub(crate) async fn body(
         &self,
         partition: i32,
@@ -240,8 +307,8 @@ impl<'a> Walk<'a> {
         Ok(seen.and_then(|seen| ledger::body(&self.decoder, &seen.record(&self.topic))))
     }
 
-    /// A record that nobody understands has to be a dead letter of each of these
-    /// sinks; then it is excused, once.
+    /// Judges a record that cannot be decoded: it has to be a dead letter of each of
+    /// these sinks. It is excused once.
     fn rejected(&mut self, sinks: &[SinkKind], partition: i32, offset: i64) -> io::Result<()> {
         let id = format!("{partition}@{offset}");
         let mut excused = false;
@@ -260,37 +327,41 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Each event's row has to stand at its latest change, or at one that came
-    /// later.
+    /// Compares the rows of a store with the changes of a partition, which was read
+    /// up to an offset. The row of each event has to be at the event's latest change,
+    /// or at one that came later.
     async fn rows(
         &mut self,
+        store: &dyn RowStore,
         log: &Log,
-        partition: i32,
-        read_until: i64,
+        (partition, read_until): (i32, i64),
         changes: Spill<Changed>,
     ) -> Result<(), VerifyError> {
         let mut stands = Spill::new(self.context.scratch, self.heaps)?;
-        let mut origins = self.context.query.origins(partition)?;
-        while let Some(origin) = origins.next().await? {
-            stands.push(&Stands {
-                event: origin.event_id,
-                offset: origin.offset,
-                version_offset: origin.version_offset,
-            })?;
+        let mut origins = store.origins(partition)?;
+        while let Some(piece) = origins.try_next().await? {
+            for origin in piece {
+                stands.push(&Stands {
+                    event: origin.event_id,
+                    offset: origin.offset,
+                    version_offset: origin.version_offset,
+                })?;
+            }
         }
-        // Read after the rows: whatever they stand at was in the log by now.
+        // Read after the rows, so the records that they are at were in the log by then.
         let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let ends = log.ends(&self.topic).await?;
         let end = ends.get(place).copied().unwrap_or(0);
         for (changes, stands) in changes.heaps()?.into_iter().zip(stands.heaps()?) {
-            self.heap(partition, (read_until, end), changes, stands)?;
+            self.heap(store.sink(), partition, (read_until, end), changes, stands)?;
         }
         Ok(())
     }
 
-    /// Compares one heap.
+    /// Compares one heap of changes with one heap of a sink's rows.
     fn heap(
         &mut self,
+        sink: SinkKind,
         partition: i32,
         (read_until, end): (i64, i64),
         changes: Heap<Changed>,
@@ -304,7 +375,7 @@ impl<'a> Walk<'a> {
             } else {
                 &mut latest
             };
-            // In the log's order: the last one stays.
+            // In the order of the log, so the last change stays.
             into.insert(change.event, change.latest);
         }
         for stand in stands {
@@ -315,29 +386,31 @@ impl<'a> Walk<'a> {
             let known = later.get(&stand.event).copied().unwrap_or(change);
             let highest = stand.offset.max(stand.version_offset);
             if stand.offset < change.offset {
-                self.behind(partition, stand.event, change, Some(stand.offset))?;
+                self.behind(sink, partition, stand.event, change, Some(stand.offset))?;
             } else if highest > known.offset && is_ahead(highest, read_until, end) {
-                self.behind(partition, stand.event, known, Some(highest))?;
+                self.behind(sink, partition, stand.event, known, Some(highest))?;
             }
         }
         for (id, change) in latest {
-            // A delete of a row that was never stored leaves nothing to store.
+            // Deleting a row that was never stored leaves no row.
             if !change.deleted {
-                self.behind(partition, id, change, None)?;
+                self.behind(sink, partition, id, change, None)?;
             }
         }
         Ok(())
     }
 
+    /// Adds the difference of a row that is not at its change, unless a dead letter
+    /// of the sink excuses it.
     fn behind(
         &mut self,
+        sink: SinkKind,
         partition: i32,
         event: i64,
         change: Latest,
         found: Option<i64>,
     ) -> io::Result<()> {
-        let (sink, offset) = (SinkKind::ClickHouse, change.offset);
-        if self.letters.has(sink, partition, offset)? {
+        if self.letters.has(sink, partition, change.offset)? {
             self.records.excuse(&event);
             return Ok(());
         }
@@ -352,7 +425,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Nobody can have done more than there is.
+    /// Checks that no consumer group has committed an offset past the end of the log.
     async fn commits(&mut self, bounds: &[Bounds]) -> Result<(), VerifyError> {
         let settings = self.context.settings;
         for sink in self.context.sinks {

@@ -1,9 +1,9 @@
-//! Whether the promises hold, on live servers: the view against the join, the
-//! board against its window, the external calls against the inserts, and every
-//! record of the log against what became of it.
+//! Compares every store with the source on live servers: the view with the join,
+//! the board with its window, the calls of the external system with the inserts,
+//! and every record of the log with what became of it.
 //!
-//! Everything is judged behind a fence, so a difference is one of fanout's and
-//! not of a record still under way.
+//! Everything is compared behind a barrier, so a difference is never a record that
+//! is still under way.
 
 use std::time::Duration;
 
@@ -16,30 +16,23 @@ pub use crate::audit::{
 };
 
 use crate::{
-    audit::{
-        context::Context,
-        letters::Letters,
-        log::{Life, Walk},
-    },
-    connections::Connections,
+    audit::{Audit, context::Context, letters::Letters, snapshot::Snapshot, truth::Truth},
+    connections::{Connections, clickhouse::InvalidUrl},
     failure::chain,
     progress::{Progress, steps::Steps},
     runtime::{
-        GenerationLog, KnownPlaceholders,
+        KnownPlaceholders,
         barrier::{self, Fence},
     },
     sink_kind::SinkKind,
-    sinks::{
-        clickhouse::{self, truth::Source},
-        http, redis,
-    },
+    sinks::{clickhouse, http, redis},
     source::explain,
     source::tables,
     source::tables::{content_topic, events_topic, reader_group},
-    spill::{bucket, scratch::Scratch},
+    spill::scratch::Scratch,
 };
 
-/// What was verified, and up to where.
+/// What was verified, and up to which point of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub fence: Fence,
@@ -47,21 +40,20 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether everything agrees, as far as it was asked, and nothing is left
-    /// in doubt.
+    /// Whether no check found a difference or left anything unjudged.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.checks.iter().all(Findings::holds)
     }
 }
 
-/// Checks everything that the configured sinks promise; the checks of others are
-/// skipped. `timeout` bounds the waiting until they are caught up, not the
-/// comparing.
+/// Checks everything that the configured sinks promise. Checks of other sinks are
+/// skipped. `timeout` limits the time until all sinks have caught up, not the time
+/// of the comparison.
 ///
 /// # Errors
-/// When a server does not answer, the sinks do not catch up in time, or the
-/// board is not complete in time. A difference is no error.
+/// When a server does not answer, the sinks do not catch up in time, or the board is
+/// not complete in time. A difference is not an error.
 pub async fn verify(
     connections: &Connections,
     scratch: &Scratch,
@@ -69,7 +61,7 @@ pub async fn verify(
     progress: &dyn Progress,
 ) -> Result<Report, VerifyError> {
     let (settings, kafka) = (connections.settings(), &connections.kafka);
-    let query = connections.clickhouse.query()?;
+    let audits = audits(connections, &settings.pipeline.sinks)?;
     let tables = tables::Source::new(&settings.kafka.topic_prefix);
     let reader = reader_group(settings, "verify");
     let state = kafka.state(&reader, &settings.kafka.state_topic)?;
@@ -79,7 +71,6 @@ pub async fn verify(
         connections,
         settings,
         scratch,
-        query,
         sinks: &settings.pipeline.sinks,
         tables,
         placeholders,
@@ -89,88 +80,62 @@ pub async fn verify(
     if let Some(refusal) = explain(connections).await {
         return Err(VerifyError::Source(refusal));
     }
-    let source = Source::snapshot(&connections.postgres).await?;
+    let snapshot = Snapshot::take(&connections.postgres).await?;
     let fence = barrier::wait(connections, context.sinks, timeout, progress).await?;
-    // Behind the fence: no record before it holds a placeholder of later.
+    // Behind the barrier, so that every placeholder of an earlier record is known.
     context.placeholders.load().await?;
     let letters = letters(connections, scratch).await?;
+    let stores = audits.iter().filter_map(|audit| audit.store()).collect();
+    let mut truth = Truth::new(&context, snapshot, &fence, &letters, stores);
     let mut checks = Vec::new();
-    if context.checks(Check::Rows) {
-        context.steps.doing("comparing rows");
-        checks.push(clickhouse::audit::check(&context, &source, &letters).await?);
-    } else {
-        checks.push(Findings::not_driven(Check::Rows));
-    }
-    drop(source);
-    let mut unjudged = None;
-    if context.checks(Check::Board) {
-        match redis::audit::check(&context, &letters).await {
-            Ok(findings) => checks.push(findings),
-            Err(error) => {
-                checks.push(Findings::skipped(Check::Board, chain(&error)));
-                unjudged = Some(error);
+    let mut failed = None;
+    for check in Check::OF_SINKS {
+        let mut of_check = audits
+            .iter()
+            .filter(|audit| audit.check() == check)
+            .peekable();
+        if of_check.peek().is_none() {
+            checks.push(Findings::not_driven(check));
+        }
+        for audit in of_check {
+            match audit.audit(&mut truth).await {
+                Ok(findings) => checks.push(findings),
+                Err(error) if audit.may_fail() => {
+                    checks.push(Findings::skipped(check, chain(&error)));
+                    failed = Some(error);
+                }
+                Err(error) => return Err(error),
             }
         }
-    } else {
-        checks.push(Findings::not_driven(Check::Board));
     }
-    context.steps.doing("reading the log");
-    let heaps = bucket::heaps_for(fence.events.iter().sum::<i64>().unsigned_abs());
-    let journal = if context.checks(Check::External) {
-        http::audit::journal(connections, scratch, heaps).await?
-    } else {
-        None
-    };
-    let life = life(connections, context.sinks).await?;
-    let mut walk = Walk::new(&context, &fence, &letters, life, heaps);
-    let told = walk.run(journal.is_some()).await?;
-    checks.push(if context.checks(Check::External) {
-        http::audit::check(&walk, journal, told).await?
-    } else {
-        Findings::not_driven(Check::External)
-    });
-    checks.push(walk.into_records());
+    checks.push(truth.into_records().await?);
     context.steps.done("compared");
     let report = Report { fence, checks };
-    match unjudged {
-        // A difference says more than a board that cannot be judged.
+    match failed {
+        // A difference says more than a check that failed.
         Some(error) if report.holds() => Err(error),
         _ => Ok(report),
     }
 }
 
-/// Where history begins, and where its rows do in ClickHouse, where that is a sink.
-async fn life(connections: &Connections, sinks: &[SinkKind]) -> Result<Life, VerifyError> {
-    let (settings, kafka) = (connections.settings(), &connections.kafka);
-    let reader = reader_group(settings, "verify");
-    let state = kafka.state(&reader, &settings.kafka.state_topic)?;
-    let latest = GenerationLog::new(state).latest().await;
-    let has_rows = sinks.contains(&SinkKind::ClickHouse);
-    if let Some(generation) = latest.map_err(VerifyError::state)? {
-        let is_rebuilt = generation.is_rebuilt();
-        let starts = generation.begun.facts.starts;
-        return Ok(Life {
-            starts: if has_rows { starts } else { Vec::new() },
-            is_rebuilt,
-        });
+/// Returns the audits of these sinks.
+fn audits<'a>(
+    connections: &'a Connections,
+    sinks: &[SinkKind],
+) -> Result<Vec<Box<dyn Audit + 'a>>, InvalidUrl> {
+    let mut audits: Vec<Box<dyn Audit + 'a>> = Vec::new();
+    for sink in SinkKind::ALL.iter().filter(|sink| sinks.contains(sink)) {
+        let audit: Box<dyn Audit + 'a> = match sink {
+            SinkKind::Redis => Box::new(redis::audit::BoardAudit),
+            SinkKind::ClickHouse => Box::new(clickhouse::audit::ViewAudit::new(connections)?),
+            SinkKind::Http => Box::new(http::audit::CallAudit),
+        };
+        audits.push(audit);
     }
-    if !has_rows {
-        return Ok(Life::default());
-    }
-    // No worker has taken over yet what an earlier release recorded.
-    let timeout = Duration::from_millis(settings.clickhouse.request_timeout_ms);
-    let store = connections.clickhouse.store(false, timeout)?;
-    let lives = store.lives(&events_topic(settings)).await?;
-    Ok(Life {
-        is_rebuilt: lives.len() > 1,
-        starts: lives
-            .into_iter()
-            .last()
-            .map_or(Vec::new(), |life| life.starts),
-    })
+    Ok(audits)
 }
 
-/// The dead letters of both topics as they are now.
+/// Reads the dead letters that both topics have now.
 async fn letters(connections: &Connections, scratch: &Scratch) -> Result<Letters, VerifyError> {
     let settings = connections.settings();
     let log = connections.kafka.log(&reader_group(settings, "verify"))?;

@@ -6,8 +6,9 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::query::{Query, TextRow, VIEW};
+use super::query::{Query, VIEW};
 use crate::{
+    audit::row::TextRow,
     config::Settings,
     connections::Connections,
     sinks::inspect::{Arrival, Inspect, InspectError, Item, MarkedEvent, Title},
@@ -106,22 +107,19 @@ fn select_latest(database: &str, count: usize, after: Option<&str>) -> String {
 /// Describes each column of the event's row that is wrong.
 fn differences(row: &TextRow, event: &MarkedEvent) -> Vec<String> {
     let columns = [
-        (
-            "engagement_seconds",
-            &row.engagement_seconds,
-            event.engagement_seconds,
-        ),
-        ("engagement_pct", &row.engagement_pct, event.engagement_pct),
-        ("content_type", &row.content_type, event.content_type),
-        ("length_seconds", &row.length_seconds, event.length_seconds),
-        ("device", &row.device, event.device),
+        ("engagement_seconds", event.engagement_seconds),
+        ("engagement_pct", event.engagement_pct),
+        ("content_type", event.content_type),
+        ("length_seconds", event.length_seconds),
+        ("device", event.device),
     ];
+    let columns = columns.map(|(name, expected)| (name, row.cell(name), expected));
     let wrong = columns
-        .iter()
-        .filter(|(_, found, expected)| found.as_deref() != Some(*expected));
+        .into_iter()
+        .filter(|(_, found, expected)| *found != Some(*expected));
     wrong
         .map(|(name, found, expected)| {
-            let found = found.as_deref().unwrap_or("null");
+            let found = found.unwrap_or("null");
             format!("{name} is {found} and should be {expected}")
         })
         .collect()
@@ -144,19 +142,23 @@ mod tests {
             length_seconds: "90",
             device: "fanout-smoke",
         };
+        let text = |value: &str| Some(value.to_owned());
         let row = TextRow {
-            event_id: 1,
-            content_id: None,
-            user_id: None,
-            event_type: None,
-            event_ts: None,
-            duration_ms: None,
-            engagement_seconds: Some("12.345".to_owned()),
-            engagement_pct: Some("0.13".to_owned()),
-            device: Some("fanout-smoke".to_owned()),
-            raw_payload: None,
-            content_type: None,
-            length_seconds: Some("90".to_owned()),
+            id: 1,
+            // In the order of `COLUMNS`.
+            cells: [
+                None,
+                None,
+                None,
+                None,
+                None,
+                text("12.345"),
+                text("0.13"),
+                text("fanout-smoke"),
+                None,
+                None,
+                text("90"),
+            ],
         };
         assert_eq!(
             differences(&row, &event),

@@ -11,9 +11,7 @@ mod begin;
 pub mod catalogue;
 mod classify;
 pub(crate) mod client;
-mod compare;
 mod content;
-mod dimension;
 mod facts;
 mod follower;
 mod generations;
@@ -29,7 +27,6 @@ pub(crate) mod setup;
 pub(crate) mod stale;
 mod takeover;
 pub(crate) mod topics;
-pub(crate) mod truth;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -41,7 +38,7 @@ use uuid::Uuid;
 pub use client::{CONTENT, ContentRow, FACTS, FactRow, Shape, Store, TOPICS, TopicRow};
 pub use content::ContentMirror;
 pub use facts::Facts;
-pub use query::{COLUMNS, DIGEST, MAX_TEXT, OriginRow, Query, Rows, Sum, TextRow};
+pub use query::Query;
 pub use rebuild::{Lives, Rebuild};
 pub(crate) use setup::open;
 pub use stale::{Enrichment, StaleRow, StaleRows, percent};

@@ -1,14 +1,16 @@
-//! What operators ask ClickHouse: rows of the view as text, in order and a
-//! piece at a time; where rows came from; titles.
+//! Queries of the operator's commands: rows of the view as text, the records that
+//! rows come from, titles.
 
 use std::{collections::HashMap, time::Duration};
 
 use clickhouse::{Client, Row, RowOwned, RowRead, query::RowCursor};
+use futures_util::{Stream, stream};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{CONTENT, FACTS};
 use crate::{
+    audit::row::{COLUMNS, DIGEST, MAX_TEXT, RangeSum, RowOrigin, TextRow},
     connections::clickhouse::{
         ClickHouse, ClickHouseError, Endpoint, InvalidUrl, bounded, endpoint,
     },
@@ -18,70 +20,82 @@ use crate::{
 /// The view.
 pub(super) const VIEW: &str = "engagement_enriched";
 
-/// Texts longer than this many bytes are compared by their MD5.
-pub const MAX_TEXT: usize = 1024;
-
-/// What a text's MD5 is shown behind. A text that begins with this is compared by
-/// its MD5, too, so that none passes for the MD5 of another.
-pub const DIGEST: &str = "md5:";
-
-/// A row of the view: every column but `processed_at`, as text. Decimals have
-/// all their digits, times are UTC to the microsecond, a text longer than
-/// [`MAX_TEXT`] is [`DIGEST`] and its MD5.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
-pub struct TextRow {
-    pub event_id: i64,
-    pub content_id: Option<String>,
-    pub user_id: Option<String>,
-    pub event_type: Option<String>,
-    pub event_ts: Option<String>,
-    pub duration_ms: Option<String>,
-    pub engagement_seconds: Option<String>,
-    pub engagement_pct: Option<String>,
-    pub device: Option<String>,
-    pub raw_payload: Option<String>,
-    pub content_type: Option<String>,
-    pub length_seconds: Option<String>,
+/// A row of the view, as [`select`] returns it.
+#[derive(Debug, Row, Deserialize)]
+struct ViewRow {
+    event_id: i64,
+    content_id: Option<String>,
+    user_id: Option<String>,
+    event_type: Option<String>,
+    event_ts: Option<String>,
+    duration_ms: Option<String>,
+    engagement_seconds: Option<String>,
+    engagement_pct: Option<String>,
+    device: Option<String>,
+    raw_payload: Option<String>,
+    content_type: Option<String>,
+    length_seconds: Option<String>,
 }
 
-/// The columns of [`TextRow`] after its id, in its order.
-pub const COLUMNS: [&str; 11] = [
-    "content_id",
-    "user_id",
-    "event_type",
-    "event_ts",
-    "duration_ms",
-    "engagement_seconds",
-    "engagement_pct",
-    "device",
-    "raw_payload",
-    "content_type",
-    "length_seconds",
-];
-
-/// What the rows of a range of ids come to: two ranges of the same sum hold the
-/// same rows.
-///
-/// Each row is a text: its id, then each column of [`TextRow`] after a comma, as
-/// its length in bytes, a colon and itself, or `-` where it is null. The digest
-/// is the sum of the first 60 bits of the MD5s of these texts.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
-pub struct Sum {
-    pub rows: u64,
-    pub digest: String,
+/// A [`RangeSum`] as ClickHouse returns it.
+#[derive(Debug, Row, Deserialize)]
+struct SumRow {
+    rows: u64,
+    digest: String,
 }
 
-/// Which record a stored row is from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
-pub struct OriginRow {
-    pub event_id: i64,
-    pub partition: i32,
-    pub offset: i64,
-    /// The offset that its version was made from: the same.
-    pub version_offset: i64,
+/// A [`RowOrigin`] as ClickHouse returns it.
+#[derive(Debug, Row, Deserialize)]
+struct OriginRow {
+    event_id: i64,
+    partition: i32,
+    offset: i64,
+    version_offset: i64,
 }
 
-/// The offset in the upper half of a version.
+impl From<ViewRow> for TextRow {
+    fn from(row: ViewRow) -> Self {
+        Self {
+            id: row.event_id,
+            // In the order of `COLUMNS`.
+            cells: [
+                row.content_id,
+                row.user_id,
+                row.event_type,
+                row.event_ts,
+                row.duration_ms,
+                row.engagement_seconds,
+                row.engagement_pct,
+                row.device,
+                row.raw_payload,
+                row.content_type,
+                row.length_seconds,
+            ],
+        }
+    }
+}
+
+impl From<SumRow> for RangeSum {
+    fn from(row: SumRow) -> Self {
+        Self {
+            rows: row.rows,
+            digest: row.digest,
+        }
+    }
+}
+
+impl From<OriginRow> for RowOrigin {
+    fn from(row: OriginRow) -> Self {
+        Self {
+            event_id: row.event_id,
+            partition: row.partition,
+            offset: row.offset,
+            version_offset: row.version_offset,
+        }
+    }
+}
+
+/// The offset in the upper half of the latest version.
 const VERSION_OFFSET: &str =
     "toInt64(bitAnd(bitShiftRight(max(_version), 64), toUInt128(281474976710655)))";
 
@@ -109,46 +123,56 @@ impl std::fmt::Debug for Query {
     }
 }
 
-/// How many seconds the server works on a question.
+/// The setting that limits how many seconds the server works on a query.
 const MAX_TIME: &str = "max_execution_time";
 
-/// After this a server gives up an answer whose reader may be gone.
+/// Time after which the server gives up an answer whose reader may be gone.
 const LONGEST_STREAM: Duration = Duration::from_secs(3600);
 
-/// A stream of rows.
-pub struct Rows<T>(RowCursor<T>);
+/// Maximum number of rows in a piece.
+const PIECE: usize = 256;
 
-/// How long the answer to a question, or the next row of one, may take.
+/// Timeout of an answer, and of each row of a stream.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Ids in one statement. So many are well within `max_query_size`, 256 KiB.
+/// Ids in one query. This many are well below `max_query_size`, 256 KiB.
 const MAX_IDS: usize = 1_000;
 
-/// The most of an answer that is kept in memory at once, in bytes.
+/// Maximum size of an answer that is kept in memory, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
-impl<T> std::fmt::Debug for Rows<T> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Rows").finish_non_exhaustive()
-    }
+/// Reads the rows of a cursor in pieces.
+fn pieces<T, U>(cursor: RowCursor<T>) -> impl Stream<Item = Result<Vec<U>, ClickHouseError>>
+where
+    T: RowOwned + RowRead,
+    U: From<T>,
+{
+    stream::try_unfold(Some(cursor), piece::<T, U>)
 }
 
-impl Rows<TextRow> {
-    /// The next row; none at the end.
-    pub async fn next(&mut self) -> Result<Option<TextRow>, ClickHouseError> {
-        bounded(PATIENCE, self.0.next()).await
+/// Reads a piece. Returns it with the cursor, unless the rows have ended.
+async fn piece<T, U>(
+    cursor: Option<RowCursor<T>>,
+) -> Result<Option<(Vec<U>, Option<RowCursor<T>>)>, ClickHouseError>
+where
+    T: RowOwned + RowRead,
+    U: From<T>,
+{
+    let Some(mut cursor) = cursor else {
+        return Ok(None);
+    };
+    let mut piece = Vec::new();
+    while piece.len() < PIECE {
+        let Some(row) = bounded(PATIENCE, cursor.next()).await? else {
+            return Ok(Some((piece, None)));
+        };
+        piece.push(U::from(row));
     }
-}
-
-impl Rows<OriginRow> {
-    /// The next row; none at the end.
-    pub async fn next(&mut self) -> Result<Option<OriginRow>, ClickHouseError> {
-        bounded(PATIENCE, self.0.next()).await
-    }
+    Ok(Some((piece, Some(cursor))))
 }
 
 impl ClickHouse {
-    /// What operators ask.
+    /// Returns the queries of the operator's commands.
     ///
     /// # Errors
     /// When the URL cannot be used.
@@ -159,10 +183,10 @@ impl ClickHouse {
 }
 
 impl Query {
-    /// Nothing is sent before the first question.
+    /// Connects to nothing before the first query.
     fn new(endpoint: &Endpoint, database: &str) -> Self {
         Self {
-            // A question that is given up here is given up there too.
+            // A query that times out here is also given up by the server.
             client: endpoint
                 .client()
                 .with_database(database)
@@ -170,30 +194,35 @@ impl Query {
         }
     }
 
-    /// A question whose answer takes as long as its reader, within reason.
+    /// Starts a query whose answer takes as long as its reader, up to [`LONGEST_STREAM`].
     fn stream(&self, sql: &str) -> clickhouse::query::Query {
         let seconds = LONGEST_STREAM.as_secs().to_string();
         self.client.query(sql).with_setting(MAX_TIME, seconds)
     }
 
-    /// The rows of the view from one id to another, both included, by id.
+    /// Reads the rows of the view from one id to another, both included, in the order
+    /// of their ids.
     ///
     /// # Errors
     /// When the server does not take the query.
-    pub fn rows(&self, first: i64, last: i64) -> Result<Rows<TextRow>, ClickHouseError> {
+    pub(super) fn rows(
+        &self,
+        first: i64,
+        last: i64,
+    ) -> Result<impl Stream<Item = Result<Vec<TextRow>, ClickHouseError>>, ClickHouseError> {
         let sql = format!(
             "{} WHERE event_id BETWEEN ? AND ? ORDER BY event_id",
             select()
         );
         let query = self.stream(&sql).bind(first).bind(last);
-        Ok(Rows(query.fetch()?))
+        Ok(pieces::<ViewRow, TextRow>(query.fetch()?))
     }
 
-    /// What the rows of the view from one id to another, both included, come to.
+    /// Returns the sum of the rows of the view from one id to another, both included.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn sum(&self, first: i64, last: i64) -> Result<Sum, ClickHouseError> {
+    pub(super) async fn sum(&self, first: i64, last: i64) -> Result<RangeSum, ClickHouseError> {
         let part = |column: &&str| {
             format!("ifNull(concat(toString(length({column})), ':', {column}), '-')")
         };
@@ -207,49 +236,55 @@ impl Query {
             select()
         );
         let query = self.client.query(&sql).bind(first).bind(last);
-        bounded(PATIENCE, query.fetch_one()).await
+        let row: SumRow = bounded(PATIENCE, query.fetch_one()).await?;
+        Ok(row.into())
     }
 
-    /// The rows of the view with these ids, by id.
+    /// Returns the rows of the view that have these ids, in the order of their ids.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn rows_of(&self, ids: &[i64]) -> Result<Vec<TextRow>, ClickHouseError> {
+    pub(crate) async fn rows_of(&self, ids: &[i64]) -> Result<Vec<TextRow>, ClickHouseError> {
         let sql = format!("{} WHERE event_id IN ? ORDER BY event_id", select());
-        let mut rows: Vec<TextRow> = self.by_id(&sql, ids).await?;
-        // Each piece is in order, and the ids may be given in any.
-        rows.sort_by_key(|row| row.event_id);
+        let rows: Vec<ViewRow> = self.by_id(&sql, ids).await?;
+        let mut rows: Vec<TextRow> = rows.into_iter().map(TextRow::from).collect();
+        // Each query returns its rows in order, but the ids may come in any order.
+        rows.sort_by_key(|row| row.id);
         Ok(rows)
     }
 
-    /// From which record each row of a partition is, deleted ones too.
+    /// Reads the origins of all rows of a partition, including deleted rows.
     ///
     /// # Errors
     /// When the server does not take the query.
-    pub fn origins(&self, partition: i32) -> Result<Rows<OriginRow>, ClickHouseError> {
+    pub(super) fn origins(
+        &self,
+        partition: i32,
+    ) -> Result<impl Stream<Item = Result<Vec<RowOrigin>, ClickHouseError>>, ClickHouseError> {
         let sql = format!(
             "SELECT event_id, argMax(_partition, _version) AS partition, \
              argMax(_offset, _version) AS offset, \
              {VERSION_OFFSET} AS version_offset FROM {FACTS} WHERE _partition = ? GROUP BY event_id"
         );
-        Ok(Rows(self.stream(&sql).bind(partition).fetch()?))
+        let query = self.stream(&sql).bind(partition);
+        Ok(pieces::<OriginRow, RowOrigin>(query.fetch()?))
     }
 
-    /// From which record each of these rows is, deleted ones too.
+    /// Returns the origins of the rows that have these ids, including deleted rows.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn origins_of(&self, ids: &[i64]) -> Result<Vec<OriginRow>, ClickHouseError> {
+    pub(super) async fn origins_of(&self, ids: &[i64]) -> Result<Vec<RowOrigin>, ClickHouseError> {
         let sql = format!(
             "SELECT event_id, argMax(_partition, _version) AS partition, \
              argMax(_offset, _version) AS offset, \
              {VERSION_OFFSET} AS version_offset FROM {FACTS} WHERE event_id IN ? GROUP BY event_id"
         );
-        self.by_id(&sql, ids).await
+        let rows: Vec<OriginRow> = self.by_id(&sql, ids).await?;
+        Ok(rows.into_iter().map(RowOrigin::from).collect())
     }
 
-    /// The answers to a statement with a list of ids in it, a piece of the list
-    /// at a time.
+    /// Runs a query that takes a list of ids, with a part of the list at a time.
     async fn by_id<T>(&self, sql: &str, ids: &[i64]) -> Result<Vec<T>, ClickHouseError>
     where
         T: RowOwned + RowRead,
@@ -262,8 +297,8 @@ impl Query {
         Ok(rows)
     }
 
-    /// Events of a time, after the first and up to the last microsecond, that
-    /// lie further ahead of their record than `skew_us`.
+    /// Returns the events between two times, the first excluded and the last included,
+    /// that lie more than `skew_us` ahead of their record.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -309,12 +344,12 @@ impl Query {
         Ok(titles)
     }
 
-    /// The answer to a question as lines of JSON, one a row.
+    /// Runs a query and returns its rows as lines of JSON.
     ///
     /// # Errors
-    /// When the server does not answer, or with more than 64 MiB.
+    /// When the server does not answer, or the answer is longer than 64 MiB.
     pub async fn json_lines(&self, sql: &str) -> Result<Vec<String>, ClickHouseError> {
-        // The crate takes `?` for a place to bind a value.
+        // The crate reads `?` as a placeholder for a value.
         let sql = sql.replace('?', "??");
         let mut cursor = self.client.query(&sql).fetch_bytes("JSONEachRow")?;
         let mut bytes = Vec::new();
@@ -331,7 +366,7 @@ impl Query {
     }
 }
 
-/// The view's columns as [`TextRow`] has them.
+/// Returns the query of the view's rows, with its columns as [`TextRow`] has them.
 fn select() -> String {
     let text = |column: &str| {
         format!(

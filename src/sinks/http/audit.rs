@@ -1,5 +1,5 @@
-//! The calls that fanout's own stub of the external system has had, against the
-//! inserts in the log. Another system cannot be asked.
+//! The audit of the external system: the calls that fanout's stub has received,
+//! against the inserts in the log. Other systems cannot be asked.
 
 use std::{collections::HashMap, fmt::Write as _, io, time::Duration};
 
@@ -8,10 +8,13 @@ use uuid::Uuid;
 
 use crate::{
     audit::{
+        Audit,
         error::VerifyError,
         findings::{Check, Difference, Findings, MAX_SHOWN},
         ledger::{Call, Had, Sha},
         log::{Told, Walk},
+        store::Answer,
+        truth::Truth,
     },
     connections::{
         Connections,
@@ -25,11 +28,11 @@ use crate::{
     time::timestamp::{MICROS_PER_MILLI, Rfc3339},
 };
 
-/// What the stub's `GET /events` calls itself: another system cannot be asked
-/// for its events.
+/// The name that the stub gives itself in `GET /events`. Other systems cannot be
+/// asked for their events.
 pub const SYSTEM: &str = "fanout-stub";
 
-/// Calls in one question.
+/// Number of calls in one answer.
 const PAGE: usize = 1_000;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,15 +40,15 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How far the broker's clock may be ahead of the stub's, in microseconds.
 const CLOCK_SLACK_US: i64 = 60_000_000;
 
-/// Body shown of a call that is missing, in characters.
+/// Length of the body that is shown of a missing call, in characters.
 const EXCERPT: usize = 300;
 
 #[derive(Debug, Deserialize)]
 struct Page {
     system: String,
     next: Option<u64>,
-    /// All that it no longer keeps was received until then, in microseconds
-    /// since the epoch.
+    /// Calls received up to this time may have been forgotten, in microseconds since
+    /// the epoch.
     #[serde(default)]
     forgotten_until_us: Option<i64>,
     events: Vec<Listed>,
@@ -57,22 +60,35 @@ struct Listed {
     sha256: String,
 }
 
-/// Keys that the log does not know: how many, and the first of them.
+/// Keys that the log does not contain: their number, and the first of them.
 #[derive(Debug, Default)]
 struct Unknown {
     count: u64,
     shown: Vec<String>,
 }
 
-/// All calls that the stub has had.
+/// The calls that the stub has received.
 #[derive(Debug)]
-pub(crate) struct Journal {
+struct Journal {
     had: Spill<Had>,
-    /// Keys that no pipeline makes.
+    /// Keys that are not of the form that the pipeline makes.
     foreign: Unknown,
-    /// Calls received until then may be forgotten, in microseconds since the
-    /// epoch.
+    /// Calls received up to this time may have been forgotten, in microseconds since
+    /// the epoch.
     forgotten_until_us: Option<i64>,
+}
+
+/// The audit of the calls.
+pub(crate) struct CallAudit;
+
+impl Audit for CallAudit {
+    fn check(&self) -> Check {
+        Check::External
+    }
+
+    fn audit<'a>(&'a self, truth: &'a mut Truth<'_>) -> Answer<'a, Findings> {
+        Box::pin(check(truth))
+    }
 }
 
 impl Unknown {
@@ -84,8 +100,9 @@ impl Unknown {
     }
 }
 
-/// All calls the stub has had; none where it is not fanout's stub.
-pub(crate) async fn journal(
+/// Lists the calls that the stub has received. It is none if the external system is
+/// not fanout's stub.
+async fn journal(
     connections: &Connections,
     scratch: &Scratch,
     heaps: usize,
@@ -101,7 +118,7 @@ pub(crate) async fn journal(
         let page = match page(&web, &format!("after={place}")).await? {
             Some(page) => page,
             None if place == 0 => return Ok(None),
-            // It was the stub a moment ago: its list is cut short.
+            // It was the stub before, so its list is incomplete.
             None => return Err(VerifyError::StubDocument),
         };
         for listed in page.events {
@@ -111,31 +128,31 @@ pub(crate) async fn journal(
                 Err(_) => journal.foreign.add(&listed.key),
             }
         }
-        // It may forget more meanwhile.
+        // The stub may have forgotten more since the page before.
         journal.forgotten_until_us = journal.forgotten_until_us.max(page.forgotten_until_us);
         after = page.next;
     }
     Ok(Some(journal))
 }
 
-/// How a call that must have been had was not.
+/// What is wrong with a required call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrong {
     Missing,
-    /// Under another body, of this digest.
+    /// It was received with another body, which has this digest.
     Otherwise(Sha),
 }
 
-/// What comparing the calls has come to.
+/// The number of calls that were compared.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Compared {
     judged: u64,
-    /// Calls that may have been had, and forgotten since.
+    /// Calls that the stub may have received and forgotten.
     forgotten: u64,
 }
 
-/// Compares one heap: says what is wrong with which call, and adds what the log
-/// does not know.
+/// Compares one heap of each side. Adds the calls that are wrong, and the keys that
+/// the log does not contain.
 fn compare(
     had: impl Iterator<Item = io::Result<Had>>,
     calls: impl Iterator<Item = io::Result<Call>>,
@@ -176,20 +193,27 @@ fn compare(
     Ok(compared)
 }
 
-/// Each insert has to have been told, under its key and with its body, and
-/// nothing else. `journal` is what the external system has had; none where it
-/// cannot be asked.
-pub(crate) async fn check(
-    walk: &Walk<'_>,
-    journal: Option<Journal>,
-    told: Told,
-) -> Result<Findings, VerifyError> {
-    let Some((journal, calls)) = journal.zip(told.calls) else {
+/// Compares the calls that the external system has received with the inserts in the
+/// log: one call for each insert, under its key and with its body, and no others.
+async fn check(truth: &mut Truth<'_>) -> Result<Findings, VerifyError> {
+    let (context, heaps) = (truth.context, truth.log.heaps());
+    context.steps.doing("reading the log");
+    let Some(journal) = journal(context.connections, context.scratch, heaps).await? else {
         return Ok(Findings::skipped(
             Check::External,
             "the external system is not fanout's stub and cannot be asked",
         ));
     };
+    let told = truth.log.calls().await?;
+    compare_all(&truth.log, journal, told).await
+}
+
+/// Compares all heaps, and judges the calls that are wrong.
+async fn compare_all(
+    walk: &Walk<'_>,
+    journal: Journal,
+    told: Told,
+) -> Result<Findings, VerifyError> {
     let mut findings = Findings::new(Check::External);
     let mut unknown = journal.foreign;
     let until = journal.forgotten_until_us;
@@ -198,7 +222,7 @@ pub(crate) async fn check(
         until.is_some_and(|until| received_us <= until.saturating_add(CLOCK_SLACK_US))
     };
     let had: Vec<Heap<Had>> = journal.had.heaps()?;
-    for (had, calls) in had.into_iter().zip(calls.heaps()?) {
+    for (had, calls) in had.into_iter().zip(told.calls.heaps()?) {
         let mut wrong = Vec::new();
         let is_judged = |call: &Call| call.offset < walk.end(call.partition);
         let found = compare(
@@ -236,8 +260,7 @@ pub(crate) async fn check(
     Ok(findings)
 }
 
-/// A call that was not had as it must have been is a difference, unless the
-/// record is a dead letter.
+/// Adds the difference of a call that is wrong, unless a dead letter excuses it.
 async fn judge(
     walk: &Walk<'_>,
     call: &Call,
@@ -252,7 +275,7 @@ async fn judge(
     let difference = match how {
         Wrong::Missing => {
             let mut what = format!("{}@{}", call.partition, call.offset);
-            // Only what is shown is read again.
+            // The body is read from the log again only if it is shown.
             if findings.shown.len() < MAX_SHOWN
                 && let Some(body) = walk.body(call.partition, call.offset).await?
             {
@@ -307,6 +330,7 @@ mod tests {
         assert_eq!(super::sha("0f"), None);
         assert_eq!(super::sha(&"zz".repeat(32)), None);
     }
+
     #[test]
     fn a_call_is_looked_up_by_key_and_body() {
         let key = |number| Uuid::from_u128(number);
@@ -327,13 +351,13 @@ mod tests {
         let calls = [
             call(1, 1, 0, true),
             call(2, 7, 1, true),
-            // Known, and required of nobody.
+            // Received, but not required.
             call(3, 7, 2, false),
             call(4, 1, 3, true),
             call(5, 1, 4, false),
-            // Behind the fence.
+            // Behind the barrier.
             call(6, 1, 50, true),
-            // From before what is kept.
+            // Forgotten by the stub.
             call(7, 1, 0, true),
         ];
         let (mut wrong, mut unknown) = (Vec::new(), Unknown::default());

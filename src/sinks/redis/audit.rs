@@ -1,4 +1,4 @@
-//! The board against the events of its window, as Postgres has them.
+//! The audit of Redis: the board against the events of its window in Postgres.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -18,41 +18,57 @@ use super::{
 };
 use crate::{
     audit::{
+        Audit,
         context::Context,
         error::VerifyError,
         findings::{Check, Difference, Findings},
         letters::Letters,
+        snapshot::Snapshot,
+        store::Answer,
+        truth::Truth,
     },
     config::Score,
     runtime::barrier::Fence,
-    sinks::clickhouse::truth::Source,
     time::{clock::now_us, timestamp::Rfc3339},
 };
 
-/// Between two looks at a board that is not there yet.
+/// Pause between two looks at a board that is not ready yet.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A difference has to be seen so often in a row.
+/// Number of rounds in a row that a difference has to be seen in.
 const ROUNDS: u32 = 3;
 
-/// A board that is asked for one of after the fence has to come within this,
-/// whatever is left of the time.
+/// Minimum time to wait for a board from after the barrier, even after the deadline.
 const AT_LEAST: Duration = Duration::from_secs(2);
 
-/// Events set apart by dead letters that are looked up at once.
+/// Number of events set apart by dead letters that are looked up at once.
 const PIECE: usize = 10_000;
 
-/// Compares the board with the source.
-pub(crate) async fn check(
-    context: &Context<'_>,
-    letters: &Letters,
-) -> Result<Findings, VerifyError> {
+/// The audit of the board.
+pub(crate) struct BoardAudit;
+
+impl Audit for BoardAudit {
+    fn check(&self) -> Check {
+        Check::Board
+    }
+
+    fn may_fail(&self) -> bool {
+        true
+    }
+
+    fn audit<'a>(&'a self, truth: &'a mut Truth<'_>) -> Answer<'a, Findings> {
+        Box::pin(check(truth.context, truth.letters))
+    }
+}
+
+/// Compares the board with Postgres.
+async fn check(context: &Context<'_>, letters: &Letters) -> Result<Findings, VerifyError> {
     let keys = BoardKeys::new(&context.settings.board.key);
     let timeout = Duration::from_millis(context.settings.redis.request_timeout_ms);
     let mut reader = context.connections.redis.board(keys, timeout).await?;
     let mut round = 1;
     loop {
-        let before = Source::snapshot(&context.connections.postgres).await?;
+        let before = Snapshot::take(&context.connections.postgres).await?;
         let fence = context.fence().await?;
         context.steps.doing("waiting for a fresh board");
         let (view, meta) = fresh(&mut reader, now_us(), context.deadline).await?;
@@ -65,9 +81,9 @@ pub(crate) async fn check(
     }
 }
 
-/// A complete board as of a moment not before `since_us`. One that nobody
-/// publishes any more is taken as it stands: the fence has shown that there is
-/// nothing more to publish. So is one that stays ahead of the clock.
+/// Waits for a complete board as of `since_us` or later. A board that no worker
+/// publishes any more is taken as it is, because behind the barrier there is nothing
+/// left to publish. So is a board that stays ahead of the clock.
 async fn fresh(
     reader: &mut BoardReader,
     since_us: i64,
@@ -97,7 +113,7 @@ async fn fresh(
 
 async fn compare(
     context: &Context<'_>,
-    (before, fence): (&Source, &Fence),
+    (before, fence): (&Snapshot, &Fence),
     letters: &Letters,
     view: &BoardView,
     meta: Meta,
@@ -108,7 +124,7 @@ async fn compare(
         let (expected, found) = (board.window_seconds, meta.window_seconds);
         findings.differs(property("window_seconds", &expected, &found));
     }
-    // It may be right as of its moment, and wrong now.
+    // The board may be right as of its own moment and still be wrong now.
     let now = now_us();
     if meta.is_ahead_of(now) {
         let (expected, found) = (Rfc3339(now), Rfc3339(meta.as_of_us));
@@ -125,10 +141,11 @@ async fn compare(
         window_seconds: board.window_seconds,
     };
     let (connections, scratch) = (context.connections, context.scratch);
-    // The log has every change that this snapshot sees: it was taken before the fence.
+    // The log has every change that this snapshot sees, because the snapshot was taken
+    // before the barrier.
     let ahead = ahead::ahead(connections, scratch, before.client(), moment, None).await?;
     let ahead = excluded(ahead, letters, &mut findings)?;
-    let after = Source::snapshot(&connections.postgres).await?;
+    let after = Snapshot::take(&connections.postgres).await?;
     let mut least = eligible::sums(before.client(), moment).await?;
     let mut most = eligible::sums(after.client(), moment).await?;
     let mut sides = [(before, &mut least), (&after, &mut most)];
@@ -140,8 +157,9 @@ async fn compare(
     Ok(findings)
 }
 
-/// The events that the board need not have because of the time of their record.
-/// Of those that dead letters set apart the log says more.
+/// Returns the events that the board may lack because of the time of their record.
+/// Events of unknown time are unjudged, unless dead letters set them apart: the log
+/// tells more about those.
 fn excluded(ahead: Ahead, letters: &Letters, findings: &mut Findings) -> io::Result<Vec<i64>> {
     let Ahead { mut ids, unknown } = ahead;
     let sinks = apart::sinks();
@@ -159,11 +177,11 @@ fn excluded(ahead: Ahead, letters: &Letters, findings: &mut Findings) -> io::Res
     Ok(ids)
 }
 
-/// Takes the events that lie too far ahead out of the sums, and those that dead
-/// letters set apart: the log tells what the latter count for. There may be many
-/// of them, so they are taken out a piece at a time.
+/// Subtracts the events that lie too far ahead from the sums, and the events that
+/// dead letters set apart, whose sums are taken from the log. There may be many of
+/// the latter, so they are subtracted in pieces.
 async fn leave_out(
-    sides: &mut [(&Source, &mut Sums)],
+    sides: &mut [(&Snapshot, &mut Sums)],
     letters: &Letters,
     moment: Moment,
     ahead: Vec<i64>,
@@ -190,9 +208,9 @@ fn property(what: &str, expected: &dyn Display, found: &dyn Display) -> Differen
     Difference::of(Check::Board, &"board", what, expected, found)
 }
 
-/// Each member's score has to be the one of its events. Where Postgres says
-/// another thing after the board was read than before, it may be either or
-/// between.
+/// Compares the score of each member with the sum of its events. If the sum in
+/// Postgres changed while the board was read, the score may be any value from the
+/// earlier sum to the later one.
 fn judge(
     before: &HashMap<Uuid, Sum>,
     after: &HashMap<Uuid, Sum>,

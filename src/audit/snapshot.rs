@@ -1,64 +1,65 @@
-//! The join in Postgres, as of one moment: what the view has to equal.
+//! A snapshot of Postgres and its join, which the stored rows must equal.
 
-use super::{
-    DIGEST, MAX_TEXT, Sum,
-    compare::{COLUMNS, Row},
-};
+use super::row::{COLUMNS, DIGEST, MAX_TEXT, RangeSum, TextRow};
 use crate::connections::postgres::{self, Client, Postgres, PostgresError};
 
-/// A connection that sees Postgres as it was at its first question.
+/// A connection with an open transaction that sees Postgres as it was when the
+/// snapshot was taken.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Snapshot {
     client: Client,
 }
 
-impl Source {
+impl Snapshot {
     /// Takes a snapshot.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn snapshot(postgres: &Postgres) -> Result<Self, PostgresError> {
+    pub(crate) async fn take(postgres: &Postgres) -> Result<Self, PostgresError> {
         let client = postgres.connect().await?;
-        // The question takes the snapshot; beginning does not.
+        // The first query takes the snapshot; `BEGIN` does not.
         client
             .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")
             .await?;
         Ok(Self { client })
     }
 
-    /// The connection, for other questions about the same moment.
-    #[must_use]
-    pub fn client(&self) -> &Client {
+    /// Returns the connection, for other queries of the same snapshot.
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// How many rows there are.
+    /// Counts the rows.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn count(&self) -> Result<u64, PostgresError> {
+    pub(crate) async fn count(&self) -> Result<u64, PostgresError> {
         let sql = "SELECT count(*) FROM public.engagement_events";
         let count: i64 = self.client.query_one(sql, &[]).await?.try_get(0)?;
         Ok(count.unsigned_abs())
     }
 
-    /// The last id of so many rows from this id on; none where there are fewer.
+    /// Returns the id of the last of so many rows, counted from an id on. It is none
+    /// if there are fewer rows.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn last_of(&self, first: i64, rows: i64) -> Result<Option<i64>, PostgresError> {
+    pub(crate) async fn last_of(
+        &self,
+        first: i64,
+        rows: i64,
+    ) -> Result<Option<i64>, PostgresError> {
         let sql = "SELECT id FROM public.engagement_events WHERE id >= $1
                    ORDER BY id OFFSET $2 LIMIT 1";
         let found = self.client.query_opt(sql, &[&first, &(rows - 1)]).await?;
         found.map(|row| row.try_get(0)).transpose()
     }
 
-    /// What the rows from one id to another, both included, come to, as
-    /// [`Sum`] has it.
+    /// Returns the sum of the rows from one id to another, both included.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn sum(&self, first: i64, last: i64) -> Result<Sum, PostgresError> {
+    pub(crate) async fn sum(&self, first: i64, last: i64) -> Result<RangeSum, PostgresError> {
         let names: Vec<String> = (0..COLUMNS.len())
             .map(|place| format!("c{place}"))
             .collect();
@@ -75,46 +76,47 @@ impl Source {
         );
         let row = self.client.query_one(&sql, &[&first, &last]).await?;
         let count: i64 = row.try_get(0)?;
-        Ok(Sum {
+        Ok(RangeSum {
             rows: count.unsigned_abs(),
             digest: row.try_get(1)?,
         })
     }
 
-    /// The rows from one id to another, both included, by id.
+    /// Returns the rows from one id to another, both included, in the order of their
+    /// ids.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn rows(&self, first: i64, last: i64) -> Result<Vec<Row>, PostgresError> {
+    pub(crate) async fn rows(&self, first: i64, last: i64) -> Result<Vec<TextRow>, PostgresError> {
         let sql = format!("{} WHERE e.id BETWEEN $1 AND $2 ORDER BY e.id", select());
         let rows = self.client.query(&sql, &[&first, &last]).await?;
         rows.iter().map(row).collect()
     }
 
-    /// The rows with these ids, by id.
+    /// Returns the rows that have these ids, in the order of their ids.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn rows_of(&self, ids: &[i64]) -> Result<Vec<Row>, PostgresError> {
+    pub(crate) async fn rows_of(&self, ids: &[i64]) -> Result<Vec<TextRow>, PostgresError> {
         let sql = format!("{} WHERE e.id = ANY ($1) ORDER BY e.id", select());
         let rows = self.client.query(&sql, &[&ids]).await?;
         rows.iter().map(row).collect()
     }
 }
 
-fn row(row: &postgres::Row) -> Result<Row, PostgresError> {
+fn row(row: &postgres::Row) -> Result<TextRow, PostgresError> {
     let mut cells: [Option<String>; COLUMNS.len()] = Default::default();
     for (place, cell) in (1..).zip(&mut cells) {
         *cell = row.try_get(place)?;
     }
-    Ok(Row {
+    Ok(TextRow {
         id: row.try_get(0)?,
         cells,
     })
 }
 
-/// The join, its columns as text in the order of [`COLUMNS`] and in the form
-/// of the view's. The percentage is rounded by Postgres' numeric.
+/// Returns the join, with its columns as [`TextRow`] has them. Postgres' numeric
+/// rounds the percentage.
 fn select() -> String {
     let text = |column: &str| {
         format!(

@@ -1,70 +1,40 @@
-//! The comparison itself: two streams of rows in the order of their ids, side
-//! by side. Pure.
+//! Compares two streams of rows that are ordered by id. Pure.
 
-pub use super::COLUMNS;
-use super::TextRow;
-use crate::audit::findings::{Check, Difference};
+use super::{
+    findings::{Check, Difference},
+    row::{COLUMNS, TextRow},
+};
 
-/// One row: its id and its columns as text.
+/// The rows that the two sides have for one id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    pub id: i64,
-    pub cells: [Option<String>; COLUMNS.len()],
-}
-
-impl From<TextRow> for Row {
-    fn from(row: TextRow) -> Self {
-        Self {
-            id: row.event_id,
-            cells: [
-                row.content_id,
-                row.user_id,
-                row.event_type,
-                row.event_ts,
-                row.duration_ms,
-                row.engagement_seconds,
-                row.engagement_pct,
-                row.device,
-                row.raw_payload,
-                row.content_type,
-                row.length_seconds,
-            ],
-        }
-    }
-}
-
-/// What stands side by side for one id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pair {
-    /// Only expected.
-    Missing(Row),
-    /// Only found.
-    Extra(Row),
+pub(crate) enum Pair {
+    /// Only the expected side has a row.
+    Missing(TextRow),
+    /// Only the found side has a row.
+    Extra(TextRow),
     Both {
-        expected: Box<Row>,
-        found: Box<Row>,
+        expected: Box<TextRow>,
+        found: Box<TextRow>,
     },
 }
 
 impl Pair {
-    /// The id they share.
-    #[must_use]
-    pub fn id(&self) -> i64 {
+    /// Returns the id that the rows share.
+    pub(crate) fn id(&self) -> i64 {
         match self {
             Self::Missing(row) | Self::Extra(row) => row.id,
             Self::Both { expected, .. } => expected.id,
         }
     }
 
-    /// Whether the sides are the same.
-    #[must_use]
-    pub fn is_same(&self) -> bool {
+    /// Whether both sides have the same row.
+    pub(crate) fn is_same(&self) -> bool {
         matches!(self, Self::Both { expected, found } if expected == found)
     }
 
-    /// The differences, one for each column that differs.
-    #[must_use]
-    pub fn differences(&self) -> Vec<Difference> {
+    /// Returns the differences: one for each column that differs, or one for a row
+    /// that only one side has.
+    pub(crate) fn differences(&self) -> Vec<Difference> {
         match self {
             Self::Missing(row) => vec![Difference::missing(Check::Rows, &row.id, row)],
             Self::Extra(row) => vec![Difference::extra(Check::Rows, &row.id, row)],
@@ -81,38 +51,23 @@ impl Pair {
     }
 }
 
-impl std::fmt::Display for Row {
-    /// `event_type=play, duration_ms=1200, …`: what is not null.
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut separator = "";
-        for (column, cell) in COLUMNS.iter().zip(&self.cells) {
-            if let Some(cell) = cell {
-                write!(formatter, "{separator}{column}={cell}")?;
-                separator = ", ";
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Puts the rows of two sides next to each other, one found row at a time;
-/// the expected ones of a stretch of ids are given at once.
+/// Pairs the rows of a range of ids. The expected rows are given at once, the found
+/// rows one at a time.
 #[derive(Debug)]
-pub struct Merge {
-    expected: std::iter::Peekable<std::vec::IntoIter<Row>>,
+pub(crate) struct Merge {
+    expected: std::iter::Peekable<std::vec::IntoIter<TextRow>>,
 }
 
 impl Merge {
-    /// Rows in the order of their ids.
-    #[must_use]
-    pub fn new(expected: Vec<Row>) -> Self {
+    /// Takes the expected rows in the order of their ids.
+    pub(crate) fn new(expected: Vec<TextRow>) -> Self {
         Self {
             expected: expected.into_iter().peekable(),
         }
     }
 
-    /// The pairs up to the found row, itself the last.
-    pub fn found(&mut self, found: Row, mut visit: impl FnMut(Pair)) {
+    /// Visits the pairs up to and including the pair of the found row.
+    pub(crate) fn found(&mut self, found: TextRow, mut visit: impl FnMut(Pair)) {
         while let Some(expected) = self.expected.next_if(|row| row.id < found.id) {
             visit(Pair::Missing(expected));
         }
@@ -125,8 +80,8 @@ impl Merge {
         }
     }
 
-    /// The pairs after the last found row.
-    pub fn finish(self, mut visit: impl FnMut(Pair)) {
+    /// Visits the pairs after the last found row.
+    pub(crate) fn finish(self, mut visit: impl FnMut(Pair)) {
         self.expected.for_each(|row| visit(Pair::Missing(row)));
     }
 }
@@ -137,13 +92,13 @@ mod tests {
 
     use super::*;
 
-    fn row(id: i64, device: &str) -> Row {
+    fn row(id: i64, device: &str) -> TextRow {
         let mut cells: [Option<String>; COLUMNS.len()] = Default::default();
         cells[7] = Some(device.to_owned());
-        Row { id, cells }
+        TextRow { id, cells }
     }
 
-    fn both(expected: Row, found: Row) -> Pair {
+    fn both(expected: TextRow, found: TextRow) -> Pair {
         Pair::Both {
             expected: Box::new(expected),
             found: Box::new(found),
@@ -197,7 +152,7 @@ mod tests {
     fn a_null_is_not_an_empty_text() {
         let (expected, found) = (
             row(1, ""),
-            Row {
+            TextRow {
                 id: 1,
                 cells: Default::default(),
             },

@@ -8,9 +8,8 @@ use std::{
 
 use uuid::Uuid;
 
-use super::compare::{COLUMNS, Pair};
+use super::{compare::Pair, context::Context, error::VerifyError, letters::Letters, row::COLUMNS};
 use crate::{
-    audit::{context::Context, error::VerifyError, letters::Letters},
     debezium::{Change, DimensionDecoder},
     kafka::{Bounds, Stretch},
     source::tables::reader_group,
@@ -137,7 +136,7 @@ fn offset_ranges(bounds: &[Bounds], dead_letters: &Letters) -> io::Result<Vec<St
 
 #[cfg(test)]
 mod tests {
-    use super::{super::compare::Row, *};
+    use super::{super::row::TextRow, *};
 
     const CONTENT: Uuid = Uuid::from_u128(1);
 
@@ -147,7 +146,7 @@ mod tests {
     }
 
     fn pair(column: &str) -> Pair {
-        let mut expected = Row {
+        let mut expected = TextRow {
             id: 7,
             cells: Default::default(),
         };
