@@ -137,10 +137,7 @@ async fn unread_columns(client: &Client) -> Result<(String, String), PostgresErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        audit::row::COLUMNS,
-        engagement::enrichment::{engagement_pct, engagement_seconds},
-    };
+    use crate::engagement::enrichment::{engagement_pct, engagement_seconds};
 
     #[test]
     fn the_expected_columns_are_those_of_the_enrichment() {

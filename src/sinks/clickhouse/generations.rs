@@ -305,15 +305,19 @@ impl Generations {
     ) -> Result<(GenerationState, Health), Fault> {
         let opened = self.current()?;
         let state = self.load(clients).await?;
-        let same = opened.facts == state.facts && opened.content == state.content;
-        let caution = state.degraded();
-        Ok((state, Health { same, caution }))
+        let is_current = opened.facts == state.facts && opened.content == state.content;
+        let degradation = state.degraded();
+        let health = Health {
+            is_current,
+            degradation,
+        };
+        Ok((state, health))
     }
 
     /// Fails if a new generation has started: the sink must then be reopened before it
     /// can claim a partition.
     pub(super) async fn check_unchanged(&self, clients: Clients<'_>) -> Result<(), Fault> {
-        if self.check(clients).await?.1.same {
+        if self.check(clients).await?.1.is_current {
             return Ok(());
         }
         Err(Fault::retry(NEW_GENERATION))
