@@ -41,7 +41,7 @@ fn config(connections: &Connections, topic: &str) -> TopicConfig {
 }
 
 fn explicit_settings(config: &TopicConfig) -> Vec<(&str, &str)> {
-    config.own().collect()
+    config.overrides().collect()
 }
 
 fn same_settings(stack: &Stack) {
