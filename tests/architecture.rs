@@ -167,9 +167,9 @@ fn a_client_crate_is_used_in_its_places(source: &Source) -> Vec<Violation> {
     })
 }
 
-/// Returns true if the exceptions list this name in this file.
-fn is_listed(exceptions: &[(&str, &str, &str)], source: &Source, name: &Name) -> bool {
-    exceptions.iter().any(|(file, item, _)| {
+/// Returns true if [`BETWEEN_SINKS`] lists this name in this file.
+fn is_allowed_between_sinks(source: &Source, name: &Name) -> bool {
+    BETWEEN_SINKS.iter().any(|(file, item, _)| {
         source.path == Path::new(file) && name.segments.last().is_some_and(|last| last == item)
     })
 }
@@ -188,7 +188,7 @@ fn sinks_do_not_import_each_other(source: &Source) -> Vec<Violation> {
                 && sinks == "sinks"
                 && other != sink
                 && SINKS.contains(&other.as_str())
-                && !is_listed(&BETWEEN_SINKS, source, name) =>
+                && !is_allowed_between_sinks(source, name) =>
         {
             Some(format!("sink {sink} imports sink {other}"))
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     debezium::FactDecoder,
-    kafka::{Bounds, Log, Scan, Stretch},
+    kafka::{Bounds, Log, Scan, Stretch, of_partition},
     progress::Unit,
     runtime::{GenerationLog, Notes, barrier::Fence},
     sink_kind::{ConsumerGroup, SinkKind},
@@ -61,7 +61,7 @@ pub(crate) struct Told {
 }
 
 /// Where the present history of the stored rows begins.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Life {
     /// By partition of the events' topic. Empty is the start of the log.
     starts: Vec<i64>,
@@ -151,8 +151,6 @@ impl<'a> Walk<'a> {
     /// Walks the log. Returns whether it still has all of history.
     async fn run(&mut self, mut calls: Option<&mut Spill<Call>>) -> Result<bool, VerifyError> {
         self.context.steps.doing("reading the log");
-        self.records = Findings::new(Check::Records);
-        self.earlier = 0;
         self.life = Life::read(self.context, &self.stores).await?;
         let reader = reader_group(self.context.settings, "verify");
         let log = self.context.connections.kafka.log(&reader)?;
@@ -200,14 +198,16 @@ impl<'a> Walk<'a> {
 
     /// Returns the offset at which the present history of a partition begins.
     fn start(&self, partition: i32) -> i64 {
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.life.starts.get(place).copied().unwrap_or(0)
+        of_partition(&self.life.starts, partition)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Returns the offset of the barrier in a partition.
     pub(crate) fn end(&self, partition: i32) -> i64 {
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.fence.events.get(place).copied().unwrap_or(0)
+        of_partition(&self.fence.events, partition)
+            .copied()
+            .unwrap_or(0)
     }
 
     fn scan(&self, stretch: Stretch) -> Result<Scan, VerifyError> {
@@ -235,8 +235,9 @@ impl<'a> Walk<'a> {
             changes.push(Spill::new(self.context.scratch, self.heaps)?);
         }
         let (start, end) = (self.start(partition), self.end(partition));
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        let reconciled = self.reconciled.get(place).copied().unwrap_or(0);
+        let reconciled = of_partition(&self.reconciled, partition)
+            .copied()
+            .unwrap_or(0);
         while let Some(seen) = scan.next().await? {
             let offset = seen.offset;
             let (judged, earlier) = (offset < end, offset < start.min(end));
@@ -349,9 +350,8 @@ impl<'a> Walk<'a> {
             }
         }
         // Read after the rows, so the records that they are at were in the log by then.
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
         let ends = log.ends(&self.topic).await?;
-        let end = ends.get(place).copied().unwrap_or(0);
+        let end = of_partition(&ends, partition).copied().unwrap_or(0);
         for (changes, stands) in changes.heaps()?.into_iter().zip(stands.heaps()?) {
             self.heap(store.sink(), partition, (read_until, end), changes, stands)?;
         }

@@ -58,8 +58,7 @@ pub(crate) struct RowOrigin {
 }
 
 impl TextRow {
-    /// Returns the value of a column. It is none for a null, and for a name that
-    /// is not among [`COLUMNS`].
+    /// Returns the value of a column, or `None` if it is null or not among [`COLUMNS`].
     pub(crate) fn cell(&self, column: &str) -> Option<&str> {
         let place = COLUMNS.iter().position(|name| *name == column)?;
         self.cells[place].as_deref()

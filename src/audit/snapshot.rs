@@ -39,8 +39,8 @@ impl Snapshot {
         Ok(count.unsigned_abs())
     }
 
-    /// Returns the id of the last of so many rows, counted from an id on. It is none
-    /// if there are fewer rows.
+    /// Returns the id of row number `rows`, counted from the id `first` on, or `None` if
+    /// there are fewer rows.
     ///
     /// # Errors
     /// When Postgres does not answer.

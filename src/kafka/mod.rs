@@ -33,6 +33,11 @@ pub use scan::{Scan, Seen, Stretch};
 pub use state::StateTopic;
 pub use topics::{TopicConfig, TopicSpec};
 
+/// Returns the value of a partition from a list that is indexed by partition number.
+pub fn of_partition<T>(values: &[T], partition: i32) -> Option<&T> {
+    values.get(usize::try_from(partition).ok()?)
+}
+
 /// Returns a consumer's configuration: no automatic commits, no automatic offset reset, and
 /// only committed records.
 fn consumer_config(kafka: &Kafka, group: &str) -> ClientConfig {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{commit::Noted, fault::Fault};
-use crate::kafka::{KafkaError, StateTopic};
+use crate::kafka::{KafkaError, StateTopic, of_partition};
 
 /// Format of the values.
 pub(super) const FORMAT: u16 = 1;
@@ -57,8 +57,7 @@ impl Backfilled {
     /// Returns the offset at which reading of a partition can resume.
     #[must_use]
     pub fn at(&self, partition: i32) -> Option<i64> {
-        let index = usize::try_from(partition).ok()?;
-        self.next.get(index).copied()
+        of_partition(&self.next, partition).copied()
     }
 }
 

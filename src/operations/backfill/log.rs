@@ -14,7 +14,7 @@ use super::{
 use crate::{
     connections::Connections,
     crash,
-    kafka::{Bounds, KafkaError, Log, TopicIdentity},
+    kafka::{Bounds, KafkaError, Log, TopicIdentity, of_partition},
     operations::dlq,
     progress::{Unit, steps::Steps},
     runtime::{
@@ -157,8 +157,7 @@ fn missing(journal: &Journal, bounds: &[Bounds]) -> Option<(i32, i64)> {
     let is_unfinished = |part: &&Part| !part.done && part.next < part.until;
     let mut parts = journal.replays.values().flatten().filter(is_unfinished);
     let part = parts.find(|part| {
-        let index = usize::try_from(part.partition).unwrap_or(usize::MAX);
-        let bounds = bounds.get(index);
+        let bounds = of_partition(bounds, part.partition);
         bounds.is_none_or(|bounds| !(bounds.start..=bounds.end).contains(&part.next))
     })?;
     Some((part.partition, part.next))

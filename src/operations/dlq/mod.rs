@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     connections::Connections,
-    kafka::Stretch,
+    kafka::{Stretch, of_partition},
     runtime::{DeadLetter, DeadLetterId, letter_reader},
     source::tables::reader_group,
 };
@@ -137,11 +137,8 @@ pub async fn find(connections: &Connections, id: DeadLetterId) -> Result<DeadLet
     let settings = connections.settings();
     let topic = settings.kafka.dead_letter_topic.clone();
     let reader = reader_group(settings, "dlq");
-    let index = usize::try_from(id.partition).unwrap_or(usize::MAX);
-    let bounds = letter_reader::bounds(connections)
-        .await?
-        .get(index)
-        .copied();
+    let bounds = letter_reader::bounds(connections).await?;
+    let bounds = of_partition(&bounds, id.partition).copied();
     let exists = bounds.is_some_and(|bounds| (bounds.start..bounds.end).contains(&id.offset));
     if exists {
         let stretch = Stretch {

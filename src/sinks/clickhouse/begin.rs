@@ -10,7 +10,7 @@ use super::{
     generations::{Metadata, Reread, TopicIncarnation},
 };
 use crate::{
-    kafka::{Bounds, Log},
+    kafka::{Bounds, Log, of_partition},
     runtime::{Break, Committed, Fault, Halt, RECONCILE, Reading},
 };
 
@@ -60,8 +60,7 @@ impl<'a> PartitionBounds<'a> {
         partition: i32,
     ) -> Result<Self, Fault> {
         let bounds = log.bounds(topic).await.map_err(kafka)?;
-        let index = usize::try_from(partition).unwrap_or(usize::MAX);
-        let bounds = bounds.get(index).copied();
+        let bounds = of_partition(&bounds, partition).copied();
         Ok(Self {
             reading: Reading {
                 group,

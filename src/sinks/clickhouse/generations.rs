@@ -11,7 +11,7 @@ use super::{
     client::{FACTS, Store},
 };
 use crate::{
-    kafka::{Kafka, Log, TopicIdentity},
+    kafka::{Kafka, Log, TopicIdentity, of_partition},
     runtime::{
         Break, COMMIT_FORMAT as METADATA_FORMAT, Committed, Fault, Generation, GenerationLog, Halt,
         Health, Incarnation, RECONCILE, Reading,
@@ -187,8 +187,7 @@ impl Metadata {
 impl TopicIncarnation {
     /// Returns the start offset of a partition.
     pub(super) fn start(&self, partition: i32) -> i64 {
-        let index = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.starts.get(index).copied().unwrap_or(0)
+        of_partition(&self.starts, partition).copied().unwrap_or(0)
     }
 }
 

@@ -100,7 +100,7 @@ impl Unknown {
     }
 }
 
-/// Lists the calls that the stub has received. It is none if the external system is
+/// Lists the calls that the stub has received. Returns `None` if the external system is
 /// not fanout's stub.
 async fn journal(
     connections: &Connections,

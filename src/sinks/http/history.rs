@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 use crate::{
-    kafka::{Bounds, KafkaError, Log},
+    kafka::{Bounds, KafkaError, Log, of_partition},
     runtime::{Break, Committed, Fault, Halt, Health, Notes, Reading, TopicLife},
     source::checks::RESEND,
 };
@@ -136,8 +136,7 @@ impl History {
     pub(super) async fn reconciled(&self, partition: i32) -> Result<i64, Fault> {
         let incarnation = self.incarnation().await?;
         let offsets = self.notes.reconciled(incarnation.topic()).await?;
-        let index = usize::try_from(partition).unwrap_or(usize::MAX);
-        Ok(offsets.get(index).copied().unwrap_or(0))
+        Ok(of_partition(&offsets, partition).copied().unwrap_or(0))
     }
 
     /// Returns the offset to resume from, and the topic incarnation that it belongs to.
@@ -148,13 +147,11 @@ impl History {
     ) -> Result<(i64, TopicLife), Fault> {
         let incarnation = self.incarnation().await?;
         let bounds = self.bounds().await?;
-        let index = usize::try_from(partition).unwrap_or(usize::MAX);
         let reading = Reading {
             group: self.notes.group(),
             topic: &self.topic,
             partition,
-            bounds: bounds
-                .get(index)
+            bounds: of_partition(&bounds, partition)
                 .copied()
                 .unwrap_or(Bounds { start: 0, end: 0 }),
         };
@@ -167,7 +164,7 @@ impl History {
         if backfilled.is_none() && matches!(problem, Break::Gone { .. }) {
             let legacy = &self.legacy;
             let offsets = legacy.backfilled_offsets(&self.topic, bounds.len(), incarnation);
-            backfilled = offsets.await?.get(index).copied().flatten();
+            backfilled = of_partition(&offsets.await?, partition).copied().flatten();
         }
         match backfilled.and_then(|offset| reading.check(offset).ok()) {
             Some(next) => Ok((next, incarnation)),

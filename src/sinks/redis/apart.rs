@@ -18,7 +18,7 @@ use crate::{
         ledger::{field, joined},
         letters::Letters,
     },
-    kafka::Stretch,
+    kafka::{Stretch, of_partition},
     runtime::barrier::Fence,
     sink_kind::SinkKind,
     source::tables::reader_group,
@@ -248,8 +248,7 @@ pub(super) async fn sums(
     let mut collector = ChangeCollector::new(context.scratch, heaps_for(offset_count))?;
     while let Some(record) = scan.next().await? {
         let decoded = decoder.decode_one(0, &record.record(&topic));
-        let index = usize::try_from(record.partition).unwrap_or(usize::MAX);
-        let barrier_offset = barrier.events.get(index);
+        let barrier_offset = of_partition(&barrier.events, record.partition);
         let before_barrier = barrier_offset.is_some_and(|offset| record.offset < *offset);
         let is_separate = |id| dead_letters.has_event(&sinks, id);
         collector.add(&decoded, before_barrier, is_separate)?;
